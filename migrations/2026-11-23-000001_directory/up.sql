@@ -1,0 +1,56 @@
+-- The directory as HitKeep pushes it: ids and roles only, no names.
+--
+-- Memberships go with the user, team or site that they belong to. A role
+-- outside of the closed set is refused here as well as in the service, because
+-- a row may be written by hand. Each foreign key has an index, so that deleting
+-- what it points to does not scan the table.
+CREATE TABLE users (
+    id uuid PRIMARY KEY,
+    instance_role text NOT NULL,
+    disabled boolean NOT NULL DEFAULT false,
+    CONSTRAINT users_instance_role_check CHECK (instance_role IN ('user', 'admin', 'owner'))
+);
+
+CREATE TABLE teams (
+    id uuid PRIMARY KEY,
+    archived boolean NOT NULL DEFAULT false
+);
+
+CREATE TABLE team_members (
+    team_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role text NOT NULL,
+    PRIMARY KEY (team_id, user_id),
+    CONSTRAINT team_members_team_id_fkey FOREIGN KEY (team_id) REFERENCES teams (id) ON DELETE CASCADE,
+    CONSTRAINT team_members_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT team_members_role_check CHECK (role IN ('member', 'admin', 'owner'))
+);
+CREATE INDEX team_members_user_id_idx ON team_members (user_id);
+
+CREATE TABLE sites (
+    id uuid PRIMARY KEY,
+    team_id uuid NOT NULL,
+    CONSTRAINT sites_team_id_fkey FOREIGN KEY (team_id) REFERENCES teams (id) ON DELETE CASCADE
+);
+CREATE INDEX sites_team_id_idx ON sites (team_id);
+
+CREATE TABLE site_members (
+    site_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role text NOT NULL,
+    PRIMARY KEY (site_id, user_id),
+    CONSTRAINT site_members_site_id_fkey FOREIGN KEY (site_id) REFERENCES sites (id) ON DELETE CASCADE,
+    CONSTRAINT site_members_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT site_members_role_check CHECK (role IN ('viewer', 'editor', 'admin', 'owner'))
+);
+CREATE INDEX site_members_user_id_idx ON site_members (user_id);
+
+-- How far HitKeep's own sequence of changes was applied; NULL before the first.
+CREATE TABLE directory_state (
+    singleton boolean PRIMARY KEY DEFAULT true,
+    applied_sequence bigint,
+    CONSTRAINT directory_state_singleton_check CHECK (singleton),
+    CONSTRAINT directory_state_applied_sequence_check CHECK (applied_sequence >= 0)
+);
+
+INSERT INTO directory_state DEFAULT VALUES;

@@ -1,0 +1,132 @@
+//! Ids: UUIDs in lower-case text, a type for each kind of thing, so that no
+//! site's id is ever taken for a user's. New ones are of version 7 (RFC 9562),
+//! minted from the given time and randomness.
+
+use std::{fmt, str::FromStr};
+
+use uuid::Uuid;
+
+use super::{Timestamp, clock::Entropy};
+
+/// The text is not a UUID in the one spelling that is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be a UUID in lower-case text, such as 0192f0c1-7a3b-7c4d-8e5f-0123456789ab")]
+pub struct MalformedId;
+
+/// The length of a UUID's text.
+const TEXT_LENGTH: usize = 36;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// Takes over an id that is known to be of this kind.
+            pub const fn from_uuid(id: Uuid) -> Self {
+                Self(id)
+            }
+
+            /// The bare UUID.
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// Mints a new id: a UUID of version 7.
+            pub fn mint(now: Timestamp, entropy: &dyn Entropy) -> Self {
+                Self(mint(now, entropy))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = MalformedId;
+
+            fn from_str(text: &str) -> Result<Self, MalformedId> {
+                parse(text).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id! {
+    /// An API client.
+    ClientId
+}
+id! {
+    /// A user.
+    UserId
+}
+id! {
+    /// A team.
+    TeamId
+}
+id! {
+    /// A site.
+    SiteId
+}
+id! {
+    /// A service account.
+    ServiceAccountId
+}
+id! {
+    /// An audit event.
+    EventId
+}
+id! {
+    /// A request, where its caller gave it no id.
+    RequestId
+}
+
+/// Only the canonical spelling: ids are compared as text by other programs,
+/// and two spellings of one id would not be equal there.
+fn parse(text: &str) -> Result<Uuid, MalformedId> {
+    let canonical = text.len() == TEXT_LENGTH && !text.bytes().any(|b| b.is_ascii_uppercase());
+    if !canonical {
+        return Err(MalformedId);
+    }
+    Uuid::try_parse(text).or(Err(MalformedId))
+}
+
+fn mint(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
+    let mut random = [0; 10];
+    entropy.fill(&mut random);
+    // Before 1970 only a broken clock can be; the id is unique all the same.
+    let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_spelling_is_an_id() {
+        let canonical = "0192f0c1-7a3b-7c4d-8e5f-0123456789ab";
+        assert_eq!(canonical.parse::<UserId>().unwrap().to_string(), canonical);
+        for refused in [
+            "",
+            "x",
+            "0192F0C1-7A3B-7C4D-8E5F-0123456789AB",
+            "0192f0c17a3b7c4d8e5f0123456789ab",
+            "{0192f0c1-7a3b-7c4d-8e5f-0123456789ab}",
+            "urn:uuid:0192f0c1-7a3b-7c4d-8e5f-0123456789ab",
+            "0192f0c1-7a3b-7c4d-8e5f-0123456789ag",
+            " 0192f0c1-7a3b-7c4d-8e5f-0123456789ab",
+        ] {
+            assert_eq!(refused.parse::<UserId>(), Err(MalformedId), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! `ApiClientService`: the management surface.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    Services,
+    context::provenance,
+    convert::{self, OnClient},
+    error::ApiError,
+};
+use crate::{
+    domain::{
+        Timestamp,
+        access::Facts,
+        audit::Provenance,
+        client::{ApiClient, Quota, Refusal, Transition, check_listable},
+        id::{ClientId, SiteId},
+    },
+    pb::{self, api_client_service_server::ApiClientService},
+    store::{Committed, Transaction},
+};
+
+/// A client with what its state is worked out from.
+struct Seen {
+    client: ApiClient,
+    owner_can_act: bool,
+    now: Timestamp,
+}
+
+impl Seen {
+    fn to_pb(&self) -> pb::ApiClient {
+        convert::to_api_client(&self.client, self.owner_can_act, self.now)
+    }
+}
+
+/// A client and the facts on which what may be done with it is decided.
+struct Loaded {
+    client: ApiClient,
+    facts: Facts,
+}
+
+/// Loads a client that the actor may see, with the facts about every site that
+/// it carries and every other that the call names.
+async fn load(
+    tx: &mut Transaction,
+    OnClient { actor, id }: &OnClient,
+    named: &[SiteId],
+) -> Result<Loaded, ApiError> {
+    let client = tx.find_client(*id).await?.ok_or(Refusal::NotFound)?;
+    let carried = client.delegated.grants().keys();
+    let sites: Vec<SiteId> = carried.chain(named).copied().collect();
+    let facts = tx.facts(actor.user, client.delegated.owner(), &sites).await?;
+    client.require_visible(&facts)?;
+    Ok(Loaded { client, facts })
+}
+
+/// Writes what a transition came to, with its event.
+async fn keep(
+    tx: &mut Transaction,
+    old: &ApiClient,
+    transition: Transition,
+    facts: &Facts,
+) -> Result<Seen, ApiError> {
+    let Transition { client, event } = transition;
+    if let Some(event) = event {
+        tx.update_client(old, &client).await?;
+        tx.record(event).await?;
+    }
+    Ok(Seen { client, owner_can_act: facts.owner_can_act(), now: tx.now })
+}
+
+impl Services {
+    /// Runs a call that may change one client.
+    async fn change<F>(
+        &self,
+        provenance: &Arc<Provenance>,
+        on_client: &OnClient,
+        decide: F,
+    ) -> Result<Committed<Seen>, ApiError>
+    where
+        F: Fn(ApiClient, &Facts, Timestamp) -> Result<Transition, Refusal> + Sync,
+    {
+        let body = async |tx: &mut Transaction| {
+            let Loaded { client, facts } = load(tx, on_client, &[]).await?;
+            let transition = decide(client.clone(), &facts, tx.now)?;
+            keep(tx, &client, transition, &facts).await
+        };
+        self.store.transaction(provenance, body).await
+    }
+}
+
+#[tonic::async_trait]
+impl ApiClientService for Services {
+    async fn create_api_client(
+        &self,
+        request: Request<pb::CreateApiClientRequest>,
+    ) -> Result<Response<pb::CreateApiClientResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let command = convert::create(request, self.store.clock().now())?;
+        let provenance = provenance(&extensions, Some(command.actor.clone()))?;
+        let limit = self.options.max_clients_per_owner;
+        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let draft = command.draft.clone();
+            let owner = draft.delegated.owner();
+            let sites: Vec<SiteId> = draft.delegated.grants().keys().copied().collect();
+            let facts = tx.facts(command.actor.user, owner, &sites).await?;
+            let quota = Quota { used: tx.count_clients(owner).await?, limit };
+            let issued = ApiClient::create(draft, &facts, quota, tx.now, &*tx.entropy())?;
+            tx.insert_client(&issued.client, &issued.token.hash()).await?;
+            tx.record(issued.event).await?;
+            let owner_can_act = facts.owner_can_act();
+            Ok((Seen { client: issued.client, owner_can_act, now: tx.now }, issued.token))
+        };
+        let Committed { value: (seen, token), revision } =
+            self.store.transaction(&provenance, body).await?;
+        tracing::info!(client.id = %seen.client.id, "created API client {}", seen.client.id);
+        Ok(Response::new(pb::CreateApiClientResponse {
+            api_client: Some(seen.to_pb()),
+            token: token.reveal(),
+            revision: revision.0,
+        }))
+    }
+
+    async fn get_api_client(
+        &self,
+        request: Request<pb::GetApiClientRequest>,
+    ) -> Result<Response<pb::GetApiClientResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let OnClient { actor, id } = convert::on_client(request.actor, &request.id)?;
+        provenance(&extensions, Some(actor.clone()))?;
+        let seen = self.get(actor.user, id).await?;
+        Ok(Response::new(pb::GetApiClientResponse { api_client: Some(seen.to_pb()) }))
+    }
+
+    async fn list_api_clients(
+        &self,
+        request: Request<pb::ListApiClientsRequest>,
+    ) -> Result<Response<pb::ListApiClientsResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let command = convert::list_clients(request)?;
+        provenance(&extensions, Some(command.actor.clone()))?;
+        Ok(Response::new(self.list(command).await?))
+    }
+
+    async fn update_api_client(
+        &self,
+        request: Request<pb::UpdateApiClientRequest>,
+    ) -> Result<Response<pb::UpdateApiClientResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let (on_client, update) = convert::update(request, self.store.clock().now())?;
+        let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let named: Vec<SiteId> = update.grants.iter().flatten().map(|(site, _)| *site).collect();
+        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let Loaded { client, facts } = load(tx, &on_client, &named).await?;
+            let transition = client.clone().update(update.clone(), &facts, tx.now)?;
+            keep(tx, &client, transition, &facts).await
+        };
+        let Committed { value: seen, revision } = self.store.transaction(&provenance, body).await?;
+        Ok(Response::new(pb::UpdateApiClientResponse {
+            api_client: Some(seen.to_pb()),
+            revision: revision.0,
+        }))
+    }
+
+    async fn rotate_api_client(
+        &self,
+        request: Request<pb::RotateApiClientRequest>,
+    ) -> Result<Response<pb::RotateApiClientResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let (on_client, overlap) = convert::rotate(request)?;
+        let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
+            let rotated = client.rotate(overlap, &facts, tx.now, &*tx.entropy())?;
+            let issued = rotated.issued;
+            tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends).await?;
+            tx.record(issued.event).await?;
+            let owner_can_act = facts.owner_can_act();
+            Ok((Seen { client: issued.client, owner_can_act, now: tx.now }, issued.token))
+        };
+        let Committed { value: (seen, token), revision } =
+            self.store.transaction(&provenance, body).await?;
+        Ok(Response::new(pb::RotateApiClientResponse {
+            api_client: Some(seen.to_pb()),
+            token: token.reveal(),
+            revision: revision.0,
+        }))
+    }
+
+    async fn revoke_api_client(
+        &self,
+        request: Request<pb::RevokeApiClientRequest>,
+    ) -> Result<Response<pb::RevokeApiClientResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let on_client = convert::on_client(request.actor, &request.id)?;
+        let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let Committed { value: seen, revision } =
+            self.change(&provenance, &on_client, ApiClient::revoke).await?;
+        Ok(Response::new(pb::RevokeApiClientResponse {
+            api_client: Some(seen.to_pb()),
+            revision: revision.0,
+        }))
+    }
+
+    async fn reactivate_api_client(
+        &self,
+        request: Request<pb::ReactivateApiClientRequest>,
+    ) -> Result<Response<pb::ReactivateApiClientResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let on_client = convert::on_client(request.actor, &request.id)?;
+        let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let Committed { value: seen, revision } =
+            self.change(&provenance, &on_client, ApiClient::reactivate).await?;
+        Ok(Response::new(pb::ReactivateApiClientResponse {
+            api_client: Some(seen.to_pb()),
+            revision: revision.0,
+        }))
+    }
+
+    async fn delete_api_client(
+        &self,
+        request: Request<pb::DeleteApiClientRequest>,
+    ) -> Result<Response<pb::DeleteApiClientResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let on_client = convert::on_client(request.actor, &request.id)?;
+        let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
+            let id = client.id;
+            let event = client.delete(&facts)?;
+            tx.delete_client(id).await?;
+            Ok(tx.record(event).await?)
+        };
+        let Committed { revision, .. } = self.store.transaction(&provenance, body).await?;
+        Ok(Response::new(pb::DeleteApiClientResponse { revision: revision.0 }))
+    }
+}
+
+impl Services {
+    async fn get(&self, actor: crate::domain::id::UserId, id: ClientId) -> Result<Seen, ApiError> {
+        let mut snapshot = self.store.snapshot().await?;
+        let client = snapshot.find_client(id).await?;
+        let seen = match client {
+            None => None,
+            Some(client) => {
+                let facts = snapshot.facts(actor, client.delegated.owner()).await?;
+                Some((client, facts))
+            }
+        };
+        let now = snapshot.now;
+        snapshot.close().await?;
+        let (client, facts) = seen.ok_or(Refusal::NotFound)?;
+        client.require_visible(&facts)?;
+        Ok(Seen { client, owner_can_act: facts.owner_can_act(), now })
+    }
+
+    async fn list(
+        &self,
+        command: convert::ListClients,
+    ) -> Result<pb::ListApiClientsResponse, ApiError> {
+        let mut listing = command.listing;
+        let page_size = usize::from(listing.limit);
+        // One more than asked for tells whether there is a next page.
+        listing.limit += 1;
+        let mut snapshot = self.store.snapshot().await?;
+        let facts = snapshot.facts(command.actor.user, listing.owner).await?;
+        let listable = check_listable(&facts);
+        let owner_can_act = facts.owner_can_act();
+        // None of an inactive owner's clients is active.
+        let mut page = if listable.is_ok() && (owner_can_act || listing.include_inactive) {
+            snapshot.page_clients(listing).await?
+        } else {
+            Vec::new()
+        };
+        let now = snapshot.now;
+        snapshot.close().await?;
+        listable?;
+        let more = page.len() > page_size;
+        page.truncate(page_size);
+        let next_page_token = match page.last() {
+            Some(last) if more => convert::clients_page_token(&command.list, last),
+            _ => String::new(),
+        };
+        let client = |client: &ApiClient| convert::to_api_client(client, owner_can_act, now);
+        Ok(pb::ListApiClientsResponse {
+            api_clients: page.iter().map(client).collect(),
+            next_page_token,
+        })
+    }
+}

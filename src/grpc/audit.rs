@@ -1,0 +1,39 @@
+//! `AuditService`: the audit trail, newest first.
+
+use tonic::{Request, Response, Status};
+
+use super::{Services, convert, error::ApiError};
+use crate::pb::{self, audit_service_server::AuditService};
+
+#[tonic::async_trait]
+impl AuditService for Services {
+    async fn list_audit_events(
+        &self,
+        request: Request<pb::ListAuditEventsRequest>,
+    ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
+        let command = convert::list_events(request.into_inner())?;
+        Ok(Response::new(self.list_events(command).await?))
+    }
+}
+
+impl Services {
+    async fn list_events(
+        &self,
+        command: convert::ListEvents,
+    ) -> Result<pb::ListAuditEventsResponse, ApiError> {
+        let page_size = usize::from(command.limit);
+        let mut snapshot = self.store.snapshot().await?;
+        // One more than asked for tells whether there is a next page.
+        let mut page =
+            snapshot.page_events(&command.filter, command.after, command.limit + 1).await?;
+        snapshot.close().await?;
+        let more = page.len() > page_size;
+        page.truncate(page_size);
+        let next_page_token = match page.last() {
+            Some(last) if more => convert::events_page_token(&command.list, last),
+            _ => String::new(),
+        };
+        let events = page.into_iter().map(convert::to_audit_event).collect();
+        Ok(pb::ListAuditEventsResponse { events, next_page_token })
+    }
+}

@@ -1,0 +1,37 @@
+//! What the layers in front of the services found out about a request, and pass
+//! on with it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::error::ApiError;
+use crate::domain::{
+    audit::{Actor, Provenance},
+    caller::ServiceAccount,
+};
+
+/// The proven caller of a request.
+#[derive(Clone, Debug)]
+pub struct Caller(pub Arc<ServiceAccount>);
+
+/// The request's id: the caller's own, or one made here.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub Arc<str>);
+
+/// When the request is given up.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+/// Who asks, as which request: what the audit trail gets of it.
+pub(super) fn provenance(
+    extensions: &tonic::Extensions,
+    actor: Option<Actor>,
+) -> Result<Arc<Provenance>, ApiError> {
+    let caller = extensions.get::<Caller>().ok_or(ApiError::Defect("no caller was established"))?;
+    let request_id = extensions.get::<RequestId>().map(|id| id.0.to_string()).unwrap_or_default();
+    if let Some(actor) = &actor {
+        tracing::Span::current().record("actor.user_id", tracing::field::display(actor.user));
+    }
+    Ok(Arc::new(Provenance { actor, caller: caller.0.name.as_str().to_owned(), request_id }))
+}

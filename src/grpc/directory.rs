@@ -1,0 +1,97 @@
+//! `DirectoryService`: HitKeep pushes its users, teams, sites and memberships.
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Services,
+    context::provenance,
+    convert::{self, Batch, Replacement},
+    error::ApiError,
+};
+use crate::{
+    pb::{self, directory_service_server::DirectoryService},
+    store::{Committed, Transaction},
+};
+
+#[tonic::async_trait]
+impl DirectoryService for Services {
+    async fn apply_directory_changes(
+        &self,
+        request: Request<pb::ApplyDirectoryChangesRequest>,
+    ) -> Result<Response<pb::ApplyDirectoryChangesResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let Batch { changes, sequence } = convert::directory_changes(&request)?;
+        let provenance = provenance(&extensions, None)?;
+        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let applied = tx.applied_sequence().await?;
+            if sequence.is_some() && sequence <= applied {
+                return Ok(applied);
+            }
+            tx.apply_changes(&changes).await?;
+            if let Some(sequence) = sequence {
+                tx.set_applied_sequence(sequence).await?;
+            }
+            Ok(sequence.or(applied))
+        };
+        let Committed { value: applied, revision } =
+            self.store.transaction(&provenance, body).await?;
+        Ok(Response::new(pb::ApplyDirectoryChangesResponse {
+            revision: revision.0,
+            applied_sequence: applied.unwrap_or_default(),
+        }))
+    }
+
+    async fn replace_directory(
+        &self,
+        request: Request<Streaming<pb::ReplaceDirectoryRequest>>,
+    ) -> Result<Response<pb::ReplaceDirectoryResponse>, Status> {
+        let (_, extensions, mut chunks) = request.into_parts();
+        let provenance = provenance(&extensions, None)?;
+        // The whole directory is here before the write lock is taken: a slow
+        // sender holds up nobody.
+        let mut replacement = Replacement::default();
+        while let Some(chunk) = chunks.message().await? {
+            replacement.add(&chunk)?;
+        }
+        let Replacement { directory, allow_mass_removal, sequence, .. } = replacement.finish()?;
+        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let difference = tx.replace_directory(&directory, allow_mass_removal).await?;
+            if let Some(sequence) = sequence {
+                tx.set_applied_sequence(sequence).await?;
+            }
+            Ok(difference)
+        };
+        let Committed { value: difference, revision } =
+            self.store.transaction(&provenance, body).await?;
+        Ok(Response::new(pb::ReplaceDirectoryResponse {
+            revision: revision.0,
+            added: difference.added,
+            changed: difference.changed,
+            removed: difference.removed,
+        }))
+    }
+
+    async fn get_directory_status(
+        &self,
+        _: Request<pb::GetDirectoryStatusRequest>,
+    ) -> Result<Response<pb::GetDirectoryStatusResponse>, Status> {
+        Ok(Response::new(self.directory_status().await?))
+    }
+}
+
+impl Services {
+    async fn directory_status(&self) -> Result<pb::GetDirectoryStatusResponse, ApiError> {
+        let mut snapshot = self.store.snapshot().await?;
+        let status = snapshot.directory_status().await?;
+        let revision = snapshot.revision;
+        snapshot.close().await?;
+        Ok(pb::GetDirectoryStatusResponse {
+            revision: revision.0,
+            applied_sequence: status.applied_sequence.unwrap_or_default(),
+            users: status.users,
+            teams: status.teams,
+            sites: status.sites,
+            memberships: status.memberships,
+        })
+    }
+}

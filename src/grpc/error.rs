@@ -1,0 +1,221 @@
+//! Every error that a caller can see, and the one table that says its code and
+//! reason. A database's message, a path or a query never gets through here.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    domain::{Revision, caller::CallerPermission, client::Refusal, directory::Removal},
+    pb::ErrorReason,
+    store::{IsCollision, directory::DirectoryError, error::StoreError},
+};
+
+/// The domain of every `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "auth.hitkeep.com";
+/// What stands in front of a reason's name in the proto enum.
+const REASON_PREFIX: &str = "ERROR_REASON_";
+
+/// A field of a request that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its path from the request, such as `api_client.site_grants[1].role`.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+/// Why a call fails.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Fields are missing, malformed or over their limits.
+    #[error("{}", summary(.0))]
+    InvalidFields(Vec<Violation>),
+    /// The domain says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A directory replacement would remove too much.
+    #[error(
+        "the replacement would remove {} of {} {}: set allow_mass_removal in its first chunk if \
+         that is meant", .0.removed, .0.known, .0.kind
+    )]
+    MassRemoval(Removal),
+    /// Nobody known is at the other end.
+    #[error("the authorization metadata must be \"Bearer\" and a service account's token")]
+    CallerUnknown,
+    /// The caller may not ask for that.
+    #[error("the service account lacks the permission \"{0}\"")]
+    CallerNotPermitted(CallerPermission),
+    /// The deadline passed while working.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// Too much at once.
+    #[error("too many requests at once, try again")]
+    Overloaded,
+    /// The store failed.
+    #[error("{}", store_message(.0))]
+    Store(#[from] StoreError),
+    /// The revision asked for was not reached in time.
+    #[error("revision {wanted} was not reached within the deadline, this is {reached}", wanted = wanted.0, reached = reached.0)]
+    RevisionNotReached {
+        /// The one asked for.
+        wanted: Revision,
+        /// The one there is.
+        reached: Revision,
+    },
+    /// There is no such method, or it does not speak that compression.
+    #[error("{0}")]
+    MethodUnknown(String),
+    /// A defect of ours.
+    #[error("internal error")]
+    Defect(&'static str),
+}
+
+impl From<DirectoryError> for ApiError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Store(error) => Self::Store(error),
+            DirectoryError::MassRemoval(removal) => Self::MassRemoval(removal),
+            DirectoryError::Unknown(references) => {
+                let violation = |reference: crate::store::directory::UnknownReference| Violation {
+                    field: format!("changes[{}].{}", reference.index, reference.field),
+                    description: format!("names {}, which is unknown", reference.id),
+                };
+                Self::InvalidFields(references.into_iter().map(violation).collect())
+            }
+        }
+    }
+}
+
+impl IsCollision for ApiError {
+    fn is_collision(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_collision())
+    }
+}
+
+impl ApiError {
+    /// The table.
+    pub const fn code_and_reason(&self) -> (Code, ErrorReason) {
+        match self {
+            Self::InvalidFields(_)
+            | Self::Refused(Refusal::ExpiryPast | Refusal::TeamInstanceRole) => {
+                (Code::InvalidArgument, ErrorReason::InvalidField)
+            }
+            Self::Refused(Refusal::NotFound) => (Code::NotFound, ErrorReason::ApiClientNotFound),
+            Self::Refused(Refusal::OwnerNotManaged) => {
+                (Code::PermissionDenied, ErrorReason::OwnerNotManaged)
+            }
+            Self::Refused(Refusal::ExceedsInstanceRole { .. } | Refusal::ExceedsSiteRole { .. }) => {
+                (Code::PermissionDenied, ErrorReason::DelegationExceedsActor)
+            }
+            Self::Refused(Refusal::SiteNotDelegable { .. }) => {
+                (Code::PermissionDenied, ErrorReason::SiteNotDelegable)
+            }
+            Self::Refused(Refusal::WrongState { .. }) => {
+                (Code::FailedPrecondition, ErrorReason::ApiClientInactive)
+            }
+            Self::Refused(Refusal::EtagMismatch) => (Code::Aborted, ErrorReason::EtagMismatch),
+            Self::Refused(Refusal::Quota { .. }) => {
+                (Code::ResourceExhausted, ErrorReason::ApiClientQuota)
+            }
+            Self::MassRemoval(_) => (Code::FailedPrecondition, ErrorReason::MassRemoval),
+            Self::CallerUnknown => (Code::Unauthenticated, ErrorReason::CallerUnknown),
+            Self::CallerNotPermitted(_) => {
+                (Code::PermissionDenied, ErrorReason::CallerNotPermitted)
+            }
+            Self::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
+            // A transaction that collided until its tries ran out is too much at
+            // once as well: nothing was done, and it may go through later.
+            Self::Overloaded | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
+                (Code::Unavailable, ErrorReason::Overloaded)
+            }
+            Self::Store(StoreError::Unavailable(_)) => {
+                (Code::Unavailable, ErrorReason::DatabaseUnavailable)
+            }
+            Self::RevisionNotReached { .. } => (Code::Unavailable, ErrorReason::RevisionNotReached),
+            Self::MethodUnknown(_) => (Code::Unimplemented, ErrorReason::MethodUnknown),
+            Self::Defect(_)
+            | Self::Store(StoreError::Defect(_) | StoreError::Inconsistent(_)) => {
+                (Code::Internal, ErrorReason::Internal)
+            }
+        }
+    }
+
+    /// What the reason is about, for programs.
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs = match self {
+            Self::Refused(Refusal::ExceedsInstanceRole { wanted }) => {
+                vec![("instance_role", wanted.to_string())]
+            }
+            Self::Refused(Refusal::ExceedsSiteRole { site, wanted }) => {
+                vec![("site_id", site.to_string()), ("role", wanted.to_string())]
+            }
+            Self::Refused(Refusal::SiteNotDelegable { site }) => {
+                vec![("site_id", site.to_string())]
+            }
+            Self::Refused(Refusal::WrongState { state }) => vec![("state", state.to_string())],
+            Self::Refused(Refusal::Quota { limit }) => vec![("limit", limit.to_string())],
+            Self::MassRemoval(Removal { kind, known, removed }) => vec![
+                ("kind", (*kind).to_owned()),
+                ("known", known.to_string()),
+                ("removed", removed.to_string()),
+            ],
+            Self::CallerNotPermitted(permission) => vec![("permission", permission.to_string())],
+            Self::RevisionNotReached { wanted, reached } => {
+                vec![("wanted", wanted.0.to_string()), ("reached", reached.0.to_string())]
+            }
+            _ => Vec::new(),
+        };
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        match self {
+            Self::InvalidFields(violations) => violations.clone(),
+            Self::Refused(refusal @ Refusal::ExpiryPast) => vec![Violation {
+                field: "api_client.expire_time".to_owned(),
+                description: refusal.to_string(),
+            }],
+            Self::Refused(refusal @ Refusal::TeamInstanceRole) => vec![Violation {
+                field: "api_client.instance_role".to_owned(),
+                description: refusal.to_string(),
+            }],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        match &error {
+            ApiError::Store(failure) => failure.log(),
+            ApiError::Defect(what) => tracing::error!("a defect: {what}"),
+            _ => {}
+        }
+        let (code, reason) = error.code_and_reason();
+        let reason = reason.as_str_name().trim_start_matches(REASON_PREFIX);
+        let mut details =
+            ErrorDetails::with_error_info(reason, ERROR_DOMAIN, error.metadata());
+        for violation in error.violations() {
+            details.add_bad_request_violation(violation.field, violation.description);
+        }
+        Self::with_error_details(code, error.to_string(), details)
+    }
+}
+
+/// All violations in a line, for those who read no details.
+fn summary(violations: &[Violation]) -> String {
+    let each = |violation: &Violation| format!("{} {}", violation.field, violation.description);
+    violations.iter().map(each).collect::<Vec<_>>().join("; ")
+}
+
+const fn store_message(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => "the database cannot be reached",
+        StoreError::Overloaded(_) | StoreError::Collision(_) => {
+            "the database is overloaded, try again"
+        }
+        StoreError::Inconsistent(_) | StoreError::Defect(_) => "internal error",
+    }
+}

@@ -1,0 +1,103 @@
+//! `IntrospectionService`: is this token good, and for what?
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio::time::{Instant, sleep};
+use tonic::{Request, Response, Status};
+
+use super::{Services, context::Deadline, convert, error::ApiError};
+use crate::{
+    domain::{
+        Revision,
+        introspection::{Active, InactiveReason, decide},
+        token::{Token, TokenHash, TokenKind},
+    },
+    pb::{self, introspection_service_server::IntrospectionService},
+    store::introspection::LookUp,
+};
+
+/// How often the database is asked whether it has reached a revision.
+const POLL: Duration = Duration::from_millis(20);
+/// The part of the remaining time that is left for the reply when a revision is
+/// not reached: one tenth, so that the caller sees the reason and not its own
+/// deadline.
+const REPLY_SHARE: u32 = 10;
+
+#[tonic::async_trait]
+impl IntrospectionService for Services {
+    async fn introspect(
+        &self,
+        request: Request<pb::IntrospectRequest>,
+    ) -> Result<Response<pb::IntrospectResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let command = convert::introspect(&request)?;
+        let deadline = extensions.get::<Deadline>().copied();
+        let found = self.look_up(known_token(&request.token), command.at_least, deadline).await?;
+        let verdict = match found.subject {
+            Some(subject) => subject.judge(found.now),
+            None => Err(InactiveReason::UnknownToken),
+        };
+        let decision = command.check.map(|check| decide(&verdict, &check));
+        let mut response = match verdict {
+            Ok(active) => self.active(active, found.now),
+            Err(reason) => pb::IntrospectResponse {
+                inactive_reason: convert::to_inactive_reason(reason).into(),
+                ..pb::IntrospectResponse::default()
+            },
+        };
+        response.revision = found.revision.0;
+        response.decision = decision.map(convert::to_decision);
+        Ok(Response::new(response))
+    }
+}
+
+/// The hash of what could be an API client's token. A caller's token is none.
+fn known_token(text: &str) -> Option<TokenHash> {
+    let token = Token::parse(text).ok()?;
+    match token.kind() {
+        TokenKind::Personal | TokenKind::Team => Some(token.hash()),
+        TokenKind::ServiceAccount => None,
+    }
+}
+
+impl Services {
+    fn active(&self, active: Active, now: crate::domain::Timestamp) -> pb::IntrospectResponse {
+        let at_most = TimeDelta::from_std(self.options.max_cache_age).unwrap_or(TimeDelta::MAX);
+        let cache_age = active.cache_age(at_most, now);
+        pb::IntrospectResponse {
+            active: true,
+            client_id: active.client.to_string(),
+            client_name: active.name,
+            owner: Some(convert::to_owner(active.owner)),
+            instance_role: convert::to_instance_role(active.access.instance_role).into(),
+            site_grants: convert::to_site_grants(&active.access.grants),
+            expire_time: active.expiry.time().map(convert::to_timestamp),
+            max_cache_age: Some(convert::to_duration(cache_age)),
+            ..pb::IntrospectResponse::default()
+        }
+    }
+
+    /// Looks a token up at a revision that is high enough, or waits for it.
+    async fn look_up(
+        &self,
+        token: Option<TokenHash>,
+        at_least: Option<Revision>,
+        deadline: Option<Deadline>,
+    ) -> Result<LookUp, ApiError> {
+        let wanted = at_least.unwrap_or_default();
+        let begun = Instant::now();
+        let remaining = deadline.map_or(Duration::ZERO, |at| at.0.saturating_duration_since(begun));
+        let give_up = begun + (remaining - remaining / REPLY_SHARE);
+        loop {
+            let found = self.store.look_up(token).await?;
+            if found.revision >= wanted {
+                return Ok(found);
+            }
+            if Instant::now() + POLL > give_up {
+                return Err(ApiError::RevisionNotReached { wanted, reached: found.revision });
+            }
+            sleep(POLL).await;
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Everything that is kept, in Postgres: the pool, reads in one snapshot, and
+//! the one way to write.
+//!
+//! `Store::transaction` alone writes. It takes the write lock first and holds it
+//! until the commit, so writes are serial, and what was checked inside still
+//! holds when it commits; it stamps the next revision where something changed,
+//! and audit events can be written only inside it. A caller who goes away in the
+//! middle leaves nothing behind: the statement is cancelled and the connection
+//! thrown away, because one that was left in the middle of something must not
+//! be handed on.
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool::{Runtime, managed::HookError};
+use diesel::sql_types::{BigInt, Timestamptz};
+use diesel_async::{
+    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+    TransactionManager,
+    pooled_connection::{
+        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+        deadpool::{Hook, Object, Pool},
+    },
+};
+use futures_util::FutureExt;
+
+pub mod audit;
+pub mod callers;
+pub mod clients;
+pub mod directory;
+pub mod error;
+pub mod introspection;
+pub mod migrations;
+mod schema;
+mod types;
+
+use crate::domain::{
+    Revision, Timestamp,
+    audit::{Event, Provenance},
+    clock::{Clock, Entropy},
+};
+use error::StoreError;
+
+/// How often a transaction is tried that collides with another.
+const MAX_TRIES: u32 = 5;
+/// What every connection is set to. The service's own deadline comes first; these
+/// end what it has lost hold of.
+const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
+                       SET idle_in_transaction_session_timeout = '20s'; SET timezone = 'UTC'";
+
+/// How to reach Postgres.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `postgres://user:password@host/database`, or the key=value form.
+    pub database_url: String,
+    /// Connections at most. Default 16.
+    pub pool_size: usize,
+    /// How long a request waits for a connection. Default 2 s.
+    pub pool_wait: Duration,
+    /// How long connecting may take. Default 3 s.
+    pub connect_timeout: Duration,
+}
+
+impl Options {
+    /// The defaults, for that database.
+    pub fn new(database_url: impl Into<String>) -> Self {
+        Self {
+            database_url: database_url.into(),
+            pool_size: 16,
+            pool_wait: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// The store. Cheap to clone; all clones share one pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool<AsyncPgConnection>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// A connection that is put back into the pool only when its work was finished.
+struct Lease {
+    connection: Option<Object<AsyncPgConnection>>,
+    /// Whether the connection has nothing under way.
+    idle: bool,
+}
+
+/// A snapshot of the database: everything read through it is of one moment.
+pub struct Snapshot {
+    lease: Lease,
+    /// The moment, by the database's clock.
+    pub now: Timestamp,
+    /// The revision that the snapshot is of.
+    pub revision: Revision,
+}
+
+/// A writing transaction, under the write lock.
+pub struct Transaction {
+    lease: Lease,
+    /// The time, by the database's clock; it does not go on inside.
+    pub now: Timestamp,
+    entropy: Arc<dyn Entropy>,
+    provenance: Arc<Provenance>,
+    base: Revision,
+    changed: bool,
+}
+
+/// What a transaction gave, and the first revision at which it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed<T> {
+    /// The value.
+    pub value: T,
+    /// The revision; unchanged where nothing was.
+    pub revision: Revision,
+}
+
+#[derive(diesel::QueryableByName)]
+struct StateRow {
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+}
+
+impl Store {
+    /// Makes a store. Connects when first asked for something.
+    pub fn new(options: &Options, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        let mut config = ManagerConfig::<AsyncPgConnection>::default();
+        // No round trip at checkout: a dead connection is seen as closed.
+        config.recycling_method = RecyclingMethod::Fast;
+        let manager =
+            AsyncDieselConnectionManager::new_with_config(options.database_url.as_str(), config);
+        let set_up = Hook::async_fn(|connection: &mut AsyncPgConnection, _| {
+            async {
+                let done = connection.batch_execute(SESSION).await;
+                done.map_err(|error| HookError::Message(error.to_string().into()))
+            }
+            .boxed()
+        });
+        let pool = Pool::builder(manager)
+            .max_size(options.pool_size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(options.pool_wait))
+            .create_timeout(Some(options.connect_timeout))
+            .recycle_timeout(Some(options.connect_timeout))
+            .post_create(set_up)
+            .build()
+            .expect("a runtime is set, which timeouts need");
+        Self { pool, clock, entropy }
+    }
+
+    /// The clock that the store keeps to the database's.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// The store's source of randomness.
+    pub fn entropy(&self) -> &dyn Entropy {
+        &*self.entropy
+    }
+
+    /// How many connections the pool has, and how many of them are idle.
+    pub fn pool_status(&self) -> (usize, usize) {
+        let status = self.pool.status();
+        (status.size, status.available)
+    }
+
+    /// The migrations that the database still needs.
+    pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
+        let mut lease = self.lease().await?;
+        let pending = migrations::pending(lease.start()).await?;
+        lease.finish();
+        Ok(pending)
+    }
+
+    /// Opens a snapshot to read from. Read-only; sees no later change.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let mut lease = self.lease().await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        AnsiTransactionManager::begin_transaction_sql(lease.start(), begin).await?;
+        let state = "SELECT revision, clock_timestamp() AS now FROM index_state";
+        let state: StateRow = diesel::sql_query(state).get_result(lease.start()).await?;
+        Ok(Snapshot { lease, now: self.clock.adopt(state.now), revision: revision(state.revision)? })
+    }
+
+    /// Runs `body` as one writing transaction, and commits what it did unless it
+    /// fails. Tried again, from the start, where it collides with another.
+    ///
+    /// # Errors
+    /// What `body` refuses with, after a rollback; or a [`StoreError`].
+    pub async fn transaction<T, E, F>(
+        &self,
+        provenance: &Arc<Provenance>,
+        body: F,
+    ) -> Result<Committed<T>, E>
+    where
+        F: for<'t> AsyncFn(&'t mut Transaction) -> Result<T, E>
+            + for<'t> Body<&'t mut Transaction, Result<T, E>, Future: Send>
+            + Sync,
+        T: Send,
+        E: From<StoreError> + IsCollision + Send,
+    {
+        let mut tries = 1;
+        loop {
+            match self.attempt(provenance, &body).await {
+                Err(error) if error.is_collision() && tries < MAX_TRIES => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn attempt<T, E, F>(
+        &self,
+        provenance: &Arc<Provenance>,
+        body: &F,
+    ) -> Result<Committed<T>, E>
+    where
+        F: for<'t> AsyncFn(&'t mut Transaction) -> Result<T, E>
+            + for<'t> Body<&'t mut Transaction, Result<T, E>, Future: Send>
+            + Sync,
+        T: Send,
+        E: From<StoreError> + Send,
+    {
+        let mut transaction = self.begin(Arc::clone(provenance)).await?;
+        match body(&mut transaction).await {
+            Ok(value) => Ok(Committed { value, revision: transaction.commit().await? }),
+            Err(error) => {
+                transaction.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
+        let mut lease = self.lease().await?;
+        AnsiTransactionManager::begin_transaction_sql(lease.start(), "BEGIN").await?;
+        // The time is taken after the lock, so that it orders the writes too.
+        let lock = "WITH locked AS MATERIALIZED (SELECT revision FROM index_state FOR UPDATE) \
+                    SELECT revision, clock_timestamp() AS now FROM locked";
+        let state: StateRow = diesel::sql_query(lock).get_result(lease.start()).await?;
+        Ok(Transaction {
+            lease,
+            now: self.clock.adopt(state.now),
+            entropy: Arc::clone(&self.entropy),
+            provenance,
+            base: revision(state.revision)?,
+            changed: false,
+        })
+    }
+
+    async fn lease(&self) -> Result<Lease, StoreError> {
+        Ok(Lease { connection: Some(self.pool.get().await?), idle: true })
+    }
+}
+
+/// A transaction's body: an async closure whose future can be sent between
+/// threads, which `AsyncFn` alone cannot say.
+pub trait Body<A, R>: Fn(A) -> Self::Future {
+    /// What the closure returns.
+    type Future: Future<Output = R> + Send;
+}
+
+impl<F, A, R, Fut> Body<A, R> for F
+where
+    F: Fn(A) -> Fut,
+    Fut: Future<Output = R> + Send,
+{
+    type Future = Fut;
+}
+
+/// Whether a failure came of a collision, so that another try makes sense.
+pub trait IsCollision {
+    /// Whether it did.
+    fn is_collision(&self) -> bool;
+}
+
+impl IsCollision for StoreError {
+    fn is_collision(&self) -> bool {
+        matches!(self, Self::Collision(_))
+    }
+}
+
+impl Lease {
+    /// The connection, which from here on has something under way.
+    fn start(&mut self) -> &mut AsyncPgConnection {
+        self.idle = false;
+        self.connection.as_mut().expect("taken out only when dropped")
+    }
+
+    /// Says that nothing is under way any more: the pool may have it back.
+    fn finish(mut self) {
+        self.idle = true;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(object) = self.connection.take() else { return };
+        if self.idle {
+            return;
+        }
+        // Left in the middle: the next user of the connection would wait for the
+        // statement's end, and a lock that it holds would stay held until then.
+        let connection = Object::take(object);
+        let cancel = connection.cancel_token();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = cancel.cancel_query(tokio_postgres::NoTls).await {
+                    tracing::debug!(%error, "an abandoned statement could not be cancelled");
+                }
+                drop(connection);
+            });
+        }
+    }
+}
+
+impl Snapshot {
+    fn connection(&mut self) -> &mut AsyncPgConnection {
+        self.lease.start()
+    }
+
+    /// Ends the snapshot and gives its connection back. One that is dropped
+    /// instead costs a connection.
+    pub async fn close(mut self) -> Result<(), StoreError> {
+        AnsiTransactionManager::commit_transaction(self.lease.start()).await?;
+        self.lease.finish();
+        Ok(())
+    }
+}
+
+impl Transaction {
+    fn connection(&mut self) -> &mut AsyncPgConnection {
+        self.lease.start()
+    }
+
+    /// The source of randomness.
+    pub fn entropy(&self) -> Arc<dyn Entropy> {
+        Arc::clone(&self.entropy)
+    }
+
+    /// The revision that the transaction builds on.
+    pub fn base(&self) -> Revision {
+        self.base
+    }
+
+    /// Notes that something changed which can alter what Introspect answers.
+    fn touch(&mut self) {
+        self.changed = true;
+    }
+
+    /// Writes an event to the audit trail.
+    pub async fn record(&mut self, event: Event) -> Result<(), StoreError> {
+        self.record_all(vec![event]).await
+    }
+
+    /// Writes events to the audit trail.
+    pub async fn record_all(&mut self, events: Vec<Event>) -> Result<(), StoreError> {
+        audit::insert(self, events).await
+    }
+
+    async fn commit(mut self) -> Result<Revision, StoreError> {
+        let mut at = self.base;
+        if self.changed {
+            let stamp = "UPDATE index_state SET revision = revision + 1 \
+                         RETURNING revision, clock_timestamp() AS now";
+            let state: StateRow = diesel::sql_query(stamp).get_result(self.connection()).await?;
+            at = revision(state.revision)?;
+        }
+        AnsiTransactionManager::commit_transaction(self.connection()).await?;
+        self.lease.finish();
+        Ok(at)
+    }
+
+    /// Gives the connection back where the rollback works, and throws it away,
+    /// which rolls back as well, where it does not.
+    async fn roll_back(mut self) {
+        match AnsiTransactionManager::rollback_transaction(self.connection()).await {
+            Ok(()) => self.lease.finish(),
+            Err(error) => tracing::debug!(%error, "a rollback failed: the connection is dropped"),
+        }
+    }
+}
+
+fn revision(stored: i64) -> Result<Revision, StoreError> {
+    let negative = || StoreError::Inconsistent(format!("revision {stored}"));
+    u64::try_from(stored).map(Revision).or_else(|_| Err(negative()))
+}

@@ -1,0 +1,486 @@
+//! API clients, their grants and the hashes of their tokens; and the facts that
+//! decisions about them rest on.
+
+use std::collections::BTreeMap;
+
+use diesel::{dsl::count_star, prelude::*};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::{
+    Snapshot, Transaction,
+    error::StoreError,
+    schema::{
+        api_client_grants, api_client_tokens, api_clients, site_members, sites, team_members,
+        teams, users,
+    },
+    types,
+};
+use crate::domain::{
+    Timestamp,
+    access::{
+        Delegated, Facts, Holder, Owner, OwnerFacts, SiteGrants, SiteStanding, UserStanding,
+    },
+    client::{ApiClient, Description, Expiry, Name},
+    id::{ClientId, SiteId, TeamId, UserId},
+    role::InstanceRole,
+    token::{TokenHash, TokenHint},
+};
+
+/// Clients with the hints of their newest tokens.
+macro_rules! newest_tokens {
+    () => {
+        api_clients::table
+            .inner_join(api_client_tokens::table)
+            .filter(api_client_tokens::end_time.is_null())
+            .select((ClientRow::as_select(), api_client_tokens::hint))
+    };
+}
+#[derive(Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = api_clients, check_for_backend(diesel::pg::Pg), treat_none_as_null = true)]
+struct ClientRow {
+    id: Uuid,
+    owner_user_id: Option<Uuid>,
+    owner_team_id: Option<Uuid>,
+    name: String,
+    description: String,
+    instance_role: String,
+    expire_time: Option<Timestamp>,
+    revoke_time: Option<Timestamp>,
+    created_by_user_id: Uuid,
+    create_time: Timestamp,
+    update_time: Timestamp,
+}
+
+/// Where a page of clients begins: after that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Its creation.
+    pub create_time: Timestamp,
+    /// Its id.
+    pub id: ClientId,
+}
+
+/// Whose clients to list, and which of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Listing {
+    /// Whose.
+    pub owner: Owner,
+    /// Also revoked and expired ones.
+    pub include_inactive: bool,
+    /// Those after this one.
+    pub after: Option<Cursor>,
+    /// How many at most.
+    pub limit: u16,
+}
+
+impl Snapshot {
+    /// Finds a client.
+    pub async fn find_client(&mut self, id: ClientId) -> Result<Option<ApiClient>, StoreError> {
+        find(self.connection(), id).await
+    }
+
+    /// Lists an owner's clients, newest first, ties by id.
+    pub async fn page_clients(&mut self, listing: Listing) -> Result<Vec<ApiClient>, StoreError> {
+        let now = self.now;
+        page(self.connection(), listing, now).await
+    }
+
+    /// Loads what decisions about an owner's clients rest on.
+    pub async fn facts(&mut self, actor: UserId, owner: Owner) -> Result<Facts, StoreError> {
+        facts(self.connection(), actor, owner, &[]).await
+    }
+}
+
+impl Transaction {
+    /// Finds a client.
+    pub async fn find_client(&mut self, id: ClientId) -> Result<Option<ApiClient>, StoreError> {
+        find(self.connection(), id).await
+    }
+
+    /// How many clients an owner has, inactive ones included.
+    pub async fn count_clients(&mut self, owner: Owner) -> Result<u32, StoreError> {
+        let rows: i64 = match owner {
+            Owner::User(id) => {
+                let owned = api_clients::table.filter(api_clients::owner_user_id.eq(id.uuid()));
+                owned.select(count_star()).get_result(self.connection()).await?
+            }
+            Owner::Team(id) => {
+                let owned = api_clients::table.filter(api_clients::owner_team_id.eq(id.uuid()));
+                owned.select(count_star()).get_result(self.connection()).await?
+            }
+        };
+        types::count(rows)
+    }
+
+    /// Loads what a decision about an owner's client rests on: what the actor
+    /// holds on each of the sites, and what part they have in the owner.
+    pub async fn facts(
+        &mut self,
+        actor: UserId,
+        owner: Owner,
+        sites: &[SiteId],
+    ) -> Result<Facts, StoreError> {
+        facts(self.connection(), actor, owner, sites).await
+    }
+
+    /// Writes a new client with its first token.
+    pub async fn insert_client(
+        &mut self,
+        client: &ApiClient,
+        token: &TokenHash,
+    ) -> Result<(), StoreError> {
+        self.touch();
+        let rows = diesel::insert_into(api_clients::table)
+            .values(ClientRow::from(client))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("inserting a client", rows, 1)?;
+        self.insert_grants(client.id, client.delegated.grants()).await?;
+        self.insert_token(client, token).await
+    }
+
+    /// Writes a client's new content over the old.
+    pub async fn update_client(
+        &mut self,
+        old: &ApiClient,
+        new: &ApiClient,
+    ) -> Result<(), StoreError> {
+        self.touch();
+        let id = new.id.uuid();
+        let rows = diesel::update(api_clients::table.find(id))
+            .set(ClientRow::from(new))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("updating a client", rows, 1)?;
+        if new.expiry < old.expiry
+            && let Some(end) = new.expiry.time()
+        {
+            // An overlap never outlives the expiry, also not one that was
+            // brought forward and is put off again later.
+            diesel::update(api_client_tokens::table)
+                .filter(api_client_tokens::client_id.eq(id))
+                .filter(api_client_tokens::end_time.gt(end))
+                .set(api_client_tokens::end_time.eq(end))
+                .execute(self.connection())
+                .await?;
+        }
+        if new.delegated.grants() != old.delegated.grants() {
+            diesel::delete(api_client_grants::table)
+                .filter(api_client_grants::client_id.eq(id))
+                .execute(self.connection())
+                .await?;
+            self.insert_grants(new.id, new.delegated.grants()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a client with its new token. The token before it works until
+    /// `old_token_ends`, earlier ones no longer.
+    pub async fn rotate_client(
+        &mut self,
+        client: &ApiClient,
+        token: &TokenHash,
+        old_token_ends: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.touch();
+        let (id, now) = (client.id.uuid(), self.now);
+        diesel::update(api_client_tokens::table)
+            .filter(api_client_tokens::client_id.eq(id))
+            .filter(api_client_tokens::end_time.gt(now))
+            .set(api_client_tokens::end_time.eq(now))
+            .execute(self.connection())
+            .await?;
+        let rows = diesel::update(api_client_tokens::table)
+            .filter(api_client_tokens::client_id.eq(id))
+            .filter(api_client_tokens::end_time.is_null())
+            .set(api_client_tokens::end_time.eq(old_token_ends))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("replacing a token", rows, 1)?;
+        let rows = diesel::update(api_clients::table.find(id))
+            .set(api_clients::update_time.eq(client.update_time))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("rotating a client", rows, 1)?;
+        self.insert_token(client, token).await
+    }
+
+    /// Deletes a client with its grants and tokens.
+    pub async fn delete_client(&mut self, id: ClientId) -> Result<(), StoreError> {
+        self.touch();
+        let rows = diesel::delete(api_clients::table.find(id.uuid()))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("deleting a client", rows, 1)
+    }
+
+    async fn insert_grants(
+        &mut self,
+        client: ClientId,
+        grants: &SiteGrants,
+    ) -> Result<(), StoreError> {
+        if grants.is_empty() {
+            return Ok(());
+        }
+        let row = |(site, role): (&SiteId, &crate::domain::role::SiteRole)| {
+            (
+                api_client_grants::client_id.eq(client.uuid()),
+                api_client_grants::site_id.eq(site.uuid()),
+                api_client_grants::role.eq(role.as_str()),
+            )
+        };
+        let rows: Vec<_> = grants.iter().map(row).collect();
+        let inserted = diesel::insert_into(api_client_grants::table)
+            .values(rows)
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("inserting grants", inserted, grants.len())
+    }
+
+    async fn insert_token(
+        &mut self,
+        client: &ApiClient,
+        token: &TokenHash,
+    ) -> Result<(), StoreError> {
+        let now = self.now;
+        let rows = diesel::insert_into(api_client_tokens::table)
+            .values((
+                api_client_tokens::hash.eq(&token.0[..]),
+                api_client_tokens::client_id.eq(client.id.uuid()),
+                api_client_tokens::hint.eq(&client.token_hint.0),
+                api_client_tokens::create_time.eq(now),
+            ))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("inserting a token", rows, 1)
+    }
+}
+
+async fn find(
+    connection: &mut AsyncPgConnection,
+    id: ClientId,
+) -> Result<Option<ApiClient>, StoreError> {
+    let row: Option<(ClientRow, String)> = newest_tokens!()
+        .filter(api_clients::id.eq(id.uuid()))
+        .first(connection)
+        .await
+        .optional()?;
+    let Some(row) = row else { return Ok(None) };
+    let clients = with_grants(connection, vec![row]).await?;
+    Ok(clients.into_iter().next())
+}
+
+async fn page(
+    connection: &mut AsyncPgConnection,
+    listing: Listing,
+    now: Timestamp,
+) -> Result<Vec<ApiClient>, StoreError> {
+    let mut query = newest_tokens!()
+        .order((api_clients::create_time.desc(), api_clients::id.asc()))
+        .limit(i64::from(listing.limit))
+        .into_boxed();
+    query = match listing.owner {
+        Owner::User(id) => query.filter(api_clients::owner_user_id.eq(id.uuid())),
+        Owner::Team(id) => query.filter(api_clients::owner_team_id.eq(id.uuid())),
+    };
+    if !listing.include_inactive {
+        let lasting = api_clients::expire_time.is_null().or(api_clients::expire_time.gt(now));
+        query = query
+            .filter(api_clients::revoke_time.is_null())
+            .filter(lasting.assume_not_null());
+    }
+    if let Some(Cursor { create_time, id }) = listing.after {
+        let older = api_clients::create_time.lt(create_time);
+        let tied = api_clients::create_time.eq(create_time).and(api_clients::id.gt(id.uuid()));
+        query = query.filter(older.or(tied));
+    }
+    let rows = query.load(connection).await?;
+    with_grants(connection, rows).await
+}
+
+async fn with_grants(
+    connection: &mut AsyncPgConnection,
+    rows: Vec<(ClientRow, String)>,
+) -> Result<Vec<ApiClient>, StoreError> {
+    let ids: Vec<Uuid> = rows.iter().map(|(row, _)| row.id).collect();
+    let granted: Vec<(Uuid, Uuid, String)> = api_client_grants::table
+        .filter(api_client_grants::client_id.eq_any(ids))
+        .select((
+            api_client_grants::client_id,
+            api_client_grants::site_id,
+            api_client_grants::role,
+        ))
+        .load(connection)
+        .await?;
+    let mut grants: BTreeMap<Uuid, SiteGrants> = BTreeMap::new();
+    for (client, site, role) in granted {
+        let role = types::word(&role)?;
+        grants.entry(client).or_default().insert(SiteId::from_uuid(site), role);
+    }
+    let client = |(row, hint): (ClientRow, String)| {
+        let grants = grants.remove(&row.id).unwrap_or_default();
+        row.into_client(grants, TokenHint(hint))
+    };
+    rows.into_iter().map(client).collect()
+}
+
+async fn facts(
+    connection: &mut AsyncPgConnection,
+    actor: UserId,
+    owner: Owner,
+    asked: &[SiteId],
+) -> Result<Facts, StoreError> {
+    let user = find_user(connection, actor).await?;
+    let sites = site_standings(connection, actor, asked).await?;
+    let owner = match owner {
+        Owner::User(id) if id == actor => match user {
+            Some(user) => OwnerFacts::User { id, disabled: user.disabled },
+            None => OwnerFacts::Absent,
+        },
+        Owner::User(id) => match find_user(connection, id).await? {
+            Some(user) => OwnerFacts::User { id, disabled: user.disabled },
+            None => OwnerFacts::Absent,
+        },
+        Owner::Team(id) => find_team(connection, id, actor).await?,
+    };
+    Ok(Facts { actor: Holder { id: actor, user, sites }, owner })
+}
+
+async fn find_user(
+    connection: &mut AsyncPgConnection,
+    id: UserId,
+) -> Result<Option<UserStanding>, StoreError> {
+    let row: Option<(String, bool)> = users::table
+        .find(id.uuid())
+        .select((users::instance_role, users::disabled))
+        .first(connection)
+        .await
+        .optional()?;
+    row.map(|(role, disabled)| Ok(UserStanding { instance_role: types::word(&role)?, disabled }))
+        .transpose()
+}
+
+async fn find_team(
+    connection: &mut AsyncPgConnection,
+    id: TeamId,
+    actor: UserId,
+) -> Result<OwnerFacts, StoreError> {
+    let membership = team_members::table.on(team_members::team_id
+        .eq(teams::id)
+        .and(team_members::user_id.eq(actor.uuid())));
+    let row: Option<(bool, Option<String>)> = teams::table
+        .left_join(membership)
+        .filter(teams::id.eq(id.uuid()))
+        .select((teams::archived, team_members::role.nullable()))
+        .first(connection)
+        .await
+        .optional()?;
+    let Some((archived, role)) = row else { return Ok(OwnerFacts::Absent) };
+    let actor_role = role.as_deref().map(types::word).transpose()?;
+    Ok(OwnerFacts::Team { id, archived, actor_role })
+}
+
+async fn site_standings(
+    connection: &mut AsyncPgConnection,
+    user: UserId,
+    asked: &[SiteId],
+) -> Result<BTreeMap<SiteId, SiteStanding>, StoreError> {
+    if asked.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let in_team = team_members::table.on(team_members::team_id
+        .eq(sites::team_id)
+        .and(team_members::user_id.eq(user.uuid())));
+    let on_site = site_members::table.on(site_members::site_id
+        .eq(sites::id)
+        .and(site_members::user_id.eq(user.uuid())));
+    let ids: Vec<Uuid> = asked.iter().map(|site| site.uuid()).collect();
+    let rows: Vec<(Uuid, Uuid, bool, Option<String>, Option<String>)> = sites::table
+        .inner_join(teams::table)
+        .left_join(in_team)
+        .left_join(on_site)
+        .filter(sites::id.eq_any(ids))
+        .select((
+            sites::id,
+            sites::team_id,
+            teams::archived,
+            team_members::role.nullable(),
+            site_members::role.nullable(),
+        ))
+        .load(connection)
+        .await?;
+    let standing = |(site, team, team_archived, team_role, site_role): (
+        Uuid,
+        Uuid,
+        bool,
+        Option<String>,
+        Option<String>,
+    )| {
+        let standing = SiteStanding {
+            team: TeamId::from_uuid(team),
+            team_archived,
+            team_role: team_role.as_deref().map(types::word).transpose()?,
+            site_role: site_role.as_deref().map(types::word).transpose()?,
+        };
+        Ok((SiteId::from_uuid(site), standing))
+    };
+    rows.into_iter().map(standing).collect()
+}
+
+impl From<&ApiClient> for ClientRow {
+    fn from(client: &ApiClient) -> Self {
+        let (owner_user_id, owner_team_id) = types::owner_columns(client.delegated.owner());
+        Self {
+            id: client.id.uuid(),
+            owner_user_id,
+            owner_team_id,
+            name: client.name.as_str().to_owned(),
+            description: client.description.as_str().to_owned(),
+            instance_role: client.delegated.instance_role().as_str().to_owned(),
+            expire_time: client.expiry.time(),
+            revoke_time: client.revoke_time,
+            created_by_user_id: client.created_by.uuid(),
+            create_time: client.create_time,
+            update_time: client.update_time,
+        }
+    }
+}
+
+impl ClientRow {
+    fn into_client(self, grants: SiteGrants, hint: TokenHint) -> Result<ApiClient, StoreError> {
+        let id = self.id;
+        let bad = |what| move |_| StoreError::Inconsistent(format!("the {what} of client {id}"));
+        let owner = types::owner(self.owner_user_id, self.owner_team_id)?;
+        let delegated = delegated(owner, types::word(&self.instance_role)?, grants)?;
+        Ok(ApiClient {
+            id: ClientId::from_uuid(id),
+            delegated,
+            name: Name::parse(&self.name).map_err(bad("name"))?,
+            description: Description::parse(&self.description).map_err(bad("description"))?,
+            expiry: Expiry::from(self.expire_time),
+            revoke_time: self.revoke_time,
+            created_by: UserId::from_uuid(self.created_by_user_id),
+            create_time: self.create_time,
+            update_time: self.update_time,
+            token_hint: hint,
+        })
+    }
+}
+
+/// Puts together what was delegated.
+pub(super) fn delegated(
+    owner: Owner,
+    instance_role: InstanceRole,
+    grants: SiteGrants,
+) -> Result<Delegated, StoreError> {
+    match (owner, instance_role) {
+        (Owner::User(user), instance_role) => {
+            Ok(Delegated::Personal { user, instance_role, grants })
+        }
+        (Owner::Team(team), InstanceRole::User) => Ok(Delegated::Team { team, grants }),
+        (Owner::Team(team), role) => {
+            Err(StoreError::Inconsistent(format!("a client of team {team} with role {role}")))
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A token's client and owner, found by the token's hash in one statement, and
+//! so in one snapshot together with the revision that they are of.
+
+use std::collections::BTreeMap;
+
+use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::{Store, clients, error::StoreError, revision, types};
+use crate::domain::{
+    Revision, Timestamp,
+    access::{Holder, Owner, OwnerStanding, SiteGrants, SiteStanding, TeamStanding, UserStanding},
+    client::Expiry,
+    id::{ClientId, SiteId, TeamId},
+    introspection::{Subject, TokenStanding},
+    role::InstanceRole,
+    token::TokenHash,
+};
+
+/// A row for each grant of the token's client; one without a grant where there
+/// is none; one with nothing but the state where there is no such token.
+const LOOK_UP: &str = "
+    SELECT state.revision, clock_timestamp() AS now,
+           token.end_time AS token_end_time,
+           client.id AS client_id, client.owner_user_id, client.owner_team_id, client.name,
+           client.instance_role, client.expire_time, client.revoke_time,
+           owner_user.instance_role AS user_instance_role, owner_user.disabled AS user_disabled,
+           owner_team.archived AS team_archived,
+           api_client_grants.site_id, api_client_grants.role AS granted_role,
+           site.team_id AS site_team_id, site_team.archived AS site_team_archived,
+           team_members.role AS team_role, site_members.role AS site_role
+    FROM index_state AS state
+    LEFT JOIN api_client_tokens AS token ON token.hash = $1
+    LEFT JOIN api_clients AS client ON client.id = token.client_id
+    LEFT JOIN users AS owner_user ON owner_user.id = client.owner_user_id
+    LEFT JOIN teams AS owner_team ON owner_team.id = client.owner_team_id
+    LEFT JOIN api_client_grants ON api_client_grants.client_id = client.id
+    LEFT JOIN sites AS site ON site.id = api_client_grants.site_id
+    LEFT JOIN teams AS site_team ON site_team.id = site.team_id
+    LEFT JOIN team_members ON team_members.team_id = site.team_id
+        AND team_members.user_id = client.owner_user_id
+    LEFT JOIN site_members ON site_members.site_id = site.id
+        AND site_members.user_id = client.owner_user_id";
+
+#[derive(diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    token_end_time: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    client_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    owner_user_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    owner_team_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Text>)]
+    name: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    instance_role: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    expire_time: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    revoke_time: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<Text>)]
+    user_instance_role: Option<String>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    user_disabled: Option<bool>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    team_archived: Option<bool>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    site_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Text>)]
+    granted_role: Option<String>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    site_team_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    site_team_archived: Option<bool>,
+    #[diesel(sql_type = Nullable<Text>)]
+    team_role: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    site_role: Option<String>,
+}
+
+/// What the database says of a token.
+#[derive(Clone, Debug)]
+pub struct LookUp {
+    /// The revision that it says so at.
+    pub revision: Revision,
+    /// The time, by the database's clock.
+    pub now: Timestamp,
+    /// The token's client and owner; `None`: no such token.
+    pub subject: Option<Subject>,
+}
+
+impl Store {
+    /// Looks a token up. `None` asks for the revision and the time alone.
+    pub async fn look_up(&self, token: Option<TokenHash>) -> Result<LookUp, StoreError> {
+        // No hash is empty, so none is found.
+        let hash = token.map_or(Vec::new(), |token| token.0.to_vec());
+        let mut lease = self.lease().await?;
+        let rows: Vec<Row> =
+            diesel::sql_query(LOOK_UP).bind::<Binary, _>(hash).load(lease.start()).await?;
+        lease.finish();
+        let [first, ..] = rows.as_slice() else {
+            return Err(StoreError::Inconsistent("no index_state".to_owned()));
+        };
+        Ok(LookUp {
+            revision: revision(first.revision)?,
+            now: self.clock.adopt(first.now),
+            subject: subject(&rows)?,
+        })
+    }
+}
+
+fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
+    let [row, ..] = rows else { return Ok(None) };
+    let Some(client) = row.client_id else { return Ok(None) };
+    let missing = |what: &str| StoreError::Inconsistent(format!("no {what} for client {client}"));
+    let owner = types::owner(row.owner_user_id, row.owner_team_id)?;
+    let instance_role: InstanceRole =
+        types::word(row.instance_role.as_deref().ok_or_else(|| missing("role"))?)?;
+    let mut grants = SiteGrants::new();
+    let mut standings = BTreeMap::new();
+    for row in rows {
+        let (Some(site), Some(role)) = (row.site_id, row.granted_role.as_deref()) else { continue };
+        let site = SiteId::from_uuid(site);
+        grants.insert(site, types::word(role)?);
+        let team = row.site_team_id.ok_or_else(|| missing("site's team"))?;
+        let standing = SiteStanding {
+            team: TeamId::from_uuid(team),
+            team_archived: row.site_team_archived.ok_or_else(|| missing("site's team"))?,
+            team_role: row.team_role.as_deref().map(types::word).transpose()?,
+            site_role: row.site_role.as_deref().map(types::word).transpose()?,
+        };
+        standings.insert(site, standing);
+    }
+    let owner_standing = match owner {
+        Owner::User(id) => OwnerStanding::User(Holder {
+            id,
+            user: Some(user(row).ok_or_else(|| missing("owner"))??),
+            sites: standings,
+        }),
+        Owner::Team(id) => OwnerStanding::Team(TeamStanding {
+            archived: row.team_archived.ok_or_else(|| missing("owner"))?,
+            sites: {
+                let inside = standings.iter().filter(|(_, standing)| standing.team == id);
+                inside.map(|(site, _)| *site).collect()
+            },
+        }),
+    };
+    Ok(Some(Subject {
+        token: row.token_end_time.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
+        client: ClientId::from_uuid(client),
+        name: row.name.clone().ok_or_else(|| missing("name"))?,
+        delegated: clients::delegated(owner, instance_role, grants)?,
+        expiry: Expiry::from(row.expire_time),
+        revoked: row.revoke_time.is_some(),
+        owner: owner_standing,
+    }))
+}
+
+fn user(row: &Row) -> Option<Result<UserStanding, StoreError>> {
+    let (role, disabled) = (row.user_instance_role.as_deref()?, row.user_disabled?);
+    Some(types::word(role).map(|instance_role| UserStanding { instance_role, disabled }))
+}

@@ -1,0 +1,91 @@
+//! The database's shape: which migrations there are, which of them a database
+//! has, and how it gets the rest. Replicas may try at once: one applies, the
+//! others wait and find nothing to do.
+
+use diesel::{migration::MigrationSource, pg::Pg};
+use diesel_async::{AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::error::StoreError;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+/// Held while migrating; a number of this project's own.
+const LOCK: &str = "SELECT pg_advisory_lock(7201148302467195)";
+
+/// Why migrations could not be read or applied.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// Postgres cannot be reached.
+    #[error("cannot connect to the database")]
+    Connect(#[source] diesel::ConnectionError),
+    /// The lock that orders migrations could not be had.
+    #[error("cannot lock the database for migration")]
+    Lock(#[source] diesel::result::Error),
+    /// A migration failed; it was rolled back.
+    #[error("a migration failed")]
+    Run(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Applies what is pending, and names it.
+///
+/// # Panics
+/// On a current-thread runtime, which cannot block in place.
+pub async fn apply(database_url: &str) -> Result<Vec<String>, MigrationError> {
+    let mut harness = AsyncMigrationHarness::new(connect_locked(database_url).await?);
+    let applied = harness.run_pending_migrations(MIGRATIONS).map_err(MigrationError::Run)?;
+    Ok(applied.iter().map(ToString::to_string).collect())
+}
+
+/// Reverts everything, and names it. All data is lost; no command does it.
+///
+/// # Panics
+/// On a current-thread runtime, which cannot block in place.
+pub async fn revert_all(database_url: &str) -> Result<Vec<String>, MigrationError> {
+    let mut harness = AsyncMigrationHarness::new(connect_locked(database_url).await?);
+    let reverted = harness.revert_all_migrations(MIGRATIONS).map_err(MigrationError::Run)?;
+    Ok(reverted.iter().map(ToString::to_string).collect())
+}
+
+/// Names what is pending. Changes nothing, not even in an empty database.
+pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, StoreError> {
+    use diesel::sql_types::Text;
+    use diesel_async::RunQueryDsl;
+
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        version: String,
+    }
+
+    let mut known: Vec<_> = MigrationSource::<Pg>::migrations(&MIGRATIONS)
+        .map_err(|error| StoreError::Unavailable(error))?
+        .iter()
+        .map(|migration| migration.name().to_string())
+        .collect();
+    known.sort();
+    // diesel's own table is made by the first migration run.
+    let exists = "SELECT table_name::text AS version FROM information_schema.tables \
+                  WHERE table_schema = current_schema() \
+                  AND table_name = '__diesel_schema_migrations'";
+    let applied: Vec<Row> = if diesel::sql_query(exists).load::<Row>(connection).await?.is_empty() {
+        Vec::new()
+    } else {
+        let versions = "SELECT version::text AS version FROM __diesel_schema_migrations";
+        diesel::sql_query(versions).load(connection).await?
+    };
+    // A name is "<date>-<number>_<words>", its version the same without words
+    // and hyphens.
+    known.retain(|name| {
+        let version = name.split('_').next().unwrap_or(name).replace('-', "");
+        !applied.iter().any(|row| row.version == version)
+    });
+    Ok(known)
+}
+
+async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
+    let mut connection =
+        AsyncPgConnection::establish(database_url).await.map_err(MigrationError::Connect)?;
+    // Released when this connection ends, whatever happens before.
+    connection.batch_execute(LOCK).await.map_err(MigrationError::Lock)?;
+    Ok(connection)
+}

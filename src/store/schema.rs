@@ -1,0 +1,133 @@
+//! The tables as diesel knows them. A test compares this with the database
+//! that the migrations make.
+
+diesel::table! {
+    index_state (singleton) {
+        singleton -> Bool,
+        revision -> Int8,
+        database_id -> Uuid,
+    }
+}
+
+diesel::table! {
+    users (id) {
+        id -> Uuid,
+        instance_role -> Text,
+        disabled -> Bool,
+    }
+}
+
+diesel::table! {
+    teams (id) {
+        id -> Uuid,
+        archived -> Bool,
+    }
+}
+
+diesel::table! {
+    team_members (team_id, user_id) {
+        team_id -> Uuid,
+        user_id -> Uuid,
+        role -> Text,
+    }
+}
+
+diesel::table! {
+    sites (id) {
+        id -> Uuid,
+        team_id -> Uuid,
+    }
+}
+
+diesel::table! {
+    site_members (site_id, user_id) {
+        site_id -> Uuid,
+        user_id -> Uuid,
+        role -> Text,
+    }
+}
+
+diesel::table! {
+    directory_state (singleton) {
+        singleton -> Bool,
+        applied_sequence -> Nullable<Int8>,
+    }
+}
+
+diesel::table! {
+    api_clients (id) {
+        id -> Uuid,
+        owner_user_id -> Nullable<Uuid>,
+        owner_team_id -> Nullable<Uuid>,
+        name -> Text,
+        description -> Text,
+        instance_role -> Text,
+        expire_time -> Nullable<Timestamptz>,
+        revoke_time -> Nullable<Timestamptz>,
+        created_by_user_id -> Uuid,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    api_client_grants (client_id, site_id) {
+        client_id -> Uuid,
+        site_id -> Uuid,
+        role -> Text,
+    }
+}
+
+diesel::table! {
+    api_client_tokens (hash) {
+        hash -> Bytea,
+        client_id -> Uuid,
+        hint -> Text,
+        create_time -> Timestamptz,
+        end_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    audit_events (id) {
+        id -> Uuid,
+        event_time -> Timestamptz,
+        action -> Text,
+        client_id -> Uuid,
+        client_name -> Text,
+        owner_user_id -> Nullable<Uuid>,
+        owner_team_id -> Nullable<Uuid>,
+        actor_user_id -> Nullable<Uuid>,
+        actor_ip_address -> Text,
+        actor_user_agent -> Text,
+        caller -> Text,
+        request_id -> Text,
+        changes -> Jsonb,
+    }
+}
+
+diesel::table! {
+    service_accounts (id) {
+        id -> Uuid,
+        name -> Text,
+        permissions -> Array<Text>,
+        token_hash -> Bytea,
+        token_hint -> Text,
+        create_time -> Timestamptz,
+        revoke_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::joinable!(team_members -> teams (team_id));
+diesel::joinable!(sites -> teams (team_id));
+diesel::joinable!(api_client_tokens -> api_clients (client_id));
+diesel::allow_tables_to_appear_in_same_query!(
+    users,
+    teams,
+    team_members,
+    sites,
+    site_members,
+    api_clients,
+    api_client_grants,
+    api_client_tokens,
+);
