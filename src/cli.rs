@@ -1,0 +1,137 @@
+//! The commands. What a command gives is on stdout, whatever goes wrong is on
+//! stderr; it exits with 0, or with 1 where it failed, or with 2 where its
+//! arguments cannot be read.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use tokio::runtime::Runtime;
+
+mod accounts;
+mod dev;
+mod serve;
+
+use crate::{
+    config::{Cli, Command, HealthcheckArgs, MigrateArgs, ServiceAccountCommand},
+    store::{self, Store, error::causes, migrations},
+    system::{SystemClock, SystemEntropy},
+    telemetry,
+};
+
+/// Why a command failed, for people: what, and what to do about it.
+#[derive(Debug)]
+struct Failure(String);
+
+impl Failure {
+    fn new(what: impl Display) -> Self {
+        Self(what.to_string())
+    }
+
+    /// A failure with all its causes.
+    fn of(error: &dyn std::error::Error) -> Self {
+        let causes = causes(error);
+        Self(if causes.is_empty() { error.to_string() } else { format!("{error}: {causes}") })
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::of(&error)
+    }
+}
+
+/// Runs a command.
+pub fn run(cli: &Cli) -> ExitCode {
+    let done = telemetry::start(&cli.telemetry()).map_err(Failure::from).and_then(|()| match &cli.command {
+        Command::Dev(args) => dev::run(args),
+        Command::Serve(args) => runtime()?.block_on(serve::run(args)),
+        Command::Migrate(args) => runtime()?.block_on(migrate(args)),
+        Command::ServiceAccount(args) => {
+            let runtime = runtime()?;
+            match &args.command {
+                ServiceAccountCommand::Create { name, allow, database, output } => {
+                    runtime.block_on(accounts::create(name, allow, database, *output))
+                }
+                ServiceAccountCommand::List { database, output } => {
+                    runtime.block_on(accounts::list(database, *output))
+                }
+                ServiceAccountCommand::Revoke { name, database, output } => {
+                    runtime.block_on(accounts::revoke(name, database, *output))
+                }
+            }
+        }
+        Command::Healthcheck(args) => runtime()?.block_on(healthcheck(args)),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(why)) => {
+            complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    // Migrations block in place, which takes the multi-thread runtime.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    Ok(runtime?)
+}
+
+/// A store with the machine's own clock and randomness.
+fn open(options: &store::Options) -> Store {
+    Store::new(options, Arc::new(SystemClock::default()), Arc::new(SystemEntropy))
+}
+
+/// Prints what a command gives. Nobody listening any more is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Prints what went wrong, or what takes long.
+fn complain(text: &str) {
+    // There is nowhere left to complain about this one.
+    drop(writeln!(io::stderr().lock(), "hitkeep-auth: {text}"));
+}
+
+async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
+    let applied = migrations::apply(&args.database.database_url).await?;
+    if args.output.json {
+        return print(&serde_json::json!({ "applied": applied }).to_string());
+    }
+    if applied.is_empty() {
+        return print("The database is up to date.");
+    }
+    print(&format!("Applied {} migrations:\n  {}", applied.len(), applied.join("\n  ")))
+}
+
+/// Asks the health service, as a container's probe.
+async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
+
+    // An address to listen on may name all interfaces; one to connect to may not.
+    let address = args.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+    let ask = async {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
+        let mut client = HealthClient::new(endpoint.connect().await?);
+        let answer = client.check(HealthCheckRequest::default()).await;
+        answer.map_err(|status| Failure::new(format_args!("{address}: {}", status.message())))
+    };
+    let answer = tokio::time::timeout(args.timeout, ask).await;
+    let answer = answer.or_else(|_| {
+        Err(Failure::new(format_args!("{address} did not answer within {:?}", args.timeout)))
+    })??;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => print("SERVING"),
+        status => Err(Failure::new(format_args!("{address} is {}", status.as_str_name()))),
+    }
+}

@@ -1,0 +1,134 @@
+//! `service-account`: the callers are made, listed and revoked here only.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Failure, open, print};
+use crate::{
+    config::{DatabaseArgs, OutputArgs},
+    domain::{
+        Timestamp,
+        audit::Provenance,
+        caller::{CallerName, CallerPermission, ServiceAccount},
+        token::Token,
+    },
+    store::{IsCollision, Store, Transaction, callers::InsertAccountError, error::StoreError},
+};
+
+/// Why an account could not be revoked.
+#[derive(Debug, thiserror::Error)]
+enum RevokeError {
+    #[error("there is no service account of that name, or it is revoked already")]
+    Unknown,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl IsCollision for RevokeError {
+    fn is_collision(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_collision())
+    }
+}
+
+pub(super) async fn create(
+    name: &CallerName,
+    allow: &[CallerPermission],
+    database: &DatabaseArgs,
+    output: OutputArgs,
+) -> Result<(), Failure> {
+    let store = ready(database).await?;
+    let body = async |tx: &mut Transaction| -> Result<(ServiceAccount, Token), InsertAccountError> {
+        let made = ServiceAccount::create(name.clone(), allow, tx.now, &*tx.entropy());
+        tx.insert_account(&made.account, &made.token.hash()).await?;
+        tx.record(made.event).await?;
+        Ok((made.account, made.token))
+    };
+    let made = store.transaction(&Arc::new(Provenance::default()), body).await?;
+    let (account, token) = made.value;
+    if output.json {
+        let mut account = as_json(&account);
+        account["token"] = token.reveal().into();
+        return print(&account.to_string());
+    }
+    print(&format!(
+        "{}\n\nThis is the token of {}. It is shown once: keep it now.",
+        token.reveal(),
+        name.as_str(),
+    ))
+}
+
+pub(super) async fn list(database: &DatabaseArgs, output: OutputArgs) -> Result<(), Failure> {
+    let store = ready(database).await?;
+    let mut snapshot = store.snapshot().await?;
+    let accounts = snapshot.list_accounts().await?;
+    snapshot.close().await?;
+    if output.json {
+        let accounts: Vec<_> = accounts.iter().map(as_json).collect();
+        return print(&json!({ "service_accounts": accounts }).to_string());
+    }
+    if accounts.is_empty() {
+        return print("There are no service accounts.");
+    }
+    let mut lines = vec![line("NAME", "PERMISSIONS", "TOKEN", "CREATED", "REVOKED")];
+    lines.extend(accounts.iter().map(|account| {
+        line(
+            account.name.as_str(),
+            &permissions(account).join(","),
+            &account.token_hint.0,
+            &minutes(account.create_time),
+            &account.revoke_time.map(minutes).unwrap_or_default(),
+        )
+    }));
+    print(&lines.join("\n"))
+}
+
+pub(super) async fn revoke(
+    name: &CallerName,
+    database: &DatabaseArgs,
+    output: OutputArgs,
+) -> Result<(), Failure> {
+    let store = ready(database).await?;
+    let body = async |tx: &mut Transaction| -> Result<ServiceAccount, RevokeError> {
+        let account = tx.find_account(name).await?.ok_or(RevokeError::Unknown)?;
+        let (account, event) = account.revoke(tx.now);
+        tx.revoke_account(&account).await?;
+        tx.record(event).await?;
+        Ok(account)
+    };
+    let account = store.transaction(&Arc::new(Provenance::default()), body).await?.value;
+    if output.json {
+        return print(&as_json(&account).to_string());
+    }
+    print(&format!("Revoked {}.", name.as_str()))
+}
+
+/// A store on a database that has all its migrations.
+async fn ready(database: &DatabaseArgs) -> Result<Store, Failure> {
+    let store = open(&database.store());
+    super::serve::check_migrations(&store).await?;
+    Ok(store)
+}
+
+fn permissions(account: &ServiceAccount) -> Vec<&'static str> {
+    account.permissions.iter().map(|permission| permission.as_str()).collect()
+}
+
+fn as_json(account: &ServiceAccount) -> serde_json::Value {
+    json!({
+        "id": account.id.to_string(),
+        "name": account.name.as_str(),
+        "permissions": permissions(account),
+        "token_hint": account.token_hint.0,
+        "create_time": account.create_time.to_rfc3339(),
+        "revoke_time": account.revoke_time.map(|time| time.to_rfc3339()),
+    })
+}
+
+fn line(name: &str, permissions: &str, token: &str, created: &str, revoked: &str) -> String {
+    format!("{name:<24} {permissions:<40} {token:<12} {created:<17} {revoked}").trim_end().to_owned()
+}
+
+fn minutes(time: Timestamp) -> String {
+    time.format("%Y-%m-%d %H:%MZ").to_string()
+}

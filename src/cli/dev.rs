@@ -1,0 +1,175 @@
+//! `dev`: everything on one machine with nothing set up.
+
+use std::{fs, io, path::Path};
+
+use serde_json::json;
+
+use super::{Failure, complain, open, print, runtime, serve};
+use crate::{
+    config::DevArgs,
+    dev::{
+        demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
+        postgres::{PostgresError, PrivatePostgres},
+    },
+    domain::caller::CallerPermission,
+    server,
+    store::{self, migrations},
+};
+
+/// The database in the private Postgres: the one that initdb makes.
+const DATABASE: &str = "postgres";
+/// The file of demo tokens, beside the data.
+const TOKENS: &str = "demo-tokens.json";
+
+/// Runs until a signal says to stop. On the main thread, which the private
+/// Postgres must not outlive.
+pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    // First of all, because it is what fails most often, and quickest.
+    let listener = runtime.block_on(serve::listen(&args.listen))?;
+    let options = args.postgres()?;
+    let lock = lock(&options.folder)?;
+    let postgres = PrivatePostgres::start(&options, &complain)?;
+    let url = postgres.url(DATABASE);
+    let served = runtime.block_on(async {
+        migrations::apply(&url).await?;
+        let store = open(&store::Options::new(&url));
+        let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
+        let address = listener.local_addr()?.to_string();
+        let shown = Shown { address: &address, folder: postgres.folder(), url: &url, demo: &demo };
+        print(&if args.output.json { shown.as_json() } else { shown.as_text() })?;
+        serve::serve(store, listener, server::Options::default()).await
+    });
+    // In this order: nothing connects any more, then the database, then the lock.
+    drop(runtime);
+    drop(postgres);
+    drop(lock);
+    served
+}
+
+/// Keeps a second `dev` out of the folder, also one that has yet to start its
+/// Postgres. Released by the kernel, whatever happens.
+fn lock(folder: &Path) -> Result<fs::File, Failure> {
+    let parent = folder.parent().unwrap_or(Path::new("/"));
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let path = parent.join(format!(".{name}.lock"));
+    let open = || {
+        fs::create_dir_all(parent)?;
+        fs::OpenOptions::new().create(true).write(true).truncate(false).open(&path)
+    };
+    let failed = |error: io::Error| Failure::new(format_args!("{}: {error}", path.display()));
+    let file = open().map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Failure::of(&PostgresError::InUse(folder.to_owned())))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// What is printed.
+struct Shown<'a> {
+    address: &'a str,
+    folder: &'a Path,
+    url: &'a str,
+    demo: &'a Demo,
+}
+
+impl Shown<'_> {
+    fn caller(&self, permission: CallerPermission) -> &str {
+        let callers = self.demo.callers.iter();
+        let token = callers.filter(|caller| caller.name == permission.as_str()).map(|c| &*c.token.0);
+        token.last().unwrap_or_default()
+    }
+
+    fn as_json(&self) -> String {
+        let callers: serde_json::Map<_, _> = CallerPermission::ALL
+            .iter()
+            .map(|permission| (permission.to_string(), self.caller(*permission).into()))
+            .collect();
+        let client = |client: Option<&DemoClient>, owner: serde_json::Value| {
+            client.map(|client| json!({ "id": client.id, "token": client.token, "owner": owner }))
+        };
+        let sites = SITES.map(|site| site.to_string());
+        json!({
+            "listen": self.address,
+            "database_url": self.url,
+            "callers": callers,
+            "personal_client":
+                client(self.demo.personal.as_ref(), json!({ "user_id": ALICE.to_string() })),
+            "team_client":
+                client(self.demo.team.as_ref(), json!({ "team_id": TEAM.to_string() })),
+            "directory": {
+                "users": { "alice": ALICE.to_string(), "bob": BOB.to_string() },
+                "team": TEAM.to_string(),
+                "sites": sites,
+            },
+        })
+        .to_string()
+    }
+
+    fn as_text(&self) -> String {
+        let Self { address, folder, url, demo } = self;
+        let nothing = DemoClient { id: String::new(), token: demo::SecretText(String::new()) };
+        let personal = demo.personal.as_ref().unwrap_or(&nothing);
+        let team = demo.team.as_ref().unwrap_or(&nothing);
+        let introspect = self.caller(CallerPermission::Introspect);
+        let manage = self.caller(CallerPermission::Manage);
+        let [first, second] = SITES;
+        let call = |caller: &str, data: &serde_json::Value, method: &str| {
+            format!(
+                "grpcurl -plaintext -H 'authorization: Bearer {caller}' \\\n  -d '{data}' \\\n  \
+                 {address} hitkeep.auth.v1.{method}"
+            )
+        };
+        let actor = json!({ "user_id": ALICE.to_string() });
+        let on = json!({ "actor": actor, "id": personal.id });
+        let check = json!({
+            "token": personal.token,
+            "check": { "site_id": first.to_string(), "permission": "site.view" },
+        });
+        let create = json!({
+            "actor": actor,
+            "api_client": {
+                "owner": { "user_id": ALICE.to_string() },
+                "name": "Weekly report",
+                "site_grants": [{ "site_id": second.to_string(), "role": "SITE_ROLE_VIEWER" }],
+            },
+        });
+        let list = json!({ "actor": actor, "owner": { "user_id": ALICE.to_string() } });
+        let rotate = json!({ "actor": actor, "id": personal.id, "overlap": "60s" });
+        let commands = [
+            ("Is this token good, and may it view the first site?", introspect, check, "IntrospectionService/Introspect"),
+            ("Create a client: its token is shown once.", manage, create, "ApiClientService/CreateApiClient"),
+            ("List Alice's clients.", manage, list, "ApiClientService/ListApiClients"),
+            ("Rotate: a new token, and the old one works for another minute.", manage, rotate, "ApiClientService/RotateApiClient"),
+            ("Revoke: introspect again, and it is inactive.", manage, on, "ApiClientService/RevokeApiClient"),
+        ]
+        .map(|(what, caller, data, method)| format!("# {what}\n{}", call(caller, &data, method)))
+        .join("\n\n");
+        let callers = CallerPermission::ALL
+            .iter()
+            .map(|permission| format!("  {permission:<11}{}", self.caller(*permission)))
+            .collect::<Vec<_>>()
+            .join("\n");
+        format!(
+            "hitkeep-auth listens on {address}. Ctrl-C stops it and its Postgres.\n\n\
+             Callers, one for each permission (authorization: Bearer …)\n{callers}\n\n\
+             API clients (what an end user presents)\n\
+             \x20 personal   {}  Alice: editor of the first site, viewer of the second\n\
+             \x20 team       {}  the team: viewer of both\n\n\
+             Directory\n\
+             \x20 alice      {ALICE}  owner of the team\n\
+             \x20 bob        {BOB}  member of the team, viewer of the first site\n\
+             \x20 team       {TEAM}\n\
+             \x20 sites      {first}  {second}\n\n\
+             Data         {}, kept for the next start\n\
+             Postgres     {url}\n\n\
+             Try it: paste these into another terminal, in this order.\n\n{commands}\n",
+            personal.token.0,
+            team.token.0,
+            folder.display(),
+        )
+    }
+}

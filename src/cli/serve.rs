@@ -1,0 +1,65 @@
+//! `serve`: the service against a Postgres that somebody else runs.
+
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+
+use super::{Failure, open};
+use crate::{
+    config::ServeArgs,
+    server::{self, Ended, lifecycle},
+    store::Store,
+};
+
+pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let listener = listen(&args.listen).await?;
+    let store = open(&args.store());
+    check_migrations(&store).await?;
+    serve(store, listener, args.server()).await
+}
+
+/// Serves until a signal says to stop.
+pub(super) async fn serve(
+    store: Store,
+    listener: TcpListener,
+    options: server::Options,
+) -> Result<(), Failure> {
+    let address = listener.local_addr()?;
+    // Answers are small: each leaves at once.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stop = lifecycle::signals()?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
+    match server::serve(store, options, incoming, stop).await? {
+        Ended::Drained => tracing::info!("stopped: every call under way was finished"),
+        Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
+    }
+    Ok(())
+}
+
+/// Opens the listener.
+///
+/// # Errors
+/// Each says what to do.
+pub(super) async fn listen(address: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                ": another program listens there; stop it, or choose another address with --listen"
+            }
+            _ => ": choose another address with --listen",
+        };
+        Failure::new(format_args!("cannot listen on {address} ({error}){advice}"))
+    })
+}
+
+/// Refuses a database that is not what this version needs.
+pub(super) async fn check_migrations(store: &Store) -> Result<(), Failure> {
+    let pending = store.pending_migrations().await?;
+    if pending.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format_args!(
+        "the database lacks {} migrations ({}): apply them with `hitkeep-auth migrate`",
+        pending.len(),
+        pending.join(", "),
+    )))
+}

@@ -1,0 +1,279 @@
+//! The command line and the environment, and nothing but: every option is also
+//! an environment variable, and each room gets its `Options` filled from here.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    dev::postgres::{self, Durability},
+    domain::caller::{CallerName, CallerPermission},
+    grpc, server, store, telemetry,
+};
+
+/// Where everything listens unless told otherwise.
+const LISTEN: &str = "127.0.0.1:50051";
+/// This project's folder among those of other programs.
+const FOLDER: &str = "hitkeep-auth";
+
+/// Issues, manages and introspects HitKeep's API client tokens over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "hitkeep-auth", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// What to log, such as "info" or "hitkeep_auth=debug"
+    #[arg(long, global = true, env = "HITKEEP_AUTH_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// How to write log lines; auto is text on a terminal and JSON otherwise
+    #[arg(long, global = true, env = "HITKEEP_AUTH_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: telemetry::LogFormat,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Try it: a private Postgres, demo data, and the service, with nothing set up
+    Dev(DevArgs),
+    /// Run the service against a Postgres
+    Serve(ServeArgs),
+    /// Apply the migrations to a Postgres, and say which
+    Migrate(MigrateArgs),
+    /// Manage the callers of the service
+    ServiceAccount(ServiceAccountArgs),
+    /// Ask a running server whether it serves; exits with 0 or 1
+    Healthcheck(HealthcheckArgs),
+}
+
+/// Where Postgres is.
+#[derive(Debug, Args)]
+pub struct DatabaseArgs {
+    /// The Postgres to use, as postgres://USER:PASSWORD@HOST/DATABASE
+    #[arg(long, env = "HITKEEP_AUTH_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: String,
+}
+
+/// Whether a program reads the output.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OutputArgs {
+    /// Print JSON, for programs
+    #[arg(long, env = "HITKEEP_AUTH_JSON")]
+    pub json: bool,
+}
+
+/// What `dev` takes.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// The address to listen on
+    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
+    pub listen: String,
+    /// The folder of the private Postgres and the demo tokens [default: in the user's data folder]
+    #[arg(long, env = "HITKEEP_AUTH_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// The folder with initdb and postgres [default: the newest that is found]
+    #[arg(long, env = "HITKEEP_AUTH_POSTGRES_BIN", value_name = "FOLDER")]
+    pub postgres_bin: Option<PathBuf>,
+    /// Whether a program reads the output.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What `serve` takes.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// The address to listen on
+    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
+    pub listen: String,
+    /// Connections to Postgres at most
+    #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
+    pool_size: usize,
+    /// API clients that one owner may have, inactive ones included
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CLIENTS_PER_OWNER", default_value_t = 100, value_name = "N")]
+    max_clients_per_owner: u32,
+    /// How long callers may keep an answer of Introspect at most
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    max_cache_age: Duration,
+    /// How long a call may take at most
+    #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    request_timeout: Duration,
+    /// How long calls under way have to finish when the server is told to stop
+    #[arg(long, env = "HITKEEP_AUTH_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    drain_timeout: Duration,
+    /// Introspections under way at once, over all connections
+    #[arg(long, env = "HITKEEP_AUTH_MAX_INTROSPECTIONS", default_value_t = 4096, value_parser = at_least_one, value_name = "N")]
+    max_introspections: usize,
+    /// Other calls under way at once, over all connections
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
+    max_calls: usize,
+}
+
+/// What `migrate` takes.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Where Postgres is.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Whether a program reads the output.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What `service-account` takes.
+#[derive(Debug, Args)]
+pub struct ServiceAccountArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ServiceAccountCommand,
+}
+
+/// The commands of `service-account`.
+#[derive(Debug, Subcommand)]
+pub enum ServiceAccountCommand {
+    /// Make a service account, and print its token, once
+    Create {
+        /// 1 to 63 lower-case letters, digits, dots, hyphens and underscores
+        name: CallerName,
+        /// What it may ask for, separated by commas: introspect, manage, directory, audit, replicate
+        #[arg(long, required = true, value_delimiter = ',', value_parser = permission, value_name = "PERMISSIONS")]
+        allow: Vec<CallerPermission>,
+        /// Where Postgres is.
+        #[command(flatten)]
+        database: DatabaseArgs,
+        /// Whether a program reads the output.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// List the service accounts, revoked ones included
+    List {
+        /// Where Postgres is.
+        #[command(flatten)]
+        database: DatabaseArgs,
+        /// Whether a program reads the output.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Revoke a service account: its token stops working
+    Revoke {
+        /// The name of the account
+        name: CallerName,
+        /// Where Postgres is.
+        #[command(flatten)]
+        database: DatabaseArgs,
+        /// Whether a program reads the output.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// What `healthcheck` takes.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// The address that the server listens on
+    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
+    pub listen: String,
+    /// How long to wait for the answer
+    #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub timeout: Duration,
+}
+
+impl Cli {
+    /// What to log, and how.
+    pub fn telemetry(&self) -> telemetry::Options {
+        telemetry::Options { filter: self.log.log.clone(), format: self.log.log_format }
+    }
+}
+
+impl DatabaseArgs {
+    /// A store for a command that does one thing.
+    pub fn store(&self) -> store::Options {
+        store::Options { pool_size: 1, ..store::Options::new(&self.database_url) }
+    }
+}
+
+impl ServeArgs {
+    /// How to reach Postgres.
+    pub fn store(&self) -> store::Options {
+        let pool_size = self.pool_size;
+        store::Options { pool_size, ..store::Options::new(&self.database.database_url) }
+    }
+
+    /// What the server is set to.
+    pub fn server(&self) -> server::Options {
+        server::Options {
+            grpc: grpc::Options {
+                max_clients_per_owner: self.max_clients_per_owner,
+                max_cache_age: self.max_cache_age,
+            },
+            request_timeout: self.request_timeout,
+            drain_timeout: self.drain_timeout,
+            max_introspections: self.max_introspections,
+            max_calls: self.max_calls,
+        }
+    }
+}
+
+impl DevArgs {
+    /// The private Postgres to start.
+    ///
+    /// # Errors
+    /// Where no folder is given, and the environment names none.
+    pub fn postgres(&self) -> Result<postgres::Options, NoHome> {
+        let folder = match &self.data_dir {
+            Some(folder) => folder.clone(),
+            None => data_folder().ok_or(NoHome)?.join("dev"),
+        };
+        Ok(postgres::Options {
+            folder,
+            durability: Durability::Kept,
+            programs: self.postgres_bin.clone(),
+            cache: cache_folder(),
+        })
+    }
+}
+
+/// Nowhere to keep data.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("there is no home folder to keep data in: name a folder with --data-dir")]
+pub struct NoHome;
+
+/// Where data of the user's is kept. Root's home is closed to the user that
+/// Postgres runs as.
+fn data_folder() -> Option<PathBuf> {
+    user_folder("XDG_DATA_HOME", ".local/share", "/var/lib")
+}
+
+/// Where the user's programs put what they can get again.
+pub fn cache_folder() -> Option<PathBuf> {
+    user_folder("XDG_CACHE_HOME", ".cache", "/var/cache")
+}
+
+/// A folder by the XDG base directory rules, for root by the file hierarchy's.
+fn user_folder(variable: &str, below_home: &str, of_root: &str) -> Option<PathBuf> {
+    if postgres::is_root() {
+        return Some(PathBuf::from(of_root).join(FOLDER));
+    }
+    let set = |variable: &str| std::env::var_os(variable).filter(|value: &OsString| !value.is_empty());
+    // The rules say that a relative path is to be ignored.
+    let named = set(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = named.or_else(|| Some(PathBuf::from(set("HOME")?).join(below_home)))?;
+    Some(folder.join(FOLDER))
+}
+
+fn permission(text: &str) -> Result<CallerPermission, String> {
+    let known: Vec<_> = CallerPermission::ALL.iter().map(|permission| permission.as_str()).collect();
+    text.parse().or_else(|_| Err(format!("must be one of {}", known.join(", "))))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let read = text.parse().ok().filter(|number| *number >= 1);
+    read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
+}

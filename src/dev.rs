@@ -1,0 +1,6 @@
+//! Everything on one machine with nothing set up: a private Postgres, and a
+//! demonstration in it.
+
+pub mod demo;
+mod install;
+pub mod postgres;

@@ -1,0 +1,271 @@
+//! The demonstration: a small directory, one personal and one team client, and
+//! a service account for each need.
+//!
+//! Tokens are kept only as hashes, so what a second start is to print again is
+//! kept beside the database, in a file that only its user can read. That is
+//! for a demonstration on one's own machine, and nothing else does it.
+
+use std::{
+    fs, io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        access::{Delegated, SiteGrants},
+        audit::{Actor, Provenance},
+        caller::{CallerName, CallerPermission, ServiceAccount},
+        client::{ApiClient, Description, Draft, Expiry, Name, Quota, Refusal},
+        directory::{DirectoryChange, Site, SiteMember, Team, TeamMember, User},
+        id::{SiteId, TeamId, UserId},
+        role::{InstanceRole, SiteRole, TeamRole},
+        token::{Token, TokenHash},
+    },
+    store::{
+        IsCollision, Store, Transaction, callers::InsertAccountError, directory::DirectoryError,
+        error::StoreError,
+    },
+};
+
+/// Owns the team and the personal client.
+pub const ALICE: UserId = UserId::from_uuid(demo_id(0xa11ce));
+/// A member of the team, viewer of the first site.
+pub const BOB: UserId = UserId::from_uuid(demo_id(0xb0b));
+/// The team.
+pub const TEAM: TeamId = TeamId::from_uuid(demo_id(0x7ea));
+/// Its sites.
+pub const SITES: [SiteId; 2] =
+    [SiteId::from_uuid(demo_id(0x517e01)), SiteId::from_uuid(demo_id(0x517e02))];
+/// Clients an owner may have, as everywhere.
+const QUOTA: u32 = 100;
+
+/// A UUID of version 7 that is easy to tell apart.
+const fn demo_id(number: u128) -> Uuid {
+    Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 | number)
+}
+
+/// A demonstration client, as printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemoClient {
+    /// Its id.
+    pub id: String,
+    /// Its token.
+    pub token: SecretText,
+}
+
+/// A service account's token, as printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemoCaller {
+    /// The account's name: the permission that it has.
+    pub name: String,
+    /// Its token.
+    pub token: SecretText,
+}
+
+/// A token's text that is to be printed for people: its `Debug` hides it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(pub String);
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretText")
+    }
+}
+
+/// Everything that `dev` prints and that works as printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demo {
+    /// One account for each permission, in the permissions' order.
+    pub callers: Vec<DemoCaller>,
+    /// Alice's personal client.
+    pub personal: Option<DemoClient>,
+    /// The team's client.
+    pub team: Option<DemoClient>,
+}
+
+/// Why the demonstration could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The file of tokens cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// What came of it.
+        source: io::Error,
+    },
+    /// A client could not be made.
+    #[error("a demo client could not be made: {0}")]
+    Refused(#[from] Refusal),
+    /// The directory could not be written.
+    #[error("the demo directory could not be written")]
+    Directory(#[from] DirectoryError),
+    /// An account could not be made.
+    #[error("a demo service account could not be made")]
+    Account(#[from] InsertAccountError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl IsCollision for DemoError {
+    fn is_collision(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_collision(),
+            Self::Directory(error) => error.is_collision(),
+            Self::Account(error) => error.is_collision(),
+            Self::File { .. } | Self::Refused(_) => false,
+        }
+    }
+}
+
+/// Sets the demonstration up, or what has gone of it since the last time: a
+/// token that was rotated or revoked meanwhile is replaced, everything else is
+/// left as it was found.
+pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
+    let mut demo = read(file)?;
+    for permission in CallerPermission::ALL {
+        let known = demo.callers.iter().find(|caller| caller.name == permission.as_str());
+        let works = match known {
+            Some(caller) => account_works(store, &caller.token).await?,
+            None => false,
+        };
+        if !works {
+            let caller = make_account(store, *permission).await?;
+            demo.callers.retain(|other| other.name != caller.name);
+            demo.callers.push(caller);
+            write(file, &demo)?;
+        }
+    }
+    if !client_works(store, demo.personal.as_ref()).await? {
+        put_directory(store).await?;
+        let viewer = (SITES[1], SiteRole::Viewer);
+        let grants = SiteGrants::from([(SITES[0], SiteRole::Editor), viewer]);
+        let instance_role = InstanceRole::User;
+        let delegated = Delegated::Personal { user: ALICE, instance_role, grants };
+        demo.personal = Some(make_client(store, delegated, "Alice's notebook").await?);
+        write(file, &demo)?;
+    }
+    if !client_works(store, demo.team.as_ref()).await? {
+        put_directory(store).await?;
+        let grants = SITES.map(|site| (site, SiteRole::Viewer)).into();
+        let delegated = Delegated::Team { team: TEAM, grants };
+        demo.team = Some(make_client(store, delegated, "Team dashboard").await?);
+        write(file, &demo)?;
+    }
+    Ok(demo)
+}
+
+async fn account_works(store: &Store, token: &SecretText) -> Result<bool, DemoError> {
+    let Some(hash) = hash(token) else { return Ok(false) };
+    Ok(store.find_caller(hash).await?.is_some())
+}
+
+async fn client_works(store: &Store, client: Option<&DemoClient>) -> Result<bool, DemoError> {
+    let Some(hash) = client.and_then(|client| hash(&client.token)) else { return Ok(false) };
+    let found = store.look_up(Some(hash)).await?;
+    Ok(found.subject.is_some_and(|subject| subject.judge(found.now).is_ok()))
+}
+
+fn hash(token: &SecretText) -> Option<TokenHash> {
+    Token::parse(&token.0).ok().map(|token| token.hash())
+}
+
+async fn make_account(
+    store: &Store,
+    permission: CallerPermission,
+) -> Result<DemoCaller, DemoError> {
+    let name = CallerName::parse(permission.as_str()).expect("a permission is a good name");
+    let body = async |tx: &mut Transaction| -> Result<Token, DemoError> {
+        // Its token is lost: nobody can use it any more.
+        if let Some(old) = tx.find_account(&name).await? {
+            let (old, event) = old.revoke(tx.now);
+            tx.revoke_account(&old).await?;
+            tx.record(event).await?;
+        }
+        let made = ServiceAccount::create(name.clone(), &[permission], tx.now, &*tx.entropy());
+        tx.insert_account(&made.account, &made.token.hash()).await?;
+        tx.record(made.event).await?;
+        Ok(made.token)
+    };
+    let made = store.transaction(&Arc::new(Provenance::default()), body).await?;
+    let token = SecretText(made.value.reveal());
+    Ok(DemoCaller { name: permission.as_str().to_owned(), token })
+}
+
+async fn put_directory(store: &Store) -> Result<(), DemoError> {
+    let [first, second] = SITES;
+    let user = |id| User { id, instance_role: InstanceRole::User, disabled: false };
+    let member = |user, role| TeamMember { team: TEAM, user, role };
+    let changes = [
+        DirectoryChange::PutUser(user(ALICE)),
+        DirectoryChange::PutUser(user(BOB)),
+        DirectoryChange::PutTeam(Team { id: TEAM, archived: false }),
+        DirectoryChange::PutTeamMember(member(ALICE, TeamRole::Owner)),
+        DirectoryChange::PutTeamMember(member(BOB, TeamRole::Member)),
+        DirectoryChange::PutSite(Site { id: first, team: TEAM }),
+        DirectoryChange::PutSite(Site { id: second, team: TEAM }),
+        DirectoryChange::PutSiteMember(SiteMember { site: first, user: BOB, role: SiteRole::Viewer }),
+    ];
+    let body = async |tx: &mut Transaction| -> Result<(), DemoError> {
+        Ok(tx.apply_changes(&changes).await?)
+    };
+    store.transaction(&Arc::new(Provenance::default()), body).await?;
+    Ok(())
+}
+
+async fn make_client(
+    store: &Store,
+    delegated: Delegated,
+    name: &str,
+) -> Result<DemoClient, DemoError> {
+    let owner = delegated.owner();
+    let sites: Vec<_> = delegated.grants().keys().copied().collect();
+    let draft = Draft {
+        delegated,
+        name: Name::parse(name).expect("the demo's names are good"),
+        description: Description::parse("Made by hitkeep-auth dev").expect("it is short"),
+        expiry: Expiry::Never,
+    };
+    let actor = Actor { user: ALICE, ip_address: None, user_agent: String::new() };
+    let provenance = Provenance { actor: Some(actor), ..Provenance::default() };
+    let body = async |tx: &mut Transaction| -> Result<DemoClient, DemoError> {
+        let facts = tx.facts(ALICE, owner, &sites).await?;
+        let quota = Quota { used: tx.count_clients(owner).await?, limit: QUOTA };
+        let issued = ApiClient::create(draft.clone(), &facts, quota, tx.now, &*tx.entropy())?;
+        tx.insert_client(&issued.client, &issued.token.hash()).await?;
+        tx.record(issued.event).await?;
+        let token = SecretText(issued.token.reveal());
+        Ok(DemoClient { id: issued.client.id.to_string(), token })
+    };
+    Ok(store.transaction(&Arc::new(provenance), body).await?.value)
+}
+
+fn read(file: &Path) -> Result<Demo, DemoError> {
+    match fs::read(file) {
+        // What cannot be read is made anew.
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Demo::default()),
+        Err(source) => Err(DemoError::File { path: file.display().to_string(), source }),
+    }
+}
+
+/// Written beside its place and moved there whole.
+fn write(file: &Path, demo: &Demo) -> Result<(), DemoError> {
+    let text = serde_json::to_vec_pretty(demo).expect("it has only text in it");
+    let partial = file.with_extension("partial");
+    let written = (|| {
+        let mut options = fs::OpenOptions::new();
+        let mut opened = options.create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
+        opened.set_permissions(fs::Permissions::from_mode(0o600))?;
+        io::Write::write_all(&mut opened, &text)?;
+        fs::rename(&partial, file)
+    })();
+    written.map_err(|source| DemoError::File { path: file.display().to_string(), source })
+}

@@ -1,0 +1,176 @@
+//! The server: the services behind their layers, health and reflection beside
+//! them, from the first connection to the last one drained.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::middleware::{from_fn, from_fn_with_state};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Semaphore, mpsc},
+};
+use tokio_stream::Stream;
+use tonic::{
+    service::Routes,
+    transport::server::{Connected, Server},
+};
+
+mod auth;
+mod layers;
+pub mod lifecycle;
+
+use crate::{
+    grpc::{self, Services},
+    pb::{
+        self, api_client_service_server::ApiClientServiceServer,
+        audit_service_server::AuditServiceServer,
+        directory_service_server::DirectoryServiceServer,
+        introspection_service_server::IntrospectionServiceServer,
+    },
+    store::Store,
+};
+
+/// The largest message that is read. A batch of 1,000 changes is a tenth of it.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How often an idle connection is asked whether it is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it has to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls under way on one connection.
+const MAX_STREAMS: u32 = 1024;
+
+/// What the server can be set to.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What the services can be set to.
+    pub grpc: grpc::Options,
+    /// How long a call may take where its caller asks for no less. Default 10 s.
+    /// The replacement of the directory, a stream, is exempt.
+    pub request_timeout: Duration,
+    /// How long calls under way have to finish at the end. Default 30 s.
+    pub drain_timeout: Duration,
+    /// Introspections under way at once, over all connections. Default 4,096.
+    pub max_introspections: usize,
+    /// Other calls under way at once, over all connections. Default 256.
+    pub max_calls: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            grpc: grpc::Options::default(),
+            request_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            max_introspections: 4096,
+            max_calls: 256,
+        }
+    }
+}
+
+/// How the server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every call under way was finished.
+    Drained,
+    /// Calls were cut off: the drain took too long, or was told to stop.
+    CutOff,
+}
+
+/// Serves on `incoming` until told to stop: a first message drains, a second one
+/// ends it at once.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve<I, IO, E>(
+    store: Store,
+    options: Options,
+    incoming: I,
+    mut stop: mpsc::Receiver<()>,
+) -> Result<Ended, tonic::transport::Error>
+where
+    I: Stream<Item = Result<IO, E>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (health, health_service) = tonic_health::server::health_reporter();
+    lifecycle::report_health(&store, &health).await;
+    let watch = tokio::spawn(lifecycle::watch_health(store.clone(), health.clone()));
+    let routes = routes(store, &options, health_service);
+    let (drain, draining) = tokio::sync::oneshot::channel::<()>();
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, async {
+            // Either way, it is time to drain.
+            drop(draining.await);
+        });
+    let give_up = async {
+        stop.recv().await;
+        watch.abort();
+        lifecycle::end_health(health).await;
+        drop(drain);
+        tokio::select! {
+            () = tokio::time::sleep(options.drain_timeout) => {}
+            Some(()) = stop.recv() => {}
+        }
+    };
+    tokio::select! {
+        ended = server => ended.map(|()| Ended::Drained),
+        () = give_up => Ok(Ended::CutOff),
+    }
+}
+
+/// The services behind their layers. A layer that is added later is outside of
+/// those before it.
+fn routes(
+    store: Store,
+    options: &Options,
+    health: tonic_health::pb::health_server::HealthServer<
+        impl tonic_health::pb::health_server::Health,
+    >,
+) -> Routes {
+    let services = Services::new(store.clone(), options.grpc);
+    let limits = Arc::new(layers::Limits {
+        introspections: Semaphore::new(options.max_introspections),
+        others: Semaphore::new(options.max_calls),
+    });
+    // grpcurl and Python's grpcio still ask for the older version.
+    let sound = "the descriptors were made by the build";
+    let v1 = reflection().build_v1().expect(sound);
+    let v1alpha = reflection().build_v1alpha().expect(sound);
+    let api_clients = ApiClientServiceServer::new(services.clone());
+    let introspection = IntrospectionServiceServer::new(services.clone());
+    let directory = DirectoryServiceServer::new(services.clone());
+    let audit = AuditServiceServer::new(services);
+    let router = Routes::builder()
+        .routes()
+        .add_service(api_clients.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(introspection.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(directory.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(audit.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(health)
+        .add_service(v1)
+        .add_service(v1alpha)
+        .into_axum_router()
+        // Completes what tonic itself refuses, so it is next to it.
+        .layer(from_fn(layers::complete_errors))
+        .layer(from_fn_with_state(store.clone(), auth::authenticate))
+        // Above authentication, which asks the database too.
+        .layer(from_fn_with_state(options.request_timeout, layers::deadline))
+        // Above the deadline: what is shed has not begun.
+        .layer(from_fn_with_state(limits, layers::shed))
+        .layer(from_fn(layers::catch_panic))
+        // Outermost, so that every answer has a request id, and every failure a
+        // line in the log.
+        .layer(from_fn_with_state(store, layers::trace));
+    Routes::from(router)
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // With these a client can print the details of an error.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}

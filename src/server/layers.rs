@@ -1,0 +1,219 @@
+//! The layers in front of the services, each a function of the request and of
+//! what comes next.
+
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::{sync::Semaphore, time::Instant};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use tracing::{Instrument, field::Empty, info_span};
+
+use super::auth::Access;
+use crate::{
+    domain::{caller::CallerPermission, id},
+    grpc::{
+        context::{Deadline, RequestId},
+        error::{ApiError, Violation},
+    },
+    store::Store,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
+/// The longest request id that is taken over from a caller.
+const MAX_REQUEST_ID: usize = 128;
+/// How much earlier than the caller we give up, so that our answer, with its
+/// details, arrives before the caller stops listening: a tenth of the time, at
+/// most 5 ms.
+const HEAD_START: Duration = Duration::from_millis(5);
+/// The streams that our own timeout does not end.
+const STREAMS: [&str; 1] = ["/hitkeep.auth.v1.DirectoryService/ReplaceDirectory"];
+
+/// How much may be under way at once.
+#[derive(Debug)]
+pub(super) struct Limits {
+    /// Introspections: many, and quick.
+    pub(super) introspections: Semaphore,
+    /// Everything else that works on the database.
+    pub(super) others: Semaphore,
+}
+
+/// Gives the request an id and a span, and a failure its line in the log.
+pub(super) async fn trace(State(store): State<Store>, mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let usable = |id: &&str| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let request_id: Arc<str> = match given.filter(usable) {
+        Some(id) => id.into(),
+        None => id::RequestId::mint(store.clock().now(), store.entropy()).to_string().into(),
+    };
+    request.extensions_mut().insert(RequestId(Arc::clone(&request_id)));
+    let method: Arc<str> = request.uri().path().into();
+    let span = info_span!(
+        "request",
+        rpc.method = &*method,
+        request.id = &*request_id,
+        caller.name = Empty,
+        actor.user_id = Empty,
+    );
+    let begun = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    if let Some(status) = failure(response.headers()) {
+        let duration_ms = begun.elapsed().as_millis();
+        let details = status.get_error_details();
+        let reason = details.error_info().map_or("", |info| info.reason.as_str());
+        // Quoted, since a path or a message may hold anything.
+        tracing::info!(
+            parent: &span,
+            rpc.code = ?status.code(),
+            rpc.reason = reason,
+            duration_ms,
+            "{method} failed: {:?}",
+            status.message(),
+        );
+    }
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// Turns a panic into INTERNAL: one bad request must not end the other streams
+/// of its connection.
+pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            tracing::error!(panic = panic_message(&*panic), "a handler panicked");
+            Status::from(ApiError::Defect("a handler panicked")).into_http()
+        }
+    }
+}
+
+/// Refuses what is over the limit, at once: a queue would only make everybody
+/// wait.
+pub(super) async fn shed(
+    State(limits): State<Arc<Limits>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let limit = match Access::of(request.uri().path()) {
+        Access::Open => return next.run(request).await,
+        Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
+        Access::Permitted(_) | Access::Known => &limits.others,
+    };
+    match limit.try_acquire() {
+        Ok(_permit) => next.run(request).await,
+        Err(_) => Status::from(ApiError::Overloaded).into_http(),
+    }
+}
+
+/// Ends a call that takes longer than its caller, or we, allow.
+pub(super) async fn deadline(
+    State(ours): State<Duration>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let begun = Instant::now();
+    let theirs = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
+    let theirs = theirs.map(|timeout| timeout - HEAD_START.min(timeout / 10));
+    let exempt = STREAMS.contains(&request.uri().path())
+        || Access::of(request.uri().path()) == Access::Open;
+    let timeout = match theirs {
+        None if exempt => return next.run(request).await,
+        None => ours,
+        Some(theirs) if exempt => theirs,
+        Some(theirs) => theirs.min(ours),
+    };
+    let deadline = begun + timeout;
+    request.extensions_mut().insert(Deadline(deadline));
+    match tokio::time::timeout_at(deadline, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Status::from(ApiError::DeadlineExceeded).into_http(),
+    }
+}
+
+/// Gives what tonic refuses by itself the code and the details that all errors
+/// have. Our own always have details, so nothing of ours is touched.
+pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
+    let method = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    if response.headers().contains_key(GRPC_STATUS_DETAILS) {
+        return response;
+    }
+    let Some(status) = failure(response.headers()) else { return response };
+    let error = match status.code() {
+        // A message that is not the one it should be, or is too large.
+        Code::Internal | Code::OutOfRange => {
+            ApiError::InvalidFields(vec![Violation {
+                field: "the message".to_owned(),
+                description: "cannot be read, or is larger than 4 MiB".to_owned(),
+            }])
+        }
+        Code::Unimplemented => {
+            ApiError::MethodUnknown(format!("{method} does not exist, or not in this compression"))
+        }
+        // Health and reflection answer for themselves.
+        _ => return response,
+    };
+    Status::from(error).into_http()
+}
+
+/// The status of a response that failed before its first message.
+fn failure(headers: &HeaderMap) -> Option<Status> {
+    let status = headers.contains_key(GRPC_STATUS).then(|| Status::from_header_map(headers))??;
+    (status.code() != Code::Ok).then_some(status)
+}
+
+/// Reads a `grpc-timeout`: at most eight digits and a unit. One that cannot be
+/// read is none, as with every other gRPC server.
+fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
+    let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_writes_them() {
+        let read = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(read("2M"), Some(Duration::from_secs(120)));
+        assert_eq!(read("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("7u"), Some(Duration::from_micros(7)));
+        assert_eq!(read("7n"), Some(Duration::from_nanos(7)));
+        for none in ["", "S", "1", "1s", "-1S", "1.5S", "999999999S", " 1S"] {
+            assert_eq!(read(none), None, "{none:?}");
+        }
+    }
+}

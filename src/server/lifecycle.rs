@@ -1,0 +1,92 @@
+//! Health as it changes, and the signals that end the process.
+
+use std::time::Duration;
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::sleep,
+};
+use tonic::server::NamedService;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    grpc::Services,
+    pb::{
+        api_client_service_server::ApiClientServiceServer,
+        audit_service_server::AuditServiceServer,
+        directory_service_server::DirectoryServiceServer,
+        introspection_service_server::IntrospectionServiceServer,
+    },
+    store::Store,
+};
+
+/// How often the database is asked whether introspection can answer.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+/// The server as a whole, and each service by its name.
+const SERVICES: [&str; 5] = [
+    "",
+    ApiClientServiceServer::<Services>::NAME,
+    IntrospectionServiceServer::<Services>::NAME,
+    DirectoryServiceServer::<Services>::NAME,
+    AuditServiceServer::<Services>::NAME,
+];
+
+/// Reports SERVING if introspection can answer right now.
+pub(super) async fn report_health(store: &Store, health: &HealthReporter) -> ServingStatus {
+    let status = match store.look_up(None).await {
+        Ok(_) => ServingStatus::Serving,
+        Err(_) => ServingStatus::NotServing,
+    };
+    set_all(health, status).await;
+    status
+}
+
+/// Keeps the report true, and says in the log when it changes.
+pub(super) async fn watch_health(store: Store, health: HealthReporter) {
+    let mut last = None;
+    loop {
+        let status = report_health(&store, &health).await;
+        if last.replace(status).is_some_and(|last| last != status) {
+            tracing::warn!("health is now {status}");
+        }
+        sleep(HEALTH_INTERVAL).await;
+    }
+}
+
+/// Reports NOT_SERVING, and ends the streams of those who watch: a drain would
+/// wait for them.
+pub(super) async fn end_health(mut health: HealthReporter) {
+    set_all(&health, ServingStatus::NotServing).await;
+    for service in SERVICES {
+        health.clear_service_status(service).await;
+    }
+}
+
+async fn set_all(health: &HealthReporter, status: ServingStatus) {
+    for service in SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// SIGTERM and SIGINT, as messages for [`super::serve`].
+///
+/// # Errors
+/// Where the handlers cannot be set.
+pub fn signals() -> std::io::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(2);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
