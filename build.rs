@@ -20,7 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The comments reach rustdoc, and grpcurl's describe.
     compiler.include_source_info(true).include_imports(true);
     compiler.open_files(PROTOS)?;
-    fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(
+        out.join("descriptor.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
     tonic_prost_build::configure()
         // These show a token: their Debug is written by hand.
         .skip_debug([

@@ -34,7 +34,11 @@ impl Failure {
     /// A failure with all its causes.
     fn of(error: &dyn std::error::Error) -> Self {
         let causes = causes(error);
-        Self(if causes.is_empty() { error.to_string() } else { format!("{error}: {causes}") })
+        Self(if causes.is_empty() {
+            error.to_string()
+        } else {
+            format!("{error}: {causes}")
+        })
     }
 }
 
@@ -46,26 +50,33 @@ impl<E: std::error::Error> From<E> for Failure {
 
 /// Runs a command.
 pub fn run(cli: &Cli) -> ExitCode {
-    let done = telemetry::start(&cli.telemetry()).map_err(Failure::from).and_then(|()| match &cli.command {
-        Command::Dev(args) => dev::run(args),
-        Command::Serve(args) => runtime()?.block_on(serve::run(args)),
-        Command::Migrate(args) => runtime()?.block_on(migrate(args)),
-        Command::ServiceAccount(args) => {
-            let runtime = runtime()?;
-            match &args.command {
-                ServiceAccountCommand::Create { name, allow, database, output } => {
-                    runtime.block_on(accounts::create(name, allow, database, *output))
-                }
-                ServiceAccountCommand::List { database, output } => {
-                    runtime.block_on(accounts::list(database, *output))
-                }
-                ServiceAccountCommand::Revoke { name, database, output } => {
-                    runtime.block_on(accounts::revoke(name, database, *output))
+    let done = telemetry::start(&cli.telemetry())
+        .map_err(Failure::from)
+        .and_then(|()| match &cli.command {
+            Command::Dev(args) => dev::run(args),
+            Command::Serve(args) => runtime()?.block_on(serve::run(args)),
+            Command::Migrate(args) => runtime()?.block_on(migrate(args)),
+            Command::ServiceAccount(args) => {
+                let runtime = runtime()?;
+                match &args.command {
+                    ServiceAccountCommand::Create {
+                        name,
+                        allow,
+                        database,
+                        output,
+                    } => runtime.block_on(accounts::create(name, allow, database, *output)),
+                    ServiceAccountCommand::List { database, output } => {
+                        runtime.block_on(accounts::list(database, *output))
+                    }
+                    ServiceAccountCommand::Revoke {
+                        name,
+                        database,
+                        output,
+                    } => runtime.block_on(accounts::revoke(name, database, *output)),
                 }
             }
-        }
-        Command::Healthcheck(args) => runtime()?.block_on(healthcheck(args)),
-    });
+            Command::Healthcheck(args) => runtime()?.block_on(healthcheck(args)),
+        });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(why)) => {
@@ -77,13 +88,19 @@ pub fn run(cli: &Cli) -> ExitCode {
 
 fn runtime() -> Result<Runtime, Failure> {
     // Migrations block in place, which takes the multi-thread runtime.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     Ok(runtime?)
 }
 
 /// A store with the machine's own clock and randomness.
 fn open(options: &store::Options) -> Store {
-    Store::new(options, Arc::new(SystemClock::default()), Arc::new(SystemEntropy))
+    Store::new(
+        options,
+        Arc::new(SystemClock::default()),
+        Arc::new(SystemEntropy),
+    )
 }
 
 /// Prints what a command gives. Nobody listening any more is no failure.
@@ -109,7 +126,11 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
     if applied.is_empty() {
         return print("The database is up to date.");
     }
-    print(&format!("Applied {} migrations:\n  {}", applied.len(), applied.join("\n  ")))
+    print(&format!(
+        "Applied {} migrations:\n  {}",
+        applied.len(),
+        applied.join("\n  ")
+    ))
 }
 
 /// Asks the health service, as a container's probe.
@@ -119,7 +140,10 @@ async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
     };
 
     // An address to listen on may name all interfaces; one to connect to may not.
-    let address = args.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+    let address = args
+        .listen
+        .replace("0.0.0.0", "127.0.0.1")
+        .replace("[::]", "[::1]");
     let ask = async {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
         let mut client = HealthClient::new(endpoint.connect().await?);
@@ -128,10 +152,16 @@ async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
     };
     let answer = tokio::time::timeout(args.timeout, ask).await;
     let answer = answer.or_else(|_| {
-        Err(Failure::new(format_args!("{address} did not answer within {:?}", args.timeout)))
+        Err(Failure::new(format_args!(
+            "{address} did not answer within {:?}",
+            args.timeout
+        )))
     })??;
     match answer.into_inner().status() {
         ServingStatus::Serving => print("SERVING"),
-        status => Err(Failure::new(format_args!("{address} is {}", status.as_str_name()))),
+        status => Err(Failure::new(format_args!(
+            "{address} is {}",
+            status.as_str_name()
+        ))),
     }
 }

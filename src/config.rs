@@ -30,10 +30,23 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct LogArgs {
     /// What to log, such as "info" or "hitkeep_auth=debug"
-    #[arg(long, global = true, env = "HITKEEP_AUTH_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "HITKEEP_AUTH_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     log: String,
     /// How to write log lines; auto is text on a terminal and JSON otherwise
-    #[arg(long, global = true, env = "HITKEEP_AUTH_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "HITKEEP_AUTH_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     log_format: telemetry::LogFormat,
 }
 
@@ -56,7 +69,12 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct DatabaseArgs {
     /// The Postgres to use, as postgres://USER:PASSWORD@HOST/DATABASE
-    #[arg(long, env = "HITKEEP_AUTH_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub database_url: String,
 }
 
@@ -97,7 +115,12 @@ pub struct ServeArgs {
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
     /// API clients that one owner may have, inactive ones included
-    #[arg(long, env = "HITKEEP_AUTH_MAX_CLIENTS_PER_OWNER", default_value_t = 100, value_name = "N")]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_MAX_CLIENTS_PER_OWNER",
+        default_value_t = 100,
+        value_name = "N"
+    )]
     max_clients_per_owner: u32,
     /// How long callers may keep an answer of Introspect at most
     #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
@@ -188,14 +211,20 @@ pub struct HealthcheckArgs {
 impl Cli {
     /// What to log, and how.
     pub fn telemetry(&self) -> telemetry::Options {
-        telemetry::Options { filter: self.log.log.clone(), format: self.log.log_format }
+        telemetry::Options {
+            filter: self.log.log.clone(),
+            format: self.log.log_format,
+        }
     }
 }
 
 impl DatabaseArgs {
     /// A store for a command that does one thing.
     pub fn store(&self) -> store::Options {
-        store::Options { pool_size: 1, ..store::Options::new(&self.database_url) }
+        store::Options {
+            pool_size: 1,
+            ..store::Options::new(&self.database_url)
+        }
     }
 }
 
@@ -203,7 +232,10 @@ impl ServeArgs {
     /// How to reach Postgres.
     pub fn store(&self) -> store::Options {
         let pool_size = self.pool_size;
-        store::Options { pool_size, ..store::Options::new(&self.database.database_url) }
+        store::Options {
+            pool_size,
+            ..store::Options::new(&self.database.database_url)
+        }
     }
 
     /// What the server is set to.
@@ -261,16 +293,23 @@ fn user_folder(variable: &str, below_home: &str, of_root: &str) -> Option<PathBu
     if postgres::is_root() {
         return Some(PathBuf::from(of_root).join(FOLDER));
     }
-    let set = |variable: &str| std::env::var_os(variable).filter(|value: &OsString| !value.is_empty());
+    let set =
+        |variable: &str| std::env::var_os(variable).filter(|value: &OsString| !value.is_empty());
     // The rules say that a relative path is to be ignored.
-    let named = set(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let named = set(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     let folder = named.or_else(|| Some(PathBuf::from(set("HOME")?).join(below_home)))?;
     Some(folder.join(FOLDER))
 }
 
 fn permission(text: &str) -> Result<CallerPermission, String> {
-    let known: Vec<_> = CallerPermission::ALL.iter().map(|permission| permission.as_str()).collect();
-    text.parse().or_else(|_| Err(format!("must be one of {}", known.join(", "))))
+    let known: Vec<_> = CallerPermission::ALL
+        .iter()
+        .map(|permission| permission.as_str())
+        .collect();
+    text.parse()
+        .or_else(|_| Err(format!("must be one of {}", known.join(", "))))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -27,7 +27,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_clients_per_owner: 100, max_cache_age: Duration::from_secs(5) }
+        Self {
+            max_clients_per_owner: 100,
+            max_cache_age: Duration::from_secs(5),
+        }
     }
 }
 
@@ -41,6 +44,9 @@ pub struct Services {
 impl Services {
     /// Puts the services on a store.
     pub fn new(store: crate::store::Store, options: Options) -> Self {
-        Self { store, options: Arc::new(options) }
+        Self {
+            store,
+            options: Arc::new(options),
+        }
     }
 }

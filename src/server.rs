@@ -22,8 +22,7 @@ use crate::{
     grpc::{self, Services},
     pb::{
         self, api_client_service_server::ApiClientServiceServer,
-        audit_service_server::AuditServiceServer,
-        directory_service_server::DirectoryServiceServer,
+        audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
         introspection_service_server::IntrospectionServiceServer,
     },
     store::Store,

@@ -148,7 +148,11 @@ impl Store {
             .post_create(set_up)
             .build()
             .expect("a runtime is set, which timeouts need");
-        Self { pool, clock, entropy }
+        Self {
+            pool,
+            clock,
+            entropy,
+        }
     }
 
     /// The clock that the store keeps to the database's.
@@ -182,7 +186,11 @@ impl Store {
         AnsiTransactionManager::begin_transaction_sql(lease.start(), begin).await?;
         let state = "SELECT revision, clock_timestamp() AS now FROM index_state";
         let state: StateRow = diesel::sql_query(state).get_result(lease.start()).await?;
-        Ok(Snapshot { lease, now: self.clock.adopt(state.now), revision: revision(state.revision)? })
+        Ok(Snapshot {
+            lease,
+            now: self.clock.adopt(state.now),
+            revision: revision(state.revision)?,
+        })
     }
 
     /// Runs `body` as one writing transaction, and commits what it did unless it
@@ -225,7 +233,10 @@ impl Store {
     {
         let mut transaction = self.begin(Arc::clone(provenance)).await?;
         match body(&mut transaction).await {
-            Ok(value) => Ok(Committed { value, revision: transaction.commit().await? }),
+            Ok(value) => Ok(Committed {
+                value,
+                revision: transaction.commit().await?,
+            }),
             Err(error) => {
                 transaction.roll_back().await;
                 Err(error)
@@ -251,7 +262,10 @@ impl Store {
     }
 
     async fn lease(&self) -> Result<Lease, StoreError> {
-        Ok(Lease { connection: Some(self.pool.get().await?), idle: true })
+        Ok(Lease {
+            connection: Some(self.pool.get().await?),
+            idle: true,
+        })
     }
 }
 
@@ -286,7 +300,9 @@ impl Lease {
     /// The connection, which from here on has something under way.
     fn start(&mut self) -> &mut AsyncPgConnection {
         self.idle = false;
-        self.connection.as_mut().expect("taken out only when dropped")
+        self.connection
+            .as_mut()
+            .expect("taken out only when dropped")
     }
 
     /// Says that nothing is under way any more: the pool may have it back.
@@ -297,7 +313,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(object) = self.connection.take() else { return };
+        let Some(object) = self.connection.take() else {
+            return;
+        };
         if self.idle {
             return;
         }
@@ -365,7 +383,9 @@ impl Transaction {
         if self.changed {
             let stamp = "UPDATE index_state SET revision = revision + 1 \
                          RETURNING revision, clock_timestamp() AS now";
-            let state: StateRow = diesel::sql_query(stamp).get_result(self.connection()).await?;
+            let state: StateRow = diesel::sql_query(stamp)
+                .get_result(self.connection())
+                .await?;
             at = revision(state.revision)?;
         }
         AnsiTransactionManager::commit_transaction(self.connection()).await?;
@@ -385,5 +405,7 @@ impl Transaction {
 
 fn revision(stored: i64) -> Result<Revision, StoreError> {
     let negative = || StoreError::Inconsistent(format!("revision {stored}"));
-    u64::try_from(stored).map(Revision).or_else(|_| Err(negative()))
+    u64::try_from(stored)
+        .map(Revision)
+        .or_else(|_| Err(negative()))
 }

@@ -19,7 +19,10 @@ pub struct SystemClock {
 
 impl SystemClock {
     fn machine() -> Timestamp {
-        #[expect(clippy::disallowed_methods, reason = "this is the clock that others are given")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the clock that others are given"
+        )]
         let now: DateTime<Utc> = std::time::SystemTime::now().into();
         now
     }

@@ -51,6 +51,8 @@ pub fn start(options: &Options) -> Result<(), TelemetryError> {
     } else {
         lines.with_ansi(std::io::stderr().is_terminal()).boxed()
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .try_init()?;
     Ok(())
 }

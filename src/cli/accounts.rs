@@ -44,7 +44,9 @@ pub(super) async fn create(
         tx.record(made.event).await?;
         Ok((made.account, made.token))
     };
-    let made = store.transaction(&Arc::new(Provenance::default()), body).await?;
+    let made = store
+        .transaction(&Arc::new(Provenance::default()), body)
+        .await?;
     let (account, token) = made.value;
     if output.json {
         let mut account = as_json(&account);
@@ -96,7 +98,10 @@ pub(super) async fn revoke(
         tx.record(event).await?;
         Ok(account)
     };
-    let account = store.transaction(&Arc::new(Provenance::default()), body).await?.value;
+    let account = store
+        .transaction(&Arc::new(Provenance::default()), body)
+        .await?
+        .value;
     if output.json {
         return print(&as_json(&account).to_string());
     }
@@ -111,7 +116,11 @@ async fn ready(database: &DatabaseArgs) -> Result<Store, Failure> {
 }
 
 fn permissions(account: &ServiceAccount) -> Vec<&'static str> {
-    account.permissions.iter().map(|permission| permission.as_str()).collect()
+    account
+        .permissions
+        .iter()
+        .map(|permission| permission.as_str())
+        .collect()
 }
 
 fn as_json(account: &ServiceAccount) -> serde_json::Value {
@@ -126,7 +135,9 @@ fn as_json(account: &ServiceAccount) -> serde_json::Value {
 }
 
 fn line(name: &str, permissions: &str, token: &str, created: &str, revoked: &str) -> String {
-    format!("{name:<24} {permissions:<40} {token:<12} {created:<17} {revoked}").trim_end().to_owned()
+    format!("{name:<24} {permissions:<40} {token:<12} {created:<17} {revoked}")
+        .trim_end()
+        .to_owned()
 }
 
 fn minutes(time: Timestamp) -> String {

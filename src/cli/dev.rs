@@ -36,8 +36,17 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         let store = open(&store::Options::new(&url));
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
         let address = listener.local_addr()?.to_string();
-        let shown = Shown { address: &address, folder: postgres.folder(), url: &url, demo: &demo };
-        print(&if args.output.json { shown.as_json() } else { shown.as_text() })?;
+        let shown = Shown {
+            address: &address,
+            folder: postgres.folder(),
+            url: &url,
+            demo: &demo,
+        };
+        print(&if args.output.json {
+            shown.as_json()
+        } else {
+            shown.as_text()
+        })?;
         serve::serve(store, listener, server::Options::default()).await
     });
     // In this order: nothing connects any more, then the database, then the lock.
@@ -51,11 +60,19 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
 /// Postgres. Released by the kernel, whatever happens.
 fn lock(folder: &Path) -> Result<fs::File, Failure> {
     let parent = folder.parent().unwrap_or(Path::new("/"));
-    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let path = parent.join(format!(".{name}.lock"));
     let open = || {
         fs::create_dir_all(parent)?;
-        fs::OpenOptions::new().create(true).write(true).truncate(false).open(&path)
+        fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
     };
     let failed = |error: io::Error| Failure::new(format_args!("{}: {error}", path.display()));
     let file = open().map_err(failed)?;
@@ -79,7 +96,9 @@ struct Shown<'a> {
 impl Shown<'_> {
     fn caller(&self, permission: CallerPermission) -> &str {
         let callers = self.demo.callers.iter();
-        let token = callers.filter(|caller| caller.name == permission.as_str()).map(|c| &*c.token.0);
+        let token = callers
+            .filter(|caller| caller.name == permission.as_str())
+            .map(|c| &*c.token.0);
         token.last().unwrap_or_default()
     }
 
@@ -110,8 +129,16 @@ impl Shown<'_> {
     }
 
     fn as_text(&self) -> String {
-        let Self { address, folder, url, demo } = self;
-        let nothing = DemoClient { id: String::new(), token: demo::SecretText(String::new()) };
+        let Self {
+            address,
+            folder,
+            url,
+            demo,
+        } = self;
+        let nothing = DemoClient {
+            id: String::new(),
+            token: demo::SecretText(String::new()),
+        };
         let personal = demo.personal.as_ref().unwrap_or(&nothing);
         let team = demo.team.as_ref().unwrap_or(&nothing);
         let introspect = self.caller(CallerPermission::Introspect);
@@ -140,11 +167,36 @@ impl Shown<'_> {
         let list = json!({ "actor": actor, "owner": { "user_id": ALICE.to_string() } });
         let rotate = json!({ "actor": actor, "id": personal.id, "overlap": "60s" });
         let commands = [
-            ("Is this token good, and may it view the first site?", introspect, check, "IntrospectionService/Introspect"),
-            ("Create a client: its token is shown once.", manage, create, "ApiClientService/CreateApiClient"),
-            ("List Alice's clients.", manage, list, "ApiClientService/ListApiClients"),
-            ("Rotate: a new token, and the old one works for another minute.", manage, rotate, "ApiClientService/RotateApiClient"),
-            ("Revoke: introspect again, and it is inactive.", manage, on, "ApiClientService/RevokeApiClient"),
+            (
+                "Is this token good, and may it view the first site?",
+                introspect,
+                check,
+                "IntrospectionService/Introspect",
+            ),
+            (
+                "Create a client: its token is shown once.",
+                manage,
+                create,
+                "ApiClientService/CreateApiClient",
+            ),
+            (
+                "List Alice's clients.",
+                manage,
+                list,
+                "ApiClientService/ListApiClients",
+            ),
+            (
+                "Rotate: a new token, and the old one works for another minute.",
+                manage,
+                rotate,
+                "ApiClientService/RotateApiClient",
+            ),
+            (
+                "Revoke: introspect again, and it is inactive.",
+                manage,
+                on,
+                "ApiClientService/RevokeApiClient",
+            ),
         ]
         .map(|(what, caller, data, method)| format!("# {what}\n{}", call(caller, &data, method)))
         .join("\n\n");

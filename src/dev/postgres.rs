@@ -30,8 +30,12 @@ const POLL: Duration = Duration::from_millis(5);
 /// A socket's path has at most 107 bytes; this much of it is the file's name.
 const LONGEST_SOCKET_FOLDER: usize = 107 - "/.s.PGSQL.5432".len();
 /// Where distributions put the server's programs.
-const USUAL_PLACES: [&str; 4] =
-    ["/usr/lib/postgresql", "/usr/pgsql", "/opt/homebrew/opt", "/usr/local/opt"];
+const USUAL_PLACES: [&str; 4] = [
+    "/usr/lib/postgresql",
+    "/usr/pgsql",
+    "/opt/homebrew/opt",
+    "/usr/local/opt",
+];
 
 /// What the server's data is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,13 +176,21 @@ impl PrivatePostgres {
         let folder = make_folder(&options.folder, user.as_ref())?;
         let data = folder.join("data");
         let made_by = fs::read_to_string(data.join("PG_VERSION")).ok();
-        let programs = find(options, made_by.as_deref().map(str::trim), &folder, announce)?;
+        let programs = find(
+            options,
+            made_by.as_deref().map(str::trim),
+            &folder,
+            announce,
+        )?;
         if made_by.is_none() {
             initdb(&programs, &folder, &data, durability, user.as_ref())?;
         }
         let socket_folder = socket_folder(&folder, user.as_ref())?;
         let log_path = folder.join("postgres.log");
-        let log = fs::OpenOptions::new().create(true).append(true).open(&log_path);
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log_path);
         let log = log.map_err(io_error(format!("opening {}", log_path.display())))?;
         let errors = log.try_clone().map_err(io_error("sharing the log"))?;
 
@@ -186,15 +198,28 @@ impl PrivatePostgres {
         command.arg("-D").arg(&data).arg("-k").arg(&socket_folder);
         let mut settings = vec!["listen_addresses=", "unix_socket_permissions=0777"];
         if durability == Durability::ThrownAway {
-            settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
-            settings.extend(["max_wal_senders=0", "wal_level=minimal", "max_connections=500"]);
+            settings.extend([
+                "fsync=off",
+                "synchronous_commit=off",
+                "full_page_writes=off",
+            ]);
+            settings.extend([
+                "max_wal_senders=0",
+                "wal_level=minimal",
+                "max_connections=500",
+            ]);
         }
         for setting in settings {
             command.args(["-c", setting]);
         }
         let child = command.stdout(log).stderr(errors).spawn();
         let child = child.map_err(io_error("starting postgres"))?;
-        let mut server = Self { child, folder, socket_folder, durability };
+        let mut server = Self {
+            child,
+            folder,
+            socket_folder,
+            durability,
+        };
         server.wait_until_ready(&data, &log_path)?;
         Ok(server)
     }
@@ -224,21 +249,34 @@ impl PrivatePostgres {
             let text = fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<_> = text.lines().collect();
             let tail = lines[lines.len().saturating_sub(5)..].join("\n");
-            PostgresError::NotReady { why, log: log.to_owned(), tail }
+            PostgresError::NotReady {
+                why,
+                log: log.to_owned(),
+                tail,
+            }
         };
         while begun.elapsed() < START_TIMEOUT {
-            if let Some(status) = self.child.try_wait().map_err(io_error("waiting for postgres"))? {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .map_err(io_error("waiting for postgres"))?
+            {
                 return Err(not_ready(status.to_string()));
             }
             let state = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
             let lines: Vec<_> = state.lines().map(str::trim).collect();
-            let ours = lines.first().is_some_and(|pid| *pid == self.child.id().to_string());
+            let ours = lines
+                .first()
+                .is_some_and(|pid| *pid == self.child.id().to_string());
             if ours && lines.get(7) == Some(&"ready") {
                 return Ok(());
             }
             pause();
         }
-        Err(not_ready(format!("not ready after {} s", START_TIMEOUT.as_secs())))
+        Err(not_ready(format!(
+            "not ready after {} s",
+            START_TIMEOUT.as_secs()
+        )))
     }
 
     fn signal(&self, signal: libc::c_int) {
@@ -283,13 +321,18 @@ impl Drop for PrivatePostgres {
 }
 
 fn pause() {
-    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of its own")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this runs on a thread of its own"
+    )]
     std::thread::sleep(POLL);
 }
 
 fn percent_encoded(byte: u8) -> String {
     match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+            char::from(byte).to_string()
+        }
         _ => format!("%{byte:02X}"),
     }
 }
@@ -326,7 +369,9 @@ fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
 /// Makes the folder, for the server's user alone.
 fn make_folder(folder: &Path, user: Option<&Unprivileged>) -> Result<PathBuf, PostgresError> {
     let what = || format!("making the folder {}", folder.display());
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     if let Some(parent) = parent {
         fs::create_dir_all(parent).map_err(io_error(what()))?;
     }
@@ -339,9 +384,15 @@ fn make_folder(folder: &Path, user: Option<&Unprivileged>) -> Result<PathBuf, Po
     let folder = fs::canonicalize(folder).map_err(io_error(what()))?;
     if let Some(user) = user {
         chown(&folder, Some(user.uid), Some(user.gid)).map_err(io_error(what()))?;
-        let reached = run_as(OsStr::new("/bin/sh"), Some(user)).args(["-c", "cd \"$0\""]).arg(&folder).output();
+        let reached = run_as(OsStr::new("/bin/sh"), Some(user))
+            .args(["-c", "cd \"$0\""])
+            .arg(&folder)
+            .output();
         if !reached.is_ok_and(|output| output.status.success()) {
-            return Err(PostgresError::Unreachable { user: user.name.clone(), folder });
+            return Err(PostgresError::Unreachable {
+                user: user.name.clone(),
+                folder,
+            });
         }
     }
     Ok(folder)
@@ -376,7 +427,12 @@ fn initdb(
 ) -> Result<(), PostgresError> {
     let mut command = command(&programs.folder.join("initdb"), folder, user);
     // Whoever reaches the socket is trusted; the folder lets only us reach it.
-    command.args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]);
+    command.args([
+        "--auth=trust",
+        "--username=postgres",
+        "--encoding=UTF8",
+        "--locale=C",
+    ]);
     command.arg("--no-instructions").arg("-D").arg(data);
     if durability == Durability::ThrownAway {
         command.arg("--no-sync");
@@ -387,7 +443,9 @@ fn initdb(
     }
     // A half-made folder would be taken for data the next time.
     drop(fs::remove_dir_all(data));
-    Err(PostgresError::Initdb(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(PostgresError::Initdb(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
 }
 
 /// Finds the programs that fit the data, or the newest, or installs some.
@@ -397,18 +455,29 @@ fn find(
     folder: &Path,
     announce: &dyn Fn(&str),
 ) -> Result<Programs, PostgresError> {
-    let fits = |programs: &Programs| made_by.is_none_or(|major| major == programs.major.to_string());
+    let fits =
+        |programs: &Programs| made_by.is_none_or(|major| major == programs.major.to_string());
     let other_version = || PostgresError::OtherVersion {
         folder: folder.to_owned(),
         made_by: made_by.unwrap_or_default().to_owned(),
     };
     if let Some(named) = &options.programs {
-        let programs = programs_in(named).ok_or_else(|| PostgresError::NoPrograms(named.clone()))?;
-        return if fits(&programs) { Ok(programs) } else { Err(other_version()) };
+        let programs =
+            programs_in(named).ok_or_else(|| PostgresError::NoPrograms(named.clone()))?;
+        return if fits(&programs) {
+            Ok(programs)
+        } else {
+            Err(other_version())
+        };
     }
     let mut found = installed();
     let cache = options.cache.as_deref();
-    found.extend(cache.and_then(install::cached).as_deref().and_then(programs_in));
+    found.extend(
+        cache
+            .and_then(install::cached)
+            .as_deref()
+            .and_then(programs_in),
+    );
     if let Some(programs) = found.iter().find(|programs| fits(programs)) {
         return Ok(programs.clone());
     }
@@ -416,21 +485,32 @@ fn find(
         return Err(other_version());
     }
     let no_place = || "there is no folder to install it into".to_owned();
-    let installed = cache.ok_or_else(no_place).and_then(|cache| install::install(cache, announce));
+    let installed = cache
+        .ok_or_else(no_place)
+        .and_then(|cache| install::install(cache, announce));
     let installed = installed.map_err(|why| PostgresError::NotInstalled { why })?;
     let programs = programs_in(&installed);
     let programs = programs.ok_or_else(|| PostgresError::NoPrograms(installed))?;
-    if fits(&programs) { Ok(programs) } else { Err(other_version()) }
+    if fits(&programs) {
+        Ok(programs)
+    } else {
+        Err(other_version())
+    }
 }
 
 /// The installed programs, newest first.
 fn installed() -> Vec<Programs> {
     let mut folders = Vec::new();
-    let config = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output();
+    let config = Command::new("pg_config")
+        .arg("--bindir")
+        .stderr(Stdio::null())
+        .output();
     if let Ok(output) = config
         && output.status.success()
     {
-        folders.push(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+        folders.push(PathBuf::from(
+            String::from_utf8_lossy(&output.stdout).trim(),
+        ));
     }
     if let Some(path) = std::env::var_os("PATH") {
         folders.extend(std::env::split_paths(&path));
@@ -439,7 +519,10 @@ fn installed() -> Vec<Programs> {
         let versions = fs::read_dir(place).into_iter().flatten().flatten();
         folders.extend(versions.map(|version| version.path().join("bin")));
     }
-    let mut programs: Vec<_> = folders.iter().filter_map(|folder| programs_in(folder)).collect();
+    let mut programs: Vec<_> = folders
+        .iter()
+        .filter_map(|folder| programs_in(folder))
+        .collect();
     programs.sort_by_key(|programs| std::cmp::Reverse(programs.major));
     programs.dedup_by(|a, b| a.folder == b.folder);
     programs
@@ -487,7 +570,10 @@ fn command(program: &Path, folder: &Path, user: Option<&Unprivileged>) -> Comman
 
 #[cfg(target_os = "linux")]
 fn die_with_us(command: &mut Command) {
-    #[expect(unsafe_code, reason = "only between fork and exec can a process ask for this")]
+    #[expect(
+        unsafe_code,
+        reason = "only between fork and exec can a process ask for this"
+    )]
     // SAFETY: getpid has no preconditions. The closure runs in the forked child,
     // after the change of user, which would clear the death signal, and makes
     // only async-signal-safe calls.

@@ -87,7 +87,9 @@ impl Delegated {
     /// its owner holds.
     pub fn effective(&self, owner: &OwnerStanding) -> EffectiveAccess {
         let site = |(site, granted): (&SiteId, &SiteRole)| {
-            owner.site_ceiling(*site).map(|held| (*site, held.min(*granted)))
+            owner
+                .site_ceiling(*site)
+                .map(|held| (*site, held.min(*granted)))
         };
         EffectiveAccess {
             instance_role: self.instance_role().min(owner.instance_ceiling()),
@@ -133,7 +135,9 @@ impl Holder {
     /// The user's role on the instance; none where the user is unknown or
     /// disabled, and so may do nothing.
     pub fn instance_role(&self) -> Option<InstanceRole> {
-        self.user.filter(|user| !user.disabled).map(|user| user.instance_role)
+        self.user
+            .filter(|user| !user.disabled)
+            .map(|user| user.instance_role)
     }
 
     /// The user's current role on a site.
@@ -243,7 +247,11 @@ impl EffectiveAccess {
             },
             PermissionCheck::Instance(permission) => self.instance_role.allows(*permission),
         };
-        if allowed { Decision::Allowed } else { Decision::RoleTooLow }
+        if allowed {
+            Decision::Allowed
+        } else {
+            Decision::RoleTooLow
+        }
     }
 }
 
@@ -299,9 +307,11 @@ impl Facts {
         let manages = match self.owner {
             OwnerFacts::Absent => return Authority::Nothing,
             OwnerFacts::User { id, .. } => id == self.actor.id,
-            OwnerFacts::Team { archived, actor_role, .. } => {
-                !archived && actor_role.is_some_and(TeamRole::manages_clients)
-            }
+            OwnerFacts::Team {
+                archived,
+                actor_role,
+                ..
+            } => !archived && actor_role.is_some_and(TeamRole::manages_clients),
         };
         match (manages, instance_role) {
             (true, _) => Authority::Manages,
@@ -329,7 +339,9 @@ impl Facts {
         // Every client is a `user` of the instance, so that is no delegation.
         let held = self.actor.instance_role().unwrap_or(InstanceRole::User);
         if instance_role > held {
-            return Err(Refusal::ExceedsInstanceRole { wanted: instance_role });
+            return Err(Refusal::ExceedsInstanceRole {
+                wanted: instance_role,
+            });
         }
         for (site, wanted) in grants {
             let known = self.actor.sites.get(site);
@@ -340,8 +352,15 @@ impl Facts {
             if !delegable {
                 return Err(Refusal::SiteNotDelegable { site: *site });
             }
-            if self.actor.site_role(*site).is_none_or(|held| held < *wanted) {
-                return Err(Refusal::ExceedsSiteRole { site: *site, wanted: *wanted });
+            if self
+                .actor
+                .site_role(*site)
+                .is_none_or(|held| held < *wanted)
+            {
+                return Err(Refusal::ExceedsSiteRole {
+                    site: *site,
+                    wanted: *wanted,
+                });
             }
         }
         Ok(())

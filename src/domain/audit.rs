@@ -47,7 +47,11 @@ pub struct FieldChange {
 impl FieldChange {
     /// One change.
     pub fn new(field: &str, before: &str, after: &str) -> Self {
-        Self { field: field.to_owned(), before: before.to_owned(), after: after.to_owned() }
+        Self {
+            field: field.to_owned(),
+            before: before.to_owned(),
+            after: after.to_owned(),
+        }
     }
 
     /// The fields that differ between two descriptions, each of which tells its
@@ -62,7 +66,11 @@ impl FieldChange {
                 changes.push(Self::new(&field.field, &was, &field.after));
             }
         }
-        changes.extend(before.into_iter().map(|(field, was)| Self::new(&field, &was, "")));
+        changes.extend(
+            before
+                .into_iter()
+                .map(|(field, was)| Self::new(&field, &was, "")),
+        );
         changes
     }
 }

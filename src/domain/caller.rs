@@ -48,8 +48,14 @@ impl CallerName {
         let first = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
         let good = text.len() <= MAX_CALLER_NAME
             && text.bytes().next().is_some_and(first)
-            && text.bytes().all(|c| first(c) || matches!(c, b'.' | b'-' | b'_'));
-        if good { Ok(Self(text.to_owned())) } else { Err(BadCallerName) }
+            && text
+                .bytes()
+                .all(|c| first(c) || matches!(c, b'.' | b'-' | b'_'));
+        if good {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadCallerName)
+        }
     }
 
     /// The name.
@@ -117,12 +123,19 @@ impl ServiceAccount {
         let words: Vec<_> = account.permissions.iter().map(|p| p.as_str()).collect();
         let changes = vec![FieldChange::new("permissions", "", &words.join(","))];
         let event = account.event(Action::ServiceAccountCreated, changes);
-        IssuedAccount { account, event, token }
+        IssuedAccount {
+            account,
+            event,
+            token,
+        }
     }
 
     /// Ends it.
     pub fn revoke(self, now: Timestamp) -> (Self, Event) {
-        let account = Self { revoke_time: Some(now), ..self };
+        let account = Self {
+            revoke_time: Some(now),
+            ..self
+        };
         let time = now.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
         let changes = vec![FieldChange::new("revoke_time", "", &time)];
         let event = account.event(Action::ServiceAccountRevoked, changes);

@@ -160,7 +160,9 @@ pub struct Overlap(TimeDelta);
 impl Overlap {
     /// `None` where it is negative or over the limit.
     pub fn new(length: TimeDelta) -> Option<Self> {
-        (TimeDelta::zero()..=MAX_OVERLAP).contains(&length).then_some(Self(length))
+        (TimeDelta::zero()..=MAX_OVERLAP)
+            .contains(&length)
+            .then_some(Self(length))
     }
 }
 
@@ -343,7 +345,11 @@ impl ApiClient {
             token_hint: token.hint(),
         };
         let event = client.event(Action::ClientCreated, client.described());
-        Ok(Issued { client, event, token })
+        Ok(Issued {
+            client,
+            event,
+            token,
+        })
     }
 
     /// Changes some fields. Only what the update widens must be delegable by
@@ -355,7 +361,11 @@ impl ApiClient {
         now: Timestamp,
     ) -> Result<Transition, Refusal> {
         self.require_managed(facts)?;
-        if update.etag.as_ref().is_some_and(|etag| *etag != self.etag()) {
+        if update
+            .etag
+            .as_ref()
+            .is_some_and(|etag| *etag != self.etag())
+        {
             return Err(Refusal::EtagMismatch);
         }
         let mut next = self.clone();
@@ -380,7 +390,9 @@ impl ApiClient {
         }
         if let Some(new) = update.grants {
             match &mut next.delegated {
-                Delegated::Personal { grants, .. } | Delegated::Team { grants, .. } => *grants = new,
+                Delegated::Personal { grants, .. } | Delegated::Team { grants, .. } => {
+                    *grants = new
+                }
             }
         }
         let widened = self.widened_by(&next);
@@ -388,11 +400,17 @@ impl ApiClient {
 
         let changes = FieldChange::between(&self.described(), &next.described());
         if changes.is_empty() {
-            return Ok(Transition { client: self, event: None });
+            return Ok(Transition {
+                client: self,
+                event: None,
+            });
         }
         next.update_time = now;
         let event = next.event(Action::ClientUpdated, changes);
-        Ok(Transition { client: next, event: Some(event) })
+        Ok(Transition {
+            client: next,
+            event: Some(event),
+        })
     }
 
     /// Replaces the token. Hands out everything that the client carries.
@@ -409,42 +427,78 @@ impl ApiClient {
         let token = Token::mint(token_kind(self.delegated.owner()), entropy);
         let overlap_end = now + overlap.0;
         // An expiry that is moved later on must not revive the old token.
-        let old_token_ends = self.expiry.time().map_or(overlap_end, |at| at.min(overlap_end));
+        let old_token_ends = self
+            .expiry
+            .time()
+            .map_or(overlap_end, |at| at.min(overlap_end));
         let changes = vec![
             FieldChange::new("token_hint", &self.token_hint.0, &token.hint().0),
             FieldChange::new("overlap_end_time", "", &rfc3339(old_token_ends)),
         ];
-        let client = Self { token_hint: token.hint(), update_time: now, ..self };
+        let client = Self {
+            token_hint: token.hint(),
+            update_time: now,
+            ..self
+        };
         let event = client.event(Action::ClientRotated, changes);
-        Ok(Rotated { issued: Issued { client, event, token }, old_token_ends })
+        Ok(Rotated {
+            issued: Issued {
+                client,
+                event,
+                token,
+            },
+            old_token_ends,
+        })
     }
 
     /// Ends all its tokens. Revoking again keeps the first time.
     pub fn revoke(self, facts: &Facts, now: Timestamp) -> Result<Transition, Refusal> {
         self.require_visible(facts)?;
         if self.revoke_time.is_some() {
-            return Ok(Transition { client: self, event: None });
+            return Ok(Transition {
+                client: self,
+                event: None,
+            });
         }
-        let client = Self { revoke_time: Some(now), update_time: now, ..self };
+        let client = Self {
+            revoke_time: Some(now),
+            update_time: now,
+            ..self
+        };
         let changes = vec![FieldChange::new("revoke_time", "", &rfc3339(now))];
         let event = client.event(Action::ClientRevoked, changes);
-        Ok(Transition { client, event: Some(event) })
+        Ok(Transition {
+            client,
+            event: Some(event),
+        })
     }
 
     /// Undoes a revocation. Hands out everything that the client carries.
     pub fn reactivate(self, facts: &Facts, now: Timestamp) -> Result<Transition, Refusal> {
         self.require_managed(facts)?;
         if self.expiry.has_come(now) {
-            return Err(Refusal::WrongState { state: ClientState::Expired });
+            return Err(Refusal::WrongState {
+                state: ClientState::Expired,
+            });
         }
         facts.check_delegable(self.delegated.instance_role(), self.delegated.grants())?;
         let Some(revoked) = self.revoke_time else {
-            return Ok(Transition { client: self, event: None });
+            return Ok(Transition {
+                client: self,
+                event: None,
+            });
         };
-        let client = Self { revoke_time: None, update_time: now, ..self };
+        let client = Self {
+            revoke_time: None,
+            update_time: now,
+            ..self
+        };
         let changes = vec![FieldChange::new("revoke_time", &rfc3339(revoked), "")];
         let event = client.event(Action::ClientReactivated, changes);
-        Ok(Transition { client, event: Some(event) })
+        Ok(Transition {
+            client,
+            event: Some(event),
+        })
     }
 
     /// Ends it for good.
@@ -477,7 +531,11 @@ impl ApiClient {
         allowed: &[ClientState],
     ) -> Result<(), Refusal> {
         let state = self.state(facts.owner_can_act(), now);
-        if allowed.contains(&state) { Ok(()) } else { Err(Refusal::WrongState { state }) }
+        if allowed.contains(&state) {
+            Ok(())
+        } else {
+            Err(Refusal::WrongState { state })
+        }
     }
 
     /// The client's state.
@@ -511,7 +569,10 @@ impl ApiClient {
         let (old, new) = (&self.delegated, &next.delegated);
         if next.expiry > self.expiry {
             let grants = new.grants().clone();
-            return Widened { instance_role: new.instance_role(), grants };
+            return Widened {
+                instance_role: new.instance_role(),
+                grants,
+            };
         }
         let instance_role = match new.instance_role() {
             role if role > old.instance_role() => role,
@@ -520,8 +581,15 @@ impl ApiClient {
         let wider = |(site, role): &(&SiteId, &SiteRole)| {
             old.grants().get(site).is_none_or(|before| before < role)
         };
-        let grants = new.grants().iter().filter(wider).map(|(site, role)| (*site, *role));
-        Widened { instance_role, grants: grants.collect() }
+        let grants = new
+            .grants()
+            .iter()
+            .filter(wider)
+            .map(|(site, role)| (*site, *role));
+        Widened {
+            instance_role,
+            grants: grants.collect(),
+        }
     }
 
     /// Every field that an actor can set, as the audit trail shows it: the
@@ -531,7 +599,11 @@ impl ApiClient {
             FieldChange::new("name", "", self.name.as_str()),
             FieldChange::new("description", "", self.description.as_str()),
             FieldChange::new("instance_role", "", self.delegated.instance_role().as_str()),
-            FieldChange::new("expire_time", "", &self.expiry.time().map(rfc3339).unwrap_or_default()),
+            FieldChange::new(
+                "expire_time",
+                "",
+                &self.expiry.time().map(rfc3339).unwrap_or_default(),
+            ),
         ];
         let grants = self.delegated.grants().iter();
         fields.extend(grants.map(|(site, role)| {

@@ -124,7 +124,14 @@ mod tests {
 
     #[test]
     fn exactly_half_may_go() {
-        let goes = |known, removed| Removal { kind: "users", known, removed }.is_mass_removal();
+        let goes = |known, removed| {
+            Removal {
+                kind: "users",
+                known,
+                removed,
+            }
+            .is_mass_removal()
+        };
         assert!(!goes(0, 0));
         assert!(!goes(2, 1));
         assert!(goes(3, 2));

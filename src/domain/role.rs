@@ -213,7 +213,12 @@ mod tests {
         assert_eq!(site(SiteRole::Editor), ["site.view", "site.manage_goals"]);
         assert_eq!(
             site(SiteRole::Admin),
-            ["site.view", "site.manage_data", "site.manage_goals", "site.manage_team"]
+            [
+                "site.view",
+                "site.manage_data",
+                "site.manage_goals",
+                "site.manage_team"
+            ]
         );
         assert_eq!(site(SiteRole::Owner).len(), SitePermission::ALL.len());
 
@@ -233,7 +238,10 @@ mod tests {
                 "instance.manage_imports",
             ]
         );
-        assert_eq!(instance(InstanceRole::Owner).len(), InstancePermission::ALL.len());
+        assert_eq!(
+            instance(InstanceRole::Owner).len(),
+            InstancePermission::ALL.len()
+        );
     }
 
     #[test]

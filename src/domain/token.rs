@@ -87,7 +87,11 @@ impl Token {
         let secret = &text[PREFIX_LENGTH..][..SECRET_LENGTH];
         let sound = secret.iter().all(u8::is_ascii_alphanumeric)
             && text[PREFIX_LENGTH + SECRET_LENGTH..] == checksum(&text);
-        if sound { Ok(Self { kind, text }) } else { Err(MalformedToken) }
+        if sound {
+            Ok(Self { kind, text })
+        } else {
+            Err(MalformedToken)
+        }
     }
 
     /// What the token authenticates.
@@ -171,19 +175,31 @@ mod tests {
     #[test]
     fn the_format_is_the_contracts() {
         let token = Token::mint(TokenKind::Personal, &Fixed([0; 32])).reveal();
-        assert_eq!(token, "hkp_00000000000000000000000000000000000000000004Rx6xu");
+        assert_eq!(
+            token,
+            "hkp_00000000000000000000000000000000000000000004Rx6xu"
+        );
         let token = Token::mint(TokenKind::Team, &Fixed([0xff; 32])).reveal();
-        assert_eq!(token, "hkt_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp13QfUhN");
+        assert_eq!(
+            token,
+            "hkt_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp13QfUhN"
+        );
         let bytes = std::array::from_fn(|i| u8::try_from(i).unwrap());
         let token = Token::mint(TokenKind::ServiceAccount, &Fixed(bytes));
-        assert_eq!(token.reveal(), "hks_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf48My2h");
+        assert_eq!(
+            token.reveal(),
+            "hks_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf48My2h"
+        );
         assert_eq!(token.hint().0, "hks_...My2h");
     }
 
     #[test]
     fn debug_shows_the_kind_alone() {
         let token = Token::mint(TokenKind::Team, &Fixed([7; 32]));
-        assert_eq!(format!("{token:?} {:?}", token.hash()), "Token(Team) TokenHash");
+        assert_eq!(
+            format!("{token:?} {:?}", token.hash()),
+            "Token(Team) TokenHash"
+        );
     }
 
     #[test]

@@ -51,7 +51,9 @@ async fn load(
     let client = tx.find_client(*id).await?.ok_or(Refusal::NotFound)?;
     let carried = client.delegated.grants().keys();
     let sites: Vec<SiteId> = carried.chain(named).copied().collect();
-    let facts = tx.facts(actor.user, client.delegated.owner(), &sites).await?;
+    let facts = tx
+        .facts(actor.user, client.delegated.owner(), &sites)
+        .await?;
     client.require_visible(&facts)?;
     Ok(Loaded { client, facts })
 }
@@ -68,7 +70,11 @@ async fn keep(
         tx.update_client(old, &client).await?;
         tx.record(event).await?;
     }
-    Ok(Seen { client, owner_can_act: facts.owner_can_act(), now: tx.now })
+    Ok(Seen {
+        client,
+        owner_can_act: facts.owner_can_act(),
+        now: tx.now,
+    })
 }
 
 impl Services {
@@ -106,15 +112,28 @@ impl ApiClientService for Services {
             let owner = draft.delegated.owner();
             let sites: Vec<SiteId> = draft.delegated.grants().keys().copied().collect();
             let facts = tx.facts(command.actor.user, owner, &sites).await?;
-            let quota = Quota { used: tx.count_clients(owner).await?, limit };
+            let quota = Quota {
+                used: tx.count_clients(owner).await?,
+                limit,
+            };
             let issued = ApiClient::create(draft, &facts, quota, tx.now, &*tx.entropy())?;
-            tx.insert_client(&issued.client, &issued.token.hash()).await?;
+            tx.insert_client(&issued.client, &issued.token.hash())
+                .await?;
             tx.record(issued.event).await?;
             let owner_can_act = facts.owner_can_act();
-            Ok((Seen { client: issued.client, owner_can_act, now: tx.now }, issued.token))
+            Ok((
+                Seen {
+                    client: issued.client,
+                    owner_can_act,
+                    now: tx.now,
+                },
+                issued.token,
+            ))
         };
-        let Committed { value: (seen, token), revision } =
-            self.store.transaction(&provenance, body).await?;
+        let Committed {
+            value: (seen, token),
+            revision,
+        } = self.store.transaction(&provenance, body).await?;
         tracing::info!(client.id = %seen.client.id, "created API client {}", seen.client.id);
         Ok(Response::new(pb::CreateApiClientResponse {
             api_client: Some(seen.to_pb()),
@@ -131,7 +150,9 @@ impl ApiClientService for Services {
         let OnClient { actor, id } = convert::on_client(request.actor, &request.id)?;
         provenance(&extensions, Some(actor.clone()))?;
         let seen = self.get(actor.user, id).await?;
-        Ok(Response::new(pb::GetApiClientResponse { api_client: Some(seen.to_pb()) }))
+        Ok(Response::new(pb::GetApiClientResponse {
+            api_client: Some(seen.to_pb()),
+        }))
     }
 
     async fn list_api_clients(
@@ -151,13 +172,21 @@ impl ApiClientService for Services {
         let (_, extensions, request) = request.into_parts();
         let (on_client, update) = convert::update(request, self.store.clock().now())?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
-        let named: Vec<SiteId> = update.grants.iter().flatten().map(|(site, _)| *site).collect();
+        let named: Vec<SiteId> = update
+            .grants
+            .iter()
+            .flatten()
+            .map(|(site, _)| *site)
+            .collect();
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let Loaded { client, facts } = load(tx, &on_client, &named).await?;
             let transition = client.clone().update(update.clone(), &facts, tx.now)?;
             keep(tx, &client, transition, &facts).await
         };
-        let Committed { value: seen, revision } = self.store.transaction(&provenance, body).await?;
+        let Committed {
+            value: seen,
+            revision,
+        } = self.store.transaction(&provenance, body).await?;
         Ok(Response::new(pb::UpdateApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -175,13 +204,23 @@ impl ApiClientService for Services {
             let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
             let rotated = client.rotate(overlap, &facts, tx.now, &*tx.entropy())?;
             let issued = rotated.issued;
-            tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends).await?;
+            tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends)
+                .await?;
             tx.record(issued.event).await?;
             let owner_can_act = facts.owner_can_act();
-            Ok((Seen { client: issued.client, owner_can_act, now: tx.now }, issued.token))
+            Ok((
+                Seen {
+                    client: issued.client,
+                    owner_can_act,
+                    now: tx.now,
+                },
+                issued.token,
+            ))
         };
-        let Committed { value: (seen, token), revision } =
-            self.store.transaction(&provenance, body).await?;
+        let Committed {
+            value: (seen, token),
+            revision,
+        } = self.store.transaction(&provenance, body).await?;
         Ok(Response::new(pb::RotateApiClientResponse {
             api_client: Some(seen.to_pb()),
             token: token.reveal(),
@@ -196,8 +235,12 @@ impl ApiClientService for Services {
         let (_, extensions, request) = request.into_parts();
         let on_client = convert::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
-        let Committed { value: seen, revision } =
-            self.change(&provenance, &on_client, ApiClient::revoke).await?;
+        let Committed {
+            value: seen,
+            revision,
+        } = self
+            .change(&provenance, &on_client, ApiClient::revoke)
+            .await?;
         Ok(Response::new(pb::RevokeApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -211,8 +254,12 @@ impl ApiClientService for Services {
         let (_, extensions, request) = request.into_parts();
         let on_client = convert::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
-        let Committed { value: seen, revision } =
-            self.change(&provenance, &on_client, ApiClient::reactivate).await?;
+        let Committed {
+            value: seen,
+            revision,
+        } = self
+            .change(&provenance, &on_client, ApiClient::reactivate)
+            .await?;
         Ok(Response::new(pb::ReactivateApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -234,7 +281,9 @@ impl ApiClientService for Services {
             Ok(tx.record(event).await?)
         };
         let Committed { revision, .. } = self.store.transaction(&provenance, body).await?;
-        Ok(Response::new(pb::DeleteApiClientResponse { revision: revision.0 }))
+        Ok(Response::new(pb::DeleteApiClientResponse {
+            revision: revision.0,
+        }))
     }
 }
 
@@ -253,7 +302,11 @@ impl Services {
         snapshot.close().await?;
         let (client, facts) = seen.ok_or(Refusal::NotFound)?;
         client.require_visible(&facts)?;
-        Ok(Seen { client, owner_can_act: facts.owner_can_act(), now })
+        Ok(Seen {
+            client,
+            owner_can_act: facts.owner_can_act(),
+            now,
+        })
     }
 
     async fn list(

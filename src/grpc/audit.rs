@@ -24,8 +24,9 @@ impl Services {
         let page_size = usize::from(command.limit);
         let mut snapshot = self.store.snapshot().await?;
         // One more than asked for tells whether there is a next page.
-        let mut page =
-            snapshot.page_events(&command.filter, command.after, command.limit + 1).await?;
+        let mut page = snapshot
+            .page_events(&command.filter, command.after, command.limit + 1)
+            .await?;
         snapshot.close().await?;
         let more = page.len() > page_size;
         page.truncate(page_size);
@@ -34,6 +35,9 @@ impl Services {
             _ => String::new(),
         };
         let events = page.into_iter().map(convert::to_audit_event).collect();
-        Ok(pb::ListAuditEventsResponse { events, next_page_token })
+        Ok(pb::ListAuditEventsResponse {
+            events,
+            next_page_token,
+        })
     }
 }

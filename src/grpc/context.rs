@@ -28,10 +28,19 @@ pub(super) fn provenance(
     extensions: &tonic::Extensions,
     actor: Option<Actor>,
 ) -> Result<Arc<Provenance>, ApiError> {
-    let caller = extensions.get::<Caller>().ok_or(ApiError::Defect("no caller was established"))?;
-    let request_id = extensions.get::<RequestId>().map(|id| id.0.to_string()).unwrap_or_default();
+    let caller = extensions
+        .get::<Caller>()
+        .ok_or(ApiError::Defect("no caller was established"))?;
+    let request_id = extensions
+        .get::<RequestId>()
+        .map(|id| id.0.to_string())
+        .unwrap_or_default();
     if let Some(actor) = &actor {
         tracing::Span::current().record("actor.user_id", tracing::field::display(actor.user));
     }
-    Ok(Arc::new(Provenance { actor, caller: caller.0.name.as_str().to_owned(), request_id }))
+    Ok(Arc::new(Provenance {
+        actor,
+        caller: caller.0.name.as_str().to_owned(),
+        request_id,
+    }))
 }

@@ -12,9 +12,7 @@ use super::{
 use crate::{
     domain::{
         Revision, Timestamp,
-        access::{
-            Decision, Delegated, MAX_GRANTS, Owner, PermissionCheck, SiteGrants,
-        },
+        access::{Decision, Delegated, MAX_GRANTS, Owner, PermissionCheck, SiteGrants},
         audit::{self, Action, MAX_USER_AGENT, RecordedEvent},
         client::{
             ApiClient, ClientState, Description, Draft, Expiry, Name, Overlap, Update, check_text,
@@ -35,8 +33,13 @@ const DEFAULT_PAGE_SIZE: u16 = 50;
 /// The largest page.
 const MAX_PAGE_SIZE: u16 = 500;
 /// The paths that an update mask can name.
-const UPDATE_PATHS: [&str; 5] =
-    ["name", "description", "instance_role", "site_grants", "expire_time"];
+const UPDATE_PATHS: [&str; 5] = [
+    "name",
+    "description",
+    "instance_role",
+    "site_grants",
+    "expire_time",
+];
 /// An update mask's path for all of them.
 const ALL_PATHS: &str = "*";
 /// The entries that one replacement of the directory can have.
@@ -55,7 +58,10 @@ impl Reader {
     fn wrong(&mut self, field: &str, description: impl Display) {
         if self.violations.len() < MAX_VIOLATIONS {
             let description = description.to_string();
-            self.violations.push(Violation { field: field.to_owned(), description });
+            self.violations.push(Violation {
+                field: field.to_owned(),
+                description,
+            });
         }
     }
 
@@ -88,7 +94,11 @@ impl Reader {
         field: &str,
         text: &str,
     ) -> Option<Option<T>> {
-        if text.is_empty() { Some(None) } else { self.id(field, text).map(Some) }
+        if text.is_empty() {
+            Some(None)
+        } else {
+            self.id(field, text).map(Some)
+        }
     }
 
     fn parsed<T>(&mut self, field: &str, parsed: Result<T, impl Display>) -> Option<T> {
@@ -113,7 +123,11 @@ impl Reader {
         };
         let user_agent = check_text(&actor.user_agent, MAX_USER_AGENT, |_| false);
         self.parsed("actor.user_agent", user_agent)?;
-        Some(audit::Actor { user: user?, ip_address: ip_address?, user_agent: actor.user_agent })
+        Some(audit::Actor {
+            user: user?,
+            ip_address: ip_address?,
+            user_agent: actor.user_agent,
+        })
     }
 
     fn owner(&mut self, field: &str, owner: Option<pb::Owner>) -> Option<Owner> {
@@ -140,7 +154,11 @@ impl Reader {
     ) -> Option<D> {
         let read = W::try_from(value).ok().and_then(domain);
         if read.is_none() {
-            let problem = if value == 0 { "must be specified" } else { "is no known value" };
+            let problem = if value == 0 {
+                "must be specified"
+            } else {
+                "is no known value"
+            };
             self.wrong(field, problem);
         }
         read
@@ -200,7 +218,9 @@ impl Reader {
     fn timestamp(&mut self, field: &str, time: prost_types::Timestamp) -> Option<Timestamp> {
         /// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, as google.protobuf.Timestamp says.
         const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
-        let nanos = u32::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+        let nanos = u32::try_from(time.nanos)
+            .ok()
+            .filter(|nanos| *nanos < 1_000_000_000);
         let read = nanos
             .filter(|_| SECONDS.contains(&time.seconds))
             .and_then(|nanos| DateTime::from_timestamp(time.seconds, nanos))
@@ -232,7 +252,9 @@ impl Reader {
     }
 
     fn overlap(&mut self, length: Option<prost_types::Duration>) -> Option<Overlap> {
-        let Some(length) = length else { return Some(Overlap::default()) };
+        let Some(length) = length else {
+            return Some(Overlap::default());
+        };
         let same_sign = length.seconds.signum() * i64::from(length.nanos.signum()) >= 0;
         let overlap = (same_sign && length.nanos.abs() < 1_000_000_000)
             .then(|| TimeDelta::new(length.seconds, u32::try_from(length.nanos).ok()?))
@@ -256,7 +278,8 @@ impl Reader {
             return Some(None);
         }
         let problem = "is not the next_page_token of a page of the same list";
-        self.parsed("page_token", page::read(list, token).ok_or(problem)).map(Some)
+        self.parsed("page_token", page::read(list, token).ok_or(problem))
+            .map(Some)
     }
 
     fn sequence(&mut self, sequence: Option<u64>) -> Option<Option<u64>> {
@@ -271,32 +294,50 @@ impl Reader {
     fn user(&mut self, field: &str, user: &pb::User) -> Option<User> {
         let id = self.id(&format!("{field}.id"), &user.id);
         let role = self.instance_role(&format!("{field}.instance_role"), user.instance_role);
-        Some(User { id: id?, instance_role: role?, disabled: user.disabled })
+        Some(User {
+            id: id?,
+            instance_role: role?,
+            disabled: user.disabled,
+        })
     }
 
     fn team(&mut self, field: &str, team: &pb::Team) -> Option<Team> {
         let id = self.id(&format!("{field}.id"), &team.id);
-        Some(Team { id: id?, archived: team.archived })
+        Some(Team {
+            id: id?,
+            archived: team.archived,
+        })
     }
 
     fn team_member(&mut self, field: &str, member: &pb::TeamMember) -> Option<TeamMember> {
         let team = self.id(&format!("{field}.team_id"), &member.team_id);
         let user = self.id(&format!("{field}.user_id"), &member.user_id);
         let role = self.team_role(&format!("{field}.role"), member.role);
-        Some(TeamMember { team: team?, user: user?, role: role? })
+        Some(TeamMember {
+            team: team?,
+            user: user?,
+            role: role?,
+        })
     }
 
     fn site(&mut self, field: &str, site: &pb::Site) -> Option<Site> {
         let id = self.id(&format!("{field}.id"), &site.id);
         let team = self.id(&format!("{field}.team_id"), &site.team_id);
-        Some(Site { id: id?, team: team? })
+        Some(Site {
+            id: id?,
+            team: team?,
+        })
     }
 
     fn site_member(&mut self, field: &str, member: &pb::SiteMember) -> Option<SiteMember> {
         let site = self.id(&format!("{field}.site_id"), &member.site_id);
         let user = self.id(&format!("{field}.user_id"), &member.user_id);
         let role = self.site_role(&format!("{field}.role"), member.role);
-        Some(SiteMember { site: site?, user: user?, role: role? })
+        Some(SiteMember {
+            site: site?,
+            user: user?,
+            role: role?,
+        })
     }
 
     fn change(&mut self, index: usize, change: &pb::DirectoryChange) -> Option<DirectoryChange> {
@@ -304,18 +345,18 @@ impl Reader {
 
         let field = |name: &str| format!("changes[{index}].{name}");
         match self.required(&format!("changes[{index}]"), change.change.as_ref())? {
-            Change::PutUser(user) => {
-                self.user(&field("put_user"), user).map(DirectoryChange::PutUser)
-            }
-            Change::DeleteUser(user) => {
-                self.id(&field("delete_user.id"), &user.id).map(DirectoryChange::DeleteUser)
-            }
-            Change::PutTeam(team) => {
-                self.team(&field("put_team"), team).map(DirectoryChange::PutTeam)
-            }
-            Change::DeleteTeam(team) => {
-                self.id(&field("delete_team.id"), &team.id).map(DirectoryChange::DeleteTeam)
-            }
+            Change::PutUser(user) => self
+                .user(&field("put_user"), user)
+                .map(DirectoryChange::PutUser),
+            Change::DeleteUser(user) => self
+                .id(&field("delete_user.id"), &user.id)
+                .map(DirectoryChange::DeleteUser),
+            Change::PutTeam(team) => self
+                .team(&field("put_team"), team)
+                .map(DirectoryChange::PutTeam),
+            Change::DeleteTeam(team) => self
+                .id(&field("delete_team.id"), &team.id)
+                .map(DirectoryChange::DeleteTeam),
             Change::PutTeamMember(member) => self
                 .team_member(&field("put_team_member"), member)
                 .map(DirectoryChange::PutTeamMember),
@@ -324,12 +365,12 @@ impl Reader {
                 let user = self.id(&field("delete_team_member.user_id"), &member.user_id);
                 Some(DirectoryChange::DeleteTeamMember(team?, user?))
             }
-            Change::PutSite(site) => {
-                self.site(&field("put_site"), site).map(DirectoryChange::PutSite)
-            }
-            Change::DeleteSite(site) => {
-                self.id(&field("delete_site.id"), &site.id).map(DirectoryChange::DeleteSite)
-            }
+            Change::PutSite(site) => self
+                .site(&field("put_site"), site)
+                .map(DirectoryChange::PutSite),
+            Change::DeleteSite(site) => self
+                .id(&field("delete_site.id"), &site.id)
+                .map(DirectoryChange::DeleteSite),
             Change::PutSiteMember(member) => self
                 .site_member(&field("put_site_member"), member)
                 .map(DirectoryChange::PutSiteMember),
@@ -356,7 +397,11 @@ pub(super) fn create(
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
     let draft = draft(&mut reader, request.api_client, now);
-    reader.finish(actor.zip(draft).map(|(actor, draft)| Create { actor, draft }))
+    reader.finish(
+        actor
+            .zip(draft)
+            .map(|(actor, draft)| Create { actor, draft }),
+    )
 }
 
 fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> Option<Draft> {
@@ -375,15 +420,28 @@ fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> 
     if let (Some(Owner::Team(_)), Some(InstanceRole::Admin | InstanceRole::Owner)) =
         (owner, instance_role)
     {
-        reader.wrong(role_field, "must be INSTANCE_ROLE_USER for a team's API client");
+        reader.wrong(
+            role_field,
+            "must be INSTANCE_ROLE_USER for a team's API client",
+        );
     }
     let delegated = match owner? {
-        Owner::User(user) => {
-            Delegated::Personal { user, instance_role: instance_role?, grants: grants? }
-        }
-        Owner::Team(team) => Delegated::Team { team, grants: grants? },
+        Owner::User(user) => Delegated::Personal {
+            user,
+            instance_role: instance_role?,
+            grants: grants?,
+        },
+        Owner::Team(team) => Delegated::Team {
+            team,
+            grants: grants?,
+        },
     };
-    Some(Draft { delegated, name: name?, description: description?, expiry: expiry? })
+    Some(Draft {
+        delegated,
+        name: name?,
+        description: description?,
+        expiry: expiry?,
+    })
 }
 
 /// A call about one client, read.
@@ -400,9 +458,7 @@ pub(super) fn on_client(actor: Option<pb::Actor>, id: &str) -> Result<OnClient, 
     reader.finish(actor.zip(id).map(|(actor, id)| OnClient { actor, id }))
 }
 
-pub(super) fn rotate(
-    request: pb::RotateApiClientRequest,
-) -> Result<(OnClient, Overlap), ApiError> {
+pub(super) fn rotate(request: pb::RotateApiClientRequest) -> Result<(OnClient, Overlap), ApiError> {
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
     let id = reader.id("id", &request.id);
@@ -419,9 +475,13 @@ pub(super) fn update(
     let actor = reader.actor(request.actor);
     let client = reader.required("api_client", request.api_client);
     let mask = update_mask(&mut reader, request.update_mask);
-    let Some(client) = client else { return reader.finish(None) };
+    let Some(client) = client else {
+        return reader.finish(None);
+    };
     let id = reader.id("api_client.id", &client.id);
-    let Some(mask) = mask else { return reader.finish(None) };
+    let Some(mask) = mask else {
+        return reader.finish(None);
+    };
     let changes = changes(&mut reader, client, &mask, now);
     let on_client = actor.zip(id).map(|(actor, id)| OnClient { actor, id });
     reader.finish(on_client.zip(changes))
@@ -431,7 +491,9 @@ fn update_mask(
     reader: &mut Reader,
     mask: Option<prost_types::FieldMask>,
 ) -> Option<Vec<&'static str>> {
-    let paths = mask.map(|mask| mask.paths).filter(|paths| !paths.is_empty());
+    let paths = mask
+        .map(|mask| mask.paths)
+        .filter(|paths| !paths.is_empty());
     let paths = reader.required("update_mask", paths)?;
     if paths == [ALL_PATHS] {
         return Some(UPDATE_PATHS.to_vec());
@@ -521,10 +583,21 @@ pub(super) fn list_clients(request: pb::ListApiClientsRequest) -> Result<ListCli
     let read = owner.and_then(|owner| {
         let list = format!("clients {owner} {include_inactive}");
         let after = reader.page_token(&list, &request.page_token)?;
-        let after = after
-            .map(|(create_time, id)| clients::Cursor { create_time, id: ClientId::from_uuid(id) });
-        let listing = clients::Listing { owner, include_inactive, after, limit: limit? };
-        Some(ListClients { actor: actor?, listing, list })
+        let after = after.map(|(create_time, id)| clients::Cursor {
+            create_time,
+            id: ClientId::from_uuid(id),
+        });
+        let listing = clients::Listing {
+            owner,
+            include_inactive,
+            after,
+            limit: limit?,
+        };
+        Some(ListClients {
+            actor: actor?,
+            listing,
+            list,
+        })
     });
     reader.finish(read)
 }
@@ -558,7 +631,10 @@ fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Option<
     }
     if let Ok(permission) = permission.parse::<InstancePermission>() {
         if !check.site_id.is_empty() {
-            reader.wrong("check.site_id", "must be left out for an instance permission");
+            reader.wrong(
+                "check.site_id",
+                "must be left out for an instance permission",
+            );
             return None;
         }
         return Some(PermissionCheck::Instance(permission));
@@ -577,7 +653,10 @@ fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Option<
         return None;
     }
     let site = reader.id("check.site_id", &check.site_id);
-    Some(PermissionCheck::Site { site: site?, permission: permission? })
+    Some(PermissionCheck::Site {
+        site: site?,
+        permission: permission?,
+    })
 }
 
 /// A batch of directory changes, read.
@@ -596,13 +675,22 @@ pub(super) fn directory_changes(
         reader.wrong("changes", "is required");
     }
     if request.changes.len() > MAX_CHANGES {
-        reader.wrong("changes", format_args!("must have at most {MAX_CHANGES} changes"));
+        reader.wrong(
+            "changes",
+            format_args!("must have at most {MAX_CHANGES} changes"),
+        );
         return reader.finish(None);
     }
     let each = request.changes.iter().enumerate();
-    let changes: Vec<_> = each.map(|(index, change)| reader.change(index, change)).collect();
+    let changes: Vec<_> = each
+        .map(|(index, change)| reader.change(index, change))
+        .collect();
     let changes: Option<Vec<_>> = changes.into_iter().collect();
-    reader.finish(changes.zip(sequence).map(|(changes, sequence)| Batch { changes, sequence }))
+    reader.finish(
+        changes
+            .zip(sequence)
+            .map(|(changes, sequence)| Batch { changes, sequence }),
+    )
 }
 
 /// A replacement of the directory, read chunk by chunk.
@@ -626,7 +714,9 @@ impl Replacement {
             self.sequence = self.reader.sequence(chunk.sequence).flatten();
         }
         self.chunks += 1;
-        let Self { reader, directory, .. } = self;
+        let Self {
+            reader, directory, ..
+        } = self;
         let entries = directory.users.len()
             + directory.teams.len()
             + directory.team_members.len()
@@ -637,19 +727,29 @@ impl Replacement {
             reader.wrong("the directory", problem);
         }
         for (index, user) in (directory.users.len()..).zip(&chunk.users) {
-            directory.users.extend(reader.user(&format!("users[{index}]"), user));
+            directory
+                .users
+                .extend(reader.user(&format!("users[{index}]"), user));
         }
         for (index, team) in (directory.teams.len()..).zip(&chunk.teams) {
-            directory.teams.extend(reader.team(&format!("teams[{index}]"), team));
+            directory
+                .teams
+                .extend(reader.team(&format!("teams[{index}]"), team));
         }
         for (index, member) in (directory.team_members.len()..).zip(&chunk.team_members) {
-            directory.team_members.extend(reader.team_member(&format!("team_members[{index}]"), member));
+            directory
+                .team_members
+                .extend(reader.team_member(&format!("team_members[{index}]"), member));
         }
         for (index, site) in (directory.sites.len()..).zip(&chunk.sites) {
-            directory.sites.extend(reader.site(&format!("sites[{index}]"), site));
+            directory
+                .sites
+                .extend(reader.site(&format!("sites[{index}]"), site));
         }
         for (index, member) in (directory.site_members.len()..).zip(&chunk.site_members) {
-            directory.site_members.extend(reader.site_member(&format!("site_members[{index}]"), member));
+            directory
+                .site_members
+                .extend(reader.site_member(&format!("site_members[{index}]"), member));
         }
         // What is wrong already need not be sent to its end.
         if reader.violations.is_empty() {
@@ -663,9 +763,12 @@ impl Replacement {
     /// in it.
     pub(super) fn finish(mut self) -> Result<Self, ApiError> {
         if self.chunks == 0 {
-            self.reader.wrong("the stream", "must have at least one chunk");
+            self.reader
+                .wrong("the stream", "must have at least one chunk");
         }
-        let Self { reader, directory, .. } = &mut self;
+        let Self {
+            reader, directory, ..
+        } = &mut self;
         let users = distinct(reader, "users", ".id", directory.users.iter().map(|u| u.id));
         let teams = distinct(reader, "teams", ".id", directory.teams.iter().map(|t| t.id));
         let sites = distinct(reader, "sites", ".id", directory.sites.iter().map(|s| s.id));
@@ -681,16 +784,36 @@ impl Replacement {
         };
         for (index, member) in directory.team_members.iter().enumerate() {
             let (team, user) = (&member.team, &member.user);
-            known(format!("team_members[{index}].team_id"), team, teams.contains(team));
-            known(format!("team_members[{index}].user_id"), user, users.contains(user));
+            known(
+                format!("team_members[{index}].team_id"),
+                team,
+                teams.contains(team),
+            );
+            known(
+                format!("team_members[{index}].user_id"),
+                user,
+                users.contains(user),
+            );
         }
         for (index, site) in directory.sites.iter().enumerate() {
-            known(format!("sites[{index}].team_id"), &site.team, teams.contains(&site.team));
+            known(
+                format!("sites[{index}].team_id"),
+                &site.team,
+                teams.contains(&site.team),
+            );
         }
         for (index, member) in directory.site_members.iter().enumerate() {
             let (site, user) = (&member.site, &member.user);
-            known(format!("site_members[{index}].site_id"), site, sites.contains(site));
-            known(format!("site_members[{index}].user_id"), user, users.contains(user));
+            known(
+                format!("site_members[{index}].site_id"),
+                site,
+                sites.contains(site),
+            );
+            known(
+                format!("site_members[{index}].user_id"),
+                user,
+                users.contains(user),
+            );
         }
         std::mem::take(reader).finish(Some(self))
     }
@@ -732,7 +855,11 @@ pub(super) fn list_events(request: pb::ListAuditEventsRequest) -> Result<ListEve
     let action = if request.action.is_empty() {
         Some(None)
     } else {
-        let known = Action::ALL.iter().map(|action| action.as_str()).collect::<Vec<_>>().join(", ");
+        let known = Action::ALL
+            .iter()
+            .map(|action| action.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         let action = request.action.parse::<Action>();
         let action = action.or_else(|_| Err(format!("must be one of {known}")));
         reader.parsed("action", action).map(Some)
@@ -758,9 +885,16 @@ pub(super) fn list_events(request: pb::ListAuditEventsRequest) -> Result<ListEve
     let read = filter.and_then(|filter| {
         let list = format!("events {filter:?}");
         let after = reader.page_token(&list, &request.page_token)?;
-        let after =
-            after.map(|(time, id)| store_audit::Cursor { time, id: EventId::from_uuid(id) });
-        Some(ListEvents { filter, after, limit: limit?, list })
+        let after = after.map(|(time, id)| store_audit::Cursor {
+            time,
+            id: EventId::from_uuid(id),
+        });
+        Some(ListEvents {
+            filter,
+            after,
+            limit: limit?,
+            list,
+        })
     });
     reader.finish(read)
 }
@@ -778,7 +912,10 @@ pub(super) fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
 }
 
 pub(super) fn to_duration(length: TimeDelta) -> prost_types::Duration {
-    prost_types::Duration { seconds: length.num_seconds(), nanos: length.subsec_nanos() }
+    prost_types::Duration {
+        seconds: length.num_seconds(),
+        nanos: length.subsec_nanos(),
+    }
 }
 
 pub(super) fn to_owner(owner: Owner) -> pb::Owner {
@@ -861,14 +998,25 @@ pub(super) fn to_decision(decision: Decision) -> pb::Decision {
         Decision::NoSiteGrant => pb::DecisionReason::NoSiteGrant,
         Decision::RoleTooLow => pb::DecisionReason::RoleTooLow,
     };
-    pb::Decision { allowed: decision == Decision::Allowed, reason: reason.into() }
+    pb::Decision {
+        allowed: decision == Decision::Allowed,
+        reason: reason.into(),
+    }
 }
 
 pub(super) fn to_audit_event(recorded: RecordedEvent) -> pb::AuditEvent {
-    let RecordedEvent { id, time, event, provenance } = recorded;
+    let RecordedEvent {
+        id,
+        time,
+        event,
+        provenance,
+    } = recorded;
     let actor = |actor: audit::Actor| pb::Actor {
         user_id: actor.user.to_string(),
-        ip_address: actor.ip_address.map(|ip| ip.to_string()).unwrap_or_default(),
+        ip_address: actor
+            .ip_address
+            .map(|ip| ip.to_string())
+            .unwrap_or_default(),
         user_agent: actor.user_agent,
     };
     let change = |change: audit::FieldChange| pb::AuditChange {

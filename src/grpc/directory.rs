@@ -33,8 +33,10 @@ impl DirectoryService for Services {
             }
             Ok(sequence.or(applied))
         };
-        let Committed { value: applied, revision } =
-            self.store.transaction(&provenance, body).await?;
+        let Committed {
+            value: applied,
+            revision,
+        } = self.store.transaction(&provenance, body).await?;
         Ok(Response::new(pb::ApplyDirectoryChangesResponse {
             revision: revision.0,
             applied_sequence: applied.unwrap_or_default(),
@@ -53,7 +55,12 @@ impl DirectoryService for Services {
         while let Some(chunk) = chunks.message().await? {
             replacement.add(&chunk)?;
         }
-        let Replacement { directory, allow_mass_removal, sequence, .. } = replacement.finish()?;
+        let Replacement {
+            directory,
+            allow_mass_removal,
+            sequence,
+            ..
+        } = replacement.finish()?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let difference = tx.replace_directory(&directory, allow_mass_removal).await?;
             if let Some(sequence) = sequence {
@@ -61,8 +68,10 @@ impl DirectoryService for Services {
             }
             Ok(difference)
         };
-        let Committed { value: difference, revision } =
-            self.store.transaction(&provenance, body).await?;
+        let Committed {
+            value: difference,
+            revision,
+        } = self.store.transaction(&provenance, body).await?;
         Ok(Response::new(pb::ReplaceDirectoryResponse {
             revision: revision.0,
             added: difference.added,

@@ -106,9 +106,9 @@ impl ApiError {
             Self::Refused(Refusal::OwnerNotManaged) => {
                 (Code::PermissionDenied, ErrorReason::OwnerNotManaged)
             }
-            Self::Refused(Refusal::ExceedsInstanceRole { .. } | Refusal::ExceedsSiteRole { .. }) => {
-                (Code::PermissionDenied, ErrorReason::DelegationExceedsActor)
-            }
+            Self::Refused(
+                Refusal::ExceedsInstanceRole { .. } | Refusal::ExceedsSiteRole { .. },
+            ) => (Code::PermissionDenied, ErrorReason::DelegationExceedsActor),
             Self::Refused(Refusal::SiteNotDelegable { .. }) => {
                 (Code::PermissionDenied, ErrorReason::SiteNotDelegable)
             }
@@ -127,7 +127,8 @@ impl ApiError {
             Self::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
             // A transaction that collided until its tries ran out is too much at
             // once as well: nothing was done, and it may go through later.
-            Self::Overloaded | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
+            Self::Overloaded
+            | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
                 (Code::Unavailable, ErrorReason::Overloaded)
             }
             Self::Store(StoreError::Unavailable(_)) => {
@@ -135,8 +136,7 @@ impl ApiError {
             }
             Self::RevisionNotReached { .. } => (Code::Unavailable, ErrorReason::RevisionNotReached),
             Self::MethodUnknown(_) => (Code::Unimplemented, ErrorReason::MethodUnknown),
-            Self::Defect(_)
-            | Self::Store(StoreError::Defect(_) | StoreError::Inconsistent(_)) => {
+            Self::Defect(_) | Self::Store(StoreError::Defect(_) | StoreError::Inconsistent(_)) => {
                 (Code::Internal, ErrorReason::Internal)
             }
         }
@@ -156,18 +156,28 @@ impl ApiError {
             }
             Self::Refused(Refusal::WrongState { state }) => vec![("state", state.to_string())],
             Self::Refused(Refusal::Quota { limit }) => vec![("limit", limit.to_string())],
-            Self::MassRemoval(Removal { kind, known, removed }) => vec![
+            Self::MassRemoval(Removal {
+                kind,
+                known,
+                removed,
+            }) => vec![
                 ("kind", (*kind).to_owned()),
                 ("known", known.to_string()),
                 ("removed", removed.to_string()),
             ],
             Self::CallerNotPermitted(permission) => vec![("permission", permission.to_string())],
             Self::RevisionNotReached { wanted, reached } => {
-                vec![("wanted", wanted.0.to_string()), ("reached", reached.0.to_string())]
+                vec![
+                    ("wanted", wanted.0.to_string()),
+                    ("reached", reached.0.to_string()),
+                ]
             }
             _ => Vec::new(),
         };
-        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        pairs
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
     }
 
     fn violations(&self) -> Vec<Violation> {
@@ -195,8 +205,7 @@ impl From<ApiError> for Status {
         }
         let (code, reason) = error.code_and_reason();
         let reason = reason.as_str_name().trim_start_matches(REASON_PREFIX);
-        let mut details =
-            ErrorDetails::with_error_info(reason, ERROR_DOMAIN, error.metadata());
+        let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, error.metadata());
         for violation in error.violations() {
             details.add_bad_request_violation(violation.field, violation.description);
         }

@@ -33,7 +33,9 @@ impl IntrospectionService for Services {
         let (_, extensions, request) = request.into_parts();
         let command = convert::introspect(&request)?;
         let deadline = extensions.get::<Deadline>().copied();
-        let found = self.look_up(known_token(&request.token), command.at_least, deadline).await?;
+        let found = self
+            .look_up(known_token(&request.token), command.at_least, deadline)
+            .await?;
         let verdict = match found.subject {
             Some(subject) => subject.judge(found.now),
             None => Err(InactiveReason::UnknownToken),
@@ -95,7 +97,10 @@ impl Services {
                 return Ok(found);
             }
             if Instant::now() + POLL > give_up {
-                return Err(ApiError::RevisionNotReached { wanted, reached: found.revision });
+                return Err(ApiError::RevisionNotReached {
+                    wanted,
+                    reached: found.revision,
+                });
             }
             sleep(POLL).await;
         }

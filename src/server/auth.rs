@@ -21,8 +21,7 @@ use crate::{
     grpc::{Services, context::Caller, error::ApiError},
     pb::{
         api_client_service_server::ApiClientServiceServer,
-        audit_service_server::AuditServiceServer,
-        directory_service_server::DirectoryServiceServer,
+        audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
         introspection_service_server::IntrospectionServiceServer,
     },
     store::Store,
@@ -42,7 +41,11 @@ pub(super) enum Access {
 impl Access {
     /// What the method of that path asks.
     pub(super) fn of(path: &str) -> Self {
-        let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let service = path
+            .trim_start_matches('/')
+            .split('/')
+            .next()
+            .unwrap_or_default();
         match service {
             "grpc.health.v1.Health"
             | "grpc.reflection.v1.ServerReflection"
@@ -89,7 +92,10 @@ async fn caller(
     let token = bearer(headers).and_then(|text| Token::parse(text).ok());
     let token = token.filter(|token| token.kind() == TokenKind::ServiceAccount);
     let token = token.ok_or(ApiError::CallerUnknown)?;
-    let account = store.find_caller(token.hash()).await?.ok_or(ApiError::CallerUnknown)?;
+    let account = store
+        .find_caller(token.hash())
+        .await?
+        .ok_or(ApiError::CallerUnknown)?;
     match access {
         Access::Permitted(permission) if !account.may(permission) => {
             Err(ApiError::CallerNotPermitted(permission))

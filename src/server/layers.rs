@@ -48,16 +48,27 @@ pub(super) struct Limits {
 }
 
 /// Gives the request an id and a span, and a failure its line in the log.
-pub(super) async fn trace(State(store): State<Store>, mut request: Request, next: Next) -> Response {
-    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+pub(super) async fn trace(
+    State(store): State<Store>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok());
     let usable = |id: &&str| {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
     };
     let request_id: Arc<str> = match given.filter(usable) {
         Some(id) => id.into(),
-        None => id::RequestId::mint(store.clock().now(), store.entropy()).to_string().into(),
+        None => id::RequestId::mint(store.clock().now(), store.entropy())
+            .to_string()
+            .into(),
     };
-    request.extensions_mut().insert(RequestId(Arc::clone(&request_id)));
+    request
+        .extensions_mut()
+        .insert(RequestId(Arc::clone(&request_id)));
     let method: Arc<str> = request.uri().path().into();
     let span = info_span!(
         "request",
@@ -127,8 +138,8 @@ pub(super) async fn deadline(
     let begun = Instant::now();
     let theirs = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
     let theirs = theirs.map(|timeout| timeout - HEAD_START.min(timeout / 10));
-    let exempt = STREAMS.contains(&request.uri().path())
-        || Access::of(request.uri().path()) == Access::Open;
+    let exempt =
+        STREAMS.contains(&request.uri().path()) || Access::of(request.uri().path()) == Access::Open;
     let timeout = match theirs {
         None if exempt => return next.run(request).await,
         None => ours,
@@ -151,18 +162,18 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
     if response.headers().contains_key(GRPC_STATUS_DETAILS) {
         return response;
     }
-    let Some(status) = failure(response.headers()) else { return response };
+    let Some(status) = failure(response.headers()) else {
+        return response;
+    };
     let error = match status.code() {
         // A message that is not the one it should be, or is too large.
-        Code::Internal | Code::OutOfRange => {
-            ApiError::InvalidFields(vec![Violation {
-                field: "the message".to_owned(),
-                description: "cannot be read, or is larger than 4 MiB".to_owned(),
-            }])
-        }
-        Code::Unimplemented => {
-            ApiError::MethodUnknown(format!("{method} does not exist, or not in this compression"))
-        }
+        Code::Internal | Code::OutOfRange => ApiError::InvalidFields(vec![Violation {
+            field: "the message".to_owned(),
+            description: "cannot be read, or is larger than 4 MiB".to_owned(),
+        }]),
+        Code::Unimplemented => ApiError::MethodUnknown(format!(
+            "{method} does not exist, or not in this compression"
+        )),
         // Health and reflection answer for themselves.
         _ => return response,
     };
@@ -171,14 +182,19 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
 
 /// The status of a response that failed before its first message.
 fn failure(headers: &HeaderMap) -> Option<Status> {
-    let status = headers.contains_key(GRPC_STATUS).then(|| Status::from_header_map(headers))??;
+    let status = headers
+        .contains_key(GRPC_STATUS)
+        .then(|| Status::from_header_map(headers))??;
     (status.code() != Code::Ok).then_some(status)
 }
 
 /// Reads a `grpc-timeout`: at most eight digits and a unit. One that cannot be
 /// read is none, as with every other gRPC server.
 fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
-    let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
+    let (digits, unit) = value
+        .to_str()
+        .ok()?
+        .split_at_checked(value.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -196,7 +212,8 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -206,7 +223,10 @@ mod tests {
     #[test]
     fn timeouts_are_read_as_the_protocol_writes_them() {
         let read = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
-        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(
+            read("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
         assert_eq!(read("2M"), Some(Duration::from_secs(120)));
         assert_eq!(read("3S"), Some(Duration::from_secs(3)));
         assert_eq!(read("250m"), Some(Duration::from_millis(250)));

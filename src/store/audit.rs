@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::{Snapshot, Transaction, error::StoreError, schema::audit_events, types};
 use crate::domain::{
     Timestamp,
-    audit::{Actor, Event, FieldChange, Filter, Provenance, RecordedEvent},
     access::Owner,
+    audit::{Actor, Event, FieldChange, Filter, Provenance, RecordedEvent},
     id::{EventId, UserId},
 };
 
@@ -50,13 +50,16 @@ pub(super) async fn insert(
     let (now, entropy) = (transaction.now, transaction.entropy());
     let provenance = std::sync::Arc::clone(&transaction.provenance);
     let row = |event: Event| {
-        let (owner_user_id, owner_team_id) =
-            event.owner.map_or((None, None), types::owner_columns);
+        let (owner_user_id, owner_team_id) = event.owner.map_or((None, None), types::owner_columns);
         // A client that dies with its owner has no actor, whoever the caller
         // works for: nobody asked for that.
         let actor = provenance.actor.as_ref();
         let address = actor.and_then(|actor| actor.ip_address);
-        let changes: Vec<_> = event.changes.iter().map(|change| serde_json::json!(change)).collect();
+        let changes: Vec<_> = event
+            .changes
+            .iter()
+            .map(|change| serde_json::json!(change))
+            .collect();
         Row {
             id: EventId::mint(now, &*entropy).uuid(),
             event_time: now,
@@ -67,7 +70,9 @@ pub(super) async fn insert(
             owner_team_id,
             actor_user_id: actor.map(|actor| actor.user.uuid()),
             actor_ip_address: address.map(|ip| ip.to_string()).unwrap_or_default(),
-            actor_user_agent: actor.map(|actor| actor.user_agent.clone()).unwrap_or_default(),
+            actor_user_agent: actor
+                .map(|actor| actor.user_agent.clone())
+                .unwrap_or_default(),
             caller: provenance.caller.clone(),
             request_id: provenance.request_id.clone(),
             changes: serde_json::Value::Array(changes),
@@ -101,8 +106,12 @@ impl Snapshot {
             query = query.filter(audit_events::client_id.eq(subject));
         }
         match filter.owner {
-            Some(Owner::User(id)) => query = query.filter(audit_events::owner_user_id.eq(id.uuid())),
-            Some(Owner::Team(id)) => query = query.filter(audit_events::owner_team_id.eq(id.uuid())),
+            Some(Owner::User(id)) => {
+                query = query.filter(audit_events::owner_user_id.eq(id.uuid()))
+            }
+            Some(Owner::Team(id)) => {
+                query = query.filter(audit_events::owner_team_id.eq(id.uuid()))
+            }
             None => {}
         }
         if let Some(actor) = filter.actor {
@@ -119,7 +128,9 @@ impl Snapshot {
         }
         if let Some(Cursor { time, id }) = after {
             let older = audit_events::event_time.lt(time);
-            let tied = audit_events::event_time.eq(time).and(audit_events::id.lt(id.uuid()));
+            let tied = audit_events::event_time
+                .eq(time)
+                .and(audit_events::id.lt(id.uuid()));
             query = query.filter(older.or(tied));
         }
         let rows: Vec<Row> = query.load(self.connection()).await?;
@@ -155,7 +166,11 @@ impl Row {
                 owner,
                 changes,
             },
-            provenance: Provenance { actor, caller: self.caller, request_id: self.request_id },
+            provenance: Provenance {
+                actor,
+                caller: self.caller,
+                request_id: self.request_id,
+            },
         })
     }
 }

@@ -18,9 +18,7 @@ use super::{
 };
 use crate::domain::{
     Timestamp,
-    access::{
-        Delegated, Facts, Holder, Owner, OwnerFacts, SiteGrants, SiteStanding, UserStanding,
-    },
+    access::{Delegated, Facts, Holder, Owner, OwnerFacts, SiteGrants, SiteStanding, UserStanding},
     client::{ApiClient, Description, Expiry, Name},
     id::{ClientId, SiteId, TeamId, UserId},
     role::InstanceRole,
@@ -103,11 +101,17 @@ impl Transaction {
         let rows: i64 = match owner {
             Owner::User(id) => {
                 let owned = api_clients::table.filter(api_clients::owner_user_id.eq(id.uuid()));
-                owned.select(count_star()).get_result(self.connection()).await?
+                owned
+                    .select(count_star())
+                    .get_result(self.connection())
+                    .await?
             }
             Owner::Team(id) => {
                 let owned = api_clients::table.filter(api_clients::owner_team_id.eq(id.uuid()));
-                owned.select(count_star()).get_result(self.connection()).await?
+                owned
+                    .select(count_star())
+                    .get_result(self.connection())
+                    .await?
             }
         };
         types::count(rows)
@@ -136,7 +140,8 @@ impl Transaction {
             .execute(self.connection())
             .await?;
         types::expect_rows("inserting a client", rows, 1)?;
-        self.insert_grants(client.id, client.delegated.grants()).await?;
+        self.insert_grants(client.id, client.delegated.grants())
+            .await?;
         self.insert_token(client, token).await
     }
 
@@ -285,14 +290,18 @@ async fn page(
         Owner::Team(id) => query.filter(api_clients::owner_team_id.eq(id.uuid())),
     };
     if !listing.include_inactive {
-        let lasting = api_clients::expire_time.is_null().or(api_clients::expire_time.gt(now));
+        let lasting = api_clients::expire_time
+            .is_null()
+            .or(api_clients::expire_time.gt(now));
         query = query
             .filter(api_clients::revoke_time.is_null())
             .filter(lasting.assume_not_null());
     }
     if let Some(Cursor { create_time, id }) = listing.after {
         let older = api_clients::create_time.lt(create_time);
-        let tied = api_clients::create_time.eq(create_time).and(api_clients::id.gt(id.uuid()));
+        let tied = api_clients::create_time
+            .eq(create_time)
+            .and(api_clients::id.gt(id.uuid()));
         query = query.filter(older.or(tied));
     }
     let rows = query.load(connection).await?;
@@ -316,7 +325,10 @@ async fn with_grants(
     let mut grants: BTreeMap<Uuid, SiteGrants> = BTreeMap::new();
     for (client, site, role) in granted {
         let role = types::word(&role)?;
-        grants.entry(client).or_default().insert(SiteId::from_uuid(site), role);
+        grants
+            .entry(client)
+            .or_default()
+            .insert(SiteId::from_uuid(site), role);
     }
     let client = |(row, hint): (ClientRow, String)| {
         let grants = grants.remove(&row.id).unwrap_or_default();
@@ -335,16 +347,29 @@ async fn facts(
     let sites = site_standings(connection, actor, asked).await?;
     let owner = match owner {
         Owner::User(id) if id == actor => match user {
-            Some(user) => OwnerFacts::User { id, disabled: user.disabled },
+            Some(user) => OwnerFacts::User {
+                id,
+                disabled: user.disabled,
+            },
             None => OwnerFacts::Absent,
         },
         Owner::User(id) => match find_user(connection, id).await? {
-            Some(user) => OwnerFacts::User { id, disabled: user.disabled },
+            Some(user) => OwnerFacts::User {
+                id,
+                disabled: user.disabled,
+            },
             None => OwnerFacts::Absent,
         },
         Owner::Team(id) => find_team(connection, id, actor).await?,
     };
-    Ok(Facts { actor: Holder { id: actor, user, sites }, owner })
+    Ok(Facts {
+        actor: Holder {
+            id: actor,
+            user,
+            sites,
+        },
+        owner,
+    })
 }
 
 async fn find_user(
@@ -357,8 +382,13 @@ async fn find_user(
         .first(connection)
         .await
         .optional()?;
-    row.map(|(role, disabled)| Ok(UserStanding { instance_role: types::word(&role)?, disabled }))
-        .transpose()
+    row.map(|(role, disabled)| {
+        Ok(UserStanding {
+            instance_role: types::word(&role)?,
+            disabled,
+        })
+    })
+    .transpose()
 }
 
 async fn find_team(
@@ -376,9 +406,15 @@ async fn find_team(
         .first(connection)
         .await
         .optional()?;
-    let Some((archived, role)) = row else { return Ok(OwnerFacts::Absent) };
+    let Some((archived, role)) = row else {
+        return Ok(OwnerFacts::Absent);
+    };
     let actor_role = role.as_deref().map(types::word).transpose()?;
-    Ok(OwnerFacts::Team { id, archived, actor_role })
+    Ok(OwnerFacts::Team {
+        id,
+        archived,
+        actor_role,
+    })
 }
 
 async fn site_standings(
@@ -475,12 +511,14 @@ pub(super) fn delegated(
     grants: SiteGrants,
 ) -> Result<Delegated, StoreError> {
     match (owner, instance_role) {
-        (Owner::User(user), instance_role) => {
-            Ok(Delegated::Personal { user, instance_role, grants })
-        }
+        (Owner::User(user), instance_role) => Ok(Delegated::Personal {
+            user,
+            instance_role,
+            grants,
+        }),
         (Owner::Team(team), InstanceRole::User) => Ok(Delegated::Team { team, grants }),
-        (Owner::Team(team), role) => {
-            Err(StoreError::Inconsistent(format!("a client of team {team} with role {role}")))
-        }
+        (Owner::Team(team), role) => Err(StoreError::Inconsistent(format!(
+            "a client of team {team} with role {role}"
+        ))),
     }
 }

@@ -24,9 +24,7 @@ use super::{
 use crate::domain::{
     access::Owner,
     audit::{Action, Event, FieldChange},
-    directory::{
-        Directory, DirectoryChange, Removal, Site, SiteMember, Team, TeamMember, User,
-    },
+    directory::{Directory, DirectoryChange, Removal, Site, SiteMember, Team, TeamMember, User},
 };
 
 /// A replacement may be large; the usual limit is for requests.
@@ -151,7 +149,10 @@ impl Transaction {
 
     /// Applies changes in their order. Fails as a whole where one of them names
     /// what does not exist at its point of the batch.
-    pub async fn apply_changes(&mut self, changes: &[DirectoryChange]) -> Result<(), DirectoryError> {
+    pub async fn apply_changes(
+        &mut self,
+        changes: &[DirectoryChange],
+    ) -> Result<(), DirectoryError> {
         let mut first = 0;
         for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
             self.apply_run(first, run).await?;
@@ -243,7 +244,11 @@ impl Transaction {
         let user_ids: Vec<Uuid> = new.users.iter().map(|user| user.id.uuid()).collect();
         let team_ids: Vec<Uuid> = new.teams.iter().map(|team| team.id.uuid()).collect();
         let site_ids: Vec<Uuid> = new.sites.iter().map(|site| site.id.uuid()).collect();
-        let kinds = [("users", &user_ids), ("teams", &team_ids), ("sites", &site_ids)];
+        let kinds = [
+            ("users", &user_ids),
+            ("teams", &team_ids),
+            ("sites", &site_ids),
+        ];
         for (kind, ids) in kinds {
             let removal = self.removal(kind, ids).await?;
             if removal.is_mass_removal() && !allow_mass_removal {
@@ -274,7 +279,11 @@ impl Transaction {
         let lost_teams = self.lost("teams", &team_ids).await?;
         let lost_sites = self.lost("sites", &site_ids).await?;
         self.delete_clients_of(&lost_users, &lost_teams).await?;
-        for (table, lost) in [("sites", lost_sites), ("teams", lost_teams), ("users", lost_users)] {
+        for (table, lost) in [
+            ("sites", lost_sites),
+            ("teams", lost_teams),
+            ("users", lost_users),
+        ] {
             let delete = format!("DELETE FROM {table} WHERE id = ANY($1)");
             total += self.remove(single(&delete, lost)).await?;
         }
@@ -293,7 +302,10 @@ impl Transaction {
     async fn put_users(&mut self, rows: &[User]) -> Result<Difference, DirectoryError> {
         let rows = last_of_each(rows, |user| user.id);
         let ids: Vec<Uuid> = rows.iter().map(|user| user.id.uuid()).collect();
-        let roles: Vec<&str> = rows.iter().map(|user| user.instance_role.as_str()).collect();
+        let roles: Vec<&str> = rows
+            .iter()
+            .map(|user| user.instance_role.as_str())
+            .collect();
         let disabled: Vec<bool> = rows.iter().map(|user| user.disabled).collect();
         let put = "INSERT INTO users AS old (id, instance_role, disabled) \
                    SELECT * FROM unnest($1, $2, $3) \
@@ -323,11 +335,18 @@ impl Transaction {
 
     async fn put_sites(&mut self, rows: &[Site]) -> Result<Difference, DirectoryError> {
         let rows = last_of_each(rows, |site| site.id);
-        let (ids, teams) = rows.iter().map(|site| (site.id.uuid(), site.team.uuid())).unzip();
+        let (ids, teams) = rows
+            .iter()
+            .map(|site| (site.id.uuid(), site.team.uuid()))
+            .unzip();
         let put = "INSERT INTO sites AS old (id, team_id) SELECT * FROM unnest($1, $2) \
                    ON CONFLICT (id) DO UPDATE SET team_id = excluded.team_id \
                    WHERE old.team_id <> excluded.team_id";
-        difference(pairs(&counted(put), ids, teams).get_result(self.connection()).await?)
+        difference(
+            pairs(&counted(put), ids, teams)
+                .get_result(self.connection())
+                .await?,
+        )
     }
 
     async fn put_team_members(
@@ -365,7 +384,10 @@ impl Transaction {
         let removed = query.execute(self.connection()).await?;
         let removed = u32::try_from(removed)
             .or_else(|_| Err(StoreError::Inconsistent(format!("{removed} rows"))))?;
-        Ok(Difference { removed, ..Difference::default() })
+        Ok(Difference {
+            removed,
+            ..Difference::default()
+        })
     }
 
     /// How many rows of a table are not among the given ones.
@@ -390,7 +412,11 @@ impl Transaction {
             .get_result(self.connection())
             .await?;
         let removed = types::count(row.known - row.kept)?;
-        Ok(Removal { kind, known: types::count(row.known)?, removed })
+        Ok(Removal {
+            kind,
+            known: types::count(row.known)?,
+            removed,
+        })
     }
 
     /// The ids in a table that are not among the given ones.
@@ -462,7 +488,10 @@ impl Transaction {
                 changes: vec![FieldChange::new("owner", &owner.to_string(), "deleted")],
             })
         };
-        let events = gone.into_iter().map(event).collect::<Result<_, StoreError>>()?;
+        let events = gone
+            .into_iter()
+            .map(event)
+            .collect::<Result<_, StoreError>>()?;
         Ok(self.record_all(events).await?)
     }
 }
@@ -477,7 +506,12 @@ struct References {
 
 impl References {
     const fn new(first: usize) -> Self {
-        Self { next: first, users: Vec::new(), teams: Vec::new(), sites: Vec::new() }
+        Self {
+            next: first,
+            users: Vec::new(),
+            teams: Vec::new(),
+            sites: Vec::new(),
+        }
     }
 
     fn add(&mut self, change: &DirectoryChange) {
@@ -485,15 +519,20 @@ impl References {
         self.next += 1;
         match change {
             DirectoryChange::PutTeamMember(member) => {
-                self.teams.push((index, "put_team_member.team_id", member.team.uuid()));
-                self.users.push((index, "put_team_member.user_id", member.user.uuid()));
+                self.teams
+                    .push((index, "put_team_member.team_id", member.team.uuid()));
+                self.users
+                    .push((index, "put_team_member.user_id", member.user.uuid()));
             }
             DirectoryChange::PutSite(site) => {
-                self.teams.push((index, "put_site.team_id", site.team.uuid()));
+                self.teams
+                    .push((index, "put_site.team_id", site.team.uuid()));
             }
             DirectoryChange::PutSiteMember(member) => {
-                self.sites.push((index, "put_site_member.site_id", member.site.uuid()));
-                self.users.push((index, "put_site_member.user_id", member.user.uuid()));
+                self.sites
+                    .push((index, "put_site_member.site_id", member.site.uuid()));
+                self.users
+                    .push((index, "put_site_member.user_id", member.user.uuid()));
             }
             DirectoryChange::PutUser(_)
             | DirectoryChange::PutTeam(_)
@@ -507,7 +546,11 @@ impl References {
 
     async fn check(self, transaction: &mut Transaction) -> Result<(), DirectoryError> {
         let mut found = Vec::new();
-        let tables = [("users", self.users), ("teams", self.teams), ("sites", self.sites)];
+        let tables = [
+            ("users", self.users),
+            ("teams", self.teams),
+            ("sites", self.sites),
+        ];
         for (table, named) in tables {
             if named.is_empty() {
                 continue;
@@ -515,10 +558,18 @@ impl References {
             let ids: Vec<Uuid> = named.iter().map(|(_, _, id)| *id).collect();
             let unknown = transaction.unknown(table, &ids).await?;
             let of_unknown = named.into_iter().filter(|(_, _, id)| unknown.contains(id));
-            found.extend(of_unknown.map(|(index, field, id)| UnknownReference { index, field, id }));
+            found.extend(of_unknown.map(|(index, field, id)| UnknownReference {
+                index,
+                field,
+                id,
+            }));
         }
         found.sort_by_key(|reference| (reference.index, reference.field));
-        if found.is_empty() { Ok(()) } else { Err(DirectoryError::Unknown(found)) }
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(DirectoryError::Unknown(found))
+        }
     }
 }
 
@@ -541,14 +592,20 @@ fn counted(put: &str) -> String {
 
 fn difference(row: PutRow) -> Result<Difference, DirectoryError> {
     let (added, changed) = (types::count(row.added)?, types::count(row.changed)?);
-    Ok(Difference { added, changed, removed: 0 })
+    Ok(Difference {
+        added,
+        changed,
+        removed: 0,
+    })
 }
 
 type BoundQuery<'q> = BoxedSqlQuery<'q, Pg, SqlQuery>;
 
 /// A statement with one list of ids.
 fn single(sql: &str, ids: Vec<Uuid>) -> BoundQuery<'static> {
-    diesel::sql_query(sql).into_boxed().bind::<Array<SqlUuid>, _>(ids)
+    diesel::sql_query(sql)
+        .into_boxed()
+        .bind::<Array<SqlUuid>, _>(ids)
 }
 
 /// A statement with two lists of ids of the same length.

@@ -39,15 +39,21 @@ const UNAVAILABLE: [&str; 7] = [
     "is not currently accepting connections",
 ];
 /// Likewise when it gave up waiting (55P03, 57014).
-const OVERLOADED: [&str; 2] =
-    ["canceling statement due to lock timeout", "canceling statement due to statement timeout"];
+const OVERLOADED: [&str; 2] = [
+    "canceling statement due to lock timeout",
+    "canceling statement due to statement timeout",
+];
 
 impl From<DieselError> for StoreError {
     fn from(source: DieselError) -> Self {
         let DieselError::DatabaseError(kind, information) = &source else {
             return Self::Defect(source);
         };
-        let says = |texts: &[&str]| texts.iter().any(|text| information.message().contains(text));
+        let says = |texts: &[&str]| {
+            texts
+                .iter()
+                .any(|text| information.message().contains(text))
+        };
         match kind {
             DatabaseErrorKind::SerializationFailure => Self::Collision(source),
             DatabaseErrorKind::ClosedConnection

@@ -102,8 +102,10 @@ impl Store {
         // No hash is empty, so none is found.
         let hash = token.map_or(Vec::new(), |token| token.0.to_vec());
         let mut lease = self.lease().await?;
-        let rows: Vec<Row> =
-            diesel::sql_query(LOOK_UP).bind::<Binary, _>(hash).load(lease.start()).await?;
+        let rows: Vec<Row> = diesel::sql_query(LOOK_UP)
+            .bind::<Binary, _>(hash)
+            .load(lease.start())
+            .await?;
         lease.finish();
         let [first, ..] = rows.as_slice() else {
             return Err(StoreError::Inconsistent("no index_state".to_owned()));
@@ -118,21 +120,30 @@ impl Store {
 
 fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
     let [row, ..] = rows else { return Ok(None) };
-    let Some(client) = row.client_id else { return Ok(None) };
+    let Some(client) = row.client_id else {
+        return Ok(None);
+    };
     let missing = |what: &str| StoreError::Inconsistent(format!("no {what} for client {client}"));
     let owner = types::owner(row.owner_user_id, row.owner_team_id)?;
-    let instance_role: InstanceRole =
-        types::word(row.instance_role.as_deref().ok_or_else(|| missing("role"))?)?;
+    let instance_role: InstanceRole = types::word(
+        row.instance_role
+            .as_deref()
+            .ok_or_else(|| missing("role"))?,
+    )?;
     let mut grants = SiteGrants::new();
     let mut standings = BTreeMap::new();
     for row in rows {
-        let (Some(site), Some(role)) = (row.site_id, row.granted_role.as_deref()) else { continue };
+        let (Some(site), Some(role)) = (row.site_id, row.granted_role.as_deref()) else {
+            continue;
+        };
         let site = SiteId::from_uuid(site);
         grants.insert(site, types::word(role)?);
         let team = row.site_team_id.ok_or_else(|| missing("site's team"))?;
         let standing = SiteStanding {
             team: TeamId::from_uuid(team),
-            team_archived: row.site_team_archived.ok_or_else(|| missing("site's team"))?,
+            team_archived: row
+                .site_team_archived
+                .ok_or_else(|| missing("site's team"))?,
             team_role: row.team_role.as_deref().map(types::word).transpose()?,
             site_role: row.site_role.as_deref().map(types::word).transpose()?,
         };
@@ -153,7 +164,9 @@ fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
         }),
     };
     Ok(Some(Subject {
-        token: row.token_end_time.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
+        token: row
+            .token_end_time
+            .map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
         client: ClientId::from_uuid(client),
         name: row.name.clone().ok_or_else(|| missing("name"))?,
         delegated: clients::delegated(owner, instance_role, grants)?,
@@ -165,5 +178,8 @@ fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
 
 fn user(row: &Row) -> Option<Result<UserStanding, StoreError>> {
     let (role, disabled) = (row.user_instance_role.as_deref()?, row.user_disabled?);
-    Some(types::word(role).map(|instance_role| UserStanding { instance_role, disabled }))
+    Some(types::word(role).map(|instance_role| UserStanding {
+        instance_role,
+        disabled,
+    }))
 }

@@ -3,7 +3,9 @@
 //! others wait and find nothing to do.
 
 use diesel::{migration::MigrationSource, pg::Pg};
-use diesel_async::{AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::{
+    AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection,
+};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::error::StoreError;
@@ -32,7 +34,9 @@ pub enum MigrationError {
 /// On a current-thread runtime, which cannot block in place.
 pub async fn apply(database_url: &str) -> Result<Vec<String>, MigrationError> {
     let mut harness = AsyncMigrationHarness::new(connect_locked(database_url).await?);
-    let applied = harness.run_pending_migrations(MIGRATIONS).map_err(MigrationError::Run)?;
+    let applied = harness
+        .run_pending_migrations(MIGRATIONS)
+        .map_err(MigrationError::Run)?;
     Ok(applied.iter().map(ToString::to_string).collect())
 }
 
@@ -42,7 +46,9 @@ pub async fn apply(database_url: &str) -> Result<Vec<String>, MigrationError> {
 /// On a current-thread runtime, which cannot block in place.
 pub async fn revert_all(database_url: &str) -> Result<Vec<String>, MigrationError> {
     let mut harness = AsyncMigrationHarness::new(connect_locked(database_url).await?);
-    let reverted = harness.revert_all_migrations(MIGRATIONS).map_err(MigrationError::Run)?;
+    let reverted = harness
+        .revert_all_migrations(MIGRATIONS)
+        .map_err(MigrationError::Run)?;
     Ok(reverted.iter().map(ToString::to_string).collect())
 }
 
@@ -67,7 +73,11 @@ pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, 
     let exists = "SELECT table_name::text AS version FROM information_schema.tables \
                   WHERE table_schema = current_schema() \
                   AND table_name = '__diesel_schema_migrations'";
-    let applied: Vec<Row> = if diesel::sql_query(exists).load::<Row>(connection).await?.is_empty() {
+    let applied: Vec<Row> = if diesel::sql_query(exists)
+        .load::<Row>(connection)
+        .await?
+        .is_empty()
+    {
         Vec::new()
     } else {
         let versions = "SELECT version::text AS version FROM __diesel_schema_migrations";
@@ -83,9 +93,13 @@ pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, 
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let mut connection =
-        AsyncPgConnection::establish(database_url).await.map_err(MigrationError::Connect)?;
+    let mut connection = AsyncPgConnection::establish(database_url)
+        .await
+        .map_err(MigrationError::Connect)?;
     // Released when this connection ends, whatever happens before.
-    connection.batch_execute(LOCK).await.map_err(MigrationError::Lock)?;
+    connection
+        .batch_execute(LOCK)
+        .await
+        .map_err(MigrationError::Lock)?;
     Ok(connection)
 }

@@ -14,7 +14,8 @@ use crate::domain::{
 
 /// Reads a word out of a closed set, such as a role.
 pub(super) fn word<W: FromStr<Err = UnknownWord>>(text: &str) -> Result<W, StoreError> {
-    text.parse().map_err(|unknown| StoreError::Inconsistent(format!("{unknown} {text:?}")))
+    text.parse()
+        .map_err(|unknown| StoreError::Inconsistent(format!("{unknown} {text:?}")))
 }
 
 /// Reads an owner out of its two columns.
@@ -22,7 +23,9 @@ pub(super) fn owner(user: Option<Uuid>, team: Option<Uuid>) -> Result<Owner, Sto
     match (user, team) {
         (Some(user), None) => Ok(Owner::User(UserId::from_uuid(user))),
         (None, Some(team)) => Ok(Owner::Team(TeamId::from_uuid(team))),
-        _ => Err(StoreError::Inconsistent("a row with no owner, or with two".to_owned())),
+        _ => Err(StoreError::Inconsistent(
+            "a row with no owner, or with two".to_owned(),
+        )),
     }
 }
 
@@ -44,5 +47,7 @@ pub(super) fn expect_rows(what: &str, changed: usize, expected: usize) -> Result
     if changed == expected {
         return Ok(());
     }
-    Err(StoreError::Inconsistent(format!("{what} changed {changed} rows instead of {expected}")))
+    Err(StoreError::Inconsistent(format!(
+        "{what} changed {changed} rows instead of {expected}"
+    )))
 }

@@ -1,0 +1,338 @@
+//! A whole server on a database of its own, reached over memory: `TestApp`, and
+//! the callers that talk to it.
+
+use std::{sync::Arc, time::Duration};
+
+use diesel_async::AsyncPgConnection;
+use hitkeep_auth::{
+    domain::{
+        audit::Provenance,
+        caller::{CallerName, CallerPermission, ServiceAccount},
+    },
+    pb::{
+        self, api_client_service_client::ApiClientServiceClient,
+        audit_service_client::AuditServiceClient, directory_service_client::DirectoryServiceClient,
+        introspection_service_client::IntrospectionServiceClient,
+    },
+    server::{self, Ended},
+    store::{self, Store, Transaction, callers::InsertAccountError},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{io::DuplexStream, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::support::{
+    doubles::{SeededEntropy, TestClock},
+    postgres,
+};
+
+/// How much a memory connection holds before its writer waits.
+const DUPLEX_BYTES: usize = 64 * 1024;
+
+/// A server, and everything that a test needs to talk to it.
+pub struct TestApp {
+    pub clock: Arc<TestClock>,
+    pub store: Store,
+    pub database_url: String,
+    pub stop: mpsc::Sender<()>,
+    pub server: JoinHandle<Result<Ended, tonic::transport::Error>>,
+    connections: mpsc::UnboundedSender<std::io::Result<DuplexStream>>,
+    tokens: Vec<(CallerPermission, String)>,
+}
+
+impl TestApp {
+    /// A server with the default options, except for the time limits of tests
+    /// that ask for others.
+    pub async fn start() -> Self {
+        Self::with(server::Options::default()).await
+    }
+
+    /// A server with other options.
+    pub async fn with(options: server::Options) -> Self {
+        let url = postgres::migrated_database().await;
+        let store_options = store::Options {
+            pool_size: 8,
+            ..store::Options::new(&url)
+        };
+        Self::on(&url, &store_options, options).await
+    }
+
+    /// A server that reaches its database, which is at `direct`, in another way.
+    pub async fn on(direct: &str, store: &store::Options, options: server::Options) -> Self {
+        let clock = Arc::new(TestClock::default());
+        let entropy = Arc::new(SeededEntropy::default());
+        let store = Store::new(store, Arc::clone(&clock) as _, entropy);
+        let mut tokens = Vec::new();
+        for permission in CallerPermission::ALL {
+            let token = make_account(&store, permission.as_str(), &[*permission]).await;
+            tokens.push((*permission, token));
+        }
+        let (connections, incoming) = mpsc::unbounded_channel();
+        let (stop, stopped) = mpsc::channel(2);
+        let incoming = UnboundedReceiverStream::new(incoming);
+        let server = tokio::spawn(server::serve(store.clone(), options, incoming, stopped));
+        let database_url = direct.to_owned();
+        Self {
+            clock,
+            store,
+            database_url,
+            stop,
+            server,
+            connections,
+            tokens,
+        }
+    }
+
+    /// A new connection to the server.
+    pub async fn channel(&self) -> Channel {
+        let connections = self.connections.clone();
+        let connect = tower::service_fn(move |_| {
+            let connections = connections.clone();
+            async move {
+                let (ours, theirs) = tokio::io::duplex(DUPLEX_BYTES);
+                let gone = |_| std::io::Error::other("the server is gone");
+                connections.send(Ok(theirs)).map_err(gone)?;
+                Ok::<_, std::io::Error>(TokioIo::new(ours))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://test.invalid");
+        endpoint
+            .connect_with_connector(connect)
+            .await
+            .expect("the server accepts connections")
+    }
+
+    /// A caller that shows that token, on a connection of its own.
+    pub async fn caller(&self, token: &str) -> Caller {
+        Caller {
+            channel: self.channel().await,
+            metadata: vec![("authorization", format!("Bearer {token}"))],
+            timeout: None,
+        }
+    }
+
+    /// A caller with one permission.
+    pub async fn permitted(&self, permission: CallerPermission) -> Caller {
+        let token = self.token(permission).to_owned();
+        self.caller(&token).await
+    }
+
+    /// The token of the account that has that permission alone.
+    pub fn token(&self, permission: CallerPermission) -> &str {
+        let mut tokens = self.tokens.iter();
+        &tokens
+            .find(|(other, _)| *other == permission)
+            .expect("there is one for each")
+            .1
+    }
+
+    /// HitKeep's dashboard: manages API clients.
+    pub async fn dashboard(&self) -> Caller {
+        self.permitted(CallerPermission::Manage).await
+    }
+
+    /// A sidecar: introspects.
+    pub async fn sidecar(&self) -> Caller {
+        self.permitted(CallerPermission::Introspect).await
+    }
+
+    /// HitKeep's directory push.
+    pub async fn pusher(&self) -> Caller {
+        self.permitted(CallerPermission::Directory).await
+    }
+
+    /// Whoever reads the audit trail.
+    pub async fn auditor(&self) -> Caller {
+        self.permitted(CallerPermission::Audit).await
+    }
+
+    /// A connection to the database itself.
+    pub async fn database(&self) -> AsyncPgConnection {
+        postgres::connect(&self.database_url).await
+    }
+
+    /// Runs statements by hand, as an operator with psql would.
+    pub async fn psql(&self, sql: &str) {
+        postgres::execute(&self.database_url, sql).await;
+    }
+
+    /// One number out of the database.
+    pub async fn number(&self, sql: &str) -> i64 {
+        use diesel_async::RunQueryDsl;
+
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            number: i64,
+        }
+        let sql = format!("SELECT ({sql})::bigint AS number");
+        let mut connection = self.database().await;
+        let row: Row = diesel::sql_query(&sql)
+            .get_result(&mut connection)
+            .await
+            .expect(&sql);
+        row.number
+    }
+
+    /// Everything that a refused call must leave alone, as one text.
+    pub async fn everything(&self) -> String {
+        use diesel_async::RunQueryDsl;
+
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            content: String,
+        }
+        let tables = [
+            "index_state",
+            "users",
+            "teams",
+            "team_members",
+            "sites",
+            "site_members",
+            "directory_state",
+            "api_clients",
+            "api_client_grants",
+            "api_client_tokens",
+            "audit_events",
+        ];
+        let mut connection = self.database().await;
+        let mut all = String::new();
+        for table in tables {
+            let sql = format!(
+                "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') AS content \
+                 FROM {table} AS t"
+            );
+            let row: Row = diesel::sql_query(&sql)
+                .get_result(&mut connection)
+                .await
+                .expect(&sql);
+            all += &format!("{table}:\n{}\n", row.content);
+        }
+        all
+    }
+}
+
+/// Makes a service account, and gives its token.
+pub async fn make_account(store: &Store, name: &str, allow: &[CallerPermission]) -> String {
+    let name = CallerName::parse(name).unwrap();
+    let body = async |tx: &mut Transaction| -> Result<String, InsertAccountError> {
+        let made = ServiceAccount::create(name.clone(), allow, tx.now, &*tx.entropy());
+        tx.insert_account(&made.account, &made.token.hash()).await?;
+        tx.record(made.event).await?;
+        Ok(made.token.reveal())
+    };
+    store
+        .transaction(&Arc::new(Provenance::default()), body)
+        .await
+        .unwrap()
+        .value
+}
+
+/// A program at the other end of the connection.
+#[derive(Clone)]
+pub struct Caller {
+    pub channel: Channel,
+    pub metadata: Vec<(&'static str, String)>,
+    pub timeout: Option<Duration>,
+}
+
+macro_rules! calls {
+    ($($client:ident { $($name:ident = $method:ident($request:ident) -> $response:ident;)+ })+) => {
+        impl Caller {
+            $($(
+                pub async fn $name(&self, request: pb::$request) -> Result<pb::$response, Status> {
+                    let mut client = $client::new(self.channel.clone());
+                    client.$method(self.request(request)).await.map(tonic::Response::into_inner)
+                }
+            )+)+
+        }
+    };
+}
+
+calls! {
+    ApiClientServiceClient {
+        create = create_api_client(CreateApiClientRequest) -> CreateApiClientResponse;
+        get = get_api_client(GetApiClientRequest) -> GetApiClientResponse;
+        list = list_api_clients(ListApiClientsRequest) -> ListApiClientsResponse;
+        update = update_api_client(UpdateApiClientRequest) -> UpdateApiClientResponse;
+        rotate = rotate_api_client(RotateApiClientRequest) -> RotateApiClientResponse;
+        revoke = revoke_api_client(RevokeApiClientRequest) -> RevokeApiClientResponse;
+        reactivate = reactivate_api_client(ReactivateApiClientRequest) -> ReactivateApiClientResponse;
+        delete = delete_api_client(DeleteApiClientRequest) -> DeleteApiClientResponse;
+    }
+    IntrospectionServiceClient {
+        introspect = introspect(IntrospectRequest) -> IntrospectResponse;
+    }
+    DirectoryServiceClient {
+        apply = apply_directory_changes(ApplyDirectoryChangesRequest) -> ApplyDirectoryChangesResponse;
+        directory_status = get_directory_status(GetDirectoryStatusRequest) -> GetDirectoryStatusResponse;
+    }
+    AuditServiceClient {
+        events = list_audit_events(ListAuditEventsRequest) -> ListAuditEventsResponse;
+    }
+}
+
+impl Caller {
+    /// Replaces the directory with what the chunks say.
+    pub async fn replace(
+        &self,
+        chunks: Vec<pb::ReplaceDirectoryRequest>,
+    ) -> Result<pb::ReplaceDirectoryResponse, Status> {
+        let mut client = DirectoryServiceClient::new(self.channel.clone());
+        let request = self.request(tokio_stream::iter(chunks));
+        client
+            .replace_directory(request)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+
+    /// A request with this caller's metadata and timeout.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        for (key, value) in &self.metadata {
+            request.metadata_mut().append(*key, value.parse().unwrap());
+        }
+        if let Some(timeout) = self.timeout {
+            request.set_timeout(timeout);
+        }
+        request
+    }
+
+    /// The same caller, that waits no longer than that.
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// What an error says, in one line: `CODE REASON {metadata} [violations]`.
+pub fn told<T: std::fmt::Debug>(result: &Result<T, Status>) -> String {
+    let status = match result {
+        Ok(value) => return format!("OK {value:?}"),
+        Err(status) => status,
+    };
+    let details: ErrorDetails = status.get_error_details();
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(info.domain, "auth.hitkeep.com");
+    format!("{:?} {}", status.code(), info.reason)
+}
+
+/// The fields that an error names, in its order.
+pub fn violations<T: std::fmt::Debug>(result: &Result<T, Status>) -> Vec<String> {
+    assert_eq!(told(result), "InvalidArgument INVALID_FIELD");
+    let details = result.as_ref().unwrap_err().get_error_details();
+    let named = details
+        .bad_request()
+        .expect("a BadRequest")
+        .field_violations
+        .clone();
+    named.into_iter().map(|violation| violation.field).collect()
+}

@@ -1,0 +1,28 @@
+//! The service as its clients see it: every test talks gRPC to a whole server
+//! on a database of its own.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
+#[path = "../support.rs"]
+mod support;
+
+mod fixtures;
+mod harness;
+
+mod audit;
+mod bad_input;
+mod callers;
+mod cancel;
+mod concurrency;
+mod create;
+mod directory;
+mod errors;
+mod get_list;
+mod introspect;
+mod layers;
+mod outage;
+mod revoke_delete;
+mod rotate;
+mod secrets;
+mod shutdown;
+mod update;

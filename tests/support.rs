@@ -1,0 +1,8 @@
+//! What the test binaries share.
+
+#[path = "support/doubles.rs"]
+pub mod doubles;
+#[path = "support/postgres.rs"]
+pub mod postgres;
+#[path = "support/proxy.rs"]
+pub mod proxy;

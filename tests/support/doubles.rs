@@ -1,0 +1,53 @@
+//! The clock that tests move by hand, and randomness that is the same in every
+//! run. They are here so that no release build can contain them.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use hitkeep_auth::domain::{
+    Timestamp,
+    clock::{Clock, Entropy},
+};
+
+/// A clock that stands still until it is moved.
+pub struct TestClock(Mutex<Timestamp>);
+
+impl Default for TestClock {
+    fn default() -> Self {
+        let start: DateTime<Utc> = "2026-01-01T12:00:00Z".parse().unwrap();
+        Self(Mutex::new(start))
+    }
+}
+
+impl TestClock {
+    /// Moves on.
+    pub fn advance(&self, by: TimeDelta) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn adopt(&self, _: Timestamp) -> Timestamp {
+        self.now()
+    }
+}
+
+/// The same sequence of bytes in every run.
+#[derive(Default)]
+pub struct SeededEntropy(AtomicU64);
+
+impl Entropy for SeededEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        let draw = self.0.fetch_add(1, Ordering::Relaxed);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&draw.to_le_bytes());
+        hasher.finalize_xof().fill(buffer);
+    }
+}

@@ -1,0 +1,123 @@
+//! One private Postgres for all tests of a process, and a database of its own
+//! for each test: notifications and locks are per database, so tests that share
+//! one would wake and block each other. Everything is thrown away at the end.
+
+use std::{
+    process::{Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+};
+
+use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use hitkeep_auth::{
+    config,
+    dev::postgres::{Durability, Options, PrivatePostgres},
+    store::migrations,
+};
+
+/// The database that the others are copies of.
+const TEMPLATE: &str = "migrated";
+
+/// Where the server is: the URL of a database, with its name left out.
+fn server() -> &'static str {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let (sender, receiver) = mpsc::channel();
+        // The server dies with the thread that started it, so that one stays.
+        std::thread::spawn(move || {
+            let server = start();
+            tidy_up_after_us(&server);
+            sender.send(server.url("")).expect("the test waits for it");
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.recv().expect("a private Postgres starts")
+    })
+}
+
+fn start() -> PrivatePostgres {
+    let folder = std::env::temp_dir().join(format!("hitkeep-auth-test-{}", std::process::id()));
+    let options = Options {
+        folder,
+        durability: Durability::ThrownAway,
+        programs: None,
+        cache: config::cache_folder(),
+    };
+    let announce = |text: &str| eprintln!("{text}");
+    let server = PrivatePostgres::start(&options, &announce).unwrap_or_else(|why| panic!("{why}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let admin = server.url("postgres");
+        execute(&admin, &format!("CREATE DATABASE {TEMPLATE}")).await;
+        migrations::apply(&server.url(TEMPLATE))
+            .await
+            .expect("the migrations apply");
+        let closed = format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false IS_TEMPLATE true");
+        execute(&admin, &closed).await;
+    });
+    server
+}
+
+/// Statics are never dropped: a shell waits for our end, which closes its
+/// standard input, and removes the folder once the server is gone.
+fn tidy_up_after_us(server: &PrivatePostgres) {
+    let script = "cat; kill -QUIT \"$1\"; n=0; \
+                  while [ -e \"$2/data/postmaster.pid\" ] && [ $n -lt 200 ]; do \
+                  sleep 0.05; n=$((n+1)); done; rm -rf \"$2\"";
+    let shell = Command::new("/bin/sh")
+        .args(["-c", script, "sh", &server.pid().to_string()])
+        .arg(server.folder())
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("there is a shell");
+    // Its end of the pipe is ours until we die.
+    std::mem::forget(shell);
+}
+
+/// The URL of a database of that name.
+pub fn url(database: &str) -> String {
+    format!("{}{database}", server())
+}
+
+/// Makes a database with all migrations applied.
+pub async fn migrated_database() -> String {
+    make(&format!("TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")).await
+}
+
+/// Makes a database with nothing in it.
+pub async fn empty_database() -> String {
+    make("TEMPLATE template0").await
+}
+
+async fn make(of: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    execute(&url("postgres"), &format!("CREATE DATABASE {name} {of}")).await;
+    url(&name)
+}
+
+/// Runs statements on a connection of their own.
+pub async fn execute(url: &str, sql: &str) {
+    let mut connection = connect(url).await;
+    connection
+        .batch_execute(sql)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// A connection of the test's own.
+pub async fn connect(url: &str) -> AsyncPgConnection {
+    AsyncPgConnection::establish(url)
+        .await
+        .expect("the test's Postgres answers")
+}
