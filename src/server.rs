@@ -136,8 +136,10 @@ fn routes(
     });
     // grpcurl and Python's grpcio still ask for the older version.
     let sound = "the descriptors were made by the build";
-    let v1 = reflection().build_v1().expect(sound);
-    let v1alpha = reflection().build_v1alpha().expect(sound);
+    let v1 = reflection(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
+    let v1 = v1.build_v1().expect(sound);
+    let v1alpha = reflection(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
+    let v1alpha = v1alpha.build_v1alpha().expect(sound);
     let api_clients = ApiClientServiceServer::new(services.clone());
     let introspection = IntrospectionServiceServer::new(services.clone());
     let directory = DirectoryServiceServer::new(services.clone());
@@ -166,8 +168,11 @@ fn routes(
     Routes::from(router)
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
+/// Reflection in one version, that lists the other as well: by itself it lists
+/// only its own.
+fn reflection(other_version: &'static [u8]) -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(other_version)
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         // With these a client can print the details of an error.

@@ -12,7 +12,10 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool::{Runtime, managed::HookError};
-use diesel::sql_types::{BigInt, Timestamptz};
+use diesel::{
+    QueryResult,
+    sql_types::{BigInt, Timestamptz},
+};
 use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
     TransactionManager,
@@ -173,7 +176,7 @@ impl Store {
 
     /// The migrations that the database still needs.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
-        let mut lease = self.lease().await?;
+        let (mut lease, ()) = self.start(async |_: &mut AsyncPgConnection| Ok(())).await?;
         let pending = migrations::pending(lease.start()).await?;
         lease.finish();
         Ok(pending)
@@ -181,9 +184,8 @@ impl Store {
 
     /// Opens a snapshot to read from. Read-only; sees no later change.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let mut lease = self.lease().await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        AnsiTransactionManager::begin_transaction_sql(lease.start(), begin).await?;
+        let mut lease = self.begin_with(begin).await?;
         let state = "SELECT revision, clock_timestamp() AS now FROM index_state";
         let state: StateRow = diesel::sql_query(state).get_result(lease.start()).await?;
         Ok(Snapshot {
@@ -245,8 +247,7 @@ impl Store {
     }
 
     async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
-        let mut lease = self.lease().await?;
-        AnsiTransactionManager::begin_transaction_sql(lease.start(), "BEGIN").await?;
+        let mut lease = self.begin_with("BEGIN").await?;
         // The time is taken after the lock, so that it orders the writes too.
         let lock = "WITH locked AS MATERIALIZED (SELECT revision FROM index_state FOR UPDATE) \
                     SELECT revision, clock_timestamp() AS now FROM locked";
@@ -261,15 +262,42 @@ impl Store {
         })
     }
 
-    async fn lease(&self) -> Result<Lease, StoreError> {
-        Ok(Lease {
-            connection: Some(self.pool.get().await?),
-            idle: true,
-        })
+    async fn begin_with(&self, sql: &'static str) -> Result<Lease, StoreError> {
+        let begin = async |connection: &mut AsyncPgConnection| {
+            AnsiTransactionManager::begin_transaction_sql(connection, sql).await
+        };
+        Ok(self.start(begin).await?.0)
+    }
+
+    /// Takes a connection and runs the first statement of some work, which must
+    /// change nothing. A connection that died while it lay idle says nothing
+    /// about the database: then the next one is tried, at last a new one.
+    async fn start<T, F>(&self, first: F) -> Result<(Lease, T), StoreError>
+    where
+        F: for<'c> AsyncFn(&'c mut AsyncPgConnection) -> QueryResult<T>
+            + for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>, Future: Send>
+            + Sync,
+        T: Send,
+    {
+        loop {
+            let object = self.pool.get().await?;
+            let used_before = Object::metrics(&object).recycle_count > 0;
+            let mut lease = Lease {
+                connection: Some(object),
+                idle: true,
+            };
+            match first(lease.start()).await.map_err(StoreError::from) {
+                Err(StoreError::Unavailable(error)) if used_before => {
+                    tracing::debug!(error, "an idle connection had died");
+                }
+                Err(error) => return Err(error),
+                Ok(value) => return Ok((lease, value)),
+            }
+        }
     }
 }
 
-/// A transaction's body: an async closure whose future can be sent between
+/// What is done with a connection or a transaction: an async closure whose future can be sent between
 /// threads, which `AsyncFn` alone cannot say.
 pub trait Body<A, R>: Fn(A) -> Self::Future {
     /// What the closure returns.

@@ -1,7 +1,7 @@
 //! Service accounts.
 
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{Snapshot, Store, Transaction, error::StoreError, schema::service_accounts, types};
@@ -46,14 +46,16 @@ impl Store {
         &self,
         token: TokenHash,
     ) -> Result<Option<ServiceAccount>, StoreError> {
-        let mut lease = self.lease().await?;
-        let row: Option<Row> = service_accounts::table
-            .filter(service_accounts::token_hash.eq(&token.0[..]))
-            .filter(service_accounts::revoke_time.is_null())
-            .select(Row::as_select())
-            .first(lease.start())
-            .await
-            .optional()?;
+        let find = async |connection: &mut AsyncPgConnection| {
+            service_accounts::table
+                .filter(service_accounts::token_hash.eq(&token.0[..]))
+                .filter(service_accounts::revoke_time.is_null())
+                .select(Row::as_select())
+                .first(connection)
+                .await
+                .optional()
+        };
+        let (lease, row): (_, Option<Row>) = self.start(find).await?;
         lease.finish();
         row.map(Row::into_account).transpose()
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{Store, clients, error::StoreError, revision, types};
@@ -101,11 +101,13 @@ impl Store {
     pub async fn look_up(&self, token: Option<TokenHash>) -> Result<LookUp, StoreError> {
         // No hash is empty, so none is found.
         let hash = token.map_or(Vec::new(), |token| token.0.to_vec());
-        let mut lease = self.lease().await?;
-        let rows: Vec<Row> = diesel::sql_query(LOOK_UP)
-            .bind::<Binary, _>(hash)
-            .load(lease.start())
-            .await?;
+        let look_up = async |connection: &mut AsyncPgConnection| {
+            diesel::sql_query(LOOK_UP)
+                .bind::<Binary, _>(&hash)
+                .load::<Row>(connection)
+                .await
+        };
+        let (lease, rows) = self.start(look_up).await?;
         lease.finish();
         let [first, ..] = rows.as_slice() else {
             return Err(StoreError::Inconsistent("no index_state".to_owned()));

@@ -1,1 +1,259 @@
-//! To come.
+//! Who may call what: a known caller, with the method's permission.
+
+use hitkeep_auth::{
+    domain::caller::CallerPermission::{self, Audit, Directory, Introspect, Manage, Replicate},
+    pb,
+};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic::{Status, client::Grpc};
+use tonic_prost::ProstCodec;
+
+use crate::{
+    fixtures::*,
+    harness::{Caller, TestApp, make_account, told},
+};
+
+const UNKNOWN: &str = "Unauthenticated CALLER_UNKNOWN";
+const NOT_PERMITTED: &str = "PermissionDenied CALLER_NOT_PERMITTED";
+
+impl Caller {
+    /// Calls a method with an empty message.
+    pub async fn call(&self, path: &str) -> Result<(), Status> {
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.expect("the connection is open");
+        let path = path.parse().unwrap();
+        let codec = ProstCodec::<(), ()>::default();
+        grpc.unary(self.request(()), path, codec)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+}
+
+/// Every method of the project's own services, as `/service/method`.
+fn methods() -> Vec<String> {
+    let files = FileDescriptorSet::decode(pb::FILE_DESCRIPTOR_SET)
+        .unwrap()
+        .file;
+    let mut methods = Vec::new();
+    for file in files
+        .iter()
+        .filter(|file| file.package() == "hitkeep.auth.v1")
+    {
+        for service in &file.service {
+            for method in &service.method {
+                let (service, method) = (service.name(), method.name());
+                methods.push(format!("/hitkeep.auth.v1.{service}/{method}"));
+            }
+        }
+    }
+    methods
+}
+
+fn needed(method: &str) -> CallerPermission {
+    let service = method.split(['.', '/']).rev().nth(1).unwrap();
+    match service {
+        "ApiClientService" => Manage,
+        "IntrospectionService" => Introspect,
+        "DirectoryService" => Directory,
+        "AuditService" => Audit,
+        other => panic!("{other} is new: who may call it?"),
+    }
+}
+
+#[tokio::test]
+async fn every_method_asks_for_its_permission_and_no_other() {
+    let app = TestApp::start().await;
+    let methods = methods();
+    assert_eq!(methods.len(), 13);
+    for permission in [Introspect, Manage, Directory, Audit, Replicate] {
+        let caller = app.permitted(permission).await;
+        for method in &methods {
+            let called = caller.call(method).await;
+            if needed(method) == permission {
+                // An empty message suits some methods, and is refused by others
+                // for what it lacks.
+                let passed = called.is_ok() || told(&called) == "InvalidArgument INVALID_FIELD";
+                assert!(passed, "{permission:?} {method}: {called:?}");
+            } else {
+                assert_eq!(told(&called), NOT_PERMITTED, "{permission:?} {method}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_may_call_nothing_and_learns_nothing() {
+    let app = TestApp::with_world().await;
+    let api_client = app.dashboard().await.created(personal(VERA)).await.token;
+    let token = app.token(Introspect).to_owned();
+    let revoked = make_account(&app.store, "revoked", &[Introspect]).await;
+    app.psql("UPDATE service_accounts SET revoke_time = now() WHERE name = 'revoked'")
+        .await;
+    let typo = format!(
+        "{}{}",
+        &token[..52],
+        if token.ends_with('x') { 'y' } else { 'x' }
+    );
+    let unknown = "hks_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf48My2h";
+    let bearer = |token: &str| vec![format!("Bearer {token}")];
+    let mut methods = methods();
+    methods.push("/hitkeep.auth.v1.AuditService/NoSuchMethod".to_owned());
+    methods.push("/no.such.Service/Method".to_owned());
+    for authorization in [
+        vec![],
+        vec![String::new()],
+        vec![token.clone()],
+        vec![format!("Basic {token}")],
+        vec![format!("Bearer{token}")],
+        vec!["Bearer".to_owned()],
+        bearer(""),
+        bearer("x"),
+        bearer(&typo),
+        bearer(unknown),
+        bearer(&revoked),
+        bearer(&api_client),
+        // Which of the two is meant?
+        vec![format!("Bearer {token}"), format!("Bearer {token}")],
+    ] {
+        let mut stranger = app.caller("").await;
+        stranger.metadata = authorization
+            .iter()
+            .map(|v| ("authorization", v.clone()))
+            .collect();
+        for method in &methods {
+            let refused = stranger.call(method).await;
+            assert_eq!(told(&refused), UNKNOWN, "{authorization:?} {method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_scheme_may_be_written_in_any_case() {
+    let app = TestApp::start().await;
+    for scheme in ["bearer", "BEARER", "BeArEr"] {
+        let mut caller = app.caller("").await;
+        caller.metadata = vec![(
+            "authorization",
+            format!("{scheme} {}", app.token(Introspect)),
+        )];
+        caller
+            .introspect(introspect("x"))
+            .await
+            .expect("the caller is known");
+    }
+}
+
+#[tokio::test]
+async fn a_known_caller_is_told_that_a_method_does_not_exist() {
+    let app = TestApp::start().await;
+    let caller = app.permitted(Audit).await;
+    for method in [
+        "/hitkeep.auth.v1.AuditService/NoSuchMethod",
+        "/no.such.Service/Method",
+    ] {
+        assert_eq!(
+            told(&caller.call(method).await),
+            "Unimplemented METHOD_UNKNOWN",
+            "{method}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_account_may_have_several_permissions() {
+    let app = TestApp::start().await;
+    let token = make_account(&app.store, "several", &[Introspect, Audit]).await;
+    let caller = app.caller(&token).await;
+    caller
+        .introspect(introspect("x"))
+        .await
+        .expect("introspect");
+    caller
+        .events(pb::ListAuditEventsRequest::default())
+        .await
+        .expect("audit");
+    assert_eq!(told(&caller.get(get(VERA, VERA)).await), NOT_PERMITTED);
+}
+
+#[tokio::test]
+async fn an_account_is_refused_as_soon_as_it_is_revoked() {
+    let app = TestApp::start().await;
+    let token = make_account(&app.store, "soon-revoked", &[Introspect]).await;
+    let caller = app.caller(&token).await;
+    caller
+        .introspect(introspect("x"))
+        .await
+        .expect("introspect");
+    app.psql("UPDATE service_accounts SET revoke_time = now() WHERE name = 'soon-revoked'")
+        .await;
+    // On the very same connection.
+    assert_eq!(told(&caller.introspect(introspect("x")).await), UNKNOWN);
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_open_to_all() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::{v1, v1alpha};
+
+    let app = TestApp::start().await;
+    let channel = app.channel().await;
+    let mut services: Vec<String> = methods()
+        .iter()
+        .map(|method| method.split('/').nth(1).unwrap().to_owned())
+        .collect();
+    services.dedup();
+    for service in services.iter().map(String::as_str).chain([""]) {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = HealthClient::new(channel.clone())
+            .check(request)
+            .await
+            .unwrap();
+        assert_eq!(
+            answer.into_inner().status().as_str_name(),
+            "SERVING",
+            "{service}"
+        );
+    }
+
+    use v1::server_reflection_request::MessageRequest;
+    let request = v1::ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..v1::ServerReflectionRequest::default()
+    };
+    let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let answers = reflection
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap();
+    let listed = format!("{:?}", answer.message_response);
+    let request = v1alpha::ServerReflectionRequest {
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+        ..v1alpha::ServerReflectionRequest::default()
+    };
+    let mut reflection = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let answers = reflection
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap();
+    let listed_alpha = format!("{:?}", answer.message_response);
+    for service in services {
+        assert!(listed.contains(&service), "{service}");
+        assert!(listed_alpha.contains(&service), "{service}");
+    }
+    for service in [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+    ] {
+        assert!(
+            listed.contains(service) && listed_alpha.contains(service),
+            "{service}"
+        );
+    }
+}

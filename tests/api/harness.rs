@@ -37,6 +37,7 @@ const DUPLEX_BYTES: usize = 64 * 1024;
 /// A server, and everything that a test needs to talk to it.
 pub struct TestApp {
     pub clock: Arc<TestClock>,
+    pub entropy: Arc<SeededEntropy>,
     pub store: Store,
     pub database_url: String,
     pub stop: mpsc::Sender<()>,
@@ -66,7 +67,7 @@ impl TestApp {
     pub async fn on(direct: &str, store: &store::Options, options: server::Options) -> Self {
         let clock = Arc::new(TestClock::default());
         let entropy = Arc::new(SeededEntropy::default());
-        let store = Store::new(store, Arc::clone(&clock) as _, entropy);
+        let store = Store::new(store, Arc::clone(&clock) as _, Arc::clone(&entropy) as _);
         let mut tokens = Vec::new();
         for permission in CallerPermission::ALL {
             let token = make_account(&store, permission.as_str(), &[*permission]).await;
@@ -79,6 +80,7 @@ impl TestApp {
         let database_url = direct.to_owned();
         Self {
             clock,
+            entropy,
             store,
             database_url,
             stop,
@@ -105,6 +107,13 @@ impl TestApp {
             .connect_with_connector(connect)
             .await
             .expect("the server accepts connections")
+    }
+
+    /// Hands the server its end of a connection.
+    pub fn connect(&self, theirs: DuplexStream) {
+        self.connections
+            .send(Ok(theirs))
+            .expect("the server accepts connections");
     }
 
     /// A caller that shows that token, on a connection of its own.

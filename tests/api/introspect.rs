@@ -1,6 +1,9 @@
 //! `Introspect`: is this token good, and for what?
 
-use hitkeep_auth::pb::{self, DecisionReason, InactiveReason, InstanceRole, SiteRole, TeamRole};
+use hitkeep_auth::{
+    pb::{self, DecisionReason, InactiveReason, InstanceRole, SiteRole, TeamRole},
+    server,
+};
 
 use crate::{
     fixtures::*,
@@ -280,7 +283,14 @@ async fn an_answer_is_kept_no_longer_than_it_can_be_true() {
 
 #[tokio::test]
 async fn an_answer_waits_for_the_revision_it_must_be_based_on() {
-    let app = TestApp::with_world().await;
+    // The time after which it is not waited for any longer.
+    let request_timeout = std::time::Duration::from_secs(2);
+    let options = server::Options {
+        request_timeout,
+        ..server::Options::default()
+    };
+    let app = TestApp::with(options).await;
+    app.change(world()).await;
     let sidecar = app.sidecar().await;
     let at_least = |revision| pb::IntrospectRequest {
         at_least_revision: Some(revision),

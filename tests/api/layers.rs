@@ -1,1 +1,259 @@
-//! To come.
+//! The layers in front of the services: each refuses what is its to refuse, and
+//! lets the rest through.
+
+use std::time::Duration;
+
+use hitkeep_auth::{
+    domain::caller::CallerPermission::{self, Directory, Manage},
+    pb, server,
+};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use crate::{
+    fixtures::*,
+    harness::{TestApp, told},
+};
+
+const CREATE: &str = "/hitkeep.auth.v1.ApiClientService/CreateApiClient";
+
+#[tokio::test]
+async fn a_panic_ends_the_call_and_not_the_connection() {
+    let app = TestApp::with_world().await;
+    let mut dashboard = app.dashboard().await;
+    // With an id of the caller's own, only the handler needs randomness.
+    dashboard
+        .metadata
+        .push(("x-request-id", "panics".to_owned()));
+    let before = app.everything().await;
+    app.entropy.break_down();
+    let failed = dashboard.create(personal(VERA)).await;
+    app.entropy.recover();
+    assert_eq!(told(&failed), "Internal INTERNAL");
+    assert_eq!(failed.unwrap_err().message(), "internal error");
+    assert_eq!(app.everything().await, before);
+    dashboard.created(personal(VERA)).await;
+}
+
+#[tokio::test]
+async fn what_is_over_the_limit_is_shed_at_once() {
+    let options = server::Options {
+        max_calls: 1,
+        ..server::Options::default()
+    };
+    let app = TestApp::with(options).await;
+    app.change(world()).await;
+    let dashboard = app.dashboard().await;
+    let blocker = app.hold_write_lock().await;
+    let first = tokio::spawn({
+        let dashboard = dashboard.clone();
+        async move { dashboard.create(personal(VERA)).await }
+    });
+    app.until_waiting(1).await;
+    let shed = dashboard.create(personal(VERA)).await;
+    assert_eq!(told(&shed), "Unavailable OVERLOADED");
+    // Also over another connection; introspection has a limit of its own.
+    assert_eq!(
+        told(&app.dashboard().await.get(get(VERA, VERA)).await),
+        "Unavailable OVERLOADED"
+    );
+    app.sidecar()
+        .await
+        .introspect(introspect("x"))
+        .await
+        .expect("it is not shed");
+    blocker.release().await;
+    first.await.unwrap().expect("it was let in");
+    dashboard.created(personal(VERA)).await;
+}
+
+#[tokio::test]
+async fn introspections_are_shed_by_their_own_limit() {
+    let options = server::Options {
+        max_introspections: 1,
+        ..server::Options::default()
+    };
+    let app = TestApp::with(options).await;
+    app.change(world()).await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let token = dashboard.created(personal(VERA)).await.token;
+    let blocker = app
+        .hold("LOCK TABLE api_clients IN ACCESS EXCLUSIVE MODE")
+        .await;
+    let first = tokio::spawn({
+        let (sidecar, token) = (sidecar.clone(), token.clone());
+        async move { sidecar.introspect(introspect(&token)).await }
+    });
+    app.until_waiting(1).await;
+    let shed = sidecar.introspect(introspect(&token)).await;
+    assert_eq!(told(&shed), "Unavailable OVERLOADED");
+    blocker.release().await;
+    assert!(first.await.unwrap().expect("it was let in").active);
+}
+
+#[tokio::test]
+async fn a_call_ends_when_our_time_is_up() {
+    let request_timeout = Duration::from_millis(100);
+    let app = TestApp::with(server::Options {
+        request_timeout,
+        ..server::Options::default()
+    })
+    .await;
+    let dashboard = app.dashboard().await;
+    let blocker = app.hold_write_lock().await;
+    let late = dashboard.create(personal(VERA)).await;
+    assert_eq!(told(&late), "DeadlineExceeded DEADLINE_EXCEEDED");
+    // Nor does its statement go on.
+    app.until_waiting(0).await;
+    blocker.release().await;
+}
+
+/// What a server says over HTTP/2, without a client library that has a deadline
+/// of its own.
+async fn raw(app: &TestApp, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Status {
+    raw_as(app, Manage, path, headers, body).await
+}
+
+async fn raw_as(
+    app: &TestApp,
+    permission: CallerPermission,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Status {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    app.connect(theirs);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let token = app.token(permission);
+    let mut request = http::Request::post(format!("http://test.invalid{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("authorization", format!("Bearer {token}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
+        .body(Full::new(Bytes::copy_from_slice(body)))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let trailers = body
+        .collect()
+        .await
+        .unwrap()
+        .trailers()
+        .cloned()
+        .unwrap_or_default();
+    Status::from_header_map(&head.headers)
+        .or_else(|| Status::from_header_map(&trailers))
+        .expect("there is a status")
+}
+
+/// A message in its frame.
+fn framed(message: &impl prost::Message) -> Vec<u8> {
+    let encoded = message.encode_to_vec();
+    let length = u32::try_from(encoded.len()).unwrap();
+    [&[0], &length.to_be_bytes()[..], &encoded].concat()
+}
+
+#[tokio::test]
+async fn a_call_ends_when_the_callers_time_is_up() {
+    let app = TestApp::with_world().await;
+    let blocker = app.hold_write_lock().await;
+    let body = framed(&personal(VERA));
+    for timeout in ["60m", "60000u", "1n"] {
+        let late = raw(&app, CREATE, &[("grpc-timeout", timeout)], &body).await;
+        let late: Result<(), _> = Err(late);
+        assert_eq!(
+            told(&late),
+            "DeadlineExceeded DEADLINE_EXCEEDED",
+            "{timeout}"
+        );
+    }
+    blocker.release().await;
+    assert_eq!(app.number("SELECT count(*) FROM api_clients").await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_the_callers_fault() {
+    let app = TestApp::with_world().await;
+    let not_a_message = [0, 0, 0, 0, 2, 0xff, 0xff];
+    // A string that is no UTF-8: the id of a GetApiClientRequest.
+    let not_text = [0, 0, 0, 0, 4, 0x12, 0x02, 0xff, 0xfe];
+    let too_large = framed(&pb::GetApiClientRequest {
+        id: "x".repeat(5 << 20),
+        ..get(VERA, "")
+    });
+    let get_path = "/hitkeep.auth.v1.ApiClientService/GetApiClient";
+    for body in [&not_a_message[..], &not_text[..], &too_large[..], &[]] {
+        let refused: Result<(), _> = Err(raw(&app, get_path, &[], body).await);
+        assert_eq!(told(&refused), "InvalidArgument INVALID_FIELD");
+    }
+    // A stream is read by its handler.
+    let replace = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
+    let refused = raw_as(&app, Directory, replace, &[], &not_a_message).await;
+    let refused: Result<(), _> = Err(refused);
+    assert_eq!(told(&refused), "InvalidArgument INVALID_FIELD");
+}
+
+#[tokio::test]
+async fn an_unknown_compression_is_refused_with_a_reason() {
+    let app = TestApp::with_world().await;
+    let get_path = "/hitkeep.auth.v1.ApiClientService/GetApiClient";
+    let refused = raw(
+        &app,
+        get_path,
+        &[("grpc-encoding", "snappy")],
+        &framed(&get(VERA, VERA)),
+    )
+    .await;
+    let refused: Result<(), _> = Err(refused);
+    assert_eq!(told(&refused), "Unimplemented METHOD_UNKNOWN");
+}
+
+#[tokio::test]
+async fn every_answer_has_the_id_of_its_request() {
+    use hitkeep_auth::pb::api_client_service_client::ApiClientServiceClient;
+
+    let app = TestApp::with_world().await;
+    let mut dashboard = app.dashboard().await;
+    let mut client = ApiClientServiceClient::new(dashboard.channel.clone());
+    let made = client
+        .create_api_client(dashboard.request(personal(VERA)))
+        .await
+        .unwrap();
+    let id = made
+        .metadata()
+        .get("x-request-id")
+        .unwrap()
+        .to_str()
+        .unwrap();
+    assert_eq!(id.len(), 36, "one is made where there is none");
+    dashboard
+        .metadata
+        .push(("x-request-id", "the-callers-own".to_owned()));
+    let refused = client
+        .get_api_client(dashboard.request(get(VERA, EVE)))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.metadata().get("x-request-id").unwrap(),
+        "the-callers-own"
+    );
+    // Not one that would not fit into a line of a log.
+    dashboard.metadata.pop();
+    dashboard.metadata.push(("x-request-id", "x".repeat(129)));
+    let refused = client
+        .get_api_client(dashboard.request(get(VERA, EVE)))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.metadata().get("x-request-id").unwrap().len(), 36);
+    assert!(refused.get_error_details().error_info().is_some());
+}

@@ -6,6 +6,7 @@
 #[path = "../support.rs"]
 mod support;
 
+mod blocked;
 mod fixtures;
 mod harness;
 

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -41,11 +41,30 @@ impl Clock for TestClock {
 
 /// The same sequence of bytes in every run.
 #[derive(Default)]
-pub struct SeededEntropy(AtomicU64);
+pub struct SeededEntropy {
+    draws: AtomicU64,
+    broken: AtomicBool,
+}
+
+impl SeededEntropy {
+    /// From here on there is no randomness to be had.
+    pub fn break_down(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// There is again.
+    pub fn recover(&self) {
+        self.broken.store(false, Ordering::Relaxed);
+    }
+}
 
 impl Entropy for SeededEntropy {
     fn fill(&self, buffer: &mut [u8]) {
-        let draw = self.0.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            !self.broken.load(Ordering::Relaxed),
+            "there is no randomness to be had"
+        );
+        let draw = self.draws.fetch_add(1, Ordering::Relaxed);
         let mut hasher = blake3::Hasher::new();
         hasher.update(&draw.to_le_bytes());
         hasher.finalize_xof().fill(buffer);
