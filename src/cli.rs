@@ -151,12 +151,13 @@ async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
         answer.map_err(|status| Failure::new(format_args!("{address}: {}", status.message())))
     };
     let answer = tokio::time::timeout(args.timeout, ask).await;
-    let answer = answer.or_else(|_| {
-        Err(Failure::new(format_args!(
+    let late = || {
+        Failure::new(format_args!(
             "{address} did not answer within {:?}",
             args.timeout
-        )))
-    })??;
+        ))
+    };
+    let answer = answer.ok().ok_or_else(late)??;
     match answer.into_inner().status() {
         ServingStatus::Serving => print("SERVING"),
         status => Err(Failure::new(format_args!(

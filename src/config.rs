@@ -29,7 +29,7 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 struct LogArgs {
-    /// What to log, such as "info" or "hitkeep_auth=debug"
+    /// What to log, such as info, or `hitkeep_auth=debug`
     #[arg(
         long,
         global = true,
@@ -68,7 +68,7 @@ pub enum Command {
 /// Where Postgres is.
 #[derive(Debug, Args)]
 pub struct DatabaseArgs {
-    /// The Postgres to use, as postgres://USER:PASSWORD@HOST/DATABASE
+    /// The Postgres to use, as `postgres://USER:PASSWORD@HOST/DATABASE`
     #[arg(
         long,
         env = "HITKEEP_AUTH_DATABASE_URL",
@@ -308,8 +308,8 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
         .iter()
         .map(|permission| permission.as_str())
         .collect();
-    text.parse()
-        .or_else(|_| Err(format!("must be one of {}", known.join(", "))))
+    let known = || format!("must be one of {}", known.join(", "));
+    text.parse().ok().ok_or_else(known)
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

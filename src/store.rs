@@ -31,6 +31,7 @@ pub mod callers;
 pub mod clients;
 pub mod directory;
 pub mod error;
+mod facts;
 pub mod introspection;
 pub mod migrations;
 mod schema;
@@ -434,6 +435,7 @@ impl Transaction {
 fn revision(stored: i64) -> Result<Revision, StoreError> {
     let negative = || StoreError::Inconsistent(format!("revision {stored}"));
     u64::try_from(stored)
+        .ok()
         .map(Revision)
-        .or_else(|_| Err(negative()))
+        .ok_or_else(negative)
 }

@@ -95,11 +95,9 @@ struct Shown<'a> {
 
 impl Shown<'_> {
     fn caller(&self, permission: CallerPermission) -> &str {
-        let callers = self.demo.callers.iter();
-        let token = callers
-            .filter(|caller| caller.name == permission.as_str())
-            .map(|c| &*c.token.0);
-        token.last().unwrap_or_default()
+        let mut callers = self.demo.callers.iter();
+        let caller = callers.find(|caller| caller.name == permission.as_str());
+        caller.map_or("", |caller| &caller.token.0)
     }
 
     fn as_json(&self) -> String {

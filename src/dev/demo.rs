@@ -40,8 +40,8 @@ pub const BOB: UserId = UserId::from_uuid(demo_id(0xb0b));
 pub const TEAM: TeamId = TeamId::from_uuid(demo_id(0x7ea));
 /// Its sites.
 pub const SITES: [SiteId; 2] = [
-    SiteId::from_uuid(demo_id(0x517e01)),
-    SiteId::from_uuid(demo_id(0x517e02)),
+    SiteId::from_uuid(demo_id(0x0051_7e01)),
+    SiteId::from_uuid(demo_id(0x0051_7e02)),
 ];
 /// Clients an owner may have, as everywhere.
 const QUOTA: u32 = 100;

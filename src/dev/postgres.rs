@@ -22,7 +22,7 @@ use super::install;
 /// The oldest version that the service works with.
 const OLDEST_MAJOR: u32 = 15;
 /// How long the server may take to be ready, crash recovery included.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long it may take to stop in order before it is stopped at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often its state is looked at meanwhile.
@@ -490,7 +490,7 @@ fn find(
         .and_then(|cache| install::install(cache, announce));
     let installed = installed.map_err(|why| PostgresError::NotInstalled { why })?;
     let programs = programs_in(&installed);
-    let programs = programs.ok_or_else(|| PostgresError::NoPrograms(installed))?;
+    let programs = programs.ok_or(PostgresError::NoPrograms(installed))?;
     if fits(&programs) {
         Ok(programs)
     } else {

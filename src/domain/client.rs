@@ -158,11 +158,12 @@ impl ClientState {
 pub struct Overlap(TimeDelta);
 
 impl Overlap {
-    /// `None` where it is negative or over the limit.
+    /// `None` where it is negative or over the limit. Kept to the microsecond,
+    /// as every time is; the limit holds for what is asked.
     pub fn new(length: TimeDelta) -> Option<Self> {
-        (TimeDelta::zero()..=MAX_OVERLAP)
-            .contains(&length)
-            .then_some(Self(length))
+        let allowed = (TimeDelta::zero()..=MAX_OVERLAP).contains(&length);
+        let micros = length.num_microseconds().filter(|_| allowed)?;
+        Some(Self(TimeDelta::microseconds(micros)))
     }
 }
 
@@ -360,7 +361,7 @@ impl ApiClient {
         facts: &Facts,
         now: Timestamp,
     ) -> Result<Transition, Refusal> {
-        self.require_managed(facts)?;
+        Self::require_managed(facts)?;
         if update
             .etag
             .as_ref()
@@ -391,7 +392,7 @@ impl ApiClient {
         if let Some(new) = update.grants {
             match &mut next.delegated {
                 Delegated::Personal { grants, .. } | Delegated::Team { grants, .. } => {
-                    *grants = new
+                    *grants = new;
                 }
             }
         }
@@ -421,7 +422,7 @@ impl ApiClient {
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<Rotated, Refusal> {
-        self.require_managed(facts)?;
+        Self::require_managed(facts)?;
         self.require_state(facts, now, &[ClientState::Active])?;
         facts.check_delegable(self.delegated.instance_role(), self.delegated.grants())?;
         let token = Token::mint(token_kind(self.delegated.owner()), entropy);
@@ -453,7 +454,7 @@ impl ApiClient {
 
     /// Ends all its tokens. Revoking again keeps the first time.
     pub fn revoke(self, facts: &Facts, now: Timestamp) -> Result<Transition, Refusal> {
-        self.require_visible(facts)?;
+        Self::require_visible(facts)?;
         if self.revoke_time.is_some() {
             return Ok(Transition {
                 client: self,
@@ -475,7 +476,7 @@ impl ApiClient {
 
     /// Undoes a revocation. Hands out everything that the client carries.
     pub fn reactivate(self, facts: &Facts, now: Timestamp) -> Result<Transition, Refusal> {
-        self.require_managed(facts)?;
+        Self::require_managed(facts)?;
         if self.expiry.has_come(now) {
             return Err(Refusal::WrongState {
                 state: ClientState::Expired,
@@ -503,20 +504,20 @@ impl ApiClient {
 
     /// Ends it for good.
     pub fn delete(self, facts: &Facts) -> Result<Event, Refusal> {
-        self.require_visible(facts)?;
+        Self::require_visible(facts)?;
         Ok(self.event(Action::ClientDeleted, Vec::new()))
     }
 
     /// Refuses an actor who may not see the client, exactly as if there were
     /// none.
-    pub fn require_visible(&self, facts: &Facts) -> Result<(), Refusal> {
+    pub fn require_visible(facts: &Facts) -> Result<(), Refusal> {
         match facts.authority() {
             Authority::Nothing => Err(Refusal::NotFound),
             Authority::Oversees | Authority::Manages => Ok(()),
         }
     }
 
-    fn require_managed(&self, facts: &Facts) -> Result<(), Refusal> {
+    fn require_managed(facts: &Facts) -> Result<(), Refusal> {
         match facts.authority() {
             Authority::Nothing => Err(Refusal::NotFound),
             Authority::Oversees => Err(Refusal::OwnerNotManaged),

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Services,
     context::provenance,
-    convert::{self, OnClient},
+    convert::clients::{self, OnClient},
     error::ApiError,
 };
 use crate::{
@@ -31,7 +31,7 @@ struct Seen {
 
 impl Seen {
     fn to_pb(&self) -> pb::ApiClient {
-        convert::to_api_client(&self.client, self.owner_can_act, self.now)
+        clients::to_api_client(&self.client, self.owner_can_act, self.now)
     }
 }
 
@@ -54,7 +54,7 @@ async fn load(
     let facts = tx
         .facts(actor.user, client.delegated.owner(), &sites)
         .await?;
-    client.require_visible(&facts)?;
+    ApiClient::require_visible(&facts)?;
     Ok(Loaded { client, facts })
 }
 
@@ -104,14 +104,14 @@ impl ApiClientService for Services {
         request: Request<pb::CreateApiClientRequest>,
     ) -> Result<Response<pb::CreateApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let command = convert::create(request, self.store.clock().now())?;
-        let provenance = provenance(&extensions, Some(command.actor.clone()))?;
+        let (actor, draft) = clients::create(request, self.store.clock().now())?;
+        let provenance = provenance(&extensions, Some(actor.clone()))?;
         let limit = self.options.max_clients_per_owner;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
-            let draft = command.draft.clone();
+            let draft = draft.clone();
             let owner = draft.delegated.owner();
             let sites: Vec<SiteId> = draft.delegated.grants().keys().copied().collect();
-            let facts = tx.facts(command.actor.user, owner, &sites).await?;
+            let facts = tx.facts(actor.user, owner, &sites).await?;
             let quota = Quota {
                 used: tx.count_clients(owner).await?,
                 limit,
@@ -147,7 +147,7 @@ impl ApiClientService for Services {
         request: Request<pb::GetApiClientRequest>,
     ) -> Result<Response<pb::GetApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let OnClient { actor, id } = convert::on_client(request.actor, &request.id)?;
+        let OnClient { actor, id } = clients::on_client(request.actor, &request.id)?;
         provenance(&extensions, Some(actor.clone()))?;
         let seen = self.get(actor.user, id).await?;
         Ok(Response::new(pb::GetApiClientResponse {
@@ -160,7 +160,7 @@ impl ApiClientService for Services {
         request: Request<pb::ListApiClientsRequest>,
     ) -> Result<Response<pb::ListApiClientsResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let command = convert::list_clients(request)?;
+        let command = clients::list(request)?;
         provenance(&extensions, Some(command.actor.clone()))?;
         Ok(Response::new(self.list(command).await?))
     }
@@ -170,7 +170,7 @@ impl ApiClientService for Services {
         request: Request<pb::UpdateApiClientRequest>,
     ) -> Result<Response<pb::UpdateApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let (on_client, update) = convert::update(request, self.store.clock().now())?;
+        let (on_client, update) = clients::update(request, self.store.clock().now())?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
         let named: Vec<SiteId> = update
             .grants
@@ -198,7 +198,7 @@ impl ApiClientService for Services {
         request: Request<pb::RotateApiClientRequest>,
     ) -> Result<Response<pb::RotateApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let (on_client, overlap) = convert::rotate(request)?;
+        let (on_client, overlap) = clients::rotate(request)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
@@ -233,7 +233,7 @@ impl ApiClientService for Services {
         request: Request<pb::RevokeApiClientRequest>,
     ) -> Result<Response<pb::RevokeApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let on_client = convert::on_client(request.actor, &request.id)?;
+        let on_client = clients::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
         let Committed {
             value: seen,
@@ -252,7 +252,7 @@ impl ApiClientService for Services {
         request: Request<pb::ReactivateApiClientRequest>,
     ) -> Result<Response<pb::ReactivateApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let on_client = convert::on_client(request.actor, &request.id)?;
+        let on_client = clients::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
         let Committed {
             value: seen,
@@ -271,7 +271,7 @@ impl ApiClientService for Services {
         request: Request<pb::DeleteApiClientRequest>,
     ) -> Result<Response<pb::DeleteApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let on_client = convert::on_client(request.actor, &request.id)?;
+        let on_client = clients::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
@@ -301,7 +301,7 @@ impl Services {
         let now = snapshot.now;
         snapshot.close().await?;
         let (client, facts) = seen.ok_or(Refusal::NotFound)?;
-        client.require_visible(&facts)?;
+        ApiClient::require_visible(&facts)?;
         Ok(Seen {
             client,
             owner_can_act: facts.owner_can_act(),
@@ -309,10 +309,7 @@ impl Services {
         })
     }
 
-    async fn list(
-        &self,
-        command: convert::ListClients,
-    ) -> Result<pb::ListApiClientsResponse, ApiError> {
+    async fn list(&self, command: clients::List) -> Result<pb::ListApiClientsResponse, ApiError> {
         let mut listing = command.listing;
         let page_size = usize::from(listing.limit);
         // One more than asked for tells whether there is a next page.
@@ -333,10 +330,10 @@ impl Services {
         let more = page.len() > page_size;
         page.truncate(page_size);
         let next_page_token = match page.last() {
-            Some(last) if more => convert::clients_page_token(&command.list, last),
+            Some(last) if more => clients::page_token(&command.list, last),
             _ => String::new(),
         };
-        let client = |client: &ApiClient| convert::to_api_client(client, owner_can_act, now);
+        let client = |client: &ApiClient| clients::to_api_client(client, owner_can_act, now);
         Ok(pb::ListApiClientsResponse {
             api_clients: page.iter().map(client).collect(),
             next_page_token,

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Services, convert, error::ApiError};
+use super::{Services, convert::audit, error::ApiError};
 use crate::pb::{self, audit_service_server::AuditService};
 
 #[tonic::async_trait]
@@ -11,7 +11,7 @@ impl AuditService for Services {
         &self,
         request: Request<pb::ListAuditEventsRequest>,
     ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
-        let command = convert::list_events(request.into_inner())?;
+        let command = audit::list(request.into_inner())?;
         Ok(Response::new(self.list_events(command).await?))
     }
 }
@@ -19,7 +19,7 @@ impl AuditService for Services {
 impl Services {
     async fn list_events(
         &self,
-        command: convert::ListEvents,
+        command: audit::List,
     ) -> Result<pb::ListAuditEventsResponse, ApiError> {
         let page_size = usize::from(command.limit);
         let mut snapshot = self.store.snapshot().await?;
@@ -31,10 +31,10 @@ impl Services {
         let more = page.len() > page_size;
         page.truncate(page_size);
         let next_page_token = match page.last() {
-            Some(last) if more => convert::events_page_token(&command.list, last),
+            Some(last) if more => audit::page_token(&command.list, last),
             _ => String::new(),
         };
-        let events = page.into_iter().map(convert::to_audit_event).collect();
+        let events = page.into_iter().map(audit::to_event).collect();
         Ok(pb::ListAuditEventsResponse {
             events,
             next_page_token,

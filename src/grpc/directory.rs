@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Services,
     context::provenance,
-    convert::{self, Batch, Replacement},
+    convert::directory::{self, Batch, Replacement},
     error::ApiError,
 };
 use crate::{
@@ -20,7 +20,7 @@ impl DirectoryService for Services {
         request: Request<pb::ApplyDirectoryChangesRequest>,
     ) -> Result<Response<pb::ApplyDirectoryChangesResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let Batch { changes, sequence } = convert::directory_changes(&request)?;
+        let Batch { changes, sequence } = directory::batch(&request)?;
         let provenance = provenance(&extensions, None)?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let applied = tx.applied_sequence().await?;

@@ -16,6 +16,11 @@ use crate::{
 pub const ERROR_DOMAIN: &str = "auth.hitkeep.com";
 /// What stands in front of a reason's name in the proto enum.
 const REASON_PREFIX: &str = "ERROR_REASON_";
+/// Violations that are reported at most: a response has to fit into a header,
+/// of which many clients take no more than 16 KiB.
+pub(super) const MAX_VIOLATIONS: usize = 50;
+/// Violations that the message names at most; the details have them all.
+const MAX_SUMMARY: usize = 8;
 
 /// A field of a request that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +87,8 @@ impl From<DirectoryError> for ApiError {
                     field: format!("changes[{}].{}", reference.index, reference.field),
                     description: format!("names {}, which is unknown", reference.id),
                 };
-                Self::InvalidFields(references.into_iter().map(violation).collect())
+                let first = references.into_iter().take(MAX_VIOLATIONS);
+                Self::InvalidFields(first.map(violation).collect())
             }
         }
     }
@@ -213,10 +219,14 @@ impl From<ApiError> for Status {
     }
 }
 
-/// All violations in a line, for those who read no details.
+/// The first violations in a line, for those who read no details.
 fn summary(violations: &[Violation]) -> String {
     let each = |violation: &Violation| format!("{} {}", violation.field, violation.description);
-    violations.iter().map(each).collect::<Vec<_>>().join("; ")
+    let mut named: Vec<_> = violations.iter().take(MAX_SUMMARY).map(each).collect();
+    if violations.len() > MAX_SUMMARY {
+        named.push(format!("and {} more", violations.len() - MAX_SUMMARY));
+    }
+    named.join("; ")
 }
 
 const fn store_message(error: &StoreError) -> &'static str {

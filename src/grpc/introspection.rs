@@ -6,11 +6,11 @@ use chrono::TimeDelta;
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Response, Status};
 
-use super::{Services, context::Deadline, convert, error::ApiError};
+use super::{Services, context::Deadline, convert::introspection as convert, error::ApiError};
 use crate::{
     domain::{
         Revision,
-        introspection::{Active, InactiveReason, decide},
+        introspection::{InactiveReason, decide},
         token::{Token, TokenHash, TokenKind},
     },
     pb::{self, introspection_service_server::IntrospectionService},
@@ -19,10 +19,10 @@ use crate::{
 
 /// How often the database is asked whether it has reached a revision.
 const POLL: Duration = Duration::from_millis(20);
-/// The part of the remaining time that is left for the reply when a revision is
-/// not reached: one tenth, so that the caller sees the reason and not its own
+/// The part of the remaining time that is spent on waiting for a revision. The
+/// rest is for the reply, so that the caller sees the reason and not its own
 /// deadline.
-const REPLY_SHARE: u32 = 10;
+const WAITING_SHARE: f64 = 0.9;
 
 #[tonic::async_trait]
 impl IntrospectionService for Services {
@@ -41,12 +41,9 @@ impl IntrospectionService for Services {
             None => Err(InactiveReason::UnknownToken),
         };
         let decision = command.check.map(|check| decide(&verdict, &check));
-        let mut response = match verdict {
-            Ok(active) => self.active(active, found.now),
-            Err(reason) => pb::IntrospectResponse {
-                inactive_reason: convert::to_inactive_reason(reason).into(),
-                ..pb::IntrospectResponse::default()
-            },
+        let mut response = match &verdict {
+            Ok(active) => convert::to_active(active, self.max_cache_age(), found.now),
+            Err(reason) => convert::to_inactive(*reason),
         };
         response.revision = found.revision.0;
         response.decision = decision.map(convert::to_decision);
@@ -64,20 +61,8 @@ fn known_token(text: &str) -> Option<TokenHash> {
 }
 
 impl Services {
-    fn active(&self, active: Active, now: crate::domain::Timestamp) -> pb::IntrospectResponse {
-        let at_most = TimeDelta::from_std(self.options.max_cache_age).unwrap_or(TimeDelta::MAX);
-        let cache_age = active.cache_age(at_most, now);
-        pb::IntrospectResponse {
-            active: true,
-            client_id: active.client.to_string(),
-            client_name: active.name,
-            owner: Some(convert::to_owner(active.owner)),
-            instance_role: convert::to_instance_role(active.access.instance_role).into(),
-            site_grants: convert::to_site_grants(&active.access.grants),
-            expire_time: active.expiry.time().map(convert::to_timestamp),
-            max_cache_age: Some(convert::to_duration(cache_age)),
-            ..pb::IntrospectResponse::default()
-        }
+    fn max_cache_age(&self) -> TimeDelta {
+        TimeDelta::from_std(self.options.max_cache_age).unwrap_or(TimeDelta::MAX)
     }
 
     /// Looks a token up at a revision that is high enough, or waits for it.
@@ -90,7 +75,7 @@ impl Services {
         let wanted = at_least.unwrap_or_default();
         let begun = Instant::now();
         let remaining = deadline.map_or(Duration::ZERO, |at| at.0.saturating_duration_since(begun));
-        let give_up = begun + (remaining - remaining / REPLY_SHARE);
+        let give_up = begun + remaining.mul_f64(WAITING_SHARE);
         loop {
             let found = self.store.look_up(token).await?;
             if found.revision >= wanted {

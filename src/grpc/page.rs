@@ -38,6 +38,12 @@ pub(super) fn read(list: &str, text: &str) -> Option<(Timestamp, Uuid)> {
     Some((time, Uuid::from_slice(id).ok()?))
 }
 
+/// Whether a text has the form of a token, of whichever list.
+pub(super) fn is_of_some_list(text: &str) -> bool {
+    let bytes = URL_SAFE_NO_PAD.decode(text);
+    bytes.is_ok_and(|bytes| bytes.len() == CURSOR_LENGTH + FINGERPRINT_LENGTH)
+}
+
 fn fingerprint(list: &str, cursor: &[u8]) -> [u8; FINGERPRINT_LENGTH] {
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     hasher.update(cursor);

@@ -41,7 +41,8 @@ pub(super) async fn report_health(store: &Store, health: &HealthReporter) -> Ser
     status
 }
 
-/// Keeps the report true, and says in the log when it changes.
+/// Keeps the report true, and says in the log when it changes. Until aborted.
+#[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
 pub(super) async fn watch_health(store: Store, health: HealthReporter) {
     let mut last = None;
     loop {
@@ -53,7 +54,7 @@ pub(super) async fn watch_health(store: Store, health: HealthReporter) {
     }
 }
 
-/// Reports NOT_SERVING, and ends the streams of those who watch: a drain would
+/// Reports `NOT_SERVING`, and ends the streams of those who watch: a drain would
 /// wait for them.
 pub(super) async fn end_health(mut health: HealthReporter) {
     set_all(&health, ServingStatus::NotServing).await;

@@ -51,8 +51,6 @@ pub(super) async fn insert(
     let provenance = std::sync::Arc::clone(&transaction.provenance);
     let row = |event: Event| {
         let (owner_user_id, owner_team_id) = event.owner.map_or((None, None), types::owner_columns);
-        // A client that dies with its owner has no actor, whoever the caller
-        // works for: nobody asked for that.
         let actor = provenance.actor.as_ref();
         let address = actor.and_then(|actor| actor.ip_address);
         let changes: Vec<_> = event
@@ -107,10 +105,10 @@ impl Snapshot {
         }
         match filter.owner {
             Some(Owner::User(id)) => {
-                query = query.filter(audit_events::owner_user_id.eq(id.uuid()))
+                query = query.filter(audit_events::owner_user_id.eq(id.uuid()));
             }
             Some(Owner::Team(id)) => {
-                query = query.filter(audit_events::owner_team_id.eq(id.uuid()))
+                query = query.filter(audit_events::owner_team_id.eq(id.uuid()));
             }
             None => {}
         }

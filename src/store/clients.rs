@@ -1,5 +1,4 @@
-//! API clients, their grants and the hashes of their tokens; and the facts that
-//! decisions about them rest on.
+//! API clients, their grants and the hashes of their tokens.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +9,14 @@ use uuid::Uuid;
 use super::{
     Snapshot, Transaction,
     error::StoreError,
-    schema::{
-        api_client_grants, api_client_tokens, api_clients, site_members, sites, team_members,
-        teams, users,
-    },
+    schema::{api_client_grants, api_client_tokens, api_clients},
     types,
 };
 use crate::domain::{
     Timestamp,
-    access::{Delegated, Facts, Holder, Owner, OwnerFacts, SiteGrants, SiteStanding, UserStanding},
+    access::{Delegated, Owner, SiteGrants},
     client::{ApiClient, Description, Expiry, Name},
-    id::{ClientId, SiteId, TeamId, UserId},
+    id::{ClientId, SiteId, UserId},
     role::InstanceRole,
     token::{TokenHash, TokenHint},
 };
@@ -83,11 +79,6 @@ impl Snapshot {
         let now = self.now;
         page(self.connection(), listing, now).await
     }
-
-    /// Loads what decisions about an owner's clients rest on.
-    pub async fn facts(&mut self, actor: UserId, owner: Owner) -> Result<Facts, StoreError> {
-        facts(self.connection(), actor, owner, &[]).await
-    }
 }
 
 impl Transaction {
@@ -115,17 +106,6 @@ impl Transaction {
             }
         };
         types::count(rows)
-    }
-
-    /// Loads what a decision about an owner's client rests on: what the actor
-    /// holds on each of the sites, and what part they have in the owner.
-    pub async fn facts(
-        &mut self,
-        actor: UserId,
-        owner: Owner,
-        sites: &[SiteId],
-    ) -> Result<Facts, StoreError> {
-        facts(self.connection(), actor, owner, sites).await
     }
 
     /// Writes a new client with its first token.
@@ -335,133 +315,6 @@ async fn with_grants(
         row.into_client(grants, TokenHint(hint))
     };
     rows.into_iter().map(client).collect()
-}
-
-async fn facts(
-    connection: &mut AsyncPgConnection,
-    actor: UserId,
-    owner: Owner,
-    asked: &[SiteId],
-) -> Result<Facts, StoreError> {
-    let user = find_user(connection, actor).await?;
-    let sites = site_standings(connection, actor, asked).await?;
-    let owner = match owner {
-        Owner::User(id) if id == actor => match user {
-            Some(user) => OwnerFacts::User {
-                id,
-                disabled: user.disabled,
-            },
-            None => OwnerFacts::Absent,
-        },
-        Owner::User(id) => match find_user(connection, id).await? {
-            Some(user) => OwnerFacts::User {
-                id,
-                disabled: user.disabled,
-            },
-            None => OwnerFacts::Absent,
-        },
-        Owner::Team(id) => find_team(connection, id, actor).await?,
-    };
-    Ok(Facts {
-        actor: Holder {
-            id: actor,
-            user,
-            sites,
-        },
-        owner,
-    })
-}
-
-async fn find_user(
-    connection: &mut AsyncPgConnection,
-    id: UserId,
-) -> Result<Option<UserStanding>, StoreError> {
-    let row: Option<(String, bool)> = users::table
-        .find(id.uuid())
-        .select((users::instance_role, users::disabled))
-        .first(connection)
-        .await
-        .optional()?;
-    row.map(|(role, disabled)| {
-        Ok(UserStanding {
-            instance_role: types::word(&role)?,
-            disabled,
-        })
-    })
-    .transpose()
-}
-
-async fn find_team(
-    connection: &mut AsyncPgConnection,
-    id: TeamId,
-    actor: UserId,
-) -> Result<OwnerFacts, StoreError> {
-    let membership = team_members::table.on(team_members::team_id
-        .eq(teams::id)
-        .and(team_members::user_id.eq(actor.uuid())));
-    let row: Option<(bool, Option<String>)> = teams::table
-        .left_join(membership)
-        .filter(teams::id.eq(id.uuid()))
-        .select((teams::archived, team_members::role.nullable()))
-        .first(connection)
-        .await
-        .optional()?;
-    let Some((archived, role)) = row else {
-        return Ok(OwnerFacts::Absent);
-    };
-    let actor_role = role.as_deref().map(types::word).transpose()?;
-    Ok(OwnerFacts::Team {
-        id,
-        archived,
-        actor_role,
-    })
-}
-
-async fn site_standings(
-    connection: &mut AsyncPgConnection,
-    user: UserId,
-    asked: &[SiteId],
-) -> Result<BTreeMap<SiteId, SiteStanding>, StoreError> {
-    if asked.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let in_team = team_members::table.on(team_members::team_id
-        .eq(sites::team_id)
-        .and(team_members::user_id.eq(user.uuid())));
-    let on_site = site_members::table.on(site_members::site_id
-        .eq(sites::id)
-        .and(site_members::user_id.eq(user.uuid())));
-    let ids: Vec<Uuid> = asked.iter().map(|site| site.uuid()).collect();
-    let rows: Vec<(Uuid, Uuid, bool, Option<String>, Option<String>)> = sites::table
-        .inner_join(teams::table)
-        .left_join(in_team)
-        .left_join(on_site)
-        .filter(sites::id.eq_any(ids))
-        .select((
-            sites::id,
-            sites::team_id,
-            teams::archived,
-            team_members::role.nullable(),
-            site_members::role.nullable(),
-        ))
-        .load(connection)
-        .await?;
-    let standing = |(site, team, team_archived, team_role, site_role): (
-        Uuid,
-        Uuid,
-        bool,
-        Option<String>,
-        Option<String>,
-    )| {
-        let standing = SiteStanding {
-            team: TeamId::from_uuid(team),
-            team_archived,
-            team_role: team_role.as_deref().map(types::word).transpose()?,
-            site_role: site_role.as_deref().map(types::word).transpose()?,
-        };
-        Ok((SiteId::from_uuid(site), standing))
-    };
-    rows.into_iter().map(standing).collect()
 }
 
 impl From<&ApiClient> for ClientRow {

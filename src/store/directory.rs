@@ -49,7 +49,7 @@ pub enum DirectoryError {
 pub struct UnknownReference {
     /// The change's place in the batch.
     pub index: usize,
-    /// The field that names it, such as "user_id".
+    /// The field that names it, such as `user_id`.
     pub field: &'static str,
     /// What it names.
     pub id: Uuid,
@@ -138,8 +138,10 @@ impl Transaction {
 
     /// Takes note of the highest sequence applied.
     pub async fn set_applied_sequence(&mut self, sequence: u64) -> Result<(), StoreError> {
-        let sequence = i64::try_from(sequence)
-            .or_else(|_| Err(StoreError::Inconsistent(format!("sequence {sequence}"))))?;
+        let sequence = i64::try_from(sequence).ok();
+        let sequence = sequence.ok_or_else(|| {
+            StoreError::Inconsistent("a sequence that Postgres cannot hold".to_owned())
+        })?;
         let rows = diesel::update(directory_state::table)
             .set(directory_state::applied_sequence.eq(sequence))
             .execute(self.connection())
@@ -317,7 +319,7 @@ impl Transaction {
             .bind::<Array<SqlUuid>, _>(ids)
             .bind::<Array<Text>, _>(roles)
             .bind::<Array<Bool>, _>(disabled);
-        difference(put.get_result(self.connection()).await?)
+        difference(&put.get_result(self.connection()).await?)
     }
 
     async fn put_teams(&mut self, rows: &[Team]) -> Result<Difference, DirectoryError> {
@@ -330,7 +332,7 @@ impl Transaction {
         let put = diesel::sql_query(counted(put))
             .bind::<Array<SqlUuid>, _>(ids)
             .bind::<Array<Bool>, _>(archived);
-        difference(put.get_result(self.connection()).await?)
+        difference(&put.get_result(self.connection()).await?)
     }
 
     async fn put_sites(&mut self, rows: &[Site]) -> Result<Difference, DirectoryError> {
@@ -342,11 +344,8 @@ impl Transaction {
         let put = "INSERT INTO sites AS old (id, team_id) SELECT * FROM unnest($1, $2) \
                    ON CONFLICT (id) DO UPDATE SET team_id = excluded.team_id \
                    WHERE old.team_id <> excluded.team_id";
-        difference(
-            pairs(&counted(put), ids, teams)
-                .get_result(self.connection())
-                .await?,
-        )
+        let put = pairs(&counted(put), ids, teams);
+        difference(&put.get_result(self.connection()).await?)
     }
 
     async fn put_team_members(
@@ -361,7 +360,7 @@ impl Transaction {
                    ON CONFLICT (team_id, user_id) DO UPDATE SET role = excluded.role \
                    WHERE old.role <> excluded.role";
         let put = pairs(&counted(put), teams, users).bind::<Array<Text>, _>(roles);
-        difference(put.get_result(self.connection()).await?)
+        difference(&put.get_result(self.connection()).await?)
     }
 
     async fn put_site_members(
@@ -376,14 +375,14 @@ impl Transaction {
                    ON CONFLICT (site_id, user_id) DO UPDATE SET role = excluded.role \
                    WHERE old.role <> excluded.role";
         let put = pairs(&counted(put), sites, users).bind::<Array<Text>, _>(roles);
-        difference(put.get_result(self.connection()).await?)
+        difference(&put.get_result(self.connection()).await?)
     }
 
     /// Runs a deletion.
     async fn remove(&mut self, query: BoundQuery<'_>) -> Result<Difference, DirectoryError> {
         let removed = query.execute(self.connection()).await?;
-        let removed = u32::try_from(removed)
-            .or_else(|_| Err(StoreError::Inconsistent(format!("{removed} rows"))))?;
+        let too_many = || StoreError::Inconsistent(format!("{removed} rows"));
+        let removed = u32::try_from(removed).ok().ok_or_else(too_many)?;
         Ok(Difference {
             removed,
             ..Difference::default()
@@ -590,7 +589,7 @@ fn counted(put: &str) -> String {
     )
 }
 
-fn difference(row: PutRow) -> Result<Difference, DirectoryError> {
+fn difference(row: &PutRow) -> Result<Difference, DirectoryError> {
     let (added, changed) = (types::count(row.added)?, types::count(row.changed)?);
     Ok(Difference {
         added,
@@ -621,7 +620,8 @@ fn last_of_each<T: Copy, K: Ord>(rows: &[T], key: fn(&T) -> K) -> Vec<T> {
 }
 
 fn sequence(stored: i64) -> Result<u64, StoreError> {
-    u64::try_from(stored).or_else(|_| Err(StoreError::Inconsistent(format!("sequence {stored}"))))
+    let negative = || StoreError::Inconsistent(format!("sequence {stored}"));
+    u64::try_from(stored).ok().ok_or_else(negative)
 }
 
 impl std::ops::AddAssign for Difference {

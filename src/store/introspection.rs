@@ -7,12 +7,17 @@ use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Uuid 
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{Store, clients, error::StoreError, revision, types};
+use super::{
+    Store, clients,
+    error::StoreError,
+    revision,
+    types::{self, StandingColumns},
+};
 use crate::domain::{
     Revision, Timestamp,
-    access::{Holder, Owner, OwnerStanding, SiteGrants, SiteStanding, TeamStanding, UserStanding},
+    access::{Holder, Owner, OwnerStanding, SiteGrants, TeamStanding, UserStanding},
     client::Expiry,
-    id::{ClientId, SiteId, TeamId},
+    id::{ClientId, SiteId},
     introspection::{Subject, TokenStanding},
     role::InstanceRole,
     token::TokenHash,
@@ -140,16 +145,15 @@ fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
         };
         let site = SiteId::from_uuid(site);
         grants.insert(site, types::word(role)?);
-        let team = row.site_team_id.ok_or_else(|| missing("site's team"))?;
-        let standing = SiteStanding {
-            team: TeamId::from_uuid(team),
+        let columns = StandingColumns {
+            team: row.site_team_id.ok_or_else(|| missing("site's team"))?,
             team_archived: row
                 .site_team_archived
                 .ok_or_else(|| missing("site's team"))?,
-            team_role: row.team_role.as_deref().map(types::word).transpose()?,
-            site_role: row.site_role.as_deref().map(types::word).transpose()?,
+            team_role: row.team_role.as_deref(),
+            site_role: row.site_role.as_deref(),
         };
-        standings.insert(site, standing);
+        standings.insert(site, columns.read()?);
     }
     let owner_standing = match owner {
         Owner::User(id) => OwnerStanding::User(Holder {

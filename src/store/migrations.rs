@@ -64,7 +64,7 @@ pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, 
     }
 
     let mut known: Vec<_> = MigrationSource::<Pg>::migrations(&MIGRATIONS)
-        .map_err(|error| StoreError::Unavailable(error))?
+        .map_err(StoreError::Unavailable)?
         .iter()
         .map(|migration| migration.name().to_string())
         .collect();

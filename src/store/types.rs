@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use crate::domain::{
-    access::Owner,
+    access::{Owner, SiteStanding},
     id::{TeamId, UserId},
     role::UnknownWord,
 };
@@ -37,9 +37,30 @@ pub(super) fn owner_columns(owner: Owner) -> (Option<Uuid>, Option<Uuid>) {
     }
 }
 
+/// A site's standing, as columns.
+pub(super) struct StandingColumns<'r> {
+    pub(super) team: Uuid,
+    pub(super) team_archived: bool,
+    pub(super) team_role: Option<&'r str>,
+    pub(super) site_role: Option<&'r str>,
+}
+
+impl StandingColumns<'_> {
+    pub(super) fn read(self) -> Result<SiteStanding, StoreError> {
+        Ok(SiteStanding {
+            team: TeamId::from_uuid(self.team),
+            team_archived: self.team_archived,
+            team_role: self.team_role.map(word).transpose()?,
+            site_role: self.site_role.map(word).transpose()?,
+        })
+    }
+}
+
 /// Reads a count.
 pub(super) fn count(rows: i64) -> Result<u32, StoreError> {
-    u32::try_from(rows).or_else(|_| Err(StoreError::Inconsistent(format!("{rows} rows"))))
+    u32::try_from(rows)
+        .ok()
+        .ok_or_else(|| StoreError::Inconsistent(format!("{rows} rows")))
 }
 
 /// Insists on the number of rows that a statement changed.

@@ -1,0 +1,120 @@
+//! What `AuditService` takes and gives.
+
+use super::{reader::Reader, to_owner, to_timestamp};
+use crate::{
+    domain::{
+        audit::{Action, Actor, FieldChange, Filter, RecordedEvent},
+        id::{ClientId, EventId, UserId},
+    },
+    grpc::{error::ApiError, page},
+    pb,
+    store::audit::Cursor,
+};
+
+/// A listing, read.
+#[derive(Debug)]
+pub(in crate::grpc) struct List {
+    pub(in crate::grpc) filter: Filter,
+    pub(in crate::grpc) after: Option<Cursor>,
+    pub(in crate::grpc) limit: u16,
+    /// Which list it is, for its page tokens.
+    pub(in crate::grpc) list: String,
+}
+
+pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<List, ApiError> {
+    let mut reader = Reader::default();
+    let subject = reader.optional_id::<ClientId>("client_id", &request.client_id);
+    let owner = request
+        .owner
+        .map(|owner| reader.owner("owner", Some(owner)))
+        .transpose();
+    let actor = reader.optional_id::<UserId>("actor_user_id", &request.actor_user_id);
+    let action = Some(request.action).filter(|action| !action.is_empty());
+    let action = action.map(|action| {
+        let known = || {
+            Action::ALL
+                .iter()
+                .map(|action| action.as_str())
+                .collect::<Vec<_>>()
+        };
+        let problem = || format!("must be one of {}", known().join(", "));
+        reader.parsed("action", action.parse::<Action>().ok().ok_or_else(problem))
+    });
+    let start = reader.optional_bound("start_time", request.start_time);
+    let end = reader.optional_bound("end_time", request.end_time);
+    if let (Ok(_), Ok(_), Some(first), Some(last)) =
+        (start, end, request.start_time, request.end_time)
+        && (last.seconds, last.nanos) <= (first.seconds, first.nanos)
+    {
+        reader.wrong("end_time", "must be after start_time");
+    }
+    let limit = reader.page_size(request.page_size);
+    let filter = (|| {
+        let subject = subject?.map(ClientId::uuid);
+        let action = action.transpose()?;
+        Ok(Filter {
+            subject,
+            owner: owner?,
+            actor: actor?,
+            action,
+            start: start?,
+            end: end?,
+        })
+    })();
+    let list = filter
+        .as_ref()
+        .map(|filter: &Filter| format!("events {filter:?}"));
+    let list = list.map_err(|wrong| *wrong);
+    let after = reader.page_token(list.as_deref().ok(), &request.page_token);
+    reader.finish(|| {
+        let after = after?.map(|(time, id)| Cursor {
+            time,
+            id: EventId::from_uuid(id),
+        });
+        Ok(List {
+            filter: filter?,
+            after,
+            limit: limit?,
+            list: list?,
+        })
+    })
+}
+
+/// The token that leads to the page after that event.
+pub(in crate::grpc) fn page_token(list: &str, last: &RecordedEvent) -> String {
+    page::write(list, last.time, last.id.uuid())
+}
+
+pub(in crate::grpc) fn to_event(recorded: RecordedEvent) -> pb::AuditEvent {
+    let RecordedEvent {
+        id,
+        time,
+        event,
+        provenance,
+    } = recorded;
+    let actor = |actor: Actor| pb::Actor {
+        user_id: actor.user.to_string(),
+        ip_address: actor
+            .ip_address
+            .map(|ip| ip.to_string())
+            .unwrap_or_default(),
+        user_agent: actor.user_agent,
+    };
+    let change = |change: FieldChange| pb::AuditChange {
+        field: change.field,
+        before: change.before,
+        after: change.after,
+    };
+    pb::AuditEvent {
+        id: id.to_string(),
+        event_time: Some(to_timestamp(time)),
+        action: event.action.as_str().to_owned(),
+        client_id: event.subject.to_string(),
+        client_name: event.subject_name,
+        owner: event.owner.map(to_owner),
+        actor: provenance.actor.map(actor),
+        caller: provenance.caller,
+        request_id: provenance.request_id,
+        changes: event.changes.into_iter().map(change).collect(),
+    }
+}

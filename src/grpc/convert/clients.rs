@@ -1,0 +1,339 @@
+//! What `ApiClientService` takes and gives.
+
+use chrono::TimeDelta;
+
+use super::{
+    reader::{Read, Reader, Wrong},
+    to_instance_role, to_owner, to_site_grants, to_timestamp,
+};
+use crate::{
+    domain::{
+        Timestamp,
+        access::{Delegated, Owner},
+        audit::Actor,
+        client::{ApiClient, ClientState, Description, Draft, Expiry, Name, Overlap, Update},
+        id::ClientId,
+        role::InstanceRole,
+    },
+    grpc::{error::ApiError, page},
+    pb,
+    store::clients::{Cursor, Listing},
+};
+
+/// An update mask's path for all of them.
+const ALL_PATHS: &str = "*";
+
+/// A field that an update mask can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UpdatePath {
+    Name,
+    Description,
+    InstanceRole,
+    SiteGrants,
+    ExpireTime,
+}
+
+impl UpdatePath {
+    const ALL: [Self; 5] = [
+        Self::Name,
+        Self::Description,
+        Self::InstanceRole,
+        Self::SiteGrants,
+        Self::ExpireTime,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Description => "description",
+            Self::InstanceRole => "instance_role",
+            Self::SiteGrants => "site_grants",
+            Self::ExpireTime => "expire_time",
+        }
+    }
+}
+
+/// A call about one client, read.
+#[derive(Debug)]
+pub(in crate::grpc) struct OnClient {
+    pub(in crate::grpc) actor: Actor,
+    pub(in crate::grpc) id: ClientId,
+}
+
+/// A listing, read.
+#[derive(Debug)]
+pub(in crate::grpc) struct List {
+    pub(in crate::grpc) actor: Actor,
+    pub(in crate::grpc) listing: Listing,
+    /// Which list it is, for its page tokens.
+    pub(in crate::grpc) list: String,
+}
+
+pub(in crate::grpc) fn create(
+    request: pb::CreateApiClientRequest,
+    now: Timestamp,
+) -> Result<(Actor, Draft), ApiError> {
+    let mut reader = Reader::default();
+    let actor = reader.actor(request.actor);
+    let draft = draft(&mut reader, request.api_client, now);
+    reader.finish(|| Ok((actor?, draft?)))
+}
+
+pub(in crate::grpc) fn on_client(actor: Option<pb::Actor>, id: &str) -> Result<OnClient, ApiError> {
+    let mut reader = Reader::default();
+    let actor = reader.actor(actor);
+    let id = reader.id("id", id);
+    reader.finish(|| {
+        Ok(OnClient {
+            actor: actor?,
+            id: id?,
+        })
+    })
+}
+
+pub(in crate::grpc) fn rotate(
+    request: pb::RotateApiClientRequest,
+) -> Result<(OnClient, Overlap), ApiError> {
+    let mut reader = Reader::default();
+    let actor = reader.actor(request.actor);
+    let id = reader.id("id", &request.id);
+    let overlap = overlap(&mut reader, request.overlap);
+    reader.finish(|| {
+        Ok((
+            OnClient {
+                actor: actor?,
+                id: id?,
+            },
+            overlap?,
+        ))
+    })
+}
+
+pub(in crate::grpc) fn update(
+    request: pb::UpdateApiClientRequest,
+    now: Timestamp,
+) -> Result<(OnClient, Update), ApiError> {
+    let mut reader = Reader::default();
+    let actor = reader.actor(request.actor);
+    let mask = update_mask(&mut reader, request.update_mask);
+    let client = reader.required("api_client", request.api_client);
+    let id = client.as_ref().or(Err(&Wrong));
+    let id = id
+        .map_err(|wrong| *wrong)
+        .and_then(|client| reader.id("api_client.id", &client.id));
+    let changes = match (client, mask) {
+        (Ok(client), Ok(mask)) => changes(&mut reader, client, &mask, now),
+        _ => Err(Wrong),
+    };
+    reader.finish(|| {
+        Ok((
+            OnClient {
+                actor: actor?,
+                id: id?,
+            },
+            changes?,
+        ))
+    })
+}
+
+pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<List, ApiError> {
+    let mut reader = Reader::default();
+    let actor = reader.actor(request.actor);
+    let owner = reader.owner("owner", request.owner);
+    let limit = reader.page_size(request.page_size);
+    let include_inactive = request.include_inactive;
+    let list = owner.map(|owner| format!("clients {owner} {include_inactive}"));
+    let after = reader.page_token(list.as_deref().ok(), &request.page_token);
+    reader.finish(|| {
+        let after = after?.map(|(create_time, id)| {
+            let id = ClientId::from_uuid(id);
+            Cursor { create_time, id }
+        });
+        let listing = Listing {
+            owner: owner?,
+            include_inactive,
+            after,
+            limit: limit?,
+        };
+        Ok(List {
+            actor: actor?,
+            listing,
+            list: list?,
+        })
+    })
+}
+
+/// The token that leads to the page after that client.
+pub(in crate::grpc) fn page_token(list: &str, last: &ApiClient) -> String {
+    page::write(list, last.create_time, last.id.uuid())
+}
+
+pub(in crate::grpc) fn to_api_client(
+    client: &ApiClient,
+    owner_can_act: bool,
+    now: Timestamp,
+) -> pb::ApiClient {
+    let state = match client.state(owner_can_act, now) {
+        ClientState::Active => pb::ApiClientState::Active,
+        ClientState::Revoked => pb::ApiClientState::Revoked,
+        ClientState::Expired => pb::ApiClientState::Expired,
+        ClientState::OwnerInactive => pb::ApiClientState::OwnerInactive,
+    };
+    pb::ApiClient {
+        id: client.id.to_string(),
+        owner: Some(to_owner(client.delegated.owner())),
+        name: client.name.as_str().to_owned(),
+        description: client.description.as_str().to_owned(),
+        instance_role: Some(to_instance_role(client.delegated.instance_role()).into()),
+        site_grants: to_site_grants(client.delegated.grants()),
+        state: state.into(),
+        create_time: Some(to_timestamp(client.create_time)),
+        update_time: Some(to_timestamp(client.update_time)),
+        expire_time: client.expiry.time().map(to_timestamp),
+        revoke_time: client.revoke_time.map(to_timestamp),
+        last_used_time: None,
+        created_by_user_id: client.created_by.to_string(),
+        token_hint: client.token_hint.0.clone(),
+        etag: client.etag(),
+    }
+}
+
+fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> Read<Draft> {
+    let client = reader.required("api_client", client)?;
+    let owner = reader.owner("api_client.owner", client.owner);
+    let name = reader.parsed("api_client.name", Name::parse(&client.name));
+    let description = Description::parse(&client.description);
+    let description = reader.parsed("api_client.description", description);
+    let instance_role = instance_role(reader, client.instance_role);
+    let grants = reader.site_grants("api_client.site_grants", &client.site_grants);
+    let expiry = expiry(reader, client.expire_time, now);
+    if let (Ok(Owner::Team(_)), Ok(InstanceRole::Admin | InstanceRole::Owner)) =
+        (owner, instance_role)
+    {
+        let problem = "must be INSTANCE_ROLE_USER for a team's API client";
+        return Err(reader.wrong("api_client.instance_role", problem));
+    }
+    let delegated = match owner? {
+        Owner::User(user) => Delegated::Personal {
+            user,
+            instance_role: instance_role?,
+            grants: grants?,
+        },
+        Owner::Team(team) => Delegated::Team {
+            team,
+            grants: grants?,
+        },
+    };
+    Ok(Draft {
+        delegated,
+        name: name?,
+        description: description?,
+        expiry: expiry?,
+    })
+}
+
+/// Left out, at creation or where an update clears it, it is the one that every
+/// client has; given, it must be specified.
+fn instance_role(reader: &mut Reader, role: Option<i32>) -> Read<InstanceRole> {
+    match role {
+        None => Ok(InstanceRole::User),
+        Some(role) => reader.instance_role("api_client.instance_role", role),
+    }
+}
+
+fn expiry(
+    reader: &mut Reader,
+    time: Option<prost_types::Timestamp>,
+    now: Timestamp,
+) -> Read<Expiry> {
+    let field = "api_client.expire_time";
+    let expiry = Expiry::from(reader.optional_timestamp(field, time)?);
+    if expiry.has_come(now) {
+        return Err(reader.wrong(field, "must be in the future"));
+    }
+    Ok(expiry)
+}
+
+fn overlap(reader: &mut Reader, length: Option<prost_types::Duration>) -> Read<Overlap> {
+    let Some(length) = length else {
+        return Ok(Overlap::default());
+    };
+    // A negative length is refused, so nanos that make it shorter are as well.
+    let nanos = u32::try_from(length.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000);
+    let length = nanos.and_then(|nanos| TimeDelta::new(length.seconds, nanos));
+    let problem = "must be from 0 to 7 days";
+    reader.parsed("overlap", length.and_then(Overlap::new).ok_or(problem))
+}
+
+fn update_mask(reader: &mut Reader, mask: Option<prost_types::FieldMask>) -> Read<Vec<UpdatePath>> {
+    let paths = mask
+        .map(|mask| mask.paths)
+        .filter(|paths| !paths.is_empty());
+    let paths = reader.required("update_mask", paths)?;
+    if paths == [ALL_PATHS] {
+        return Ok(UpdatePath::ALL.to_vec());
+    }
+    // What is wrong with one path does not hide what another one brings.
+    let mut read = Vec::new();
+    for (index, path) in paths.iter().enumerate() {
+        let field = format!("update_mask.paths[{index}]");
+        match UpdatePath::ALL
+            .into_iter()
+            .find(|known| known.as_str() == path)
+        {
+            Some(path) if !read.contains(&path) => read.push(path),
+            Some(_) => {
+                reader.wrong(&field, "is named twice");
+            }
+            None => {
+                let known = UpdatePath::ALL.map(UpdatePath::as_str).join(", ");
+                reader.wrong(&field, format_args!("must be one of {known}, or * alone"));
+            }
+        }
+    }
+    Ok(read)
+}
+
+fn changes(
+    reader: &mut Reader,
+    client: pb::ApiClient,
+    mask: &[UpdatePath],
+    now: Timestamp,
+) -> Read<Update> {
+    let etag = Some(client.etag).filter(|etag| !etag.is_empty());
+    let mut update = Update {
+        etag,
+        ..Update::default()
+    };
+    for path in mask {
+        match path {
+            UpdatePath::Name => {
+                update.name = reader
+                    .parsed("api_client.name", Name::parse(&client.name))
+                    .ok();
+            }
+            UpdatePath::Description => {
+                let description = Description::parse(&client.description);
+                update.description = reader.parsed("api_client.description", description).ok();
+            }
+            UpdatePath::InstanceRole => {
+                update.instance_role = instance_role(reader, client.instance_role).ok();
+            }
+            UpdatePath::SiteGrants => {
+                let grants = reader.site_grants("api_client.site_grants", &client.site_grants);
+                update.grants = grants.ok();
+            }
+            UpdatePath::ExpireTime => {
+                update.expiry = expiry(reader, client.expire_time, now).ok();
+            }
+        }
+    }
+    // What could not be read left a violation, and so the update goes nowhere.
+    if reader.all_is_well() {
+        Ok(update)
+    } else {
+        Err(Wrong)
+    }
+}

@@ -1,0 +1,117 @@
+//! What `IntrospectionService` takes and gives.
+
+use chrono::TimeDelta;
+
+use super::{
+    reader::{Read, Reader, Wrong},
+    to_duration, to_instance_role, to_owner, to_site_grants, to_timestamp,
+};
+use crate::{
+    domain::{
+        Revision, Timestamp,
+        access::{Decision, PermissionCheck},
+        introspection::{Active, InactiveReason},
+        role::{InstancePermission, SitePermission},
+    },
+    grpc::error::ApiError,
+    pb,
+};
+
+/// An introspection, read; the token is not, since any text is one.
+#[derive(Debug)]
+pub(in crate::grpc) struct Introspect {
+    pub(in crate::grpc) check: Option<PermissionCheck>,
+    pub(in crate::grpc) at_least: Option<Revision>,
+}
+
+pub(in crate::grpc) fn introspect(request: &pb::IntrospectRequest) -> Result<Introspect, ApiError> {
+    let mut reader = Reader::default();
+    let check = request
+        .check
+        .as_ref()
+        .map(|check| permission_check(&mut reader, check));
+    let at_least = request.at_least_revision.map(Revision);
+    reader.finish(|| {
+        Ok(Introspect {
+            check: check.transpose()?,
+            at_least,
+        })
+    })
+}
+
+fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Read<PermissionCheck> {
+    if let Ok(permission) = check.permission.parse::<InstancePermission>() {
+        if check.site_id.is_empty() {
+            return Ok(PermissionCheck::Instance(permission));
+        }
+        return Err(reader.wrong(
+            "check.site_id",
+            "must be left out for an instance permission",
+        ));
+    }
+    let permission = if check.permission.is_empty() {
+        Err(reader.wrong("check.permission", "is required"))
+    } else {
+        let permission = check.permission.parse::<SitePermission>();
+        reader.parsed(
+            "check.permission",
+            permission.or(Err("is no known permission")),
+        )
+    };
+    // Without a known permission it is open whether there must be a site.
+    if permission.is_err() && check.site_id.is_empty() {
+        return Err(Wrong);
+    }
+    let site = reader.id("check.site_id", &check.site_id);
+    Ok(PermissionCheck::Site {
+        site: site?,
+        permission: permission?,
+    })
+}
+
+/// The answer for a token that works, short of revision and decision.
+pub(in crate::grpc) fn to_active(
+    active: &Active,
+    max_cache_age: TimeDelta,
+    now: Timestamp,
+) -> pb::IntrospectResponse {
+    pb::IntrospectResponse {
+        active: true,
+        client_id: active.client.to_string(),
+        client_name: active.name.clone(),
+        owner: Some(to_owner(active.owner)),
+        instance_role: to_instance_role(active.access.instance_role).into(),
+        site_grants: to_site_grants(&active.access.grants),
+        expire_time: active.expiry.time().map(to_timestamp),
+        max_cache_age: Some(to_duration(active.cache_age(max_cache_age, now))),
+        ..pb::IntrospectResponse::default()
+    }
+}
+
+/// The answer for a token that does not, short of revision and decision.
+pub(in crate::grpc) fn to_inactive(reason: InactiveReason) -> pb::IntrospectResponse {
+    let reason = match reason {
+        InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
+        InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
+        InactiveReason::Revoked => pb::InactiveReason::Revoked,
+        InactiveReason::Expired => pb::InactiveReason::Expired,
+        InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
+    };
+    pb::IntrospectResponse {
+        inactive_reason: reason.into(),
+        ..pb::IntrospectResponse::default()
+    }
+}
+
+pub(in crate::grpc) fn to_decision(decision: Decision) -> pb::Decision {
+    let reason = match decision {
+        Decision::Allowed => pb::DecisionReason::Allowed,
+        Decision::Inactive => pb::DecisionReason::Inactive,
+        Decision::NoSiteGrant => pb::DecisionReason::NoSiteGrant,
+        Decision::RoleTooLow => pb::DecisionReason::RoleTooLow,
+    };
+    pb::Decision {
+        allowed: decision == Decision::Allowed,
+        reason: reason.into(),
+    }
+}

@@ -1,0 +1,275 @@
+//! The reader of requests: it goes on after something wrong, and remembers all
+//! of it.
+
+use std::{collections::HashSet, fmt::Display, net::IpAddr, str::FromStr};
+
+use chrono::{DateTime, TimeDelta};
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        Timestamp,
+        access::{MAX_GRANTS, Owner, SiteGrants},
+        audit::{Actor, MAX_USER_AGENT},
+        client::check_text,
+        id::{MalformedId, SiteId},
+        role::{InstanceRole, SiteRole, TeamRole},
+    },
+    grpc::{
+        error::{ApiError, MAX_VIOLATIONS, Violation},
+        page,
+    },
+    pb,
+};
+
+/// A page's size where none is asked for.
+const DEFAULT_PAGE_SIZE: u16 = 50;
+/// The largest page.
+const MAX_PAGE_SIZE: u16 = 500;
+/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, as `google.protobuf.Timestamp`
+/// says.
+const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// Collects what is wrong with a request.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    violations: Vec<Violation>,
+}
+
+/// Something was wrong; the reader knows what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wrong;
+
+/// What could be read, unless something was wrong with it.
+pub(super) type Read<T> = Result<T, Wrong>;
+
+impl Reader {
+    /// Takes note of what is wrong with a field.
+    pub(super) fn wrong(&mut self, field: &str, description: impl Display) -> Wrong {
+        if self.violations.len() < MAX_VIOLATIONS {
+            let description = description.to_string();
+            self.violations.push(Violation {
+                field: field.to_owned(),
+                description,
+            });
+        }
+        Wrong
+    }
+
+    /// Whether nothing was wrong so far.
+    pub(super) fn all_is_well(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    /// Puts the request together, if nothing was wrong with it.
+    pub(super) fn finish<T>(self, read: impl FnOnce() -> Read<T>) -> Result<T, ApiError> {
+        match read() {
+            Ok(read) if self.violations.is_empty() => Ok(read),
+            // Nothing is ever missing without a violation that says so.
+            _ => Err(ApiError::InvalidFields(self.violations)),
+        }
+    }
+
+    pub(super) fn required<T>(&mut self, field: &str, value: Option<T>) -> Read<T> {
+        value.ok_or_else(|| self.wrong(field, "is required"))
+    }
+
+    pub(super) fn parsed<T>(&mut self, field: &str, parsed: Result<T, impl Display>) -> Read<T> {
+        parsed.map_err(|error| self.wrong(field, error))
+    }
+
+    pub(super) fn id<T: FromStr<Err = MalformedId>>(&mut self, field: &str, text: &str) -> Read<T> {
+        if text.is_empty() {
+            return Err(self.wrong(field, "is required"));
+        }
+        self.parsed(field, text.parse())
+    }
+
+    pub(super) fn optional_id<T: FromStr<Err = MalformedId>>(
+        &mut self,
+        field: &str,
+        text: &str,
+    ) -> Read<Option<T>> {
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            self.id(field, text).map(Some)
+        }
+    }
+
+    pub(super) fn actor(&mut self, actor: Option<pb::Actor>) -> Read<Actor> {
+        let actor = self.required("actor", actor)?;
+        let user = self.id("actor.user_id", &actor.user_id);
+        let ip_address = if actor.ip_address.is_empty() {
+            Ok(None)
+        } else {
+            let parsed = actor.ip_address.parse::<IpAddr>();
+            let parsed = parsed.or(Err("must be an IPv4 or IPv6 address"));
+            self.parsed("actor.ip_address", parsed).map(Some)
+        };
+        let user_agent = check_text(&actor.user_agent, MAX_USER_AGENT, |_| false);
+        self.parsed("actor.user_agent", user_agent)?;
+        Ok(Actor {
+            user: user?,
+            ip_address: ip_address?,
+            user_agent: actor.user_agent,
+        })
+    }
+
+    pub(super) fn owner(&mut self, field: &str, owner: Option<pb::Owner>) -> Read<Owner> {
+        match owner.and_then(|owner| owner.owner) {
+            None => Err(self.wrong(field, "is required: a user_id or a team_id")),
+            Some(pb::owner::Owner::UserId(id)) => {
+                self.id(&format!("{field}.user_id"), &id).map(Owner::User)
+            }
+            Some(pb::owner::Owner::TeamId(id)) => {
+                self.id(&format!("{field}.team_id"), &id).map(Owner::Team)
+            }
+        }
+    }
+
+    /// Reads an enum's value; unspecified and unknown ones are refused.
+    fn word<W: TryFrom<i32>, D>(
+        &mut self,
+        field: &str,
+        value: i32,
+        domain: fn(W) -> Option<D>,
+    ) -> Read<D> {
+        let problem = if value == 0 {
+            "must be specified"
+        } else {
+            "is no known value"
+        };
+        let read = W::try_from(value).ok().and_then(domain);
+        read.ok_or_else(|| self.wrong(field, problem))
+    }
+
+    pub(super) fn instance_role(&mut self, field: &str, value: i32) -> Read<InstanceRole> {
+        self.word(field, value, |role| match role {
+            pb::InstanceRole::Unspecified => None,
+            pb::InstanceRole::User => Some(InstanceRole::User),
+            pb::InstanceRole::Admin => Some(InstanceRole::Admin),
+            pb::InstanceRole::Owner => Some(InstanceRole::Owner),
+        })
+    }
+
+    pub(super) fn site_role(&mut self, field: &str, value: i32) -> Read<SiteRole> {
+        self.word(field, value, |role| match role {
+            pb::SiteRole::Unspecified => None,
+            pb::SiteRole::Viewer => Some(SiteRole::Viewer),
+            pb::SiteRole::Editor => Some(SiteRole::Editor),
+            pb::SiteRole::Admin => Some(SiteRole::Admin),
+            pb::SiteRole::Owner => Some(SiteRole::Owner),
+        })
+    }
+
+    pub(super) fn team_role(&mut self, field: &str, value: i32) -> Read<TeamRole> {
+        self.word(field, value, |role| match role {
+            pb::TeamRole::Unspecified => None,
+            pb::TeamRole::Member => Some(TeamRole::Member),
+            pb::TeamRole::Admin => Some(TeamRole::Admin),
+            pb::TeamRole::Owner => Some(TeamRole::Owner),
+        })
+    }
+
+    pub(super) fn site_grants(
+        &mut self,
+        field: &str,
+        grants: &[pb::SiteGrant],
+    ) -> Read<SiteGrants> {
+        if grants.len() > MAX_GRANTS {
+            let problem = format_args!("must have at most {MAX_GRANTS} grants");
+            return Err(self.wrong(field, problem));
+        }
+        let mut seen = HashSet::new();
+        let mut read = Ok(SiteGrants::new());
+        for (index, grant) in grants.iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            let site = self.id::<SiteId>(&format!("{field}.site_id"), &grant.site_id);
+            let role = self.site_role(&format!("{field}.role"), grant.role);
+            if site.is_ok_and(|site| !seen.insert(site)) {
+                read = Err(self.wrong(&format!("{field}.site_id"), "is granted twice"));
+            }
+            match (&mut read, site, role) {
+                (Ok(read), Ok(site), Ok(role)) => drop(read.insert(site, role)),
+                _ => read = Err(Wrong),
+            }
+        }
+        read
+    }
+
+    pub(super) fn timestamp(
+        &mut self,
+        field: &str,
+        time: prost_types::Timestamp,
+    ) -> Read<Timestamp> {
+        let nanos = u32::try_from(time.nanos)
+            .ok()
+            .filter(|nanos| *nanos < 1_000_000_000);
+        let read = nanos
+            .filter(|_| TIMESTAMP_SECONDS.contains(&time.seconds))
+            .and_then(|nanos| DateTime::from_timestamp(time.seconds, nanos))
+            // To the microsecond, which is what Postgres keeps.
+            .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros()));
+        let problem = "must be a time from the year 1 to 9999, with 0 to 999,999,999 nanos";
+        self.parsed(field, read.ok_or(problem))
+    }
+
+    pub(super) fn optional_timestamp(
+        &mut self,
+        field: &str,
+        time: Option<prost_types::Timestamp>,
+    ) -> Read<Option<Timestamp>> {
+        time.map(|time| self.timestamp(field, time)).transpose()
+    }
+
+    /// Reads where a range of times begins or ends: between two microseconds it
+    /// is the same as at the later one, which is what can be compared.
+    pub(super) fn optional_bound(
+        &mut self,
+        field: &str,
+        time: Option<prost_types::Timestamp>,
+    ) -> Read<Option<Timestamp>> {
+        let between = time.is_some_and(|time| time.nanos % 1000 != 0);
+        let rest = TimeDelta::microseconds(i64::from(between));
+        Ok(self
+            .optional_timestamp(field, time)?
+            .map(|time| time + rest))
+    }
+
+    pub(super) fn page_size(&mut self, size: i32) -> Read<u16> {
+        let size = u32::try_from(size).or(Err("must not be negative"));
+        let size = self.parsed("page_size", size)?;
+        Ok(match u16::try_from(size) {
+            Ok(0) => DEFAULT_PAGE_SIZE,
+            Ok(size) => size.min(MAX_PAGE_SIZE),
+            Err(_) => MAX_PAGE_SIZE,
+        })
+    }
+
+    /// Reads a page token. Where something is wrong with what selects the list,
+    /// it is open which list that is, but not whether there is any.
+    pub(super) fn page_token(
+        &mut self,
+        list: Option<&str>,
+        token: &str,
+    ) -> Read<Option<(Timestamp, Uuid)>> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        if list.is_none() && page::is_of_some_list(token) {
+            return Err(Wrong);
+        }
+        let cursor = list.and_then(|list| page::read(list, token));
+        let problem = "is not the next_page_token of a page of the same list";
+        self.parsed("page_token", cursor.ok_or(problem)).map(Some)
+    }
+
+    pub(super) fn sequence(&mut self, sequence: Option<u64>) -> Read<Option<u64>> {
+        let limit = i64::MAX.unsigned_abs();
+        if sequence.is_some_and(|sequence| sequence > limit) {
+            return Err(self.wrong("sequence", format_args!("must be at most {limit}")));
+        }
+        Ok(sequence)
+    }
+}

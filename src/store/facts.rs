@@ -1,0 +1,162 @@
+//! The facts that decisions about API clients rest on: who the actor is, what
+//! they hold, and what part they have in the owner. All of one moment, which is
+//! the snapshot's or, under the write lock, the transaction's.
+
+use std::collections::BTreeMap;
+
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::{
+    Snapshot, Transaction,
+    error::StoreError,
+    schema::{site_members, sites, team_members, teams, users},
+    types::{self, StandingColumns},
+};
+use crate::domain::{
+    access::{Facts, Holder, Owner, OwnerFacts, SiteStanding, UserStanding},
+    id::{SiteId, TeamId, UserId},
+};
+
+#[derive(Queryable)]
+struct SiteRow {
+    id: Uuid,
+    team_id: Uuid,
+    team_archived: bool,
+    team_role: Option<String>,
+    site_role: Option<String>,
+}
+
+impl Snapshot {
+    /// Loads what seeing an owner's clients depends on.
+    pub async fn facts(&mut self, actor: UserId, owner: Owner) -> Result<Facts, StoreError> {
+        facts(self.connection(), actor, owner, &[]).await
+    }
+}
+
+impl Transaction {
+    /// Loads what changing an owner's client depends on, with what the actor
+    /// holds on each of the sites.
+    pub async fn facts(
+        &mut self,
+        actor: UserId,
+        owner: Owner,
+        sites: &[SiteId],
+    ) -> Result<Facts, StoreError> {
+        facts(self.connection(), actor, owner, sites).await
+    }
+}
+
+async fn facts(
+    connection: &mut AsyncPgConnection,
+    actor: UserId,
+    owner: Owner,
+    asked: &[SiteId],
+) -> Result<Facts, StoreError> {
+    let user = find_user(connection, actor).await?;
+    let sites = site_standings(connection, actor, asked).await?;
+    let of_user = |id, user: Option<UserStanding>| match user {
+        Some(user) => OwnerFacts::User {
+            id,
+            disabled: user.disabled,
+        },
+        None => OwnerFacts::Absent,
+    };
+    let owner = match owner {
+        Owner::User(id) if id == actor => of_user(id, user),
+        Owner::User(id) => of_user(id, find_user(connection, id).await?),
+        Owner::Team(id) => find_team(connection, id, actor).await?,
+    };
+    Ok(Facts {
+        actor: Holder {
+            id: actor,
+            user,
+            sites,
+        },
+        owner,
+    })
+}
+
+async fn find_user(
+    connection: &mut AsyncPgConnection,
+    id: UserId,
+) -> Result<Option<UserStanding>, StoreError> {
+    let row: Option<(String, bool)> = users::table
+        .find(id.uuid())
+        .select((users::instance_role, users::disabled))
+        .first(connection)
+        .await
+        .optional()?;
+    row.map(|(role, disabled)| {
+        Ok(UserStanding {
+            instance_role: types::word(&role)?,
+            disabled,
+        })
+    })
+    .transpose()
+}
+
+async fn find_team(
+    connection: &mut AsyncPgConnection,
+    id: TeamId,
+    actor: UserId,
+) -> Result<OwnerFacts, StoreError> {
+    let of_actor = team_members::user_id.eq(actor.uuid());
+    let membership = team_members::table.on(team_members::team_id.eq(teams::id).and(of_actor));
+    let row: Option<(bool, Option<String>)> = teams::table
+        .left_join(membership)
+        .filter(teams::id.eq(id.uuid()))
+        .select((teams::archived, team_members::role.nullable()))
+        .first(connection)
+        .await
+        .optional()?;
+    let Some((archived, role)) = row else {
+        return Ok(OwnerFacts::Absent);
+    };
+    let actor_role = role.as_deref().map(types::word).transpose()?;
+    Ok(OwnerFacts::Team {
+        id,
+        archived,
+        actor_role,
+    })
+}
+
+async fn site_standings(
+    connection: &mut AsyncPgConnection,
+    user: UserId,
+    asked: &[SiteId],
+) -> Result<BTreeMap<SiteId, SiteStanding>, StoreError> {
+    if asked.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let in_team = team_members::user_id.eq(user.uuid());
+    let in_team = team_members::table.on(team_members::team_id.eq(sites::team_id).and(in_team));
+    let on_site = site_members::user_id.eq(user.uuid());
+    let on_site = site_members::table.on(site_members::site_id.eq(sites::id).and(on_site));
+    let ids: Vec<Uuid> = asked.iter().map(|site| site.uuid()).collect();
+    let rows: Vec<SiteRow> = sites::table
+        .inner_join(teams::table)
+        .left_join(in_team)
+        .left_join(on_site)
+        .filter(sites::id.eq_any(ids))
+        .select((
+            sites::id,
+            sites::team_id,
+            teams::archived,
+            team_members::role.nullable(),
+            site_members::role.nullable(),
+        ))
+        .load(connection)
+        .await?;
+    let standing = |row: SiteRow| {
+        let columns = StandingColumns {
+            team: row.team_id,
+            team_archived: row.team_archived,
+            team_role: row.team_role.as_deref(),
+            site_role: row.site_role.as_deref(),
+        };
+        Ok((SiteId::from_uuid(row.id), columns.read()?))
+    };
+    rows.into_iter().map(standing).collect()
+}
