@@ -135,6 +135,7 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
 
 /// Asks the health service, as a container's probe.
 async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
+    use tonic::transport::Endpoint;
     use tonic_health::pb::{
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
     };
@@ -144,11 +145,17 @@ async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
         .listen
         .replace("0.0.0.0", "127.0.0.1")
         .replace("[::]", "[::1]");
+    let failed = |why: String| Failure::new(format_args!("{address} does not answer: {why}"));
     let ask = async {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
-        let mut client = HealthClient::new(endpoint.connect().await?);
-        let answer = client.check(HealthCheckRequest::default()).await;
-        answer.map_err(|status| Failure::new(format_args!("{address}: {}", status.message())))
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| failed(causes(&error)))?;
+        let answer = HealthClient::new(channel)
+            .check(HealthCheckRequest::default())
+            .await;
+        answer.map_err(|status| failed(status.message().to_owned()))
     };
     let answer = tokio::time::timeout(args.timeout, ask).await;
     let late = || {

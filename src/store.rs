@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool::{Runtime, managed::HookError};
 use diesel::{
-    QueryResult,
+    ConnectionError, ConnectionResult, QueryResult,
     sql_types::{BigInt, Timestamptz},
 };
 use diesel_async::{
@@ -134,6 +134,7 @@ impl Store {
         let mut config = ManagerConfig::<AsyncPgConnection>::default();
         // No round trip at checkout: a dead connection is seen as closed.
         config.recycling_method = RecyclingMethod::Fast;
+        config.custom_setup = Box::new(|url: &str| connect(url).boxed());
         let manager =
             AsyncDieselConnectionManager::new_with_config(options.database_url.as_str(), config);
         let set_up = Hook::async_fn(|connection: &mut AsyncPgConnection, _| {
@@ -296,6 +297,17 @@ impl Store {
             }
         }
     }
+}
+
+/// Connects to Postgres. An error tells all its causes, but nothing of the URL.
+async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
+    let failed = |error: tokio_postgres::Error| {
+        ConnectionError::BadConnection(format!("{error}: {}", error::causes(&error)))
+    };
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+        .await
+        .map_err(failed)?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection).await
 }
 
 /// What is done with a connection or a transaction: an async closure whose future can be sent between

@@ -101,13 +101,15 @@ impl StoreError {
 
 /// An error's causes in a line, outermost first.
 pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut causes = Vec::new();
+    let mut causes: Vec<String> = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
-        causes.push(cause.to_string());
+        let text = cause.to_string();
+        // A wrapper often repeats what it wraps.
+        if !causes.last().is_some_and(|wrapper| wrapper.contains(&text)) {
+            causes.push(text);
+        }
         next = cause.source();
     }
-    // A wrapper often repeats what it wraps.
-    causes.dedup();
     causes.join(": ")
 }

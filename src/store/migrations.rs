@@ -3,9 +3,7 @@
 //! others wait and find nothing to do.
 
 use diesel::{migration::MigrationSource, pg::Pg};
-use diesel_async::{
-    AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection,
-};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::error::StoreError;
@@ -93,7 +91,7 @@ pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, 
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let mut connection = AsyncPgConnection::establish(database_url)
+    let mut connection = super::connect(database_url)
         .await
         .map_err(MigrationError::Connect)?;
     // Released when this connection ends, whatever happens before.
