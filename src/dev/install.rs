@@ -31,7 +31,7 @@ pub(super) fn install(folder: &Path, announce: &dyn Fn(&str)) -> Result<PathBuf,
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     // Made beside its place and moved there whole: a download that breaks off
     // leaves nothing that looks installed.
-    let partial = cache.with_extension(format!("partial-{}", std::process::id()));
+    let partial = folder.join(format!("partial-{}", std::process::id()));
     let installed = pip(&partial);
     let moved = installed.and_then(|()| {
         fs::rename(&partial, &cache).or_else(|error| {
