@@ -2,7 +2,10 @@
 //! has, and how it gets the rest. Replicas may try at once: one applies, the
 //! others wait and find nothing to do.
 
-use diesel::{migration::MigrationSource, pg::Pg};
+use diesel::{
+    migration::{MigrationSource, MigrationVersion},
+    pg::Pg,
+};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
@@ -35,7 +38,7 @@ pub async fn apply(database_url: &str) -> Result<Vec<String>, MigrationError> {
     let applied = harness
         .run_pending_migrations(MIGRATIONS)
         .map_err(MigrationError::Run)?;
-    Ok(applied.iter().map(ToString::to_string).collect())
+    named(&applied)
 }
 
 /// Reverts everything, and names it. All data is lost; no command does it.
@@ -47,7 +50,7 @@ pub async fn revert_all(database_url: &str) -> Result<Vec<String>, MigrationErro
     let reverted = harness
         .revert_all_migrations(MIGRATIONS)
         .map_err(MigrationError::Run)?;
-    Ok(reverted.iter().map(ToString::to_string).collect())
+    named(&reverted)
 }
 
 /// Names what is pending. Changes nothing, not even in an empty database.
@@ -61,12 +64,7 @@ pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, 
         version: String,
     }
 
-    let mut known: Vec<_> = MigrationSource::<Pg>::migrations(&MIGRATIONS)
-        .map_err(StoreError::Unavailable)?
-        .iter()
-        .map(|migration| migration.name().to_string())
-        .collect();
-    known.sort();
+    let mut known = names().map_err(StoreError::Unavailable)?;
     // diesel's own table is made by the first migration run.
     let exists = "SELECT table_name::text AS version FROM information_schema.tables \
                   WHERE table_schema = current_schema() \
@@ -81,13 +79,38 @@ pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, 
         let versions = "SELECT version::text AS version FROM __diesel_schema_migrations";
         diesel::sql_query(versions).load(connection).await?
     };
-    // A name is "<date>-<number>_<words>", its version the same without words
-    // and hyphens.
-    known.retain(|name| {
-        let version = name.split('_').next().unwrap_or(name).replace('-', "");
-        !applied.iter().any(|row| row.version == version)
-    });
+    known.retain(|name| !applied.iter().any(|row| row.version == version(name)));
     Ok(known)
+}
+
+/// The names of all migrations, in their order.
+fn names() -> diesel::migration::Result<Vec<String>> {
+    let migrations = MigrationSource::<Pg>::migrations(&MIGRATIONS)?;
+    let mut names: Vec<_> = migrations
+        .iter()
+        .map(|migration| migration.name().to_string())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// A name is "<date>-<number>_<words>", its version, which is what the database
+/// keeps, the same without words and hyphens.
+fn version(name: &str) -> String {
+    name.split('_').next().unwrap_or(name).replace('-', "")
+}
+
+/// The names that belong to versions, in the versions' order.
+fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationError> {
+    let names = names().map_err(MigrationError::Run)?;
+    let name = |wanted: String| {
+        let mut names = names.iter();
+        names
+            .find(|name| version(name) == wanted)
+            .cloned()
+            .unwrap_or(wanted)
+    };
+    Ok(versions.iter().map(|v| name(v.to_string())).collect())
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
