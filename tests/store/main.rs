@@ -1,1 +1,17 @@
-//! To come.
+//! What the service relies on Postgres for: the migrations, the constraints and
+//! indexes that they make, and the store on top of them.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
+#[path = "../support/postgres.rs"]
+mod postgres;
+
+mod database;
+
+mod constraints;
+mod foreign_keys;
+mod inconsistent;
+mod migrations;
+mod plans;
+mod revision;
+mod schema;

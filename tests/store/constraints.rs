@@ -1,0 +1,420 @@
+//! Every constraint: one statement that breaks it, and one that looks much the
+//! same and is legitimate. A constraint that is not in the table fails the test.
+
+use std::collections::BTreeSet;
+
+use diesel::result::Error as DieselError;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+
+use crate::{
+    database::{texts, world},
+    postgres,
+};
+
+/// A constraint, a statement that breaks it, and one that does not.
+struct Case {
+    constraint: &'static str,
+    breaks: &'static str,
+    keeps: &'static str,
+}
+
+/// The constraint that a statement runs into. Changes nothing.
+pub async fn violated(connection: &mut AsyncPgConnection, sql: &str) -> Option<String> {
+    connection.batch_execute("BEGIN").await.unwrap();
+    let done = connection.batch_execute(sql).await;
+    connection.batch_execute("ROLLBACK").await.unwrap();
+    match done {
+        Ok(()) => None,
+        Err(DieselError::DatabaseError(_, information))
+            if information.constraint_name().is_some() =>
+        {
+            information.constraint_name().map(str::to_owned)
+        }
+        Err(error) => panic!("{sql}: {error}"),
+    }
+}
+
+/// Inserts a row into a table of which most columns are of no interest.
+macro_rules! client {
+    ($columns:literal, $values:literal) => {
+        concat!(
+            "INSERT INTO api_clients (description, created_by_user_id, create_time, update_time, ",
+            $columns,
+            ") VALUES ('', id(1), now(), now(), ",
+            $values,
+            ")"
+        )
+    };
+}
+macro_rules! token {
+    ($values:literal) => {
+        concat!(
+            "INSERT INTO api_client_tokens (create_time, hash, client_id, hint, end_time) ",
+            "VALUES (now(), ",
+            $values,
+            ")"
+        )
+    };
+}
+macro_rules! event {
+    ($columns:literal, $values:literal) => {
+        concat!(
+            "INSERT INTO audit_events ",
+            "(event_time, client_id, client_name, caller, request_id, changes, ",
+            $columns,
+            ") VALUES (now(), id(31), '', '', '', '[]', ",
+            $values,
+            ")"
+        )
+    };
+}
+macro_rules! account {
+    ($values:literal) => {
+        concat!(
+            "INSERT INTO service_accounts ",
+            "(token_hint, create_time, id, name, permissions, token_hash, revoke_time) ",
+            "VALUES ('', now(), ",
+            $values,
+            ")"
+        )
+    };
+}
+
+const CASES: &[Case] = &[
+    Case {
+        constraint: "index_state_pkey",
+        breaks: "INSERT INTO index_state DEFAULT VALUES",
+        keeps: "DELETE FROM index_state; INSERT INTO index_state DEFAULT VALUES",
+    },
+    Case {
+        constraint: "index_state_singleton_check",
+        breaks: "INSERT INTO index_state (singleton) VALUES (false)",
+        keeps: "UPDATE index_state SET singleton = true",
+    },
+    Case {
+        constraint: "index_state_revision_check",
+        breaks: "UPDATE index_state SET revision = -1",
+        keeps: "UPDATE index_state SET revision = 0",
+    },
+    Case {
+        constraint: "users_pkey",
+        breaks: "INSERT INTO users VALUES (id(1), 'user')",
+        keeps: "INSERT INTO users VALUES (id(11), 'user')",
+    },
+    Case {
+        constraint: "users_instance_role_check",
+        breaks: "UPDATE users SET instance_role = 'viewer'",
+        keeps: "UPDATE users SET instance_role = 'admin'",
+    },
+    Case {
+        constraint: "teams_pkey",
+        breaks: "INSERT INTO teams VALUES (id(11))",
+        keeps: "INSERT INTO teams VALUES (id(1))",
+    },
+    Case {
+        constraint: "team_members_pkey",
+        breaks: "INSERT INTO team_members VALUES (id(11), id(1), 'admin')",
+        keeps: "INSERT INTO team_members VALUES (id(11), id(2), 'owner'), (id(12), id(1), 'owner')",
+    },
+    Case {
+        constraint: "team_members_team_id_fkey",
+        breaks: "INSERT INTO team_members VALUES (id(99), id(1), 'admin')",
+        keeps: "DELETE FROM teams WHERE id = id(12)",
+    },
+    Case {
+        constraint: "team_members_user_id_fkey",
+        breaks: "INSERT INTO team_members VALUES (id(11), id(99), 'admin')",
+        keeps: "INSERT INTO team_members VALUES (id(12), id(2), 'admin'); \
+                DELETE FROM users WHERE id = id(2)",
+    },
+    Case {
+        constraint: "team_members_role_check",
+        breaks: "UPDATE team_members SET role = 'viewer'",
+        keeps: "UPDATE team_members SET role = 'member'",
+    },
+    Case {
+        constraint: "sites_pkey",
+        breaks: "INSERT INTO sites VALUES (id(21), id(12))",
+        keeps: "INSERT INTO sites VALUES (id(11), id(11))",
+    },
+    Case {
+        constraint: "sites_team_id_fkey",
+        breaks: "UPDATE sites SET team_id = id(99)",
+        keeps: "UPDATE sites SET team_id = id(12)",
+    },
+    Case {
+        constraint: "site_members_pkey",
+        breaks: "INSERT INTO site_members VALUES (id(21), id(1), 'owner')",
+        keeps: "INSERT INTO site_members VALUES (id(21), id(2), 'viewer'), (id(22), id(1), 'viewer')",
+    },
+    Case {
+        constraint: "site_members_site_id_fkey",
+        breaks: "INSERT INTO site_members VALUES (id(99), id(1), 'viewer')",
+        keeps: "DELETE FROM sites WHERE id = id(21)",
+    },
+    Case {
+        constraint: "site_members_user_id_fkey",
+        breaks: "INSERT INTO site_members VALUES (id(21), id(99), 'viewer')",
+        keeps: "INSERT INTO site_members VALUES (id(22), id(2), 'viewer'); \
+                DELETE FROM users WHERE id = id(2)",
+    },
+    Case {
+        constraint: "site_members_role_check",
+        breaks: "UPDATE site_members SET role = 'member'",
+        keeps: "UPDATE site_members SET role = 'editor'",
+    },
+    Case {
+        constraint: "directory_state_pkey",
+        breaks: "INSERT INTO directory_state DEFAULT VALUES",
+        keeps: "DELETE FROM directory_state; INSERT INTO directory_state DEFAULT VALUES",
+    },
+    Case {
+        constraint: "directory_state_singleton_check",
+        breaks: "INSERT INTO directory_state (singleton) VALUES (false)",
+        keeps: "UPDATE directory_state SET singleton = true",
+    },
+    Case {
+        constraint: "directory_state_applied_sequence_check",
+        breaks: "UPDATE directory_state SET applied_sequence = -1",
+        keeps: "UPDATE directory_state SET applied_sequence = 0; \
+                UPDATE directory_state SET applied_sequence = NULL",
+    },
+    Case {
+        constraint: "api_clients_pkey",
+        breaks: client!(
+            "id, owner_user_id, name, instance_role",
+            "id(31), id(2), 'x', 'user'"
+        ),
+        keeps: client!(
+            "id, owner_user_id, name, instance_role",
+            "id(1), id(1), 'personal', 'owner'"
+        ),
+    },
+    Case {
+        constraint: "api_clients_owner_user_id_fkey",
+        breaks: "UPDATE api_clients SET owner_user_id = id(99) WHERE id = id(31)",
+        keeps: "UPDATE api_clients SET owner_user_id = id(2), created_by_user_id = id(99) \
+                WHERE id = id(31)",
+    },
+    Case {
+        constraint: "api_clients_owner_team_id_fkey",
+        breaks: "UPDATE api_clients SET owner_team_id = id(99) WHERE id = id(32)",
+        keeps: "UPDATE api_clients SET owner_team_id = id(12) WHERE id = id(32)",
+    },
+    Case {
+        constraint: "api_clients_one_owner_check",
+        breaks: "UPDATE api_clients SET owner_team_id = id(11), instance_role = 'user' \
+                 WHERE id = id(31)",
+        keeps: "UPDATE api_clients SET owner_user_id = NULL, owner_team_id = id(11), \
+                instance_role = 'user' WHERE id = id(31)",
+    },
+    Case {
+        constraint: "api_clients_one_owner_check",
+        breaks: "UPDATE api_clients SET owner_user_id = NULL",
+        keeps: "UPDATE api_clients SET owner_user_id = id(2) WHERE id = id(31)",
+    },
+    Case {
+        constraint: "api_clients_name_check",
+        breaks: "UPDATE api_clients SET name = ''",
+        keeps: "UPDATE api_clients SET name = 'x'",
+    },
+    Case {
+        constraint: "api_clients_name_check",
+        breaks: "UPDATE api_clients SET name = repeat('é', 121)",
+        keeps: "UPDATE api_clients SET name = repeat('é', 120)",
+    },
+    Case {
+        constraint: "api_clients_description_check",
+        breaks: "UPDATE api_clients SET description = repeat('é', 501)",
+        keeps: "UPDATE api_clients SET description = repeat('é', 500)",
+    },
+    Case {
+        constraint: "api_clients_instance_role_check",
+        breaks: "UPDATE api_clients SET instance_role = 'editor' WHERE id = id(31)",
+        keeps: "UPDATE api_clients SET instance_role = 'admin' WHERE id = id(31)",
+    },
+    Case {
+        constraint: "api_clients_team_instance_role_check",
+        breaks: "UPDATE api_clients SET instance_role = 'admin' WHERE id = id(32)",
+        keeps: "UPDATE api_clients SET instance_role = 'user'",
+    },
+    Case {
+        constraint: "api_client_grants_pkey",
+        breaks: "INSERT INTO api_client_grants VALUES (id(31), id(21), 'owner')",
+        keeps: "INSERT INTO api_client_grants VALUES (id(31), id(22), 'viewer')",
+    },
+    Case {
+        constraint: "api_client_grants_client_id_fkey",
+        breaks: "INSERT INTO api_client_grants VALUES (id(99), id(21), 'owner')",
+        keeps: "DELETE FROM api_clients WHERE id = id(31)",
+    },
+    Case {
+        constraint: "api_client_grants_site_id_fkey",
+        breaks: "INSERT INTO api_client_grants VALUES (id(31), id(99), 'owner')",
+        keeps: "DELETE FROM sites WHERE id = id(21)",
+    },
+    Case {
+        constraint: "api_client_grants_role_check",
+        breaks: "UPDATE api_client_grants SET role = 'member'",
+        keeps: "UPDATE api_client_grants SET role = 'owner'",
+    },
+    Case {
+        constraint: "api_client_tokens_pkey",
+        breaks: token!("hash(1), id(32), '', now()"),
+        keeps: token!("hash(4), id(32), 'hkt_...0003', now()"),
+    },
+    Case {
+        constraint: "api_client_tokens_client_id_fkey",
+        breaks: token!("hash(4), id(99), '', NULL"),
+        keeps: "DELETE FROM api_clients WHERE id = id(31)",
+    },
+    Case {
+        constraint: "api_client_tokens_hash_check",
+        breaks: "UPDATE api_client_tokens SET hash = substring(hash FROM 2)",
+        keeps: "UPDATE api_client_tokens SET hash = sha256(hash)",
+    },
+    Case {
+        constraint: "api_client_tokens_hash_check",
+        breaks: "UPDATE api_client_tokens SET hash = hash || '\\x00'",
+        keeps: "UPDATE api_client_tokens SET hash = sha224(hash) || '\\x00000000'",
+    },
+    Case {
+        constraint: "api_client_tokens_hint_check",
+        breaks: "UPDATE api_client_tokens SET hint = repeat('x', 17)",
+        keeps: "UPDATE api_client_tokens SET hint = repeat('x', 16)",
+    },
+    Case {
+        constraint: "api_client_tokens_newest_key",
+        breaks: token!("hash(4), id(31), '', NULL"),
+        keeps: token!("hash(4), id(31), '', now()"),
+    },
+    Case {
+        constraint: "api_client_tokens_newest_key",
+        breaks: "UPDATE api_client_tokens SET end_time = NULL WHERE hash = hash(1)",
+        keeps: "UPDATE api_client_tokens SET end_time = now() WHERE hash = hash(2); \
+                UPDATE api_client_tokens SET end_time = NULL WHERE hash = hash(1)",
+    },
+    Case {
+        constraint: "audit_events_pkey",
+        breaks: event!("id, action", "id(41), 'api_client.deleted'"),
+        keeps: event!("id, action", "id(42), 'api_client.created'"),
+    },
+    Case {
+        constraint: "audit_events_action_check",
+        breaks: "UPDATE audit_events SET action = 'api_client.used'",
+        keeps: "UPDATE audit_events SET action = 'service_account.revoked'",
+    },
+    Case {
+        constraint: "audit_events_one_owner_check",
+        breaks: "UPDATE audit_events SET owner_team_id = id(11)",
+        keeps: "UPDATE audit_events SET owner_user_id = NULL, owner_team_id = id(99)",
+    },
+    Case {
+        constraint: "audit_events_one_owner_check",
+        breaks: "UPDATE audit_events SET owner_user_id = id(1), owner_team_id = id(1)",
+        keeps: "UPDATE audit_events SET owner_user_id = NULL",
+    },
+    Case {
+        constraint: "service_accounts_pkey",
+        breaks: account!("id(51), 'x', '{audit}', hash(99), NULL"),
+        keeps: account!("id(1), 'x', '{introspect}', hash(99), NULL"),
+    },
+    Case {
+        constraint: "service_accounts_name_check",
+        breaks: "UPDATE service_accounts SET name = '.live' WHERE id = id(51)",
+        keeps: "UPDATE service_accounts SET name = '0live._-' WHERE id = id(51)",
+    },
+    Case {
+        constraint: "service_accounts_name_check",
+        breaks: "UPDATE service_accounts SET name = repeat('x', 64) WHERE id = id(51)",
+        keeps: "UPDATE service_accounts SET name = repeat('x', 63) WHERE id = id(51)",
+    },
+    Case {
+        constraint: "service_accounts_permissions_check",
+        breaks: "UPDATE service_accounts SET permissions = '{}'",
+        keeps: "UPDATE service_accounts SET permissions = '{audit}'",
+    },
+    Case {
+        constraint: "service_accounts_permissions_check",
+        breaks: "UPDATE service_accounts SET permissions = '{introspect,everything}'",
+        keeps: "UPDATE service_accounts \
+                SET permissions = '{introspect,manage,directory,audit,replicate}'",
+    },
+    Case {
+        constraint: "service_accounts_token_hash_check",
+        breaks: "UPDATE service_accounts SET token_hash = '\\x00' WHERE id = id(51)",
+        keeps: "UPDATE service_accounts SET token_hash = hash(99) WHERE id = id(51)",
+    },
+    Case {
+        constraint: "service_accounts_token_hash_key",
+        breaks: account!("id(53), 'x', '{audit}', hash(52), NULL"),
+        keeps: account!("id(53), 'x', '{audit}', hash(53), NULL"),
+    },
+    Case {
+        constraint: "service_accounts_name_key",
+        breaks: account!("id(53), 'live', '{audit}', hash(53), NULL"),
+        keeps: account!("id(53), 'gone', '{audit}', hash(53), NULL"),
+    },
+    Case {
+        constraint: "service_accounts_name_key",
+        breaks: "UPDATE service_accounts SET name = 'live', revoke_time = NULL",
+        keeps: "UPDATE service_accounts SET name = 'gone', revoke_time = now()",
+    },
+];
+
+#[tokio::test]
+async fn each_refuses_what_breaks_it_and_nothing_else() {
+    let url = world().await;
+    let mut connection = postgres::connect(&url).await;
+    for Case {
+        constraint,
+        breaks,
+        keeps,
+    } in CASES
+    {
+        let refused = violated(&mut connection, breaks).await;
+        assert_eq!(refused.as_deref(), Some(*constraint), "{breaks}");
+        let refused = violated(&mut connection, keeps).await;
+        assert_eq!(refused, None, "{constraint}: {keeps}");
+    }
+}
+
+/// Rows that must have a value have one; Postgres names the column, not a
+/// constraint.
+#[tokio::test]
+async fn the_table_covers_every_constraint() {
+    let url = postgres::migrated_database().await;
+    let mut connection = postgres::connect(&url).await;
+    let named = "SELECT conname::text AS text FROM pg_constraint \
+                 WHERE connamespace = 'public'::regnamespace AND contype <> 'n' \
+                   AND conrelid <> '__diesel_schema_migrations'::regclass \
+                 UNION SELECT pg_class.relname::text FROM pg_index \
+                 JOIN pg_class ON pg_class.oid = indexrelid \
+                 WHERE indisunique AND relnamespace = 'public'::regnamespace \
+                   AND indrelid <> '__diesel_schema_migrations'::regclass";
+    let named: BTreeSet<_> = texts(&mut connection, named).await.into_iter().collect();
+    let covered: BTreeSet<_> = CASES
+        .iter()
+        .map(|case| case.constraint.to_owned())
+        .collect();
+    let untested: Vec<_> = named.difference(&covered).collect();
+    assert_eq!(
+        untested,
+        Vec::<&String>::new(),
+        "constraints without a test"
+    );
+    let gone: Vec<_> = covered.difference(&named).collect();
+    assert_eq!(gone, Vec::<&String>::new(), "tests without a constraint");
+}
+
+/// A name that Postgres made up changes with the statement that it was made
+/// for, and an error is recognised by name.
+#[tokio::test]
+async fn no_check_has_a_name_that_postgres_made_up() {
+    let url = postgres::migrated_database().await;
+    let mut connection = postgres::connect(&url).await;
+    let made_up = "SELECT conname::text AS text FROM pg_constraint \
+                   WHERE connamespace = 'public'::regnamespace AND contype = 'c' \
+                     AND conname ~ '_check[0-9]+$'";
+    assert_eq!(texts(&mut connection, made_up).await, Vec::<String>::new());
+}

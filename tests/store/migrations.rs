@@ -1,0 +1,134 @@
+//! Up, down and up again; twice; and by several at once.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use hitkeep_auth::store::migrations;
+use tokio::sync::Barrier;
+
+use crate::{
+    database::{store, texts},
+    postgres,
+};
+
+/// The names of the migrations, in their order.
+fn all() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+    let names: BTreeSet<String> = entries
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect();
+    names.into_iter().collect()
+}
+
+/// Everything that a schema can have in it, as text.
+async fn shape(url: &str) -> Vec<String> {
+    let mut connection = postgres::connect(url).await;
+    let sql = "
+        SELECT format('relation %s %s', relkind, relname) AS text
+            FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL
+        SELECT format('column %s.%s %s %s %s %s', attrelid::regclass, attnum, attname,
+                      format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid))
+            FROM pg_attribute
+            JOIN pg_class ON pg_class.oid = attrelid AND relkind = 'r'
+            LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+            WHERE relnamespace = 'public'::regnamespace AND attnum > 0
+        UNION ALL
+        SELECT format('constraint %s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+            FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+        UNION ALL
+        SELECT format('index %s', indexdef) FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL
+        SELECT format('function %s', oid::regprocedure)
+            FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+        UNION ALL
+        SELECT format('trigger %s', pg_get_triggerdef(oid)) FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL
+        SELECT format('type %s', oid::regtype) FROM pg_type
+            WHERE typnamespace = 'public'::regnamespace AND typtype <> 'c' AND typelem = 0
+        ORDER BY text";
+    texts(&mut connection, sql).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_down_and_up_again() {
+    let url = postgres::empty_database().await;
+    assert_eq!(migrations::apply(&url).await.unwrap(), all());
+    let first = shape(&url).await;
+    assert!(first.iter().any(|line| line == "relation r api_clients"));
+
+    let mut reverted = migrations::revert_all(&url).await.unwrap();
+    reverted.reverse();
+    assert_eq!(reverted, all());
+    let left: Vec<_> = shape(&url).await;
+    let foreign: Vec<_> = left
+        .iter()
+        .filter(|line| !line.contains("__diesel_schema_migrations"))
+        .collect();
+    assert_eq!(
+        foreign,
+        Vec::<&String>::new(),
+        "a down.sql leaves something behind"
+    );
+
+    assert_eq!(migrations::apply(&url).await.unwrap(), all());
+    assert_eq!(shape(&url).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn down_works_with_data_in_it_too() {
+    let url = crate::database::world().await;
+    assert_eq!(
+        migrations::revert_all(&url).await.unwrap().len(),
+        all().len()
+    );
+    assert_eq!(migrations::apply(&url).await.unwrap(), all());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_time_there_is_nothing_to_apply() {
+    let url = postgres::empty_database().await;
+    assert_eq!(migrations::apply(&url).await.unwrap(), all());
+    assert_eq!(migrations::apply(&url).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+async fn of_several_at_once_one_applies_and_the_others_find_nothing() {
+    let url = postgres::empty_database().await;
+    let start = Arc::new(Barrier::new(4));
+    let migrate = |_| {
+        let (url, start) = (url.clone(), Arc::clone(&start));
+        tokio::spawn(async move {
+            start.wait().await;
+            migrations::apply(&url).await
+        })
+    };
+    let mut applied = Vec::new();
+    for task in (0..4).map(migrate).collect::<Vec<_>>() {
+        applied.push(task.await.unwrap().expect("nobody fails"));
+    }
+    applied.sort();
+    let nothing = Vec::<String>::new;
+    assert_eq!(applied, [nothing(), nothing(), nothing(), all()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pending_is_named_and_nothing_is_changed() {
+    let url = postgres::empty_database().await;
+    let store = store(&url);
+    assert_eq!(store.pending_migrations().await.unwrap(), all());
+    assert_eq!(shape(&url).await, Vec::<String>::new());
+    migrations::apply(&url).await.unwrap();
+    assert_eq!(
+        store.pending_migrations().await.unwrap(),
+        Vec::<String>::new()
+    );
+    let last = "DELETE FROM __diesel_schema_migrations \
+                WHERE version = (SELECT max(version) FROM __diesel_schema_migrations)";
+    postgres::execute(&url, last).await;
+    assert_eq!(
+        store.pending_migrations().await.unwrap(),
+        all()[all().len() - 1..]
+    );
+}

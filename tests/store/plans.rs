@@ -1,0 +1,237 @@
+//! The queries that are asked all the time find their rows by an index, also
+//! once the tables are large. Counted by Postgres itself while the store asks
+//! its own queries, so that there is no copy of them to go out of date.
+
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
+use hitkeep_auth::{
+    domain::{
+        Timestamp,
+        access::Owner,
+        audit::{Action, Filter},
+        id::{ClientId, EventId, TeamId, UserId},
+        token::TokenHash,
+    },
+    store::{
+        Store, audit,
+        clients::{self, Listing},
+    },
+};
+use uuid::Uuid;
+
+use crate::{
+    database::{store, texts},
+    postgres,
+};
+
+/// Enough for a sequential scan to be clearly the worse choice.
+const FILL: &str = "
+    CREATE FUNCTION id(bigint) RETURNS uuid IMMUTABLE LANGUAGE sql
+        AS $$ SELECT lpad(to_hex($1), 32, '0')::uuid $$;
+    CREATE FUNCTION hash(bigint) RETURNS bytea IMMUTABLE LANGUAGE sql
+        AS $$ SELECT decode(lpad(to_hex($1), 64, '0'), 'hex') $$;
+    INSERT INTO users SELECT id(n), 'user' FROM generate_series(1, 2000) AS n;
+    INSERT INTO teams SELECT id(n) FROM generate_series(1, 2000) AS n;
+    INSERT INTO team_members SELECT id(n % 2000 + 1), id(n / 5 + 1), 'member'
+        FROM generate_series(0, 9999) AS n;
+    INSERT INTO sites SELECT id(n), id(n % 2000 + 1) FROM generate_series(1, 5000) AS n;
+    INSERT INTO site_members SELECT id(n % 5000 + 1), id(n / 5 + 1), 'viewer'
+        FROM generate_series(0, 9999) AS n;
+    INSERT INTO api_clients
+        SELECT id(n), CASE n % 2 WHEN 0 THEN id(n / 10 + 1) END,
+               CASE n % 2 WHEN 1 THEN id(n / 10 + 1) END, 'client', '', 'user',
+               NULL, NULL, id(1), now() - n * interval '1 second', now()
+        FROM generate_series(1, 10000) AS n;
+    INSERT INTO api_client_grants SELECT id(n), id((n * 7 + extra) % 5000 + 1), 'viewer'
+        FROM generate_series(1, 10000) AS n, generate_series(0, 2) AS extra;
+    INSERT INTO api_client_tokens SELECT hash(n), id(n), 'hint', now(), NULL
+        FROM generate_series(1, 10000) AS n;
+    INSERT INTO audit_events
+        SELECT id(n), now() - n * interval '1 second',
+               (ARRAY['api_client.created', 'api_client.updated', 'api_client.rotated'])[n % 3 + 1],
+               id(n / 3 + 1), 'client',
+               CASE n % 2 WHEN 0 THEN id(n / 10 + 1) END,
+               CASE n % 2 WHEN 1 THEN id(n / 10 + 1) END,
+               id(n % 1000 + 1), '', '', 'dashboard', '', '[]'
+        FROM generate_series(1, 20000) AS n;
+    INSERT INTO service_accounts
+        SELECT id(n), 'account-' || n, '{introspect}', hash(n), '', now(), NULL
+        FROM generate_series(1, 3000) AS n;
+    ANALYZE;
+";
+/// As often as it takes Postgres to consider one plan for all parameters.
+const TIMES: u128 = 12;
+
+/// Scans of each of the large tables from end to end, so far.
+async fn scans(url: &str) -> BTreeMap<String, u64> {
+    let mut connection = postgres::connect(url).await;
+    // A connection tells its counts at the latest when it ends.
+    let end = "SELECT pg_terminate_backend(pid, 60000)::text AS text FROM pg_stat_activity \
+               WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                 AND backend_type = 'client backend'";
+    for ended in texts(&mut connection, end).await {
+        assert_eq!(ended, "true");
+    }
+    let counts = "SELECT format('%s %s', relname, seq_scan) AS text FROM pg_stat_user_tables \
+                  WHERE relname NOT IN ('index_state', 'directory_state', \
+                                        '__diesel_schema_migrations')";
+    let count = |line: String| {
+        let (table, count) = line.split_once(' ').unwrap();
+        (table.to_owned(), count.parse().unwrap())
+    };
+    let counts = texts(&mut connection, counts).await;
+    counts.into_iter().map(count).collect()
+}
+
+fn hash(number: u128) -> TokenHash {
+    let mut hash = [0; 32];
+    hash[16..].copy_from_slice(&number.to_be_bytes());
+    TokenHash(hash)
+}
+
+async fn introspect(store: &Store) {
+    for n in 1..=TIMES {
+        let found = store.look_up(Some(hash(n * 100))).await.unwrap();
+        assert!(found.subject.is_some());
+        let found = store.look_up(Some(hash(1_000_000 + n))).await.unwrap();
+        assert!(found.subject.is_none());
+    }
+}
+
+async fn find_callers(store: &Store) {
+    for n in 1..=TIMES {
+        assert!(store.find_caller(hash(n * 100)).await.unwrap().is_some());
+        assert!(
+            store
+                .find_caller(hash(1_000_000 + n))
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
+}
+
+async fn list_clients(store: &Store) {
+    let mut snapshot = store.snapshot().await.unwrap();
+    for n in 1..=TIMES {
+        let id = Uuid::from_u128(n * 10);
+        for (owner, number) in [
+            (Owner::User(UserId::from_uuid(id)), n * 100 - 10),
+            (Owner::Team(TeamId::from_uuid(id)), n * 100 - 9),
+        ] {
+            for include_inactive in [true, false] {
+                let mut listing = Listing {
+                    owner,
+                    include_inactive,
+                    after: None,
+                    limit: 51,
+                };
+                let first = snapshot.page_clients(listing).await.unwrap();
+                assert_eq!(first.len(), 5);
+                assert_eq!(first[0].id, ClientId::from_uuid(Uuid::from_u128(number)));
+                listing.after = Some(clients::Cursor {
+                    create_time: first[1].create_time,
+                    id: first[1].id,
+                });
+                assert_eq!(snapshot.page_clients(listing).await.unwrap().len(), 3);
+            }
+            let facts = snapshot.facts(UserId::from_uuid(id), owner).await.unwrap();
+            assert!(facts.actor.user.is_some());
+        }
+        let client = ClientId::from_uuid(id);
+        assert!(snapshot.find_client(client).await.unwrap().is_some());
+    }
+    snapshot.close().await.unwrap();
+}
+
+async fn list_events(store: &Store) {
+    let now: Timestamp = {
+        let snapshot = store.snapshot().await.unwrap();
+        let now = snapshot.now;
+        snapshot.close().await.unwrap();
+        now
+    };
+    let mut snapshot = store.snapshot().await.unwrap();
+    for n in 1..=TIMES {
+        let id = Uuid::from_u128(n * 10);
+        for filter in [
+            Filter::default(),
+            Filter {
+                subject: Some(id),
+                ..Filter::default()
+            },
+            Filter {
+                owner: Some(Owner::User(UserId::from_uuid(id))),
+                ..Filter::default()
+            },
+            Filter {
+                owner: Some(Owner::Team(TeamId::from_uuid(id))),
+                ..Filter::default()
+            },
+            Filter {
+                actor: Some(UserId::from_uuid(id)),
+                ..Filter::default()
+            },
+            Filter {
+                action: Some(Action::ClientRotated),
+                ..Filter::default()
+            },
+            Filter {
+                start: Some(now - TimeDelta::seconds(4000)),
+                end: Some(now - TimeDelta::seconds(3000)),
+                ..Filter::default()
+            },
+        ] {
+            let first = snapshot.page_events(&filter, None, 51).await.unwrap();
+            assert!(first.len() >= 2, "{filter:?}");
+            let after = audit::Cursor {
+                time: first[0].time,
+                id: first[0].id,
+            };
+            let second = snapshot.page_events(&filter, Some(after), 51).await;
+            assert_eq!(second.unwrap()[0], first[1]);
+        }
+    }
+    // Far down a long list.
+    let deep = audit::Cursor {
+        time: now - TimeDelta::seconds(19_000),
+        id: EventId::from_uuid(Uuid::from_u128(19_000)),
+    };
+    for _ in 0..TIMES {
+        let all = Filter::default();
+        let page = snapshot.page_events(&all, Some(deep), 51).await;
+        assert_eq!(page.unwrap().len(), 51);
+    }
+    snapshot.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_frequent_query_scans_a_large_table() {
+    let url = postgres::migrated_database().await;
+    postgres::execute(&url, FILL).await;
+    let mut before = scans(&url).await;
+    assert_eq!(before.len(), 10, "every table but those of one row");
+    let mut settled = |what: &str, after: BTreeMap<String, u64>| {
+        let scanned: Vec<_> = after
+            .iter()
+            .filter(|(table, count)| before[*table] != **count)
+            .collect();
+        assert!(scanned.is_empty(), "{what} scans {scanned:?}");
+        before = after;
+    };
+
+    introspect(&store(&url)).await;
+    settled("Introspect", scans(&url).await);
+    find_callers(&store(&url)).await;
+    settled("authentication", scans(&url).await);
+    list_clients(&store(&url)).await;
+    settled("the work on clients", scans(&url).await);
+    list_events(&store(&url)).await;
+    settled("ListAuditEvents", scans(&url).await);
+
+    // That a scan is noticed at all.
+    postgres::execute(&url, "SELECT count(*) FROM users WHERE disabled").await;
+    let seen = scans(&url).await;
+    assert_eq!(seen["users"], before["users"] + 1);
+}
