@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::BoolishValueParser};
 
 use crate::{
     dev::postgres::{self, Durability},
@@ -82,7 +82,7 @@ pub struct DatabaseArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
     /// Print JSON, for programs
-    #[arg(long, env = "HITKEEP_AUTH_JSON")]
+    #[arg(long, env = "HITKEEP_AUTH_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
 }
 
@@ -166,7 +166,14 @@ pub enum ServiceAccountCommand {
         /// 1 to 63 lower-case letters, digits, dots, hyphens and underscores
         name: CallerName,
         /// What it may ask for, separated by commas: introspect, manage, directory, audit, replicate
-        #[arg(long, required = true, value_delimiter = ',', value_parser = permission, value_name = "PERMISSIONS")]
+        #[arg(
+            long,
+            env = "HITKEEP_AUTH_ALLOW",
+            required = true,
+            value_delimiter = ',',
+            value_parser = permission,
+            value_name = "PERMISSIONS"
+        )]
         allow: Vec<CallerPermission>,
         /// Where Postgres is.
         #[command(flatten)]
