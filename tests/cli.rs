@@ -1,1 +1,26 @@
-//! To come.
+//! The binary itself, as a person or a script runs it: what it prints where, what
+//! it exits with, and what a signal does.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+#[path = "support/help.rs"]
+mod help;
+#[path = "support/postgres.rs"]
+mod postgres;
+#[path = "support/process.rs"]
+mod process;
+
+#[path = "cli/run.rs"]
+mod run;
+
+#[path = "cli/accounts.rs"]
+mod accounts;
+#[path = "cli/dev.rs"]
+mod dev;
+#[path = "cli/migrate.rs"]
+mod migrate;
+#[path = "cli/serve.rs"]
+mod serve;
+#[path = "cli/usage.rs"]
+mod usage;

@@ -2,6 +2,7 @@
 //! indexes that they make, and the store on top of them.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 #[path = "../support/postgres.rs"]
 mod postgres;

@@ -49,6 +49,16 @@ async fn apply(
     store.transaction(&nobody(), body).await
 }
 
+/// Changes something, and then refuses.
+async fn roll_back(store: &Store) {
+    let body = async |tx: &mut Transaction| -> Result<(), DirectoryError> {
+        tx.apply_changes(&[put(1_000_000)]).await?;
+        Err(DirectoryError::Unknown(Vec::new()))
+    };
+    let refused = store.transaction(&nobody(), body).await;
+    assert!(matches!(refused, Err(DirectoryError::Unknown(_))));
+}
+
 async fn current(store: &Store) -> Revision {
     let snapshot = store.snapshot().await.unwrap();
     let revision = snapshot.revision;
@@ -88,16 +98,7 @@ async fn each_change_is_one_revision_and_no_change_is_none() {
 #[tokio::test]
 async fn what_is_rolled_back_takes_no_revision() {
     let store = store(&postgres::migrated_database().await);
-    let refuse = async |tx: &mut Transaction| -> Result<(), DirectoryError> {
-        tx.apply_changes(&[put(1)]).await?;
-        assert_eq!(tx.base(), Revision(0));
-        Err(StoreError::Inconsistent("on purpose".to_owned()).into())
-    };
-    let refused = store.transaction(&nobody(), refuse).await;
-    assert!(matches!(
-        refused.unwrap_err(),
-        DirectoryError::Store(StoreError::Inconsistent(_))
-    ));
+    roll_back(&store).await;
     assert_eq!(current(&store).await, Revision(0));
     assert_eq!(
         apply(&store, &[put(1)]).await.unwrap().revision,
@@ -147,16 +148,11 @@ async fn revisions_follow_the_commits_without_gaps() {
             for write in 0..WRITES {
                 let change = [put(1000 * (number + 1) + write)];
                 let made = apply(&store, &change).await.unwrap();
-                // What a transaction saw, plus its own change.
                 revisions.push(made.revision);
                 if write % 5 == 0 {
                     // The same again, and one that is rolled back: neither counts.
                     apply(&store, &change).await.unwrap();
-                    let body = async |tx: &mut Transaction| -> Result<(), DirectoryError> {
-                        tx.apply_changes(&[put(1_000_000)]).await?;
-                        Err(DirectoryError::Unknown(Vec::new()))
-                    };
-                    assert!(store.transaction(&nobody(), body).await.is_err());
+                    roll_back(&store).await;
                 }
             }
             revisions

@@ -1,0 +1,166 @@
+//! `service-account`: the callers of the service, and their tokens, each shown
+//! once.
+
+use hitkeep_auth::pb::{ListAuditEventsRequest, audit_service_client::AuditServiceClient};
+use serde_json::json;
+use tonic::Code;
+
+use crate::{
+    postgres::{empty_database, migrated_database},
+    run::{connect, from_caller, introspect, run_on, serve},
+};
+
+const SIDECAR: [&str; 5] = [
+    "service-account",
+    "create",
+    "sidecar",
+    "--allow",
+    "introspect",
+];
+const LIST: [&str; 2] = ["service-account", "list"];
+const REVOKE: [&str; 3] = ["service-account", "revoke", "sidecar"];
+
+/// The tokens in a text.
+fn tokens(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| word.len() == 53 && word.starts_with("hks_"))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_token_is_shown_once_and_never_again() {
+    let url = migrated_database().await;
+    let given = run_on(&url, &SIDECAR).await.given();
+    let [token] = tokens(&given)[..] else {
+        panic!("one token in {given}")
+    };
+    // So that a script can take it: head -1.
+    assert_eq!(given.lines().next(), Some(token));
+    for arguments in [
+        &LIST[..],
+        &["service-account", "list", "--json"],
+        &REVOKE,
+        &LIST,
+    ] {
+        let given = run_on(&url, arguments).await.given();
+        assert!(given.contains("sidecar"), "{given}");
+        assert!(!given.contains(&token[4..47]), "{given}");
+        assert_eq!(tokens(&given), Vec::<&str>::new());
+    }
+}
+
+#[tokio::test]
+async fn programs_get_json() {
+    let url = migrated_database().await;
+    let list = async || {
+        let given = run_on(&url, &["service-account", "list", "--json"]).await;
+        given.given_json()["service_accounts"].take()
+    };
+    assert_eq!(list().await, json!([]));
+    let arguments = [
+        "service-account",
+        "create",
+        "dashboard",
+        "--allow",
+        "manage,audit,manage",
+        "--json",
+    ];
+    let mut made = run_on(&url, &arguments).await.given_json();
+    let token = made.as_object_mut().unwrap().remove("token").unwrap();
+    let token = token.as_str().unwrap();
+    assert_eq!(tokens(token), [token]);
+    assert_eq!(made["name"], "dashboard");
+    assert_eq!(made["permissions"], json!(["manage", "audit"]));
+    assert_eq!(made["token_hint"], format!("hks_...{}", &token[49..]));
+    assert_eq!(made["revoke_time"], json!(null));
+    assert_eq!(list().await, json!([made]));
+
+    let arguments = ["service-account", "revoke", "dashboard", "--json"];
+    let revoked = run_on(&url, &arguments).await.given_json();
+    assert!(revoked["revoke_time"].is_string(), "{revoked}");
+    assert_eq!(list().await, json!([revoked]));
+}
+
+#[tokio::test]
+async fn people_get_a_table() {
+    let url = migrated_database().await;
+    let given = run_on(&url, &LIST).await.given();
+    assert_eq!(given, "There are no service accounts.\n");
+    run_on(&url, &SIDECAR).await.given();
+    let given = run_on(&url, &LIST).await.given();
+    let lines: Vec<_> = given.lines().collect();
+    assert_eq!(lines.len(), 2, "{given}");
+    assert!(lines[0].starts_with("NAME"), "{given}");
+    assert!(lines[1].starts_with("sidecar "), "{given}");
+    assert!(lines[1].contains(" introspect "), "{given}");
+    assert_eq!(run_on(&url, &REVOKE).await.given(), "Revoked sidecar.\n");
+}
+
+#[tokio::test]
+async fn a_name_is_taken_until_its_account_is_revoked() {
+    let url = migrated_database().await;
+    run_on(&url, &SIDECAR).await.given();
+    let said = run_on(&url, &SIDECAR).await.refused(1);
+    assert!(
+        said.contains("there is a service account of that name"),
+        "{said}"
+    );
+    run_on(&url, &REVOKE).await.given();
+    run_on(&url, &SIDECAR).await.given();
+    let given = run_on(&url, &LIST).await.given();
+    assert_eq!(given.matches("sidecar").count(), 2, "{given}");
+}
+
+#[tokio::test]
+async fn who_is_unknown_cannot_be_revoked() {
+    let url = migrated_database().await;
+    let said = run_on(&url, &REVOKE).await.refused(1);
+    assert!(said.contains("no service account of that name"), "{said}");
+    run_on(&url, &SIDECAR).await.given();
+    run_on(&url, &REVOKE).await.given();
+    let said = run_on(&url, &REVOKE).await.refused(1);
+    assert!(said.contains("revoked already"), "{said}");
+}
+
+#[tokio::test]
+async fn a_database_without_migrations_is_refused_with_advice() {
+    let url = empty_database().await;
+    for arguments in [&SIDECAR[..], &LIST, &REVOKE] {
+        let said = run_on(&url, arguments).await.refused(1);
+        assert!(said.contains("`hitkeep-auth migrate`"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_created_account_calls_until_it_is_revoked() {
+    let url = migrated_database().await;
+    let (server, address) = serve(&url).await;
+    // Made while the server runs, which must notice.
+    let arguments = [
+        "service-account",
+        "create",
+        "sidecar",
+        "--allow",
+        "introspect,audit",
+    ];
+    let given = run_on(&url, &arguments).await.given();
+    let token = tokens(&given)[0];
+    let answer = introspect(&address, token, "no token").await.unwrap();
+    assert!(!answer.active);
+    let mut audit = AuditServiceClient::new(connect(&address).await);
+    let all = ListAuditEventsRequest::default;
+    let events = audit.list_audit_events(from_caller(token, all())).await;
+    let events = events.unwrap().into_inner().events;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].action, "service_account.created");
+    assert_eq!(events[0].client_name, "sidecar");
+
+    run_on(&url, &REVOKE).await.given();
+    let refused = introspect(&address, token, "no token").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    // Also on a connection that was good before.
+    let refused = audit.list_audit_events(from_caller(token, all())).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    drop(server);
+}

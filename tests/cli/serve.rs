@@ -1,0 +1,156 @@
+//! `serve` and `healthcheck`.
+
+use hitkeep_auth::pb::{
+    IntrospectRequest, introspection_service_client::IntrospectionServiceClient,
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{
+    postgres::{empty_database, execute, migrated_database, url},
+    process::{Process, binary},
+    run::{connect, from_caller, run, run_on, serve},
+};
+
+async fn caller(url: &str) -> String {
+    let arguments = [
+        "service-account",
+        "create",
+        "sidecar",
+        "--allow",
+        "introspect",
+        "--json",
+    ];
+    let made = run_on(url, &arguments).await.given_json();
+    made["token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_database_without_migrations_is_refused_with_advice() {
+    let arguments = ["serve", "--listen", "127.0.0.1:0"];
+    let said = run_on(&empty_database().await, &arguments).await.refused(1);
+    assert!(said.contains("`hitkeep-auth migrate`"), "{said}");
+    assert!(said.contains("2026-11-23-000000_index_state"), "{said}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_refused_with_advice() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let arguments = ["serve", "--listen", &address];
+    let said = run_on(&migrated_database().await, &arguments)
+        .await
+        .refused(1);
+    assert!(said.contains(&address), "{said}");
+    assert!(said.contains("another program listens there"), "{said}");
+    assert!(said.contains("--listen"), "{said}");
+    for nonsense in ["127.0.0.1", "127.0.0.1:port", "203.0.113.1:0"] {
+        let arguments = ["serve", "--listen", nonsense];
+        let said = run_on(&migrated_database().await, &arguments)
+            .await
+            .refused(1);
+        assert!(
+            said.contains(nonsense) && said.contains("--listen"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_signal_stops_it_in_order() {
+    for signal in ["TERM", "INT"] {
+        let (server, _) = serve(&migrated_database().await).await;
+        server.signal(signal).await;
+        let ended = server.ended().await;
+        assert_eq!((ended.code, &*ended.stdout), (Some(0), ""), "{ended:?}");
+        assert!(ended.stderr.contains("every call under way was finished"));
+    }
+}
+
+/// A call waits for a revision that does not exist yet. The server is told to
+/// stop, and only then comes the revision.
+#[tokio::test]
+async fn a_call_under_way_is_finished_first() {
+    let url = migrated_database().await;
+    let token = caller(&url).await;
+    let (server, address) = serve(&url).await;
+    let channel = connect(&address).await;
+    let mut health = HealthClient::new(channel.clone());
+    let mut client = IntrospectionServiceClient::new(channel);
+    let unreached = IntrospectRequest {
+        at_least_revision: Some(1),
+        ..IntrospectRequest::default()
+    };
+    let mut second = client.clone();
+    let unreached = from_caller(&token, unreached);
+    let mut waiting = Box::pin(async move { client.introspect(unreached).await });
+    let quick = from_caller(&token, IntrospectRequest::default());
+    // Sent one after the other on one connection: when the second is answered,
+    // the first has begun.
+    tokio::select! {
+        biased;
+        early = &mut waiting => panic!("it does not wait: {early:?}"),
+        answer = second.introspect(quick) => assert!(!answer.unwrap().into_inner().active),
+    }
+    let waiting = tokio::spawn(waiting);
+    let watch = health.watch(HealthCheckRequest::default()).await;
+    let mut watch = watch.unwrap().into_inner();
+    let status = watch.message().await.unwrap().unwrap().status();
+    assert_eq!(status, ServingStatus::Serving);
+
+    server.signal("TERM").await;
+    let status = watch.message().await.unwrap().unwrap().status();
+    assert_eq!(status, ServingStatus::NotServing);
+    assert!(!waiting.is_finished());
+    execute(&url, "UPDATE index_state SET revision = 1").await;
+    let answer = waiting.await.unwrap().expect("it is finished");
+    assert_eq!(answer.into_inner().revision, 1);
+    let ended = server.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("every call under way was finished"));
+}
+
+#[tokio::test]
+async fn the_health_check_tells_whether_it_serves() {
+    let database = migrated_database().await;
+    let (mut server, address) = serve(&database).await;
+    let ask = ["healthcheck", "--listen", &address];
+    assert_eq!(run(ask).await.given(), "SERVING\n");
+    let (_, port) = address.split_once(':').unwrap();
+    // The address to listen on, as a container has it in its environment.
+    let everywhere = format!("0.0.0.0:{port}");
+    let mut command = binary(["healthcheck"]);
+    command.env("HITKEEP_AUTH_LISTEN", &everywhere);
+    assert_eq!(Process::start(command).ended().await.given(), "SERVING\n");
+
+    // Postgres goes away, and comes back.
+    let (_, name) = database.rsplit_once('/').unwrap();
+    let close = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false");
+    let end =
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+    execute(&url("postgres"), &close).await;
+    execute(&url("postgres"), &end).await;
+    server.stderr.line("health is now NotServing").await;
+    let said = run(ask).await.refused(1);
+    assert!(said.contains("NOT_SERVING"), "{said}");
+    let open = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true");
+    execute(&url("postgres"), &open).await;
+    server.stderr.line("health is now Serving").await;
+    assert_eq!(run(ask).await.given(), "SERVING\n");
+
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await.code, Some(0));
+    let said = run(ask).await.refused(1);
+    assert!(said.contains("hitkeep-auth: "), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_not_waited_for() {
+    // It accepts connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let arguments = ["healthcheck", "--listen", &address, "--timeout", "100ms"];
+    let said = run(arguments).await.refused(1);
+    assert!(said.contains("did not answer within 100ms"), "{said}");
+}

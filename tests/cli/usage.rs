@@ -1,0 +1,204 @@
+//! Help, usage errors, and options that are environment variables as well.
+
+use crate::{
+    help,
+    postgres::empty_database,
+    process::{Process, binary},
+    run::{run, unreachable_database},
+};
+
+#[test]
+fn each_command_explains_itself() {
+    let commands: Vec<_> = help::all().iter().map(|help| help.path.join(" ")).collect();
+    for expected in [
+        "",
+        "dev",
+        "serve",
+        "migrate",
+        "service-account",
+        "service-account create",
+        "service-account list",
+        "service-account revoke",
+        "healthcheck",
+    ] {
+        assert!(commands.iter().any(|path| path == expected), "{expected}");
+    }
+    for help in help::all() {
+        let usage = format!("Usage: hitkeep-auth {}", help.path.join(" "));
+        assert!(help.text.contains(usage.trim_end()), "{}", help.text);
+    }
+}
+
+#[test]
+fn every_option_is_an_environment_variable_too() {
+    for help in help::all() {
+        assert!(help.options.contains_key("--help"), "{:?}", help.path);
+        for (name, said) in &help.options {
+            if ["--help", "--version"].contains(&name.as_str()) {
+                continue;
+            }
+            assert!(
+                said.contains("[env: HITKEEP_AUTH_"),
+                "{name} of {:?}:\n{said}",
+                help.path
+            );
+        }
+    }
+}
+
+/// A password in the environment must not be shown to whoever asks for help.
+#[tokio::test]
+async fn help_does_not_show_the_database_url() {
+    for arguments in [
+        &["serve", "--help"][..],
+        &["migrate", "--help"],
+        &["service-account", "list", "--help"],
+        &["serve", "--no-such-option"],
+    ] {
+        let mut command = binary(arguments);
+        command.env("HITKEEP_AUTH_DATABASE_URL", unreachable_database());
+        let ended = Process::start(command).ended().await;
+        let said = ended.stdout + &ended.stderr;
+        assert!(!said.contains("opensesame"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_are_taken_from_the_environment() {
+    for yes in ["true", "1"] {
+        let mut command = binary(["migrate"]);
+        command.env("HITKEEP_AUTH_DATABASE_URL", empty_database().await);
+        command.env("HITKEEP_AUTH_JSON", yes);
+        let given = Process::start(command).ended().await.given_json();
+        assert!(!given["applied"].as_array().unwrap().is_empty());
+    }
+    for no in ["false", "0"] {
+        let mut command = binary(["migrate"]);
+        command.env("HITKEEP_AUTH_DATABASE_URL", empty_database().await);
+        command.env("HITKEEP_AUTH_JSON", no);
+        let given = Process::start(command).ended().await.given();
+        assert!(given.starts_with("Applied"), "{given}");
+    }
+    // The command line counts before the environment.
+    let url = empty_database().await;
+    let mut command = binary(["migrate", "--json", "--database-url", &url]);
+    command.env("HITKEEP_AUTH_DATABASE_URL", unreachable_database());
+    Process::start(command).ended().await.given_json();
+
+    let url = crate::postgres::migrated_database().await;
+    let mut command = binary(["service-account", "create", "sidecar", "--json"]);
+    command.env("HITKEEP_AUTH_DATABASE_URL", &url);
+    command.env("HITKEEP_AUTH_ALLOW", "introspect,audit");
+    let made = Process::start(command).ended().await.given_json();
+    assert_eq!(
+        made["permissions"],
+        serde_json::json!(["introspect", "audit"])
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_exits_with_2() {
+    let url = unreachable_database();
+    let database = ["--database-url", &url];
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "Usage"),
+        (&["frobnicate"], "frobnicate"),
+        (&["serve", "--frobnicate"], "--frobnicate"),
+        (&["migrate"], "--database-url"),
+        (&["serve"], "--database-url"),
+        (&["service-account"], "Usage"),
+        (&["service-account", "list"], "--database-url"),
+        (&["service-account", "create", "sidecar"], "--allow"),
+        (&["service-account", "create", "--allow", "audit"], "<NAME>"),
+        (&["service-account", "revoke"], "<NAME>"),
+        (&["healthcheck", "--timeout", "soon"], "--timeout"),
+    ];
+    for (arguments, named) in cases {
+        let said = run(*arguments).await.refused(2);
+        assert!(said.contains(named), "{arguments:?}: {said}");
+    }
+    let cases: &[(&[&str], &str)] = &[
+        (&["migrate", "--log-format", "xml"], "--log-format"),
+        (&["serve", "--pool-size", "0"], "--pool-size"),
+        (&["serve", "--max-calls", "0"], "--max-calls"),
+        (&["serve", "--request-timeout=-1"], "--request-timeout"),
+        (
+            &[
+                "service-account",
+                "create",
+                "sidecar",
+                "--allow",
+                "everything",
+            ],
+            "must be one of introspect, manage, directory, audit, replicate",
+        ),
+        (
+            &[
+                "service-account",
+                "create",
+                "sidecar",
+                "--allow",
+                "introspect,everything",
+            ],
+            "everything",
+        ),
+        (
+            &["service-account", "create", "Side Car", "--allow", "audit"],
+            "lower-case",
+        ),
+        (
+            &["service-account", "create", "", "--allow", "audit"],
+            "lower-case",
+        ),
+        (&["service-account", "revoke", "Side Car"], "lower-case"),
+    ];
+    for (arguments, named) in cases {
+        let said = run(arguments.iter().chain(&database)).await.refused(2);
+        assert!(said.contains(named), "{arguments:?}: {said}");
+        assert!(!said.contains("opensesame"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_filter_that_cannot_be_read_is_a_failure() {
+    let said = run(["healthcheck", "--log", "info,=="]).await.refused(1);
+    assert!(said.contains("log filter"), "{said}");
+}
+
+#[tokio::test]
+async fn the_version_is_told() {
+    let given = run(["--version"]).await.given();
+    assert_eq!(
+        given,
+        format!("hitkeep-auth {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+/// Whatever fails, the password in the URL stays where it is, also in a log with
+/// everything in it.
+#[tokio::test]
+async fn a_database_that_cannot_be_reached_is_a_failure_without_its_password() {
+    let unreachable = unreachable_database();
+    for url in [
+        unreachable.as_str(),
+        "postgres://somebody:opensesame@127.0.0.1:port/nowhere",
+        "postgres://somebody:opensesame@%zz/nowhere",
+        "postgres://somebody:opensesame@127.0.0.1/nowhere?option=none",
+        "host=127.0.0.1 user=somebody password=opensesame port=none",
+        "user=somebody password='opensesame",
+        "opensesame",
+    ] {
+        for command in [
+            &["migrate"][..],
+            &["serve", "--listen", "127.0.0.1:0"],
+            &["service-account", "list"],
+            &["service-account", "create", "sidecar", "--allow", "audit"],
+            &["service-account", "revoke", "sidecar"],
+        ] {
+            let options = ["--database-url", url, "--log", "trace"];
+            let said = run(command.iter().chain(&options)).await.refused(1);
+            assert!(said.contains("hitkeep-auth: "), "{command:?}: {said}");
+            assert!(!said.contains("opensesame"), "{command:?} {url}: {said}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The binary itself as a child process, and everything that it prints. Nothing
+//! here sleeps: a test waits for a line, for the end of the output, or for the
+//! process' end.
+
+use std::{ffi::OsStr, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::mpsc,
+    time::timeout,
+};
+
+/// How long anything may take before the test gives up on it.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How a process ended, and all that it printed.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code; none where a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A running child. Killed when dropped.
+pub struct Process {
+    child: Child,
+    pub stdout: Output,
+    pub stderr: Output,
+}
+
+/// What a child prints, line by line.
+pub struct Output {
+    /// The lines that were taken out so far.
+    seen: String,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+/// The binary with those arguments, and nothing of the environment that would
+/// change what it does.
+pub fn binary<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hitkeep-auth"));
+    command.args(arguments);
+    without_settings(&mut command);
+    command
+}
+
+/// Takes the settings of our own environment away from a command.
+pub fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HITKEEP_AUTH_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+impl Process {
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self {
+            stdout: Output::of(child.stdout.take().expect("it is piped")),
+            stderr: Output::of(child.stderr.take().expect("it is piped")),
+            child,
+        }
+    }
+
+    /// Waits until `serve` or `dev` serves, and says where.
+    pub async fn address(&mut self) -> String {
+        let line = self.stderr.line("serving on").await;
+        let line: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON in a pipe");
+        line["address"].as_str().expect("an address").to_owned()
+    }
+
+    /// Sends a signal, such as "TERM".
+    pub async fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it was not waited for").to_string();
+        let sent = Command::new("/bin/sh")
+            .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid])
+            .status()
+            .await
+            .expect("there is a shell");
+        assert!(sent.success(), "the process is there to get the signal");
+    }
+
+    /// Waits for the end of the process, and of everything that holds its
+    /// output open.
+    pub async fn ended(mut self) -> Ended {
+        let stdout = self.stdout.rest().await;
+        let stderr = self.stderr.rest().await;
+        let status = timeout(PATIENCE, self.child.wait()).await;
+        Ended {
+            code: status
+                .expect("the process ends")
+                .expect("it is our child")
+                .code(),
+            stdout,
+            stderr,
+        }
+    }
+}
+
+impl Output {
+    fn of(pipe: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        let (sender, lines) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(pipe).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                // Read on even if nobody listens: a full pipe stops the child.
+                drop(sender.send(line));
+            }
+        });
+        let seen = String::new();
+        Self { seen, lines }
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        let line = timeout(PATIENCE, self.lines.recv()).await;
+        let line = line.unwrap_or_else(|_| panic!("no more output after:\n{}", self.seen))?;
+        self.seen += &line;
+        self.seen.push('\n');
+        Some(line)
+    }
+
+    /// Waits for a line that contains that text.
+    pub async fn line(&mut self, text: &str) -> String {
+        loop {
+            match self.next().await {
+                Some(line) if line.contains(text) => return line,
+                Some(_) => {}
+                None => panic!("the output ended without {text:?}:\n{}", self.seen),
+            }
+        }
+    }
+
+    async fn rest(&mut self) -> String {
+        while self.next().await.is_some() {}
+        std::mem::take(&mut self.seen)
+    }
+}
