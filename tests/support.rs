@@ -4,5 +4,7 @@
 pub mod doubles;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/process.rs"]
+pub mod process;
 #[path = "support/proxy.rs"]
 pub mod proxy;

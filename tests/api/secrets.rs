@@ -1,1 +1,404 @@
-//! To come.
+//! A token is shown once, in the reply that reveals it, and nowhere else: not in
+//! a log with everything in it, an error, a debug print, an audit event, another
+//! reply or the database. The binary itself runs, all of its output is searched
+//! for every token that was issued, and for what is kept of each.
+
+use std::time::Duration;
+
+use diesel_async::RunQueryDsl;
+use hitkeep_auth::{
+    domain::token::{Token, TokenKind},
+    pb::{self, InactiveReason, InstanceRole, SiteRole},
+};
+use tonic::transport::Endpoint;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+mod said;
+
+use said::{Said, hashed, plain};
+
+use crate::{
+    fixtures::*,
+    harness::Caller,
+    support::{
+        postgres,
+        process::{Process, binary},
+    },
+};
+
+/// A server with a log of everything, and all callers.
+struct Run {
+    url: String,
+    address: String,
+    server: Process,
+    said: Said,
+    tokens: Vec<String>,
+}
+
+/// How this run's commands log.
+const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
+
+impl Run {
+    async fn start() -> Self {
+        let url = postgres::migrated_database().await;
+        let options = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
+        let mut server = Process::start(binary(options.iter().chain(&LOG)));
+        let address = server.address().await;
+        Self {
+            url,
+            address,
+            server,
+            said: Said::default(),
+            tokens: Vec::new(),
+        }
+    }
+
+    /// Makes a service account with the command line.
+    async fn account(&mut self, name: &str, allow: &str) -> Caller {
+        let command = [
+            "service-account",
+            "create",
+            name,
+            "--allow",
+            allow,
+            "--json",
+        ];
+        let options = ["--database-url", &self.url];
+        let arguments = command.iter().chain(&options).chain(&LOG);
+        let ended = Process::start(binary(arguments)).ended().await;
+        let made: serde_json::Value = serde_json::from_str(&ended.stdout).expect("an account");
+        let token = made["token"].as_str().expect("a token").to_owned();
+        self.said.note("service-account create's log", ended.stderr);
+        self.tokens.push(token.clone());
+        self.caller(&token).await
+    }
+
+    async fn command(&self, command: &[&str]) {
+        let options = ["--database-url", &self.url];
+        let arguments = command.iter().chain(&options).chain(&LOG);
+        let ended = Process::start(binary(arguments)).ended().await;
+        self.said
+            .note(&command.join(" "), ended.stdout + &ended.stderr);
+    }
+
+    async fn caller(&self, token: &str) -> Caller {
+        let endpoint =
+            Endpoint::from_shared(format!("http://{}", self.address)).expect("an address");
+        Caller {
+            channel: endpoint.connect().await.expect("it accepts"),
+            metadata: vec![("authorization", format!("Bearer {token}"))],
+            timeout: None,
+        }
+    }
+
+    /// Makes a client, whose token is then one of those that are searched for.
+    async fn client(&mut self, dashboard: &Caller, request: pb::CreateApiClientRequest) -> Created {
+        self.said.reply("a request to create", &request);
+        let made = dashboard.create(request).await.expect("a client");
+        self.said.revealing("the reply to a creation", &made);
+        self.tokens.push(made.token.clone());
+        let client = made.api_client.expect("a client");
+        self.said.reply("a created client", &client);
+        Created {
+            id: client.id.clone(),
+            client,
+            token: made.token,
+            revision: made.revision,
+        }
+    }
+
+    async fn rotate(&mut self, dashboard: &Caller, request: pb::RotateApiClientRequest) -> String {
+        let rotated = dashboard.rotate(request).await.expect("a token");
+        self.said.revealing("the reply to a rotation", &rotated);
+        self.said
+            .reply("a rotated client", &rotated.api_client.expect("a client"));
+        self.tokens.push(rotated.token.clone());
+        rotated.token
+    }
+
+    /// All rows of all tables, as text.
+    async fn database(&self) -> String {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            text: String,
+        }
+        let sql = "SELECT query_to_xml(format('SELECT * FROM %s', oid::regclass), true, true, '') \
+                   ::text AS text FROM pg_class \
+                   WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname";
+        let mut connection = postgres::connect(&self.url).await;
+        let rows: Vec<Row> = diesel::sql_query(sql)
+            .load(&mut connection)
+            .await
+            .expect(sql);
+        rows.into_iter().map(|row| row.text).collect()
+    }
+}
+
+/// One character of the secret is another: the checksum no longer fits.
+fn misspelt(token: &str) -> String {
+    let other = if token.as_bytes()[10] == b'x' {
+        "y"
+    } else {
+        "x"
+    };
+    format!("{}{other}{}", &token[..10], &token[11..])
+}
+
+/// A token that could have been issued and was not.
+fn unknown(kind: TokenKind) -> String {
+    Token::mint(kind, &crate::support::doubles::SeededEntropy::default()).reveal()
+}
+
+#[tokio::test]
+async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
+    let mut run = Run::start().await;
+    let dashboard = run.account("dashboard", "manage").await;
+    let sidecar = run.account("sidecar", "introspect").await;
+    let pusher = run.account("pusher", "directory").await;
+    let auditor = run.account("auditor", "audit").await;
+    let former = run.account("former", "introspect,manage").await;
+    run.command(&["service-account", "revoke", "former"]).await;
+    run.command(&["service-account", "list"]).await;
+    run.command(&["service-account", "list", "--json"]).await;
+    run.command(&["service-account", "create", "sidecar", "--allow", "audit"])
+        .await;
+
+    let applied = pusher.apply(batch(world())).await.unwrap();
+    run.said.reply("ApplyDirectoryChanges", &applied);
+
+    // Everything that works.
+    let request = personal(VERA).granted(SITE, SiteRole::Viewer);
+    let vera = run.client(&dashboard, request).await;
+    let request = team_client(ALICE).granted(SITE, SiteRole::Editor);
+    let team = run.client(&dashboard, request).await;
+    let request = personal(ALICE).as_instance(InstanceRole::Admin);
+    let gone = run.client(&dashboard, request).await;
+    let overlapping = run
+        .rotate(&dashboard, rotate_with_overlap(VERA, &vera.id, 600))
+        .await;
+    let current = run
+        .rotate(&dashboard, rotate_with_overlap(VERA, &vera.id, 600))
+        .await;
+    let team_token = run.rotate(&dashboard, rotate(ALICE, &team.id)).await;
+
+    let seen = dashboard.get(get(VERA, &vera.id)).await.unwrap();
+    run.said.reply("GetApiClient", &seen);
+    let seen = dashboard.list(list(VERA, of_user(VERA))).await.unwrap();
+    run.said.reply("ListApiClients", &seen);
+    let renamed = pb::ApiClient {
+        name: "another name".to_owned(),
+        etag: String::new(),
+        ..vera.client.clone()
+    };
+    let seen = dashboard
+        .update(update(VERA, renamed, &["name"]))
+        .await
+        .unwrap();
+    run.said.reply("UpdateApiClient", &seen);
+    let seen = dashboard.revoke(revoke(ALICE, &team.id)).await.unwrap();
+    run.said.reply("RevokeApiClient", &seen);
+    let seen = dashboard
+        .reactivate(reactivate(ALICE, &team.id))
+        .await
+        .unwrap();
+    run.said.reply("ReactivateApiClient", &seen);
+    let seen = dashboard.delete(delete(ALICE, &gone.id)).await.unwrap();
+    run.said.reply("DeleteApiClient", &seen);
+
+    let known: Vec<String> = run.tokens.clone();
+    for (token, expected) in [
+        (&current, InactiveReason::Unspecified),
+        (&overlapping, InactiveReason::Unspecified),
+        (&team_token, InactiveReason::Unspecified),
+        (&vera.token, InactiveReason::TokenRotated),
+        (&team.token, InactiveReason::TokenRotated),
+        (&gone.token, InactiveReason::UnknownToken),
+        (&misspelt(&current), InactiveReason::UnknownToken),
+        (&format!("{current} "), InactiveReason::UnknownToken),
+        (&format!("Bearer {current}"), InactiveReason::UnknownToken),
+        (&known[0], InactiveReason::UnknownToken),
+    ] {
+        for request in [introspect(token), check(token, SITE, "site.view")] {
+            run.said.note(
+                "a request to introspect",
+                format!("{request:?} {request:#?}"),
+            );
+            let answer = sidecar.introspect(request).await.unwrap();
+            assert_eq!(answer.inactive_reason(), expected);
+            run.said.reply("Introspect", &answer);
+        }
+    }
+
+    // Tokens that are shown as a caller's, and are none that may call.
+    let as_metadata = async |values: &[String]| {
+        let mut caller = sidecar.clone();
+        caller.metadata = values
+            .iter()
+            .map(|value| ("authorization", value.clone()))
+            .collect();
+        caller.introspect(introspect(&current)).await
+    };
+    for token in known.iter().skip(4) {
+        let bearer = format!("Bearer {token}");
+        run.said
+            .refusal("a client as caller", as_metadata(&[bearer]).await);
+        run.said
+            .refusal("no scheme", as_metadata(std::slice::from_ref(token)).await);
+        let basic = format!("Basic {token}");
+        run.said
+            .refusal("another scheme", as_metadata(&[basic]).await);
+    }
+    let sidecars = sidecar.metadata[0].1.clone();
+    run.said.refusal(
+        "two callers",
+        as_metadata(&[sidecars.clone(), sidecars.clone()]).await,
+    );
+    run.said.refusal(
+        "a misspelt caller",
+        as_metadata(&[misspelt(&sidecars)]).await,
+    );
+    run.said.refusal("no caller", as_metadata(&[]).await);
+    run.said.refusal(
+        "a former caller",
+        former.introspect(introspect(&current)).await,
+    );
+    run.said.refusal(
+        "not permitted",
+        dashboard.introspect(introspect(&current)).await,
+    );
+    run.said
+        .refusal("not permitted", sidecar.create(personal(VERA)).await);
+    run.said
+        .refusal("not permitted", auditor.apply(batch(world())).await);
+
+    // Tokens where something else belongs, and calls that fail for other reasons.
+    for token in [&current, &known[0], &unknown(TokenKind::Team)] {
+        run.tokens.push((*token).clone());
+        run.said
+            .refusal("a token as id", dashboard.get(get(VERA, token)).await);
+        run.said.refusal(
+            "a token as actor",
+            dashboard.get(get(token, &vera.id)).await,
+        );
+        run.said.refusal(
+            "a token as owner",
+            dashboard.list(list(VERA, of_user(token))).await,
+        );
+        let request = pb::ListApiClientsRequest {
+            page_token: token.clone(),
+            ..list(VERA, of_user(VERA))
+        };
+        run.said
+            .refusal("a token as page token", dashboard.list(request).await);
+        let changed = pb::ApiClient {
+            etag: token.clone(),
+            ..vera.client.clone()
+        };
+        run.said.refusal(
+            "a token as etag",
+            dashboard.update(update(VERA, changed, &["name"])).await,
+        );
+        let request = update(VERA, vera.client.clone(), &[token]);
+        run.said
+            .refusal("a token as mask", dashboard.update(request).await);
+        let request = check(&current, token, "site.view");
+        run.said
+            .refusal("a token as site", sidecar.introspect(request).await);
+        let request = check(&current, SITE, token);
+        run.said
+            .refusal("a token as permission", sidecar.introspect(request).await);
+        let request = pb::ListAuditEventsRequest {
+            action: token.clone(),
+            ..pb::ListAuditEventsRequest::default()
+        };
+        run.said
+            .refusal("a token as action", auditor.events(request).await);
+        run.said.refusal(
+            "a token as user",
+            pusher.apply(batch([delete_user(token)])).await,
+        );
+    }
+    run.said
+        .refusal("not found", dashboard.get(get(EVE, &vera.id)).await);
+    run.said
+        .refusal("exceeding", dashboard.rotate(rotate(ROOT, &vera.id)).await);
+    let too_much = personal(VERA).granted(OTHER_SITE, SiteRole::Owner);
+    run.said
+        .refusal("exceeding", dashboard.create(too_much).await);
+    let mut later = introspect(&current);
+    later.at_least_revision = Some(1_000_000);
+    let impatient = sidecar.clone().within(Duration::from_millis(200));
+    run.said
+        .refusal("no such revision", impatient.introspect(later).await);
+
+    // What Postgres says of a row that it refuses has the row in it.
+    let spoil = "ALTER TABLE api_client_tokens ADD CONSTRAINT spoilt CHECK (false) NOT VALID";
+    postgres::execute(&run.url, spoil).await;
+    run.said
+        .refusal("a spoilt table", dashboard.create(personal(VERA)).await);
+    run.said.refusal(
+        "a spoilt table",
+        dashboard.rotate(rotate(VERA, &vera.id)).await,
+    );
+    postgres::execute(
+        &run.url,
+        "ALTER TABLE api_client_tokens DROP CONSTRAINT spoilt",
+    )
+    .await;
+    let spoil = "ALTER TABLE service_accounts RENAME TO renamed";
+    postgres::execute(&run.url, spoil).await;
+    run.said.refusal(
+        "a missing table",
+        sidecar.introspect(introspect(&current)).await,
+    );
+    postgres::execute(&run.url, "ALTER TABLE renamed RENAME TO service_accounts").await;
+    let healthy = HealthClient::new(sidecar.channel.clone())
+        .check(HealthCheckRequest::default())
+        .await
+        .unwrap();
+    run.said.note("health", format!("{healthy:?}"));
+
+    let events = auditor
+        .events(pb::ListAuditEventsRequest::default())
+        .await
+        .unwrap();
+    assert!(events.events.len() > 12);
+    run.said.reply("ListAuditEvents", &events);
+    run.said.note("the database", run.database().await);
+    let hashes: Vec<_> = run
+        .tokens
+        .iter()
+        .map(|token| Token::parse(token).unwrap())
+        .collect();
+    for token in &hashes {
+        run.said.note("a Token", format!("{token:?} {token:#?}"));
+        run.said.note(
+            "a TokenHash",
+            format!("{:?} {:#?}", token.hash(), token.hash()),
+        );
+    }
+
+    run.server.signal("TERM").await;
+    let ended = run.server.ended().await;
+    assert_eq!((ended.code, &*ended.stdout), (Some(0), ""));
+    // That the log has everything in it, the frames of the transport as well.
+    for logged in [
+        r#""level":"TRACE""#,
+        r#""target":"h2::codec::framed_read""#,
+        r#""target":"hitkeep_auth::grpc::api_clients""#,
+        "a statement failed",
+    ] {
+        assert!(ended.stderr.contains(logged), "{logged}");
+    }
+    run.said.note("the log", ended.stderr.clone());
+
+    let plain: Vec<_> = run.tokens.iter().flat_map(|token| plain(token)).collect();
+    assert_eq!(run.said.found(&plain), Vec::<String>::new());
+    let log = Said::default();
+    log.note("the log", ended.stderr);
+    let hashed: Vec<_> = run.tokens.iter().flat_map(|token| hashed(token)).collect();
+    assert_eq!(log.found(&hashed), Vec::<String>::new());
+    // That one would be found: the database has them, and as base64 in XML.
+    assert!(!run.said.found(&hashed).is_empty());
+}
