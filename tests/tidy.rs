@@ -1,1 +1,15 @@
-//! To come.
+//! What no compiler checks: which room may use which, the sizes and names of
+//! files, and that what the documentation mentions exists.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+#[path = "support/help.rs"]
+mod help;
+
+#[path = "tidy/documents.rs"]
+mod documents;
+#[path = "tidy/files.rs"]
+mod files;
+#[path = "tidy/rooms.rs"]
+mod rooms;

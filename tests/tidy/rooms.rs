@@ -1,0 +1,239 @@
+//! The rooms of `src/`, and which of them may use which. Whatever is not in the
+//! table is forbidden, and nothing goes in a circle.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::files::{File, below};
+
+/// A room, and the rooms that it may use. Those that know the least come first.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("pb", &[]),
+    ("telemetry", &[]),
+    ("system", &["domain"]),
+    ("store", &["domain", "telemetry"]),
+    ("replica", &["domain", "store", "telemetry"]),
+    ("grpc", &["domain", "pb", "replica", "store", "telemetry"]),
+    (
+        "server",
+        &["domain", "grpc", "pb", "replica", "store", "telemetry"],
+    ),
+    ("dev", &["domain", "store"]),
+    (
+        "config",
+        &[
+            "dev",
+            "domain",
+            "grpc",
+            "replica",
+            "server",
+            "store",
+            "telemetry",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "config",
+            "dev",
+            "domain",
+            "grpc",
+            "replica",
+            "server",
+            "store",
+            "system",
+            "telemetry",
+        ],
+    ),
+    ("main", &["cli", "config", "telemetry"]),
+];
+/// Parts of rooms that may use less than their room.
+const PARTS: &[(&str, &[&str])] = &[("replica::index", &["domain"])];
+
+/// The room that a file belongs to: `src/store.rs` and all of `src/store/`.
+fn room(file: &File) -> &str {
+    let path = file.path.strip_prefix("src/").expect("a file of src");
+    path.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// The module of a file: `store::clients` for `src/store/clients.rs`.
+fn module(file: &File) -> String {
+    let path = file.path.strip_prefix("src/").expect("a file of src");
+    path.trim_end_matches(".rs").replace('/', "::")
+}
+
+/// The text without its comments, of which some only tell of other rooms.
+fn without_comments(text: &str) -> String {
+    let code = |line: &str| {
+        let comment = line.match_indices("//").map(|(at, _)| at);
+        // Not the slashes of a URL in a string.
+        let comment = comment.filter(|at| !line[..*at].ends_with(':')).min();
+        line[..comment.unwrap_or(line.len())].to_owned()
+    };
+    text.lines().map(code).collect::<Vec<_>>().join("\n")
+}
+
+/// The rooms that are named after `root`, which is `crate` or the crate's name.
+fn named(text: &str, root: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    let start = format!("{root}::");
+    for (at, _) in text.match_indices(&start) {
+        let before = text[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &text[at + start.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => rooms.extend(first_words(group)),
+            None => rooms.extend(word(rest)),
+        }
+    }
+    rooms
+}
+
+fn word(text: &str) -> Option<String> {
+    let word: String = text
+        .trim_start()
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect();
+    (!word.is_empty()).then_some(word)
+}
+
+/// The first word of each item of a group, up to the group's end.
+fn first_words(group: &str) -> Vec<String> {
+    let mut words: Vec<_> = word(group).into_iter().collect();
+    let mut depth = 0_u32;
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => words.extend(word(&group[at + 1..])),
+            _ => {}
+        }
+    }
+    words
+}
+
+fn allowed(table: &[(&str, &[&str])], name: &str) -> Option<BTreeSet<String>> {
+    let found = table.iter().find(|(room, _)| *room == name)?;
+    Some(found.1.iter().map(|room| (*room).to_owned()).collect())
+}
+
+#[test]
+fn each_room_uses_only_what_it_may() {
+    let mut wrong = Vec::new();
+    for file in below("src", "rs") {
+        let room = room(&file);
+        if room == "lib" {
+            continue;
+        }
+        let Some(allowed_here) = allowed(ROOMS, room) else {
+            panic!("{} is in no room of the table", file.path);
+        };
+        let module = module(&file);
+        let part = PARTS.iter().find(|(part, _)| {
+            module
+                .strip_prefix(part)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        });
+        let allowed_here = part.map_or(allowed_here, |(part, _)| allowed(PARTS, part).unwrap());
+        let root = if room == "main" {
+            "hitkeep_auth"
+        } else {
+            "crate"
+        };
+        let code = without_comments(&file.text);
+        for used in named(&code, root) {
+            if used != room && !allowed_here.contains(&used) {
+                wrong.push(format!("{}: {module} → {used}", file.path));
+            }
+        }
+        // The way round.
+        if code.contains("super::super") {
+            wrong.push(format!("{}: super::super; say crate::…", file.path));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new(), "uses that the table forbids");
+}
+
+#[test]
+fn the_table_has_no_circle() {
+    let mut before = BTreeSet::new();
+    for (room, uses) in ROOMS {
+        for used in *uses {
+            assert!(
+                before.contains(used),
+                "{room} → {used}: that one comes later"
+            );
+        }
+        before.insert(*room);
+    }
+}
+
+#[test]
+fn every_room_of_the_crate_is_in_the_table() {
+    let library = std::fs::read_to_string("src/lib.rs").unwrap();
+    let modules = library.lines().filter_map(|line| {
+        let line = line.trim_start_matches("pub ");
+        line.strip_prefix("mod ")?.strip_suffix(';')
+    });
+    let mut count = 0;
+    for module in modules {
+        assert!(allowed(ROOMS, module).is_some(), "{module}");
+        count += 1;
+    }
+    assert!(count >= 10, "the modules are found");
+}
+
+#[test]
+fn uses_are_found_in_every_spelling() {
+    let found = |text: &str| -> Vec<String> {
+        named(&without_comments(text), "crate")
+            .into_iter()
+            .collect()
+    };
+    assert_eq!(found("use crate::store::Store;"), ["store"]);
+    assert_eq!(found("use crate::{self as all, store};"), ["self", "store"]);
+    assert_eq!(
+        found("use crate::{\n    domain::{a, b::{c, d}},\n    pb,\n    store::{e},\n};"),
+        ["domain", "pb", "store"]
+    );
+    assert_eq!(
+        found("fn f(x: &crate::grpc::X) -> $crate::pb::Y {}"),
+        ["grpc", "pb"]
+    );
+    assert_eq!(
+        found("// crate::store\nuse mycrate::x;"),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        found("let url = \"http://x\"; crate::dev::run() // crate::cli"),
+        ["dev"]
+    );
+}
+
+/// The rooms as they are: a circle through several of them, each step allowed.
+#[test]
+fn nothing_goes_in_a_circle() {
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in below("src", "rs") {
+        let room = room(&file).to_owned();
+        let mut used = named(&without_comments(&file.text), "crate");
+        used.remove(&room);
+        uses.entry(room).or_default().extend(used);
+    }
+    // Rooms that use nothing that is left are taken away, until nothing changes.
+    while !uses.is_empty() {
+        let free: Vec<_> = uses
+            .iter()
+            .filter(|(_, used)| used.iter().all(|used| !uses.contains_key(used)))
+            .map(|(room, _)| room.clone())
+            .collect();
+        assert!(!free.is_empty(), "a circle among {uses:?}");
+        for room in free {
+            uses.remove(&room);
+        }
+    }
+}
