@@ -1,1 +1,392 @@
-//! To come.
+//! Every error once: its code, its reason, what its metadata says; and that no
+//! caller ever sees anything of the database.
+
+mod opaque;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use diesel_async::SimpleAsyncConnection;
+use hitkeep_auth::{
+    grpc,
+    pb::{
+        self, ErrorReason, InstanceRole, SiteRole,
+        api_client_service_client::ApiClientServiceClient,
+    },
+    server, store,
+};
+use tonic::{Code, Status, client::Grpc, codegen::http::uri::PathAndQuery};
+use tonic_prost::ProstCodec;
+use tonic_types::StatusExt;
+
+use crate::{
+    fixtures::*,
+    harness::{Caller, TestApp},
+    support::{postgres, proxy::Proxy},
+};
+
+/// Reasons that nothing can provoke yet: introspection asks the database itself,
+/// so there is no index that could grow stale.
+const NOT_YET: [ErrorReason; 1] = [ErrorReason::StaleIndex];
+/// What no error may say.
+const DATABASE_WORDS: [&str; 14] = [
+    "sql",
+    "select ",
+    "insert ",
+    "relation",
+    "constraint",
+    "column",
+    "postgres",
+    "diesel",
+    "connection",
+    "socket",
+    "index_state",
+    "api_clients",
+    "/tmp",
+    ".rs",
+];
+/// The proto file, whose comments promise a code for each reason.
+const ERRORS_PROTO: &str = include_str!("../../proto/hitkeep/auth/v1/errors.proto");
+
+/// A status as its caller sees it: code, reason, message and metadata.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    code: Code,
+    reason: String,
+    message: String,
+    metadata: Vec<(String, String)>,
+    violations: Vec<String>,
+}
+
+fn seen(status: &Status) -> Seen {
+    let details = status.get_error_details();
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(info.domain, "auth.hitkeep.com");
+    let mut metadata: Vec<_> = info.metadata.clone().into_iter().collect();
+    metadata.sort();
+    let violations = details.bad_request().into_iter().flat_map(|bad| {
+        let named = bad.field_violations.iter();
+        named.map(|violation| violation.field.clone())
+    });
+    Seen {
+        code: status.code(),
+        reason: info.reason.clone(),
+        message: status.message().to_owned(),
+        metadata,
+        violations: violations.collect(),
+    }
+}
+
+/// What stands in the ErrorInfo for a reason.
+fn word(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("ERROR_REASON_").expect(name)
+}
+
+/// A code as the proto file spells it.
+fn spelt(code: Code) -> String {
+    let mut spelt = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_uppercase() && !spelt.is_empty() {
+            spelt.push('_');
+        }
+        spelt.extend(c.to_uppercase());
+    }
+    spelt
+}
+
+/// The code that the proto file's comment promises for a reason.
+fn promised(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    let (_, comment) = ERRORS_PROTO
+        .split_once(&format!("// {name} ("))
+        .unwrap_or_else(|| panic!("{name} has a comment"));
+    comment.split_once(')').expect("a closing bracket").0
+}
+
+fn every_reason() -> Vec<ErrorReason> {
+    let known = (0..).map_while(|number| ErrorReason::try_from(number).ok());
+    known.skip(1).collect()
+}
+
+/// The errors that were provoked, to see in the end that none is missing.
+#[derive(Default)]
+struct Provoked(BTreeSet<i32>);
+
+impl Provoked {
+    /// Insists on what an error says, all of it but the message.
+    fn is<T: std::fmt::Debug>(
+        &mut self,
+        result: Result<T, Status>,
+        reason: ErrorReason,
+        metadata: &[(&str, &str)],
+    ) {
+        let status = result.expect_err(word(reason));
+        let seen = seen(&status);
+        let pairs = metadata.iter();
+        let metadata: Vec<_> = pairs
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(seen.reason, word(reason), "{status:?}");
+        assert_eq!(spelt(seen.code), promised(reason));
+        assert_eq!(seen.metadata, metadata, "{status:?}");
+        assert!(!seen.message.is_empty());
+        let all = format!("{} {:?}", seen.message, status.get_error_details());
+        for word in DATABASE_WORDS {
+            assert!(!all.to_lowercase().contains(word), "{word} in {all}");
+        }
+        let named = !seen.violations.is_empty();
+        assert_eq!(named, seen.code == Code::InvalidArgument, "{status:?}");
+        assert!(status.metadata().contains_key("x-request-id"));
+        self.0.insert(reason.into());
+    }
+}
+
+#[tokio::test]
+async fn every_reason_is_sent_with_its_code_and_its_metadata() {
+    let mut provoked = Provoked::default();
+    refusals(&mut provoked).await;
+    limits(&mut provoked).await;
+    directory(&mut provoked).await;
+    callers(&mut provoked).await;
+    too_much_and_too_long(&mut provoked).await;
+    outages_and_defects(&mut provoked).await;
+    for reason in every_reason() {
+        let number = i32::from(reason);
+        assert_eq!(
+            provoked.0.contains(&number),
+            !NOT_YET.contains(&reason),
+            "{reason:?}"
+        );
+    }
+}
+
+/// What the domain says no to.
+async fn refusals(provoked: &mut Provoked) {
+    let app = TestApp::with_world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    provoked.is(
+        dashboard.create(personal(VERA).named("")).await,
+        ErrorReason::InvalidField,
+        &[],
+    );
+    let past = personal(VERA).expiring(in_seconds(&app, 0));
+    provoked.is(dashboard.create(past).await, ErrorReason::InvalidField, &[]);
+    for (user, id) in [(VERA, NOBODY), (EVE, &made.id), (NOBODY, &made.id)] {
+        let refused = dashboard.get(get(user, id)).await;
+        provoked.is(refused, ErrorReason::ApiClientNotFound, &[]);
+    }
+    for (user, owner) in [
+        (EVE, of_user(VERA)),
+        (VERA, of_team(TEAM)),
+        (VERA, of_team(NOBODY)),
+    ] {
+        let refused = dashboard.list(list(user, owner)).await;
+        provoked.is(refused, ErrorReason::OwnerNotManaged, &[]);
+    }
+    let exceeds = ErrorReason::DelegationExceedsActor;
+    provoked.is(
+        dashboard
+            .create(personal(VERA).as_instance(InstanceRole::Admin))
+            .await,
+        exceeds,
+        &[("instance_role", "admin")],
+    );
+    provoked.is(
+        dashboard
+            .create(personal(VERA).granted(SITE, SiteRole::Owner))
+            .await,
+        exceeds,
+        &[("role", "owner"), ("site_id", SITE)],
+    );
+    for request in [
+        team_client(ALICE).granted(OTHER_SITE, SiteRole::Viewer),
+        personal(ALICE).granted(NOBODY, SiteRole::Viewer),
+    ] {
+        let site = request.api_client.as_ref().unwrap().site_grants[0]
+            .site_id
+            .clone();
+        provoked.is(
+            dashboard.create(request).await,
+            ErrorReason::SiteNotDelegable,
+            &[("site_id", &site)],
+        );
+    }
+    let stale = pb::ApiClient {
+        etag: "stale".to_owned(),
+        ..made.client.clone()
+    };
+    provoked.is(
+        dashboard.update(update(VERA, stale, &["name"])).await,
+        ErrorReason::EtagMismatch,
+        &[],
+    );
+    let inactive = ErrorReason::ApiClientInactive;
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    let refused = dashboard.rotate(rotate(VERA, &made.id)).await;
+    provoked.is(refused, inactive, &[("state", "REVOKED")]);
+    let made = dashboard
+        .created(personal(VERA).expiring(in_seconds(&app, 1)))
+        .await;
+    app.clock.advance(chrono::TimeDelta::seconds(1));
+    let refused = dashboard.rotate(rotate(VERA, &made.id)).await;
+    provoked.is(refused, inactive, &[("state", "EXPIRED")]);
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    let refused = dashboard.reactivate(reactivate(VERA, &made.id)).await;
+    provoked.is(refused, inactive, &[("state", "EXPIRED")]);
+}
+
+async fn limits(provoked: &mut Provoked) {
+    let options = server::Options {
+        grpc: grpc::Options {
+            max_clients_per_owner: 1,
+            ..grpc::Options::default()
+        },
+        ..server::Options::default()
+    };
+    let app = TestApp::with(options).await;
+    app.change(world()).await;
+    let dashboard = app.dashboard().await;
+    dashboard.created(personal(VERA)).await;
+    provoked.is(
+        dashboard.create(personal(VERA)).await,
+        ErrorReason::ApiClientQuota,
+        &[("limit", "1")],
+    );
+    let hurried = app.sidecar().await.within(Duration::from_millis(200));
+    let ahead = pb::IntrospectRequest {
+        at_least_revision: Some(9),
+        ..introspect("x")
+    };
+    provoked.is(
+        hurried.introspect(ahead).await,
+        ErrorReason::RevisionNotReached,
+        &[("reached", "2"), ("wanted", "9")],
+    );
+}
+
+async fn directory(provoked: &mut Provoked) {
+    let app = TestApp::with_world().await;
+    let pusher = app.pusher().await;
+    let nothing = vec![pb::ReplaceDirectoryRequest::default()];
+    provoked.is(
+        pusher.replace(nothing).await,
+        ErrorReason::MassRemoval,
+        &[("kind", "users"), ("known", "5"), ("removed", "5")],
+    );
+    provoked.is(
+        pusher.apply(batch([put_site(SITE, NOBODY)])).await,
+        ErrorReason::InvalidField,
+        &[],
+    );
+}
+
+/// Calls a method that may not exist.
+async fn call(caller: &Caller, path: &str) -> Result<(), Status> {
+    let mut grpc = Grpc::new(caller.channel.clone());
+    grpc.ready().await.expect("the connection is open");
+    let path: PathAndQuery = path.parse().unwrap();
+    let codec = ProstCodec::<(), ()>::default();
+    let answer = grpc.unary(caller.request(()), path, codec).await;
+    answer.map(drop)
+}
+
+async fn callers(provoked: &mut Provoked) {
+    let app = TestApp::with_world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    for token in ["", "x", &made.token] {
+        let unknown = app.caller(token).await;
+        let refused = unknown.get(get(VERA, &made.id)).await;
+        provoked.is(refused, ErrorReason::CallerUnknown, &[]);
+        let refused = call(&unknown, "/x/y").await;
+        provoked.is(refused, ErrorReason::CallerUnknown, &[]);
+    }
+    let refusing = ErrorReason::CallerNotPermitted;
+    let refused = dashboard.introspect(introspect("x")).await;
+    provoked.is(refused, refusing, &[("permission", "introspect")]);
+    let refused = app.sidecar().await.get(get(VERA, &made.id)).await;
+    provoked.is(refused, refusing, &[("permission", "manage")]);
+    let refused = dashboard.apply(batch(world())).await;
+    provoked.is(refused, refusing, &[("permission", "directory")]);
+    let query = pb::ListAuditEventsRequest::default();
+    let refused = dashboard.events(query).await;
+    provoked.is(refused, refusing, &[("permission", "audit")]);
+    for path in ["/hitkeep.auth.v1.ApiClientService/Fly", "/x/y"] {
+        let refused = call(&dashboard, path).await;
+        provoked.is(refused, ErrorReason::MethodUnknown, &[]);
+    }
+}
+
+async fn too_much_and_too_long(provoked: &mut Provoked) {
+    let options = server::Options {
+        max_calls: 0,
+        max_introspections: 0,
+        ..server::Options::default()
+    };
+    let app = TestApp::with(options).await;
+    let refused = app.dashboard().await.create(personal(VERA)).await;
+    provoked.is(refused, ErrorReason::Overloaded, &[]);
+    let refused = app.sidecar().await.introspect(introspect("x")).await;
+    provoked.is(refused, ErrorReason::Overloaded, &[]);
+
+    let options = server::Options {
+        request_timeout: Duration::from_millis(200),
+        ..server::Options::default()
+    };
+    let app = TestApp::with(options).await;
+    let mut other = app.database().await;
+    let lock = "BEGIN; SELECT FROM index_state FOR UPDATE";
+    other.batch_execute(lock).await.unwrap();
+    let refused = app.dashboard().await.create(personal(VERA)).await;
+    provoked.is(refused, ErrorReason::DeadlineExceeded, &[]);
+}
+
+async fn outages_and_defects(provoked: &mut Provoked) {
+    let direct = postgres::migrated_database().await;
+    let (proxy, through) = Proxy::start(&direct);
+    let app = TestApp::on(
+        &direct,
+        &store::Options::new(&through),
+        server::Options::default(),
+    )
+    .await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    proxy.cut();
+    let unreachable = ErrorReason::DatabaseUnavailable;
+    provoked.is(dashboard.create(personal(VERA)).await, unreachable, &[]);
+    provoked.is(dashboard.get(get(VERA, NOBODY)).await, unreachable, &[]);
+    provoked.is(sidecar.introspect(introspect("x")).await, unreachable, &[]);
+    proxy.mend();
+    app.psql("DROP TABLE api_clients CASCADE").await;
+    let refused = dashboard.get(get(VERA, NOBODY)).await;
+    provoked.is(refused, ErrorReason::Internal, &[]);
+}
+
+#[test]
+fn the_proto_file_documents_every_reason_with_a_code_and_an_example() {
+    for reason in every_reason() {
+        assert!(!promised(reason).is_empty());
+        let comment = ERRORS_PROTO.split_once(&format!("// {} (", reason.as_str_name()));
+        let comment = comment.expect("it has one").1;
+        let (comment, _) = comment.split_once("\n  ERROR_REASON_").expect("its value");
+        assert!(comment.contains("// Example: "), "{reason:?}");
+    }
+    let values = ERRORS_PROTO
+        .lines()
+        .filter(|line| line.starts_with("  ERROR_REASON_"))
+        .count();
+    assert_eq!(values, every_reason().len() + 1, "and the unspecified one");
+}
+
+#[tokio::test]
+async fn errors_before_a_handler_have_details_and_a_request_id_too() {
+    let app = TestApp::start().await;
+    let mut client = ApiClientServiceClient::new(app.channel().await);
+    let refused = client.get_api_client(get(VERA, NOBODY)).await;
+    let status = refused.unwrap_err();
+    assert_eq!(seen(&status).reason, "CALLER_UNKNOWN");
+    assert!(status.metadata().contains_key("x-request-id"));
+}
