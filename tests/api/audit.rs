@@ -20,7 +20,11 @@ use crate::{
 mod lists;
 
 async fn listed(auditor: &Caller, query: pb::ListAuditEventsRequest) -> Vec<pb::AuditEvent> {
-    auditor.events(query).await.unwrap().events
+    auditor
+        .events(query)
+        .await
+        .expect("the query is good")
+        .events
 }
 
 /// The events about API clients, newest first.
@@ -390,7 +394,7 @@ async fn a_change_that_cannot_be_told_of_does_not_happen() {
 
 /// Revokes a service account, as the command line does.
 async fn revoke_account(app: &TestApp, name: &str) -> Result<(), StoreError> {
-    let name = CallerName::parse(name).unwrap();
+    let name = CallerName::parse(name).expect("the name is good");
     let body = async |tx: &mut Transaction| -> Result<(), StoreError> {
         let account = tx.find_account(&name).await?.expect("there is one");
         let (account, event) = account.revoke(tx.now);

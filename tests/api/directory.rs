@@ -16,7 +16,7 @@ async fn status(pusher: &Caller) -> pb::GetDirectoryStatusResponse {
     pusher
         .directory_status(pb::GetDirectoryStatusRequest {})
         .await
-        .unwrap()
+        .expect("the status is known")
 }
 
 /// A batch with a number.
@@ -33,8 +33,10 @@ fn numbered(
 /// The part of everything that is the directory, without the revision.
 async fn tables(app: &TestApp) -> String {
     let everything = app.everything().await;
-    let (_, from_users) = everything.split_once("\nusers:\n").unwrap();
-    let (tables, _) = from_users.split_once("\ndirectory_state:\n").unwrap();
+    let (_, from_users) = everything.split_once("\nusers:\n").expect("the users");
+    let (tables, _) = from_users
+        .split_once("\ndirectory_state:\n")
+        .expect("the sequence");
     tables.to_owned()
 }
 
@@ -325,7 +327,12 @@ async fn events(app: &TestApp, action: &str) -> Vec<pb::AuditEvent> {
         action: action.to_owned(),
         ..pb::ListAuditEventsRequest::default()
     };
-    app.auditor().await.events(query).await.unwrap().events
+    app.auditor()
+        .await
+        .events(query)
+        .await
+        .expect("the query is good")
+        .events
 }
 
 #[tokio::test]

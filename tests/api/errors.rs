@@ -78,7 +78,7 @@ fn seen(status: &Status) -> Seen {
     }
 }
 
-/// What stands in the ErrorInfo for a reason.
+/// What stands in the `ErrorInfo` for a reason.
 fn word(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").expect(name)
@@ -205,7 +205,7 @@ async fn refusals(provoked: &mut Provoked) {
         team_client(ALICE).granted(OTHER_SITE, SiteRole::Viewer),
         personal(ALICE).granted(NOBODY, SiteRole::Viewer),
     ] {
-        let site = request.api_client.as_ref().unwrap().site_grants[0]
+        let site = request.api_client.as_ref().expect("a client").site_grants[0]
             .site_id
             .clone();
         provoked.is(
@@ -224,7 +224,10 @@ async fn refusals(provoked: &mut Provoked) {
         &[],
     );
     let inactive = ErrorReason::ApiClientInactive;
-    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    dashboard
+        .revoke(revoke(VERA, &made.id))
+        .await
+        .expect("it can be revoked");
     let refused = dashboard.rotate(rotate(VERA, &made.id)).await;
     provoked.is(refused, inactive, &[("state", "REVOKED")]);
     let made = dashboard
@@ -233,7 +236,10 @@ async fn refusals(provoked: &mut Provoked) {
     app.clock.advance(chrono::TimeDelta::seconds(1));
     let refused = dashboard.rotate(rotate(VERA, &made.id)).await;
     provoked.is(refused, inactive, &[("state", "EXPIRED")]);
-    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    dashboard
+        .revoke(revoke(VERA, &made.id))
+        .await
+        .expect("it can be revoked");
     let refused = dashboard.reactivate(reactivate(VERA, &made.id)).await;
     provoked.is(refused, inactive, &[("state", "EXPIRED")]);
 }
@@ -287,7 +293,7 @@ async fn directory(provoked: &mut Provoked) {
 async fn call(caller: &Caller, path: &str) -> Result<(), Status> {
     let mut grpc = Grpc::new(caller.channel.clone());
     grpc.ready().await.expect("the connection is open");
-    let path: PathAndQuery = path.parse().unwrap();
+    let path: PathAndQuery = path.parse().expect("a path");
     let codec = ProstCodec::<(), ()>::default();
     let answer = grpc.unary(caller.request(()), path, codec).await;
     answer.map(drop)
@@ -339,7 +345,7 @@ async fn too_much_and_too_long(provoked: &mut Provoked) {
     let app = TestApp::with(options).await;
     let mut other = app.database().await;
     let lock = "BEGIN; SELECT FROM index_state FOR UPDATE";
-    other.batch_execute(lock).await.unwrap();
+    other.batch_execute(lock).await.expect("the lock is free");
     let refused = app.dashboard().await.create(personal(VERA)).await;
     provoked.is(refused, ErrorReason::DeadlineExceeded, &[]);
 }

@@ -12,7 +12,7 @@ use crate::{
 
 /// All that a status tells, less the request's id.
 fn whole<T: std::fmt::Debug>(result: &Result<T, Status>) -> String {
-    let status = result.as_ref().unwrap_err();
+    let status = result.as_ref().expect_err("a refusal");
     let mut metadata = status.metadata().clone();
     metadata.remove("x-request-id");
     metadata.remove("date");
@@ -187,7 +187,7 @@ async fn page(dashboard: &Caller, size: i32, token: &str) -> (Vec<String>, Strin
         include_inactive: true,
         ..list(VERA, of_user(VERA))
     };
-    let page = dashboard.list(request).await.unwrap();
+    let page = dashboard.list(request).await.expect("the page is there");
     let names = page.api_clients.into_iter().map(|client| client.name);
     (names.collect(), page.next_page_token)
 }
@@ -403,7 +403,7 @@ async fn states(dashboard: &Caller, user: &str, inactive: bool) -> Vec<(String, 
         include_inactive: inactive,
         ..list(user, of_user(VERA))
     };
-    let listed = dashboard.list(request).await.unwrap();
+    let listed = dashboard.list(request).await.expect("the list is there");
     let named = |client: pb::ApiClient| (client.name.clone(), client.state());
     let mut states: Vec<_> = listed.api_clients.into_iter().map(named).collect();
     states.sort_by(|one, other| one.0.cmp(&other.0));

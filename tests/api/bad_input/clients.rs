@@ -167,7 +167,12 @@ async fn every_call_on_one_client_needs_its_id() {
 /// A creation that is good but for what `change` does to it.
 fn creation(change: impl FnOnce(&mut pb::ApiClient)) -> pb::CreateApiClientRequest {
     let mut request = personal(VERA);
-    change(request.api_client.as_mut().unwrap());
+    change(
+        request
+            .api_client
+            .as_mut()
+            .expect("there is a client in it"),
+    );
     request
 }
 

@@ -218,7 +218,9 @@ async fn times_at_the_edge_of_what_there_is_are_good() {
 async fn raw(caller: &Caller, method: &str, bytes: Vec<u8>) -> Result<(), Status> {
     let mut grpc = Grpc::new(caller.channel.clone());
     grpc.ready().await.expect("the connection is open");
-    let path: PathAndQuery = format!("/hitkeep.auth.v1.{method}").parse().unwrap();
+    let path: PathAndQuery = format!("/hitkeep.auth.v1.{method}")
+        .parse()
+        .expect("a path");
     // A `google.protobuf.BytesValue`, which has one field, of any bytes.
     let codec = ProstCodec::<Vec<u8>, ()>::default();
     let sent = grpc.unary(caller.request(bytes), path, codec).await;

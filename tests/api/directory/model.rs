@@ -159,7 +159,7 @@ fn count<K: Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> (u
         }
     }
     let removed = old.keys().filter(|key| !new.contains_key(key)).count();
-    (added, changed, u32::try_from(removed).unwrap())
+    (added, changed, u32::try_from(removed).expect("a few"))
 }
 
 /// The rows that the database holds.
@@ -172,7 +172,10 @@ async fn stored(database: &mut AsyncPgConnection) -> BTreeSet<String> {
     let tables = ["users", "teams", "team_members", "sites", "site_members"];
     let each = tables.map(|table| format!("SELECT '{table}' || t::text AS row FROM {table} AS t"));
     let sql = each.join(" UNION ALL ");
-    let rows: Vec<Row> = diesel::sql_query(sql).load(database).await.unwrap();
+    let rows: Vec<Row> = diesel::sql_query(sql)
+        .load(database)
+        .await
+        .expect("the rows can be read");
     rows.into_iter().map(|row| row.row).collect()
 }
 
@@ -185,7 +188,7 @@ impl Dice {
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % limit
+        usize::try_from(self.0 >> 33).expect("31 bits") % limit
     }
 
     fn id(&mut self, kind: &str) -> String {
@@ -254,7 +257,10 @@ async fn random_batches_come_to_what_the_model_comes_to() {
         for _ in 0..length {
             let change = dice.change();
             let mut trial = model.clone();
-            let good = apply_all(&mut trial, &[&changes[..], &[change.clone()]].concat());
+            let good = apply_all(
+                &mut trial,
+                &[&changes[..], std::slice::from_ref(&change)].concat(),
+            );
             if good.is_ok() || dice.below(8) == 0 {
                 changes.push(change);
             }

@@ -62,7 +62,7 @@ fn world_chunk() -> ReplaceDirectoryRequest {
 
 /// Revision, added, changed, removed.
 async fn replaced(pusher: &Caller, chunks: Vec<ReplaceDirectoryRequest>) -> (u64, u32, u32, u32) {
-    let done = pusher.replace(chunks).await.unwrap();
+    let done = pusher.replace(chunks).await.expect("the directory is good");
     (done.revision, done.added, done.changed, done.removed)
 }
 
@@ -340,7 +340,7 @@ async fn send_a_lot(sender: &mpsc::Sender<ReplaceDirectoryRequest>) {
             users,
             ..ReplaceDirectoryRequest::default()
         };
-        sender.send(chunk).await.unwrap();
+        sender.send(chunk).await.expect("the server reads on");
     }
 }
 
