@@ -5,6 +5,7 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
 };
@@ -140,11 +141,7 @@ async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
     };
 
-    // An address to listen on may name all interfaces; one to connect to may not.
-    let address = args
-        .listen
-        .replace("0.0.0.0", "127.0.0.1")
-        .replace("[::]", "[::1]");
+    let address = reachable(&args.listen);
     let failed = |why: String| Failure::new(format_args!("{address} does not answer: {why}"));
     let ask = async {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
@@ -171,5 +168,34 @@ async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
             "{address} is {}",
             status.as_str_name()
         ))),
+    }
+}
+
+/// Where to connect to a server that listens on that address: it may name all
+/// interfaces, which is no place to connect to.
+fn reachable(listen: &str) -> String {
+    match listen.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            let loopback: IpAddr = match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            SocketAddr::new(loopback, address.port()).to_string()
+        }
+        // A name, or an address of one interface.
+        _ => listen.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_interfaces_are_reached_over_the_loopback() {
+        assert_eq!(reachable("0.0.0.0:50051"), "127.0.0.1:50051");
+        assert_eq!(reachable("[::]:50051"), "[::1]:50051");
+        assert_eq!(reachable("10.0.0.0:50051"), "10.0.0.0:50051");
+        assert_eq!(reachable("auth.internal:50051"), "auth.internal:50051");
     }
 }

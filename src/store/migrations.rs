@@ -94,7 +94,7 @@ fn names() -> diesel::migration::Result<Vec<String>> {
     Ok(names)
 }
 
-/// A name is "<date>-<number>_<words>", its version, which is what the database
+/// A name is `DATE-NUMBER_WORDS`, its version, which is what the database
 /// keeps, the same without words and hyphens.
 fn version(name: &str) -> String {
     name.split('_').next().unwrap_or(name).replace('-', "")

@@ -312,7 +312,7 @@ async fn what_fails_or_changes_nothing_is_not_told_of() {
         told(&dashboard.create(personal(VERA).named("")).await),
         told(
             &dashboard
-                .create(personal(VERA).as_instance(InstanceRole::Owner))
+                .create(personal(VERA).with_role(InstanceRole::Owner))
                 .await,
         ),
         told(&dashboard.rotate(rotate(ROOT, &made.id)).await),

@@ -103,14 +103,14 @@ async fn nobody_delegates_more_than_they_hold() {
             personal(VERA).granted(SECOND_SITE, SiteRole::Editor),
             exceeds,
         ),
-        (personal(VERA).as_instance(InstanceRole::Admin), exceeds),
+        (personal(VERA).with_role(InstanceRole::Admin), exceeds),
         (
             personal(VERA).granted(OTHER_SITE, SiteRole::Viewer),
             exceeds,
         ),
         (personal(VERA).granted(unknown, SiteRole::Viewer), outside),
         // Alice is an instance admin, and site owner of the team's sites.
-        (personal(ALICE).as_instance(InstanceRole::Owner), exceeds),
+        (personal(ALICE).with_role(InstanceRole::Owner), exceeds),
         (
             personal(ALICE).granted(OTHER_SITE, SiteRole::Viewer),
             exceeds,
@@ -136,7 +136,7 @@ async fn nobody_delegates_more_than_they_hold() {
         .created(personal(VERA).granted(SITE, SiteRole::Editor))
         .await;
     dashboard
-        .created(personal(ALICE).as_instance(InstanceRole::Admin))
+        .created(personal(ALICE).with_role(InstanceRole::Admin))
         .await;
     dashboard
         .created(personal(ALICE).granted(SITE, SiteRole::Owner))
@@ -169,11 +169,11 @@ async fn a_team_client_has_no_instance_role() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;
     let refused = dashboard
-        .create(team_client(ALICE).as_instance(InstanceRole::Admin))
+        .create(team_client(ALICE).with_role(InstanceRole::Admin))
         .await;
     assert_eq!(violations(&refused), ["api_client.instance_role"]);
     dashboard
-        .created(team_client(ALICE).as_instance(InstanceRole::User))
+        .created(team_client(ALICE).with_role(InstanceRole::User))
         .await;
 }
 

@@ -189,7 +189,7 @@ async fn refusals(provoked: &mut Provoked) {
     let exceeds = ErrorReason::DelegationExceedsActor;
     provoked.is(
         dashboard
-            .create(personal(VERA).as_instance(InstanceRole::Admin))
+            .create(personal(VERA).with_role(InstanceRole::Admin))
             .await,
         exceeds,
         &[("instance_role", "admin")],

@@ -1,6 +1,11 @@
 //! A small world that most tests begin with, and requests that are valid as they
 //! are, to be overridden where a test is about something else.
 
+#![expect(
+    clippy::unnecessary_wraps,
+    reason = "generated messages want their parts wrapped"
+)]
+
 use hitkeep_auth::pb::{self, InstanceRole, SiteRole, TeamRole, directory_change::Change, owner};
 
 use crate::harness::{Caller, TestApp};
@@ -195,7 +200,7 @@ fn client_of(user: &str, owner: Option<pb::Owner>) -> pb::CreateApiClientRequest
 /// Adds to a creation.
 pub trait Overrides {
     fn granted(self, site: &str, role: SiteRole) -> Self;
-    fn as_instance(self, role: InstanceRole) -> Self;
+    fn with_role(self, role: InstanceRole) -> Self;
     fn named(self, name: &str) -> Self;
     fn expiring(self, time: prost_types::Timestamp) -> Self;
 }
@@ -210,13 +215,13 @@ impl Overrides for pb::CreateApiClientRequest {
         self
     }
 
-    fn as_instance(mut self, role: InstanceRole) -> Self {
+    fn with_role(mut self, role: InstanceRole) -> Self {
         self.api_client.as_mut().unwrap().instance_role = Some(role.into());
         self
     }
 
     fn named(mut self, name: &str) -> Self {
-        self.api_client.as_mut().unwrap().name = name.to_owned();
+        name.clone_into(&mut self.api_client.as_mut().unwrap().name);
         self
     }
 

@@ -151,7 +151,7 @@ async fn a_client_is_shown_as_it_was_delegated_dormant_grants_included() {
     let made = dashboard
         .created(
             personal(ALICE)
-                .as_instance(InstanceRole::Admin)
+                .with_role(InstanceRole::Admin)
                 .granted(SITE, SiteRole::Owner)
                 .granted(SECOND_SITE, SiteRole::Viewer),
         )

@@ -211,7 +211,7 @@ impl TestApp {
             "audit_events",
         ];
         let mut connection = self.database().await;
-        let mut all = String::new();
+        let mut all = Vec::new();
         for table in tables {
             let sql = format!(
                 "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') AS content \
@@ -221,9 +221,9 @@ impl TestApp {
                 .get_result(&mut connection)
                 .await
                 .expect(&sql);
-            all += &format!("{table}:\n{}\n", row.content);
+            all.push(format!("{table}:\n{}", row.content));
         }
-        all
+        all.join("\n")
     }
 }
 

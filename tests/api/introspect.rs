@@ -195,7 +195,7 @@ async fn the_instance_role_is_the_weaker_of_both() {
     let app = TestApp::with_world().await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
     let made = dashboard
-        .created(personal(ALICE).as_instance(InstanceRole::Admin))
+        .created(personal(ALICE).with_role(InstanceRole::Admin))
         .await;
     let role = async || {
         let answer = sidecar.introspect(introspect(&made.token)).await.unwrap();
@@ -215,7 +215,7 @@ async fn a_check_is_decided_by_the_grant_and_by_nothing_else() {
     let app = TestApp::with_world().await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
     let request = personal(ROOT)
-        .as_instance(InstanceRole::Owner)
+        .with_role(InstanceRole::Owner)
         .granted(SITE, SiteRole::Viewer);
     let made = dashboard.created(request).await;
     use DecisionReason::{Allowed, NoSiteGrant, RoleTooLow};

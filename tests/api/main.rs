@@ -1,7 +1,11 @@
 //! The service as its clients see it: every test talks gRPC to a whole server
 //! on a database of its own.
 
-#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test binary has no outside, and its helpers fail as its tests do"
+)]
 
 #[path = "../support.rs"]
 mod support;

@@ -172,7 +172,7 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     let vera = run.client(&dashboard, request).await;
     let request = team_client(ALICE).granted(SITE, SiteRole::Editor);
     let team = run.client(&dashboard, request).await;
-    let request = personal(ALICE).as_instance(InstanceRole::Admin);
+    let request = personal(ALICE).with_role(InstanceRole::Admin);
     let gone = run.client(&dashboard, request).await;
     let overlapping = run
         .rotate(&dashboard, rotate_with_overlap(VERA, &vera.id, 600))

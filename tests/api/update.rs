@@ -54,7 +54,7 @@ async fn a_star_stands_for_every_field_and_clears_what_is_left_out() {
     let dashboard = app.dashboard().await;
     let made = personal(ALICE)
         .granted(SITE, SiteRole::Viewer)
-        .as_instance(InstanceRole::Admin)
+        .with_role(InstanceRole::Admin)
         .expiring(in_seconds(&app, 60));
     let id = dashboard.created(made).await.id;
     let bare = pb::ApiClient {

@@ -6,7 +6,8 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::{
-    postgres::{empty_database, migrated_database},
+    empty::empty_database,
+    postgres::migrated_database,
     run::{connect, from_caller, introspect, run_on, serve},
 };
 

@@ -2,10 +2,7 @@
 
 use serde_json::json;
 
-use crate::{
-    postgres::{empty_database, migrated_database},
-    run::run_on,
-};
+use crate::{empty::empty_database, postgres::migrated_database, run::run_on};
 
 #[tokio::test]
 async fn it_names_what_it_applies_and_then_has_nothing_to_do() {

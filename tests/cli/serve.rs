@@ -8,7 +8,8 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    postgres::{empty_database, execute, migrated_database, url},
+    empty::empty_database,
+    postgres::{execute, migrated_database, url},
     process::{Process, binary},
     run::{connect, from_caller, run, run_on, serve},
 };

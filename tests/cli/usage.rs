@@ -1,8 +1,8 @@
 //! Help, usage errors, and options that are environment variables as well.
 
 use crate::{
+    empty::empty_database,
     help,
-    postgres::empty_database,
     process::{Process, binary},
     run::{run, unreachable_database},
 };

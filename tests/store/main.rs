@@ -4,6 +4,8 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "../support/empty.rs"]
+mod empty;
 #[path = "../support/postgres.rs"]
 mod postgres;
 

@@ -7,6 +7,7 @@ use tokio::sync::Barrier;
 
 use crate::{
     database::{store, texts},
+    empty::empty_database,
     postgres,
 };
 
@@ -53,7 +54,7 @@ async fn shape(url: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn up_down_and_up_again() {
-    let url = postgres::empty_database().await;
+    let url = empty_database().await;
     assert_eq!(migrations::apply(&url).await.unwrap(), all());
     let first = shape(&url).await;
     assert!(first.iter().any(|line| line == "relation r api_clients"));
@@ -88,14 +89,14 @@ async fn down_works_with_data_in_it_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_time_there_is_nothing_to_apply() {
-    let url = postgres::empty_database().await;
+    let url = empty_database().await;
     assert_eq!(migrations::apply(&url).await.unwrap(), all());
     assert_eq!(migrations::apply(&url).await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn of_several_at_once_one_applies_and_the_others_find_nothing() {
-    let url = postgres::empty_database().await;
+    let url = empty_database().await;
     let start = Arc::new(Barrier::new(4));
     let migrate = |_| {
         let (url, start) = (url.clone(), Arc::clone(&start));
@@ -115,7 +116,7 @@ async fn of_several_at_once_one_applies_and_the_others_find_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pending_is_named_and_nothing_is_changed() {
-    let url = postgres::empty_database().await;
+    let url = empty_database().await;
     let store = store(&url);
     assert_eq!(store.pending_migrations().await.unwrap(), all());
     assert_eq!(shape(&url).await, Vec::<String>::new());

@@ -31,9 +31,9 @@ fn server() -> &'static str {
             let server = start();
             tidy_up_after_us(&server);
             sender.send(server.url("")).expect("the test waits for it");
-            loop {
-                std::thread::park();
-            }
+            // Nobody ever sends anything.
+            let (_open, forever) = mpsc::channel::<()>();
+            forever.recv().expect_err("nobody can send");
         });
         receiver.recv().expect("a private Postgres starts")
     })
@@ -47,12 +47,10 @@ fn start() -> PrivatePostgres {
         programs: None,
         cache: config::cache_folder(),
     };
+    #[expect(clippy::print_stderr, reason = "whoever runs the tests waits for it")]
     let announce = |text: &str| eprintln!("{text}");
     let server = PrivatePostgres::start(&options, &announce).unwrap_or_else(|why| panic!("{why}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     runtime.block_on(async {
         let admin = server.url("postgres");
         execute(&admin, &format!("CREATE DATABASE {TEMPLATE}")).await;
@@ -94,12 +92,8 @@ pub async fn migrated_database() -> String {
     make(&format!("TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")).await
 }
 
-/// Makes a database with nothing in it.
-pub async fn empty_database() -> String {
-    make("TEMPLATE template0").await
-}
-
-async fn make(of: &str) -> String {
+/// Makes a database: a copy of another one.
+pub async fn make(of: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
     execute(&url("postgres"), &format!("CREATE DATABASE {name} {of}")).await;
