@@ -6,8 +6,7 @@ FROM rust:1.95.0-slim-bookworm AS builder
 WORKDIR /build
 
 # What the build reads and no more: a change of a test or a page rebuilds nothing.
-# The README is the crate's documentation, and so part of the source.
-COPY Cargo.toml Cargo.lock build.rs README.md ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY migrations migrations
 COPY src src

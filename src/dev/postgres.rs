@@ -418,6 +418,8 @@ fn socket_folder(folder: &Path, user: Option<&Unprivileged>) -> Result<PathBuf, 
     Ok(short)
 }
 
+/// Makes the data beside its place, and moves it there whole: what a start that
+/// was interrupted leaves behind is not taken for data by the next.
 fn initdb(
     programs: &Programs,
     folder: &Path,
@@ -425,6 +427,13 @@ fn initdb(
     durability: Durability,
     user: Option<&Unprivileged>,
 ) -> Result<(), PostgresError> {
+    let partial = folder.join("data.partial");
+    match fs::remove_dir_all(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error(format!("removing {}", partial.display()))(error));
+        }
+        _ => {}
+    }
     let mut command = command(&programs.folder.join("initdb"), folder, user);
     // Whoever reaches the socket is trusted; the folder lets only us reach it.
     command.args([
@@ -433,19 +442,16 @@ fn initdb(
         "--encoding=UTF8",
         "--locale=C",
     ]);
-    command.arg("--no-instructions").arg("-D").arg(data);
+    command.arg("--no-instructions").arg("-D").arg(&partial);
     if durability == Durability::ThrownAway {
         command.arg("--no-sync");
     }
     let output = command.output().map_err(io_error("running initdb"))?;
-    if output.status.success() {
-        return Ok(());
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(PostgresError::Initdb(why));
     }
-    // A half-made folder would be taken for data the next time.
-    drop(fs::remove_dir_all(data));
-    Err(PostgresError::Initdb(
-        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    ))
+    fs::rename(&partial, data).map_err(io_error(format!("making {}", data.display())))
 }
 
 /// Finds the programs that fit the data, or the newest, or installs some.
