@@ -1,6 +1,6 @@
 //! `dev`: everything on one machine with nothing set up.
 
-use std::{fs, io, path::Path};
+use std::path::Path;
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::{
     config::DevArgs,
     dev::{
         demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
-        postgres::{PostgresError, PrivatePostgres},
+        postgres::PrivatePostgres,
     },
     domain::caller::CallerPermission,
     server,
@@ -28,7 +28,6 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     // First of all, because it is what fails most often, and quickest.
     let listener = runtime.block_on(serve::listen(&args.listen))?;
     let options = args.postgres()?;
-    let lock = lock(&options.folder)?;
     let postgres = PrivatePostgres::start(&options, &complain)?;
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
@@ -49,40 +48,10 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         })?;
         serve::serve(store, listener, server::Options::default()).await
     });
-    // In this order: nothing connects any more, then the database, then the lock.
+    // In this order: nothing connects to the database any more.
     drop(runtime);
     drop(postgres);
-    drop(lock);
     served
-}
-
-/// Keeps a second `dev` out of the folder, also one that has yet to start its
-/// Postgres. Released by the kernel, whatever happens.
-fn lock(folder: &Path) -> Result<fs::File, Failure> {
-    let parent = folder.parent().unwrap_or(Path::new("/"));
-    let name = folder
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let path = parent.join(format!(".{name}.lock"));
-    let open = || {
-        fs::create_dir_all(parent)?;
-        fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-    };
-    let failed = |error: io::Error| Failure::new(format_args!("{}: {error}", path.display()));
-    let file = open().map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(Failure::of(&PostgresError::InUse(folder.to_owned())))
-        }
-        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
-    }
 }
 
 /// What is printed.

@@ -1,6 +1,6 @@
 //! A private Postgres server, made of the binaries that are installed: it
 //! listens on a Unix socket in its own folder and nowhere else, and ends with
-//! this process, however that ends.
+//! this process: on Linux also when that is killed.
 //!
 //! Blocking: start it from a thread that lives as long as the server is to live,
 //! because the kernel ties the server's death to that thread.
@@ -67,6 +67,8 @@ pub struct PrivatePostgres {
     folder: PathBuf,
     socket_folder: PathBuf,
     durability: Durability,
+    /// Held for as long as the server runs.
+    _lock: fs::File,
 }
 
 /// Why there is no server. Each message says what to do.
@@ -106,6 +108,12 @@ pub enum PostgresError {
          with --data-dir", .0.display()
     )]
     InUse(PathBuf),
+    /// Somebody else could write to the folder, or read it.
+    #[error(
+        "the folder {} is there already, and is not private to the user that it should belong to: \
+         name another one with --data-dir, or remove it", .0.display()
+    )]
+    NotOurs(PathBuf),
     /// The folder cannot be used by the user that the server must run as.
     #[error(
         "the user {user}, which PostgreSQL runs as because it refuses to run as root, cannot \
@@ -173,8 +181,9 @@ impl PrivatePostgres {
     pub fn start(options: &Options, announce: &dyn Fn(&str)) -> Result<Self, PostgresError> {
         let Options { durability, .. } = *options;
         let user = unprivileged()?;
-        let folder = make_folder(&options.folder, user.as_ref())?;
-        let data = folder.join("data");
+        let (folder, servers) = make_folders(&options.folder, user.as_ref())?;
+        let lock = lock(&folder)?;
+        let data = servers.join("data");
         let made_by = fs::read_to_string(data.join("PG_VERSION")).ok();
         let programs = find(
             options,
@@ -183,9 +192,9 @@ impl PrivatePostgres {
             announce,
         )?;
         if made_by.is_none() {
-            initdb(&programs, &folder, &data, durability, user.as_ref())?;
+            initdb(&programs, &servers, &data, durability, user.as_ref())?;
         }
-        let socket_folder = socket_folder(&folder, user.as_ref())?;
+        let socket_folder = socket_folder(&servers, user.as_ref())?;
         let log_path = folder.join("postgres.log");
         let log = fs::OpenOptions::new()
             .create(true)
@@ -194,7 +203,7 @@ impl PrivatePostgres {
         let log = log.map_err(io_error(format!("opening {}", log_path.display())))?;
         let errors = log.try_clone().map_err(io_error("sharing the log"))?;
 
-        let mut command = command(&programs.folder.join("postgres"), &folder, user.as_ref());
+        let mut command = command(&programs.folder.join("postgres"), &servers, user.as_ref());
         command.arg("-D").arg(&data).arg("-k").arg(&socket_folder);
         let mut settings = vec!["listen_addresses=", "unix_socket_permissions=0777"];
         if durability == Durability::ThrownAway {
@@ -219,6 +228,7 @@ impl PrivatePostgres {
             folder,
             socket_folder,
             durability,
+            _lock: lock,
         };
         server.wait_until_ready(&data, &log_path)?;
         Ok(server)
@@ -282,9 +292,24 @@ impl PrivatePostgres {
     fn signal(&self, signal: libc::c_int) {
         let pid = libc::pid_t::try_from(self.child.id()).expect("a pid is one");
         #[expect(unsafe_code, reason = "std cannot send a signal other than SIGKILL")]
-        // SAFETY: the child was not waited for, so the pid is still its own.
+        // SAFETY: its end was not waited for, so the pid is still its own.
         unsafe {
             libc::kill(pid, signal);
+        }
+    }
+
+    fn stop(&mut self) {
+        // SIGINT: a fast shutdown. SIGQUIT: at once, without a checkpoint.
+        if self.durability == Durability::Kept {
+            self.signal(libc::SIGINT);
+            if self.ended_within(STOP_TIMEOUT) {
+                return;
+            }
+        }
+        self.signal(libc::SIGQUIT);
+        if !self.ended_within(STOP_TIMEOUT) {
+            drop(self.child.kill());
+            drop(self.child.wait());
         }
     }
 
@@ -302,17 +327,9 @@ impl PrivatePostgres {
 
 impl Drop for PrivatePostgres {
     fn drop(&mut self) {
-        // SIGINT: a fast shutdown. SIGQUIT: at once, without a checkpoint.
-        if self.durability == Durability::Kept {
-            self.signal(libc::SIGINT);
-            if self.ended_within(STOP_TIMEOUT) {
-                return;
-            }
-        }
-        self.signal(libc::SIGQUIT);
-        if !self.ended_within(STOP_TIMEOUT) {
-            drop(self.child.kill());
-            drop(self.child.wait());
+        // One that ended by itself has a pid that may be somebody else's by now.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.stop();
         }
         if self.durability == Durability::ThrownAway {
             drop(fs::remove_dir_all(&self.folder));
@@ -339,10 +356,15 @@ fn percent_encoded(byte: u8) -> String {
 
 /// Whether this process is root's.
 pub fn is_root() -> bool {
+    our_uid() == 0
+}
+
+fn our_uid() -> u32 {
     #[expect(unsafe_code, reason = "std does not tell who we are")]
     // SAFETY: geteuid has no preconditions and cannot fail.
-    let user = unsafe { libc::geteuid() };
-    user == 0
+    unsafe {
+        libc::geteuid()
+    }
 }
 
 /// Whom to run the server as: nobody else than us, unless we are root.
@@ -366,28 +388,74 @@ fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
     }
 }
 
-/// Makes the folder, for the server's user alone.
-fn make_folder(folder: &Path, user: Option<&Unprivileged>) -> Result<PathBuf, PostgresError> {
+/// Who may look into a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Its user alone.
+    Private = 0o700,
+    /// Anybody may pass through to what they know the name of.
+    Passage = 0o711,
+}
+
+/// Makes a folder that belongs to that user, or makes sure that it does: what is
+/// in a folder that somebody else can write to is theirs. Without a user it is
+/// ours.
+fn own_folder(
+    folder: &Path,
+    user: Option<&Unprivileged>,
+    mode: Mode,
+) -> Result<PathBuf, PostgresError> {
     let what = || format!("making the folder {}", folder.display());
+    let made = fs::DirBuilder::new().mode(mode as u32).create(folder);
+    match made {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Not through a link, which anybody could have put there.
+            let found = fs::symlink_metadata(folder).map_err(io_error(what()))?;
+            let owner = user.map_or_else(our_uid, |user| user.uid);
+            let open = found.permissions().mode() & 0o777 & !(mode as u32);
+            if found.is_dir() && found.uid() == owner && open == 0 {
+                return fs::canonicalize(folder).map_err(io_error(what()));
+            }
+            // One that is empty, and was ours all along, is as good as new.
+            let empty = || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+            if !(found.is_dir() && found.uid() == our_uid() && empty()) {
+                return Err(PostgresError::NotOurs(folder.to_owned()));
+            }
+        }
+        Err(error) => return Err(io_error(what())(error)),
+    }
+    // Whatever the umask left of the mode.
+    let permissions = fs::Permissions::from_mode(mode as u32);
+    fs::set_permissions(folder, permissions).map_err(io_error(what()))?;
+    if let Some(user) = user {
+        chown(folder, Some(user.uid), Some(user.gid)).map_err(io_error(what()))?;
+    }
+    fs::canonicalize(folder).map_err(io_error(what()))
+}
+
+/// Makes the folder of the whole, which is ours, and in it the server's.
+fn make_folders(
+    folder: &Path,
+    user: Option<&Unprivileged>,
+) -> Result<(PathBuf, PathBuf), PostgresError> {
     let parent = folder
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
     if let Some(parent) = parent {
-        fs::create_dir_all(parent).map_err(io_error(what()))?;
+        let what = format!("making the folder {}", parent.display());
+        fs::create_dir_all(parent).map_err(io_error(what))?;
     }
-    let made = fs::DirBuilder::new().mode(0o700).create(folder);
-    match made {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(io_error(what())(error)),
-    }
-    let folder = fs::canonicalize(folder).map_err(io_error(what()))?;
+    let mode = if user.is_some() {
+        Mode::Passage
+    } else {
+        Mode::Private
+    };
+    let folder = own_folder(folder, None, mode)?;
+    let servers = own_folder(&folder.join("postgres"), user, Mode::Private)?;
     if let Some(user) = user {
-        chown(&folder, Some(user.uid), Some(user.gid)).map_err(io_error(what()))?;
-        let reached = run_as(OsStr::new("/bin/sh"), Some(user))
-            .args(["-c", "cd \"$0\""])
-            .arg(&folder)
-            .output();
+        let mut reach = run_as(OsStr::new("/bin/sh"), Some(user));
+        let reached = reach.args(["-c", "cd \"$0\""]).arg(&servers).output();
         if !reached.is_ok_and(|output| output.status.success()) {
             return Err(PostgresError::Unreachable {
                 user: user.name.clone(),
@@ -395,27 +463,36 @@ fn make_folder(folder: &Path, user: Option<&Unprivileged>) -> Result<PathBuf, Po
             });
         }
     }
-    Ok(folder)
+    Ok((folder, servers))
+}
+
+/// Keeps others out of the folder, also those who have yet to start their
+/// server. Released by the kernel, whatever happens.
+fn lock(folder: &Path) -> Result<fs::File, PostgresError> {
+    let path = folder.join("lock");
+    let what = || format!("locking {}", path.display());
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path);
+    let file = file.map_err(io_error(what()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(PostgresError::InUse(folder.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(io_error(what())(error)),
+    }
 }
 
 /// The folder of the socket: the server's own, or a short one where that is too
 /// deep down for a socket's path.
-fn socket_folder(folder: &Path, user: Option<&Unprivileged>) -> Result<PathBuf, PostgresError> {
-    if folder.as_os_str().len() <= LONGEST_SOCKET_FOLDER {
-        return Ok(folder.to_owned());
+fn socket_folder(servers: &Path, user: Option<&Unprivileged>) -> Result<PathBuf, PostgresError> {
+    if servers.as_os_str().len() <= LONGEST_SOCKET_FOLDER {
+        return Ok(servers.to_owned());
     }
-    let name = blake3::hash(folder.as_os_str().as_encoded_bytes()).to_hex();
+    let name = blake3::hash(servers.as_os_str().as_encoded_bytes()).to_hex();
     let short = std::env::temp_dir().join(format!("hitkeep-auth-{}", &name[..16]));
-    let short = make_folder(&short, user)?;
-    let what = || format!("checking the folder {}", short.display());
-    let owner = fs::metadata(&short).map_err(io_error(what()))?;
-    let ours = fs::metadata(folder).map_err(io_error(what()))?;
-    // Anybody can make a folder there; only ours is private.
-    if owner.uid() != ours.uid() || owner.permissions().mode() & 0o077 != 0 {
-        let foreign = io::Error::other("it belongs to somebody else");
-        return Err(io_error(what())(foreign));
-    }
-    Ok(short)
+    own_folder(&short, user, Mode::Private)
 }
 
 /// Makes the data beside its place, and moves it there whole: what a start that

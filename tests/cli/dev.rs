@@ -46,7 +46,7 @@ impl Folder {
 
     /// Postgres removes this file when it has stopped in order.
     fn postgres_runs(&self) -> bool {
-        self.data().join("data/postmaster.pid").exists()
+        self.data().join("postgres/data/postmaster.pid").exists()
     }
 }
 
@@ -186,9 +186,33 @@ async fn what_it_prints_works() {
 
     let tokens = std::fs::metadata(folder.data().join("demo-tokens.json")).unwrap();
     assert_eq!(tokens.permissions().mode() & 0o777, 0o600);
+    // Nobody else lists it or writes to it, and nobody enters the server's own.
     let data = std::fs::metadata(folder.data()).unwrap();
-    assert_eq!(data.permissions().mode() & 0o777, 0o700);
+    assert_eq!(data.permissions().mode() & 0o066, 0);
+    let servers = std::fs::metadata(folder.data().join("postgres")).unwrap();
+    assert_eq!(servers.permissions().mode() & 0o777, 0o700);
     stop(&folder, process, "INT").await;
+}
+
+#[tokio::test]
+async fn a_folder_that_others_can_write_to_is_not_used() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.data()).unwrap();
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(folder.data(), open).unwrap();
+    std::fs::write(folder.data().join("something"), "of somebody").unwrap();
+    let refused = async |data_dir: &str| {
+        let arguments = ["dev", "--listen", "127.0.0.1:0", "--data-dir", data_dir];
+        let said = run(&arguments).await.refused(1);
+        assert!(said.contains("not private"), "{said}");
+    };
+    refused(&folder.data_dir()).await;
+    // Nor one that a link leads to.
+    let link = folder.data().with_extension("link");
+    std::os::unix::fs::symlink(folder.data(), &link).unwrap();
+    refused(link.to_str().unwrap()).await;
+    let left = std::fs::read_dir(folder.data()).unwrap().count();
+    assert_eq!(left, 1, "nothing was put there");
 }
 
 #[tokio::test]

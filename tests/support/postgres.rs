@@ -67,7 +67,7 @@ fn start() -> PrivatePostgres {
 /// standard input, and removes the folder once the server is gone.
 fn tidy_up_after_us(server: &PrivatePostgres) {
     let script = "cat; kill -QUIT \"$1\"; n=0; \
-                  while [ -e \"$2/data/postmaster.pid\" ] && [ $n -lt 200 ]; do \
+                  while [ -e \"$2/postgres/data/postmaster.pid\" ] && [ $n -lt 200 ]; do \
                   sleep 0.05; n=$((n+1)); done; rm -rf \"$2\"";
     let shell = Command::new("/bin/sh")
         .args(["-c", script, "sh", &server.pid().to_string()])
