@@ -18,32 +18,48 @@ mod serve;
 
 use crate::{
     config::{Cli, Command, HealthcheckArgs, MigrateArgs, ServiceAccountCommand},
-    store::{self, Store, error::causes, migrations},
+    store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
-    telemetry,
+    telemetry::{self, TelemetryError},
 };
 
 /// Why a command failed, for people: what, and what to do about it.
 #[derive(Debug)]
-struct Failure(String);
+struct Failure {
+    why: String,
+    code: u8,
+}
+
+/// It was tried, and did not work.
+const FAILED: u8 = 1;
+/// What was asked for makes no sense.
+const USAGE: u8 = 2;
 
 impl Failure {
     fn new(what: impl Display) -> Self {
-        Self(what.to_string())
+        Self {
+            why: what.to_string(),
+            code: FAILED,
+        }
     }
 
     /// A failure with all its causes.
-    fn of(error: &dyn std::error::Error) -> Self {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = causes(error);
-        Self(if causes.is_empty() {
+        let why = if causes.is_empty() {
             error.to_string()
         } else {
             format!("{error}: {causes}")
-        })
+        };
+        let usage = error.is::<MalformedUrl>() || error.is::<TelemetryError>();
+        Self {
+            why,
+            code: if usage { USAGE } else { FAILED },
+        }
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::of(&error)
     }
@@ -80,9 +96,9 @@ pub fn run(cli: &Cli) -> ExitCode {
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(why)) => {
+        Err(Failure { why, code }) => {
             complain(&why);
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
@@ -120,7 +136,7 @@ fn complain(text: &str) {
 }
 
 async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
-    let applied = migrations::apply(&args.database.database_url).await?;
+    let applied = migrations::apply(args.database.url()?.as_str()).await?;
     if args.output.json {
         return print(&serde_json::json!({ "applied": applied }).to_string());
     }

@@ -3,12 +3,14 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, builder::BoolishValueParser};
+use clap::{Args, Parser, Subcommand};
 
 use crate::{
     dev::postgres::{self, Durability},
     domain::caller::{CallerName, CallerPermission},
-    grpc, server, store, telemetry,
+    grpc, server,
+    store::{self, DatabaseUrl, MalformedUrl},
+    telemetry,
 };
 
 /// Where everything listens unless told otherwise.
@@ -66,7 +68,7 @@ pub enum Command {
 }
 
 /// Where Postgres is.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub struct DatabaseArgs {
     /// The Postgres to use, as `postgres://USER:PASSWORD@HOST/DATABASE`
     #[arg(
@@ -75,14 +77,21 @@ pub struct DatabaseArgs {
         hide_env_values = true,
         value_name = "URL"
     )]
-    pub database_url: String,
+    database_url: String,
+}
+
+impl std::fmt::Debug for DatabaseArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // There is a password in the URL.
+        f.write_str("DatabaseArgs")
+    }
 }
 
 /// Whether a program reads the output.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
     /// Print JSON, for programs
-    #[arg(long, env = "HITKEEP_AUTH_JSON", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "HITKEEP_AUTH_JSON", value_parser = yes_or_no)]
     pub json: bool,
 }
 
@@ -226,23 +235,31 @@ impl Cli {
 }
 
 impl DatabaseArgs {
+    /// Where Postgres is.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn url(&self) -> Result<DatabaseUrl, MalformedUrl> {
+        DatabaseUrl::parse(&self.database_url)
+    }
+
     /// A store for a command that does one thing.
-    pub fn store(&self) -> store::Options {
-        store::Options {
+    pub fn store(&self) -> Result<store::Options, MalformedUrl> {
+        Ok(store::Options {
             pool_size: 1,
-            ..store::Options::new(&self.database_url)
-        }
+            ..store::Options::new(self.url()?)
+        })
     }
 }
 
 impl ServeArgs {
     /// How to reach Postgres.
-    pub fn store(&self) -> store::Options {
+    pub fn store(&self) -> Result<store::Options, MalformedUrl> {
         let pool_size = self.pool_size;
-        store::Options {
+        Ok(store::Options {
             pool_size,
-            ..store::Options::new(&self.database.database_url)
-        }
+            ..store::Options::new(self.database.url()?)
+        })
     }
 
     /// What the server is set to.
@@ -322,4 +339,13 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
 fn at_least_one(text: &str) -> Result<usize, String> {
     let read = text.parse().ok().filter(|number| *number >= 1);
     read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
+}
+
+/// A variable that is set to nothing is not set: compose files do that.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "y" => Ok(true),
+        "" | "0" | "false" | "no" | "off" | "n" => Ok(false),
+        _ => Err("must be yes or no".to_owned()),
+    }
 }

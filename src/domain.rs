@@ -12,6 +12,7 @@ pub mod clock;
 pub mod directory;
 pub mod id;
 pub mod introspection;
+pub mod refusal;
 pub mod role;
 pub mod token;
 

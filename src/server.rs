@@ -37,6 +37,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls under way on one connection.
 const MAX_STREAMS: u32 = 1024;
 
+/// Replacements of the directory under way at once: each may be large, and each
+/// holds the write lock while it is applied.
+const MAX_REPLACEMENTS: usize = 2;
+
 /// What the server can be set to.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -132,6 +136,7 @@ fn routes(
     let services = Services::new(store.clone(), options.grpc);
     let limits = Arc::new(layers::Limits {
         introspections: Semaphore::new(options.max_introspections),
+        replacements: Semaphore::new(MAX_REPLACEMENTS),
         others: Semaphore::new(options.max_calls),
     });
     // grpcurl and Python's grpcio still ask for the older version.

@@ -13,22 +13,23 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool::{Runtime, managed::HookError};
 use diesel::{
-    ConnectionError, ConnectionResult, QueryResult,
+    QueryResult,
     sql_types::{BigInt, Timestamptz},
 };
 use diesel_async::{
-    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
-    TransactionManager,
+    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, TransactionManager,
     pooled_connection::{
         AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
         deadpool::{Hook, Object, Pool},
     },
 };
 use futures_util::FutureExt;
+use tokio::sync::Semaphore;
 
 pub mod audit;
 pub mod callers;
 pub mod clients;
+mod connect;
 pub mod directory;
 pub mod error;
 mod facts;
@@ -42,20 +43,22 @@ use crate::domain::{
     audit::{Event, Provenance},
     clock::{Clock, Entropy},
 };
+pub use connect::{DatabaseUrl, MalformedUrl};
 use error::StoreError;
 
 /// How often a transaction is tried that collides with another.
 const MAX_TRIES: u32 = 5;
-/// What every connection is set to. The service's own deadline comes first; these
-/// end what it has lost hold of.
-const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
-                       SET idle_in_transaction_session_timeout = '20s'; SET timezone = 'UTC'";
+/// How long an abandoned statement may take to be cancelled.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part of the pool that writers may have. They wait for each other anyway,
+/// and must not keep those who read waiting for a connection.
+const WRITERS_SHARE: usize = 4;
 
 /// How to reach Postgres.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `postgres://user:password@host/database`, or the key=value form.
-    pub database_url: String,
+    pub database_url: DatabaseUrl,
     /// Connections at most. Default 16.
     pub pool_size: usize,
     /// How long a request waits for a connection. Default 2 s.
@@ -66,7 +69,7 @@ pub struct Options {
 
 impl Options {
     /// The defaults, for that database.
-    pub fn new(database_url: impl Into<String>) -> Self {
+    pub fn new(database_url: impl Into<DatabaseUrl>) -> Self {
         Self {
             database_url: database_url.into(),
             pool_size: 16,
@@ -80,6 +83,9 @@ impl Options {
 #[derive(Clone)]
 pub struct Store {
     pool: Pool<AsyncPgConnection>,
+    /// One permit for each connection that writers may have.
+    writers: Arc<Semaphore>,
+    writers_wait: Duration,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -121,6 +127,12 @@ pub struct Committed<T> {
 }
 
 #[derive(diesel::QueryableByName)]
+struct RevisionRow {
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
+}
+
+#[derive(diesel::QueryableByName)]
 struct StateRow {
     #[diesel(sql_type = BigInt)]
     revision: i64,
@@ -134,12 +146,12 @@ impl Store {
         let mut config = ManagerConfig::<AsyncPgConnection>::default();
         // No round trip at checkout: a dead connection is seen as closed.
         config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(|url: &str| connect(url).boxed());
+        config.custom_setup = Box::new(|url: &str| connect::connect(url).boxed());
         let manager =
             AsyncDieselConnectionManager::new_with_config(options.database_url.as_str(), config);
         let set_up = Hook::async_fn(|connection: &mut AsyncPgConnection, _| {
             async {
-                let done = connection.batch_execute(SESSION).await;
+                let done = connect::set_up(connection).await;
                 done.map_err(|error| HookError::Message(error.to_string().into()))
             }
             .boxed()
@@ -153,8 +165,11 @@ impl Store {
             .post_create(set_up)
             .build()
             .expect("a runtime is set, which timeouts need");
+        let writers = (options.pool_size / WRITERS_SHARE).max(1);
         Self {
             pool,
+            writers: Arc::new(Semaphore::new(writers)),
+            writers_wait: options.pool_wait,
             clock,
             entropy,
         }
@@ -214,6 +229,9 @@ impl Store {
         T: Send,
         E: From<StoreError> + IsCollision + Send,
     {
+        // Taken before a connection is, which would only wait as well.
+        let permit = tokio::time::timeout(self.writers_wait, self.writers.acquire()).await;
+        let _permit = permit.map_err(|late| StoreError::Overloaded(Box::new(late)))?;
         let mut tries = 1;
         loop {
             match self.attempt(provenance, &body).await {
@@ -299,19 +317,8 @@ impl Store {
     }
 }
 
-/// Connects to Postgres. An error tells all its causes, but nothing of the URL.
-async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
-    let failed = |error: tokio_postgres::Error| {
-        ConnectionError::BadConnection(format!("{error}: {}", error::causes(&error)))
-    };
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-        .await
-        .map_err(failed)?;
-    AsyncPgConnection::try_from_client_and_connection(client, connection).await
-}
-
-/// What is done with a connection or a transaction: an async closure whose future can be sent between
-/// threads, which `AsyncFn` alone cannot say.
+/// What is done with a connection or a transaction: an async closure whose
+/// future can be sent between threads, which `AsyncFn` alone cannot say.
 pub trait Body<A, R>: Fn(A) -> Self::Future {
     /// What the closure returns.
     type Future: Future<Output = R> + Send;
@@ -366,8 +373,10 @@ impl Drop for Lease {
         let cancel = connection.cancel_token();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Err(error) = cancel.cancel_query(tokio_postgres::NoTls).await {
-                    tracing::debug!(%error, "an abandoned statement could not be cancelled");
+                let cancelled = cancel.cancel_query(tokio_postgres::NoTls);
+                let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancelled).await;
+                if !matches!(cancelled, Ok(Ok(()))) {
+                    tracing::debug!("an abandoned statement could not be cancelled");
                 }
                 drop(connection);
             });
@@ -422,9 +431,8 @@ impl Transaction {
     async fn commit(mut self) -> Result<Revision, StoreError> {
         let mut at = self.base;
         if self.changed {
-            let stamp = "UPDATE index_state SET revision = revision + 1 \
-                         RETURNING revision, clock_timestamp() AS now";
-            let state: StateRow = diesel::sql_query(stamp)
+            let stamp = "UPDATE index_state SET revision = revision + 1 RETURNING revision";
+            let state: RevisionRow = diesel::sql_query(stamp)
                 .get_result(self.connection())
                 .await?;
             at = revision(state.revision)?;

@@ -1,7 +1,9 @@
 //! `serve`: the service against a Postgres that somebody else runs.
 
-use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
+use std::{io, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::Stream;
 
 use super::{Failure, open};
 use crate::{
@@ -10,9 +12,12 @@ use crate::{
     store::Store,
 };
 
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let listener = listen(&args.listen).await?;
-    let store = open(&args.store());
+    let store = open(&args.store()?);
     check_migrations(&store).await?;
     serve(store, listener, args.server()).await
 }
@@ -24,8 +29,7 @@ pub(super) async fn serve(
     options: server::Options,
 ) -> Result<(), Failure> {
     let address = listener.local_addr()?;
-    // Answers are small: each leaves at once.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming(listener);
     let stop = lifecycle::signals()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
     match server::serve(store, options, incoming, stop).await? {
@@ -35,6 +39,26 @@ pub(super) async fn serve(
     Ok(())
 }
 
+/// The connections of a listener. A failure to accept one (there may be no file
+/// descriptor left for it) is waited out, because it would only fail again.
+fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    futures_util::stream::unfold(listener, async |listener| {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => {
+                    // Answers are small: each leaves at once.
+                    let ready = connection.set_nodelay(true).map(|()| connection);
+                    return Some((ready, listener));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
 /// Opens the listener.
 ///
 /// # Errors
@@ -42,7 +66,7 @@ pub(super) async fn serve(
 pub(super) async fn listen(address: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
+            io::ErrorKind::AddrInUse => {
                 ": another program listens there; stop it, or choose another address with --listen"
             }
             _ => ": choose another address with --listen",

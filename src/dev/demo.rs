@@ -20,9 +20,10 @@ use crate::{
         access::{Delegated, SiteGrants},
         audit::{Actor, Provenance},
         caller::{CallerName, CallerPermission, ServiceAccount},
-        client::{ApiClient, Description, Draft, Expiry, Name, Quota, Refusal},
+        client::{ApiClient, Description, Draft, Expiry, Name, Quota},
         directory::{DirectoryChange, Site, SiteMember, Team, TeamMember, User},
         id::{SiteId, TeamId, UserId},
+        refusal::Refusal,
         role::{InstanceRole, SiteRole, TeamRole},
         token::{Token, TokenHash},
     },
@@ -149,7 +150,6 @@ pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
         }
     }
     if !client_works(store, demo.personal.as_ref()).await? {
-        put_directory(store).await?;
         let viewer = (SITES[1], SiteRole::Viewer);
         let grants = SiteGrants::from([(SITES[0], SiteRole::Editor), viewer]);
         let instance_role = InstanceRole::User;
@@ -162,13 +162,29 @@ pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
         write(file, &demo)?;
     }
     if !client_works(store, demo.team.as_ref()).await? {
-        put_directory(store).await?;
         let grants = SITES.map(|site| (site, SiteRole::Viewer)).into();
         let delegated = Delegated::Team { team: TEAM, grants };
         demo.team = Some(make_client(store, delegated, "Team dashboard").await?);
         write(file, &demo)?;
     }
     Ok(demo)
+}
+
+/// Makes a client. The directory is put there first where it has to be: where
+/// Alice could not make the client without.
+async fn make_client(
+    store: &Store,
+    delegated: Delegated,
+    name: &str,
+) -> Result<DemoClient, DemoError> {
+    match try_make_client(store, &delegated, name).await {
+        Err(DemoError::Refused(Refusal::Quota { limit })) => Err(Refusal::Quota { limit }.into()),
+        Err(DemoError::Refused(_)) => {
+            put_directory(store).await?;
+            try_make_client(store, &delegated, name).await
+        }
+        done => done,
+    }
 }
 
 async fn account_works(store: &Store, token: &SecretText) -> Result<bool, DemoError> {
@@ -263,15 +279,15 @@ async fn put_directory(store: &Store) -> Result<(), DemoError> {
     Ok(())
 }
 
-async fn make_client(
+async fn try_make_client(
     store: &Store,
-    delegated: Delegated,
+    delegated: &Delegated,
     name: &str,
 ) -> Result<DemoClient, DemoError> {
     let owner = delegated.owner();
     let sites: Vec<_> = delegated.grants().keys().copied().collect();
     let draft = Draft {
-        delegated,
+        delegated: delegated.clone(),
         name: Name::parse(name).expect("the demo's names are good"),
         description: Description::parse("Made by hitkeep-auth dev").expect("it is short"),
         expiry: Expiry::Never,

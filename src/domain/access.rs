@@ -8,8 +8,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    client::Refusal,
     id::{SiteId, TeamId, UserId},
+    refusal::Refusal,
     role::{InstancePermission, InstanceRole, SitePermission, SiteRole, TeamRole},
 };
 

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::{Timestamp, access::Owner, id::EventId, role::words};
 use crate::domain::id::UserId;
 
-/// The longest user agent that is kept, in characters.
-pub const MAX_USER_AGENT: usize = 1024;
+/// The longest user agent that is kept, in characters. Far more than browsers
+/// send: some user's text must not decide whether a client can be revoked.
+pub const MAX_USER_AGENT: usize = 4096;
 
 words! {
     /// What happened.

@@ -10,7 +10,7 @@ use super::{Timestamp, clock::Entropy};
 
 /// The text is not a UUID in the one spelling that is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be a UUID in lower-case text, such as 0192f0c1-7a3b-7c4d-8e5f-0123456789ab")]
+#[error("must be a UUID in lower-case text")]
 pub struct MalformedId;
 
 /// The length of a UUID's text.

@@ -1,5 +1,7 @@
 //! `DirectoryService`: HitKeep pushes its users, teams, sites and memberships.
 
+use std::time::Duration;
+
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -12,6 +14,9 @@ use crate::{
     pb::{self, directory_service_server::DirectoryService},
     store::{Committed, Transaction},
 };
+
+/// How long each chunk of a replacement may take.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tonic::async_trait]
 impl DirectoryService for Services {
@@ -52,7 +57,7 @@ impl DirectoryService for Services {
         // The whole directory is here before the write lock is taken: a slow
         // sender holds up nobody.
         let mut replacement = Replacement::default();
-        while let Some(chunk) = chunks.message().await? {
+        while let Some(chunk) = next_chunk(&mut chunks).await? {
             replacement.add(&chunk)?;
         }
         let Replacement {
@@ -85,6 +90,15 @@ impl DirectoryService for Services {
         _: Request<pb::GetDirectoryStatusRequest>,
     ) -> Result<Response<pb::GetDirectoryStatusResponse>, Status> {
         Ok(Response::new(self.directory_status().await?))
+    }
+}
+
+/// The next chunk, unless it takes too long: a sender that has gone silent must
+/// not keep others from replacing the directory.
+async fn next_chunk<C>(chunks: &mut Streaming<C>) -> Result<Option<C>, Status> {
+    match tokio::time::timeout(CHUNK_TIMEOUT, chunks.message()).await {
+        Ok(chunk) => chunk,
+        Err(_) => Err(ApiError::DeadlineExceeded.into()),
     }
 }
 

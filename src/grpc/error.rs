@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    domain::{Revision, caller::CallerPermission, client::Refusal, directory::Removal},
+    domain::{Revision, caller::CallerPermission, directory::Removal, refusal::Refusal},
     pb::ErrorReason,
     store::{IsCollision, directory::DirectoryError, error::StoreError},
 };
@@ -16,11 +16,17 @@ use crate::{
 pub const ERROR_DOMAIN: &str = "auth.hitkeep.com";
 /// What stands in front of a reason's name in the proto enum.
 const REASON_PREFIX: &str = "ERROR_REASON_";
-/// Violations that are reported at most: a response has to fit into a header,
-/// of which many clients take no more than 16 KiB.
-pub(super) const MAX_VIOLATIONS: usize = 50;
-/// Violations that the message names at most; the details have them all.
-const MAX_SUMMARY: usize = 8;
+/// Violations that are collected at most.
+pub(super) const MAX_VIOLATIONS: usize = 1000;
+/// The bytes of violations that an answer names. Its details become a header, and
+/// many clients take no more than 8 KiB of headers; what is too much there reaches
+/// nobody at all.
+const MAX_NAMED_BYTES: usize = 4500;
+/// What a violation takes beside its texts.
+const VIOLATION_OVERHEAD: usize = 8;
+/// The bytes of violations that the message repeats, for those who read no
+/// details.
+const MAX_SUMMARY_BYTES: usize = 400;
 
 /// A field of a request that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,19 +218,39 @@ impl From<ApiError> for Status {
         let (code, reason) = error.code_and_reason();
         let reason = reason.as_str_name().trim_start_matches(REASON_PREFIX);
         let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, error.metadata());
-        for violation in error.violations() {
-            details.add_bad_request_violation(violation.field, violation.description);
+        let violations = error.violations();
+        let named = fitting(&violations, MAX_NAMED_BYTES);
+        for violation in named {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+        }
+        if named.len() < violations.len() {
+            let rest = format!("and {} more", violations.len() - named.len());
+            details.add_bad_request_violation("...", rest);
         }
         Self::with_error_details(code, error.to_string(), details)
     }
 }
 
+/// The first violations, as many as fit into so many bytes, but at least one.
+fn fitting(violations: &[Violation], bytes: usize) -> &[Violation] {
+    let mut left = bytes;
+    let fits = |violation: &&Violation| {
+        let size = violation.field.len() + violation.description.len() + VIOLATION_OVERHEAD;
+        let fits = size <= left;
+        left = left.saturating_sub(size);
+        fits
+    };
+    let count = violations.iter().take_while(fits).count();
+    &violations[..count.max(1).min(violations.len())]
+}
+
 /// The first violations in a line, for those who read no details.
 fn summary(violations: &[Violation]) -> String {
     let each = |violation: &Violation| format!("{} {}", violation.field, violation.description);
-    let mut named: Vec<_> = violations.iter().take(MAX_SUMMARY).map(each).collect();
-    if violations.len() > MAX_SUMMARY {
-        named.push(format!("and {} more", violations.len() - MAX_SUMMARY));
+    let first = fitting(violations, MAX_SUMMARY_BYTES);
+    let mut named: Vec<_> = first.iter().map(each).collect();
+    if first.len() < violations.len() {
+        named.push(format!("and {} more", violations.len() - first.len()));
     }
     named.join("; ")
 }

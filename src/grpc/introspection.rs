@@ -17,8 +17,10 @@ use crate::{
     store::introspection::LookUp,
 };
 
-/// How often the database is asked whether it has reached a revision.
-const POLL: Duration = Duration::from_millis(20);
+/// How long to wait before the database is asked again whether it has reached a
+/// revision: at first, and at last.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+const LAST_POLL: Duration = Duration::from_millis(500);
 /// The part of the remaining time that is spent on waiting for a revision. The
 /// rest is for the reply, so that the caller sees the reason and not its own
 /// deadline.
@@ -76,18 +78,22 @@ impl Services {
         let begun = Instant::now();
         let remaining = deadline.map_or(Duration::ZERO, |at| at.0.saturating_duration_since(begun));
         let give_up = begun + remaining.mul_f64(WAITING_SHARE);
-        loop {
-            let found = self.store.look_up(token).await?;
-            if found.revision >= wanted {
-                return Ok(found);
-            }
-            if Instant::now() + POLL > give_up {
+        let mut found = self.store.look_up(token).await?;
+        if found.revision >= wanted {
+            return Ok(found);
+        }
+        let mut poll = FIRST_POLL;
+        while found.revision < wanted {
+            if Instant::now() + poll > give_up {
                 return Err(ApiError::RevisionNotReached {
                     wanted,
                     reached: found.revision,
                 });
             }
-            sleep(POLL).await;
+            sleep(poll).await;
+            poll = LAST_POLL.min(poll * 2);
+            found = self.store.look_up(None).await?;
         }
+        Ok(self.store.look_up(token).await?)
     }
 }

@@ -33,16 +33,22 @@ const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 const MAX_REQUEST_ID: usize = 128;
 /// How much earlier than the caller we give up, so that our answer, with its
 /// details, arrives before the caller stops listening: a tenth of the time, at
-/// most 5 ms.
-const HEAD_START: Duration = Duration::from_millis(5);
-/// The streams that our own timeout does not end.
-const STREAMS: [&str; 1] = ["/hitkeep.auth.v1.DirectoryService/ReplaceDirectory"];
+/// most this. It is more than the way back takes, because callers round the time
+/// that they send up: grpc-core to three digits, so 10 s to at most 10.1 s.
+const MAX_HEAD_START: Duration = Duration::from_millis(150);
+/// How much of a path is repeated in a log or an answer.
+const MAX_SHOWN_PATH: usize = 100;
+/// The replacement of the directory: a stream, which our own timeout does not
+/// end, and large, so that it has a limit of its own.
+const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
 
 /// How much may be under way at once.
 #[derive(Debug)]
 pub(super) struct Limits {
     /// Introspections: many, and quick.
     pub(super) introspections: Semaphore,
+    /// Replacements of the directory: few, and large.
+    pub(super) replacements: Semaphore,
     /// Everything else that works on the database.
     pub(super) others: Semaphore,
 }
@@ -69,34 +75,71 @@ pub(super) async fn trace(
     request
         .extensions_mut()
         .insert(RequestId(Arc::clone(&request_id)));
-    let method: Arc<str> = request.uri().path().into();
+    let method = shown_path(&request);
     let span = info_span!(
         "request",
-        rpc.method = &*method,
+        rpc.method = method,
         request.id = &*request_id,
         caller.name = Empty,
         actor.user_id = Empty,
     );
-    let begun = Instant::now();
+    let mut unanswered = Unanswered {
+        span: &span,
+        method: &method,
+        begun: Instant::now(),
+        answered: false,
+    };
     let mut response = next.run(request).instrument(span.clone()).await;
-    if let Some(status) = failure(response.headers()) {
-        let duration_ms = begun.elapsed().as_millis();
-        let details = status.get_error_details();
-        let reason = details.error_info().map_or("", |info| info.reason.as_str());
-        // Quoted, since a path or a message may hold anything.
-        tracing::info!(
-            parent: &span,
-            rpc.code = ?status.code(),
-            rpc.reason = reason,
-            duration_ms,
-            "{method} failed: {:?}",
-            status.message(),
-        );
-    }
+    unanswered.answered_with(response.headers());
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// A request without an answer so far. Dropped before it has one, its caller
+/// went away, and that is a failure like any other.
+struct Unanswered<'r> {
+    span: &'r tracing::Span,
+    method: &'r str,
+    begun: Instant,
+    answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let duration_ms = self.begun.elapsed().as_millis();
+            tracing::info!(
+                parent: self.span,
+                rpc.code = ?Code::Cancelled,
+                duration_ms,
+                "{:?} failed: its caller went away",
+                self.method,
+            );
+        }
+    }
+}
+
+impl Unanswered<'_> {
+    fn answered_with(&mut self, headers: &HeaderMap) {
+        self.answered = true;
+        if let Some(status) = failure(headers) {
+            let duration_ms = self.begun.elapsed().as_millis();
+            let details = status.get_error_details();
+            let reason = details.error_info().map_or("", |info| info.reason.as_str());
+            // Quoted, since a path and a message may hold anything.
+            tracing::info!(
+                parent: self.span,
+                rpc.code = ?status.code(),
+                rpc.reason = reason,
+                duration_ms,
+                "{:?} failed: {:?}",
+                self.method,
+                status.message(),
+            );
+        }
+    }
 }
 
 /// Turns a panic into INTERNAL: one bad request must not end the other streams
@@ -118,8 +161,10 @@ pub(super) async fn shed(
     request: Request,
     next: Next,
 ) -> Response {
-    let limit = match Access::of(request.uri().path()) {
+    let path = request.uri().path();
+    let limit = match Access::of(path) {
         Access::Open => return next.run(request).await,
+        Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
         Access::Permitted(_) | Access::Known => &limits.others,
     };
@@ -137,9 +182,9 @@ pub(super) async fn deadline(
 ) -> Response {
     let begun = Instant::now();
     let theirs = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
-    let theirs = theirs.map(|timeout| timeout.saturating_sub(HEAD_START.min(timeout / 10)));
-    let exempt =
-        STREAMS.contains(&request.uri().path()) || Access::of(request.uri().path()) == Access::Open;
+    let theirs = theirs.map(|timeout| timeout.saturating_sub(MAX_HEAD_START.min(timeout / 10)));
+    let path = request.uri().path();
+    let exempt = path == REPLACE_DIRECTORY || Access::of(path) == Access::Open;
     let timeout = match theirs {
         None if exempt => return next.run(request).await,
         None => ours,
@@ -157,7 +202,7 @@ pub(super) async fn deadline(
 /// Gives what tonic refuses by itself the code and the details that all errors
 /// have. Our own always have details, so nothing of ours is touched.
 pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
-    let method = request.uri().path().to_owned();
+    let method = shown_path(&request);
     let response = next.run(request).await;
     if response.headers().contains_key(GRPC_STATUS_DETAILS) {
         return response;
@@ -178,6 +223,11 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
         _ => return response,
     };
     Status::from(error).into_http()
+}
+
+/// A request's path, cut to what can be shown.
+fn shown_path(request: &Request) -> String {
+    request.uri().path().chars().take(MAX_SHOWN_PATH).collect()
 }
 
 /// The status of a response that failed before its first message.

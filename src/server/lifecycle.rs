@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -33,9 +33,10 @@ const SERVICES: [&str; 5] = [
 
 /// Reports SERVING if introspection can answer right now.
 pub(super) async fn report_health(store: &Store, health: &HealthReporter) -> ServingStatus {
-    let status = match store.look_up(None).await {
-        Ok(_) => ServingStatus::Serving,
-        Err(_) => ServingStatus::NotServing,
+    // A database that does not answer is as good as none.
+    let status = match timeout(HEALTH_INTERVAL, store.look_up(None)).await {
+        Ok(Ok(_)) => ServingStatus::Serving,
+        Ok(Err(_)) | Err(_) => ServingStatus::NotServing,
     };
     set_all(health, status).await;
     status

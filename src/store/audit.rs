@@ -129,7 +129,10 @@ impl Snapshot {
             let tied = audit_events::event_time
                 .eq(time)
                 .and(audit_events::id.lt(id.uuid()));
-            query = query.filter(older.or(tied));
+            // What follows from the other, but is a bound that an index can use.
+            query = query
+                .filter(audit_events::event_time.le(time))
+                .filter(older.or(tied));
         }
         let rows: Vec<Row> = query.load(self.connection()).await?;
         rows.into_iter().map(Row::into_event).collect()

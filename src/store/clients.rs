@@ -125,13 +125,18 @@ impl Transaction {
         self.insert_token(client, token).await
     }
 
-    /// Writes a client's new content over the old.
+    /// Writes a client's new content over the old. A new description alone alters
+    /// no answer of Introspect, and so makes no revision.
     pub async fn update_client(
         &mut self,
         old: &ApiClient,
         new: &ApiClient,
     ) -> Result<(), StoreError> {
-        self.touch();
+        let answered =
+            |client: &ApiClient| (client.name.clone(), client.expiry, client.revoke_time);
+        if answered(old) != answered(new) || old.delegated != new.delegated {
+            self.touch();
+        }
         let id = new.id.uuid();
         let rows = diesel::update(api_clients::table.find(id))
             .set(ClientRow::from(new))

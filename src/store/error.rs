@@ -28,8 +28,8 @@ pub enum StoreError {
 }
 
 /// What Postgres says, in English, when it is not there for us: diesel does not
-/// pass the SQLSTATE on (57P01..57P03, 53300, 3D000 while restoring).
-const UNAVAILABLE: [&str; 7] = [
+/// pass the SQLSTATE on (57P01 to 57P03, 53xxx, 55000).
+const UNAVAILABLE: [&str; 11] = [
     "terminating connection",
     "the database system is",
     "sorry, too many clients already",
@@ -37,6 +37,11 @@ const UNAVAILABLE: [&str; 7] = [
     "connection closed",
     "server closed the connection",
     "is not currently accepting connections",
+    // Class 53: it cannot do anything for us just now.
+    "No space left on device",
+    "could not extend file",
+    "out of memory",
+    "out of shared memory",
 ];
 /// Likewise when it gave up waiting (55P03, 57014).
 const OVERLOADED: [&str; 2] = [

@@ -114,7 +114,7 @@ fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationErro
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let mut connection = super::connect(database_url)
+    let mut connection = super::connect::connect(database_url)
         .await
         .map_err(MigrationError::Connect)?;
     // Released when this connection ends, whatever happens before.

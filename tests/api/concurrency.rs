@@ -242,3 +242,32 @@ async fn who_waits_too_long_for_a_connection_is_told_so() {
     first.await.unwrap().expect("it only had to wait");
     dashboard.created(personal(VERA)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn those_who_wait_to_write_leave_connections_to_those_who_read() {
+    let app = TestApp::with_world().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let made = dashboard.created(personal(VERA)).await;
+    let blocker = app.hold_write_lock().await;
+    let writers: Vec<_> = (0..CROWD)
+        .map(|_| {
+            let (dashboard, id) = (dashboard.clone(), made.id.clone());
+            tokio::spawn(async move { dashboard.revoke(revoke(VERA, &id)).await })
+        })
+        .collect();
+    // Of the harness's eight connections, a quarter.
+    app.until_waiting(2).await;
+    assert_eq!(sidecar.inactive_reason(&made.token).await, None);
+    dashboard
+        .get(get(VERA, &made.id))
+        .await
+        .expect("it only reads");
+    blocker.release().await;
+    for writer in join_all(writers).await {
+        writer.unwrap().expect("it only had to wait");
+    }
+    assert_eq!(
+        sidecar.inactive_reason(&made.token).await,
+        Some(InactiveReason::Revoked)
+    );
+}

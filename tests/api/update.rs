@@ -354,6 +354,36 @@ async fn an_update_that_changes_nothing_leaves_no_trace() {
 }
 
 #[tokio::test]
+async fn a_new_description_alone_makes_no_revision() {
+    let app = TestApp::with_world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    let described = pb::ApiClient {
+        description: "new".to_owned(),
+        ..made.client.clone()
+    };
+    let changed = dashboard
+        .update(update(VERA, described, &["description"]))
+        .await
+        .unwrap();
+    // No answer of Introspect is another, but the client is.
+    assert_eq!(changed.revision, made.revision);
+    let client = changed.api_client.unwrap();
+    assert_eq!(client.description, "new");
+    assert_ne!(client.etag, made.client.etag);
+    let renamed = pb::ApiClient {
+        name: "new".to_owned(),
+        etag: String::new(),
+        ..client
+    };
+    let changed = dashboard
+        .update(update(VERA, renamed, &["name"]))
+        .await
+        .unwrap();
+    assert_eq!(changed.revision, made.revision + 1);
+}
+
+#[tokio::test]
 async fn only_whoever_manages_the_owner_updates() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;

@@ -160,8 +160,8 @@ async fn what_cannot_be_read_exits_with_2() {
 }
 
 #[tokio::test]
-async fn a_log_filter_that_cannot_be_read_is_a_failure() {
-    let said = run(["healthcheck", "--log", "info,=="]).await.refused(1);
+async fn a_log_filter_that_cannot_be_read_is_a_mistake_of_usage() {
+    let said = run(["healthcheck", "--log", "info,=="]).await.refused(2);
     assert!(said.contains("log filter"), "{said}");
 }
 
@@ -179,14 +179,24 @@ async fn the_version_is_told() {
 #[tokio::test]
 async fn a_database_that_cannot_be_reached_is_a_failure_without_its_password() {
     let unreachable = unreachable_database();
-    for url in [
-        unreachable.as_str(),
-        "postgres://somebody:opensesame@127.0.0.1:port/nowhere",
-        "postgres://somebody:opensesame@%zz/nowhere",
-        "postgres://somebody:opensesame@127.0.0.1/nowhere?option=none",
-        "host=127.0.0.1 user=somebody password=opensesame port=none",
-        "user=somebody password='opensesame",
-        "opensesame",
+    for (url, code) in [
+        (unreachable.as_str(), 1),
+        ("postgres://somebody:opensesame@127.0.0.1:port/nowhere", 2),
+        ("postgres://somebody:opensesame@%zz/nowhere", 1),
+        (
+            "postgres://somebody:opensesame@127.0.0.1/nowhere?option=none",
+            2,
+        ),
+        (
+            "postgresl://somebody:opensesame@127.0.0.1/nowhere?sslmode=disable",
+            2,
+        ),
+        (
+            "host=127.0.0.1 user=somebody password=opensesame port=none",
+            2,
+        ),
+        ("user=somebody password='opensesame", 2),
+        ("opensesame", 2),
     ] {
         for command in [
             &["migrate"][..],
@@ -196,7 +206,7 @@ async fn a_database_that_cannot_be_reached_is_a_failure_without_its_password() {
             &["service-account", "revoke", "sidecar"],
         ] {
             let options = ["--database-url", url, "--log", "trace"];
-            let said = run(command.iter().chain(&options)).await.refused(1);
+            let said = run(command.iter().chain(&options)).await.refused(code);
             assert!(said.contains("hitkeep-auth: "), "{command:?}: {said}");
             assert!(!said.contains("opensesame"), "{command:?} {url}: {said}");
         }

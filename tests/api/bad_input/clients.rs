@@ -114,7 +114,7 @@ async fn every_call_needs_an_actor_that_can_be_one() {
         let bad = changed(&|actor| actor.ip_address = address.to_owned());
         cases.push((bad, vec!["actor.ip_address"]));
     }
-    for agent in ["\0", "a\nb", "a\x1b[31mb", "\u{7f}", &"é".repeat(1025)] {
+    for agent in ["\0", "a\nb", "a\x1b[31mb", "\u{7f}", &"é".repeat(4097)] {
         let bad = changed(&|actor| actor.user_agent = agent.to_owned());
         cases.push((bad, vec!["actor.user_agent"]));
     }
@@ -361,7 +361,7 @@ async fn a_creation_at_the_edge_of_its_limits_is_good() {
 
     let actor = pb::Actor {
         ip_address: "2001:db8::1".to_owned(),
-        user_agent: "é".repeat(1024),
+        user_agent: "é".repeat(4096),
         ..actor(VERA).unwrap()
     };
     for actor in [
