@@ -6,7 +6,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    dev::postgres::{self, Durability},
+    dev::{
+        postgres::{self, Durability},
+        users,
+    },
     domain::caller::{CallerName, CallerPermission},
     grpc, server,
     store::{self, DatabaseUrl, MalformedUrl},
@@ -314,7 +317,7 @@ pub fn cache_folder() -> Option<PathBuf> {
 
 /// A folder by the XDG base directory rules, for root by the file hierarchy's.
 fn user_folder(variable: &str, below_home: &str, of_root: &str) -> Option<PathBuf> {
-    if postgres::is_root() {
+    if users::is_root() {
         return Some(PathBuf::from(of_root).join(FOLDER));
     }
     let set =

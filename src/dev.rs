@@ -2,5 +2,8 @@
 //! demonstration in it.
 
 pub mod demo;
+mod folders;
 mod install;
 pub mod postgres;
+mod programs;
+pub mod users;

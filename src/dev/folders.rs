@@ -1,0 +1,127 @@
+//! The folders that a private Postgres lives in. Whoever can write to one of
+//! them is its master, so each is its user's alone.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    postgres::{PostgresError, io_error},
+    users::{Unprivileged, our_uid, run_as},
+};
+
+/// A socket's path has at most 107 bytes; this much of it is the file's name.
+const LONGEST_SOCKET_FOLDER: usize = 107 - "/.s.PGSQL.5432".len();
+
+/// Who may look into a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Its user alone.
+    Private = 0o700,
+    /// Anybody may pass through to what they know the name of.
+    Passage = 0o711,
+}
+
+/// Makes a folder that belongs to that user, or makes sure that it does: what is
+/// in a folder that somebody else can write to is theirs. Without a user it is
+/// ours.
+fn own_folder(
+    folder: &Path,
+    user: Option<&Unprivileged>,
+    mode: Mode,
+) -> Result<PathBuf, PostgresError> {
+    let what = || format!("making the folder {}", folder.display());
+    let made = fs::DirBuilder::new().mode(mode as u32).create(folder);
+    match made {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Not through a link, which anybody could have put there.
+            let found = fs::symlink_metadata(folder).map_err(io_error(what()))?;
+            let owner = user.map_or_else(our_uid, |user| user.uid);
+            let open = found.permissions().mode() & 0o777 & !(mode as u32);
+            if found.is_dir() && found.uid() == owner && open == 0 {
+                return fs::canonicalize(folder).map_err(io_error(what()));
+            }
+            // One that is empty, and was ours all along, is as good as new.
+            let empty = || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+            if !(found.is_dir() && found.uid() == our_uid() && empty()) {
+                return Err(PostgresError::NotOurs(folder.to_owned()));
+            }
+        }
+        Err(error) => return Err(io_error(what())(error)),
+    }
+    // Whatever the umask left of the mode.
+    let permissions = fs::Permissions::from_mode(mode as u32);
+    fs::set_permissions(folder, permissions).map_err(io_error(what()))?;
+    if let Some(user) = user {
+        chown(folder, Some(user.uid), Some(user.gid)).map_err(io_error(what()))?;
+    }
+    fs::canonicalize(folder).map_err(io_error(what()))
+}
+
+/// Makes the folder of the whole, which is ours, and in it the server's.
+pub(super) fn make_folders(
+    folder: &Path,
+    user: Option<&Unprivileged>,
+) -> Result<(PathBuf, PathBuf), PostgresError> {
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        let what = format!("making the folder {}", parent.display());
+        fs::create_dir_all(parent).map_err(io_error(what))?;
+    }
+    let mode = if user.is_some() {
+        Mode::Passage
+    } else {
+        Mode::Private
+    };
+    let folder = own_folder(folder, None, mode)?;
+    let servers = own_folder(&folder.join("postgres"), user, Mode::Private)?;
+    if let Some(user) = user {
+        let mut reach = run_as(OsStr::new("/bin/sh"), Some(user));
+        let reached = reach.args(["-c", "cd \"$0\""]).arg(&servers).output();
+        if !reached.is_ok_and(|output| output.status.success()) {
+            return Err(PostgresError::Unreachable {
+                user: user.name.clone(),
+                folder,
+            });
+        }
+    }
+    Ok((folder, servers))
+}
+
+/// Keeps others out of the folder, also those who have yet to start their
+/// server. Released by the kernel, whatever happens.
+pub(super) fn lock(folder: &Path) -> Result<fs::File, PostgresError> {
+    let path = folder.join("lock");
+    let what = || format!("locking {}", path.display());
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path);
+    let file = file.map_err(io_error(what()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(PostgresError::InUse(folder.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(io_error(what())(error)),
+    }
+}
+
+/// The folder of the socket: the server's own, or a short one where that is too
+/// deep down for a socket's path.
+pub(super) fn socket_folder(
+    servers: &Path,
+    user: Option<&Unprivileged>,
+) -> Result<PathBuf, PostgresError> {
+    if servers.as_os_str().len() <= LONGEST_SOCKET_FOLDER {
+        return Ok(servers.to_owned());
+    }
+    let name = blake3::hash(servers.as_os_str().as_encoded_bytes()).to_hex();
+    let short = std::env::temp_dir().join(format!("hitkeep-auth-{}", &name[..16]));
+    own_folder(&short, user, Mode::Private)
+}

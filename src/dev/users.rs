@@ -1,0 +1,101 @@
+//! Whom the server runs as, and how something is run as somebody else.
+//! PostgreSQL refuses to be root's; then it is an unprivileged user's.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use super::postgres::{PostgresError, io_error};
+
+/// The user that the server runs as, where it is not ours.
+#[derive(Clone, Debug)]
+pub(super) struct Unprivileged {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+/// Whether this process is root's.
+pub fn is_root() -> bool {
+    our_uid() == 0
+}
+
+pub(super) fn our_uid() -> u32 {
+    #[expect(unsafe_code, reason = "std does not tell who we are")]
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe {
+        libc::geteuid()
+    }
+}
+
+/// Whom to run the server as: nobody else than us, unless we are root.
+pub(super) fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
+    if !is_root() {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd").map_err(io_error("reading /etc/passwd"))?;
+    let user = |wanted: &str| {
+        users.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next().filter(|name| *name == wanted)?.to_owned();
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            Some(Unprivileged { name, uid, gid })
+        })
+    };
+    match user("postgres").or_else(|| user("nobody")) {
+        Some(user) => Ok(Some(user)),
+        None => Err(PostgresError::NoUnprivilegedUser),
+    }
+}
+
+/// A command as the server's user, that knows nothing of our environment.
+pub(super) fn run_as(program: &OsStr, user: Option<&Unprivileged>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("TZ", "UTC").env("LC_ALL", "C").current_dir("/");
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
+}
+
+/// A command that does not outlive the thread that starts it.
+pub(super) fn command(program: &Path, folder: &Path, user: Option<&Unprivileged>) -> Command {
+    let mut command = run_as(program.as_os_str(), user);
+    command.current_dir(folder);
+    // The terminal's Ctrl-C must not stop the database under a draining server.
+    command.process_group(0);
+    #[cfg(target_os = "linux")]
+    die_with_us(&mut command);
+    command
+}
+
+#[cfg(target_os = "linux")]
+fn die_with_us(command: &mut Command) {
+    #[expect(
+        unsafe_code,
+        reason = "only between fork and exec can a process ask for this"
+    )]
+    // SAFETY: getpid has no preconditions. The closure runs in the forked child,
+    // after the change of user, which would clear the death signal, and makes
+    // only async-signal-safe calls.
+    unsafe {
+        let parent = libc::getpid();
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGINT) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // Our end came before the signal was asked for.
+            if libc::getppid() != parent {
+                libc::_exit(1);
+            }
+            Ok(())
+        });
+    }
+}
