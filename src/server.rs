@@ -9,14 +9,14 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 use tokio_stream::Stream;
-use tonic::{
-    service::Routes,
-    transport::server::{Connected, Server},
-};
+use tonic::service::Routes;
 
 mod auth;
+mod connections;
 mod layers;
 pub mod lifecycle;
+
+use connections::Connections;
 
 use crate::{
     grpc::{self, Services},
@@ -30,12 +30,6 @@ use crate::{
 
 /// The largest message that is read. A batch of 1,000 changes is a tenth of it.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// How often an idle connection is asked whether it is still there.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long it has to answer.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls under way on one connection.
-const MAX_STREAMS: u32 = 1024;
 
 /// Replacements of the directory under way at once: each may be large, and each
 /// holds the write lock while it is applied.
@@ -80,59 +74,44 @@ pub enum Ended {
 
 /// Serves on `incoming` until told to stop: a first message drains, a second one
 /// ends it at once.
-///
-/// # Errors
-/// Where the listener fails.
 pub async fn serve<I, IO, E>(
     store: Store,
     options: Options,
     incoming: I,
     mut stop: mpsc::Receiver<()>,
-) -> Result<Ended, tonic::transport::Error>
+) -> Ended
 where
     I: Stream<Item = Result<IO, E>>,
-    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    E: std::fmt::Display,
 {
     let (health, health_service) = tonic_health::server::health_reporter();
     lifecycle::report_health(&store, &health).await;
     let watch = tokio::spawn(lifecycle::watch_health(store.clone(), health.clone()));
-    let routes = routes(store, &options, health_service);
-    let (drain, draining) = tokio::sync::oneshot::channel::<()>();
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_STREAMS)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, async {
-            // Either way, it is time to drain.
-            drop(draining.await);
-        });
-    let give_up = async {
-        stop.recv().await;
-        watch.abort();
-        lifecycle::end_health(health).await;
-        drop(drain);
-        tokio::select! {
-            () = tokio::time::sleep(options.drain_timeout) => {}
-            Some(()) = stop.recv() => {}
-        }
-    };
+    let mut connections = Connections::new(router(store, &options, health_service));
     tokio::select! {
-        ended = server => ended.map(|()| Ended::Drained),
-        () = give_up => Ok(Ended::CutOff),
+        // Dropped with its listener where the other is first.
+        () = connections.accept(incoming) => {}
+        _ = stop.recv() => {}
+    }
+    watch.abort();
+    lifecycle::end_health(health).await;
+    tokio::select! {
+        () = connections.drain() => Ended::Drained,
+        () = tokio::time::sleep(options.drain_timeout) => Ended::CutOff,
+        Some(()) = stop.recv() => Ended::CutOff,
     }
 }
 
 /// The services behind their layers. A layer that is added later is outside of
 /// those before it.
-fn routes(
+fn router(
     store: Store,
     options: &Options,
     health: tonic_health::pb::health_server::HealthServer<
         impl tonic_health::pb::health_server::Health,
     >,
-) -> Routes {
+) -> axum::Router {
     let services = Services::new(store.clone(), options.grpc);
     let limits = Arc::new(layers::Limits {
         introspections: Semaphore::new(options.max_introspections),
@@ -149,7 +128,7 @@ fn routes(
     let introspection = IntrospectionServiceServer::new(services.clone());
     let directory = DirectoryServiceServer::new(services.clone());
     let audit = AuditServiceServer::new(services);
-    let router = Routes::builder()
+    Routes::builder()
         .routes()
         .add_service(api_clients.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(introspection.max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -169,8 +148,7 @@ fn routes(
         .layer(from_fn(layers::catch_panic))
         // Outermost, so that every answer has a request id, and every failure a
         // line in the log.
-        .layer(from_fn_with_state(store, layers::trace));
-    Routes::from(router)
+        .layer(from_fn_with_state(store, layers::trace))
 }
 
 /// Reflection in one version, that lists the other as well: by itself it lists

@@ -32,7 +32,7 @@ pub(super) async fn serve(
     let incoming = incoming(listener);
     let stop = lifecycle::signals()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
-    match server::serve(store, options, incoming, stop).await? {
+    match server::serve(store, options, incoming, stop).await {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }

@@ -41,7 +41,7 @@ pub struct TestApp {
     pub store: Store,
     pub database_url: String,
     pub stop: mpsc::Sender<()>,
-    pub server: JoinHandle<Result<Ended, tonic::transport::Error>>,
+    pub server: JoinHandle<Ended>,
     connections: mpsc::UnboundedSender<std::io::Result<DuplexStream>>,
     tokens: Vec<(CallerPermission, String)>,
 }

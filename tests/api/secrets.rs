@@ -123,15 +123,21 @@ impl Run {
             #[diesel(sql_type = diesel::sql_types::Text)]
             text: String,
         }
-        let sql = "SELECT query_to_xml(format('SELECT * FROM %s', oid::regclass), true, true, '') \
-                   ::text AS text FROM pg_class \
-                   WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname";
         let mut connection = postgres::connect(&self.url).await;
-        let rows: Vec<Row> = diesel::sql_query(sql)
-            .load(&mut connection)
-            .await
-            .expect(sql);
-        rows.into_iter().map(|row| row.text).collect()
+        let mut texts = async |sql: &str| -> Vec<String> {
+            let rows: Vec<Row> = diesel::sql_query(sql)
+                .load(&mut connection)
+                .await
+                .expect("the database tells");
+            rows.into_iter().map(|row| row.text).collect()
+        };
+        let tables = "SELECT oid::regclass::text AS text FROM pg_class \
+                      WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+        let mut all = Vec::new();
+        for table in texts(tables).await {
+            all.extend(texts(&format!("SELECT t::text AS text FROM {table} AS t")).await);
+        }
+        all.join("\n")
     }
 }
 

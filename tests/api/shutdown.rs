@@ -31,7 +31,7 @@ async fn what_is_under_way_is_finished() {
     assert!(!app.server.is_finished());
     blocker.release().await;
     call.await.expect("the call is answered");
-    assert_eq!(app.server.await.unwrap().unwrap(), Ended::Drained);
+    assert_eq!(app.server.await.unwrap(), Ended::Drained);
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn a_second_word_ends_it_at_once() {
     app.until_waiting(1).await;
     app.stop.send(()).await.unwrap();
     app.stop.send(()).await.unwrap();
-    assert_eq!(app.server.await.unwrap().unwrap(), Ended::CutOff);
+    assert_eq!(app.server.await.unwrap(), Ended::CutOff);
     call.abort();
     blocker.release().await;
 }
@@ -61,7 +61,7 @@ async fn a_drain_ends_when_its_time_is_up() {
     let call = tokio::spawn(async move { dashboard.create(personal(VERA)).await });
     app.until_waiting(1).await;
     app.stop.send(()).await.unwrap();
-    assert_eq!(app.server.await.unwrap().unwrap(), Ended::CutOff);
+    assert_eq!(app.server.await.unwrap(), Ended::CutOff);
     call.abort();
     blocker.release().await;
 }
@@ -70,5 +70,5 @@ async fn a_drain_ends_when_its_time_is_up() {
 async fn nothing_under_way_ends_at_once() {
     let app = TestApp::start().await;
     app.stop.send(()).await.unwrap();
-    assert_eq!(app.server.await.unwrap().unwrap(), Ended::Drained);
+    assert_eq!(app.server.await.unwrap(), Ended::Drained);
 }
