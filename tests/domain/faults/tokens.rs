@@ -1,0 +1,140 @@
+//! Faults around a token, and around what is shown of a client. As with calls,
+//! the domain is misinformed or misquoted.
+
+use chrono::TimeDelta;
+use hitkeep_auth::domain::{
+    Timestamp,
+    access::OwnerStanding,
+    client::{ApiClient, Expiry},
+    introspection::{Active, InactiveReason, Subject, TokenStanding},
+    role::{InstanceRole, SiteRole},
+};
+
+use super::Fault;
+use crate::model::life::grants_of;
+
+/// The shortest time that there is.
+const MOMENT: TimeDelta = TimeDelta::microseconds(1);
+
+impl Fault {
+    /// Asks the domain about a token, with this fault.
+    pub(crate) fn judge(self, subject: &Subject, now: Timestamp) -> Result<Active, InactiveReason> {
+        let mut told = subject.clone();
+        self.misjudge(&mut told);
+        let verdict = told.judge(now);
+        let is_expired = subject.expiry.time().is_some_and(|end| end <= now);
+        match (self, verdict) {
+            (Self::RevokedGoesBeforeRotated, Err(_)) if subject.revoked => {
+                Err(InactiveReason::Revoked)
+            }
+            (Self::ExpiredGoesBeforeRevoked, Err(InactiveReason::Revoked)) if is_expired => {
+                Err(InactiveReason::Expired)
+            }
+            (Self::OwnerGoesBeforeExpired, Err(InactiveReason::Expired))
+                if !subject.owner.can_act() =>
+            {
+                Err(InactiveReason::OwnerInactive)
+            }
+            (_, Err(reason)) => Err(reason),
+            (_, Ok(mut active)) => {
+                self.misattribute(subject, &mut active);
+                Ok(active)
+            }
+        }
+    }
+
+    /// What is wrong with what is known of a token.
+    fn misjudge(self, told: &mut Subject) {
+        match &mut told.owner {
+            OwnerStanding::User(holder) => {
+                self.misplace(holder);
+                let Some(user) = &mut holder.user else { return };
+                match (self, user.instance_role) {
+                    (Self::DisabledOwnersClientsWork, _) => user.disabled = false,
+                    (Self::InstanceOwnershipIsForgotten, InstanceRole::Owner) => {
+                        user.instance_role = InstanceRole::Admin;
+                    }
+                    _ => {}
+                }
+            }
+            OwnerStanding::Team(team) => match self {
+                Self::ArchivedTeamsClientsWork => team.archived = false,
+                Self::TeamClientReachesOutside => {
+                    team.sites = told.delegated.grants().keys().copied().collect();
+                }
+                _ => {}
+            },
+        }
+        let late = |end: Expiry| end.time().map(|end| end + MOMENT).into();
+        match (self, told.token) {
+            (Self::RevocationIsIgnored, _) => told.revoked = false,
+            (Self::ExpiryIsJudgedLate, _) => told.expiry = late(told.expiry),
+            (Self::OverlapIsJudgedLate, TokenStanding::ReplacedUntil(end)) => {
+                told.token = TokenStanding::ReplacedUntil(end + MOMENT);
+            }
+            _ => {}
+        }
+    }
+
+    /// What is wrong with what a token is said to be good for.
+    fn misattribute(self, subject: &Subject, active: &mut Active) {
+        let access = &mut active.access;
+        let held = |site| match &subject.owner {
+            OwnerStanding::User(holder) => holder.site_role(site),
+            OwnerStanding::Team(team) => team.sites.contains(&site).then_some(SiteRole::Owner),
+        };
+        for (site, granted) in subject.delegated.grants() {
+            match (self, access.grants.get(site).copied()) {
+                (Self::EffectiveIsDelegated, Some(_)) => access.grants.insert(*site, *granted),
+                (Self::EffectiveIsHeld, Some(_)) => {
+                    held(*site).and_then(|held| access.grants.insert(*site, held))
+                }
+                (Self::CutGrantsAreDropped, Some(role)) if role < *granted => {
+                    access.grants.remove(site)
+                }
+                (Self::DormantGrantsAreReported, None) => {
+                    access.grants.insert(*site, SiteRole::Viewer)
+                }
+                (Self::InstanceRoleWidensGrants, Some(_))
+                    if access.instance_role == InstanceRole::Owner =>
+                {
+                    access.grants.insert(*site, SiteRole::Owner)
+                }
+                _ => None,
+            };
+        }
+        match (self, &subject.owner) {
+            (Self::InstanceRoleIsNotCut, _) => {
+                access.instance_role = subject.delegated.instance_role();
+            }
+            (Self::InstanceRoleIsTheOwners, OwnerStanding::User(holder)) => {
+                access.instance_role = holder.instance_role().unwrap_or(InstanceRole::User);
+            }
+            (Self::InstanceOwnershipIsForgotten, OwnerStanding::User(holder)) => {
+                let cut = subject.delegated.instance_role().min(InstanceRole::Owner);
+                access.instance_role = holder.instance_role().map_or(cut, |role| role.min(cut));
+            }
+            (Self::TeamClientHasInstanceRole, OwnerStanding::Team(_)) => {
+                access.instance_role = InstanceRole::Admin;
+            }
+            (Self::ExpiryIsJudgedLate | Self::OverlapIsJudgedLate, _) => {
+                active.expiry = subject.expiry;
+                active.ends = match subject.token {
+                    TokenStanding::Current => subject.expiry,
+                    TokenStanding::ReplacedUntil(end) => subject.expiry.min(Expiry::At(end)),
+                };
+            }
+            (Self::TokensEndIsForgotten, _) => active.ends = Expiry::Never,
+            _ => {}
+        }
+    }
+
+    /// A client's etag, with this fault.
+    pub(crate) fn etag(self, client: &ApiClient) -> String {
+        let mut client = client.clone();
+        if self == Self::EtagForgetsGrants {
+            grants_of(&mut client).clear();
+        }
+        client.etag()
+    }
+}

@@ -1,0 +1,135 @@
+//! Delegation and effective access over random sequences of calls: users, teams
+//! and sites come, change and go, time moves on, and actors create, update,
+//! rotate, revoke, reactivate and delete. After every step the domain is held
+//! against a small model written straight from the contract's sections 2 to 4.
+//!
+//! Everything is seeded: a run is the same each time. `PROPTEST_CASES` makes it
+//! longer, never shorter.
+
+mod call;
+mod coverage;
+mod faults;
+mod model;
+mod resolve;
+mod rules;
+mod run;
+mod script;
+mod tables;
+mod world;
+
+use std::cell::RefCell;
+
+use coverage::Coverage;
+use faults::Fault;
+use hitkeep_auth::domain::{Timestamp, id::SiteId};
+use model::{
+    Model,
+    permissions::{on_instance, on_site},
+};
+use proptest::{
+    prop_assert_eq,
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
+};
+use run::run;
+use script::{SITES, Script, USERS, directories, scripts, site, user};
+use tables::Tables;
+
+/// How many scripts are run without a fault.
+const SCRIPTS: u32 = 600;
+/// How many steps a script has at most.
+const STEPS: usize = 60;
+/// In how many scripts a fault must be found at the latest.
+const SCRIPTS_FOR_A_FAULT: u32 = 400;
+
+/// Gives the same scripts in every run. `XorShift` is good enough to draw them,
+/// and much cheaper than what is the default.
+fn runner() -> TestRunner {
+    let config = Config {
+        cases: Config::default().cases.max(SCRIPTS),
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::XorShift))
+}
+
+#[test]
+fn every_rule_holds_after_every_step() {
+    let coverage = RefCell::new(Coverage::default());
+    let outcome = runner().run(&scripts(STEPS), |script| {
+        let violations = run(&script, None, &mut coverage.borrow_mut());
+        if violations.is_empty() {
+            Ok(())
+        } else {
+            Err(TestCaseError::fail(format!("{violations:#?}")))
+        }
+    });
+    if let Err(counterexample) = outcome {
+        panic!("{counterexample}");
+    }
+    let missing = coverage.borrow().missing();
+    assert!(
+        missing.is_empty(),
+        "too rare to have been put to the test: {missing:#?}"
+    );
+}
+
+#[test]
+fn every_planted_fault_is_caught() {
+    let mut runner = runner();
+    let script = |_| {
+        scripts(STEPS)
+            .new_tree(&mut runner)
+            .expect("nothing is filtered out")
+            .current()
+    };
+    let scripts: Vec<Script> = (0..SCRIPTS_FOR_A_FAULT).map(script).collect();
+    let unnoticed = Fault::ALL
+        .iter()
+        .filter(|fault| !is_caught(**fault, &scripts));
+    let unnoticed: Vec<&Fault> = unnoticed.collect();
+    assert!(
+        unnoticed.is_empty(),
+        "not seen to break what they break: {unnoticed:?}"
+    );
+}
+
+/// Whether a script is found in which a fault breaks the rule that it must.
+fn is_caught(fault: Fault, scripts: &[Script]) -> bool {
+    scripts.iter().any(|script| {
+        let violations = run(script, Some(fault), &mut Coverage::default());
+        violations
+            .iter()
+            .any(|violation| violation.rule == fault.breaks())
+    })
+}
+
+/// Section 2 by itself: everybody holds on every site what the directory gives.
+#[test]
+fn everybody_holds_what_the_directory_gives() {
+    let sites: Vec<SiteId> = (0..=SITES).map(site).collect();
+    let outcome = runner().run(&directories(), |changes| {
+        let mut tables = Tables::new(None);
+        let mut model = Model::new(Timestamp::default());
+        for change in &changes {
+            prop_assert_eq!(tables.apply(change), model.apply(change));
+        }
+        for user in (0..=USERS).map(user) {
+            let holder = tables.holder(user, &sites);
+            let mut held = holder.instance_role().map(on_instance).unwrap_or_default();
+            for site in &sites {
+                held.extend(
+                    holder
+                        .site_role(*site)
+                        .into_iter()
+                        .flat_map(|role| on_site(*site, role)),
+                );
+            }
+            prop_assert_eq!(held, model.holds(user));
+        }
+        Ok(())
+    });
+    if let Err(counterexample) = outcome {
+        panic!("{counterexample}");
+    }
+}

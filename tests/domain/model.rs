@@ -1,0 +1,312 @@
+//! The contract's sections 2 to 4 once more, as directly as they can be
+//! written: lists of rows, sets of permissions, and a paragraph's conditions in
+//! the paragraph's order. It shares ids, words and the shape of a client with
+//! the domain, and none of its rules.
+//!
+//! It keeps a directory and clients of its own, so that what the domain and the
+//! tables come to can be held against it.
+
+mod directory;
+pub(crate) mod life;
+pub(crate) mod permissions;
+
+use std::collections::BTreeMap;
+
+use hitkeep_auth::domain::{
+    Timestamp,
+    access::{Delegated, Owner},
+    client::{ApiClient, ClientState, Draft, Expiry, Update},
+    directory::{Directory, Site, User},
+    id::{ClientId, SiteId, UserId},
+    introspection::InactiveReason,
+    refusal::Refusal,
+    role::{InstanceRole, SiteRole, TeamRole},
+    token::TokenHash,
+};
+use life::{handed_out, owner_of, updated};
+use permissions::{Permissions, carried_by, on_instance, on_site};
+
+use crate::call::{Call, QUOTA};
+
+/// What there should be.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) now: Timestamp,
+    pub(crate) directory: Directory,
+    pub(crate) clients: BTreeMap<ClientId, ApiClient>,
+    /// Every token there ever was.
+    pub(crate) tokens: Vec<IssuedToken>,
+    /// The etags that were shown of a client so far, the last one last.
+    pub(crate) etags: BTreeMap<ClientId, Vec<String>>,
+}
+
+/// A token that was handed out once.
+#[derive(Clone, Debug)]
+pub(crate) struct IssuedToken {
+    pub(crate) hash: TokenHash,
+    pub(crate) client: ClientId,
+    /// When it ends, where another took its place.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Model {
+    /// Nothing at all.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            now,
+            directory: Directory::default(),
+            clients: BTreeMap::new(),
+            tokens: Vec::new(),
+            etags: BTreeMap::new(),
+        }
+    }
+}
+
+/// Sections 2 and 3: who holds what.
+impl Model {
+    /// Everything that a user may do right now.
+    pub(crate) fn holds(&self, id: UserId) -> Permissions {
+        let Some(user) = self.user(id).filter(|user| !user.disabled) else {
+            return Permissions::new();
+        };
+        let mut held = on_instance(user.instance_role);
+        for site in &self.directory.sites {
+            if let Some(role) = self.role_on(site, user) {
+                held.extend(on_site(site.id, role));
+            }
+        }
+        held
+    }
+
+    fn role_on(&self, site: &Site, user: User) -> Option<SiteRole> {
+        if user.disabled || self.team(site.team)?.archived {
+            return None;
+        }
+        if user.instance_role == InstanceRole::Owner {
+            return Some(SiteRole::Owner);
+        }
+        let derived = match self.team_role(site.team, user.id)? {
+            TeamRole::Owner => Some(SiteRole::Owner),
+            TeamRole::Admin => Some(SiteRole::Admin),
+            TeamRole::Member => None,
+        };
+        self.explicit_role(site.id, user.id).or(derived)
+    }
+
+    /// Everything that a client may do right now, as long as it is active.
+    pub(crate) fn may_use(&self, client: &ApiClient) -> Permissions {
+        let carried = carried_by(&client.delegated);
+        match owner_of(client) {
+            Owner::User(id) => &carried & &self.holds(id),
+            Owner::Team(id) => {
+                let inside = |site: SiteId| self.site(site).is_some_and(|site| site.team == id);
+                carried
+                    .into_iter()
+                    .filter(|(site, _)| site.is_some_and(inside))
+                    .collect()
+            }
+        }
+    }
+
+    /// What a token is good for right now, or why it does not work.
+    pub(crate) fn verdict(&self, token: &IssuedToken) -> Result<Permissions, InactiveReason> {
+        match (self.reason(token), self.clients.get(&token.client)) {
+            (None, Some(client)) => Ok(self.may_use(client)),
+            (reason, _) => Err(reason.unwrap_or(InactiveReason::UnknownToken)),
+        }
+    }
+
+    /// The first reason why a token does not work.
+    pub(crate) fn reason(&self, token: &IssuedToken) -> Option<InactiveReason> {
+        let Some(client) = self.clients.get(&token.client) else {
+            return Some(InactiveReason::UnknownToken);
+        };
+        if token.until.is_some_and(|end| end <= self.now) {
+            return Some(InactiveReason::TokenRotated);
+        }
+        if client.revoke_time.is_some() {
+            return Some(InactiveReason::Revoked);
+        }
+        if self.is_expired(client) {
+            return Some(InactiveReason::Expired);
+        }
+        if !self.can_act(owner_of(client)) {
+            return Some(InactiveReason::OwnerInactive);
+        }
+        None
+    }
+
+    fn is_expired(&self, client: &ApiClient) -> bool {
+        client.expiry.time().is_some_and(|end| end <= self.now)
+    }
+
+    fn can_act(&self, owner: Owner) -> bool {
+        match owner {
+            Owner::User(id) => self.user(id).is_some_and(|user| !user.disabled),
+            Owner::Team(id) => self.team(id).is_some_and(|team| !team.archived),
+        }
+    }
+}
+
+/// Section 4: who may do what.
+impl Model {
+    /// Whether an actor manages an owner's clients.
+    pub(crate) fn manages(&self, actor: UserId, owner: Owner) -> bool {
+        let enabled = self.user(actor).is_some_and(|user| !user.disabled);
+        enabled
+            && match owner {
+                Owner::User(id) => id == actor,
+                Owner::Team(id) => {
+                    let role = self.team_role(id, actor);
+                    self.can_act(owner) && matches!(role, Some(TeamRole::Admin | TeamRole::Owner))
+                }
+            }
+    }
+
+    /// Whether an actor may list, get, revoke and delete an owner's clients.
+    pub(crate) fn sees(&self, actor: UserId, owner: Owner) -> bool {
+        let is_instance_owner = self
+            .user(actor)
+            .is_some_and(|user| !user.disabled && user.instance_role == InstanceRole::Owner);
+        let exists = match owner {
+            Owner::User(id) => self.user(id).is_some(),
+            Owner::Team(id) => self.team(id).is_some(),
+        };
+        self.manages(actor, owner) || (is_instance_owner && exists)
+    }
+
+    /// Everything that speaks against a call; where nothing does, it must
+    /// succeed. Who may not even see the client learns nothing else.
+    pub(crate) fn objections(&self, actor: UserId, call: &Call) -> Vec<Refusal> {
+        match call {
+            Call::Create(draft) => self.objections_to_create(actor, draft),
+            Call::List(owner) if self.sees(actor, *owner) => Vec::new(),
+            Call::List(_) => vec![Refusal::OwnerNotManaged],
+            Call::Get(id)
+            | Call::Revoke(id)
+            | Call::Delete(id)
+            | Call::Update(id, _)
+            | Call::Rotate(id, _)
+            | Call::Reactivate(id) => match self.clients.get(id) {
+                Some(client) if self.sees(actor, owner_of(client)) => {
+                    self.objections_to_change(actor, call, client)
+                }
+                _ => vec![Refusal::NotFound],
+            },
+        }
+    }
+
+    fn objections_to_create(&self, actor: UserId, draft: &Draft) -> Vec<Refusal> {
+        let owner = draft.delegated.owner();
+        if !self.manages(actor, owner) {
+            return vec![Refusal::OwnerNotManaged];
+        }
+        let handed_out = carried_by(&draft.delegated);
+        let mut objections = self.objections_to_delegate(actor, &draft.delegated, &handed_out);
+        objections.extend(self.objection_to_expiry(draft.expiry));
+        if self
+            .clients
+            .values()
+            .filter(|client| owner_of(client) == owner)
+            .count()
+            >= QUOTA
+        {
+            let limit = u32::try_from(QUOTA).expect("it is small");
+            objections.push(Refusal::Quota { limit });
+        }
+        objections
+    }
+
+    fn objections_to_change(&self, actor: UserId, call: &Call, client: &ApiClient) -> Vec<Refusal> {
+        let needs_management = matches!(
+            call,
+            Call::Update(..) | Call::Rotate(..) | Call::Reactivate(_)
+        );
+        if needs_management && !self.manages(actor, owner_of(client)) {
+            return vec![Refusal::OwnerNotManaged];
+        }
+        let after = match call {
+            Call::Update(_, update) => updated(client, update),
+            _ => client.clone(),
+        };
+        let handed_out = handed_out(call, Some(client), &after);
+        let mut objections = self.objections_to_delegate(actor, &after.delegated, &handed_out);
+        let wrong_state = |state| Refusal::WrongState { state };
+        match call {
+            Call::Rotate(..) if client.revoke_time.is_some() => {
+                objections.push(wrong_state(ClientState::Revoked));
+            }
+            Call::Rotate(..) | Call::Reactivate(_) if self.is_expired(client) => {
+                objections.push(wrong_state(ClientState::Expired));
+            }
+            Call::Update(_, update) => {
+                objections.extend(self.objections_to_update(client, update));
+            }
+            _ => {}
+        }
+        objections
+    }
+
+    fn objections_to_update(&self, client: &ApiClient, update: &Update) -> Vec<Refusal> {
+        let mut objections = Vec::new();
+        let shown = self.etags.get(&client.id).and_then(|etags| etags.last());
+        if update.etag.is_some() && update.etag.as_ref() != shown {
+            objections.push(Refusal::EtagMismatch);
+        }
+        let role = update.instance_role.unwrap_or(InstanceRole::User);
+        if matches!(client.delegated, Delegated::Team { .. }) && role != InstanceRole::User {
+            objections.push(Refusal::TeamInstanceRole);
+        }
+        objections.extend(
+            update
+                .expiry
+                .and_then(|expiry| self.objection_to_expiry(expiry)),
+        );
+        objections
+    }
+
+    fn objection_to_expiry(&self, expiry: Expiry) -> Option<Refusal> {
+        expiry
+            .time()
+            .filter(|end| *end <= self.now)
+            .map(|_| Refusal::ExpiryPast)
+    }
+
+    /// What speaks against handing that out.
+    fn objections_to_delegate(
+        &self,
+        actor: UserId,
+        delegated: &Delegated,
+        handed_out: &Permissions,
+    ) -> Vec<Refusal> {
+        let mut objections = Vec::new();
+        if handed_out.is_empty() {
+            return objections;
+        }
+        let held = self.holds(actor);
+        if let Delegated::Personal {
+            instance_role: wanted,
+            ..
+        } = *delegated
+            && !(&on_instance(wanted) & handed_out).is_subset(&held)
+        {
+            objections.push(Refusal::ExceedsInstanceRole { wanted });
+        }
+        for (&site, &wanted) in delegated.grants() {
+            let handed_out = &on_site(site, wanted) & handed_out;
+            if handed_out.is_empty() {
+                continue;
+            }
+            let delegable = match delegated {
+                Delegated::Personal { .. } => self.site(site).is_some(),
+                Delegated::Team { team, .. } => self.site(site).is_some_and(|s| s.team == *team),
+            };
+            if !delegable {
+                objections.push(Refusal::SiteNotDelegable { site });
+            } else if !handed_out.is_subset(&held) {
+                objections.push(Refusal::ExceedsSiteRole { site, wanted });
+            }
+        }
+        objections
+    }
+}

@@ -1,0 +1,449 @@
+//! Random scripts: a directory to start from, then steps in which it changes,
+//! time moves on and actors make calls. A step says what somebody is after, not
+//! with which ids, so that it stays to the point however a script is cut down;
+//! `resolve` turns it into a call once it is known what there is.
+//!
+//! The pools of ids are small: what goes comes back, and paths cross.
+
+use hitkeep_auth::domain::{
+    access::Owner,
+    directory::{DirectoryChange, Site, SiteMember, Team, TeamMember, User},
+    id::{SiteId, TeamId, UserId},
+    role::{InstanceRole, SiteRole, TeamRole},
+};
+use proptest::{collection::vec, option::weighted, prelude::*, sample::select};
+use uuid::Uuid;
+
+/// How many users there can be.
+pub(crate) const USERS: u8 = 4;
+/// How many teams there can be.
+pub(crate) const TEAMS: u8 = 2;
+/// How many sites there can be.
+pub(crate) const SITES: u8 = 3;
+
+/// A directory, and what happens from then on.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    /// Changes that make the directory.
+    pub(crate) start: Vec<DirectoryChange>,
+    /// What happens.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// The directory changes.
+    Directory(DirectoryChange),
+    /// The directory changes where a client is concerned: something about its
+    /// owner, or about a site that it was granted.
+    Around(u8, Turn),
+    /// Time moves on.
+    Wait(Wait),
+    /// Somebody makes a client.
+    Create(Creation),
+    /// Somebody lists an owner's clients.
+    List(Who, Owner),
+    /// Somebody does something with a client.
+    OnClient(Who, Which, Deed),
+}
+
+/// What changes around a client. A team's client is turned against one of its
+/// managers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Turn {
+    /// The user's role on the instance.
+    InstanceRole(InstanceRole),
+    /// Whether the user is disabled.
+    Disabled(bool),
+    /// The user's role in the site's team.
+    TeamRole(Option<TeamRole>),
+    /// The user's explicit role on the site.
+    SiteRole(Option<SiteRole>),
+    /// Whether the site's team is archived.
+    Archived(bool),
+    /// The site's team.
+    Team(TeamId),
+}
+
+/// How far time moves on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wait {
+    /// By some hours.
+    Hours(i64),
+    /// To the very moment at which the next expiry comes or overlap ends.
+    UntilNextEnd,
+    /// To the last moment before it.
+    UntilJustBeforeNextEnd,
+}
+
+/// Who acts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Who {
+    /// Somebody who manages the owner's clients, if there is anybody.
+    Manager(u8),
+    /// Somebody who sees the owner's clients without managing them, if there is
+    /// anybody.
+    Overseer(u8),
+    /// Anybody.
+    Any(UserId),
+}
+
+/// Which client it is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    /// One of those that there are.
+    Present(u8),
+    /// One that was deleted, or never was.
+    Gone(u8),
+}
+
+/// What a client is to be made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Creation {
+    pub(crate) who: Who,
+    pub(crate) owner: Owner,
+    pub(crate) name: &'static str,
+    pub(crate) instance_role: Wish<InstanceRole>,
+    pub(crate) grants: Vec<Wish<(u8, SiteRole)>>,
+    pub(crate) expiry: Ending,
+}
+
+/// Something to delegate; a site is picked by a number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish<T> {
+    /// What.
+    pub(crate) wanted: T,
+    /// Cut down to what the actor may delegate.
+    pub(crate) modest: bool,
+}
+
+/// When a client is to stop working.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending {
+    /// Never.
+    Never,
+    /// So many hours from now; none and fewer are refused.
+    In(i64),
+    /// Halfway from now to when it does.
+    Sooner,
+    /// When it does.
+    Unchanged,
+}
+
+/// What somebody does with a client.
+#[derive(Clone, Debug)]
+pub(crate) enum Deed {
+    Get,
+    Update(Edit),
+    /// With an overlap of so many hours.
+    Rotate(i64),
+    Revoke,
+    Reactivate,
+    Delete,
+}
+
+/// The fields that an update changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Edit {
+    pub(crate) name: Option<&'static str>,
+    pub(crate) description: Option<&'static str>,
+    pub(crate) instance_role: Option<Wish<InstanceRole>>,
+    pub(crate) grants: Option<GrantsEdit>,
+    pub(crate) expiry: Option<Ending>,
+    pub(crate) etag: Etag,
+}
+
+/// How an update changes the grants.
+#[derive(Clone, Debug)]
+pub(crate) enum GrantsEdit {
+    /// Others in their place.
+    Replace(Vec<Wish<(u8, SiteRole)>>),
+    /// One more, or one with another role.
+    Put(Wish<(u8, SiteRole)>),
+    /// Another role for one of them, whatever the actor holds.
+    Set(u8, SiteRole),
+    /// Fewer, and lower ones: what becomes of each.
+    Narrow(Vec<Cut>),
+}
+
+/// What becomes of a grant that is narrowed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cut {
+    Keep,
+    ToViewer,
+    Drop,
+}
+
+/// Which etag an update names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Etag {
+    Omitted,
+    Current,
+    Stale,
+}
+
+/// A user of the pool; from [`USERS`] on, one that never exists.
+pub(crate) const fn user(n: u8) -> UserId {
+    UserId::from_uuid(Uuid::from_u128(0xa0 + n as u128))
+}
+
+/// A team of the pool; from [`TEAMS`] on, one that never exists.
+pub(crate) const fn team(n: u8) -> TeamId {
+    TeamId::from_uuid(Uuid::from_u128(0xb0 + n as u128))
+}
+
+/// A site of the pool; from [`SITES`] on, one that never exists.
+pub(crate) const fn site(n: u8) -> SiteId {
+    SiteId::from_uuid(Uuid::from_u128(0xc0 + n as u128))
+}
+
+/// Scripts of a directory, a few clients and up to that many steps.
+pub(crate) fn scripts(steps: usize) -> impl Strategy<Value = Script> {
+    let clients = vec(creation().prop_map(Step::Create), 2..5);
+    (directories(), clients, vec(step(), steps / 2..=steps)).prop_map(|(start, clients, steps)| {
+        Script {
+            start,
+            steps: [clients, steps].concat(),
+        }
+    })
+}
+
+/// Directories with most of the pools' users, teams and sites in them.
+pub(crate) fn directories() -> impl Strategy<Value = Vec<DirectoryChange>> {
+    let users = each(USERS, 0.95, |n| put_user(Just(user(n))).boxed());
+    let teams = each(TEAMS, 0.98, |n| put_team(Just(team(n))).boxed());
+    let sites = each(SITES, 0.95, |n| put_site(Just(site(n))).boxed());
+    let team_members = each(USERS * TEAMS, 0.7, |n| {
+        put_team_member(Just(team(n / USERS)), Just(user(n % USERS))).boxed()
+    });
+    let site_members = each(USERS * SITES, 0.3, |n| {
+        put_site_member(Just(site(n / USERS)), Just(user(n % USERS))).boxed()
+    });
+    let changes = (users, teams, sites, team_members, site_members);
+    changes.prop_map(|(users, teams, sites, team_members, site_members)| {
+        [users, teams, sites, team_members, site_members]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect()
+    })
+}
+
+/// For each of a pool, a change or none.
+fn each(
+    pool: u8,
+    likely: f64,
+    change: impl Fn(u8) -> BoxedStrategy<DirectoryChange>,
+) -> Vec<impl Strategy<Value = Option<DirectoryChange>>> {
+    (0..pool).map(|n| weighted(likely, change(n))).collect()
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => change().prop_map(Step::Directory),
+        8 => (any::<u8>(), turn()).prop_map(|(client, turn)| Step::Around(client, turn)),
+        3 => wait().prop_map(Step::Wait),
+        5 => creation().prop_map(Step::Create),
+        1 => (who(), owner()).prop_map(|(who, owner)| Step::List(who, owner)),
+        20 => (who(), which(), deed()).prop_map(|(who, which, deed)| {
+            Step::OnClient(who, which, deed)
+        }),
+    ]
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        3 => select(InstanceRole::ALL).prop_map(Turn::InstanceRole),
+        2 => prop::bool::weighted(0.35).prop_map(Turn::Disabled),
+        4 => weighted(0.85, select(TeamRole::ALL)).prop_map(Turn::TeamRole),
+        8 => weighted(0.85, select(SiteRole::ALL)).prop_map(Turn::SiteRole),
+        2 => prop::bool::weighted(0.35).prop_map(Turn::Archived),
+        3 => (0..TEAMS).prop_map(|n| Turn::Team(team(n))),
+    ]
+}
+
+/// Any change of the directory, also one that names something unknown.
+fn change() -> impl Strategy<Value = DirectoryChange> {
+    let users = || (0..USERS).prop_map(user);
+    let teams = || (0..TEAMS).prop_map(team);
+    let sites = || (0..SITES).prop_map(site);
+    prop_oneof![
+        6 => put_user(users()),
+        2 => users().prop_map(DirectoryChange::DeleteUser),
+        4 => put_team(teams()),
+        1 => teams().prop_map(DirectoryChange::DeleteTeam),
+        6 => put_team_member(teams(), users()),
+        3 => (teams(), users()).prop_map(|(t, u)| DirectoryChange::DeleteTeamMember(t, u)),
+        4 => put_site(sites()),
+        2 => sites().prop_map(DirectoryChange::DeleteSite),
+        4 => put_site_member(sites(), users()),
+        2 => (sites(), users()).prop_map(|(s, u)| DirectoryChange::DeleteSiteMember(s, u)),
+    ]
+}
+
+fn put_user(ids: impl Strategy<Value = UserId>) -> impl Strategy<Value = DirectoryChange> {
+    let role = prop_oneof![
+        3 => Just(InstanceRole::User),
+        2 => Just(InstanceRole::Admin),
+        2 => Just(InstanceRole::Owner),
+    ];
+    (ids, role, prop::bool::weighted(0.08)).prop_map(|(id, instance_role, disabled)| {
+        DirectoryChange::PutUser(User {
+            id,
+            instance_role,
+            disabled,
+        })
+    })
+}
+
+fn put_team(ids: impl Strategy<Value = TeamId>) -> impl Strategy<Value = DirectoryChange> {
+    (ids, prop::bool::weighted(0.1))
+        .prop_map(|(id, archived)| DirectoryChange::PutTeam(Team { id, archived }))
+}
+
+fn put_team_member(
+    teams: impl Strategy<Value = TeamId>,
+    users: impl Strategy<Value = UserId>,
+) -> impl Strategy<Value = DirectoryChange> {
+    (teams, users, select(TeamRole::ALL)).prop_map(|(team, user, role)| {
+        DirectoryChange::PutTeamMember(TeamMember { team, user, role })
+    })
+}
+
+fn put_site(ids: impl Strategy<Value = SiteId>) -> impl Strategy<Value = DirectoryChange> {
+    (ids, (0..TEAMS).prop_map(team))
+        .prop_map(|(id, team)| DirectoryChange::PutSite(Site { id, team }))
+}
+
+fn put_site_member(
+    sites: impl Strategy<Value = SiteId>,
+    users: impl Strategy<Value = UserId>,
+) -> impl Strategy<Value = DirectoryChange> {
+    (sites, users, select(SiteRole::ALL)).prop_map(|(site, user, role)| {
+        DirectoryChange::PutSiteMember(SiteMember { site, user, role })
+    })
+}
+
+fn wait() -> impl Strategy<Value = Wait> {
+    prop_oneof![
+        2 => select(&[1_i64, 24, 72][..]).prop_map(Wait::Hours),
+        1 => Just(Wait::UntilNextEnd),
+        1 => Just(Wait::UntilJustBeforeNextEnd),
+    ]
+}
+
+fn who() -> impl Strategy<Value = Who> {
+    prop_oneof![
+        7 => any::<u8>().prop_map(Who::Manager),
+        1 => any::<u8>().prop_map(Who::Overseer),
+        1 => (0..=USERS).prop_map(|n| Who::Any(user(n))),
+    ]
+}
+
+fn owner() -> impl Strategy<Value = Owner> {
+    prop_oneof![
+        9 => (0..USERS).prop_map(|n| Owner::User(user(n))),
+        9 => (0..TEAMS).prop_map(|n| Owner::Team(team(n))),
+        1 => Just(Owner::User(user(USERS))),
+        1 => Just(Owner::Team(team(TEAMS))),
+    ]
+}
+
+fn which() -> impl Strategy<Value = Which> {
+    prop_oneof![
+        19 => any::<u8>().prop_map(Which::Present),
+        1 => any::<u8>().prop_map(Which::Gone),
+    ]
+}
+
+fn creation() -> impl Strategy<Value = Creation> {
+    (
+        who(),
+        owner(),
+        name(),
+        wish(select(InstanceRole::ALL)),
+        vec(grant(), 0..4),
+        ending(),
+    )
+        .prop_map(
+            |(who, owner, name, instance_role, grants, expiry)| Creation {
+                who,
+                owner,
+                name,
+                instance_role,
+                grants,
+                expiry,
+            },
+        )
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        1 => Just(Deed::Get),
+        12 => edit().prop_map(Deed::Update),
+        6 => select(&[0_i64, 1, 48, 168][..]).prop_map(Deed::Rotate),
+        3 => Just(Deed::Revoke),
+        5 => Just(Deed::Reactivate),
+        1 => Just(Deed::Delete),
+    ]
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let description = select(&["", "for the nightly build"][..]);
+    let etag = prop_oneof![
+        6 => Just(Etag::Omitted),
+        1 => Just(Etag::Current),
+        1 => Just(Etag::Stale),
+    ];
+    let fields = (
+        weighted(0.3, name()),
+        weighted(0.25, description),
+        weighted(0.25, wish(select(InstanceRole::ALL))),
+        weighted(0.6, grants_edit()),
+        weighted(0.3, ending()),
+        etag,
+    );
+    fields.prop_map(
+        |(name, description, instance_role, grants, expiry, etag)| Edit {
+            name,
+            description,
+            instance_role,
+            grants,
+            expiry,
+            etag,
+        },
+    )
+}
+
+fn grants_edit() -> impl Strategy<Value = GrantsEdit> {
+    let cut = select(&[Cut::Keep, Cut::ToViewer, Cut::Drop][..]);
+    prop_oneof![
+        1 => vec(grant(), 0..4).prop_map(GrantsEdit::Replace),
+        4 => grant().prop_map(GrantsEdit::Put),
+        2 => (any::<u8>(), select(SiteRole::ALL)).prop_map(|(n, role)| GrantsEdit::Set(n, role)),
+        3 => vec(cut, 1..4).prop_map(GrantsEdit::Narrow),
+    ]
+}
+
+fn name() -> impl Strategy<Value = &'static str> {
+    select(&["build", "deploy", "report"][..])
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        9 => Just(Ending::Never),
+        18 => select(&[1_i64, 24, 48, 240][..]).prop_map(Ending::In),
+        1 => select(&[-1_i64, 0][..]).prop_map(Ending::In),
+        9 => Just(Ending::Sooner),
+        3 => Just(Ending::Unchanged),
+    ]
+}
+
+fn grant() -> impl Strategy<Value = Wish<(u8, SiteRole)>> {
+    wish((any::<u8>(), select(SiteRole::ALL)))
+}
+
+fn wish<T: std::fmt::Debug>(wanted: impl Strategy<Value = T>) -> impl Strategy<Value = Wish<T>> {
+    (wanted, prop::bool::weighted(0.85)).prop_map(|(wanted, modest)| Wish { wanted, modest })
+}

@@ -1,0 +1,319 @@
+//! The tables, in memory: rows, what goes along with a row that is deleted, and
+//! what the store would load from them for a decision or a verdict. No rule of
+//! the contract stands in here but those that the store keeps: whose clients,
+//! memberships and grants go, and when a replaced token ends.
+
+use std::collections::BTreeMap;
+
+use hitkeep_auth::domain::{
+    Timestamp,
+    access::{
+        Facts, Holder, Owner, OwnerFacts, OwnerStanding, SiteStanding, TeamStanding, UserStanding,
+    },
+    client::ApiClient,
+    directory::DirectoryChange,
+    id::{ClientId, SiteId, TeamId, UserId},
+    introspection::{Subject, TokenStanding},
+    role::{SiteRole, TeamRole},
+    token::TokenHash,
+};
+
+use crate::{
+    faults::Fault,
+    model::life::{grants_of, owner_of},
+};
+
+/// A token's row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenRow {
+    pub(crate) hash: TokenHash,
+    pub(crate) client: ClientId,
+    pub(crate) end_time: Option<Timestamp>,
+    /// What that was when the token was replaced. Only a fault asks for it.
+    replaced_until: Option<Timestamp>,
+}
+
+impl TokenRow {
+    /// A token that none has taken the place of.
+    pub(crate) const fn newest(hash: TokenHash, client: ClientId) -> Self {
+        Self {
+            hash,
+            client,
+            end_time: None,
+            replaced_until: None,
+        }
+    }
+}
+
+/// All rows.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    users: BTreeMap<UserId, UserStanding>,
+    /// Whether it is archived.
+    teams: BTreeMap<TeamId, bool>,
+    team_members: BTreeMap<(TeamId, UserId), TeamRole>,
+    /// The team that it is in.
+    sites: BTreeMap<SiteId, TeamId>,
+    site_members: BTreeMap<(SiteId, UserId), SiteRole>,
+    pub(crate) clients: BTreeMap<ClientId, ApiClient>,
+    pub(crate) tokens: Vec<TokenRow>,
+    /// What is done wrong in here.
+    fault: Option<Fault>,
+}
+
+/// Writing.
+impl Tables {
+    /// No rows, and what is done wrong with those that will come.
+    pub(crate) fn new(fault: Option<Fault>) -> Self {
+        Self {
+            fault,
+            ..Self::default()
+        }
+    }
+
+    /// Changes the directory; `false` where the change names something unknown.
+    pub(crate) fn apply(&mut self, change: &DirectoryChange) -> bool {
+        match *change {
+            DirectoryChange::PutUser(user) => {
+                let standing = UserStanding {
+                    instance_role: user.instance_role,
+                    disabled: user.disabled,
+                };
+                self.users.insert(user.id, standing);
+            }
+            DirectoryChange::DeleteUser(id) => self.delete_user(id),
+            DirectoryChange::PutTeam(team) => {
+                self.teams.insert(team.id, team.archived);
+            }
+            DirectoryChange::DeleteTeam(id) => self.delete_team(id),
+            DirectoryChange::PutTeamMember(member) => {
+                let known =
+                    self.teams.contains_key(&member.team) && self.users.contains_key(&member.user);
+                if known {
+                    self.team_members
+                        .insert((member.team, member.user), member.role);
+                }
+                return known;
+            }
+            DirectoryChange::DeleteTeamMember(team, user) => {
+                if !self.has(Fault::RemovedMemberKeepsTheRole) {
+                    self.team_members.remove(&(team, user));
+                }
+                if self.has(Fault::LeaverTakesTeamClientsAlong) {
+                    let taken = |client: &ApiClient| {
+                        client.created_by == user && owner_of(client) == Owner::Team(team)
+                    };
+                    self.clients.retain(|_, client| !taken(client));
+                }
+            }
+            DirectoryChange::PutSite(site) => {
+                let known = self.teams.contains_key(&site.team);
+                let stays = self.has(Fault::MovedSiteStays) && self.sites.contains_key(&site.id);
+                if known && !stays {
+                    self.sites.insert(site.id, site.team);
+                }
+                return known;
+            }
+            DirectoryChange::DeleteSite(id) => self.delete_site(id),
+            DirectoryChange::PutSiteMember(member) => {
+                let known =
+                    self.sites.contains_key(&member.site) && self.users.contains_key(&member.user);
+                if known {
+                    self.site_members
+                        .insert((member.site, member.user), member.role);
+                }
+                return known;
+            }
+            DirectoryChange::DeleteSiteMember(site, user) => {
+                if !self.has(Fault::RemovedSiteMemberKeepsTheRole) {
+                    self.site_members.remove(&(site, user));
+                }
+            }
+        }
+        true
+    }
+
+    fn delete_user(&mut self, id: UserId) {
+        self.users.remove(&id);
+        if !self.has(Fault::DeletedUserLeavesMemberships) {
+            self.team_members.retain(|(_, user), _| *user != id);
+            self.site_members.retain(|(_, user), _| *user != id);
+        }
+        if !self.has(Fault::DeletedUserLeavesClients) {
+            self.delete_clients_of(Owner::User(id));
+        }
+    }
+
+    fn delete_team(&mut self, id: TeamId) {
+        self.teams.remove(&id);
+        self.team_members.retain(|(team, _), _| *team != id);
+        if !self.has(Fault::DeletedTeamLeavesSites) {
+            let inside = self.sites.iter().filter(|(_, team)| **team == id);
+            let sites: Vec<SiteId> = inside.map(|(site, _)| *site).collect();
+            for site in sites {
+                self.delete_site(site);
+            }
+        }
+        if !self.has(Fault::DeletedTeamLeavesClients) {
+            self.delete_clients_of(Owner::Team(id));
+        }
+    }
+
+    fn delete_site(&mut self, id: SiteId) {
+        self.sites.remove(&id);
+        self.site_members.retain(|(site, _), _| *site != id);
+        if !self.has(Fault::DeletedSiteLeavesGrants) {
+            for client in self.clients.values_mut() {
+                grants_of(client).remove(&id);
+            }
+        }
+    }
+
+    fn delete_clients_of(&mut self, owner: Owner) {
+        self.clients.retain(|_, client| owner_of(client) != owner);
+    }
+
+    /// Writes a client's new content over the old.
+    pub(crate) fn update_client(&mut self, new: &ApiClient) {
+        let old = self
+            .clients
+            .insert(new.id, new.clone())
+            .expect("it was there a moment ago");
+        let comes_back = self.has(Fault::OverlapComesBackWithExpiry);
+        let is_brought_forward =
+            new.expiry < old.expiry && !self.has(Fault::OverlapKeepsAnEarlierExpiry);
+        if !is_brought_forward && !comes_back {
+            return;
+        }
+        for token in self
+            .tokens
+            .iter_mut()
+            .filter(|token| token.client == new.id)
+        {
+            let ends = if comes_back {
+                token.replaced_until
+            } else {
+                token.end_time
+            };
+            let expires = new.expiry.time();
+            token.end_time = ends.map(|ends| expires.map_or(ends, |expires| expires.min(ends)));
+        }
+    }
+
+    /// Writes a client with its new token. The token before it works until
+    /// `old_token_ends`, earlier ones no longer.
+    pub(crate) fn rotate_client(
+        &mut self,
+        new: ApiClient,
+        hash: TokenHash,
+        old_token_ends: Timestamp,
+        now: Timestamp,
+    ) {
+        let second_overlap_goes_on = self.has(Fault::SecondRotationLeavesTheFirstOverlap);
+        for token in self
+            .tokens
+            .iter_mut()
+            .filter(|token| token.client == new.id)
+        {
+            token.end_time = Some(match token.end_time {
+                None => old_token_ends,
+                Some(already) if second_overlap_goes_on => already,
+                Some(already) => already.min(now),
+            });
+            token.replaced_until = token.end_time;
+        }
+        self.tokens.push(TokenRow::newest(hash, new.id));
+        self.clients.insert(new.id, new);
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+}
+
+/// Loading.
+impl Tables {
+    /// How many clients an owner has, inactive ones included.
+    pub(crate) fn count_clients(&self, owner: Owner) -> usize {
+        self.clients
+            .values()
+            .filter(|client| owner_of(client) == owner)
+            .count()
+    }
+
+    /// What a decision about an owner's client rests on.
+    pub(crate) fn facts(&self, actor: UserId, owner: Owner, asked: &[SiteId]) -> Facts {
+        let owner = match owner {
+            Owner::User(id) => match self.users.get(&id) {
+                Some(user) => OwnerFacts::User {
+                    id,
+                    disabled: user.disabled,
+                },
+                None => OwnerFacts::Absent,
+            },
+            Owner::Team(id) => match self.teams.get(&id) {
+                Some(archived) => OwnerFacts::Team {
+                    id,
+                    archived: *archived,
+                    actor_role: self.team_members.get(&(id, actor)).copied(),
+                },
+                None => OwnerFacts::Absent,
+            },
+        };
+        Facts {
+            actor: self.holder(actor, asked),
+            owner,
+        }
+    }
+
+    /// What a verdict on a token rests on.
+    pub(crate) fn subject(&self, token: TokenHash) -> Option<Subject> {
+        let token = self.tokens.iter().find(|row| row.hash == token)?;
+        let client = self.clients.get(&token.client)?;
+        let granted: Vec<SiteId> = client.delegated.grants().keys().copied().collect();
+        let owner = match owner_of(client) {
+            Owner::User(id) => OwnerStanding::User(self.holder(id, &granted)),
+            Owner::Team(id) => {
+                let inside = granted
+                    .iter()
+                    .filter(|site| self.sites.get(site) == Some(&id));
+                // No client is left behind without its team.
+                let archived = self.teams.get(&id).copied().unwrap_or(true);
+                OwnerStanding::Team(TeamStanding {
+                    archived,
+                    sites: inside.copied().collect(),
+                })
+            }
+        };
+        Some(Subject {
+            token: token
+                .end_time
+                .map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
+            client: client.id,
+            name: client.name.as_str().to_owned(),
+            delegated: client.delegated.clone(),
+            expiry: client.expiry,
+            revoked: client.revoke_time.is_some(),
+            owner,
+        })
+    }
+
+    /// A user and what they have to do with some sites.
+    pub(crate) fn holder(&self, id: UserId, asked: &[SiteId]) -> Holder {
+        let standing = |site: &SiteId| {
+            let team = *self.sites.get(site)?;
+            let standing = SiteStanding {
+                team,
+                team_archived: self.teams.get(&team).copied().unwrap_or(false),
+                team_role: self.team_members.get(&(team, id)).copied(),
+                site_role: self.site_members.get(&(*site, id)).copied(),
+            };
+            Some((*site, standing))
+        };
+        Holder {
+            id,
+            user: self.users.get(&id).copied(),
+            sites: asked.iter().filter_map(standing).collect(),
+        }
+    }
+}
