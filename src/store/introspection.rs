@@ -3,7 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::{
+    QueryResult,
+    pg::Pg,
+    query_builder::{AstPass, Query, QueryFragment, QueryId},
+    sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid},
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -24,8 +29,10 @@ use crate::domain::{
 };
 
 /// A row for each grant of the token's client; one without a grant where there
-/// is none; one with nothing but the state where there is no such token.
-const LOOK_UP: &str = "
+/// is none; one with nothing but the state where there is no such token. The
+/// token's hash stands between the two parts.
+const LOOK_UP: [&str; 2] = [
+    "
     SELECT state.revision, clock_timestamp() AS now,
            token.end_time AS token_end_time,
            client.id AS client_id, client.owner_user_id, client.owner_team_id, client.name,
@@ -36,7 +43,8 @@ const LOOK_UP: &str = "
            site.team_id AS site_team_id, site_team.archived AS site_team_archived,
            team_members.role AS team_role, site_members.role AS site_role
     FROM index_state AS state
-    LEFT JOIN api_client_tokens AS token ON token.hash = $1
+    LEFT JOIN api_client_tokens AS token ON token.hash = ",
+    "
     LEFT JOIN api_clients AS client ON client.id = token.client_id
     LEFT JOIN users AS owner_user ON owner_user.id = client.owner_user_id
     LEFT JOIN teams AS owner_team ON owner_team.id = client.owner_team_id
@@ -46,7 +54,8 @@ const LOOK_UP: &str = "
     LEFT JOIN team_members ON team_members.team_id = site.team_id
         AND team_members.user_id = client.owner_user_id
     LEFT JOIN site_members ON site_members.site_id = site.id
-        AND site_members.user_id = client.owner_user_id";
+        AND site_members.user_id = client.owner_user_id",
+];
 
 #[derive(diesel::QueryableByName)]
 struct Row {
@@ -101,17 +110,40 @@ pub struct LookUp {
     pub subject: Option<Subject>,
 }
 
+/// The statement with its one parameter. `diesel::sql_query` is never kept
+/// prepared, and planning this one takes longer than running it.
+struct LookUpStatement {
+    hash: Vec<u8>,
+}
+
+impl QueryId for LookUpStatement {
+    type QueryId = Self;
+
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl QueryFragment<Pg> for LookUpStatement {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let [before, after] = LOOK_UP;
+        pass.push_sql(before);
+        pass.push_bind_param::<Binary, _>(&self.hash)?;
+        pass.push_sql(after);
+        Ok(())
+    }
+}
+
+impl Query for LookUpStatement {
+    type SqlType = Untyped;
+}
+
 impl Store {
     /// Looks a token up. `None` asks for the revision and the time alone.
     pub async fn look_up(&self, token: Option<TokenHash>) -> Result<LookUp, StoreError> {
         // No hash is empty, so none is found.
         let hash = token.map_or(Vec::new(), |token| token.0.to_vec());
-        let look_up = async |connection: &mut AsyncPgConnection| {
-            diesel::sql_query(LOOK_UP)
-                .bind::<Binary, _>(&hash)
-                .load::<Row>(connection)
-                .await
-        };
+        let statement = LookUpStatement { hash };
+        let look_up =
+            async |connection: &mut AsyncPgConnection| (&statement).load::<Row>(connection).await;
         let (lease, rows) = self.start(look_up).await?;
         lease.finish();
         let [first, ..] = rows.as_slice() else {
