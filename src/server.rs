@@ -86,8 +86,12 @@ where
     E: std::fmt::Display,
 {
     let (health, health_service) = tonic_health::server::health_reporter();
-    lifecycle::report_health(&store, &health).await;
-    let watch = tokio::spawn(lifecycle::watch_health(store.clone(), health.clone()));
+    let status = lifecycle::report_health(&store, &health).await;
+    let watch = tokio::spawn(lifecycle::watch_health(
+        store.clone(),
+        health.clone(),
+        status,
+    ));
     let mut connections = Connections::new(router(store, &options, health_service));
     tokio::select! {
         // Dropped with its listener where the other is first.

@@ -33,25 +33,31 @@ const SERVICES: [&str; 5] = [
 
 /// Reports SERVING if introspection can answer right now.
 pub(super) async fn report_health(store: &Store, health: &HealthReporter) -> ServingStatus {
-    // A database that does not answer is as good as none.
-    let status = match timeout(HEALTH_INTERVAL, store.look_up(None)).await {
-        Ok(Ok(_)) => ServingStatus::Serving,
-        Ok(Err(_)) | Err(_) => ServingStatus::NotServing,
-    };
+    let status = status(store).await;
     set_all(health, status).await;
     status
 }
 
 /// Keeps the report true, and says in the log when it changes. Until aborted.
+/// Only a change is reported: those who watch are sent whatever is reported.
 #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
-pub(super) async fn watch_health(store: Store, health: HealthReporter) {
-    let mut last = None;
+pub(super) async fn watch_health(store: Store, health: HealthReporter, mut last: ServingStatus) {
     loop {
-        let status = report_health(&store, &health).await;
-        if last.replace(status).is_some_and(|last| last != status) {
-            tracing::warn!("health is now {status}");
-        }
         sleep(HEALTH_INTERVAL).await;
+        let status = status(&store).await;
+        if status != last {
+            tracing::warn!("health is now {status}");
+            set_all(&health, status).await;
+            last = status;
+        }
+    }
+}
+
+async fn status(store: &Store) -> ServingStatus {
+    // A database that does not answer is as good as none.
+    match timeout(HEALTH_INTERVAL, store.look_up(None)).await {
+        Ok(Ok(_)) => ServingStatus::Serving,
+        Ok(Err(_)) | Err(_) => ServingStatus::NotServing,
     }
 }
 

@@ -112,3 +112,23 @@ async fn health_follows_the_database() {
     proxy.mend();
     assert_eq!(next().await, ServingStatus::Serving);
 }
+
+#[tokio::test]
+async fn health_that_stays_as_it_is_is_told_once() {
+    use futures_util::FutureExt;
+
+    let app = TestApp::with_world().await;
+    let mut client = HealthClient::new(app.channel().await);
+    let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut statuses = watch.into_inner();
+    let first = statuses.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    // A call that takes as long as it may: health is looked at meanwhile.
+    let unreached = pb::IntrospectRequest {
+        at_least_revision: Some(u64::MAX),
+        ..introspect("x")
+    };
+    let late = app.sidecar().await.introspect(unreached).await;
+    assert_eq!(told(&late), "Unavailable REVISION_NOT_REACHED");
+    assert!(statuses.message().now_or_never().is_none());
+}
