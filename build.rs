@@ -31,6 +31,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".hitkeep.auth.v1.RotateApiClientResponse",
             ".hitkeep.auth.v1.IntrospectRequest",
         ])
+        // The same fields with the same numbers: one type here.
+        .extern_path(
+            ".hitkeep.auth.v1.IntrospectStreamRequest",
+            "crate::pb::IntrospectRequest",
+        )
+        .extern_path(
+            ".hitkeep.auth.v1.IntrospectStreamResponse",
+            "crate::pb::IntrospectResponse",
+        )
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

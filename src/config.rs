@@ -11,7 +11,7 @@ use crate::{
         users,
     },
     domain::caller::{CallerName, CallerPermission},
-    grpc, server,
+    grpc, replica, server,
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry,
 };
@@ -137,6 +137,15 @@ pub struct ServeArgs {
     /// How long callers may keep an answer of Introspect at most
     #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     max_cache_age: Duration,
+    /// How old the index may be and still answer that a token is active: from 1s
+    #[arg(long, env = "HITKEEP_AUTH_MAX_STALENESS", default_value = "10s", value_parser = a_second_or_longer, value_name = "TIME")]
+    max_staleness: Duration,
+    /// How often to ask Postgres for changes that no notification told of: from 10ms
+    #[arg(long, env = "HITKEEP_AUTH_POLL_INTERVAL", default_value = "250ms", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
+    poll_interval: Duration,
+    /// How often in a second to ask Postgres on behalf of tokens that are unknown
+    #[arg(long, env = "HITKEEP_AUTH_MAX_LOOKUPS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
+    max_lookups: u32,
     /// How long a call may take at most
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
     request_timeout: Duration,
@@ -272,6 +281,12 @@ impl ServeArgs {
                 max_clients_per_owner: self.max_clients_per_owner,
                 max_cache_age: self.max_cache_age,
             },
+            replica: replica::Options {
+                max_staleness: self.max_staleness,
+                poll_interval: self.poll_interval,
+                max_lookups: self.max_lookups,
+                ..replica::Options::default()
+            },
             request_timeout: self.request_timeout,
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
@@ -351,4 +366,21 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
         "" | "0" | "false" | "no" | "off" | "n" => Ok(false),
         _ => Err("must be yes or no".to_owned()),
     }
+}
+
+fn a_second_or_longer(text: &str) -> Result<Duration, String> {
+    at_least(Duration::from_secs(1), text)
+}
+
+fn ten_milliseconds_or_longer(text: &str) -> Result<Duration, String> {
+    at_least(Duration::from_millis(10), text)
+}
+
+fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
+    let read = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if read < least {
+        let least = humantime::format_duration(least);
+        return Err(format!("must be at least {least}"));
+    }
+    Ok(read)
 }

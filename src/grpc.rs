@@ -15,6 +15,14 @@ pub mod error;
 pub mod introspection;
 mod page;
 
+use tokio::sync::watch;
+
+use crate::{
+    domain::audit::Provenance,
+    replica::Replica,
+    store::{Body, Committed, IsCollision, Store, Transaction, error::StoreError},
+};
+
 /// What the services can be set to.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -37,16 +45,44 @@ impl Default for Options {
 /// What every service needs.
 #[derive(Clone)]
 pub struct Services {
-    store: crate::store::Store,
+    store: Store,
+    replica: Replica,
     options: Arc<Options>,
+    /// How long a request may take that is one of a stream's.
+    request_timeout: Duration,
+    /// Becomes true when streams have to end.
+    draining: watch::Receiver<bool>,
 }
 
 impl Services {
-    /// Puts the services on a store.
-    pub fn new(store: crate::store::Store, options: Options) -> Self {
+    /// Puts the services on a store and a replica of it.
+    pub fn new(
+        store: Store,
+        replica: Replica,
+        options: Options,
+        request_timeout: Duration,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             store,
+            replica,
             options: Arc::new(options),
+            request_timeout,
+            draining,
         }
+    }
+    /// Writes, and comes back when this replica answers by what was written: a
+    /// revocation that was acknowledged is in force here, and the others follow.
+    async fn write<T, E, F>(&self, provenance: &Arc<Provenance>, body: F) -> Result<Committed<T>, E>
+    where
+        F: for<'t> AsyncFn(&'t mut Transaction) -> Result<T, E>
+            + for<'t> Body<&'t mut Transaction, Result<T, E>, Future: Send>
+            + Sync,
+        T: Send,
+        E: From<StoreError> + IsCollision + Send,
+    {
+        let committed = self.store.transaction(provenance, body).await?;
+        self.replica.take_in(committed.revision).await;
+        Ok(committed)
     }
 }

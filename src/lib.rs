@@ -14,6 +14,7 @@ pub mod dev;
 pub mod domain;
 pub mod grpc;
 pub mod pb;
+pub mod replica;
 pub mod server;
 pub mod store;
 pub mod system;

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
 };
 use tokio_stream::Stream;
 use tonic::service::Routes;
@@ -25,6 +25,7 @@ use crate::{
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
         introspection_service_server::IntrospectionServiceServer,
     },
+    replica::{self, Replica},
     store::Store,
 };
 
@@ -40,6 +41,8 @@ const MAX_REPLACEMENTS: usize = 2;
 pub struct Options {
     /// What the services can be set to.
     pub grpc: grpc::Options,
+    /// What the index can be set to.
+    pub replica: replica::Options,
     /// How long a call may take where its caller asks for no less. Default 10 s.
     /// The replacement of the directory, a stream, is exempt.
     pub request_timeout: Duration,
@@ -55,6 +58,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             grpc: grpc::Options::default(),
+            replica: replica::Options::default(),
             request_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
@@ -85,14 +89,27 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     E: std::fmt::Display,
 {
+    let replica = Replica::start(&store, options.replica);
     let (health, health_service) = tonic_health::server::health_reporter();
-    let status = lifecycle::report_health(&store, &health).await;
+    let status = lifecycle::report_health(&replica, &health).await;
     let watch = tokio::spawn(lifecycle::watch_health(
-        store.clone(),
+        replica.clone(),
         health.clone(),
         status,
     ));
-    let mut connections = Connections::new(router(store, &options, health_service));
+    let (drain, draining) = watch::channel(false);
+    let services = Services::new(
+        store.clone(),
+        replica.clone(),
+        options.grpc,
+        options.request_timeout,
+        draining,
+    );
+    let callers = auth::Callers {
+        store: store.clone(),
+        replica,
+    };
+    let mut connections = Connections::new(router(services, callers, &options, health_service));
     tokio::select! {
         // Dropped with its listener where the other is first.
         () = connections.accept(incoming) => {}
@@ -100,6 +117,8 @@ where
     }
     watch.abort();
     lifecycle::end_health(health).await;
+    // Streams would go on for as long as their callers like.
+    drain.send_replace(true);
     tokio::select! {
         () = connections.drain() => Ended::Drained,
         () = tokio::time::sleep(options.drain_timeout) => Ended::CutOff,
@@ -110,13 +129,14 @@ where
 /// The services behind their layers. A layer that is added later is outside of
 /// those before it.
 fn router(
-    store: Store,
+    services: Services,
+    callers: auth::Callers,
     options: &Options,
     health: tonic_health::pb::health_server::HealthServer<
         impl tonic_health::pb::health_server::Health,
     >,
 ) -> axum::Router {
-    let services = Services::new(store.clone(), options.grpc);
+    let store = callers.store.clone();
     let limits = Arc::new(layers::Limits {
         introspections: Semaphore::new(options.max_introspections),
         replacements: Semaphore::new(MAX_REPLACEMENTS),
@@ -144,8 +164,8 @@ fn router(
         .into_axum_router()
         // Completes what tonic itself refuses, so it is next to it.
         .layer(from_fn(layers::complete_errors))
-        .layer(from_fn_with_state(store.clone(), auth::authenticate))
-        // Above authentication, which asks the database too.
+        .layer(from_fn_with_state(callers, auth::authenticate))
+        // Above authentication, which may have to wait too.
         .layer(from_fn_with_state(options.request_timeout, layers::deadline))
         // Above the deadline: what is shed has not begun.
         .layer(from_fn_with_state(limits, layers::shed))

@@ -3,8 +3,8 @@
 //!
 //! `Store::transaction` alone writes. It takes the write lock first and holds it
 //! until the commit, so writes are serial, and what was checked inside still
-//! holds when it commits; it stamps the next revision where something changed,
-//! and audit events can be written only inside it. A caller who goes away in the
+//! holds when it commits; the database stamps the next revision where something
+//! changed, and audit events can be written only inside it. A caller who goes away in the
 //! middle leaves nothing behind: the statement is cancelled and the connection
 //! thrown away, because one that was left in the middle of something must not
 //! be handed on.
@@ -33,6 +33,7 @@ mod connect;
 pub mod directory;
 pub mod error;
 mod facts;
+pub mod feed;
 pub mod introspection;
 pub mod migrations;
 mod schema;
@@ -88,6 +89,9 @@ pub struct Store {
     writers_wait: Duration,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    /// For connections beside the pool.
+    database_url: DatabaseUrl,
+    connect_timeout: Duration,
 }
 
 /// A connection that is put back into the pool only when its work was finished.
@@ -113,8 +117,6 @@ pub struct Transaction {
     pub now: Timestamp,
     entropy: Arc<dyn Entropy>,
     provenance: Arc<Provenance>,
-    base: Revision,
-    changed: bool,
 }
 
 /// What a transaction gave, and the first revision at which it is known.
@@ -130,6 +132,12 @@ pub struct Committed<T> {
 struct RevisionRow {
     #[diesel(sql_type = BigInt)]
     revision: i64,
+}
+
+#[derive(diesel::QueryableByName)]
+struct TimeRow {
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
 }
 
 #[derive(diesel::QueryableByName)]
@@ -172,12 +180,14 @@ impl Store {
             writers_wait: options.pool_wait,
             clock,
             entropy,
+            database_url: options.database_url.clone(),
+            connect_timeout: options.connect_timeout,
         }
     }
 
-    /// The clock that the store keeps to the database's.
-    pub fn clock(&self) -> &dyn Clock {
-        &*self.clock
+    /// The clock that goes by the database's.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// The store's source of randomness.
@@ -269,16 +279,14 @@ impl Store {
     async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
         let mut lease = self.begin_with("BEGIN").await?;
         // The time is taken after the lock, so that it orders the writes too.
-        let lock = "WITH locked AS MATERIALIZED (SELECT revision FROM index_state FOR UPDATE) \
-                    SELECT revision, clock_timestamp() AS now FROM locked";
-        let state: StateRow = diesel::sql_query(lock).get_result(lease.start()).await?;
+        let lock = "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
+                    SELECT clock_timestamp() AS now FROM locked";
+        let state: TimeRow = diesel::sql_query(lock).get_result(lease.start()).await?;
         Ok(Transaction {
             lease,
             now: self.clock.adopt(state.now),
             entropy: Arc::clone(&self.entropy),
             provenance,
-            base: revision(state.revision)?,
-            changed: false,
         })
     }
 
@@ -408,16 +416,6 @@ impl Transaction {
         Arc::clone(&self.entropy)
     }
 
-    /// The revision that the transaction builds on.
-    pub fn base(&self) -> Revision {
-        self.base
-    }
-
-    /// Notes that something changed which can alter what Introspect answers.
-    fn touch(&mut self) {
-        self.changed = true;
-    }
-
     /// Writes an event to the audit trail.
     pub async fn record(&mut self, event: Event) -> Result<(), StoreError> {
         self.record_all(vec![event]).await
@@ -429,17 +427,14 @@ impl Transaction {
     }
 
     async fn commit(mut self) -> Result<Revision, StoreError> {
-        let mut at = self.base;
-        if self.changed {
-            let stamp = "UPDATE index_state SET revision = revision + 1 RETURNING revision";
-            let state: RevisionRow = diesel::sql_query(stamp)
-                .get_result(self.connection())
-                .await?;
-            at = revision(state.revision)?;
-        }
+        // The database stamps the revision by itself, where something changed.
+        let stamped = "SELECT revision FROM index_state";
+        let state: RevisionRow = diesel::sql_query(stamped)
+            .get_result(self.connection())
+            .await?;
         AnsiTransactionManager::commit_transaction(self.connection()).await?;
         self.lease.finish();
-        Ok(at)
+        revision(state.revision)
     }
 
     /// Gives the connection back where the rollback works, and throws it away,

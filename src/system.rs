@@ -1,9 +1,13 @@
 //! The machine's clock and source of randomness. The one place that asks the
 //! operating system for either.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::domain::{
     Timestamp,
@@ -13,7 +17,7 @@ use crate::domain::{
 /// The database's clock, kept here as the machine's own and an offset.
 #[derive(Debug, Default)]
 pub struct SystemClock {
-    /// Database minus machine, in microseconds, as last seen.
+    /// Database minus machine, in microseconds.
     offset: AtomicI64,
 }
 
@@ -36,9 +40,31 @@ impl Clock for SystemClock {
     }
 
     fn adopt(&self, database: Timestamp) -> Timestamp {
-        let offset = (database - Self::machine()).num_microseconds().unwrap_or(0);
-        self.offset.store(offset, Ordering::Relaxed);
         database
+    }
+
+    fn calibrate(&self, database: Timestamp, waited: Duration) {
+        // The database read its clock after we asked and before we heard: the
+        // offset is somewhere between. One that is known better is only moved as
+        // far as this answer forces it to, so that a slow answer does no harm.
+        let least = (database - Self::machine())
+            .num_microseconds()
+            .unwrap_or_default();
+        let waited = i64::try_from(waited.as_micros()).unwrap_or(i64::MAX);
+        let known = self.offset.load(Ordering::Relaxed);
+        let offset = known.clamp(least, least.saturating_add(waited));
+        self.offset.store(offset, Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> Duration {
+        #[cfg(target_os = "linux")]
+        let clock = ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let clock = ClockId::Monotonic;
+        let time = clock_gettime(clock);
+        // Neither is negative.
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
     }
 }
 
@@ -49,5 +75,38 @@ pub struct SystemEntropy;
 impl Entropy for SystemEntropy {
     fn fill(&self, buffer: &mut [u8]) {
         getrandom::fill(buffer).expect("the operating system has randomness to give");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ahead of the machine by that many seconds, give or take a test's run.
+    fn ahead(clock: &SystemClock) -> f64 {
+        (clock.now() - SystemClock::machine()).as_seconds_f64()
+    }
+
+    #[test]
+    fn a_slow_answer_moves_the_clock_only_as_far_as_it_must() {
+        let clock = SystemClock::default();
+        let database = |seconds| SystemClock::machine() + TimeDelta::seconds(seconds);
+        clock.calibrate(database(100), Duration::ZERO);
+        assert!((ahead(&clock) - 100.0).abs() < 1.0);
+        // It was read up to 10 s ago: that agrees with what is known.
+        clock.calibrate(database(95), Duration::from_secs(10));
+        assert!((ahead(&clock) - 100.0).abs() < 1.0);
+        // This does not, neither does that.
+        clock.calibrate(database(80), Duration::from_secs(10));
+        assert!((ahead(&clock) - 90.0).abs() < 1.0);
+        clock.calibrate(database(200), Duration::from_secs(10));
+        assert!((ahead(&clock) - 200.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn elapsed_goes_on() {
+        let clock = SystemClock::default();
+        assert!(clock.elapsed() <= clock.elapsed());
+        assert!(clock.elapsed() > Duration::ZERO);
     }
 }

@@ -107,6 +107,27 @@ pub struct UserStanding {
     pub disabled: bool,
 }
 
+impl UserStanding {
+    /// The user's role on the instance; none where the user is disabled, and so
+    /// may do nothing.
+    pub fn current_instance_role(self) -> Option<InstanceRole> {
+        (!self.disabled).then_some(self.instance_role)
+    }
+
+    /// The user's current role on a site.
+    pub fn site_role(self, site: &SiteStanding) -> Option<SiteRole> {
+        let instance_role = self.current_instance_role()?;
+        if site.team_archived {
+            return None;
+        }
+        if instance_role == InstanceRole::Owner {
+            return Some(SiteRole::Owner);
+        }
+        let team_role = site.team_role?;
+        site.site_role.or(team_role.derived_site_role())
+    }
+}
+
 /// A site, and what one user has to do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteStanding {
@@ -135,20 +156,12 @@ impl Holder {
     /// The user's role on the instance; none where the user is unknown or
     /// disabled, and so may do nothing.
     pub fn instance_role(&self) -> Option<InstanceRole> {
-        self.user
-            .filter(|user| !user.disabled)
-            .map(|user| user.instance_role)
+        self.user?.current_instance_role()
     }
 
     /// The user's current role on a site.
     pub fn site_role(&self, site: SiteId) -> Option<SiteRole> {
-        let instance_role = self.instance_role()?;
-        let standing = self.sites.get(&site).filter(|site| !site.team_archived)?;
-        if instance_role == InstanceRole::Owner {
-            return Some(SiteRole::Owner);
-        }
-        let team_role = standing.team_role?;
-        standing.site_role.or(team_role.derived_site_role())
+        self.user?.site_role(self.sites.get(&site)?)
     }
 }
 
@@ -199,13 +212,95 @@ impl OwnerStanding {
     }
 }
 
+/// An API client's owner as it is right now, apart from the sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CurrentOwner {
+    /// A personal client's owner.
+    User(UserId, UserStanding),
+    /// A team client's owner.
+    Team {
+        /// The team.
+        id: TeamId,
+        /// An archived team's clients do not work.
+        archived: bool,
+    },
+}
+
+impl CurrentOwner {
+    /// Who it is.
+    pub const fn owner(&self) -> Owner {
+        match self {
+            Self::User(id, _) => Owner::User(*id),
+            Self::Team { id, .. } => Owner::Team(*id),
+        }
+    }
+
+    /// Whether the owner can act at all: no disabled user, no archived team.
+    pub fn can_act(&self) -> bool {
+        match self {
+            Self::User(_, user) => user.current_instance_role().is_some(),
+            Self::Team { archived, .. } => !archived,
+        }
+    }
+
+    /// What is left of a delegated role on the instance.
+    pub fn effective_instance_role(&self, delegated: InstanceRole) -> InstanceRole {
+        let ceiling = match self {
+            Self::User(_, user) => user.current_instance_role().unwrap_or(InstanceRole::User),
+            Self::Team { .. } => InstanceRole::User,
+        };
+        delegated.min(ceiling)
+    }
+
+    /// What is left of a role granted on a site; `None`: the grant is dormant.
+    /// The site's standing is towards the owner, where that is a user.
+    pub fn effective_site_role(&self, site: &SiteStanding, granted: SiteRole) -> Option<SiteRole> {
+        let ceiling = match self {
+            Self::User(_, user) => user.site_role(site)?,
+            Self::Team { id, archived } => {
+                (!archived && site.team == *id).then_some(SiteRole::Owner)?
+            }
+        };
+        Some(granted.min(ceiling))
+    }
+}
+
+/// Effective roles on sites, no site twice, ordered by site: an order to report
+/// them in, and one to find a site in. As small as can be, since every replica
+/// holds those of every client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EffectiveGrants(Box<[(SiteId, SiteRole)]>);
+
+impl EffectiveGrants {
+    /// The role on a site.
+    pub fn get(&self, site: SiteId) -> Option<SiteRole> {
+        let found = self.0.binary_search_by_key(&site, |(site, _)| *site).ok()?;
+        Some(self.0[found].1)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&SiteId, &SiteRole)> {
+        self.0.iter().map(|(site, role)| (site, role))
+    }
+}
+
+impl FromIterator<(SiteId, SiteRole)> for EffectiveGrants {
+    /// Of two roles on one site the weaker one counts; there never are two.
+    fn from_iter<I: IntoIterator<Item = (SiteId, SiteRole)>>(grants: I) -> Self {
+        let mut grants: Vec<_> = grants.into_iter().collect();
+        grants.sort_unstable();
+        grants.dedup_by_key(|(site, _)| *site);
+        Self(grants.into_boxed_slice())
+    }
+}
+
 /// What an API client may do right now. Dormant grants are not in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveAccess {
     /// The role on the instance.
     pub instance_role: InstanceRole,
     /// The roles on sites.
-    pub grants: SiteGrants,
+    pub grants: EffectiveGrants,
 }
 
 /// A permission asked for. A `site.*` permission without a site, or an
@@ -241,7 +336,7 @@ impl EffectiveAccess {
     /// the grant on that site and from nothing else.
     pub fn decide(&self, check: &PermissionCheck) -> Decision {
         let allowed = match check {
-            PermissionCheck::Site { site, permission } => match self.grants.get(site) {
+            PermissionCheck::Site { site, permission } => match self.grants.get(*site) {
                 Some(role) => role.allows(*permission),
                 None => return Decision::NoSiteGrant,
             },

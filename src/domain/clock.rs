@@ -1,6 +1,8 @@
 //! Time and randomness as arguments. Production has one implementation of
 //! each, in `crate::system`; tests move theirs by hand.
 
+use std::time::Duration;
+
 use super::Timestamp;
 
 /// What time it is, by the database's clock.
@@ -11,9 +13,17 @@ pub trait Clock: Send + Sync + 'static {
     /// The database's time as well as it is known here, without asking it.
     fn now(&self) -> Timestamp;
 
-    /// Takes note of what the database's clock said a moment ago, and gives the
-    /// time to go by. In production these are the same.
+    /// Takes what the database's clock said a moment ago, and gives the time to go
+    /// by. In production these are the same.
     fn adopt(&self, database: Timestamp) -> Timestamp;
+
+    /// Takes note of what the database's clock said in an answer that was waited
+    /// for that long: at some moment within it, the database's clock read that.
+    fn calibrate(&self, database: Timestamp, waited: Duration);
+
+    /// How long this clock has been going. Never goes back, whatever is done to
+    /// the machine's time of day, and goes on while the machine is suspended.
+    fn elapsed(&self) -> Duration;
 }
 
 /// A source of random bytes that nobody can predict.

@@ -53,6 +53,35 @@ pub struct Subject {
     pub owner: OwnerStanding,
 }
 
+/// Whether a client works, its expiry apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It does.
+    Live,
+    /// Somebody revoked it.
+    Revoked,
+    /// Its owner cannot act.
+    OwnerInactive,
+}
+
+/// A client with everything worked out that does not depend on the time: what is
+/// left to do when a token arrives is to look at the clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The client.
+    pub client: ClientId,
+    /// Its owner.
+    pub owner: Owner,
+    /// Whether it works.
+    pub life: Life,
+    /// Its effective access.
+    pub access: EffectiveAccess,
+    /// When it expires.
+    pub expiry: Expiry,
+    /// Its name.
+    pub name: Box<str>,
+}
+
 /// What a working token may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Active {
@@ -70,41 +99,83 @@ pub struct Active {
     pub ends: Expiry,
 }
 
-impl Subject {
-    /// The verdict at a moment.
-    pub fn judge(self, now: Timestamp) -> Result<Active, InactiveReason> {
-        let token_end = match self.token {
-            TokenStanding::Current => Expiry::Never,
-            TokenStanding::ReplacedUntil(end) => Expiry::At(end),
-        };
-        if token_end.has_come(now) {
+impl TokenStanding {
+    /// When the token ends by its place alone.
+    pub const fn end(self) -> Expiry {
+        match self {
+            Self::Current => Expiry::Never,
+            Self::ReplacedUntil(end) => Expiry::At(end),
+        }
+    }
+}
+
+impl Life {
+    /// From what is known of a client, apart from its expiry.
+    pub const fn of(revoked: bool, owner_can_act: bool) -> Self {
+        match (revoked, owner_can_act) {
+            (true, _) => Self::Revoked,
+            (false, false) => Self::OwnerInactive,
+            (false, true) => Self::Live,
+        }
+    }
+}
+
+impl Settled {
+    /// The verdict on one of the client's tokens: when it ends by itself, or why
+    /// it does not work.
+    pub fn judge(&self, token: TokenStanding, now: Timestamp) -> Result<Expiry, InactiveReason> {
+        if token.end().has_come(now) {
             return Err(InactiveReason::TokenRotated);
         }
-        match ClientState::of(self.revoked, self.expiry, self.owner.can_act(), now) {
-            ClientState::Active => {}
-            ClientState::Revoked => return Err(InactiveReason::Revoked),
-            ClientState::Expired => return Err(InactiveReason::Expired),
-            ClientState::OwnerInactive => return Err(InactiveReason::OwnerInactive),
+        let (revoked, can_act) = match self.life {
+            Life::Live => (false, true),
+            Life::Revoked => (true, true),
+            Life::OwnerInactive => (false, false),
+        };
+        match ClientState::of(revoked, self.expiry, can_act, now) {
+            ClientState::Active => Ok(self.expiry.min(token.end())),
+            ClientState::Revoked => Err(InactiveReason::Revoked),
+            ClientState::Expired => Err(InactiveReason::Expired),
+            ClientState::OwnerInactive => Err(InactiveReason::OwnerInactive),
         }
-        Ok(Active {
+    }
+}
+
+impl Subject {
+    /// Works out everything that does not depend on the time.
+    pub fn settle(self) -> (TokenStanding, Settled) {
+        let settled = Settled {
             client: self.client,
-            name: self.name,
             owner: self.delegated.owner(),
             access: self.delegated.effective(&self.owner),
+            life: Life::of(self.revoked, self.owner.can_act()),
+            name: self.name.into_boxed_str(),
             expiry: self.expiry,
-            ends: self.expiry.min(token_end),
+        };
+        (self.token, settled)
+    }
+
+    /// The verdict at a moment.
+    pub fn judge(self, now: Timestamp) -> Result<Active, InactiveReason> {
+        let (token, settled) = self.settle();
+        let ends = settled.judge(token, now)?;
+        Ok(Active {
+            client: settled.client,
+            name: settled.name.into_string(),
+            owner: settled.owner,
+            access: settled.access,
+            expiry: settled.expiry,
+            ends,
         })
     }
 }
 
-impl Active {
-    /// How long an answer may be kept: `at_most`, and never past the moment at
-    /// which the token ends by itself.
-    pub fn cache_age(&self, at_most: TimeDelta, now: Timestamp) -> TimeDelta {
-        match self.ends {
-            Expiry::Never => at_most,
-            Expiry::At(end) => at_most.min(end - now),
-        }
+/// How long an answer may be kept: `at_most`, and never past the moment at which
+/// the token `ends` by itself.
+pub fn cache_age(ends: Expiry, at_most: TimeDelta, now: Timestamp) -> TimeDelta {
+    match ends {
+        Expiry::Never => at_most,
+        Expiry::At(end) => at_most.min(end - now),
     }
 }
 

@@ -94,7 +94,7 @@ impl Services {
             let transition = decide(client.clone(), &facts, tx.now)?;
             keep(tx, &client, transition, &facts).await
         };
-        self.store.transaction(provenance, body).await
+        self.write(provenance, body).await
     }
 }
 
@@ -134,7 +134,7 @@ impl ApiClientService for Services {
         let Committed {
             value: (seen, token),
             revision,
-        } = self.store.transaction(&provenance, body).await?;
+        } = self.write(&provenance, body).await?;
         tracing::info!(client.id = %seen.client.id, "created API client {}", seen.client.id);
         Ok(Response::new(pb::CreateApiClientResponse {
             api_client: Some(seen.to_pb()),
@@ -187,7 +187,7 @@ impl ApiClientService for Services {
         let Committed {
             value: seen,
             revision,
-        } = self.store.transaction(&provenance, body).await?;
+        } = self.write(&provenance, body).await?;
         Ok(Response::new(pb::UpdateApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -221,7 +221,7 @@ impl ApiClientService for Services {
         let Committed {
             value: (seen, token),
             revision,
-        } = self.store.transaction(&provenance, body).await?;
+        } = self.write(&provenance, body).await?;
         Ok(Response::new(pb::RotateApiClientResponse {
             api_client: Some(seen.to_pb()),
             token: token.reveal(),
@@ -281,7 +281,7 @@ impl ApiClientService for Services {
             tx.delete_client(id).await?;
             Ok(tx.record(event).await?)
         };
-        let Committed { revision, .. } = self.store.transaction(&provenance, body).await?;
+        let Committed { revision, .. } = self.write(&provenance, body).await?;
         Ok(Response::new(pb::DeleteApiClientResponse {
             revision: revision.0,
         }))

@@ -9,11 +9,17 @@ use super::error::ApiError;
 use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
+    token::TokenHash,
 };
 
 /// The proven caller of a request.
 #[derive(Clone, Debug)]
-pub struct Caller(pub Arc<ServiceAccount>);
+pub struct Caller {
+    /// Who it is.
+    pub account: Arc<ServiceAccount>,
+    /// The hash of the token that it showed.
+    pub token: TokenHash,
+}
 
 /// The request's id: the caller's own, or one made here.
 #[derive(Clone, Debug)]
@@ -40,7 +46,7 @@ pub(super) fn provenance(
     }
     Ok(Arc::new(Provenance {
         actor,
-        caller: caller.0.name.as_str().to_owned(),
+        caller: caller.account.name.as_str().to_owned(),
         request_id,
     }))
 }

@@ -12,7 +12,7 @@ mod reader;
 use crate::{
     domain::{
         Timestamp,
-        access::{Owner, SiteGrants},
+        access::Owner,
         id::SiteId,
         role::{InstanceRole, SiteRole},
     },
@@ -58,10 +58,12 @@ const fn to_site_role(role: SiteRole) -> pb::SiteRole {
     }
 }
 
-fn to_site_grants(grants: &SiteGrants) -> Vec<pb::SiteGrant> {
+fn to_site_grants<'g>(
+    grants: impl Iterator<Item = (&'g SiteId, &'g SiteRole)>,
+) -> Vec<pb::SiteGrant> {
     let grant = |(site, role): (&SiteId, &SiteRole)| pb::SiteGrant {
         site_id: site.to_string(),
         role: to_site_role(*role).into(),
     };
-    grants.iter().map(grant).collect()
+    grants.map(grant).collect()
 }

@@ -8,7 +8,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     domain::{Revision, caller::CallerPermission, directory::Removal, refusal::Refusal},
-    pb::ErrorReason,
+    pb::{self, ErrorReason},
+    replica::CannotTell,
     store::{IsCollision, directory::DirectoryError, error::StoreError},
 };
 
@@ -67,6 +68,12 @@ pub enum ApiError {
     /// The store failed.
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
+    /// The index cannot vouch for the token.
+    #[error("{0}, so it cannot be told whether a token works: try again")]
+    CannotTell(#[from] CannotTell),
+    /// The server is about to end, and with it every stream.
+    #[error("the server is shutting down: try again, at another one")]
+    ShuttingDown,
     /// The revision asked for was not reached in time.
     #[error("revision {wanted} was not reached within the deadline, this is {reached}", wanted = wanted.0, reached = reached.0)]
     RevisionNotReached {
@@ -143,9 +150,13 @@ impl ApiError {
             | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
                 (Code::Unavailable, ErrorReason::Overloaded)
             }
-            Self::Store(StoreError::Unavailable(_)) => {
+            Self::Store(StoreError::Unavailable(_)) | Self::CannotTell(CannotTell::NoAnswer) => {
                 (Code::Unavailable, ErrorReason::DatabaseUnavailable)
             }
+            Self::CannotTell(CannotTell::Loading | CannotTell::Stale(_)) => {
+                (Code::Unavailable, ErrorReason::StaleIndex)
+            }
+            Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
             Self::RevisionNotReached { .. } => (Code::Unavailable, ErrorReason::RevisionNotReached),
             Self::MethodUnknown(_) => (Code::Unimplemented, ErrorReason::MethodUnknown),
             Self::Defect(_) | Self::Store(StoreError::Defect(_) | StoreError::Inconsistent(_)) => {
@@ -192,6 +203,32 @@ impl ApiError {
             .collect()
     }
 
+    /// The error as an answer within a stream, which goes on after it.
+    pub(super) fn into_answer(self) -> pb::IntrospectError {
+        self.log();
+        let (code, reason) = self.code_and_reason();
+        let violation = |violation: Violation| pb::FieldViolation {
+            field: violation.field,
+            description: violation.description,
+        };
+        pb::IntrospectError {
+            code: code.into(),
+            reason: reason.into(),
+            message: self.to_string(),
+            metadata: self.metadata(),
+            field_violations: self.violations().into_iter().map(violation).collect(),
+        }
+    }
+
+    /// What a person should look at goes to the log, here and nowhere else.
+    fn log(&self) {
+        match self {
+            Self::Store(failure) => failure.log(),
+            Self::Defect(what) => tracing::error!("a defect: {what}"),
+            _ => {}
+        }
+    }
+
     fn violations(&self) -> Vec<Violation> {
         match self {
             Self::InvalidFields(violations) => violations.clone(),
@@ -210,11 +247,7 @@ impl ApiError {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        match &error {
-            ApiError::Store(failure) => failure.log(),
-            ApiError::Defect(what) => tracing::error!("a defect: {what}"),
-            _ => {}
-        }
+        error.log();
         let (code, reason) = error.code_and_reason();
         let reason = reason.as_str_name().trim_start_matches(REASON_PREFIX);
         let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, error.metadata());

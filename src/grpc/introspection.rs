@@ -1,99 +1,249 @@
 //! `IntrospectionService`: is this token good, and for what?
+//!
+//! The answer comes from the index in memory. It waits for nothing, unless the
+//! caller names a revision, or the token is one that the index does not know.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use chrono::TimeDelta;
-use tokio::time::{Instant, sleep};
-use tonic::{Request, Response, Status};
+use futures_util::stream;
+use tokio::{sync::watch, time::Instant};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{Services, context::Deadline, convert::introspection as convert, error::ApiError};
+use super::{
+    Services,
+    context::{Caller, Deadline},
+    convert::introspection as convert,
+    error::{ApiError, Violation},
+};
 use crate::{
     domain::{
         Revision,
-        introspection::{InactiveReason, decide},
+        access::{Decision, PermissionCheck},
+        introspection::{InactiveReason, cache_age},
         token::{Token, TokenHash, TokenKind},
     },
     pb::{self, introspection_service_server::IntrospectionService},
-    store::introspection::LookUp,
+    replica::{
+        View,
+        index::{Found, Known},
+    },
 };
 
-/// How long to wait before the database is asked again whether it has reached a
-/// revision: at first, and at last.
-const FIRST_POLL: Duration = Duration::from_millis(10);
-const LAST_POLL: Duration = Duration::from_millis(500);
-/// The part of the remaining time that is spent on waiting for a revision. The
-/// rest is for the reply, so that the caller sees the reason and not its own
-/// deadline.
+/// The part of the remaining time that is spent on waiting. The rest is for the
+/// reply, so that the caller sees the reason and not its own deadline.
 const WAITING_SHARE: f64 = 0.9;
 
 #[tonic::async_trait]
 impl IntrospectionService for Services {
+    type IntrospectStreamStream =
+        Pin<Box<dyn Stream<Item = Result<pb::IntrospectResponse, Status>> + Send>>;
+
     async fn introspect(
         &self,
         request: Request<pb::IntrospectRequest>,
     ) -> Result<Response<pb::IntrospectResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let command = convert::introspect(&request)?;
-        let deadline = extensions.get::<Deadline>().copied();
-        let found = self
-            .look_up(known_token(&request.token), command.at_least, deadline)
-            .await?;
-        let verdict = match found.subject {
-            Some(subject) => subject.judge(found.now),
-            None => Err(InactiveReason::UnknownToken),
+        let deadline = extensions.get::<Deadline>();
+        let remaining = deadline.map_or(self.request_timeout, |at| {
+            at.0.saturating_duration_since(Instant::now())
+        });
+        Ok(Response::new(self.answer(&request, remaining).await?))
+    }
+
+    async fn introspect_stream(
+        &self,
+        request: Request<Streaming<pb::IntrospectRequest>>,
+    ) -> Result<Response<Self::IntrospectStreamStream>, Status> {
+        let (_, extensions, requests) = request.into_parts();
+        let caller = extensions.get::<Caller>();
+        let caller = caller.ok_or(ApiError::Defect("no caller was established"))?;
+        let conversation = Conversation {
+            services: self.clone(),
+            caller: caller.clone(),
+            requests,
+            draining: self.draining.clone(),
         };
-        let decision = command.check.map(|check| decide(&verdict, &check));
-        let mut response = match &verdict {
-            Ok(active) => convert::to_active(active, self.max_cache_age(), found.now),
-            Err(reason) => convert::to_inactive(*reason),
-        };
-        response.revision = found.revision.0;
-        response.decision = decision.map(convert::to_decision);
-        Ok(Response::new(response))
+        // An answer is made when there is room for it, and a request is read when
+        // the answer to the one before was taken: a slow reader slows itself down.
+        let answers = stream::unfold(Some(conversation), |conversation| async {
+            let mut conversation = conversation?;
+            match conversation.next().await? {
+                Ok(answer) => Some((Ok(answer), Some(conversation))),
+                Err(end) => Some((Err(end), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn get_index_status(
+        &self,
+        _: Request<pb::GetIndexStatusRequest>,
+    ) -> Result<Response<pb::GetIndexStatusResponse>, Status> {
+        let view = self.replica.view().map_err(ApiError::from)?;
+        let progress = *self.replica.progress().borrow();
+        Ok(Response::new(convert::to_index_status(
+            &view,
+            progress,
+            self.replica.is_listening(),
+            self.replica.options().max_staleness,
+        )))
     }
 }
 
-/// The hash of what could be an API client's token. A caller's token is none.
-fn known_token(text: &str) -> Option<TokenHash> {
-    let token = Token::parse(text).ok()?;
-    match token.kind() {
-        TokenKind::Personal | TokenKind::Team => Some(token.hash()),
-        TokenKind::ServiceAccount => None,
+/// A stream of requests, and what its answers depend on.
+struct Conversation {
+    services: Services,
+    caller: Caller,
+    requests: Streaming<pb::IntrospectRequest>,
+    draining: watch::Receiver<bool>,
+}
+
+impl Conversation {
+    /// The next answer; an error is the stream's last word.
+    async fn next(&mut self) -> Option<Result<pb::IntrospectResponse, Status>> {
+        let request = tokio::select! {
+            biased;
+            // Also where whoever could tell is gone.
+            _ = self.draining.wait_for(|draining| *draining) => {
+                return Some(Err(ApiError::ShuttingDown.into()));
+            }
+            request = self.requests.next() => request?,
+        };
+        let Ok(request) = request else {
+            // There is no telling where the next message begins.
+            let unreadable = Violation {
+                field: "the message".to_owned(),
+                description: "cannot be read, or is larger than 4 MiB".to_owned(),
+            };
+            return Some(Err(ApiError::InvalidFields(vec![unreadable]).into()));
+        };
+        if !self.caller_is_known() {
+            return Some(Err(ApiError::CallerUnknown.into()));
+        }
+        let answer = self
+            .services
+            .answer(&request, self.services.request_timeout);
+        Some(Ok(answer.await.unwrap_or_else(|error| {
+            pb::IntrospectResponse {
+                error: Some(error.into_answer()),
+                ..pb::IntrospectResponse::default()
+            }
+        })))
+    }
+
+    /// Whether the caller still is one: a stream may outlive it.
+    fn caller_is_known(&self) -> bool {
+        let view = self.services.replica.view();
+        view.is_ok_and(|view| view.index().caller(&self.caller.token).is_some())
+    }
+}
+
+/// A token as a request has it.
+enum Presented {
+    /// What could be an API client's: its hash.
+    Hash(TokenHash),
+    /// Anything else, such as a caller's token: known to be unknown.
+    Unknown,
+}
+
+impl Presented {
+    fn read(text: &str) -> Self {
+        match Token::parse(text) {
+            Ok(token) => match token.kind() {
+                TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),
+                TokenKind::ServiceAccount => Self::Unknown,
+            },
+            Err(_) => Self::Unknown,
+        }
     }
 }
 
 impl Services {
-    fn max_cache_age(&self) -> TimeDelta {
-        TimeDelta::from_std(self.options.max_cache_age).unwrap_or(TimeDelta::MAX)
+    /// Answers one request, which may wait that long.
+    async fn answer(
+        &self,
+        request: &pb::IntrospectRequest,
+        remaining: Duration,
+    ) -> Result<pb::IntrospectResponse, ApiError> {
+        let command = convert::introspect(request)?;
+        let presented = Presented::read(&request.token);
+        let give_up = Instant::now() + remaining.mul_f64(WAITING_SHARE);
+        if let Some(wanted) = command.at_least {
+            self.reach(wanted, give_up).await?;
+        }
+        let view = match self.replica.view() {
+            Ok(view) => view,
+            Err(_) => self.replica.loaded_view(give_up).await?,
+        };
+        if let Some(answer) = self.answer_from(&view, &presented, command.check)? {
+            return Ok(answer);
+        }
+        drop(view);
+        // Perhaps it was made a moment ago.
+        self.replica.ask(give_up).await?;
+        let view = self.replica.view()?;
+        let answer = self.answer_from(&view, &presented, command.check)?;
+        let revision = view.index().revision;
+        let unknown = || inactive(InactiveReason::UnknownToken, revision, command.check);
+        Ok(answer.unwrap_or_else(unknown))
     }
 
-    /// Looks a token up at a revision that is high enough, or waits for it.
-    async fn look_up(
-        &self,
-        token: Option<TokenHash>,
-        at_least: Option<Revision>,
-        deadline: Option<Deadline>,
-    ) -> Result<LookUp, ApiError> {
-        let wanted = at_least.unwrap_or_default();
-        let begun = Instant::now();
-        let remaining = deadline.map_or(Duration::ZERO, |at| at.0.saturating_duration_since(begun));
-        let give_up = begun + remaining.mul_f64(WAITING_SHARE);
-        let mut found = self.store.look_up(token).await?;
-        if found.revision >= wanted {
-            return Ok(found);
-        }
-        let mut poll = FIRST_POLL;
-        while found.revision < wanted {
-            if Instant::now() + poll > give_up {
-                return Err(ApiError::RevisionNotReached {
-                    wanted,
-                    reached: found.revision,
-                });
-            }
-            sleep(poll).await;
-            poll = LAST_POLL.min(poll * 2);
-            found = self.store.look_up(None).await?;
-        }
-        Ok(self.store.look_up(token).await?)
+    /// Waits until the index has that revision.
+    async fn reach(&self, wanted: Revision, give_up: Instant) -> Result<(), ApiError> {
+        let reached = self.replica.reach(wanted, give_up).await;
+        reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
+
+    /// The answer as this version of the index has it; `None` where it does not
+    /// know the token.
+    fn answer_from(
+        &self,
+        view: &View,
+        presented: &Presented,
+        check: Option<PermissionCheck>,
+    ) -> Result<Option<pb::IntrospectResponse>, ApiError> {
+        let revision = view.index().revision;
+        let hash = match presented {
+            Presented::Hash(hash) => hash,
+            Presented::Unknown => {
+                return Ok(Some(inactive(
+                    InactiveReason::UnknownToken,
+                    revision,
+                    check,
+                )));
+            }
+        };
+        let Some(Found { standing, client }) = view.index().find(hash) else {
+            return Ok(None);
+        };
+        let Known::Settled(client) = &client.known else {
+            return Err(ApiError::Defect("something of the client cannot be read"));
+        };
+        let ends = match client.judge(standing, view.now) {
+            Ok(ends) => ends,
+            // What is known to be dead stays dead, however old the index is.
+            Err(reason) => return Ok(Some(inactive(reason, revision, check))),
+        };
+        view.require_fresh()?;
+        // An answer that is kept must not outlive the bound either.
+        let at_most = self.options.max_cache_age.min(view.stays_fresh_for());
+        let at_most = TimeDelta::from_std(at_most).unwrap_or(TimeDelta::MAX);
+        let mut answer = convert::to_active(client, cache_age(ends, at_most, view.now));
+        answer.revision = revision.0;
+        answer.decision = check.map(|check| convert::to_decision(client.access.decide(&check)));
+        Ok(Some(answer))
+    }
+}
+
+fn inactive(
+    reason: InactiveReason,
+    revision: Revision,
+    check: Option<PermissionCheck>,
+) -> pb::IntrospectResponse {
+    let mut answer = convert::to_inactive(reason);
+    answer.revision = revision.0;
+    answer.decision = check.map(|_| convert::to_decision(Decision::Inactive));
+    answer
 }

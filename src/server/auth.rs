@@ -3,7 +3,7 @@
 //! Every method but health and reflection needs a known caller, also one that
 //! does not exist: a stranger learns nothing about what there is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -11,21 +11,30 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, header::AUTHORIZATION};
+use tokio::time::Instant;
 use tonic::{Status, server::NamedService};
 
 use crate::{
     domain::{
         caller::{CallerPermission, ServiceAccount},
-        token::{Token, TokenKind},
+        token::{Token, TokenHash, TokenKind},
     },
-    grpc::{Services, context::Caller, error::ApiError},
+    grpc::{
+        Services,
+        context::{Caller, Deadline},
+        error::ApiError,
+    },
     pb::{
         api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
         introspection_service_server::IntrospectionServiceServer,
     },
+    replica::Replica,
     store::Store,
 };
+
+/// How long a call without a deadline waits for what its caller's fate depends on.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// What a method asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +72,16 @@ impl Access {
     }
 }
 
+/// Where callers are known: to the replica, or to the store.
+#[derive(Clone)]
+pub(super) struct Callers {
+    pub(super) store: Store,
+    pub(super) replica: Replica,
+}
+
 /// Passes a request on with its proven [`Caller`], or refuses it.
 pub(super) async fn authenticate(
-    State(store): State<Store>,
+    State(callers): State<Callers>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -73,34 +89,65 @@ pub(super) async fn authenticate(
     if access == Access::Open {
         return next.run(request).await;
     }
-    match caller(&store, request.headers(), access).await {
-        Ok(account) => {
-            let name = account.name.as_str();
+    let deadline = request.extensions().get::<Deadline>().copied();
+    match callers.caller(request.headers(), deadline, access).await {
+        Ok(caller) => {
+            let name = caller.account.name.as_str();
             tracing::Span::current().record("caller.name", name);
-            request.extensions_mut().insert(Caller(Arc::new(account)));
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(error) => Status::from(error).into_http(),
     }
 }
 
-async fn caller(
-    store: &Store,
-    headers: &HeaderMap,
-    access: Access,
-) -> Result<ServiceAccount, ApiError> {
-    let token = bearer(headers).and_then(|text| Token::parse(text).ok());
-    let token = token.filter(|token| token.kind() == TokenKind::ServiceAccount);
-    let token = token.ok_or(ApiError::CallerUnknown)?;
-    let account = store
-        .find_caller(token.hash())
-        .await?
-        .ok_or(ApiError::CallerUnknown)?;
-    match access {
-        Access::Permitted(permission) if !account.may(permission) => {
-            Err(ApiError::CallerNotPermitted(permission))
+impl Callers {
+    async fn caller(
+        &self,
+        headers: &HeaderMap,
+        deadline: Option<Deadline>,
+        access: Access,
+    ) -> Result<Caller, ApiError> {
+        let token = bearer(headers).and_then(|text| Token::parse(text).ok());
+        let token = token.filter(|token| token.kind() == TokenKind::ServiceAccount);
+        let token = token.ok_or(ApiError::CallerUnknown)?.hash();
+        // A stream has none; it does not wait for long in any case.
+        let give_up = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
+        let account = self.find(token, access, give_up).await?;
+        match access {
+            Access::Permitted(permission) if !account.may(permission) => {
+                Err(ApiError::CallerNotPermitted(permission))
+            }
+            Access::Open | Access::Known | Access::Permitted(_) => Ok(Caller { account, token }),
         }
-        Access::Open | Access::Known | Access::Permitted(_) => Ok(account),
+    }
+
+    async fn find(
+        &self,
+        token: TokenHash,
+        access: Access,
+        give_up: Instant,
+    ) -> Result<Arc<ServiceAccount>, ApiError> {
+        // An old index knows the callers of long ago. For introspection that will do,
+        // because from an old index no token is answered as active; everything else
+        // needs the database anyway.
+        let introspects = access == Access::Permitted(CallerPermission::Introspect);
+        let view = self.replica.loaded_view(give_up).await?;
+        let is_fresh = view.require_fresh().is_ok();
+        let known = view.index().caller(&token).cloned();
+        drop(view);
+        if !introspects && !is_fresh {
+            let account = self.store.find_caller(token).await?;
+            return account.map(Arc::new).ok_or(ApiError::CallerUnknown);
+        }
+        if let Some(account) = known {
+            return Ok(account);
+        }
+        // Perhaps it was made a moment ago.
+        self.replica.ask(give_up).await?;
+        let view = self.replica.view()?;
+        let account = view.index().caller(&token).cloned();
+        account.ok_or(ApiError::CallerUnknown)
     }
 }
 

@@ -41,6 +41,8 @@ const MAX_SHOWN_PATH: usize = 100;
 /// The replacement of the directory: a stream, which our own timeout does not
 /// end, and large, so that it has a limit of its own.
 const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
+/// A stream that goes on for as long as its caller likes.
+const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
 
 /// How much may be under way at once.
 #[derive(Debug)]
@@ -184,7 +186,8 @@ pub(super) async fn deadline(
     let theirs = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
     let theirs = theirs.map(|timeout| timeout.saturating_sub(MAX_HEAD_START.min(timeout / 10)));
     let path = request.uri().path();
-    let exempt = path == REPLACE_DIRECTORY || Access::of(path) == Access::Open;
+    let exempt =
+        [REPLACE_DIRECTORY, INTROSPECT_STREAM].contains(&path) || Access::of(path) == Access::Open;
     let timeout = match theirs {
         None if exempt => return next.run(request).await,
         None => ours,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -17,61 +17,100 @@ use crate::{
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
         introspection_service_server::IntrospectionServiceServer,
     },
-    store::Store,
+    replica::Replica,
 };
 
-/// How often the database is asked whether introspection can answer.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
-/// The server as a whole, and each service by its name.
-const SERVICES: [&str; 5] = [
-    "",
+/// How often health is looked at, where nothing else gives cause to.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// What answers from the index: the server as a whole, since that is what most ask
+/// it for, and introspection.
+const FROM_INDEX: [&str; 2] = ["", IntrospectionServiceServer::<Services>::NAME];
+/// What works on the database.
+const ON_DATABASE: [&str; 3] = [
     ApiClientServiceServer::<Services>::NAME,
-    IntrospectionServiceServer::<Services>::NAME,
     DirectoryServiceServer::<Services>::NAME,
     AuditServiceServer::<Services>::NAME,
 ];
 
-/// Reports SERVING if introspection can answer right now.
-pub(super) async fn report_health(store: &Store, health: &HealthReporter) -> ServingStatus {
-    let status = status(store).await;
-    set_all(health, status).await;
-    status
+/// What the server can do right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ability {
+    /// Whether introspection can answer.
+    introspects: bool,
+    /// Whether the database answers.
+    manages: bool,
 }
 
-/// Keeps the report true, and says in the log when it changes. Until aborted.
-/// Only a change is reported: those who watch are sent whatever is reported.
-#[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
-pub(super) async fn watch_health(store: Store, health: HealthReporter, mut last: ServingStatus) {
-    loop {
-        sleep(HEALTH_INTERVAL).await;
-        let status = status(&store).await;
-        if status != last {
-            tracing::warn!("health is now {status}");
-            set_all(&health, status).await;
-            last = status;
+impl Ability {
+    fn of(replica: &Replica) -> Self {
+        let fresh = replica.view().and_then(|view| view.require_fresh());
+        Self {
+            introspects: fresh.is_ok(),
+            manages: replica.progress().borrow().reaches_database(),
         }
     }
 }
 
-async fn status(store: &Store) -> ServingStatus {
-    // A database that does not answer is as good as none.
-    match timeout(HEALTH_INTERVAL, store.look_up(None)).await {
-        Ok(Ok(_)) => ServingStatus::Serving,
-        Ok(Err(_)) | Err(_) => ServingStatus::NotServing,
+/// Reports what can be done right now.
+pub(super) async fn report_health(replica: &Replica, health: &HealthReporter) -> Ability {
+    let ability = Ability::of(replica);
+    set(health, &FROM_INDEX, ability.introspects).await;
+    set(health, &ON_DATABASE, ability.manages).await;
+    ability
+}
+
+/// Keeps the report true, and says in the log when it changes. Until aborted.
+/// Only a change is reported: those who watch are sent whatever is reported.
+pub(super) async fn watch_health(replica: Replica, health: HealthReporter, mut last: Ability) {
+    let mut progress = replica.progress();
+    loop {
+        // Each step of the feed may change it, and so does the time by itself.
+        if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, progress.changed()).await {
+            return;
+        }
+        let ability = Ability::of(&replica);
+        if ability.introspects != last.introspects {
+            tracing::warn!(
+                serving = ability.introspects,
+                "introspection {}",
+                says(ability.introspects)
+            );
+            set(&health, &FROM_INDEX, ability.introspects).await;
+        }
+        if ability.manages != last.manages {
+            tracing::warn!(
+                serving = ability.manages,
+                "management {}",
+                says(ability.manages)
+            );
+            set(&health, &ON_DATABASE, ability.manages).await;
+        }
+        last = ability;
     }
+}
+
+const fn says(serving: bool) -> &'static str {
+    if serving { "serves" } else { "does not serve" }
 }
 
 /// Reports `NOT_SERVING`, and ends the streams of those who watch: a drain would
 /// wait for them.
 pub(super) async fn end_health(mut health: HealthReporter) {
-    set_all(&health, ServingStatus::NotServing).await;
-    for service in SERVICES {
-        health.clear_service_status(service).await;
+    for services in [&FROM_INDEX[..], &ON_DATABASE] {
+        set(&health, services, false).await;
+        for service in services {
+            health.clear_service_status(service).await;
+        }
     }
 }
 
-async fn set_all(health: &HealthReporter, status: ServingStatus) {
-    for service in SERVICES {
+async fn set(health: &HealthReporter, services: &[&str], serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for service in services {
         health.set_service_status(service, status).await;
     }
 }

@@ -114,7 +114,6 @@ impl Transaction {
         client: &ApiClient,
         token: &TokenHash,
     ) -> Result<(), StoreError> {
-        self.touch();
         let rows = diesel::insert_into(api_clients::table)
             .values(ClientRow::from(client))
             .execute(self.connection())
@@ -125,18 +124,12 @@ impl Transaction {
         self.insert_token(client, token).await
     }
 
-    /// Writes a client's new content over the old. A new description alone alters
-    /// no answer of Introspect, and so makes no revision.
+    /// Writes a client's new content over the old.
     pub async fn update_client(
         &mut self,
         old: &ApiClient,
         new: &ApiClient,
     ) -> Result<(), StoreError> {
-        let answered =
-            |client: &ApiClient| (client.name.clone(), client.expiry, client.revoke_time);
-        if answered(old) != answered(new) || old.delegated != new.delegated {
-            self.touch();
-        }
         let id = new.id.uuid();
         let rows = diesel::update(api_clients::table.find(id))
             .set(ClientRow::from(new))
@@ -173,7 +166,6 @@ impl Transaction {
         token: &TokenHash,
         old_token_ends: Timestamp,
     ) -> Result<(), StoreError> {
-        self.touch();
         let (id, now) = (client.id.uuid(), self.now);
         diesel::update(api_client_tokens::table)
             .filter(api_client_tokens::client_id.eq(id))
@@ -198,7 +190,6 @@ impl Transaction {
 
     /// Deletes a client with its grants and tokens.
     pub async fn delete_client(&mut self, id: ClientId) -> Result<(), StoreError> {
-        self.touch();
         let rows = diesel::delete(api_clients::table.find(id.uuid()))
             .execute(self.connection())
             .await?;

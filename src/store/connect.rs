@@ -5,9 +5,9 @@ use std::{fmt, time::Duration};
 
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket, tls::NoTlsStream};
 
-use super::error::causes;
+use super::error::{StoreError, causes};
 
 /// How long connecting may take where nothing else limits it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,12 +18,12 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// What every connection is set to. The service's own deadline comes first; these
 /// end what it has lost hold of.
-const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
+pub(super) const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
                        SET idle_in_transaction_session_timeout = '20s'; SET timezone = 'UTC'";
 /// Outages are told from defects by the text of a message, which must be the
 /// English one. Where only a superuser may say so, the server's own language
 /// stays.
-const MESSAGES: &str = "SET lc_messages = 'C'";
+pub(super) const MESSAGES: &str = "SET lc_messages = 'C'";
 
 /// Where Postgres is, and with which password: its `Debug` shows nothing.
 #[derive(Clone)]
@@ -64,8 +64,26 @@ impl fmt::Debug for DatabaseUrl {
 
 /// Connects to Postgres. An error tells all its causes, but nothing of the URL.
 pub(super) async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
-    let malformed = || ConnectionError::BadConnection(MalformedUrl.to_string());
-    let mut config: Config = url.parse().ok().ok_or_else(malformed)?;
+    let config = config(url);
+    let config = config.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+    let failed = |error: tokio_postgres::Error| {
+        ConnectionError::BadConnection(format!("{error}: {}", causes(&error)))
+    };
+    let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+}
+
+/// Connects to Postgres beneath diesel. Nothing is done on the connection until
+/// it is polled.
+pub(super) async fn open(
+    url: &str,
+) -> Result<(Client, Connection<Socket, NoTlsStream>), StoreError> {
+    let config = config(url).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+    Ok(config.connect(NoTls).await?)
+}
+
+fn config(url: &str) -> Result<Config, MalformedUrl> {
+    let mut config: Config = url.parse().ok().ok_or(MalformedUrl)?;
     config.keepalives_idle(KEEPALIVE_IDLE);
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(TCP_USER_TIMEOUT);
@@ -73,11 +91,7 @@ pub(super) async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
-    let failed = |error: tokio_postgres::Error| {
-        ConnectionError::BadConnection(format!("{error}: {}", causes(&error)))
-    };
-    let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    Ok(config)
 }
 
 /// Sets a new connection up.

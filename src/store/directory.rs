@@ -188,8 +188,8 @@ impl Transaction {
             references.add(change);
         }
         references.check(self).await?;
-        let difference = match run.first() {
-            None => return Ok(()),
+        match run.first() {
+            None => Difference::default(),
             Some(Change::PutUser(_)) => self.put_users(&rows.users).await?,
             Some(Change::PutTeam(_)) => self.put_teams(&rows.teams).await?,
             Some(Change::PutTeamMember(_)) => self.put_team_members(&rows.team_members).await?,
@@ -222,7 +222,6 @@ impl Transaction {
                 self.remove(pairs(delete, sites, users)).await?
             }
         };
-        self.touch_if(difference);
         Ok(())
     }
 }

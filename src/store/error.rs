@@ -24,7 +24,7 @@ pub enum StoreError {
     Inconsistent(String),
     /// A statement that should have worked did not.
     #[error("a statement failed")]
-    Defect(#[source] DieselError),
+    Defect(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// What Postgres says, in English, when it is not there for us: diesel does not
@@ -52,7 +52,7 @@ const OVERLOADED: [&str; 2] = [
 impl From<DieselError> for StoreError {
     fn from(source: DieselError) -> Self {
         let DieselError::DatabaseError(kind, information) = &source else {
-            return Self::Defect(source);
+            return Self::Defect(Box::new(source));
         };
         let says = |texts: &[&str]| {
             texts
@@ -67,7 +67,27 @@ impl From<DieselError> for StoreError {
             _ if says(&["deadlock detected"]) => Self::Collision(source),
             _ if says(&UNAVAILABLE) => Self::Unavailable(Box::new(source)),
             _ if says(&OVERLOADED) => Self::Overloaded(Box::new(source)),
-            _ => Self::Defect(source),
+            _ => Self::Defect(Box::new(source)),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(source: tokio_postgres::Error) -> Self {
+        use tokio_postgres::error::SqlState as State;
+
+        // Without an answer of the server's it is the connection that failed.
+        let Some(state) = source.code() else {
+            return Self::Unavailable(Box::new(source));
+        };
+        match state.code().get(..2) {
+            _ if [&State::QUERY_CANCELED, &State::LOCK_NOT_AVAILABLE].contains(&state) => {
+                Self::Overloaded(Box::new(source))
+            }
+            // Connection exceptions, insufficient resources, operator
+            // intervention, wrong credentials, and no such database.
+            Some("08" | "53" | "57" | "28" | "3D") => Self::Unavailable(Box::new(source)),
+            _ => Self::Defect(Box::new(source)),
         }
     }
 }

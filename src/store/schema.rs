@@ -6,6 +6,23 @@ diesel::table! {
         singleton -> Bool,
         revision -> Int8,
         database_id -> Uuid,
+        nonce -> Uuid,
+        accounts_nonce -> Uuid,
+        trimmed_revision -> Int8,
+    }
+}
+
+diesel::table! {
+    index_revisions (revision) {
+        revision -> Int8,
+        nonce -> Uuid,
+    }
+}
+
+diesel::table! {
+    index_changes (revision, client_id) {
+        revision -> Int8,
+        client_id -> Uuid,
     }
 }
 

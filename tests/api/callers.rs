@@ -65,7 +65,7 @@ fn needed(method: &str) -> CallerPermission {
 async fn every_method_asks_for_its_permission_and_no_other() {
     let app = TestApp::start().await;
     let methods = methods();
-    assert_eq!(methods.len(), 13);
+    assert_eq!(methods.len(), 15);
     for permission in [Introspect, Manage, Directory, Audit, Replicate] {
         let caller = app.permitted(permission).await;
         for method in &methods {
@@ -187,6 +187,7 @@ async fn an_account_is_refused_as_soon_as_it_is_revoked() {
         .expect("introspect");
     app.psql("UPDATE service_accounts SET revoke_time = now() WHERE name = 'soon-revoked'")
         .await;
+    app.settle().await;
     // On the very same connection.
     assert_eq!(told(&caller.introspect(introspect("x")).await), UNKNOWN);
 }

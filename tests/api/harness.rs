@@ -21,8 +21,11 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::DuplexStream, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
-    Request, Status,
+    Request, Status, Streaming,
     transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -31,6 +34,8 @@ use crate::support::{
     postgres,
 };
 
+/// The service whose health is reported last.
+const LAST_SERVICE: &str = "hitkeep.auth.v1.AuditService";
 /// How much a memory connection holds before its writer waits.
 const DUPLEX_BYTES: usize = 64 * 1024;
 
@@ -78,7 +83,7 @@ impl TestApp {
         let incoming = UnboundedReceiverStream::new(incoming);
         let server = tokio::spawn(server::serve(store.clone(), options, incoming, stopped));
         let database_url = direct.to_owned();
-        Self {
+        let app = Self {
             clock,
             entropy,
             store,
@@ -87,7 +92,30 @@ impl TestApp {
             server,
             connections,
             tokens,
-        }
+        };
+        app.until_health(LAST_SERVICE, ServingStatus::Serving).await;
+        app
+    }
+
+    /// Waits until health says that of a service.
+    pub async fn until_health(&self, service: &str, wanted: ServingStatus) {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let mut health = HealthClient::new(self.channel().await);
+        let mut statuses = health.watch(request).await.unwrap().into_inner();
+        while statuses.message().await.unwrap().unwrap().status() != wanted {}
+    }
+
+    /// Waits until the server knows all that was done in the database by hand.
+    pub async fn settle(&self) {
+        let revision = self.number("SELECT index_stamp()").await;
+        let request = pb::IntrospectRequest {
+            at_least_revision: Some(revision.try_into().unwrap()),
+            ..pb::IntrospectRequest::default()
+        };
+        let sidecar = self.sidecar().await;
+        sidecar.introspect(request).await.expect("it catches up");
     }
 
     /// A new connection to the server.
@@ -277,6 +305,7 @@ calls! {
     }
     IntrospectionServiceClient {
         introspect = introspect(IntrospectRequest) -> IntrospectResponse;
+        index_status = get_index_status(GetIndexStatusRequest) -> GetIndexStatusResponse;
     }
     DirectoryServiceClient {
         apply = apply_directory_changes(ApplyDirectoryChangesRequest) -> ApplyDirectoryChangesResponse;
@@ -301,6 +330,18 @@ impl Caller {
             .map(tonic::Response::into_inner)
     }
 
+    /// Opens a stream of introspections.
+    pub async fn stream(&self) -> Conversation {
+        let (requests, receiver) = mpsc::channel(1);
+        let mut client = IntrospectionServiceClient::new(self.channel.clone());
+        let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let answers = client.introspect_stream(self.request(receiver)).await;
+        Conversation {
+            requests,
+            answers: answers.expect("a stream").into_inner(),
+        }
+    }
+
     /// A request with this caller's metadata and timeout.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -317,6 +358,32 @@ impl Caller {
     pub fn within(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+}
+
+/// A stream of introspections.
+pub struct Conversation {
+    pub requests: mpsc::Sender<pb::IntrospectRequest>,
+    pub answers: Streaming<pb::IntrospectResponse>,
+}
+
+impl Conversation {
+    /// Asks, and waits for the answer.
+    pub async fn ask(
+        &mut self,
+        request: pb::IntrospectRequest,
+    ) -> Result<pb::IntrospectResponse, Status> {
+        // Where the stream has ended, its end is the answer.
+        self.requests.send(request).await.ok();
+        self.answers
+            .message()
+            .await
+            .map(|answer| answer.expect("one for one"))
+    }
+
+    /// What the stream says when nobody asked.
+    pub async fn end(&mut self) -> Result<Option<pb::IntrospectResponse>, Status> {
+        self.answers.message().await
     }
 }
 

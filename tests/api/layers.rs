@@ -79,19 +79,19 @@ async fn introspections_are_shed_by_their_own_limit() {
     let app = TestApp::with(options).await;
     app.change(world()).await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
-    let token = dashboard.created(personal(VERA)).await.token;
-    let blocker = app
-        .hold("LOCK TABLE api_clients IN ACCESS EXCLUSIVE MODE")
-        .await;
-    let first = tokio::spawn({
-        let (sidecar, token) = (sidecar.clone(), token.clone());
-        async move { sidecar.introspect(introspect(&token)).await }
+    let made = dashboard.created(personal(VERA)).await;
+    // It waits for what is only done once the other one was refused.
+    let first = sidecar.introspect(pb::IntrospectRequest {
+        at_least_revision: Some(made.revision + 1),
+        ..introspect(&made.token)
     });
-    app.until_waiting(1).await;
-    let shed = sidecar.introspect(introspect(&token)).await;
-    assert_eq!(told(&shed), "Unavailable OVERLOADED");
-    blocker.release().await;
-    assert!(first.await.unwrap().expect("it was let in").active);
+    let second = async {
+        let shed = sidecar.introspect(introspect(&made.token)).await;
+        assert_eq!(told(&shed), "Unavailable OVERLOADED");
+        dashboard.created(personal(VERA)).await;
+    };
+    let (first, ()) = tokio::join!(first, second);
+    assert!(first.expect("it was let in").active);
 }
 
 #[tokio::test]

@@ -352,13 +352,12 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         "ALTER TABLE api_client_tokens DROP CONSTRAINT spoilt",
     )
     .await;
-    let spoil = "ALTER TABLE service_accounts RENAME TO renamed";
+    let spoil = "ALTER TABLE audit_events RENAME TO renamed";
     postgres::execute(&run.url, spoil).await;
-    run.said.refusal(
-        "a missing table",
-        sidecar.introspect(introspect(&current)).await,
-    );
-    postgres::execute(&run.url, "ALTER TABLE renamed RENAME TO service_accounts").await;
+    let query = pb::ListAuditEventsRequest::default();
+    run.said
+        .refusal("a missing table", auditor.events(query).await);
+    postgres::execute(&run.url, "ALTER TABLE renamed RENAME TO audit_events").await;
     let healthy = HealthClient::new(sidecar.channel.clone())
         .check(HealthCheckRequest::default())
         .await

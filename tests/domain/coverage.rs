@@ -91,8 +91,8 @@ impl Coverage {
     /// Takes note of what becomes of what was delegated to a client that works.
     pub(crate) fn note_access(&mut self, delegated: &Delegated, access: &EffectiveAccess) {
         for (site, granted) in delegated.grants() {
-            match access.grants.get(site) {
-                Some(effective) if effective == granted => self.note("grant", "whole"),
+            match access.grants.get(*site) {
+                Some(effective) if effective == *granted => self.note("grant", "whole"),
                 Some(_) => self.note("grant", "cut"),
                 None => self.note("grant", "dormant"),
             }

@@ -97,6 +97,21 @@ const CASES: &[Case] = &[
         keeps: "UPDATE index_state SET revision = 0",
     },
     Case {
+        constraint: "index_state_trimmed_revision_check",
+        breaks: "UPDATE index_state SET trimmed_revision = -1",
+        keeps: "UPDATE index_state SET trimmed_revision = 1",
+    },
+    Case {
+        constraint: "index_revisions_pkey",
+        breaks: "INSERT INTO index_revisions VALUES (0, id(1))",
+        keeps: "INSERT INTO index_revisions VALUES (1000, id(1))",
+    },
+    Case {
+        constraint: "index_changes_pkey",
+        breaks: "INSERT INTO index_changes SELECT * FROM index_changes LIMIT 1",
+        keeps: "INSERT INTO index_changes SELECT revision, id(1000) FROM index_state",
+    },
+    Case {
         constraint: "users_pkey",
         breaks: "INSERT INTO users VALUES (id(1), 'user')",
         keeps: "INSERT INTO users VALUES (id(11), 'user')",

@@ -1,9 +1,12 @@
 //! The clock that tests move by hand, and randomness that is the same in every
 //! run. They are here so that no release build can contain them.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,29 +16,46 @@ use hitkeep_auth::domain::{
 };
 
 /// A clock that stands still until it is moved.
-pub struct TestClock(Mutex<Timestamp>);
+pub struct TestClock {
+    now: Mutex<Timestamp>,
+    elapsed: Mutex<Duration>,
+}
 
 impl Default for TestClock {
     fn default() -> Self {
         let start: DateTime<Utc> = "2026-01-01T12:00:00Z".parse().unwrap();
-        Self(Mutex::new(start))
+        Self {
+            now: Mutex::new(start),
+            elapsed: Mutex::default(),
+        }
     }
 }
 
 impl TestClock {
-    /// Moves on.
+    /// Moves the time of day on.
     pub fn advance(&self, by: TimeDelta) {
-        *self.0.lock().unwrap() += by;
+        *self.now.lock().unwrap() += by;
+    }
+
+    /// Lets what is known grow old.
+    pub fn grow_old(&self, by: Duration) {
+        *self.elapsed.lock().unwrap() += by;
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap()
+        *self.now.lock().unwrap()
     }
 
     fn adopt(&self, _: Timestamp) -> Timestamp {
         self.now()
+    }
+
+    fn calibrate(&self, _: Timestamp, _: Duration) {}
+
+    fn elapsed(&self) -> Duration {
+        *self.elapsed.lock().unwrap()
     }
 }
 

@@ -185,7 +185,7 @@ pub(in crate::grpc) fn to_api_client(
         name: client.name.as_str().to_owned(),
         description: client.description.as_str().to_owned(),
         instance_role: Some(to_instance_role(client.delegated.instance_role()).into()),
-        site_grants: to_site_grants(client.delegated.grants()),
+        site_grants: to_site_grants(client.delegated.grants().iter()),
         state: state.into(),
         create_time: Some(to_timestamp(client.create_time)),
         update_time: Some(to_timestamp(client.update_time)),

@@ -1,5 +1,7 @@
 //! What `IntrospectionService` takes and gives.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 
 use super::{
@@ -8,13 +10,14 @@ use super::{
 };
 use crate::{
     domain::{
-        Revision, Timestamp,
+        Revision,
         access::{Decision, PermissionCheck},
-        introspection::{Active, InactiveReason},
+        introspection::{InactiveReason, Settled},
         role::{InstancePermission, SitePermission},
     },
     grpc::error::ApiError,
     pb,
+    replica::{Progress, View},
 };
 
 /// An introspection, read; the token is not, since any text is one.
@@ -70,20 +73,16 @@ fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Read<Pe
 }
 
 /// The answer for a token that works, short of revision and decision.
-pub(in crate::grpc) fn to_active(
-    active: &Active,
-    max_cache_age: TimeDelta,
-    now: Timestamp,
-) -> pb::IntrospectResponse {
+pub(in crate::grpc) fn to_active(client: &Settled, cache_age: TimeDelta) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         active: true,
-        client_id: active.client.to_string(),
-        client_name: active.name.clone(),
-        owner: Some(to_owner(active.owner)),
-        instance_role: to_instance_role(active.access.instance_role).into(),
-        site_grants: to_site_grants(&active.access.grants),
-        expire_time: active.expiry.time().map(to_timestamp),
-        max_cache_age: Some(to_duration(active.cache_age(max_cache_age, now))),
+        client_id: client.client.to_string(),
+        client_name: client.name.to_string(),
+        owner: Some(to_owner(client.owner)),
+        instance_role: to_instance_role(client.access.instance_role).into(),
+        site_grants: to_site_grants(client.access.grants.iter()),
+        expire_time: client.expiry.time().map(to_timestamp),
+        max_cache_age: Some(to_duration(cache_age)),
         ..pb::IntrospectResponse::default()
     }
 }
@@ -113,5 +112,23 @@ pub(in crate::grpc) fn to_decision(decision: Decision) -> pb::Decision {
     pb::Decision {
         allowed: decision == Decision::Allowed,
         reason: reason.into(),
+    }
+}
+
+pub(in crate::grpc) fn to_index_status(
+    view: &View,
+    progress: Progress,
+    listening: bool,
+    max_staleness: Duration,
+) -> pb::GetIndexStatusResponse {
+    let duration = |length| to_duration(TimeDelta::from_std(length).unwrap_or(TimeDelta::MAX));
+    pb::GetIndexStatusResponse {
+        revision: view.index().revision.0,
+        staleness: Some(duration(view.staleness)),
+        max_staleness: Some(duration(max_staleness)),
+        api_clients: u64::try_from(view.index().clients()).unwrap_or(u64::MAX),
+        database_reachable: progress.reaches_database(),
+        listening,
+        failures: progress.failures,
     }
 }

@@ -73,7 +73,6 @@ impl Transaction {
         }
         total += self.put_team_members(&new.team_members).await?;
         total += self.put_site_members(&new.site_members).await?;
-        self.touch_if(total);
         Ok(total)
     }
 

@@ -23,12 +23,6 @@ use crate::{
 };
 
 impl Transaction {
-    pub(super) fn touch_if(&mut self, difference: Difference) {
-        if difference != Difference::default() {
-            self.touch();
-        }
-    }
-
     pub(super) async fn put_users(&mut self, rows: &[User]) -> Result<Difference, DirectoryError> {
         let rows = last_of_each(rows, |user| user.id);
         let ids: Vec<Uuid> = rows.iter().map(|user| user.id.uuid()).collect();
@@ -177,7 +171,6 @@ impl Transaction {
         if gone.is_empty() {
             return Ok(());
         }
-        self.touch();
         let event = |(id, name, user, team)| {
             let owner: Owner = types::owner(user, team)?;
             Ok(Event {

@@ -4,7 +4,7 @@
 use chrono::TimeDelta;
 use hitkeep_auth::domain::{
     Timestamp,
-    access::OwnerStanding,
+    access::{OwnerStanding, SiteGrants},
     client::{ApiClient, Expiry},
     introspection::{Active, InactiveReason, Subject, TokenStanding},
     role::{InstanceRole, SiteRole},
@@ -83,26 +83,24 @@ impl Fault {
             OwnerStanding::User(holder) => holder.site_role(site),
             OwnerStanding::Team(team) => team.sites.contains(&site).then_some(SiteRole::Owner),
         };
+        let mut grants: SiteGrants = access.grants.iter().map(|(s, r)| (*s, *r)).collect();
         for (site, granted) in subject.delegated.grants() {
-            match (self, access.grants.get(site).copied()) {
-                (Self::EffectiveIsDelegated, Some(_)) => access.grants.insert(*site, *granted),
+            match (self, grants.get(site).copied()) {
+                (Self::EffectiveIsDelegated, Some(_)) => grants.insert(*site, *granted),
                 (Self::EffectiveIsHeld, Some(_)) => {
-                    held(*site).and_then(|held| access.grants.insert(*site, held))
+                    held(*site).and_then(|held| grants.insert(*site, held))
                 }
-                (Self::CutGrantsAreDropped, Some(role)) if role < *granted => {
-                    access.grants.remove(site)
-                }
-                (Self::DormantGrantsAreReported, None) => {
-                    access.grants.insert(*site, SiteRole::Viewer)
-                }
+                (Self::CutGrantsAreDropped, Some(role)) if role < *granted => grants.remove(site),
+                (Self::DormantGrantsAreReported, None) => grants.insert(*site, SiteRole::Viewer),
                 (Self::InstanceRoleWidensGrants, Some(_))
                     if access.instance_role == InstanceRole::Owner =>
                 {
-                    access.grants.insert(*site, SiteRole::Owner)
+                    grants.insert(*site, SiteRole::Owner)
                 }
                 _ => None,
             };
         }
+        access.grants = grants.into_iter().collect();
         match (self, &subject.owner) {
             (Self::InstanceRoleIsNotCut, _) => {
                 access.instance_role = subject.delegated.instance_role();

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use hitkeep_auth::domain::{
-    access::{Delegated, EffectiveAccess, SiteGrants},
+    access::{Delegated, EffectiveAccess},
     id::SiteId,
     role::{InstanceRole, SiteRole},
 };
@@ -76,19 +76,18 @@ pub(crate) fn carried_by(delegated: &Delegated) -> Permissions {
             instance_role,
             grants,
             ..
-        } => &on_instance(*instance_role) | &on_sites(grants),
-        Delegated::Team { grants, .. } => on_sites(grants),
+        } => &on_instance(*instance_role) | &on_sites(grants.iter()),
+        Delegated::Team { grants, .. } => on_sites(grants.iter()),
     }
 }
 
 /// What the domain says that a client may do.
 pub(crate) fn reported_by(access: &EffectiveAccess) -> Permissions {
-    &on_instance(access.instance_role) | &on_sites(&access.grants)
+    &on_instance(access.instance_role) | &on_sites(access.grants.iter())
 }
 
-fn on_sites(grants: &SiteGrants) -> Permissions {
+fn on_sites<'g>(grants: impl Iterator<Item = (&'g SiteId, &'g SiteRole)>) -> Permissions {
     grants
-        .iter()
         .flat_map(|(site, role)| on_site(*site, *role))
         .collect()
 }

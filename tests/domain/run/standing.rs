@@ -10,7 +10,7 @@ use hitkeep_auth::domain::{
     access::{Decision, Owner, PermissionCheck},
     client::{ClientState, Expiry, Update},
     id::{ClientId, UserId},
-    introspection::{Active, InactiveReason},
+    introspection::{Active, InactiveReason, cache_age},
     refusal::Refusal,
     role::{InstancePermission, InstanceRole, SitePermission},
     token::TokenHash,
@@ -199,7 +199,7 @@ impl Run<'_> {
             && active.owner == owner_of(client)
             && active.expiry == client.expiry
             && active.ends == Expiry::from(ends)
-            && active.cache_age(CACHE_AGE, self.model.now) == left;
+            && cache_age(active.ends, CACHE_AGE, self.model.now) == left;
         self.check(Rule::Verdict, is_right, || {
             format!("{active:?}, not {usable:?} until {ends:?}")
         });

@@ -1,0 +1,299 @@
+//! What every process that answers holds in memory, kept up with Postgres: the
+//! index, how fresh it is, and ways to wait until it is fresher.
+//!
+//! [`feed`] alone writes the index. Whoever answers takes the latest version, which
+//! costs a few nanoseconds and waits for nobody, and looks at how long ago it was
+//! known to be complete: beyond [`Options::max_staleness`] it proves nothing about
+//! tokens that work.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, timeout_at},
+};
+
+mod assembly;
+mod feed;
+pub mod index;
+
+use crate::{
+    domain::{Revision, Timestamp, clock::Clock},
+    store::Store,
+};
+use index::Index;
+
+/// How long an unknown token waits at most until the database was asked.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a write waits at most until it is in the index of its own replica.
+const TAKE_IN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How many polls may be missed until an index does not count as complete a moment
+/// ago any more.
+const MISSED_POLLS: u32 = 4;
+
+/// What a replica can be set to.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long the index may have gone without proof that it is complete, and
+    /// still say "active". Default 10 s.
+    pub max_staleness: Duration,
+    /// How often the database is asked for changes, where no notification comes.
+    /// Default 250 ms.
+    pub poll_interval: Duration,
+    /// How often, in a second, the database may be asked besides on behalf of
+    /// tokens that the index does not know. Default 100.
+    pub max_lookups: u32,
+    /// How many requests with such tokens may wait for that at once. Default 256.
+    pub max_waiting: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(10),
+            poll_interval: Duration::from_millis(250),
+            max_lookups: 100,
+            max_waiting: 256,
+        }
+    }
+}
+
+/// The handle. Cheap to clone; the feed ends with the last one.
+#[derive(Clone)]
+pub struct Replica {
+    shared: Arc<Shared>,
+    _feed: Arc<feed::Task>,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    options: Options,
+    /// The latest version; none until everything was read once.
+    index: ArcSwapOption<Index>,
+    /// When the latest version was last known to be complete, by the clock's
+    /// `elapsed`, in nanoseconds. Written after the version, read before it: so a
+    /// version is never taken for fresher than it is.
+    complete_at: AtomicU64,
+    progress: watch::Sender<Progress>,
+    /// How many times the feed has set out to ask the database.
+    begun: AtomicU64,
+    /// Somebody waits for the database to be asked.
+    asked: Notify,
+    /// The database says that something changed.
+    heard: Notify,
+    /// Whether there is somebody to hear it.
+    listening: AtomicBool,
+    waiting: Semaphore,
+}
+
+/// How far the feed has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The index' revision; none until there is an index.
+    pub revision: Option<Revision>,
+    /// The number of the last question that was answered, and taken in.
+    answered: u64,
+    /// The number of the last question that failed.
+    failed: u64,
+    /// How many times the database could not be asked, since the start.
+    pub failures: u64,
+}
+
+impl Progress {
+    /// Whether the database answered when it was asked last.
+    pub fn reaches_database(&self) -> bool {
+        self.answered > self.failed
+    }
+}
+
+/// The latest version of the index, for one answer.
+pub struct View {
+    index: Guard<Option<Arc<Index>>>,
+    /// The time, by the database's clock.
+    pub now: Timestamp,
+    /// How long ago the version was last known to be complete.
+    pub staleness: Duration,
+    max_staleness: Duration,
+}
+
+/// Why it cannot be told whether a token works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotTell {
+    /// Nothing was read from the database yet.
+    #[error("the index is not loaded yet")]
+    Loading,
+    /// The index has gone without proof that it is complete for too long.
+    #[error("the index is {} s old", .0.as_secs())]
+    Stale(Duration),
+    /// The database was asked and did not answer.
+    #[error("the database does not answer")]
+    NoAnswer,
+}
+
+impl View {
+    /// The index.
+    pub fn index(&self) -> &Index {
+        self.index.as_ref().expect("a view is made of a version")
+    }
+
+    /// Whether the version proves that a token works.
+    pub fn require_fresh(&self) -> Result<(), CannotTell> {
+        if self.staleness <= self.max_staleness {
+            Ok(())
+        } else {
+            Err(CannotTell::Stale(self.staleness))
+        }
+    }
+
+    /// For how long an answer from this version still lies within the bound.
+    pub fn stays_fresh_for(&self) -> Duration {
+        self.max_staleness.saturating_sub(self.staleness)
+    }
+}
+
+impl Replica {
+    /// Starts following the store's database, until the last clone is dropped.
+    pub fn start(store: &Store, options: Options) -> Self {
+        let options = Options {
+            // A poll or two may be lost without harm.
+            poll_interval: options.poll_interval.min(options.max_staleness / 4),
+            ..options
+        };
+        let shared = Arc::new(Shared {
+            clock: Arc::clone(store.clock()),
+            options,
+            index: ArcSwapOption::empty(),
+            complete_at: AtomicU64::new(0),
+            progress: watch::Sender::default(),
+            begun: AtomicU64::new(0),
+            asked: Notify::new(),
+            heard: Notify::new(),
+            listening: AtomicBool::new(false),
+            waiting: Semaphore::new(options.max_waiting),
+        });
+        let feed = feed::start(store.clone(), Arc::clone(&shared));
+        Self {
+            shared,
+            _feed: Arc::new(feed),
+        }
+    }
+
+    /// What it was set to.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// The latest version of the index.
+    pub fn view(&self) -> Result<View, CannotTell> {
+        let shared = &*self.shared;
+        let complete_at = shared.complete_at.load(Ordering::Acquire);
+        let index = shared.index.load();
+        if index.is_none() {
+            return Err(CannotTell::Loading);
+        }
+        Ok(View {
+            index,
+            now: shared.clock.now(),
+            staleness: shared
+                .clock
+                .elapsed()
+                .saturating_sub(Duration::from_nanos(complete_at)),
+            max_staleness: shared.options.max_staleness,
+        })
+    }
+
+    /// How far the feed has come, and word of each step.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+
+    /// Whether notifications come in; polling goes on without them.
+    pub fn is_listening(&self) -> bool {
+        self.shared.listening.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the index has reached a revision.
+    ///
+    /// # Errors
+    /// Where it has not by then: how far it got.
+    pub async fn reach(&self, wanted: Revision, give_up: Instant) -> Result<(), Revision> {
+        let reached = |progress: &Progress| progress.revision.is_some_and(|at| at >= wanted);
+        if reached(&self.shared.progress.borrow()) {
+            return Ok(());
+        }
+        self.shared.asked.notify_one();
+        let mut progress = self.progress();
+        if let Ok(Ok(_)) = timeout_at(give_up, progress.wait_for(reached)).await {
+            return Ok(());
+        }
+        let progress = self.shared.progress.borrow();
+        Err(progress.revision.unwrap_or_default())
+    }
+
+    /// Takes in what was just committed at that revision, without waiting for word
+    /// from the database. Gives up after a while: then the feed is in trouble, and
+    /// the change is none the less committed.
+    pub async fn take_in(&self, committed: Revision) {
+        let reached = |progress: &Progress| progress.revision.is_some_and(|at| at >= committed);
+        let mut progress = self.progress();
+        if !reached(&progress.borrow_and_update()) {
+            self.shared.heard.notify_one();
+            let give_up = Instant::now() + TAKE_IN_TIMEOUT;
+            drop(timeout_at(give_up, progress.wait_for(reached)).await);
+        }
+    }
+
+    /// The latest version of the index; waits a little for the first one.
+    ///
+    /// # Errors
+    /// [`CannotTell::Loading`].
+    pub async fn loaded_view(&self, give_up: Instant) -> Result<View, CannotTell> {
+        if let Ok(view) = self.view() {
+            return Ok(view);
+        }
+        let mut progress = self.progress();
+        let give_up = give_up.min(Instant::now() + ASK_TIMEOUT);
+        let loaded = progress.wait_for(|progress| progress.revision.is_some());
+        // In time or not: there is one, or there is none.
+        drop(timeout_at(give_up, loaded).await);
+        self.view()
+    }
+
+    /// Waits until the database was asked for changes at least once after now, and
+    /// they are in the index: whatever was committed before this call is known
+    /// after it. All who wait at once share one question, so that any number of
+    /// tokens that nobody knows costs the database no more than
+    /// [`Options::max_lookups`] a second.
+    ///
+    /// Where too many wait already, the word of the index stands, if it was complete
+    /// a moment ago.
+    ///
+    /// # Errors
+    /// Where neither can be had.
+    pub async fn ask(&self, give_up: Instant) -> Result<(), CannotTell> {
+        let shared = &*self.shared;
+        let Ok(_permit) = shared.waiting.try_acquire() else {
+            let staleness = self.view()?.staleness;
+            if staleness <= shared.options.poll_interval * MISSED_POLLS {
+                return Ok(());
+            }
+            return Err(CannotTell::Stale(staleness));
+        };
+        let begun = shared.begun.load(Ordering::SeqCst);
+        shared.asked.notify_one();
+        let mut progress = self.progress();
+        let settled = |progress: &Progress| progress.answered.max(progress.failed) > begun;
+        let give_up = give_up.min(Instant::now() + ASK_TIMEOUT);
+        match timeout_at(give_up, progress.wait_for(settled)).await {
+            Ok(Ok(progress)) if progress.answered > begun => Ok(()),
+            _ => Err(CannotTell::NoAnswer),
+        }
+    }
+}

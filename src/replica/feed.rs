@@ -1,0 +1,340 @@
+//! Keeps the index up with Postgres: the change log is the truth, a notification
+//! only wakes, and a short poll covers one that was lost. Where the log does not
+//! lead from what is known to what there is (a restored backup, another database, a
+//! log that was trimmed), everything is read anew beside the index that is there.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+use uuid::Uuid;
+
+use super::{Shared, assembly::Assembly, index::Writer};
+use crate::{
+    domain::{Revision, id::ClientId},
+    store::{
+        Store,
+        error::StoreError,
+        feed::{CatchUp, Feed, Position, State},
+    },
+};
+
+/// How long to wait after a failure before the next try, at first and at last. A
+/// request that needs the database shortens it to the first.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// The same for the listener, without which nothing is lost but a little time.
+const LAST_LISTENER_PAUSE: Duration = Duration::from_secs(5);
+
+/// The tasks that follow the database. They end when this is dropped.
+pub(super) struct Task([JoinHandle<()>; 2]);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+pub(super) fn start(store: Store, shared: Arc<Shared>) -> Task {
+    let listener = tokio::spawn(listen(store.clone(), Arc::clone(&shared)));
+    let follower = Follower {
+        store,
+        shared,
+        connection: None,
+        held: None,
+        asked_at: Instant::now(),
+        trouble: None,
+    };
+    Task([tokio::spawn(follower.run()), listener])
+}
+
+/// What is held of the database.
+struct Held {
+    writer: Writer,
+    position: Position,
+    accounts: Uuid,
+    /// Whether a version was given out that has everything.
+    published: bool,
+}
+
+/// As many clients as are worked out beside the other tasks of their thread. More
+/// of them would keep those waiting.
+const MANY: usize = 1000;
+
+struct Follower {
+    store: Store,
+    shared: Arc<Shared>,
+    connection: Option<Feed>,
+    held: Option<Held>,
+    /// When the database was last asked.
+    asked_at: Instant,
+    /// Since when it does not answer.
+    trouble: Option<Instant>,
+}
+
+/// Why the database is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// It said that something changed.
+    Heard,
+    /// To see whether something did.
+    Poll,
+}
+
+impl Follower {
+    #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
+    async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        let mut reason = Reason::Poll;
+        loop {
+            let number = self.shared.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            self.asked_at = Instant::now();
+            match self.step(reason).await {
+                Ok(()) => {
+                    self.answered(number);
+                    pause = FIRST_PAUSE;
+                    reason = self.next().await;
+                }
+                Err(error) => {
+                    self.failed(number, &error);
+                    self.pause(pause).await;
+                    pause = LAST_PAUSE.min(pause * 2);
+                    reason = Reason::Poll;
+                }
+            }
+        }
+    }
+
+    /// Waits for the next reason to ask.
+    async fn next(&self) -> Reason {
+        let shared = &*self.shared;
+        let lookup = Duration::from_secs(1) / shared.options.max_lookups.max(1);
+        let asked = async {
+            shared.asked.notified().await;
+            sleep_until(self.asked_at + lookup).await;
+        };
+        tokio::select! {
+            biased;
+            () = shared.heard.notified() => Reason::Heard,
+            () = asked => Reason::Poll,
+            () = sleep_until(self.asked_at + shared.options.poll_interval) => Reason::Poll,
+        }
+    }
+
+    /// Waits before the next try; not longer than at first where somebody needs it.
+    async fn pause(&self, pause: Duration) {
+        let asked = async {
+            self.shared.asked.notified().await;
+            sleep_until(self.asked_at + FIRST_PAUSE).await;
+        };
+        tokio::select! {
+            () = asked => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    /// Asks the database, and takes in what it says.
+    async fn step(&mut self, reason: Reason) -> Result<(), StoreError> {
+        // Put back only when all went well: a connection that was left in the
+        // middle of something is of no use.
+        let mut feed = match self.connection.take() {
+            Some(feed) if !feed.is_closed() => feed,
+            _ => self.store.connect_feed().await?,
+        };
+        match self.held.as_mut() {
+            Some(held) => {
+                let asked_at = self.shared.clock.elapsed();
+                if held.catch_up(&mut feed, reason, &self.shared).await? {
+                    self.shared.publish(held, asked_at);
+                } else {
+                    tracing::warn!(
+                        revision = held.position.revision.0,
+                        "the change log does not continue what is known here: the database is \
+                         another one, or a restored one, or went on too far. Everything is \
+                         read anew"
+                    );
+                    self.load(&mut feed).await?;
+                }
+            }
+            None => self.load(&mut feed).await?,
+        }
+        self.connection = Some(feed);
+        Ok(())
+    }
+
+    /// Reads everything, beside what is held.
+    async fn load(&mut self, feed: &mut Feed) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let mut asked_at = self.shared.clock.elapsed();
+        let mut assembly = Assembly::default();
+        // For the clock: the answer to a short question is a better one.
+        let nowhere = Position {
+            database: Uuid::nil(),
+            revision: Revision::default(),
+            nonce: Uuid::nil(),
+        };
+        self.shared.calibrate(&feed.state(nowhere).await?, asked_at);
+        let (state, accounts) = feed.read_all(&mut assembly).await?;
+        let mut writer = write(assembly, Vec::new(), Writer::default()).await;
+        writer.set_callers(accounts);
+        let mut held = Held {
+            writer,
+            position: state.position,
+            accounts: state.accounts,
+            published: false,
+        };
+        // What was changed meanwhile.
+        if begun.elapsed() > self.shared.options.poll_interval {
+            asked_at = self.shared.clock.elapsed();
+            if !held.catch_up(feed, Reason::Heard, &self.shared).await? {
+                asked_at = Duration::ZERO;
+            }
+        }
+        self.shared.publish(&mut held, asked_at);
+        let clients = held.writer.clients();
+        tracing::info!(
+            clients,
+            revision = held.position.revision.0,
+            duration_ms = begun.elapsed().as_millis(),
+            "the index holds {clients} API clients"
+        );
+        let old = self.held.replace(held);
+        // Taking a large index apart takes a while too.
+        drop(tokio::task::spawn_blocking(move || drop(old)));
+        Ok(())
+    }
+
+    fn answered(&mut self, number: u64) {
+        self.shared.progress.send_modify(|progress| {
+            progress.revision = self.held.as_ref().map(|held| held.position.revision);
+            progress.answered = number;
+        });
+        if let Some(since) = self.trouble.take() {
+            let duration_ms = since.elapsed().as_millis();
+            tracing::info!(duration_ms, "the database answers again");
+        }
+    }
+
+    fn failed(&mut self, number: u64, error: &StoreError) {
+        self.connection = None;
+        self.shared.progress.send_modify(|progress| {
+            progress.failed = number;
+            progress.failures += 1;
+        });
+        // Once, and not at every try.
+        if self.trouble.is_none() {
+            self.trouble = Some(self.asked_at);
+            error.log();
+            tracing::warn!("the index is not kept up until the database answers again");
+        }
+    }
+}
+
+impl Held {
+    /// Brings what is held up to the database. False: the log does not lead there.
+    async fn catch_up(
+        &mut self,
+        feed: &mut Feed,
+        reason: Reason,
+        shared: &Shared,
+    ) -> Result<bool, StoreError> {
+        let asked_at = shared.clock.elapsed();
+        if reason == Reason::Poll {
+            let state = feed.state(self.position).await?;
+            shared.calibrate(&state, asked_at);
+            if state.position == self.position && state.accounts == self.accounts {
+                return Ok(true);
+            }
+        }
+        let mut assembly = Assembly::default();
+        let state = match feed.catch_up(self.position, &mut assembly).await? {
+            CatchUp::Lost => return Ok(false),
+            CatchUp::Nothing(state) => state,
+            CatchUp::Changed(state, changed) => {
+                self.published = false;
+                self.position = state.position;
+                self.writer = write(assembly, changed, std::mem::take(&mut self.writer)).await;
+                state
+            }
+        };
+        shared.calibrate(&state, asked_at);
+        if state.accounts != self.accounts {
+            // They may be newer than that state, which does no harm: no answer about
+            // a token depends on them.
+            let accounts = feed.read_accounts().await?;
+            self.published = false;
+            self.writer.set_callers(accounts);
+            self.accounts = state.accounts;
+        }
+        Ok(true)
+    }
+}
+
+async fn write(assembly: Assembly, changed: Vec<ClientId>, mut writer: Writer) -> Writer {
+    if assembly.len() < MANY && changed.len() < MANY {
+        assembly.write(&changed, &mut writer);
+        return writer;
+    }
+    let writing = tokio::task::spawn_blocking(move || {
+        assembly.write(&changed, &mut writer);
+        writer
+    });
+    writing.await.expect("it neither panics nor is aborted")
+}
+
+impl Shared {
+    /// Gives out a version, of which is known that it was complete at that time.
+    fn publish(&self, held: &mut Held, asked_at: Duration) {
+        if !held.published {
+            let version = held.writer.version(held.position.revision);
+            self.index.store(Some(Arc::new(version)));
+            held.published = true;
+        }
+        let asked_at = u64::try_from(asked_at.as_nanos()).unwrap_or(u64::MAX);
+        self.complete_at.store(asked_at, Ordering::Release);
+    }
+
+    fn calibrate(&self, state: &State, asked_at: Duration) {
+        let waited = self.clock.elapsed().saturating_sub(asked_at);
+        self.clock.calibrate(state.now, waited);
+    }
+}
+
+/// Listens for notifications, for as long as that is possible.
+#[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
+async fn listen(store: Store, shared: Arc<Shared>) {
+    let mut pause = FIRST_PAUSE;
+    let mut trouble = false;
+    loop {
+        let woken = Arc::clone(&shared);
+        match store.listen(move || woken.heard.notify_one()).await {
+            Ok(mut listener) => {
+                if trouble {
+                    tracing::info!("changes are heard of again");
+                }
+                (pause, trouble) = (FIRST_PAUSE, false);
+                shared.listening.store(true, Ordering::Relaxed);
+                // What was changed before there was somebody to hear it.
+                shared.heard.notify_one();
+                listener.ended().await;
+                shared.listening.store(false, Ordering::Relaxed);
+            }
+            Err(error) => {
+                if !trouble {
+                    error.log();
+                    tracing::warn!("changes are not heard of: polling alone finds them");
+                }
+                trouble = true;
+            }
+        }
+        sleep(pause).await;
+        pause = LAST_LISTENER_PAUSE.min(pause * 2);
+    }
+}

@@ -1,0 +1,384 @@
+//! What replicas read: where the database stands, which API clients a change
+//! touched, and everything that a verdict on a client rests on. On a connection of
+//! its own beside the pool, so that no crowd of writers keeps a replica from
+//! learning what they did.
+//!
+//! What is read at once is of one snapshot, together with the revision that it is
+//! true for. Rows come as a stream, and nothing here holds all of them.
+
+use std::{pin::pin, time::Duration};
+
+use futures_util::TryStreamExt;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_postgres::{Client, RowStream, Statement, types::ToSql};
+use uuid::Uuid;
+
+mod rows;
+
+use super::{Store, connect, error::StoreError, revision};
+use crate::domain::{Revision, Timestamp, caller::ServiceAccount, id::ClientId, token::TokenHash};
+pub use rows::{ClientRow, GrantRow, TokenRow};
+
+/// What a notification is sent on, by the database, for each change.
+const CHANNEL: &str = "hitkeep_auth_changes";
+/// How long the database may take for a short answer, or for the next row of a
+/// long one. Longer, and it is as good as gone.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it may take to the first row of everything, which has to be joined.
+const FIRST_ROW_TIMEOUT: Duration = Duration::from_mins(2);
+/// Clients in one statement, when they are read by their ids.
+const CLIENTS_AT_ONCE: usize = 2000;
+
+/// Changed clients are found by index scans alone: what one change costs must not
+/// depend on how many clients there are. What is switched off looks so expensive to
+/// the planner that it would have the plan compiled, which takes much longer.
+const BEGIN_CHANGES: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                             SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
+                             SET LOCAL enable_mergejoin = off; \
+                             SET LOCAL join_collapse_limit = 1; SET LOCAL jit = off";
+/// Reading everything may take longer than a request, and sorts nothing.
+const BEGIN_ALL: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                         SET LOCAL statement_timeout = '30min'; SET LOCAL work_mem = '64MB'; \
+                         SET LOCAL jit = off";
+const COMMIT: &str = "COMMIT";
+/// Where the database stands, and whether what is known at ($1, $2, $3) can be
+/// brought there by the log: it is of this database and of this history, and
+/// nothing since was trimmed.
+const STATE: &str = "
+    SELECT database_id, revision, nonce, accounts_nonce, clock_timestamp(),
+           database_id = $1 AND revision >= $2 AND trimmed_revision <= $2
+           AND CASE revision WHEN $2 THEN nonce = $3 ELSE EXISTS (
+               SELECT FROM index_revisions AS known
+               WHERE known.revision = $2 AND known.nonce = $3) END
+    FROM index_state";
+const CHANGED: &str = "SELECT DISTINCT client_id FROM index_changes WHERE revision > $1";
+
+/// One revision of one history of one database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The database.
+    pub database: Uuid,
+    /// The revision.
+    pub revision: Revision,
+    /// Tells it from the same revision of another history: after a backup was
+    /// restored, the same numbers are given out again.
+    pub nonce: Uuid,
+}
+
+/// Where the database stands.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    /// Its revision.
+    pub position: Position,
+    /// The time, by its clock.
+    pub now: Timestamp,
+    /// Changes with the service accounts.
+    pub accounts: Uuid,
+    /// Whether the log leads here from where it was asked about.
+    pub continues: bool,
+}
+
+/// What takes in the rows of a snapshot: clients come before their grants and
+/// tokens.
+pub trait Sink: Send {
+    /// A client, with its owner.
+    fn client(&mut self, row: ClientRow);
+    /// A grant of a client, with the site's standing towards the client's owner.
+    fn grant(&mut self, row: GrantRow);
+    /// A token of a client.
+    fn token(&mut self, row: TokenRow);
+    /// A client of which something cannot be read: nothing can be said of it, and
+    /// no other client suffers for it. Its rows may come besides.
+    fn unreadable(&mut self, client: ClientId);
+}
+
+/// How far a look at the log got.
+#[derive(Debug)]
+pub enum CatchUp {
+    /// Nothing changed.
+    Nothing(State),
+    /// These clients changed, or are gone; their rows were handed over.
+    Changed(State, Vec<ClientId>),
+    /// The log does not lead from what is known to here: read everything.
+    Lost,
+}
+
+/// The callers that there are, by the hashes of their tokens.
+pub type Accounts = Vec<(TokenHash, ServiceAccount)>;
+
+/// A connection that reads for a replica. Broken once an operation failed, or was
+/// given up in its middle: then another one is needed.
+pub struct Feed {
+    client: Client,
+    driver: Driver,
+    statements: Statements,
+}
+
+/// A connection that hears of changes. Says nothing of what changed.
+pub struct Listener {
+    driver: Driver,
+    _client: Client,
+}
+
+/// Moves a connection's bytes, for as long as it lives.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Statements {
+    state: Statement,
+    changed: Statement,
+    clients: Statement,
+    grants: Statement,
+    tokens: Statement,
+}
+
+impl Store {
+    /// Connects a reader.
+    pub async fn connect_feed(&self) -> Result<Feed, StoreError> {
+        let connected = async {
+            let (client, connection) = connect::open(self.database_url.as_str()).await?;
+            let driver = Driver(tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a feed's connection ended");
+                }
+            }));
+            client.batch_execute(connect::SESSION).await?;
+            if let Err(error) = client.batch_execute(connect::MESSAGES).await {
+                tracing::debug!(%error, "the language of messages stays the server's");
+            }
+            let (state, changed, clients, grants, tokens) = tokio::try_join!(
+                client.prepare(STATE),
+                client.prepare(CHANGED),
+                client.prepare(rows::CHANGED_CLIENTS),
+                client.prepare(rows::CHANGED_GRANTS),
+                client.prepare(rows::CHANGED_TOKENS),
+            )?;
+            let statements = Statements {
+                state,
+                changed,
+                clients,
+                grants,
+                tokens,
+            };
+            Ok(Feed {
+                client,
+                driver,
+                statements,
+            })
+        };
+        within(self.connect_timeout + ANSWER_TIMEOUT, connected).await
+    }
+
+    /// Connects a listener, and calls `heard` for each notification from here on:
+    /// at once, whatever the hearer does with it, because a listener that does not
+    /// read keeps Postgres from forgetting what it sent.
+    pub async fn listen(&self, heard: impl Fn() + Send + 'static) -> Result<Listener, StoreError> {
+        let connected = async {
+            let (client, mut connection) = connect::open(self.database_url.as_str()).await?;
+            let driver = Driver(tokio::spawn(async move {
+                let mut messages =
+                    futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
+                loop {
+                    match messages.try_next().await {
+                        Ok(Some(tokio_postgres::AsyncMessage::Notification(_))) => heard(),
+                        Ok(Some(_)) => {}
+                        Ok(None) => return,
+                        Err(error) => {
+                            tracing::debug!(%error, "the listener's connection ended");
+                            return;
+                        }
+                    }
+                }
+            }));
+            client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+            Ok(Listener {
+                driver,
+                _client: client,
+            })
+        };
+        within(self.connect_timeout + ANSWER_TIMEOUT, connected).await
+    }
+}
+
+impl Listener {
+    /// Comes back when the connection has ended.
+    pub async fn ended(&mut self) {
+        // Aborted, panicked or finished: it listens no more.
+        drop((&mut self.driver.0).await);
+    }
+}
+
+impl Feed {
+    /// Where the database stands. Nothing else, and in one round trip.
+    pub async fn state(&mut self, known: Position) -> Result<State, StoreError> {
+        let since = stored(known.revision)?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&known.database, &since, &known.nonce];
+        let asked = async {
+            let statement = &self.statements.state;
+            Ok(self.client.query_opt(statement, &parameters).await?)
+        };
+        state(within(ANSWER_TIMEOUT, asked).await?.as_ref())
+    }
+
+    /// Reads all that changed since, of one snapshot.
+    pub async fn catch_up(
+        &mut self,
+        known: Position,
+        sink: &mut dyn Sink,
+    ) -> Result<CatchUp, StoreError> {
+        let since = stored(known.revision)?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&known.database, &since, &known.nonce];
+        let revision: [&(dyn ToSql + Sync); 1] = [&since];
+        let asked = async {
+            // In this order, and all sent before the first answer is there.
+            let ((), state_row, changed) = tokio::try_join!(
+                self.client.batch_execute(BEGIN_CHANGES),
+                self.client.query_opt(&self.statements.state, &parameters),
+                self.client.query(&self.statements.changed, &revision),
+            )?;
+            Ok((state(state_row.as_ref())?, changed))
+        };
+        let (state, changed) = within(ANSWER_TIMEOUT, asked).await?;
+        let changed = changed
+            .iter()
+            .map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        if state.continues {
+            for some in changed.chunks(CLIENTS_AT_ONCE) {
+                self.read_clients(some, sink).await?;
+            }
+        }
+        within(ANSWER_TIMEOUT, async {
+            Ok(self.client.batch_execute(COMMIT).await?)
+        })
+        .await?;
+        Ok(if !state.continues {
+            CatchUp::Lost
+        } else if changed.is_empty() && state.position == known {
+            CatchUp::Nothing(state)
+        } else {
+            CatchUp::Changed(state, changed)
+        })
+    }
+
+    async fn read_clients(
+        &self,
+        clients: &[ClientId],
+        sink: &mut dyn Sink,
+    ) -> Result<(), StoreError> {
+        let ids: Vec<Uuid> = clients.iter().map(|client| client.uuid()).collect();
+        let parameters: [&(dyn ToSql + Sync); 1] = [&ids];
+        let asked = async {
+            Ok(tokio::try_join!(
+                self.client.query(&self.statements.clients, &parameters),
+                self.client.query(&self.statements.grants, &parameters),
+                self.client.query(&self.statements.tokens, &parameters),
+            )?)
+        };
+        let (clients, grants, tokens) = within(ANSWER_TIMEOUT, asked).await?;
+        for row in &clients {
+            ClientRow::hand(row, sink)?;
+        }
+        for row in &grants {
+            GrantRow::hand(row, sink)?;
+        }
+        for row in &tokens {
+            TokenRow::hand(row, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Reads everything, of one snapshot.
+    pub async fn read_all(&mut self, sink: &mut dyn Sink) -> Result<(State, Accounts), StoreError> {
+        let nowhere = Uuid::nil();
+        let parameters: [&(dyn ToSql + Sync); 3] = [&nowhere, &0_i64, &nowhere];
+        let asked = async {
+            let ((), state_row, accounts) = tokio::try_join!(
+                self.client.batch_execute(BEGIN_ALL),
+                self.client.query_opt(&self.statements.state, &parameters),
+                self.client.query(rows::ACCOUNTS, &[]),
+            )?;
+            Ok((state(state_row.as_ref())?, accounts))
+        };
+        let (state, accounts) = within(ANSWER_TIMEOUT, asked).await?;
+        self.stream(rows::ALL_CLIENTS, |row| ClientRow::hand(row, sink))
+            .await?;
+        self.stream(rows::ALL_GRANTS, |row| GrantRow::hand(row, sink))
+            .await?;
+        self.stream(rows::ALL_TOKENS, |row| TokenRow::hand(row, sink))
+            .await?;
+        within(ANSWER_TIMEOUT, async {
+            Ok(self.client.batch_execute(COMMIT).await?)
+        })
+        .await?;
+        Ok((state, rows::accounts(&accounts)?))
+    }
+
+    /// Reads the callers.
+    pub async fn read_accounts(&mut self) -> Result<Accounts, StoreError> {
+        let asked = async { Ok(self.client.query(rows::ACCOUNTS, &[]).await?) };
+        rows::accounts(&within(ANSWER_TIMEOUT, asked).await?)
+    }
+
+    async fn stream(
+        &self,
+        sql: &str,
+        mut take: impl FnMut(&tokio_postgres::Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let statement = within(ANSWER_TIMEOUT, async {
+            Ok(self.client.prepare(sql).await?)
+        })
+        .await?;
+        let none: [&(dyn ToSql + Sync); 0] = [];
+        let begun = async { Ok(self.client.query_raw(&statement, none).await?) };
+        let stream: RowStream = within(FIRST_ROW_TIMEOUT, begun).await?;
+        let mut stream = pin!(stream);
+        let mut wait = FIRST_ROW_TIMEOUT;
+        while let Some(row) = within(wait, async { Ok(stream.try_next().await?) }).await? {
+            take(&row)?;
+            wait = ANSWER_TIMEOUT;
+        }
+        Ok(())
+    }
+
+    /// Whether the connection is known to have ended.
+    pub fn is_closed(&self) -> bool {
+        self.driver.0.is_finished()
+    }
+}
+
+/// Runs a step, unless the database takes too long for it.
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match timeout(limit, step).await {
+        Ok(done) => done,
+        Err(late) => Err(StoreError::Unavailable(Box::new(late))),
+    }
+}
+
+fn state(row: Option<&tokio_postgres::Row>) -> Result<State, StoreError> {
+    let none = || StoreError::Inconsistent("no index_state".to_owned());
+    let row = row.ok_or_else(none)?;
+    Ok(State {
+        position: Position {
+            database: row.try_get(0)?,
+            revision: revision(row.try_get(1)?)?,
+            nonce: row.try_get(2)?,
+        },
+        accounts: row.try_get(3)?,
+        now: row.try_get(4)?,
+        continues: row.try_get(5)?,
+    })
+}
+
+fn stored(revision: Revision) -> Result<i64, StoreError> {
+    let too_large = || StoreError::Inconsistent(format!("revision {}", revision.0));
+    i64::try_from(revision.0).ok().ok_or_else(too_large)
+}

@@ -1,0 +1,236 @@
+//! The statements that replicas read with, and their rows as the domain's types.
+//! The same statement reads everything, and some clients by their ids.
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Accounts, Sink};
+use crate::{
+    domain::{
+        Timestamp,
+        access::{CurrentOwner, Owner, SiteStanding, UserStanding},
+        caller::{CallerName, ServiceAccount},
+        client::Expiry,
+        id::{ClientId, ServiceAccountId, SiteId},
+        introspection::TokenStanding,
+        role::{InstanceRole, SiteRole},
+        token::{TokenHash, TokenHint},
+    },
+    store::{
+        error::StoreError,
+        types::{self, StandingColumns},
+    },
+};
+
+macro_rules! clients {
+    () => {
+        "SELECT client.id, client.owner_user_id, client.owner_team_id, client.name,
+                client.instance_role, client.expire_time, client.revoke_time IS NOT NULL,
+                owner_user.instance_role, owner_user.disabled, owner_team.archived
+         FROM api_clients AS client
+         LEFT JOIN users AS owner_user ON owner_user.id = client.owner_user_id
+         LEFT JOIN teams AS owner_team ON owner_team.id = client.owner_team_id"
+    };
+}
+macro_rules! grants {
+    () => {
+        "SELECT granted.client_id, granted.site_id, granted.role, site.team_id,
+                site_team.archived, team_members.role, site_members.role
+         FROM api_client_grants AS granted
+         JOIN api_clients AS client ON client.id = granted.client_id
+         JOIN sites AS site ON site.id = granted.site_id
+         JOIN teams AS site_team ON site_team.id = site.team_id
+         LEFT JOIN team_members ON team_members.team_id = site.team_id
+             AND team_members.user_id = client.owner_user_id
+         LEFT JOIN site_members ON site_members.site_id = site.id
+             AND site_members.user_id = client.owner_user_id"
+    };
+}
+macro_rules! tokens {
+    () => {
+        "SELECT client_id, hash, end_time FROM api_client_tokens"
+    };
+}
+
+pub(super) const ALL_CLIENTS: &str = clients!();
+pub(super) const ALL_GRANTS: &str = grants!();
+pub(super) const ALL_TOKENS: &str = tokens!();
+pub(super) const CHANGED_CLIENTS: &str = concat!(clients!(), " WHERE client.id = ANY ($1)");
+pub(super) const CHANGED_GRANTS: &str = concat!(grants!(), " WHERE granted.client_id = ANY ($1)");
+pub(super) const CHANGED_TOKENS: &str = concat!(tokens!(), " WHERE client_id = ANY ($1)");
+pub(super) const ACCOUNTS: &str =
+    "SELECT token_hash, id, name, permissions, token_hint, create_time
+     FROM service_accounts WHERE revoke_time IS NULL";
+
+/// A client, with its owner as it is.
+#[derive(Clone, Debug)]
+pub struct ClientRow {
+    /// The client.
+    pub client: ClientId,
+    /// Its owner.
+    pub owner: CurrentOwner,
+    /// Its name.
+    pub name: Box<str>,
+    /// The role on the instance that was delegated to it.
+    pub instance_role: InstanceRole,
+    /// When it expires.
+    pub expiry: Expiry,
+    /// Whether it is revoked.
+    pub revoked: bool,
+}
+
+/// A grant, with the site's standing towards the client's owner.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantRow {
+    /// Whose grant it is.
+    pub client: ClientId,
+    /// On which site.
+    pub site: SiteId,
+    /// The role that was granted.
+    pub granted: SiteRole,
+    /// The site.
+    pub standing: SiteStanding,
+}
+
+/// A token's hash.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRow {
+    /// Whose token it is.
+    pub client: ClientId,
+    /// Its hash.
+    pub hash: TokenHash,
+    /// Its place among its client's tokens.
+    pub standing: TokenStanding,
+}
+
+impl ClientRow {
+    pub(super) fn hand(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
+        if let Some(read) = readable(row, Self::read(row), sink)? {
+            sink.client(read);
+        }
+        Ok(())
+    }
+
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        let client = ClientId::from_uuid(row.try_get(0)?);
+        let missing = || StoreError::Inconsistent(format!("no owner for client {client}"));
+        let instance_role: InstanceRole = types::word(row.try_get(4)?)?;
+        let owner = match types::owner(row.try_get(1)?, row.try_get(2)?)? {
+            Owner::User(id) => {
+                let role: &str = row.try_get::<_, Option<_>>(7)?.ok_or_else(missing)?;
+                let user = UserStanding {
+                    instance_role: types::word(role)?,
+                    disabled: row.try_get::<_, Option<_>>(8)?.ok_or_else(missing)?,
+                };
+                CurrentOwner::User(id, user)
+            }
+            Owner::Team(id) => CurrentOwner::Team {
+                id,
+                archived: row.try_get::<_, Option<_>>(9)?.ok_or_else(missing)?,
+            },
+        };
+        Ok(Self {
+            client,
+            owner,
+            name: row.try_get::<_, &str>(3)?.into(),
+            instance_role,
+            expiry: Expiry::from(row.try_get::<_, Option<Timestamp>>(5)?),
+            revoked: row.try_get(6)?,
+        })
+    }
+}
+
+impl GrantRow {
+    pub(super) fn hand(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
+        if let Some(read) = readable(row, Self::read(row), sink)? {
+            sink.grant(read);
+        }
+        Ok(())
+    }
+
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        let columns = StandingColumns {
+            team: row.try_get(3)?,
+            team_archived: row.try_get(4)?,
+            team_role: row.try_get(5)?,
+            site_role: row.try_get(6)?,
+        };
+        Ok(Self {
+            client: ClientId::from_uuid(row.try_get(0)?),
+            site: SiteId::from_uuid(row.try_get(1)?),
+            granted: types::word(row.try_get(2)?)?,
+            standing: columns.read()?,
+        })
+    }
+}
+
+impl TokenRow {
+    pub(super) fn hand(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
+        if let Some(read) = readable(row, Self::read(row), sink)? {
+            sink.token(read);
+        }
+        Ok(())
+    }
+
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        let end: Option<Timestamp> = row.try_get(2)?;
+        Ok(Self {
+            client: ClientId::from_uuid(row.try_get(0)?),
+            hash: hash(row.try_get(1)?)?,
+            standing: end.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
+        })
+    }
+}
+
+/// What was read of a client, whose id is the row's first column. A row that no
+/// version of the service writes is for a person to look at, and tells nothing.
+fn readable<T>(
+    row: &Row,
+    read: Result<T, StoreError>,
+    sink: &mut dyn Sink,
+) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(error @ StoreError::Inconsistent(_)) => {
+            error.log();
+            sink.unreadable(ClientId::from_uuid(row.try_get(0)?));
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
+}
+
+/// The callers. One that cannot be read is none.
+pub(super) fn accounts(rows: &[Row]) -> Result<Accounts, StoreError> {
+    let read = rows.iter().filter_map(|row| match account(row) {
+        Err(error @ StoreError::Inconsistent(_)) => {
+            error.log();
+            None
+        }
+        read => Some(read),
+    });
+    read.collect()
+}
+
+fn account(row: &Row) -> Result<(TokenHash, ServiceAccount), StoreError> {
+    let id: Uuid = row.try_get(1)?;
+    let bad = |_| StoreError::Inconsistent(format!("the name of account {id}"));
+    let permissions: Vec<&str> = row.try_get(3)?;
+    let account = ServiceAccount {
+        id: ServiceAccountId::from_uuid(id),
+        name: CallerName::parse(row.try_get(2)?).map_err(bad)?,
+        permissions: permissions
+            .into_iter()
+            .map(types::word)
+            .collect::<Result<_, _>>()?,
+        token_hint: TokenHint(row.try_get(4)?),
+        create_time: row.try_get(5)?,
+        revoke_time: None,
+    };
+    Ok((hash(row.try_get(0)?)?, account))
+}
+
+fn hash(stored: &[u8]) -> Result<TokenHash, StoreError> {
+    let hash = stored.try_into().ok();
+    let length = || StoreError::Inconsistent(format!("a hash of {} bytes", stored.len()));
+    hash.map(TokenHash).ok_or_else(length)
+}
