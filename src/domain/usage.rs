@@ -23,7 +23,7 @@ use super::{
 };
 
 /// For how many days counts are kept, and how many can be asked for at once.
-pub const MAX_DAYS: i32 = 400;
+pub const MAX_DAYS: u32 = 400;
 /// The length of every day in UTC: leap seconds are not counted.
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 
@@ -71,10 +71,7 @@ impl Outcome {
     /// What an answer of Introspect counts as: why the token was inactive, where
     /// it was, and what was decided, where a check was asked for. `None` where
     /// the token is of no client, and nothing is counted.
-    pub const fn of(
-        inactive: Option<InactiveReason>,
-        decision: Option<Decision>,
-    ) -> Option<Self> {
+    pub const fn of(inactive: Option<InactiveReason>, decision: Option<Decision>) -> Option<Self> {
         let reason = match (inactive, decision) {
             (Some(InactiveReason::UnknownToken), _) | (None, Some(Decision::Inactive)) => {
                 return None;
@@ -94,8 +91,9 @@ impl Outcome {
     /// client's last use.
     pub const fn token_worked(self) -> bool {
         match self {
-            Self::Used
-            | Self::Refused(RefusalReason::NoSiteGrant | RefusalReason::RoleTooLow) => true,
+            Self::Used | Self::Refused(RefusalReason::NoSiteGrant | RefusalReason::RoleTooLow) => {
+                true
+            }
             Self::Refused(
                 RefusalReason::TokenRotated
                 | RefusalReason::Revoked
@@ -175,6 +173,7 @@ impl Day {
     }
 
     /// The day so many days before; the first one there is where that is none.
+    #[must_use]
     pub fn before(self, days: u32) -> Self {
         let earlier = self.0.checked_sub_days(chrono::Days::new(days.into()));
         Self(earlier.unwrap_or(NaiveDate::MIN))
