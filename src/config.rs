@@ -11,7 +11,9 @@ use crate::{
         users,
     },
     domain::caller::{CallerName, CallerPermission},
-    grpc, server,
+    grpc,
+    replica::usage,
+    server,
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry,
 };
@@ -137,6 +139,9 @@ pub struct ServeArgs {
     /// How long callers may keep an answer of Introspect at most
     #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     max_cache_age: Duration,
+    /// How often the uses of API clients are written; a crash can lose those since the last time
+    #[arg(long, env = "HITKEEP_AUTH_USAGE_FLUSH_INTERVAL", default_value = "5s", value_parser = some_time, value_name = "TIME")]
+    usage_flush_interval: Duration,
     /// How long a call may take at most
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
     request_timeout: Duration,
@@ -265,6 +270,13 @@ impl ServeArgs {
         })
     }
 
+    /// What noting uses is set to.
+    pub fn usage(&self) -> usage::Options {
+        usage::Options {
+            flush_interval: self.usage_flush_interval,
+        }
+    }
+
     /// What the server is set to.
     pub fn server(&self) -> server::Options {
         server::Options {
@@ -342,6 +354,13 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
 fn at_least_one(text: &str) -> Result<usize, String> {
     let read = text.parse().ok().filter(|number| *number >= 1);
     read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
+}
+
+/// A time that is not zero.
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let some = Some(time).filter(|time| !time.is_zero());
+    some.ok_or_else(|| "must be more than nothing".to_owned())
 }
 
 /// A variable that is set to nothing is not set: compose files do that.

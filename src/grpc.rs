@@ -14,6 +14,7 @@ pub mod directory;
 pub mod error;
 pub mod introspection;
 mod page;
+mod usage;
 
 /// What the services can be set to.
 #[derive(Clone, Copy, Debug)]

@@ -64,12 +64,17 @@ async fn every_call_on_one(
         actor: actor.clone(),
         ..reactivate(VERA, id)
     };
+    let usage = pb::GetApiClientUsageRequest {
+        actor: actor.clone(),
+        ..usage(VERA, id)
+    };
     let delete = pb::DeleteApiClientRequest {
         actor,
         ..delete(VERA, id)
     };
     vec![
         ("get", dashboard.get(get).await.map(drop)),
+        ("usage", dashboard.usage(usage).await.map(drop)),
         ("update", dashboard.update(update).await.map(drop)),
         ("rotate", dashboard.rotate(rotate).await.map(drop)),
         ("revoke", dashboard.revoke(revoke).await.map(drop)),
