@@ -44,8 +44,10 @@ const FLUSH: &str = "
     ), known AS MATERIALIZED (
         SELECT usage.client_id FROM chunk JOIN api_client_usage AS usage USING (client_id)
         FOR NO KEY UPDATE OF usage SKIP LOCKED
+    ), others AS MATERIALIZED (
+        SELECT client_id FROM chunk WHERE client_id NOT IN (SELECT client_id FROM known)
     ), fresh AS MATERIALIZED (
-        SELECT client.id AS client_id FROM chunk JOIN api_clients AS client ON client.id = client_id
+        SELECT client.id AS client_id FROM others JOIN api_clients AS client ON client.id = client_id
         WHERE NOT EXISTS (SELECT FROM api_client_usage AS usage WHERE usage.client_id = client.id)
         FOR KEY SHARE OF client SKIP LOCKED
     ), reached AS MATERIALIZED (
@@ -62,8 +64,8 @@ const FLUSH: &str = "
             JOIN reached USING (client_id)
         ON CONFLICT (client_id, day, outcome) DO UPDATE SET count = known.count + excluded.count
     )
-    SELECT client_id FROM chunk JOIN api_clients AS client ON client.id = client_id
-    WHERE NOT EXISTS (SELECT FROM reached WHERE reached.client_id = client.id)";
+    SELECT client_id FROM others JOIN api_clients AS client ON client.id = client_id
+    WHERE client_id NOT IN (SELECT client_id FROM fresh)";
 
 /// Removes some of the days before one, but for those that somebody removes
 /// already.
