@@ -156,7 +156,7 @@ async fn replicas_add_up_and_the_last_use_never_goes_back() {
     let expected = |day, uses, refusals: &[(RefusalReason, u64)]| DayUsage {
         day,
         uses,
-        refusals: BTreeMap::from_iter(refusals.iter().copied()),
+        refusals: refusals.iter().copied().collect::<BTreeMap<_, _>>(),
     };
     assert_eq!(days.unwrap(), [expected(first, 3, &[])]);
     let all = first.before(1)..Day::of(at("2026-03-03T10:00:00Z"));
@@ -342,7 +342,9 @@ async fn replicas_and_deletions_never_stand_in_each_others_way() {
             let mut batch = Batch::default();
             for round in 0..FLUSHES {
                 let day = Day::of(noon()).before(u32::try_from(round % 3).unwrap());
-                for number in (1..=MANY).filter(|client| (client + round + number) % 3 != 0) {
+                for number in
+                    (1..=MANY).filter(|client| !(client + round + number).is_multiple_of(3))
+                {
                     add(&mut batch, number, day, Outcome::Used, 1);
                     batch.used_at(client(number), noon());
                 }

@@ -44,10 +44,10 @@ async fn every_call_on_one(
         name: "renamed".to_owned(),
         ..pb::ApiClient::default()
     };
-    let get = pb::GetApiClientRequest {
-        actor: actor.clone(),
-        ..get(VERA, id)
-    };
+    let mut get = get(VERA, id);
+    get.actor.clone_from(&actor);
+    let mut usage = usage(VERA, id);
+    usage.actor.clone_from(&actor);
     let update = pb::UpdateApiClientRequest {
         actor: actor.clone(),
         ..update(VERA, client, &["name"])
@@ -63,10 +63,6 @@ async fn every_call_on_one(
     let reactivate = pb::ReactivateApiClientRequest {
         actor: actor.clone(),
         ..reactivate(VERA, id)
-    };
-    let usage = pb::GetApiClientUsageRequest {
-        actor: actor.clone(),
-        ..usage(VERA, id)
     };
     let delete = pb::DeleteApiClientRequest {
         actor,
