@@ -11,7 +11,9 @@ use crate::{
         users,
     },
     domain::caller::{CallerName, CallerPermission},
-    grpc, replica, server,
+    grpc,
+    replica::{self, usage},
+    server,
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry,
 };
@@ -146,6 +148,9 @@ pub struct ServeArgs {
     /// How often in a second to ask Postgres on behalf of tokens that are unknown
     #[arg(long, env = "HITKEEP_AUTH_MAX_LOOKUPS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     max_lookups: u32,
+    /// How often the uses of API clients are written; a crash can lose those since the last time
+    #[arg(long, env = "HITKEEP_AUTH_USAGE_FLUSH_INTERVAL", default_value = "5s", value_parser = some_time, value_name = "TIME")]
+    usage_flush_interval: Duration,
     /// How long a call may take at most
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
     request_timeout: Duration,
@@ -285,6 +290,9 @@ impl ServeArgs {
                 max_staleness: self.max_staleness,
                 poll_interval: self.poll_interval,
                 max_lookups: self.max_lookups,
+                usage: usage::Options {
+                    flush_interval: self.usage_flush_interval,
+                },
                 ..replica::Options::default()
             },
             request_timeout: self.request_timeout,
@@ -357,6 +365,13 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
 fn at_least_one(text: &str) -> Result<usize, String> {
     let read = text.parse().ok().filter(|number| *number >= 1);
     read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
+}
+
+/// A time that is not zero.
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let some = Some(time).filter(|time| !time.is_zero());
+    some.ok_or_else(|| "must be more than nothing".to_owned())
 }
 
 /// A variable that is set to nothing is not set: compose files do that.

@@ -15,6 +15,7 @@ pub mod introspection;
 pub mod refusal;
 pub mod role;
 pub mod token;
+pub mod usage;
 
 /// A point in time, in UTC, to the microsecond: what Postgres keeps.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

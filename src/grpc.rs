@@ -14,6 +14,7 @@ pub mod directory;
 pub mod error;
 pub mod introspection;
 mod page;
+mod usage;
 
 use tokio::sync::watch;
 

@@ -2,11 +2,12 @@
 //! README.md shows how to run it, docs/ARCHITECTURE.md why it is built as it is.
 //!
 //! The rooms, in reading order: [`domain`] is the rules, pure; [`store`] keeps
-//! everything in Postgres, and has the one way to write; [`grpc`] is the
-//! services; [`server`] puts them behind their layers and serves them. [`dev`]
-//! is a private Postgres with a demonstration; [`config`] and [`cli`] are the
-//! command line. [`pb`] is generated, [`system`] and [`telemetry`] are the
-//! machine's clock, randomness and logs.
+//! everything in Postgres, and has the one way to write; [`replica`] is what a
+//! process keeps in memory; [`grpc`] is the services; [`server`] puts them behind
+//! their layers and serves them. [`dev`] is a private Postgres with a
+//! demonstration; [`config`] and [`cli`] are the command line. [`pb`] is
+//! generated, [`system`] and [`telemetry`] are the machine's clock, randomness
+//! and logs.
 
 pub mod cli;
 pub mod config;

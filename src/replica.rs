@@ -16,19 +16,22 @@ use std::{
 
 use arc_swap::{ArcSwapOption, Guard};
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore, oneshot, watch},
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
 mod assembly;
 mod feed;
 pub mod index;
+pub mod usage;
 
 use crate::{
-    domain::{Revision, Timestamp, clock::Clock},
+    domain::{Revision, Timestamp, clock::Clock, usage::Outcome},
     store::Store,
 };
-use index::Index;
+use index::{Client, Index};
+use usage::Ledger;
 
 /// How long an unknown token waits at most until the database was asked.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,6 +55,8 @@ pub struct Options {
     pub max_lookups: u32,
     /// How many requests with such tokens may wait for that at once. Default 256.
     pub max_waiting: usize,
+    /// What noting uses can be set to.
+    pub usage: usage::Options,
 }
 
 impl Default for Options {
@@ -61,6 +66,7 @@ impl Default for Options {
             poll_interval: Duration::from_millis(250),
             max_lookups: 100,
             max_waiting: 256,
+            usage: usage::Options::default(),
         }
     }
 }
@@ -69,7 +75,26 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Replica {
     shared: Arc<Shared>,
+    ledger: Ledger,
     _feed: Arc<feed::Task>,
+}
+
+/// Writes the uses that are noted. Dropped, it writes no more.
+pub struct UsageWriter {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl UsageWriter {
+    /// Writes what was noted so far, for a few seconds at most, and no more after
+    /// that.
+    pub async fn finish(self) {
+        // It only ends by itself where it panicked, and says so then.
+        self.stop.send(()).ok();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "uses of API clients were not written to the end");
+        }
+    }
 }
 
 struct Shared {
@@ -159,8 +184,9 @@ impl View {
 }
 
 impl Replica {
-    /// Starts following the store's database, until the last clone is dropped.
-    pub fn start(store: &Store, options: Options) -> Self {
+    /// Starts following the store's database, until the last clone is dropped, and
+    /// writing what is noted to it.
+    pub fn start(store: &Store, options: Options) -> (Self, UsageWriter) {
         let options = Options {
             // A poll or two may be lost without harm.
             poll_interval: options.poll_interval.min(options.max_staleness / 4),
@@ -179,10 +205,25 @@ impl Replica {
             waiting: Semaphore::new(options.max_waiting),
         });
         let feed = feed::start(store.clone(), Arc::clone(&shared));
-        Self {
+        let (ledger, flusher) = Ledger::new();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            // A writer that nobody can stop any more is as good as stopped.
+            drop(stopped.await);
+        };
+        let task = tokio::spawn(flusher.run(store.clone(), options.usage, stopped));
+        let replica = Self {
             shared,
+            ledger,
             _feed: Arc::new(feed),
-        }
+        };
+        (replica, UsageWriter { stop, task })
+    }
+
+    /// Notes what the presentation of a client's token came to. Waits for nobody.
+    pub fn note(&self, client: &Client, outcome: Outcome, now: Timestamp) {
+        self.ledger
+            .note(client.known.id(), &client.usage, outcome, now);
     }
 
     /// What it was set to.

@@ -89,7 +89,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     E: std::fmt::Display,
 {
-    let replica = Replica::start(&store, options.replica);
+    let (replica, usage) = Replica::start(&store, options.replica);
     let (health, health_service) = tonic_health::server::health_reporter();
     let status = lifecycle::report_health(&replica, &health).await;
     let watch = tokio::spawn(lifecycle::watch_health(
@@ -119,11 +119,14 @@ where
     lifecycle::end_health(health).await;
     // Streams would go on for as long as their callers like.
     drain.send_replace(true);
-    tokio::select! {
+    let ended = tokio::select! {
         () = connections.drain() => Ended::Drained,
         () = tokio::time::sleep(options.drain_timeout) => Ended::CutOff,
         Some(()) = stop.recv() => Ended::CutOff,
-    }
+    };
+    // After the last answer, so that every use is in it.
+    usage.finish().await;
+    ended
 }
 
 /// The services behind their layers. A layer that is added later is outside of

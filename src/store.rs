@@ -38,6 +38,7 @@ pub mod introspection;
 pub mod migrations;
 mod schema;
 mod types;
+pub mod usage;
 
 use crate::domain::{
     Revision, Timestamp,

@@ -189,6 +189,9 @@ pub struct ApiClient {
     pub create_time: Timestamp,
     /// When it was last changed.
     pub update_time: Timestamp,
+    /// When one of its tokens was last found good, as far as that was written; no
+    /// part of what was delegated, and so of neither the etag nor `update_time`.
+    pub last_used: Option<Timestamp>,
     /// What is shown of its newest token.
     pub token_hint: TokenHint,
 }
@@ -292,6 +295,7 @@ impl ApiClient {
             created_by: facts.actor.id,
             create_time: now,
             update_time: now,
+            last_used: None,
             token_hint: token.hint(),
         };
         let event = client.event(Action::ClientCreated, client.described());

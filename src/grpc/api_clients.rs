@@ -7,7 +7,10 @@ use tonic::{Request, Response, Status};
 use super::{
     Services,
     context::provenance,
-    convert::clients::{self, OnClient},
+    convert::{
+        clients::{self, OnClient},
+        usage,
+    },
     error::ApiError,
 };
 use crate::{
@@ -285,6 +288,16 @@ impl ApiClientService for Services {
         Ok(Response::new(pb::DeleteApiClientResponse {
             revision: revision.0,
         }))
+    }
+
+    async fn get_api_client_usage(
+        &self,
+        request: Request<pb::GetApiClientUsageRequest>,
+    ) -> Result<Response<pb::GetApiClientUsageResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let asked = usage::usage(request, self.store.clock().now())?;
+        provenance(&extensions, Some(asked.on_client.actor.clone()))?;
+        Ok(Response::new(self.usage(&asked).await?))
     }
 }
 

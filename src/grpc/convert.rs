@@ -8,6 +8,7 @@ pub(super) mod clients;
 pub(super) mod directory;
 pub(super) mod introspection;
 mod reader;
+pub(super) mod usage;
 
 use crate::{
     domain::{

@@ -23,6 +23,7 @@ use crate::{
         access::{Decision, PermissionCheck},
         introspection::{InactiveReason, cache_age},
         token::{Token, TokenHash, TokenKind},
+        usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
     replica::{
@@ -218,21 +219,31 @@ impl Services {
         let Some(Found { standing, client }) = view.index().find(hash) else {
             return Ok(None);
         };
-        let Known::Settled(client) = &client.known else {
+        let Known::Settled(settled) = &client.known else {
             return Err(ApiError::Defect("something of the client cannot be read"));
         };
-        let ends = match client.judge(standing, view.now) {
+        let note = |inactive, decision| {
+            if let Some(outcome) = Outcome::of(inactive, decision) {
+                self.replica.note(client, outcome, view.now);
+            }
+        };
+        let ends = match settled.judge(standing, view.now) {
             Ok(ends) => ends,
             // What is known to be dead stays dead, however old the index is.
-            Err(reason) => return Ok(Some(inactive(reason, revision, check))),
+            Err(reason) => {
+                note(Some(reason), None);
+                return Ok(Some(inactive(reason, revision, check)));
+            }
         };
         view.require_fresh()?;
+        let decision = check.map(|check| settled.access.decide(&check));
+        note(None, decision);
         // An answer that is kept must not outlive the bound either.
         let at_most = self.options.max_cache_age.min(view.stays_fresh_for());
         let at_most = TimeDelta::from_std(at_most).unwrap_or(TimeDelta::MAX);
-        let mut answer = convert::to_active(client, cache_age(ends, at_most, view.now));
+        let mut answer = convert::to_active(settled, cache_age(ends, at_most, view.now));
         answer.revision = revision.0;
-        answer.decision = check.map(|check| convert::to_decision(client.access.decide(&check)));
+        answer.decision = decision.map(convert::to_decision);
         Ok(Some(answer))
     }
 }

@@ -10,6 +10,7 @@ use std::{collections::HashMap, sync::Arc};
 
 mod tree;
 
+use super::usage::UsageSlot;
 use crate::domain::{
     Revision, Timestamp,
     caller::ServiceAccount,
@@ -72,6 +73,8 @@ pub struct Client {
     current: Option<TokenHash>,
     /// Those that it replaced.
     replaced: Box<[TokenHash]>,
+    /// Where its uses are noted. Handed on to what comes in this one's place.
+    pub usage: UsageSlot,
 }
 
 /// A token that was found.
@@ -204,12 +207,14 @@ impl Writer {
                 TokenStanding::ReplacedUntil(until) => replaced.push((*hash, *until)),
             }
         }
+        let place = place_of_client(id);
+        let old = self.clients.find(place, &id);
         let client = Arc::new(Client {
             known,
             current,
             replaced: replaced.iter().map(|(hash, _)| *hash).collect(),
+            usage: old.map(|old| old.usage.clone()).unwrap_or_default(),
         });
-        let place = place_of_client(id);
         if let Some(old) = self.clients.put(place, &id, Arc::clone(&client)) {
             let is_kept = |hash: &TokenHash| tokens.iter().any(|(kept, _)| kept == hash);
             for hash in old.hashes().filter(|hash| !is_kept(hash)) {

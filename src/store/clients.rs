@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Snapshot, Transaction,
     error::StoreError,
-    schema::{api_client_grants, api_client_tokens, api_clients},
+    schema::{api_client_grants, api_client_tokens, api_client_usage, api_clients},
     types,
 };
 use crate::domain::{
@@ -21,15 +21,24 @@ use crate::domain::{
     token::{TokenHash, TokenHint},
 };
 
-/// Clients with the hints of their newest tokens.
+/// Clients with the hints of their newest tokens, and their last uses.
 macro_rules! newest_tokens {
     () => {
         api_clients::table
             .inner_join(api_client_tokens::table)
+            .left_join(api_client_usage::table)
             .filter(api_client_tokens::end_time.is_null())
-            .select((ClientRow::as_select(), api_client_tokens::hint))
+            .select((
+                ClientRow::as_select(),
+                api_client_tokens::hint,
+                api_client_usage::last_used_time.nullable(),
+            ))
     };
 }
+
+/// A client's row, the hint of its newest token, and its last use.
+type Found = (ClientRow, String, Option<Timestamp>);
+
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = api_clients, check_for_backend(diesel::pg::Pg), treat_none_as_null = true)]
 struct ClientRow {
@@ -242,7 +251,7 @@ async fn find(
     connection: &mut AsyncPgConnection,
     id: ClientId,
 ) -> Result<Option<ApiClient>, StoreError> {
-    let row: Option<(ClientRow, String)> = newest_tokens!()
+    let row: Option<Found> = newest_tokens!()
         .filter(api_clients::id.eq(id.uuid()))
         .first(connection)
         .await
@@ -286,9 +295,9 @@ async fn page(
 
 async fn with_grants(
     connection: &mut AsyncPgConnection,
-    rows: Vec<(ClientRow, String)>,
+    rows: Vec<Found>,
 ) -> Result<Vec<ApiClient>, StoreError> {
-    let ids: Vec<Uuid> = rows.iter().map(|(row, _)| row.id).collect();
+    let ids: Vec<Uuid> = rows.iter().map(|(row, ..)| row.id).collect();
     let granted: Vec<(Uuid, Uuid, String)> = api_client_grants::table
         .filter(api_client_grants::client_id.eq_any(ids))
         .select((
@@ -306,9 +315,9 @@ async fn with_grants(
             .or_default()
             .insert(SiteId::from_uuid(site), role);
     }
-    let client = |(row, hint): (ClientRow, String)| {
+    let client = |(row, hint, last_used): Found| {
         let grants = grants.remove(&row.id).unwrap_or_default();
-        row.into_client(grants, TokenHint(hint))
+        row.into_client(grants, TokenHint(hint), last_used)
     };
     rows.into_iter().map(client).collect()
 }
@@ -333,7 +342,12 @@ impl From<&ApiClient> for ClientRow {
 }
 
 impl ClientRow {
-    fn into_client(self, grants: SiteGrants, hint: TokenHint) -> Result<ApiClient, StoreError> {
+    fn into_client(
+        self,
+        grants: SiteGrants,
+        hint: TokenHint,
+        last_used: Option<Timestamp>,
+    ) -> Result<ApiClient, StoreError> {
         let id = self.id;
         let bad = |what| move |_| StoreError::Inconsistent(format!("the {what} of client {id}"));
         let owner = types::owner(self.owner_user_id, self.owner_team_id)?;
@@ -348,6 +362,7 @@ impl ClientRow {
             created_by: UserId::from_uuid(self.created_by_user_id),
             create_time: self.create_time,
             update_time: self.update_time,
+            last_used,
             token_hint: hint,
         })
     }

@@ -106,6 +106,22 @@ diesel::table! {
 }
 
 diesel::table! {
+    api_client_usage (client_id) {
+        client_id -> Uuid,
+        last_used_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    api_client_usage_days (client_id, day, outcome) {
+        client_id -> Uuid,
+        day -> Date,
+        outcome -> Text,
+        count -> Int8,
+    }
+}
+
+diesel::table! {
     audit_events (id) {
         id -> Uuid,
         event_time -> Timestamptz,
@@ -138,6 +154,7 @@ diesel::table! {
 diesel::joinable!(team_members -> teams (team_id));
 diesel::joinable!(sites -> teams (team_id));
 diesel::joinable!(api_client_tokens -> api_clients (client_id));
+diesel::joinable!(api_client_usage -> api_clients (client_id));
 diesel::allow_tables_to_appear_in_same_query!(
     users,
     teams,
@@ -147,4 +164,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     api_clients,
     api_client_grants,
     api_client_tokens,
+    api_client_usage,
 );

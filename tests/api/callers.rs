@@ -65,7 +65,7 @@ fn needed(method: &str) -> CallerPermission {
 async fn every_method_asks_for_its_permission_and_no_other() {
     let app = TestApp::start().await;
     let methods = methods();
-    assert_eq!(methods.len(), 15);
+    assert_eq!(methods.len(), 16);
     for permission in [Introspect, Manage, Directory, Audit, Replicate] {
         let caller = app.permitted(permission).await;
         for method in &methods {

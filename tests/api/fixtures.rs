@@ -293,6 +293,14 @@ pub fn delete(user: &str, id: &str) -> pb::DeleteApiClientRequest {
     }
 }
 
+pub fn usage(user: &str, id: &str) -> pb::GetApiClientUsageRequest {
+    pb::GetApiClientUsageRequest {
+        actor: actor(user),
+        id: id.to_owned(),
+        ..pb::GetApiClientUsageRequest::default()
+    }
+}
+
 pub fn introspect(token: &str) -> pb::IntrospectRequest {
     pb::IntrospectRequest {
         token: token.to_owned(),

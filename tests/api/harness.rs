@@ -302,6 +302,7 @@ calls! {
         revoke = revoke_api_client(RevokeApiClientRequest) -> RevokeApiClientResponse;
         reactivate = reactivate_api_client(ReactivateApiClientRequest) -> ReactivateApiClientResponse;
         delete = delete_api_client(DeleteApiClientRequest) -> DeleteApiClientResponse;
+        usage = get_api_client_usage(GetApiClientUsageRequest) -> GetApiClientUsageResponse;
     }
     IntrospectionServiceClient {
         introspect = introspect(IntrospectRequest) -> IntrospectResponse;

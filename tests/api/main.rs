@@ -31,3 +31,4 @@ mod rotate;
 mod secrets;
 mod shutdown;
 mod update;
+mod usage;

@@ -190,6 +190,8 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
 
     let seen = dashboard.get(get(VERA, &vera.id)).await.unwrap();
     run.said.reply("GetApiClient", &seen);
+    let seen = dashboard.usage(usage(VERA, &vera.id)).await.unwrap();
+    run.said.reply("GetApiClientUsage", &seen);
     let seen = dashboard.list(list(VERA, of_user(VERA))).await.unwrap();
     run.said.reply("ListApiClients", &seen);
     let renamed = pb::ApiClient {

@@ -123,6 +123,14 @@ async fn what_cannot_be_read_exits_with_2() {
         (&["serve", "--max-calls", "0"], "--max-calls"),
         (&["serve", "--request-timeout=-1"], "--request-timeout"),
         (
+            &["serve", "--usage-flush-interval", "0s"],
+            "--usage-flush-interval",
+        ),
+        (
+            &["serve", "--usage-flush-interval", "often"],
+            "--usage-flush-interval",
+        ),
+        (
             &[
                 "service-account",
                 "create",

@@ -34,6 +34,9 @@ pub const WORLD: &str = "
         VALUES (hash(1), id(31), 'hkp_...0001', now(), now()),
                (hash(2), id(31), 'hkp_...0002', now(), NULL),
                (hash(3), id(32), 'hkt_...0003', now(), NULL);
+    INSERT INTO api_client_usage VALUES (id(31), now()), (id(32), NULL);
+    INSERT INTO api_client_usage_days
+        VALUES (id(31), '2026-03-01', 'USED', 7), (id(32), '2026-03-01', 'REVOKED', 1);
     INSERT INTO audit_events
         (id, event_time, action, client_id, client_name, owner_user_id, caller, request_id, changes)
         VALUES (id(41), now(), 'api_client.created', id(31), 'personal', id(1), '', '', '[]');

@@ -3,10 +3,12 @@
 
 use hitkeep_auth::{
     domain::{
+        Timestamp,
         access::Owner,
         audit::Filter,
         id::{ClientId, SiteId, TeamId, UserId},
         token::TokenHash,
+        usage::Day,
     },
     store::{Store, Transaction, clients::Listing, error::StoreError},
 };
@@ -33,11 +35,16 @@ enum Read {
     Events,
     Snapshot,
     DirectoryStatus,
+    Usage,
 }
 
 const fn id(number: u128) -> Uuid {
     // As the database's id() reads it: the digits are decimal there, and hex here.
     Uuid::from_u128(number)
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
 }
 
 const USER: UserId = UserId::from_uuid(id(0x1));
@@ -81,6 +88,11 @@ async fn read(url: &str, store: &Store, read: Read) -> Result<(), StoreError> {
                     .page_events(&Filter::default(), None, 10)
                     .await
                     .map(drop),
+                Read::Usage => {
+                    let client = ClientId::from_uuid(id(0x31));
+                    let days = Day::within(at("2026-01-01T00:00:00Z"), at("2027-01-01T00:00:00Z"));
+                    snapshot.usage_days(client, days).await.map(drop)
+                }
                 Read::DirectoryStatus => snapshot.directory_status().await.map(drop),
                 Read::PersonalToken
                 | Read::TeamToken
@@ -197,6 +209,16 @@ const CASES: &[(&str, &str, &[Read])] = &[
         "api_client_grants DROP CONSTRAINT api_client_grants_site_id_fkey",
         "UPDATE api_client_grants SET site_id = id(99)",
         &[Read::PersonalToken, Read::TeamToken],
+    ),
+    (
+        "api_client_usage_days DROP CONSTRAINT api_client_usage_days_outcome_check",
+        "UPDATE api_client_usage_days SET outcome = 'used'",
+        &[Read::Usage],
+    ),
+    (
+        "api_client_usage_days DROP CONSTRAINT api_client_usage_days_count_check",
+        "UPDATE api_client_usage_days SET count = -1",
+        &[Read::Usage],
     ),
     (
         "service_accounts DROP CONSTRAINT service_accounts_name_check",

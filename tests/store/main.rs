@@ -18,3 +18,4 @@ mod migrations;
 mod plans;
 mod revision;
 mod schema;
+mod usage;

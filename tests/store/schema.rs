@@ -5,10 +5,11 @@ use crate::{database::texts, postgres};
 
 const SCHEMA: &str = include_str!("../../src/store/schema.rs");
 /// Postgres' names of what diesel calls otherwise.
-const TYPES: [(&str, &str); 8] = [
+const TYPES: [(&str, &str); 9] = [
     ("Array<Text>", "_text"),
     ("Bool", "bool"),
     ("Bytea", "bytea"),
+    ("Date", "date"),
     ("Int8", "int8"),
     ("Jsonb", "jsonb"),
     ("Text", "text"),

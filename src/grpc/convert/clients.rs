@@ -191,7 +191,7 @@ pub(in crate::grpc) fn to_api_client(
         update_time: Some(to_timestamp(client.update_time)),
         expire_time: client.expiry.time().map(to_timestamp),
         revoke_time: client.revoke_time.map(to_timestamp),
-        last_used_time: None,
+        last_used_time: client.last_used.map(to_timestamp),
         created_by_user_id: client.created_by.to_string(),
         token_hint: client.token_hint.0.clone(),
         etag: client.etag(),

@@ -44,10 +44,10 @@ async fn every_call_on_one(
         name: "renamed".to_owned(),
         ..pb::ApiClient::default()
     };
-    let get = pb::GetApiClientRequest {
-        actor: actor.clone(),
-        ..get(VERA, id)
-    };
+    let mut get = get(VERA, id);
+    get.actor.clone_from(&actor);
+    let mut usage = usage(VERA, id);
+    usage.actor.clone_from(&actor);
     let update = pb::UpdateApiClientRequest {
         actor: actor.clone(),
         ..update(VERA, client, &["name"])
@@ -70,6 +70,7 @@ async fn every_call_on_one(
     };
     vec![
         ("get", dashboard.get(get).await.map(drop)),
+        ("usage", dashboard.usage(usage).await.map(drop)),
         ("update", dashboard.update(update).await.map(drop)),
         ("rotate", dashboard.rotate(rotate).await.map(drop)),
         ("revoke", dashboard.revoke(revoke).await.map(drop)),

@@ -38,6 +38,7 @@ async fn every_call(all: &Caller, id: &str, token: &str) -> Vec<(&'static str, O
         (FROM_MEMORY, all.introspect(introspect(token)).await.err()),
         ("create", all.create(granted).await.err()),
         ("get", all.get(get(VERA, id)).await.err()),
+        ("usage", all.usage(usage(VERA, id)).await.err()),
         ("list", all.list(list(VERA, of_user(VERA))).await.err()),
         (
             "update",

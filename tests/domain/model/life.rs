@@ -38,6 +38,7 @@ impl Model {
                     created_by: actor,
                     create_time: now,
                     update_time: now,
+                    last_used: None,
                     token_hint: hint(draft.delegated.owner(), &token),
                 };
                 self.clients.insert(id, client);

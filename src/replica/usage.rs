@@ -1,0 +1,453 @@
+//! Uses of API clients, noted without waiting and written a little later.
+//!
+//! Whoever answers notes the outcome: some atomic operations on the client's own
+//! counters, no lock, and memory only for a client's first note and for its first
+//! of each interval. The [`Flusher`] takes all counters that are not empty every
+//! few seconds, and writes them in one batch.
+//!
+//! A process that dies takes along what it noted since its last flush, which is
+//! one interval's. A batch that cannot be written is kept and grows by at most
+//! seven counts a client and day, so an outage of Postgres loses nothing. Only a
+//! connection that breaks between Postgres' commit and its word makes a batch
+//! count twice; a last use is right even then.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{
+            AtomicI64, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
+    },
+};
+
+use chrono::DateTime;
+use tokio::sync::mpsc;
+
+mod flusher;
+
+use crate::domain::{
+    Timestamp,
+    id::ClientId,
+    usage::{Batch, Count, Day, Outcome},
+};
+pub use flusher::{Flusher, Options};
+
+/// Where a client's uses are noted; the index keeps one with each client. Takes
+/// 16 bytes until the first note. Clones share the counters that there are; where
+/// there were none yet, each clone gets its own, and both are written.
+#[derive(Clone, Debug, Default)]
+pub struct UsageSlot(OnceLock<Arc<Counters>>);
+
+/// What one client was noted for and is not taken yet.
+#[derive(Debug)]
+struct Counters {
+    client: ClientId,
+    /// When a token of it was last found good, in microseconds since 1970;
+    /// `NEVER` before the first time. Never taken back, since writing it again
+    /// changes nothing.
+    last_used: AtomicI64,
+    /// One for each outcome.
+    tallies: [Tally; Outcome::ALL.len()],
+}
+
+/// No token of the client was found good yet.
+const NEVER: i64 = i64::MIN;
+
+/// How often one outcome happened on one day: both in one word, the day's number
+/// above and the count below, so that neither is ever taken without the other.
+/// Zero is empty.
+///
+/// As long as it is not empty, exactly one entry in the queue, or on its way
+/// there, leads to it: whoever counts the first one sends that entry, and whoever
+/// receives it empties the tally. All of that hangs on the one word, so nothing
+/// can come between.
+#[derive(Debug, Default)]
+struct Tally(AtomicU64);
+
+/// What counting one more came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Counted {
+    /// The tally was not empty, and an entry leads to it already.
+    OneMore,
+    /// The tally was empty: an entry must be sent.
+    First,
+    /// The tally had counts of another day, or as many as it can hold. They are
+    /// no longer in there, and must be sent themselves.
+    Displaced(Day, NonZeroU32),
+}
+
+/// What the flusher receives.
+#[derive(Debug)]
+enum Entry {
+    /// The tally of that outcome is not empty.
+    Dirty(Arc<Counters>, Outcome),
+    /// Counts that had to make room in their tally, at midnight.
+    Displaced(ClientId, Count),
+}
+
+/// Where uses are noted. Cheap to clone; all clones lead to one [`Flusher`].
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    queue: mpsc::UnboundedSender<Entry>,
+}
+
+impl Ledger {
+    /// A ledger, and who writes down what is noted in it. At most seven entries a
+    /// client wait for the flusher, and some more around midnight.
+    pub fn new() -> (Self, Flusher) {
+        let (queue, entries) = mpsc::unbounded_channel();
+        (Self { queue }, Flusher::new(entries))
+    }
+
+    /// Notes what the presentation of a client's token came to, at that moment by
+    /// the database's clock. Waits for nobody.
+    pub fn note(&self, client: ClientId, slot: &UsageSlot, outcome: Outcome, now: Timestamp) {
+        let counters = slot.counters(client);
+        if outcome.token_worked() {
+            // Before the count: who takes that one sees this as well.
+            counters.used_at(now);
+        }
+        let entry = match counters.tallies[outcome.index()].add_one(Day::of(now)) {
+            Counted::OneMore => return,
+            Counted::First => Entry::Dirty(Arc::clone(counters), outcome),
+            Counted::Displaced(day, count) => {
+                let count = NonZeroU64::from(count);
+                let count = Count {
+                    day,
+                    outcome,
+                    count,
+                };
+                Entry::Displaced(client, count)
+            }
+        };
+        // Without a flusher nobody wants to know any more.
+        drop(self.queue.send(entry));
+    }
+}
+
+impl UsageSlot {
+    fn counters(&self, client: ClientId) -> &Arc<Counters> {
+        if let Some(counters) = self.0.get() {
+            return counters;
+        }
+        // Made beforehand: whoever comes at the same moment waits for a move only.
+        let counters = Arc::new(Counters::new(client));
+        self.0.get_or_init(|| counters)
+    }
+}
+
+impl Counters {
+    fn new(client: ClientId) -> Self {
+        Self {
+            client,
+            last_used: AtomicI64::new(NEVER),
+            tallies: Default::default(),
+        }
+    }
+
+    fn used_at(&self, now: Timestamp) {
+        let now = now.timestamp_micros();
+        if self.last_used.load(Relaxed) < now {
+            self.last_used.fetch_max(now, Relaxed);
+        }
+    }
+
+    /// Empties a tally into a batch.
+    fn take(&self, outcome: Outcome, batch: &mut Batch) {
+        // Nobody empties it but for whoever received the entry that led here.
+        let Some((day, count)) = self.tallies[outcome.index()].take() else {
+            return;
+        };
+        let count = NonZeroU64::from(count);
+        batch.add(
+            self.client,
+            Count {
+                day,
+                outcome,
+                count,
+            },
+        );
+        if outcome.token_worked()
+            && let Some(time) = DateTime::from_timestamp_micros(self.last_used.load(Relaxed))
+        {
+            batch.used_at(self.client, time);
+        }
+    }
+}
+
+impl Tally {
+    fn add_one(&self, day: Day) -> Counted {
+        let mut before = self.0.load(Relaxed);
+        loop {
+            let (after, counted) = match unpack(before) {
+                None => (pack(day, NonZeroU32::MIN), Counted::First),
+                Some((same, count)) if same == day && count < NonZeroU32::MAX => {
+                    (pack(day, count.saturating_add(1)), Counted::OneMore)
+                }
+                Some((other, count)) => {
+                    (pack(day, NonZeroU32::MIN), Counted::Displaced(other, count))
+                }
+            };
+            match self.0.compare_exchange_weak(before, after, AcqRel, Relaxed) {
+                Ok(_) => return counted,
+                Err(changed) => before = changed,
+            }
+        }
+    }
+
+    /// Empties it.
+    fn take(&self) -> Option<(Day, NonZeroU32)> {
+        unpack(self.0.swap(0, Acquire))
+    }
+}
+
+fn pack(day: Day, count: NonZeroU32) -> u64 {
+    u64::from(day.number().cast_unsigned()) << u32::BITS | u64::from(count.get())
+}
+
+fn unpack(word: u64) -> Option<(Day, NonZeroU32)> {
+    let [a, b, c, d, count @ ..] = word.to_be_bytes();
+    let count = NonZeroU32::new(u32::from_be_bytes(count))?;
+    let number = i32::from_be_bytes([a, b, c, d]);
+    let day = Day::from_number(number).expect("it is the number of a day");
+    Some((day, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        thread,
+    };
+
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::domain::usage::RefusalReason;
+
+    const USED: Outcome = Outcome::Used;
+    const DENIED: Outcome = Outcome::Refused(RefusalReason::RoleTooLow);
+    const REVOKED: Outcome = Outcome::Refused(RefusalReason::Revoked);
+
+    fn client(number: u128) -> ClientId {
+        ClientId::from_uuid(uuid::Uuid::from_u128(number))
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn noon() -> Timestamp {
+        at("2026-03-01T12:00:00Z")
+    }
+
+    type Counts = BTreeMap<(ClientId, Day, Outcome), u64>;
+
+    /// All that was taken so far, and takes it out.
+    fn drain(flusher: &mut Flusher, counts: &mut Counts, last: &mut BTreeMap<ClientId, Timestamp>) {
+        let batch = flusher.taken();
+        for (client, unwritten) in batch.after(None) {
+            for Count {
+                day,
+                outcome,
+                count,
+            } in unwritten.counts()
+            {
+                *counts.entry((*client, *day, *outcome)).or_default() += count.get();
+            }
+            if let Some(time) = unwritten.last_used() {
+                let known = last.entry(*client).or_insert(time);
+                *known = time.max(*known);
+            }
+        }
+    }
+
+    fn drained(flusher: &mut Flusher) -> (Counts, BTreeMap<ClientId, Timestamp>) {
+        let (mut counts, mut last) = Default::default();
+        drain(flusher, &mut counts, &mut last);
+        (counts, last)
+    }
+
+    #[test]
+    fn a_slot_is_small_until_it_is_used() {
+        assert!(size_of::<UsageSlot>() <= 16);
+        assert!(size_of::<Counters>() <= 96);
+    }
+
+    #[test]
+    fn what_is_noted_is_taken_once() {
+        let (ledger, mut flusher) = Ledger::new();
+        let slot = UsageSlot::default();
+        let today = Day::of(noon());
+        let second = TimeDelta::seconds(1);
+        ledger.note(client(1), &slot, USED, noon());
+        ledger.note(client(1), &slot, USED, noon() - second);
+        ledger.note(client(1), &slot, DENIED, noon() + second);
+        ledger.note(client(1), &slot, REVOKED, noon() + second * 2);
+        let (counts, last) = drained(&mut flusher);
+        let expected = [(USED, 2), (DENIED, 1), (REVOKED, 1)];
+        let expected = expected.map(|(outcome, count)| ((client(1), today, outcome), count));
+        assert_eq!(counts, Counts::from(expected));
+        assert_eq!(last, BTreeMap::from([(client(1), noon() + second)]));
+        assert_eq!(drained(&mut flusher), Default::default());
+
+        ledger.note(client(1), &slot, REVOKED, noon());
+        let (counts, last) = drained(&mut flusher);
+        assert_eq!(counts, Counts::from([((client(1), today, REVOKED), 1)]));
+        assert!(last.is_empty(), "a token that does not work is not used");
+    }
+
+    #[test]
+    fn a_client_waits_in_the_queue_once_for_each_outcome() {
+        let (ledger, flusher) = Ledger::new();
+        let slot = UsageSlot::default();
+        for _ in 0..100 {
+            for outcome in Outcome::ALL {
+                ledger.note(client(1), &slot, outcome, noon());
+            }
+        }
+        assert_eq!(flusher.waiting(), Outcome::ALL.len());
+    }
+
+    #[test]
+    fn midnight_falls_between_two_notes() {
+        let (ledger, mut flusher) = Ledger::new();
+        let slot = UsageSlot::default();
+        let before = at("2026-03-01T23:59:59.999999Z");
+        let midnight = at("2026-03-02T00:00:00Z");
+        // Clocks are adjusted, and threads overtake each other.
+        for time in [before, before, midnight, before, midnight, midnight] {
+            ledger.note(client(1), &slot, USED, time);
+        }
+        let (counts, last) = drained(&mut flusher);
+        let expected = [before, midnight].map(|time| ((client(1), Day::of(time), USED), 3));
+        assert_eq!(counts, Counts::from(expected));
+        assert_eq!(last, BTreeMap::from([(client(1), midnight)]));
+    }
+
+    #[test]
+    fn a_full_tally_makes_room() {
+        let today = Day::of(noon());
+        let almost = NonZeroU32::MAX.get() - 1;
+        let tally = Tally(AtomicU64::new(pack(
+            today,
+            NonZeroU32::new(almost).unwrap(),
+        )));
+        assert_eq!(tally.add_one(today), Counted::OneMore);
+        assert_eq!(
+            tally.add_one(today),
+            Counted::Displaced(today, NonZeroU32::MAX)
+        );
+        assert_eq!(tally.take(), Some((today, NonZeroU32::MIN)));
+        assert_eq!(tally.take(), None);
+        assert_eq!(tally.add_one(today), Counted::First);
+    }
+
+    #[test]
+    fn a_word_holds_any_day() {
+        let max = NonZeroU32::MAX;
+        for number in [-719_162, -1, 0, 1, 2_932_896] {
+            let day = Day::from_number(number).unwrap();
+            assert_eq!(unpack(pack(day, max)), Some((day, max)));
+        }
+        assert_eq!(unpack(0), None);
+    }
+
+    /// The index replaces a client's record and hands its slot on, while somebody
+    /// still reads the old record.
+    #[test]
+    fn a_slot_that_was_handed_on_counts_with_the_old_one() {
+        let (ledger, mut flusher) = Ledger::new();
+        let old = UsageSlot::default();
+        let handed_on_empty = old.clone();
+        ledger.note(client(1), &old, USED, noon());
+        let handed_on = old.clone();
+        for slot in [&handed_on_empty, &handed_on, &old] {
+            ledger.note(client(1), slot, USED, noon());
+        }
+        // The counters outlive their records.
+        drop((old, handed_on, handed_on_empty));
+        let (counts, _) = drained(&mut flusher);
+        let expected = [((client(1), Day::of(noon()), USED), 4)];
+        assert_eq!(counts, Counts::from(expected));
+    }
+
+    #[test]
+    fn without_a_flusher_notes_go_nowhere() {
+        let (ledger, flusher) = Ledger::new();
+        drop(flusher);
+        ledger.note(client(1), &UsageSlot::default(), USED, noon());
+    }
+
+    /// Many threads note, on both sides of midnight and with slots that were
+    /// handed on, while one takes without pause: every note is taken exactly once.
+    #[test]
+    fn no_note_is_lost_or_taken_twice() {
+        const THREADS: u128 = 4;
+        const ROUNDS: i64 = 2_000;
+
+        let (ledger, mut flusher) = Ledger::new();
+        let midnight = at("2026-03-02T00:00:00Z");
+        // What each thread notes in each round.
+        let mut notes = Vec::new();
+        for number in 0..3 {
+            for outcome in [USED, DENIED, REVOKED] {
+                for seconds in [-1, 1] {
+                    notes.push((number, outcome, TimeDelta::seconds(seconds)));
+                }
+            }
+        }
+        let slots: Vec<_> = (0..3).map(|_| UsageSlot::default()).collect();
+        let handed_on = slots.clone();
+        let noting = AtomicBool::new(true);
+        let (counts, last) = thread::scope(|scope| {
+            let note_all = |records: &[UsageSlot]| {
+                for round in 0..ROUNDS {
+                    for (number, outcome, offset) in &notes {
+                        let time = midnight + *offset + TimeDelta::microseconds(round);
+                        let slot = &records[*number];
+                        ledger.note(client(*number as u128), slot, *outcome, time);
+                    }
+                }
+            };
+            let noters: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let records = if thread % 2 == 0 { &slots } else { &handed_on };
+                    scope.spawn(move || note_all(records))
+                })
+                .collect();
+            let taker = scope.spawn(|| {
+                let (mut counts, mut last) = Default::default();
+                loop {
+                    // Read first, so that a round comes after all notes.
+                    let done = !noting.load(SeqCst);
+                    drain(&mut flusher, &mut counts, &mut last);
+                    if done {
+                        return (counts, last);
+                    }
+                }
+            });
+            for noter in noters {
+                noter.join().unwrap();
+            }
+            noting.store(false, SeqCst);
+            taker.join().unwrap()
+        });
+        let each = u64::try_from(THREADS).unwrap() * ROUNDS.unsigned_abs();
+        let mut expected = Counts::new();
+        for (number, outcome, offset) in &notes {
+            let day = Day::of(midnight + *offset);
+            expected.insert((client(*number as u128), day, *outcome), each);
+        }
+        assert_eq!(counts, expected);
+        let latest = midnight + TimeDelta::seconds(1) + TimeDelta::microseconds(ROUNDS - 1);
+        assert_eq!(
+            last,
+            (0..3).map(|number| (client(number), latest)).collect()
+        );
+        assert_eq!(drained(&mut flusher), Default::default());
+    }
+}

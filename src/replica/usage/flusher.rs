@@ -1,0 +1,262 @@
+//! The task that writes what was noted: in one batch every few seconds, and once
+//! more at the end.
+
+use std::{pin::pin, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::Entry;
+use crate::{
+    domain::usage::{Batch, Day, MAX_DAYS},
+    store::{
+        Store,
+        error::{StoreError, causes},
+        usage::Trimmed,
+    },
+};
+
+/// How long the last flush may take, with all its tries.
+const LAST_FLUSH: Duration = Duration::from_secs(5);
+/// How long to wait before another try of the last flush.
+const LAST_FLUSH_PAUSE: Duration = Duration::from_millis(100);
+/// How often days of long ago are looked for, on each replica: they come into
+/// being once a day.
+const TRIM_INTERVAL: Duration = Duration::from_hours(1);
+
+/// What noting uses can be set to.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long after a flush the next one begins, which is about how late a use
+    /// is seen, and what a crash can lose. Not zero. Default 5 s.
+    pub flush_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            flush_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Writes what is noted in a [`super::Ledger`].
+#[derive(Debug)]
+pub struct Flusher {
+    entries: mpsc::UnboundedReceiver<Entry>,
+    /// What was taken, and is not written yet.
+    batch: Batch,
+    /// Whether the last flush failed.
+    failing: bool,
+    /// When days of long ago are next looked for; `None`: with the next flush.
+    next_trim: Option<Instant>,
+}
+
+impl Flusher {
+    pub(super) fn new(entries: mpsc::UnboundedReceiver<Entry>) -> Self {
+        Self {
+            entries,
+            batch: Batch::default(),
+            failing: false,
+            next_trim: None,
+        }
+    }
+
+    /// Flushes every interval until `stop` is ready, and then once more, for five
+    /// seconds at most. What is noted after that is not written.
+    pub async fn run(mut self, store: Store, options: Options, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let give_up = loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break Instant::now() + LAST_FLUSH,
+                () = sleep(options.flush_interval) => {}
+            }
+            let mut flush = pin!(self.flush_and_tell(&store));
+            tokio::select! {
+                () = &mut flush => {}
+                () = &mut stop => {
+                    // One that is cut off in the middle may be written all the
+                    // same, and its next try would count twice.
+                    let give_up = Instant::now() + LAST_FLUSH;
+                    if timeout_at(give_up, flush).await.is_err() {
+                        tracing::warn!("stopped before the last uses of API clients were written");
+                        return;
+                    }
+                    break give_up;
+                }
+            }
+        };
+        if timeout_at(give_up, self.flush_all(&store)).await.is_err() {
+            let clients = self.batch.len();
+            tracing::warn!(
+                clients,
+                "stopped before the last uses of {clients} API clients were written"
+            );
+        }
+    }
+
+    /// Takes what was noted so far and writes it, with what could not be written
+    /// before. Where there is nothing to write, Postgres is left alone; otherwise
+    /// days that are older than 400 days are removed as well, now and then.
+    ///
+    /// # Errors
+    /// Where it cannot be written. It is kept, and written with the next.
+    pub async fn flush(&mut self, store: &Store) -> Result<(), StoreError> {
+        self.take();
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        store.flush_usage(&mut self.batch).await?;
+        self.trim(store).await
+    }
+
+    /// How many clients have something that was taken and is not written.
+    pub fn unwritten(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Takes what was noted into the batch. Not more than there is now: clients
+    /// that are used all the time would be back before it came to an end.
+    fn take(&mut self) {
+        for _ in 0..self.entries.len() {
+            match self.entries.try_recv() {
+                Ok(Entry::Dirty(counters, outcome)) => counters.take(outcome, &mut self.batch),
+                Ok(Entry::Displaced(client, count)) => self.batch.add(client, count),
+                Err(_) => return,
+            }
+        }
+    }
+
+    async fn trim(&mut self, store: &Store) -> Result<(), StoreError> {
+        if self.next_trim.is_some_and(|next| Instant::now() < next) {
+            return Ok(());
+        }
+        let before = Day::of(store.clock().now()).before(MAX_DAYS);
+        self.next_trim = match store.trim_usage(before).await? {
+            Trimmed::All => Some(Instant::now() + TRIM_INTERVAL),
+            Trimmed::Some => None,
+        };
+        Ok(())
+    }
+
+    async fn flush_and_tell(&mut self, store: &Store) {
+        let done = self.flush(store).await;
+        self.tell(&done);
+    }
+
+    /// Writes everything, and tries until it is.
+    async fn flush_all(&mut self, store: &Store) {
+        loop {
+            self.take();
+            let done = store.flush_usage(&mut self.batch).await;
+            self.tell(&done);
+            if self.batch.is_empty() {
+                return;
+            }
+            sleep(LAST_FLUSH_PAUSE).await;
+        }
+    }
+
+    /// Logs that flushes fail when they begin to, and that they work again when
+    /// they do: not each of them.
+    fn tell(&mut self, done: &Result<(), StoreError>) {
+        match done {
+            Ok(()) if self.failing => tracing::info!("uses of API clients are written again"),
+            Err(error) if !self.failing => {
+                let causes = causes(error);
+                let clients = self.batch.len();
+                match error {
+                    StoreError::Unavailable(_)
+                    | StoreError::Overloaded(_)
+                    | StoreError::Collision(_) => tracing::warn!(
+                        causes,
+                        clients,
+                        "uses of API clients cannot be written and are kept: {error}"
+                    ),
+                    StoreError::Inconsistent(_) | StoreError::Defect(_) => tracing::error!(
+                        causes,
+                        clients,
+                        "uses of API clients cannot be written and are kept: {error}"
+                    ),
+                }
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.failing = done.is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex, PoisonError},
+    };
+
+    use super::{super::Ledger, *};
+
+    impl Flusher {
+        /// Takes what was noted, and out of here.
+        pub(in crate::replica::usage) fn taken(&mut self) -> Batch {
+            self.take();
+            std::mem::take(&mut self.batch)
+        }
+
+        /// How many entries wait.
+        pub(in crate::replica::usage) fn waiting(&self) -> usize {
+            self.entries.len()
+        }
+    }
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_when_it_begins_and_when_it_ends() {
+        let log = Log::default();
+        let into = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || into.clone())
+            .with_ansi(false)
+            .finish();
+        let (_ledger, mut flusher) = Ledger::new();
+        let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
+        tracing::subscriber::with_default(subscriber, || {
+            for done in [
+                Ok(()),
+                failed(),
+                failed(),
+                failed(),
+                Ok(()),
+                Ok(()),
+                failed(),
+            ] {
+                flusher.tell(&done);
+            }
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        for (line, said) in lines
+            .iter()
+            .zip(["cannot be", "are written again", "cannot be"])
+        {
+            assert!(line.contains(said), "{line}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Last use and daily counts of API clients: written in batches by every replica,
+//! beside [`Store::transaction`] and not under the write lock, because no answer
+//! depends on them. No revision is stamped, and no row of a client is changed.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use chrono::NaiveDate;
+use diesel::{
+    prelude::*,
+    sql_types::{Array, BigInt, Date, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use uuid::Uuid;
+
+use super::{Snapshot, Store, error::StoreError, schema::api_client_usage_days, types};
+use crate::domain::{
+    Timestamp,
+    id::ClientId,
+    usage::{Batch, Day, DayUsage, Outcome, Unwritten},
+};
+
+/// Clients that one statement writes at most.
+pub const CLIENTS_PER_STATEMENT: usize = 5000;
+/// Days that are removed in one go at most.
+const DAYS_PER_TRIM: i64 = 10_000;
+/// The advisory lock that replicas take turns with; a number of this project's
+/// own.
+pub const TURN: i64 = 7_201_148_302_467_196;
+/// Changes nothing, and finds out whether the connection is alive.
+const PING: &str = "SELECT 1";
+
+/// Writes a chunk of a batch, and gives the clients that it had to leave out.
+///
+/// Replicas take turns, so they never wait for each other's rows. Nor is anybody
+/// waited for who ends clients: what is locked is left out, and what is gone is
+/// not there. A client without a row yet is held on to (its end waits for the end
+/// of this statement), so that no foreign key can fail.
+const FLUSH: &str = "
+    WITH turn AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock($1)
+    ), chunk AS MATERIALIZED (
+        SELECT client_id, last_used_time
+        FROM turn, unnest($2, $3) AS chunk (client_id, last_used_time)
+    ), known AS MATERIALIZED (
+        SELECT usage.client_id FROM chunk JOIN api_client_usage AS usage USING (client_id)
+        FOR NO KEY UPDATE OF usage SKIP LOCKED
+    ), others AS MATERIALIZED (
+        SELECT client_id FROM chunk WHERE client_id NOT IN (SELECT client_id FROM known)
+    ), fresh AS MATERIALIZED (
+        SELECT client.id AS client_id FROM others JOIN api_clients AS client ON client.id = client_id
+        WHERE NOT EXISTS (SELECT FROM api_client_usage AS usage WHERE usage.client_id = client.id)
+        FOR KEY SHARE OF client SKIP LOCKED
+    ), reached AS MATERIALIZED (
+        SELECT client_id FROM known UNION ALL SELECT client_id FROM fresh
+    ), used AS (
+        INSERT INTO api_client_usage AS known (client_id, last_used_time)
+        SELECT client_id, last_used_time FROM chunk JOIN reached USING (client_id)
+        ON CONFLICT (client_id) DO UPDATE
+        SET last_used_time = GREATEST(known.last_used_time, excluded.last_used_time)
+    ), counted AS (
+        INSERT INTO api_client_usage_days AS known (client_id, day, outcome, count)
+        SELECT client_id, day, outcome, count
+        FROM unnest($4, $5, $6, $7) AS counted (client_id, day, outcome, count)
+            JOIN reached USING (client_id)
+        ON CONFLICT (client_id, day, outcome) DO UPDATE SET count = known.count + excluded.count
+    )
+    SELECT client_id FROM others JOIN api_clients AS client ON client.id = client_id
+    WHERE client_id NOT IN (SELECT client_id FROM fresh)";
+
+/// Removes some of the days before one, but for those that somebody removes
+/// already.
+const TRIM: &str = "
+    DELETE FROM api_client_usage_days WHERE (client_id, day, outcome) IN (
+        SELECT client_id, day, outcome FROM api_client_usage_days WHERE day < $1
+        ORDER BY day LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+#[derive(QueryableByName)]
+struct LeftOut {
+    #[diesel(sql_type = SqlUuid)]
+    client_id: Uuid,
+}
+
+/// A part of a batch, as columns.
+#[derive(Default)]
+struct Columns {
+    clients: Vec<Uuid>,
+    last_used: Vec<Option<Timestamp>>,
+    counted: Vec<Uuid>,
+    days: Vec<NaiveDate>,
+    outcomes: Vec<&'static str>,
+    counts: Vec<i64>,
+}
+
+impl Columns {
+    fn add(&mut self, client: ClientId, unwritten: &Unwritten) {
+        self.clients.push(client.uuid());
+        self.last_used.push(unwritten.last_used());
+        for count in unwritten.counts() {
+            self.counted.push(client.uuid());
+            self.days.push(count.day.date());
+            self.outcomes.push(count.outcome.as_str());
+            let many = i64::try_from(count.count.get());
+            self.counts.push(many.unwrap_or(i64::MAX));
+        }
+    }
+}
+
+impl Store {
+    /// Writes a batch, in chunks of which each is written as a whole or not at
+    /// all, and takes out what was written: a last use never goes back, and counts
+    /// are added to those that are there. Clients that are gone are forgotten.
+    ///
+    /// What is left in the batch is to be written again: all that comes after a
+    /// failure, and clients that somebody is deleting at this moment. A connection
+    /// that breaks after Postgres has written a chunk, and before it could say so,
+    /// makes that chunk count twice.
+    pub async fn flush_usage(&self, batch: &mut Batch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        // What finds an idle connection dead must change nothing: it is tried on
+        // the next one.
+        let ping = async |connection: &mut AsyncPgConnection| connection.batch_execute(PING).await;
+        let (mut lease, ()) = self.start(ping).await?;
+        let mut last = None;
+        loop {
+            let mut columns = Columns::default();
+            let mut chunk = Vec::new();
+            for (client, unwritten) in batch.after(last).take(CLIENTS_PER_STATEMENT) {
+                columns.add(*client, unwritten);
+                chunk.push(*client);
+            }
+            let Some(end) = chunk.last() else { break };
+            last = Some(*end);
+            let left_out = flush(lease.start(), columns).await?;
+            for client in chunk {
+                if !left_out.contains(&client) {
+                    batch.remove(client);
+                }
+            }
+        }
+        lease.finish();
+        Ok(())
+    }
+
+    /// Removes the counts of days before that one, 10,000 of them at most.
+    pub async fn trim_usage(&self, before: Day) -> Result<Trimmed, StoreError> {
+        let ping = async |connection: &mut AsyncPgConnection| connection.batch_execute(PING).await;
+        let (mut lease, ()) = self.start(ping).await?;
+        let removed = diesel::sql_query(TRIM)
+            .bind::<Date, _>(before.date())
+            .bind::<BigInt, _>(DAYS_PER_TRIM)
+            .execute(lease.start())
+            .await?;
+        lease.finish();
+        Ok(
+            if i64::try_from(removed).is_ok_and(|removed| removed < DAYS_PER_TRIM) {
+                Trimmed::All
+            } else {
+                Trimmed::Some
+            },
+        )
+    }
+}
+
+/// How far a trim got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trimmed {
+    /// Nothing is left to remove.
+    All,
+    /// There may be more.
+    Some,
+}
+
+/// Writes a chunk. Gives the clients that were left out.
+async fn flush(
+    connection: &mut AsyncPgConnection,
+    columns: Columns,
+) -> Result<BTreeSet<ClientId>, StoreError> {
+    let left_out: Vec<LeftOut> = diesel::sql_query(FLUSH)
+        .bind::<BigInt, _>(TURN)
+        .bind::<Array<SqlUuid>, _>(columns.clients)
+        .bind::<Array<Nullable<Timestamptz>>, _>(columns.last_used)
+        .bind::<Array<SqlUuid>, _>(columns.counted)
+        .bind::<Array<Date>, _>(columns.days)
+        .bind::<Array<Text>, _>(columns.outcomes)
+        .bind::<Array<BigInt>, _>(columns.counts)
+        .load(connection)
+        .await?;
+    let client = |row: LeftOut| ClientId::from_uuid(row.client_id);
+    Ok(left_out.into_iter().map(client).collect())
+}
+
+impl Snapshot {
+    /// What happened to a client on each of those days, oldest first; days on
+    /// which nothing did are left out.
+    pub async fn usage_days(
+        &mut self,
+        client: ClientId,
+        days: Range<Day>,
+    ) -> Result<Vec<DayUsage>, StoreError> {
+        let rows: Vec<(NaiveDate, String, i64)> = api_client_usage_days::table
+            .filter(api_client_usage_days::client_id.eq(client.uuid()))
+            .filter(api_client_usage_days::day.ge(days.start.date()))
+            .filter(api_client_usage_days::day.lt(days.end.date()))
+            .order(api_client_usage_days::day)
+            .select((
+                api_client_usage_days::day,
+                api_client_usage_days::outcome,
+                api_client_usage_days::count,
+            ))
+            .load(self.connection())
+            .await?;
+        let mut usage: Vec<DayUsage> = Vec::new();
+        for (date, outcome, count) in rows {
+            let day = Day::from_date(date);
+            let outcome: Outcome = types::word(&outcome)?;
+            let negative = || StoreError::Inconsistent(format!("{count} uses of client {client}"));
+            let count = u64::try_from(count).ok().ok_or_else(negative)?;
+            match usage.last_mut() {
+                Some(last) if last.day == day => last.add(outcome, count),
+                _ => {
+                    let mut first = DayUsage::new(day);
+                    first.add(outcome, count);
+                    usage.push(first);
+                }
+            }
+        }
+        Ok(usage)
+    }
+}
