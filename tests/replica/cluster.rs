@@ -21,13 +21,19 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Code;
 
 use crate::{
-    fixtures::{batch, introspect, world},
+    checker::{bare, expected},
+    fixtures::{SITE, batch, check, introspect, world},
     harness::{self, Caller},
     index,
-    support::{doubles::TestClock, postgres, proxy::Proxy},
+    support::{
+        postgres,
+        proxy::{Limit, Proxy},
+    },
     waiting::until,
 };
 
+/// How long somebody waits who can ask again.
+pub const IMPATIENCE: Duration = Duration::from_millis(300);
 /// Connections of each replica's pool.
 const POOL_SIZE: usize = 8;
 
@@ -38,6 +44,8 @@ pub struct Cluster {
     /// On that way: what the database itself says.
     pub store: Store,
     pub replicas: Vec<Replica>,
+    options: server::Options,
+    tokens: Vec<(CallerPermission, String)>,
 }
 
 /// A server.
@@ -73,44 +81,22 @@ impl Cluster {
 
     /// Servers on a database that has nothing in it yet.
     pub async fn on(direct: String, replicas: usize, options: server::Options) -> Self {
-        let clock = || Arc::new(SystemClock::default()) as Arc<dyn Clock>;
-        Self::with(direct, replicas, options, &clock).await
-    }
-
-    /// Servers that share a clock which the test moves.
-    pub async fn with_clock(replicas: usize, shared: &Arc<TestClock>) -> Self {
-        let direct = postgres::migrated_database().await;
-        let clock = || Arc::clone(shared) as Arc<dyn Clock>;
-        Self::with(direct, replicas, index::options(), &clock).await
-    }
-
-    async fn with(
-        direct: String,
-        replicas: usize,
-        options: server::Options,
-        clock: &dyn Fn() -> Arc<dyn Clock>,
-    ) -> Self {
-        let store = open(&direct, clock());
+        let store = open(&direct, Arc::new(SystemClock::default()));
         let mut tokens = Vec::new();
         for permission in CallerPermission::ALL {
             let name = permission.as_str();
             let token = harness::make_account(&store, name, &[*permission]).await;
             tokens.push((*permission, token));
         }
-        let mut started = Vec::new();
-        for _ in 0..replicas {
-            started.push(Replica::start(&direct, clock(), &tokens, options).await);
-        }
-        let cluster = Self {
+        let mut cluster = Self {
             direct,
             store,
-            replicas: started,
+            replicas: Vec::new(),
+            options,
+            tokens,
         };
-        for replica in &cluster.replicas {
-            until("the replica answers", async || {
-                replica.sidecar.introspect(introspect("x")).await.ok()
-            })
-            .await;
+        for _ in 0..replicas {
+            cluster.add(None).await;
         }
         cluster.replicas[0]
             .pusher
@@ -120,18 +106,51 @@ impl Cluster {
         cluster
     }
 
+    /// Starts one more server, whose way to the database may have a limit from
+    /// the beginning, and waits until it answers.
+    pub async fn add(&mut self, limit: Option<Limit>) {
+        let clock = Arc::new(SystemClock::default()) as Arc<dyn Clock>;
+        let (proxy, through) = Proxy::start(&self.direct);
+        if let Some(limit) = limit {
+            proxy.limit(limit);
+        }
+        let replica = Replica::start(proxy, open(&through, clock), self).await;
+        until("the replica answers", async || {
+            let said = replica.says_within("x", IMPATIENCE).await;
+            if said == Said::Nothing {
+                // Where it stalled at its limit, it goes on.
+                replica.proxy.mend_at_limit();
+                return Err(said);
+            }
+            Ok(())
+        })
+        .await;
+        self.replicas.push(replica);
+    }
+
     /// What the database itself says of a token.
     pub async fn truth(&self, token: &str) -> LookUp {
         self.store.look_up(Some(hash(token))).await.unwrap()
     }
 
-    /// The same, in short.
-    pub async fn true_word(&self, token: &str) -> Said {
-        let found = self.truth(token).await;
-        match found.subject.map(|subject| subject.judge(found.now)) {
-            Some(Ok(_)) => Said::Active,
-            Some(Err(reason)) => Said::Inactive(to_reason(reason)),
-            None => Said::Inactive(pb::InactiveReason::UnknownToken),
+    /// Waits until every replica says in full what the database says of these
+    /// tokens, which nobody changes meanwhile.
+    pub async fn agree(&self, tokens: &[&str]) {
+        for (number, replica) in self.replicas.iter().enumerate() {
+            for token in tokens {
+                let request = check(token, SITE, "site.view");
+                let truth = self.truth(token).await;
+                let expected = expected(truth.subject, truth.now, request.check.as_ref());
+                let what = format!("replica {number}: {expected:?}");
+                let asked = until(&what, async || {
+                    let answer = replica.sidecar.introspect(request.clone()).await;
+                    match answer {
+                        Ok(answer) if bare(&answer) == expected => Ok(()),
+                        other => Err(other),
+                    }
+                });
+                asked.await;
+            }
         }
     }
 
@@ -183,21 +202,15 @@ impl Cluster {
 }
 
 impl Replica {
-    async fn start(
-        direct: &str,
-        clock: Arc<dyn Clock>,
-        tokens: &[(CallerPermission, String)],
-        options: server::Options,
-    ) -> Self {
-        let (proxy, through) = Proxy::start(direct);
-        let store = open(&through, clock);
+    async fn start(proxy: Proxy, store: Store, cluster: &Cluster) -> Self {
         let (connections, incoming) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::channel(2);
         let incoming = UnboundedReceiverStream::new(incoming);
-        let server = tokio::spawn(server::serve(store, options, incoming, stopped));
+        let server = tokio::spawn(server::serve(store, cluster.options, incoming, stopped));
         let channel = harness::channel(&connections).await;
         let caller = |permission| {
-            let (_, token) = tokens
+            let (_, token) = cluster
+                .tokens
                 .iter()
                 .find(|(other, _)| *other == permission)
                 .unwrap();
@@ -236,11 +249,9 @@ impl Replica {
 
     /// Waits until it says that.
     pub async fn until_says(&self, token: &str, expected: Said) {
-        let mut last = None;
-        until(&format!("{expected:?} is said"), async || {
+        until(&format!("{expected:?}"), async || {
             let said = self.says(token).await;
-            last = Some(said);
-            (said == expected).then_some(())
+            if said == expected { Ok(()) } else { Err(said) }
         })
         .await;
     }

@@ -19,8 +19,14 @@ mod fixtures;
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod harness;
 
+mod checker;
 mod cluster;
+mod dice;
 mod index;
+mod steps;
 mod waiting;
 
+mod lost;
+mod order;
 mod proxy;
+mod random;

@@ -10,7 +10,7 @@ use crate::{
         postgres,
         proxy::{Direction, Limit, Listeners, Proxy, Then},
     },
-    waiting::{until, within},
+    waiting::{until, wanted, within},
 };
 
 async fn through() -> (Proxy, AsyncPgConnection, String) {
@@ -77,7 +77,7 @@ async fn a_limit_that_stalls_loses_nothing() {
     let mut statement = connection.batch_execute("SELECT 1").boxed();
     until("the limit is reached", async || {
         assert!((&mut statement).now_or_never().is_none());
-        (!proxy.is_limited()).then_some(())
+        wanted(!proxy.is_limited())
     })
     .await;
     proxy.mend();
@@ -99,10 +99,7 @@ async fn those_who_listen_are_treated_in_their_own_way() {
     stalled.await.expect_err("nothing comes back");
     other.batch_execute("SELECT 1").await.unwrap();
     proxy.listeners(Listeners::Refused);
-    until("it is broken", async || {
-        (proxy.listening() == 0).then_some(())
-    })
-    .await;
+    until("it is broken", async || wanted(proxy.listening() == 0)).await;
     let mut listener = AsyncPgConnection::establish(&url).await.unwrap();
     listener.batch_execute("SELECT 1").await.unwrap();
     listener.batch_execute(listen).await.unwrap_err();

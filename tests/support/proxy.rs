@@ -92,8 +92,8 @@ struct Shared {
     limit: Mutex<Option<Limit>>,
     /// What marks a request whose replies are to be held back.
     mark: Mutex<Option<Vec<u8>>>,
-    /// Marked requests that came by.
-    caught: watch::Sender<u64>,
+    /// Whether the marked request came by.
+    caught: watch::Sender<bool>,
     /// Bytes that went through, to the server and to the client.
     passed: [AtomicU64; 2],
     /// Connections on which somebody said LISTEN and that are open.
@@ -131,7 +131,7 @@ impl Proxy {
             }),
             limit: Mutex::new(None),
             mark: Mutex::new(None),
-            caught: watch::Sender::new(0),
+            caught: watch::Sender::new(false),
             passed: [AtomicU64::new(0), AtomicU64::new(0)],
             listening: AtomicU64::new(0),
         });
@@ -188,6 +188,13 @@ impl Proxy {
         self.shared.set(|state| state.listeners = listeners);
     }
 
+    /// Mends it where its limit was come to.
+    pub fn mend_at_limit(&self) {
+        if !self.is_limited() {
+            self.mend();
+        }
+    }
+
     /// How many open connections said LISTEN.
     pub fn listening(&self) -> u64 {
         self.shared.listening.load(Ordering::Relaxed)
@@ -198,18 +205,23 @@ impl Proxy {
         self.shared.passed[direction as usize].load(Ordering::Relaxed)
     }
 
-    /// Holds back all replies on each connection on which a message with these
-    /// bytes in it is sent, until they are released.
+    /// Holds back all replies on the first connection on which a message with
+    /// these bytes in it is sent, until they are released.
     pub fn hold_replies_to(&self, mark: &[u8]) {
         *self.shared.mark.lock().unwrap() = Some(mark.to_vec());
-        self.shared.caught.send_replace(0);
+        self.shared.caught.send_replace(false);
         self.shared.set(|state| state.holding = true);
     }
 
-    /// Waits until a marked message has come by.
+    /// Waits until the marked message has come by.
     pub async fn caught(&self) {
         let mut caught = self.shared.caught.subscribe();
-        caught.wait_for(|count| *count > 0).await.unwrap();
+        caught.wait_for(|caught| *caught).await.unwrap();
+    }
+
+    /// Whether it has.
+    pub fn has_caught(&self) -> bool {
+        *self.shared.caught.borrow()
     }
 
     /// Lets go of the replies that were held back.
@@ -333,12 +345,13 @@ impl Link {
         {
             self.shared.listening.fetch_add(1, Ordering::Relaxed);
         }
-        let mark = self.shared.mark.lock().unwrap();
-        if let Some(mark) = mark.as_deref()
-            && message.windows(mark.len()).any(|part| part == mark)
+        let mut mark = self.shared.mark.lock().unwrap();
+        if let Some(wanted) = mark.as_deref()
+            && message.windows(wanted.len()).any(|part| part == wanted)
         {
+            *mark = None;
             self.caught.store(true, Ordering::Relaxed);
-            self.shared.caught.send_modify(|count| *count += 1);
+            self.shared.caught.send_replace(true);
         }
     }
 
