@@ -26,7 +26,9 @@ mod index;
 mod steps;
 mod waiting;
 
+mod cut;
 mod lost;
 mod order;
 mod proxy;
 mod random;
+mod stale;
