@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use hitkeep_auth::server;
 
-/// How long a replica of these tests may go on without news before it says so.
-pub const MAX_STALENESS: Duration = Duration::from_secs(2);
 /// How long after a change was acknowledged a replica may go by what was before
-/// it: the staleness it may have, and time for a busy machine.
+/// it: the staleness it may have, which is 2 s here, and time for a busy machine.
 pub const BOUND: Duration = Duration::from_secs(4);
 
-/// What the servers of these tests are set to.
+/// What the servers of these tests are set to. With an index: a staleness of 2 s
+/// at most.
 pub fn options() -> server::Options {
     server::Options::default()
 }

@@ -23,12 +23,15 @@ mod checker;
 mod cluster;
 mod dice;
 mod index;
+mod own_postgres;
 mod steps;
 mod waiting;
 
 mod cut;
+mod killed;
 mod lost;
 mod order;
 mod proxy;
 mod random;
+mod restored;
 mod stale;

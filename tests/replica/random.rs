@@ -6,6 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use chrono::TimeDelta;
 use hitkeep_auth::{
     domain::{
         Timestamp,
@@ -16,11 +17,12 @@ use hitkeep_auth::{
 };
 
 use crate::{
-    checker::{Answered, History},
+    checker::{Answered, History, State},
     cluster::Cluster,
     dice::Dice,
     fixtures::*,
     harness::Caller,
+    index::BOUND,
     steps::Driver,
     waiting::within,
 };
@@ -100,7 +102,7 @@ async fn ask(
 }
 
 /// An answer, and what it could have said instead.
-fn lies(truth: &Answered) -> Vec<Answered> {
+fn lies(truth: &Answered, last: &State) -> Vec<Answered> {
     let lie = |change: fn(&mut pb::IntrospectResponse)| {
         let mut lie = truth.clone();
         change(&mut lie.answer);
@@ -122,11 +124,14 @@ fn lies(truth: &Answered) -> Vec<Answered> {
     }
     if truth.answer.active {
         lies.push(lie(|answer| {
-            answer.max_cache_age.as_mut().unwrap().seconds += 6
+            answer.max_cache_age.as_mut().unwrap().seconds += 6;
         }));
-        // A long time after a change, by what was before it.
+    }
+    if truth.answer.active && truth.answer.revision < last.revision {
+        // Later than any replica may go by it.
         let mut late = truth.clone();
-        late.answer.revision = 0;
+        late.sent = last.acknowledged + 2 * TimeDelta::from_std(BOUND).unwrap();
+        late.received = late.sent;
         lies.push(late);
     }
     lies
@@ -168,6 +173,12 @@ async fn every_answer_is_what_the_database_said_at_its_revision() {
     );
     if cluster.has_index().await {
         faults.extend(history.silent_change());
+    }
+    // The checker itself: a lie about any answer is found.
+    for answered in answers.iter().step_by(97) {
+        for lie in lies(answered, history.states.last().unwrap()) {
+            assert!(history.fault(&lie).is_some(), "{:?}", lie.answer);
+        }
     }
     let active = answers
         .iter()
