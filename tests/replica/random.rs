@@ -130,7 +130,7 @@ fn lies(truth: &Answered, last: &State) -> Vec<Answered> {
     if truth.answer.active && truth.answer.revision < last.revision {
         // Later than any replica may go by it.
         let mut late = truth.clone();
-        late.sent = last.acknowledged + 2 * TimeDelta::from_std(BOUND).unwrap();
+        late.sent = last.acknowledged + TimeDelta::from_std(2 * BOUND).unwrap();
         late.received = late.sent;
         lies.push(late);
     }
