@@ -48,10 +48,16 @@ impl Toggled {
 /// and again. Before it, the replica says what was true until then.
 async fn until_told(replica: &Replica, token: &str, revision: u64, expected: Said) {
     let sidecar = replica.sidecar.clone().within(IMPATIENCE);
+    let before = match expected {
+        Said::Active => Said::Inactive(Revoked),
+        _ => Said::Active,
+    };
     until("the replica knows of the change", async || {
-        if let Ok(given) = &sidecar.introspect(introspect(token)).await {
+        let any = sidecar.introspect(introspect(token)).await;
+        if let Ok(given) = &any {
             let new = given.revision >= revision;
-            assert_eq!(given.active == (expected == Said::Active), new, "{given:?}");
+            let right = if new { expected } else { before };
+            assert_eq!(said(&any), right, "{given:?}");
         }
         // Where everything stalled, it goes on.
         replica.proxy.mend_at_limit();

@@ -19,6 +19,7 @@ mod fixtures;
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod harness;
 
+mod changes;
 mod checker;
 mod cluster;
 mod dice;

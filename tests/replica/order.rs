@@ -10,7 +10,7 @@ use hitkeep_auth::pb::{
 };
 
 use crate::{
-    cluster::{Cluster, Said, hash},
+    cluster::{Cluster, Said, hash, said},
     fixtures::*,
     harness::Caller,
     waiting::{until, wanted, within},
@@ -225,10 +225,11 @@ async fn overtaken(cluster: &Cluster, end: End) -> bool {
     let expected = Said::Inactive(expected);
     slow.until_says(&made.token, expected).await;
     slow.proxy.release();
-    within("the first answer comes", asking)
-        .await
-        .unwrap()
-        .unwrap();
+    // True of the moment at which it was looked up; or too late for its caller.
+    let overtaken = within("the first answer comes", asking).await.unwrap();
+    let overtaken = said(&overtaken);
+    let right = [Said::Active, Said::Nothing, expected];
+    assert!(right.contains(&overtaken), "{overtaken:?}");
     let newest = cluster.revision().await;
     for _ in 0..20 {
         assert_eq!(slow.says(&made.token).await, expected);

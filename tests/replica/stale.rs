@@ -38,6 +38,9 @@ async fn goes_without_news(fault: fn(&Proxy)) {
     let revoked = dashboard.revoke(revoke(VERA, &dead.id)).await.unwrap();
     let said = replica.says_at(&dead.token, revoked.revision).await;
     assert_eq!(said, Said::Inactive(Revoked));
+    for client in [&active, &doomed] {
+        assert_eq!(replica.says(&client.token).await, Said::Active);
+    }
 
     fault(&replica.proxy);
     dashboard.revoke(revoke(VERA, &doomed.id)).await.unwrap();

@@ -4,12 +4,11 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hitkeep_auth::pb::{
-    self, InactiveReason, InstanceRole, SiteRole, TeamRole, directory_change::Change,
-};
+use hitkeep_auth::pb::{self, InactiveReason};
 use tonic::{Code, Status};
 
 use crate::{
+    changes::{self, INSTANCE_ROLES, SITE_ROLES, SITES, USERS},
     checker::{Answered, History, State},
     cluster::{Cluster, at_least, hash},
     dice::Dice,
@@ -20,25 +19,6 @@ use crate::{
     waiting::until,
 };
 
-const USERS: [&str; 5] = [ROOT, ALICE, ADAM, VERA, EVE];
-const TEAMS: [&str; 2] = [TEAM, OTHER_TEAM];
-const SITES: [&str; 3] = [SITE, SECOND_SITE, OTHER_SITE];
-/// Lower ones are refused less often.
-const SITE_ROLES: [SiteRole; 6] = [
-    SiteRole::Viewer,
-    SiteRole::Viewer,
-    SiteRole::Editor,
-    SiteRole::Editor,
-    SiteRole::Admin,
-    SiteRole::Owner,
-];
-const TEAM_ROLES: [TeamRole; 3] = [TeamRole::Member, TeamRole::Admin, TeamRole::Owner];
-const INSTANCE_ROLES: [InstanceRole; 4] = [
-    InstanceRole::User,
-    InstanceRole::User,
-    InstanceRole::Admin,
-    InstanceRole::Owner,
-];
 /// Look-ups of the oracle at once.
 const LOOK_UPS: usize = 4;
 
@@ -218,13 +198,17 @@ impl<'c> Driver<'c> {
     }
 
     fn any_client(&mut self) -> Known {
-        self.dice.one_of(&self.clients).clone()
+        let client = self.dice.one_of(&self.clients).clone();
+        self.shared.hot.store(client.token, Ordering::Relaxed);
+        client
     }
 
     fn issued(&mut self, text: String) -> usize {
         let mut tokens = self.shared.tokens.lock().unwrap();
         tokens.push(text);
-        tokens.len() - 1
+        let token = tokens.len() - 1;
+        self.shared.hot.store(token, Ordering::Relaxed);
+        token
     }
 
     fn any_grants(&mut self) -> Vec<pb::SiteGrant> {
@@ -366,30 +350,11 @@ impl<'c> Driver<'c> {
         })
     }
 
-    fn any_change(&mut self) -> Change {
-        let user = *self.dice.one_of(&[ALICE, ADAM, VERA, VERA, EVE]);
-        let team = *self.dice.one_of(&TEAMS);
-        let site = *self.dice.one_of(&SITES);
-        match self.dice.below(20) {
-            0..4 => {
-                let role = *self.dice.one_of(&INSTANCE_ROLES);
-                put_user(user, role, self.dice.percent(15))
-            }
-            4..6 => put_team(team, self.dice.percent(25)),
-            6..9 => put_team_member(team, user, *self.dice.one_of(&TEAM_ROLES)),
-            9..11 => delete_team_member(team, user),
-            11..13 => put_site(site, team),
-            13..16 => put_site_member(site, user, *self.dice.one_of(&SITE_ROLES)),
-            16..18 => delete_site_member(site, user),
-            18 => delete_site(site),
-            _ if self.dice.percent(50) => delete_user(user),
-            _ => put_team(team, false),
-        }
-    }
-
     async fn push(&mut self) -> Option<Made> {
         let count = *self.dice.one_of(&[1, 1, 1, 3]);
-        let changes: Vec<_> = (0..count).map(|_| self.any_change()).collect();
+        let changes: Vec<_> = (0..count)
+            .map(|_| changes::any_change(&mut self.dice))
+            .collect();
         let what = format!("{changes:?}");
         let replica = self.any_replica();
         let pusher = &self.cluster.replicas[replica].pusher;
@@ -404,47 +369,10 @@ impl<'c> Driver<'c> {
         Some(of_all("the world again".to_owned(), Some(made.revision)))
     }
 
-    /// A row that somebody changes with psql. What was there before may be
-    /// anything, so that each statement works with anything.
+    /// A row that somebody changes with psql.
     async fn by_hand(&mut self) -> Option<Made> {
-        let user = *self.dice.one_of(&USERS);
-        let team = *self.dice.one_of(&TEAMS);
-        let site = *self.dice.one_of(&SITES);
-        let other = *self.dice.one_of(&USERS);
-        let role = *self.dice.one_of(&["viewer", "editor", "admin", "owner"]);
         let client = self.any_client();
-        let id = &client.id;
-        let sql = match self.dice.below(18) {
-            0 => format!("UPDATE users SET disabled = NOT disabled WHERE id = '{user}'"),
-            1 => "UPDATE users SET disabled = false; UPDATE teams SET archived = false".to_owned(),
-            2 => format!("UPDATE users SET instance_role = 'admin' WHERE id = '{user}'"),
-            3 => format!("UPDATE teams SET archived = NOT archived WHERE id = '{team}'"),
-            4 => format!("UPDATE team_members SET role = 'admin' WHERE user_id = '{user}'"),
-            5 => format!("DELETE FROM team_members WHERE user_id = '{user}'"),
-            6 => format!("UPDATE site_members SET role = '{role}' WHERE user_id = '{user}'"),
-            7 => format!("DELETE FROM site_members WHERE site_id = '{site}'"),
-            // From one user to another: both are touched.
-            8 => format!(
-                "UPDATE site_members AS old SET user_id = '{other}' WHERE user_id = '{user}' \
-                 AND EXISTS (SELECT FROM users WHERE id = '{other}') AND NOT EXISTS \
-                 (SELECT FROM site_members WHERE site_id = old.site_id AND user_id = '{other}')"
-            ),
-            9 => format!(
-                "UPDATE sites SET team_id = '{team}' WHERE id = '{site}' \
-                 AND EXISTS (SELECT FROM teams WHERE id = '{team}')"
-            ),
-            10 => format!("DELETE FROM sites WHERE id = '{site}'"),
-            11 => format!("UPDATE api_clients SET revoke_time = now() WHERE id = '{id}'"),
-            12 => format!("UPDATE api_clients SET revoke_time = NULL WHERE id = '{id}'"),
-            13 => format!("UPDATE api_clients SET name = name || '!' WHERE id = '{id}'"),
-            14 => format!("UPDATE api_client_grants SET role = '{role}' WHERE client_id = '{id}'"),
-            15 => format!("DELETE FROM api_client_grants WHERE client_id = '{id}'"),
-            16 => format!(
-                "UPDATE api_client_tokens SET end_time = now() - interval '1 minute' \
-                           WHERE client_id = '{id}' AND end_time IS NOT NULL"
-            ),
-            _ => "TRUNCATE site_members".to_owned(),
-        };
+        let sql = changes::any_statement(&mut self.dice, &client.id);
         self.cluster.psql(&sql).await;
         // The revision, where the change made one, is the database's newest.
         let revision = self.cluster.revision().await;
