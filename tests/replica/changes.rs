@@ -23,6 +23,7 @@ pub const INSTANCE_ROLES: [InstanceRole; 4] = [
     InstanceRole::Admin,
     InstanceRole::Owner,
 ];
+
 /// A change of the directory.
 pub fn any_change(dice: &mut Dice) -> Change {
     let user = *dice.one_of(&[ALICE, ADAM, VERA, VERA, EVE]);
@@ -45,15 +46,14 @@ pub fn any_change(dice: &mut Dice) -> Change {
     }
 }
 
-/// A change of that client's rows, or of any in the directory, by hand. What was there before may be
-/// anything, so that each statement works with anything.
+/// A change of that client's rows, or of any in the directory, by hand. What was
+/// there before may be anything, so each statement works with anything.
 pub fn any_statement(dice: &mut Dice, client: &str) -> String {
     let user = *dice.one_of(&USERS);
     let team = *dice.one_of(&TEAMS);
     let site = *dice.one_of(&SITES);
     let other = *dice.one_of(&USERS);
     let role = *dice.one_of(&["viewer", "editor", "admin", "owner"]);
-
     match dice.below(18) {
         0 => format!("UPDATE users SET disabled = NOT disabled WHERE id = '{user}'"),
         1 => "UPDATE users SET disabled = false; UPDATE teams SET archived = false".to_owned(),
