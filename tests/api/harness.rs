@@ -39,6 +39,9 @@ const LAST_SERVICE: &str = "hitkeep.auth.v1.AuditService";
 /// How much a memory connection holds before its writer waits.
 const DUPLEX_BYTES: usize = 64 * 1024;
 
+/// Where a server gets its connections from.
+pub type Connections = mpsc::UnboundedSender<std::io::Result<DuplexStream>>;
+
 /// A server, and everything that a test needs to talk to it.
 pub struct TestApp {
     pub clock: Arc<TestClock>,
@@ -47,7 +50,7 @@ pub struct TestApp {
     pub database_url: String,
     pub stop: mpsc::Sender<()>,
     pub server: JoinHandle<Ended>,
-    connections: mpsc::UnboundedSender<std::io::Result<DuplexStream>>,
+    connections: Connections,
     tokens: Vec<(CallerPermission, String)>,
 }
 
@@ -120,21 +123,7 @@ impl TestApp {
 
     /// A new connection to the server.
     pub async fn channel(&self) -> Channel {
-        let connections = self.connections.clone();
-        let connect = tower::service_fn(move |_| {
-            let connections = connections.clone();
-            async move {
-                let (ours, theirs) = tokio::io::duplex(DUPLEX_BYTES);
-                let gone = |_| std::io::Error::other("the server is gone");
-                connections.send(Ok(theirs)).map_err(gone)?;
-                Ok::<_, std::io::Error>(TokioIo::new(ours))
-            }
-        });
-        let endpoint = Endpoint::from_static("http://test.invalid");
-        endpoint
-            .connect_with_connector(connect)
-            .await
-            .expect("the server accepts connections")
+        channel(&self.connections).await
     }
 
     /// Hands the server its end of a connection.
@@ -253,6 +242,25 @@ impl TestApp {
         }
         all.join("\n")
     }
+}
+
+/// A new connection to the server that takes its connections from there.
+pub async fn channel(connections: &Connections) -> Channel {
+    let connections = connections.clone();
+    let connect = tower::service_fn(move |_| {
+        let connections = connections.clone();
+        async move {
+            let (ours, theirs) = tokio::io::duplex(DUPLEX_BYTES);
+            let gone = |_| std::io::Error::other("the server is gone");
+            connections.send(Ok(theirs)).map_err(gone)?;
+            Ok::<_, std::io::Error>(TokioIo::new(ours))
+        }
+    });
+    let endpoint = Endpoint::from_static("http://test.invalid");
+    endpoint
+        .connect_with_connector(connect)
+        .await
+        .expect("the server accepts connections")
 }
 
 /// Makes a service account, and gives its token.

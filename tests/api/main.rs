@@ -8,6 +8,7 @@
 )]
 
 #[path = "../support.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
 mod blocked;

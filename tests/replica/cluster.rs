@@ -1,0 +1,304 @@
+//! Several servers on one database: each with a store of its own, which reaches
+//! the database through a proxy of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use hitkeep_auth::{
+    domain::{
+        caller::CallerPermission,
+        clock::{Clock, Entropy},
+        introspection::InactiveReason,
+        token::{Token, TokenHash},
+    },
+    pb,
+    server::{self, Ended},
+    store::{self, Store, introspection::LookUp},
+    system::{SystemClock, SystemEntropy},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Code;
+
+use crate::{
+    checker::{bare, expected},
+    fixtures::{SITE, batch, check, introspect, world},
+    harness::{self, Caller},
+    index,
+    support::{
+        postgres,
+        proxy::{Limit, Proxy},
+    },
+    waiting::until,
+};
+
+/// How long somebody waits who can ask again.
+pub const IMPATIENCE: Duration = Duration::from_millis(150);
+/// Connections of each replica's pool.
+const POOL_SIZE: usize = 8;
+
+/// A database, and the servers on it.
+pub struct Cluster {
+    /// The way to the database that no fault is on.
+    pub direct: String,
+    /// On that way: what the database itself says.
+    pub store: Store,
+    pub replicas: Vec<Replica>,
+    options: server::Options,
+    tokens: Vec<(CallerPermission, String)>,
+}
+
+/// A server.
+pub struct Replica {
+    pub proxy: Proxy,
+    /// Manages API clients.
+    pub dashboard: Caller,
+    /// Introspects.
+    pub sidecar: Caller,
+    /// Pushes the directory.
+    pub pusher: Caller,
+    _connections: harness::Connections,
+    _stop: mpsc::Sender<()>,
+    _server: JoinHandle<Ended>,
+}
+
+/// What a server says of a token, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    Active,
+    Inactive(pb::InactiveReason),
+    /// It cannot tell.
+    Nothing,
+}
+
+impl Cluster {
+    /// That many servers, on the machine's clock and on a database of their own
+    /// that has the world's directory.
+    pub async fn start(replicas: usize) -> Self {
+        let direct = postgres::migrated_database().await;
+        Self::on(direct, replicas, index::options()).await
+    }
+
+    /// Servers on a database that has nothing in it yet.
+    pub async fn on(direct: String, replicas: usize, options: server::Options) -> Self {
+        let store = open(&direct, Arc::new(SystemClock::default()));
+        let mut tokens = Vec::new();
+        for permission in CallerPermission::ALL {
+            let name = permission.as_str();
+            let token = harness::make_account(&store, name, &[*permission]).await;
+            tokens.push((*permission, token));
+        }
+        let mut cluster = Self {
+            direct,
+            store,
+            replicas: Vec::new(),
+            options,
+            tokens,
+        };
+        for _ in 0..replicas {
+            cluster.add(None).await;
+        }
+        cluster.replicas[0]
+            .pusher
+            .apply(batch(world()))
+            .await
+            .unwrap();
+        cluster
+    }
+
+    /// Starts one more server, whose way to the database may have a limit from
+    /// the beginning, and waits until it answers.
+    pub async fn add(&mut self, limit: Option<Limit>) {
+        let clock = Arc::new(SystemClock::default()) as Arc<dyn Clock>;
+        let (proxy, through) = Proxy::start(&self.direct);
+        if let Some(limit) = limit {
+            proxy.limit(limit);
+        }
+        let replica = Replica::start(proxy, open(&through, clock), self).await;
+        until("the replica answers", async || {
+            let said = replica.says_within("x", IMPATIENCE).await;
+            if said == Said::Nothing {
+                // Where it stalled at its limit, it goes on.
+                replica.proxy.mend_at_limit();
+                return Err(said);
+            }
+            Ok(())
+        })
+        .await;
+        self.replicas.push(replica);
+    }
+
+    /// What the database itself says of a token.
+    pub async fn truth(&self, token: &str) -> LookUp {
+        self.store.look_up(Some(hash(token))).await.unwrap()
+    }
+
+    /// Waits until every replica says in full what the database says of these
+    /// tokens, which nobody changes meanwhile.
+    pub async fn agree(&self, tokens: &[&str]) {
+        for (number, replica) in self.replicas.iter().enumerate() {
+            for token in tokens {
+                let request = check(token, SITE, "site.view");
+                let truth = self.truth(token).await;
+                let expected = expected(truth.subject, truth.now, request.check.as_ref());
+                let what = format!("replica {number}: {expected:?}");
+                let asked = until(&what, async || {
+                    let answer = replica.sidecar.introspect(request.clone()).await;
+                    match answer {
+                        Ok(answer) if bare(&answer) == expected => Ok(()),
+                        other => Err(other),
+                    }
+                });
+                asked.await;
+            }
+        }
+    }
+
+    /// Runs statements by hand, as an operator with psql would.
+    pub async fn psql(&self, sql: &str) {
+        postgres::execute(&self.direct, sql).await;
+    }
+
+    /// A connection to the database itself.
+    pub async fn database(&self) -> AsyncPgConnection {
+        postgres::connect(&self.direct).await
+    }
+
+    /// One number out of the database.
+    pub async fn number(&self, sql: &str) -> i64 {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            number: i64,
+        }
+        let sql = format!("SELECT ({sql})::bigint AS number");
+        let mut connection = self.database().await;
+        let row = diesel::sql_query(&sql).get_result::<Row>(&mut connection);
+        row.await.expect(&sql).number
+    }
+
+    /// The first column of some rows of the database, which is called `text`.
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            text: String,
+        }
+        let mut connection = self.database().await;
+        let rows = diesel::sql_query(sql).load::<Row>(&mut connection);
+        let rows = rows.await.expect(sql).into_iter();
+        rows.map(|row| row.text).collect()
+    }
+
+    /// The database's newest revision.
+    pub async fn revision(&self) -> u64 {
+        self.store.look_up(None).await.unwrap().revision.0
+    }
+
+    /// Whether the replicas have an index.
+    pub async fn has_index(&self) -> bool {
+        self.number(index::IS_THERE).await == 1
+    }
+}
+
+impl Replica {
+    async fn start(proxy: Proxy, store: Store, cluster: &Cluster) -> Self {
+        let (connections, incoming) = mpsc::unbounded_channel();
+        let (stop, stopped) = mpsc::channel(2);
+        let incoming = UnboundedReceiverStream::new(incoming);
+        let server = tokio::spawn(server::serve(store, cluster.options, incoming, stopped));
+        let channel = harness::channel(&connections).await;
+        let caller = |permission| {
+            let (_, token) = cluster
+                .tokens
+                .iter()
+                .find(|(other, _)| *other == permission)
+                .unwrap();
+            Caller {
+                channel: channel.clone(),
+                metadata: vec![("authorization", format!("Bearer {token}"))],
+                timeout: None,
+            }
+        };
+        Self {
+            proxy,
+            dashboard: caller(CallerPermission::Manage),
+            sidecar: caller(CallerPermission::Introspect),
+            pusher: caller(CallerPermission::Directory),
+            _connections: connections,
+            _stop: stop,
+            _server: server,
+        }
+    }
+
+    /// What it says of a token.
+    pub async fn says(&self, token: &str) -> Said {
+        said(&self.sidecar.introspect(introspect(token)).await)
+    }
+
+    /// The same, for somebody who does not wait for long.
+    pub async fn says_within(&self, token: &str, timeout: Duration) -> Said {
+        let sidecar = self.sidecar.clone().within(timeout);
+        said(&sidecar.introspect(introspect(token)).await)
+    }
+
+    /// What it says of a token at a revision or a later one.
+    pub async fn says_at(&self, token: &str, revision: u64) -> Said {
+        said(&self.sidecar.introspect(at_least(token, revision)).await)
+    }
+
+    /// Waits until it says that.
+    pub async fn until_says(&self, token: &str, expected: Said) {
+        until(&format!("{expected:?}"), async || {
+            let said = self.says(token).await;
+            if said == expected { Ok(()) } else { Err(said) }
+        })
+        .await;
+    }
+}
+
+/// An introspection that is based on a revision or a later one.
+pub fn at_least(token: &str, revision: u64) -> pb::IntrospectRequest {
+    pb::IntrospectRequest {
+        at_least_revision: Some(revision),
+        ..introspect(token)
+    }
+}
+
+/// What an answer says, in short. An error that is not about an outage is none.
+pub fn said(answer: &Result<pb::IntrospectResponse, tonic::Status>) -> Said {
+    match answer {
+        Ok(answer) if answer.active => Said::Active,
+        Ok(answer) => Said::Inactive(answer.inactive_reason()),
+        Err(status) => {
+            // The last one is the client's own, where not even the server's word
+            // that it is too late came in time.
+            let outage = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
+            assert!(outage.contains(&status.code()), "{status:?}");
+            Said::Nothing
+        }
+    }
+}
+
+/// What is kept of a token.
+pub fn hash(token: &str) -> TokenHash {
+    Token::parse(token).expect("it was issued").hash()
+}
+
+pub fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
+    match reason {
+        InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
+        InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
+        InactiveReason::Revoked => pb::InactiveReason::Revoked,
+        InactiveReason::Expired => pb::InactiveReason::Expired,
+        InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
+    }
+}
+
+fn open(url: &str, clock: Arc<dyn Clock>) -> Store {
+    let options = store::Options {
+        pool_size: POOL_SIZE,
+        ..store::Options::new(url)
+    };
+    Store::new(&options, clock, Arc::new(SystemEntropy) as Arc<dyn Entropy>)
+}

@@ -1,0 +1,25 @@
+//! What these tests know of the index itself, and of its absence: as long as
+//! `Introspect` asks the database, some of what it must do cannot be seen.
+
+use std::time::Duration;
+
+use hitkeep_auth::server;
+
+/// How long after a change was acknowledged a replica may go by what was before
+/// it: the staleness it may have, which is 2 s here, and time for a busy machine.
+pub const BOUND: Duration = Duration::from_secs(4);
+
+/// What the servers of these tests are set to. With an index: a staleness of 2 s
+/// at most.
+pub fn options() -> server::Options {
+    server::Options::default()
+}
+
+/// Whether there is a change log, and so an index that is fed by it.
+pub const IS_THERE: &str = "SELECT (to_regclass('index_changes') IS NOT NULL)::int";
+
+/// The channels that a database's functions notify.
+pub const CHANNELS: &str = "SELECT DISTINCT channel[1] AS text \
+     FROM pg_proc, regexp_matches(prosrc, 'pg_notify\\(''([^'']+)''', 'g') AS channel \
+     UNION SELECT DISTINCT channel[1] \
+     FROM pg_proc, regexp_matches(prosrc, 'NOTIFY +([a-z_]+)', 'g') AS channel";

@@ -1,0 +1,38 @@
+//! Several servers on one database: what each of them answers is what the
+//! database says, whatever happens to connections, notifications, backups, and
+//! to Postgres itself.
+
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test binary has no outside, and its helpers fail as its tests do"
+)]
+
+#[path = "../support.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod support;
+
+#[path = "../api/fixtures.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod fixtures;
+#[path = "../api/harness.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod harness;
+
+mod changes;
+mod checker;
+mod cluster;
+mod dice;
+mod index;
+mod own_postgres;
+mod steps;
+mod waiting;
+
+mod cut;
+mod killed;
+mod lost;
+mod order;
+mod proxy;
+mod random;
+mod restored;
+mod stale;

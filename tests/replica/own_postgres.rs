@@ -1,0 +1,102 @@
+//! A Postgres of one test's own, that can be killed and started again on the
+//! same data.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use hitkeep_auth::{
+    config,
+    dev::postgres::{Durability, Options, PostgresError, PrivatePostgres},
+};
+use tokio::sync::oneshot;
+
+/// How long what is left of a killed server may be in the way of the next.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The server, and the thread that it must not outlive.
+pub struct OwnPostgres {
+    /// Where to connect to one of its databases, without the name.
+    pub url: String,
+    folder: PathBuf,
+    restarts: Option<mpsc::Sender<oneshot::Sender<()>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl OwnPostgres {
+    /// Starts one whose data is kept as in production.
+    pub async fn start() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hka-own-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let options = Options {
+            folder: folder.clone(),
+            durability: Durability::Kept,
+            programs: None,
+            cache: config::cache_folder(),
+        };
+        let (started, url) = oneshot::channel();
+        let (restarts, asked) = mpsc::channel();
+        let thread = std::thread::spawn(move || serve(&options, started, &asked));
+        Self {
+            url: url.await.expect("a private Postgres starts"),
+            folder,
+            restarts: Some(restarts),
+            thread: Some(thread),
+        }
+    }
+
+    /// Kills it, which it cannot do anything about, and starts it again.
+    pub async fn kill_and_restart(&self) {
+        let (sender, done) = oneshot::channel();
+        let thread = self.restarts.as_ref().expect("it runs");
+        thread.send(sender).expect("it runs");
+        done.await.expect("it starts again");
+    }
+}
+
+impl Drop for OwnPostgres {
+    fn drop(&mut self) {
+        drop(self.restarts.take());
+        let thread = self.thread.take().expect("taken out only here");
+        drop(thread.join());
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+fn serve(
+    options: &Options,
+    started: oneshot::Sender<String>,
+    restarts: &mpsc::Receiver<oneshot::Sender<()>>,
+) {
+    let start = || PrivatePostgres::start(options, &|_| ());
+    let mut server = start().unwrap_or_else(|why| panic!("{why}"));
+    started.send(server.url("")).expect("the test waits for it");
+    while let Ok(done) = restarts.recv() {
+        let killed = Command::new("/bin/sh")
+            .args(["-c", "kill -KILL \"$1\"", "sh", &server.pid().to_string()])
+            .status();
+        assert!(killed.expect("there is a shell").success());
+        let url = server.url("");
+        drop(server);
+        let begun = Instant::now();
+        server = loop {
+            match start() {
+                Ok(server) => break server,
+                // Its backends see only when they look up that it is gone.
+                Err(PostgresError::NotReady { .. }) if begun.elapsed() < PATIENCE => {}
+                Err(why) => panic!("{why}"),
+            }
+        };
+        assert_eq!(server.url(""), url);
+        done.send(()).expect("the test waits for it");
+    }
+}
