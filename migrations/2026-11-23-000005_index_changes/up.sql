@@ -54,8 +54,6 @@ BEGIN
     IF stamped.revision % 1000 = 0 AND stamped.revision > kept THEN
         DELETE FROM index_changes WHERE revision <= stamped.revision - kept;
         DELETE FROM index_revisions WHERE revision < stamped.revision - kept;
-        UPDATE index_state
-            SET trimmed_revision = greatest(trimmed_revision, stamped.revision - kept);
     END IF;
     PERFORM set_config('hitkeep_auth.stamp', transaction_id || ' ' || stamped.revision, true);
     PERFORM pg_notify('hitkeep_auth_changes', '');
@@ -285,6 +283,21 @@ BEGIN
     UPDATE index_state SET trimmed_revision = revision;
     RETURN NULL;
 END $$;
+
+-- What is taken out of the log, by the trim above or by hand, is noted: no replica
+-- may go by what is left of it.
+CREATE FUNCTION index_trimmed() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE index_state SET trimmed_revision =
+        greatest(trimmed_revision, (SELECT max(revision) FROM old_rows));
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER index_trimmed AFTER DELETE ON index_changes
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION index_trimmed();
+CREATE TRIGGER index_truncated AFTER TRUNCATE ON index_changes
+    FOR EACH STATEMENT EXECUTE FUNCTION index_truncated();
 
 -- One trigger for each kind of statement: only then are the rows handed over.
 DO $$

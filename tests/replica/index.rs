@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::server;
+use hitkeep_auth::{replica, server};
 
 /// How long after a change was acknowledged a replica may go by what was before
 /// it: the staleness it may have, which is 2 s here, and time for a busy machine.
@@ -12,7 +12,13 @@ pub const BOUND: Duration = Duration::from_secs(4);
 /// What the servers of these tests are set to. With an index: a staleness of 2 s
 /// at most.
 pub fn options() -> server::Options {
-    server::Options::default()
+    server::Options {
+        replica: replica::Options {
+            max_staleness: Duration::from_secs(2),
+            ..replica::Options::default()
+        },
+        ..server::Options::default()
+    }
 }
 
 /// Whether there is a change log, and so an index that is fed by it.

@@ -10,7 +10,7 @@ use hitkeep_auth::pb::{
 };
 
 use crate::{
-    cluster::{Cluster, Said, hash, said},
+    cluster::{Cluster, Said, said},
     fixtures::*,
     harness::Caller,
     waiting::{until, wanted, within},
@@ -162,8 +162,8 @@ enum End {
     OwnerDisabledByHand,
 }
 
-/// The stale fill: a token is looked up while a replica does not know it yet,
-/// and what the look-up found is told only after the token's end is known.
+/// The stale fill: what a replica read of a new client arrives only after the
+/// client's end is known there.
 #[tokio::test]
 async fn a_reply_that_was_overtaken_brings_nothing_back() {
     let cluster = Cluster::start(2).await;
@@ -183,7 +183,8 @@ async fn overtaken(cluster: &Cluster, end: End) -> bool {
     };
     slow.proxy.stall();
     let made = other.dashboard.created(personal(VERA)).await;
-    slow.proxy.hold_replies_to(&hash(&made.token).0);
+    slow.proxy
+        .hold_replies_to(uuid::Uuid::parse_str(&made.id).unwrap().as_bytes());
     let asking = tokio::spawn({
         let sidecar: Caller = slow.sidecar.clone();
         let request = introspect(&made.token);
