@@ -7,6 +7,8 @@
 pub mod arguments;
 #[path = "support/calls.rs"]
 pub mod calls;
+#[path = "support/chance.rs"]
+pub mod chance;
 #[path = "support/cores.rs"]
 pub mod cores;
 #[path = "support/figures.rs"]
