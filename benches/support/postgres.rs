@@ -3,7 +3,7 @@
 //! the benchmark: it can be killed, and started again on the same data.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
     thread::JoinHandle,
@@ -31,6 +31,7 @@ pub struct Postgres {
     thread: Option<JoinHandle<()>>,
     /// The URL of a database, with its name left out.
     server: String,
+    folder: PathBuf,
 }
 
 enum Order {
@@ -47,6 +48,7 @@ impl Postgres {
             programs: None,
             cache: config::cache_folder(),
         };
+        let folder = options.folder.clone();
         let (orders, received) = mpsc::channel();
         let (finished, done) = mpsc::channel();
         let (started, url) = mpsc::channel();
@@ -70,7 +72,18 @@ impl Postgres {
             done,
             thread: Some(thread),
             server,
+            folder,
         }
+    }
+
+    /// The folder of its own. What is in it goes with it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the server logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("postgres.log")).expect("it has a log")
     }
 
     /// Kills the server as a power failure would: nobody gets to say goodbye.
@@ -149,7 +162,7 @@ fn start_again(options: &Options) -> PrivatePostgres {
 
 /// A shell waits for our end, which closes its standard input, and removes the
 /// folder once the server is gone. In a group of its own, out of Ctrl-C's reach.
-fn remove_after_us(folder: &PathBuf) {
+fn remove_after_us(folder: &Path) {
     use std::os::unix::process::CommandExt;
     let script = "cat; n=0; while [ -e \"$1/postgres/data/postmaster.pid\" ] && [ $n -lt 600 ]; do \
                   sleep 0.05; n=$((n+1)); done; rm -rf \"$1\"";
