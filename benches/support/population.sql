@@ -17,8 +17,8 @@ SET timezone = 'UTC';
 -- UUIDs of version 7: the time that many milliseconds after another, then bits
 -- that look random.
 CREATE FUNCTION pg_temp.id(kind text, n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
-    SELECT (lpad(to_hex(1750000000000 + n), 12, '0') || '7' || substr(md5(kind || n), 1, 3)
-        || '8' || substr(md5(kind || n), 4, 15))::uuid
+    SELECT (lpad(to_hex(1750000000000 + n), 12, '0')
+        || overlay(overlay(substr(md5(kind || n::text), 1, 20) PLACING '7' FROM 1) PLACING '8' FROM 5))::uuid
 $$;
 CREATE TEMPORARY TABLE size AS SELECT clients,
     greatest(clients / 50, 1) AS teams, greatest(clients / 10, 5) AS sites,

@@ -33,6 +33,15 @@ pub struct Service {
     log: Arc<Mutex<Vec<String>>>,
 }
 
+/// How much memory a process has in use, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Now.
+    pub resident: u64,
+    /// At most, until now.
+    pub peak: u64,
+}
+
 /// A caller of the service.
 #[derive(Clone)]
 pub struct Caller {
@@ -125,14 +134,20 @@ impl Service {
         endpoint.connect().await.expect("the server accepts")
     }
 
-    /// The memory that it has in use, in bytes.
-    pub fn resident_bytes(&self) -> u64 {
+    /// The memory that it has in use.
+    pub fn memory(&self) -> Memory {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("Linux tells of its processes");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("a size");
-        kib * 1024
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("a size");
+            kib * 1024
+        };
+        Memory {
+            resident: bytes("VmRSS:"),
+            peak: bytes("VmHWM:"),
+        }
     }
 
     /// The end of what it logged, for reports of failure.
