@@ -13,6 +13,8 @@ pub mod chance;
 pub mod cores;
 #[path = "support/figures.rs"]
 pub mod figures;
+#[path = "support/load.rs"]
+pub mod load;
 #[path = "support/population.rs"]
 pub mod population;
 #[path = "support/postgres.rs"]

@@ -23,4 +23,13 @@ impl Chance {
         let limit = u64::try_from(limit).expect("a length");
         usize::try_from(self.next() % limit).expect("below a length")
     }
+
+    /// A waiting time between events that happen once a second on average,
+    /// whenever they like, in seconds.
+    pub fn exponential(&mut self) -> f64 {
+        let high = u32::try_from(self.next() >> 32).expect("half of the bits");
+        // Never 0, which would be for ever.
+        let share = (f64::from(high) + 1.0) / (f64::from(u32::MAX) + 1.0);
+        -share.ln()
+    }
 }
