@@ -59,6 +59,9 @@ struct Row {
     title: String,
     target: Target,
     runs: Vec<Saturation>,
+    /// At half of the first server's load: the median and the 99th of a hundred,
+    /// one of each for every round.
+    latencies: [Vec<f64>; 2],
 }
 
 fn main() -> ExitCode {
@@ -137,13 +140,14 @@ async fn set_up(
         .iter()
         .map(|client| framed(&calls::introspect(&client.token)))
         .collect();
-    let row = |title: &str, address: SocketAddr, style: Style| Row {
+    let row = |title: &str, (address, pid): (SocketAddr, u32), style: Style| Row {
         title: match style {
             Style::Unary => title.to_owned(),
             Style::Stream => format!("{title}, streams"),
         },
         target: Target {
             address,
+            pid,
             blocks: match style {
                 Style::Unary => unary.clone(),
                 Style::Stream => stream.clone(),
@@ -152,20 +156,26 @@ async fn set_up(
             style,
         },
         runs: Vec::new(),
+        latencies: [Vec::new(), Vec::new()],
     };
     for kind in Kind::ALL {
         let server = cores::on(&[core], || kind.start());
-        rows.push(row(kind.title(), server.address, Style::Unary));
+        rows.push(row(
+            kind.title(),
+            (server.address, server.pid()),
+            Style::Unary,
+        ));
         running.push(server);
     }
-    let address = service.address.parse().expect("an address");
-    rows.push(row("hitkeep-auth", address, Style::Unary));
+    let ours = (service.address.parse().expect("an address"), service.pid());
+    rows.push(row("hitkeep-auth", ours, Style::Unary));
     let has_streams = FILE_DESCRIPTOR_SET
         .windows(STREAM_NAME.len())
         .any(|name| name == STREAM_NAME);
     if has_streams {
-        rows.push(row(Kind::Tuned.title(), running[1].address, Style::Stream));
-        rows.push(row("hitkeep-auth", address, Style::Stream));
+        let tuned = (running[1].address, running[1].pid());
+        rows.push(row(Kind::Tuned.title(), tuned, Style::Stream));
+        rows.push(row("hitkeep-auth", ours, Style::Stream));
     }
     service
 }
@@ -205,55 +215,74 @@ fn measure(rows: &mut [Row], options: &Options) -> u64 {
             row.runs.push(run);
         }
     }
-    let rates: Vec<_> = rows
-        .iter()
-        .map(|row| median(&row.runs.iter().map(|run| run.rate).collect::<Vec<_>>()))
-        .collect();
-    let load = rates[0] * LATENCY_LOAD;
-    let mut table = Table::new(&[
-        "server",
-        "calls/s",
-        "of tonic's",
-        "spread",
-        "generator busy",
-        "p50 at half load",
-        "p99 at half load",
-    ]);
-    let mut limited = false;
-    for (row, rate) in rows.iter().zip(&rates) {
-        let all = row.runs.iter().map(|run| run.rate);
-        let lowest = all.clone().fold(f64::INFINITY, f64::min);
-        let highest = all.fold(0.0, f64::max);
-        let busy = median(&row.runs.iter().map(|run| run.busy).collect::<Vec<_>>());
-        limited |= busy > TOO_BUSY;
-        // A load that a server cannot take says nothing about its latency.
-        let latencies = (load < rate * TOO_BUSY).then(|| {
+    let load = rows[0].median(|run| run.rate) * LATENCY_LOAD;
+    for _ in 0..options.rounds {
+        for row in &mut *rows {
+            // A load that a server cannot take says nothing about its latency.
+            if row.median(|run| run.rate) < load / TOO_BUSY {
+                continue;
+            }
             let run = steady(&row.target, options.shape, load, WARM_UP, options.time);
             let run = run.unwrap_or_else(|error| panic!("{}: {error}", row.title));
             failures += run.failures;
-            Samples::of(run.latencies)
-        });
-        let latency = |get: fn(&Samples) -> Duration| match &latencies {
-            Some(samples) => format!("{:.0} µs", get(samples).as_secs_f64() * 1e6),
-            None => "-".to_owned(),
-        };
-        table.row([
+            let samples = Samples::of(run.latencies);
+            let [p50, p99] = &mut row.latencies;
+            p50.push(samples.median().as_secs_f64() * 1e6);
+            p99.push(samples.p99().as_secs_f64() * 1e6);
+        }
+    }
+    report(rows, options, load);
+    failures
+}
+
+impl Row {
+    fn median(&self, figure: fn(&Saturation) -> f64) -> f64 {
+        median(&self.runs.iter().map(figure).collect::<Vec<_>>())
+    }
+}
+
+fn report(rows: &[Row], options: &Options, load: f64) {
+    let mut rates = Table::new(&[
+        "all that it can take",
+        "calls/s",
+        "ratio",
+        "lowest to highest",
+        "server at work",
+        "generator at work",
+        "calls/s of work",
+        "ratio ",
+    ]);
+    let mut latencies = Table::new(&["half of tonic's load", "p50", "p99"]);
+    for row in rows {
+        let rate = row.median(|run| run.rate);
+        let at_work = row.median(|run| run.rate_at_work);
+        let all = row.runs.iter().map(|run| run.rate);
+        let lowest = all.clone().fold(f64::INFINITY, f64::min);
+        let highest = all.fold(0.0, f64::max);
+        rates.row([
             row.title.clone(),
             format!("{rate:.0}"),
-            format!("{:.2}", rate / rates[0]),
-            format!("{lowest:.0} – {highest:.0}"),
-            format!("{:.0} %", busy * 100.0),
-            latency(Samples::median),
-            latency(Samples::p99),
+            format!("{:.2}", rate / rows[0].median(|run| run.rate)),
+            format!("{lowest:.0} to {highest:.0}"),
+            format!("{:.0} %", row.median(|run| run.server_busy) * 100.0),
+            format!("{:.0} %", row.median(|run| run.busy) * 100.0),
+            format!("{at_work:.0}"),
+            format!("{:.2}", at_work / rows[0].median(|run| run.rate_at_work)),
         ]);
+        let latency = |of: &[f64]| match of {
+            [] => "-".to_owned(),
+            of => format!("{:.0} µs", median(of)),
+        };
+        let [p50, p99] = &row.latencies;
+        latencies.row([row.title.clone(), latency(p50), latency(p99)]);
     }
-    table.print();
+    rates.print();
+    latencies.print();
     println!(
-        "medians of {} rounds of {:?} each, in turns; half load is {load:.0} calls/s",
+        "medians of {} rounds of {:?} each, in turns; half of tonic's load is {load:.0} calls/s",
         options.rounds, options.time
     );
-    if limited {
-        println!("where the generator was busy all the time, the rate is its own");
+    if rows.iter().any(|row| row.median(|run| run.busy) > TOO_BUSY) {
+        println!("where the generator was at work all the time, the rate is its own");
     }
-    failures
 }

@@ -20,7 +20,7 @@ mod connection;
 #[path = "load/frames.rs"]
 pub mod frames;
 
-use super::chance::Chance;
+use super::{chance::Chance, cores::work_of};
 use connection::Connection;
 
 /// How long to wait for answers at a time.
@@ -28,8 +28,6 @@ const WAIT: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
-/// Calls at once on a connection of the open loop.
-const DEPTH: usize = 1000;
 
 /// How calls use streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +42,8 @@ pub enum Style {
 pub struct Target {
     /// Where.
     pub address: SocketAddr,
+    /// The process that answers.
+    pub pid: u32,
     /// The headers.
     pub blocks: frames::Blocks,
     /// The messages, with gRPC's head in front of each, sent in turn.
@@ -66,8 +66,14 @@ pub struct Shape {
 pub struct Saturation {
     /// Good answers a second.
     pub rate: f64,
+    /// Good answers for each second that the server was at work, by the kernel's
+    /// count: the rate on a core that nobody else disturbs.
+    pub rate_at_work: f64,
     /// Answers that were not good.
     pub failures: u64,
+    /// How much of the time the server was at work. Well below 1 it was kept
+    /// from it: by others, or by waiting for something.
+    pub server_busy: f64,
     /// How much of the time the generator itself was busy. Near 1 it measured
     /// itself.
     pub busy: f64,
@@ -123,6 +129,7 @@ pub fn saturate(
     let begun = Instant::now();
     let mut now = begun;
     let mut busy = thread_time();
+    let mut work = Duration::ZERO;
     while now < begun + warm_up + time {
         for connection in &mut connections {
             while connection.in_flight() < shape.streams && connection.call(target, now) {}
@@ -136,12 +143,16 @@ pub fn saturate(
         if !answers.counting && now >= begun + warm_up {
             answers.counting = true;
             busy = thread_time();
+            work = work_of(target.pid);
         }
     }
+    let work = work_of(target.pid).saturating_sub(work).as_secs_f64();
     let counted = now.duration_since(begun + warm_up).as_secs_f64();
     Ok(Saturation {
         rate: rate(answers.good, counted),
+        rate_at_work: rate(answers.good, work),
         failures: answers.failures,
+        server_busy: work / counted,
         busy: thread_time().saturating_sub(busy).as_secs_f64() / counted,
     })
 }
@@ -170,7 +181,7 @@ pub fn steady(
             // Round robin; a connection that is full passes its turn on.
             let free = (0..connections.len())
                 .map(|step| (turn + step) % shape.connections)
-                .find(|at| connections[*at].in_flight() < DEPTH);
+                .find(|at| connections[*at].in_flight() < connections[*at].max_streams());
             let Some(at) = free else { break };
             if !connections[at].call(target, due) {
                 break;

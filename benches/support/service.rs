@@ -134,9 +134,14 @@ impl Service {
         endpoint.connect().await.expect("the server accepts")
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The memory that it has in use.
     pub fn memory(&self) -> Memory {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.expect("Linux tells of its processes");
         let bytes = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));

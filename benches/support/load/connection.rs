@@ -121,6 +121,11 @@ impl Connection {
         self.in_flight
     }
 
+    /// Calls that may be under way at once.
+    pub fn max_streams(&self) -> usize {
+        self.max_streams
+    }
+
     /// Begins a call, unless the server's windows or limits forbid it now.
     pub fn call(&mut self, target: &Target, since: Instant) -> bool {
         let message = &target.messages[self.next_message];
