@@ -1,5 +1,6 @@
 //! What stands after `--` on the command line of a benchmark. Each option has a
-//! default, so that a plain `cargo bench` measures what it is meant to.
+//! default, so that a plain `cargo bench` measures what it is meant to. What was
+//! asked for is printed, since figures without their command are worth little.
 
 use std::{str::FromStr, time::Duration};
 
@@ -49,12 +50,30 @@ impl Arguments {
         Some(value)
     }
 
-    /// Nothing may be left.
+    /// Nothing may be left. Says how to measure the same again.
+    #[expect(clippy::print_stdout, reason = "it belongs to the figures")]
     pub fn done(self) {
         let Self { given, known } = self;
         assert!(
             given.is_empty(),
             "unknown: {given:?}; this benchmark takes {known:?}"
         );
+        let mut words: Vec<_> = std::env::args()
+            .skip(1)
+            .filter(|word| word != "--bench")
+            .collect();
+        if !words.is_empty() {
+            words.insert(0, " --".to_owned());
+        }
+        println!(
+            "$ cargo bench --bench {}{}",
+            env!("CARGO_CRATE_NAME"),
+            words.join(" ")
+        );
+        // "0.20 0.26 1.04 2/213 4711": over one, five and fifteen minutes.
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default();
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        println!("{cores} cores; load average before it began: {load}");
     }
 }

@@ -27,6 +27,8 @@ impl Script {
     pub fn from_log(log: &str) -> Self {
         let mut sessions: HashMap<&str, Vec<Statement>> = HashMap::new();
         let mut finished = None;
+        // What goes over several lines is indented from the second on.
+        let log = log.replace("\n\t", " ");
         for line in log.lines() {
             let Some((session, said)) = line
                 .split_once('[')
@@ -39,7 +41,7 @@ impl Script {
                 let statement = statements.last_mut().expect("parameters of a statement");
                 statement.parameters = literals(parameters);
             } else if let Some(sql) = statement(said) {
-                if sql == "BEGIN" {
+                if sql.starts_with("BEGIN") {
                     statements.clear();
                 }
                 statements.push(Statement {
@@ -47,7 +49,7 @@ impl Script {
                     parameters: Vec::new(),
                 });
                 let makes = |statement: &Statement| statement.sql.contains("INTO \"api_clients\"");
-                if sql == "COMMIT" && statements.iter().any(makes) {
+                if sql.starts_with("COMMIT") && statements.iter().any(makes) {
                     finished = Some(std::mem::take(statements));
                 }
             }
