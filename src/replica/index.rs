@@ -30,8 +30,17 @@ pub struct Index {
     clients: usize,
 }
 
-/// Callers by the hashes of their tokens.
-type Callers = HashMap<TokenHash, Arc<ServiceAccount>>;
+/// The callers that there are. Made anew whenever there are others, so whoever keeps
+/// one sees by its address whether it still is the latest.
+#[derive(Debug, Default)]
+pub struct Callers(HashMap<TokenHash, Arc<ServiceAccount>>);
+
+impl Callers {
+    /// Finds the one that a token belongs to, by its hash.
+    pub fn find(&self, token: &TokenHash) -> Option<&Arc<ServiceAccount>> {
+        self.0.get(token)
+    }
+}
 
 /// Makes versions of an [`Index`], one after the other.
 #[derive(Debug, Default)]
@@ -171,7 +180,12 @@ impl Index {
 
     /// Finds a caller that is not revoked by the hash of its token.
     pub fn caller(&self, hash: &TokenHash) -> Option<&Arc<ServiceAccount>> {
-        self.callers.get(hash)
+        self.callers.find(hash)
+    }
+
+    /// The callers that are not revoked.
+    pub fn callers(&self) -> &Arc<Callers> {
+        &self.callers
     }
 
     /// How many clients it holds.
@@ -249,7 +263,7 @@ impl Writer {
     pub fn set_callers(&mut self, accounts: Vec<(TokenHash, ServiceAccount)>) {
         let accounts = accounts.into_iter();
         let callers = accounts.map(|(hash, account)| (hash, Arc::new(account)));
-        self.callers = Arc::new(callers.collect());
+        self.callers = Arc::new(Callers(callers.collect()));
     }
 
     /// Removes a token, unless it became another client's meanwhile.
