@@ -4,13 +4,17 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "../support/dice.rs"]
+mod dice;
 #[path = "../support/empty.rs"]
 mod empty;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
+mod by_hand;
 mod database;
 
+mod changes;
 mod constraints;
 mod foreign_keys;
 mod inconsistent;
