@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 #[path = "../support/dice.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
 mod dice;
 #[path = "../support/empty.rs"]
 mod empty;
@@ -16,6 +17,7 @@ mod database;
 
 mod changes;
 mod constraints;
+mod feed;
 mod foreign_keys;
 mod inconsistent;
 mod migrations;
