@@ -33,6 +33,7 @@ mod waiting;
 mod cut;
 mod killed;
 mod lost;
+mod model;
 mod order;
 mod proxy;
 mod random;
