@@ -306,10 +306,11 @@ fn what_was_noted_stays_with_a_client_that_changes() {
         ledger.note(client(1), slot, Outcome::Used, at(0));
         format!("{slot:?}")
     };
-    note(&old);
+    let first = note(&old);
     writer.put(known(1, 2), &tokens);
     let new = writer.version(Revision(2));
     let seen = note(&new);
+    assert_ne!(seen, first, "the first note is in there too");
     // They are the same counters: whoever still has the old version counts there too.
     assert_eq!(
         format!("{:?}", old.find(&hash(1)).unwrap().client.usage),
