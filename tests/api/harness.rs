@@ -341,14 +341,19 @@ impl Caller {
 
     /// Opens a stream of introspections.
     pub async fn stream(&self) -> Conversation {
+        self.try_stream().await.expect("a stream")
+    }
+
+    /// The same, for one that may be refused.
+    pub async fn try_stream(&self) -> Result<Conversation, Status> {
         let (requests, receiver) = mpsc::channel(1);
         let mut client = IntrospectionServiceClient::new(self.channel.clone());
         let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let answers = client.introspect_stream(self.request(receiver)).await;
-        Conversation {
+        let answers = client.introspect_stream(self.request(receiver)).await?;
+        Ok(Conversation {
             requests,
-            answers: answers.expect("a stream").into_inner(),
-        }
+            answers: answers.into_inner(),
+        })
     }
 
     /// A request with this caller's metadata and timeout.
@@ -371,6 +376,7 @@ impl Caller {
 }
 
 /// A stream of introspections.
+#[derive(Debug)]
 pub struct Conversation {
     pub requests: mpsc::Sender<pb::IntrospectRequest>,
     pub answers: Streaming<pb::IntrospectResponse>,

@@ -31,5 +31,6 @@ mod revoke_delete;
 mod rotate;
 mod secrets;
 mod shutdown;
+mod stream;
 mod update;
 mod usage;
