@@ -23,6 +23,7 @@ mod concurrency;
 mod create;
 mod directory;
 mod errors;
+mod fresh;
 mod get_list;
 mod introspect;
 mod layers;
