@@ -25,6 +25,7 @@ mod directory;
 mod errors;
 mod fresh;
 mod get_list;
+mod index_status;
 mod introspect;
 mod layers;
 mod outage;
