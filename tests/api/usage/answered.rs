@@ -9,6 +9,7 @@ use hitkeep_auth::{
     pb::{self, InstanceRole, SiteRole, UsageRefusalReason},
     replica::{self, usage::Options},
     server::{self, Ended},
+    store::usage::TURN,
 };
 use tokio::time::Instant;
 
@@ -164,8 +165,14 @@ async fn a_stream_counts_to_its_end() {
     for _ in 0..3 {
         stream.ask(introspect(&made.token)).await.unwrap();
     }
-    // It is still open.
-    stop(&mut app).await;
+    // It is still open. And the server does not end before they are written.
+    let turn = format!("SELECT pg_advisory_xact_lock({TURN})");
+    let somebodys_turn = app.hold(&turn).await;
+    app.stop.send(()).await.unwrap();
+    app.until_waiting(1).await;
+    assert!(!app.server.is_finished());
+    somebodys_turn.release().await;
+    assert_eq!((&mut app.server).await.unwrap(), Ended::Drained);
     stream.end().await.expect_err("the server is gone");
     let counted = "SELECT sum(count) FROM api_client_usage_days";
     assert_eq!(app.number(counted).await, 3);
