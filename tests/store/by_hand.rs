@@ -67,15 +67,13 @@ pub fn client(number: u32) -> ClientId {
     ClientId::from_uuid(Uuid::parse_str(&digits).unwrap())
 }
 
-/// Chance, and a line that says how to have it again.
-pub fn dice(seed: Option<u64>) -> Dice {
-    let seed = seed.unwrap_or_else(|| {
+/// That seed, or one of its own, to be told by the test that uses it.
+pub fn seed(given: Option<u64>) -> u64 {
+    given.unwrap_or_else(|| {
         let mut bytes = [0; 8];
         SystemEntropy.fill(&mut bytes);
         u64::from_le_bytes(bytes)
-    });
-    println!("SEED = {seed}");
-    Dice::new(seed)
+    })
 }
 
 /// Whose a token is, and the verdict on it.

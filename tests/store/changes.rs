@@ -11,8 +11,9 @@ mod sessions;
 mod trim;
 
 use crate::{
-    by_hand::{accepts, answers, any_statement, dice, full_world, hashes, text},
+    by_hand::{accepts, answers, any_statement, full_world, hashes, seed, text},
     database::{store, texts},
+    dice::Dice,
     postgres,
 };
 use cases::{CASES, Logged};
@@ -196,7 +197,9 @@ async fn each_transaction_is_one_revision() {
 /// revision. That log may name more.
 #[tokio::test]
 async fn no_answer_changes_without_its_client_in_the_log() {
-    let mut dice = dice(SEED);
+    let seed = seed(SEED);
+    println!("SEED = {seed}");
+    let mut dice = Dice::new(seed);
     let (mut accepted, mut altered) = (0, 0);
     for _ in 0..WORLDS {
         let url = full_world().await;

@@ -20,8 +20,9 @@ use hitkeep_auth::{
 use uuid::Uuid;
 
 use crate::{
-    by_hand::{accepts, any_statement, client, dice, full_world, hashes},
+    by_hand::{accepts, any_statement, client, full_world, hashes, seed},
     database::{store, texts},
+    dice::Dice,
     postgres,
 };
 
@@ -163,7 +164,9 @@ async fn follow(feed: &mut Feed, known: &mut Known, position: &mut Position) -> 
 
 #[tokio::test]
 async fn following_comes_to_the_same_as_reading_everything() {
-    let mut dice = dice(SEED);
+    let seed = seed(SEED);
+    println!("SEED = {seed}");
+    let mut dice = Dice::new(seed);
     let mut followed = 0;
     for _ in 0..WORLDS {
         let url = full_world().await;
