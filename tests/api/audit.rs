@@ -414,6 +414,7 @@ async fn work_on_service_accounts_is_told_of_too() {
     let token = make_account(&app.store, "gateway", &allow).await;
     app.clock.advance(chrono::TimeDelta::seconds(1));
     revoke_account(&app, "gateway").await.unwrap();
+    app.settle().await;
     let unknown = app.caller(&token).await.introspect(introspect("x")).await;
     assert_eq!(told(&unknown), "Unauthenticated CALLER_UNKNOWN");
 
