@@ -12,6 +12,7 @@ pub mod context;
 mod convert;
 pub mod directory;
 pub mod error;
+pub(crate) mod fast;
 pub mod introspection;
 mod page;
 mod usage;

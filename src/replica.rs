@@ -25,6 +25,7 @@ mod assembly;
 mod feed;
 pub mod index;
 pub mod usage;
+mod whole;
 
 use crate::{
     domain::{Revision, Timestamp, clock::Clock, usage::Outcome},

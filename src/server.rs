@@ -13,6 +13,7 @@ use tonic::service::Routes;
 
 mod auth;
 mod connections;
+mod hot;
 mod layers;
 pub mod lifecycle;
 
@@ -107,9 +108,13 @@ where
     );
     let callers = auth::Callers {
         store: store.clone(),
-        replica,
+        replica: replica.clone(),
     };
-    let mut connections = Connections::new(router(services, callers, &options, health_service));
+    let mut connections = Connections::new(hot::Ways {
+        services: services.clone(),
+        replica,
+        router: router(services, callers, &options, health_service),
+    });
     tokio::select! {
         // Dropped with its listener where the other is first.
         () = connections.accept(incoming) => {}

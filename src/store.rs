@@ -13,11 +13,12 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool::{Runtime, managed::HookError};
 use diesel::{
-    QueryResult,
+    QueryResult, QueryableByName,
+    pg::Pg,
     sql_types::{BigInt, Timestamptz},
 };
 use diesel_async::{
-    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, TransactionManager,
+    AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
     pooled_connection::{
         AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
         deadpool::{Hook, Object, Pool},
@@ -213,9 +214,8 @@ impl Store {
     /// Opens a snapshot to read from. Read-only; sees no later change.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut lease = self.begin_with(begin).await?;
         let state = "SELECT revision, clock_timestamp() AS now FROM index_state";
-        let state: StateRow = diesel::sql_query(state).get_result(lease.start()).await?;
+        let (lease, state): (_, StateRow) = self.begin_with(begin, state).await?;
         Ok(Snapshot {
             lease,
             now: self.clock.adopt(state.now),
@@ -278,11 +278,10 @@ impl Store {
     }
 
     async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
-        let mut lease = self.begin_with("BEGIN").await?;
         // The time is taken after the lock, so that it orders the writes too.
         let lock = "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
                     SELECT clock_timestamp() AS now FROM locked";
-        let state: TimeRow = diesel::sql_query(lock).get_result(lease.start()).await?;
+        let (lease, state): (_, TimeRow) = self.begin_with("BEGIN", lock).await?;
         Ok(Transaction {
             lease,
             now: self.clock.adopt(state.now),
@@ -291,11 +290,27 @@ impl Store {
         })
     }
 
-    async fn begin_with(&self, sql: &'static str) -> Result<Lease, StoreError> {
+    /// Begins a transaction with its first query, which changes nothing. Both are
+    /// sent before the first answer is there.
+    async fn begin_with<R>(
+        &self,
+        begin: &'static str,
+        first: &'static str,
+    ) -> Result<(Lease, R), StoreError>
+    where
+        R: QueryableByName<Pg> + Send + 'static,
+    {
         let begin = async |connection: &mut AsyncPgConnection| {
-            AnsiTransactionManager::begin_transaction_sql(connection, sql).await
+            let (mut one, mut other) = (&*connection, &*connection);
+            let (begun, row) = futures_util::future::join(
+                one.batch_execute(begin),
+                diesel::sql_query(first).get_result::<R>(&mut other),
+            )
+            .await;
+            begun?;
+            row
         };
-        Ok(self.start(begin).await?.0)
+        self.start(begin).await
     }
 
     /// Takes a connection and runs the first statement of some work, which must
@@ -401,7 +416,7 @@ impl Snapshot {
     /// Ends the snapshot and gives its connection back. One that is dropped
     /// instead costs a connection.
     pub async fn close(mut self) -> Result<(), StoreError> {
-        AnsiTransactionManager::commit_transaction(self.lease.start()).await?;
+        self.lease.start().batch_execute("COMMIT").await?;
         self.lease.finish();
         Ok(())
     }
@@ -428,12 +443,15 @@ impl Transaction {
     }
 
     async fn commit(mut self) -> Result<Revision, StoreError> {
-        // The database stamps the revision by itself, where something changed.
-        let stamped = "SELECT revision FROM index_state";
-        let state: RevisionRow = diesel::sql_query(stamped)
-            .get_result(self.connection())
-            .await?;
-        AnsiTransactionManager::commit_transaction(self.connection()).await?;
+        // The database stamps the revision by itself, where something changed. Both
+        // are sent before the first answer is there: others wait for the lock.
+        let connection = &*self.connection();
+        let stamped = diesel::sql_query("SELECT revision FROM index_state");
+        let (mut first, mut second) = (connection, connection);
+        let (state, ()) = tokio::try_join!(
+            stamped.get_result::<RevisionRow>(&mut first),
+            second.batch_execute("COMMIT"),
+        )?;
         self.lease.finish();
         revision(state.revision)
     }
@@ -441,7 +459,7 @@ impl Transaction {
     /// Gives the connection back where the rollback works, and throws it away,
     /// which rolls back as well, where it does not.
     async fn roll_back(mut self) {
-        match AnsiTransactionManager::rollback_transaction(self.connection()).await {
+        match self.connection().batch_execute("ROLLBACK").await {
             Ok(()) => self.lease.finish(),
             Err(error) => tracing::debug!(%error, "a rollback failed: the connection is dropped"),
         }

@@ -20,7 +20,7 @@ use crate::{
     pb,
 };
 
-fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
+pub(super) fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.timestamp(),
         nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0),
@@ -42,7 +42,7 @@ fn to_owner(owner: Owner) -> pb::Owner {
     pb::Owner { owner: Some(owner) }
 }
 
-const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
+pub(super) const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
     match role {
         InstanceRole::User => pb::InstanceRole::User,
         InstanceRole::Admin => pb::InstanceRole::Admin,
@@ -50,7 +50,7 @@ const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
     }
 }
 
-const fn to_site_role(role: SiteRole) -> pb::SiteRole {
+pub(super) const fn to_site_role(role: SiteRole) -> pb::SiteRole {
     match role {
         SiteRole::Viewer => pb::SiteRole::Viewer,
         SiteRole::Editor => pb::SiteRole::Editor,

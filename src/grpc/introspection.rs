@@ -24,7 +24,7 @@ use crate::{
     domain::{
         Revision,
         access::{Decision, PermissionCheck},
-        introspection::{InactiveReason, cache_age},
+        introspection::{InactiveReason, Settled, cache_age},
         token::{Token, TokenHash, TokenKind},
         usage::Outcome,
     },
@@ -160,7 +160,7 @@ async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 /// A token as a request has it.
-enum Presented {
+pub(super) enum Presented {
     /// What could be an API client's: its hash.
     Hash(TokenHash),
     /// Anything else, such as a caller's token: known to be unknown.
@@ -168,7 +168,7 @@ enum Presented {
 }
 
 impl Presented {
-    fn read(text: &str) -> Self {
+    pub(super) fn read(text: &str) -> Self {
         match Token::parse(text) {
             Ok(token) => match token.kind() {
                 TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),
@@ -224,14 +224,35 @@ impl Services {
         check: Option<PermissionCheck>,
     ) -> Result<Option<pb::IntrospectResponse>, ApiError> {
         let revision = view.index().revision;
+        Ok(self
+            .judge(view, presented, check)?
+            .map(|judged| match judged {
+                Judged::Inactive(reason) => inactive(reason, revision, check),
+                Judged::Active {
+                    client,
+                    cache_age,
+                    decision,
+                } => {
+                    let mut answer = convert::to_active(client, cache_age);
+                    answer.revision = revision.0;
+                    answer.decision = decision.map(convert::to_decision);
+                    answer
+                }
+            }))
+    }
+
+    /// What this version of the index says of a token, and notes its use; `None`
+    /// where it does not know it.
+    pub(super) fn judge<'v>(
+        &self,
+        view: &'v View,
+        presented: &Presented,
+        check: Option<PermissionCheck>,
+    ) -> Result<Option<Judged<'v>>, ApiError> {
         let hash = match presented {
             Presented::Hash(hash) => hash,
             Presented::Unknown => {
-                return Ok(Some(inactive(
-                    InactiveReason::UnknownToken,
-                    revision,
-                    check,
-                )));
+                return Ok(Some(Judged::Inactive(InactiveReason::UnknownToken)));
             }
         };
         let Some(Found { standing, client }) = view.index().find(hash) else {
@@ -250,7 +271,7 @@ impl Services {
             // What is known to be dead stays dead, however old the index is.
             Err(reason) => {
                 note(Some(reason), None);
-                return Ok(Some(inactive(reason, revision, check)));
+                return Ok(Some(Judged::Inactive(reason)));
             }
         };
         view.require_fresh()?;
@@ -259,11 +280,27 @@ impl Services {
         // An answer that is kept must not outlive the bound either.
         let at_most = self.options.max_cache_age.min(view.stays_fresh_for());
         let at_most = TimeDelta::from_std(at_most).unwrap_or(TimeDelta::MAX);
-        let mut answer = convert::to_active(settled, cache_age(ends, at_most, view.now));
-        answer.revision = revision.0;
-        answer.decision = decision.map(convert::to_decision);
-        Ok(Some(answer))
+        Ok(Some(Judged::Active {
+            client: settled,
+            cache_age: cache_age(ends, at_most, view.now),
+            decision,
+        }))
     }
+}
+
+/// What is said of a token.
+pub(super) enum Judged<'v> {
+    /// It does not work.
+    Inactive(InactiveReason),
+    /// It works.
+    Active {
+        /// Its client.
+        client: &'v Settled,
+        /// How long the answer may be kept.
+        cache_age: TimeDelta,
+        /// The answer to the check, where there was one.
+        decision: Option<Decision>,
+    },
 }
 
 fn inactive(

@@ -14,7 +14,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Shared, assembly::Assembly, index::Writer};
+use super::{Shared, assembly::Assembly, index::Writer, whole::Whole};
 use crate::{
     domain::{Revision, id::ClientId},
     store::{
@@ -173,7 +173,7 @@ impl Follower {
     async fn load(&mut self, feed: &mut Feed) -> Result<(), StoreError> {
         let begun = Instant::now();
         let mut asked_at = self.shared.clock.elapsed();
-        let mut assembly = Assembly::default();
+        let mut whole = Whole::default();
         // For the clock: the answer to a short question is a better one.
         let nowhere = Position {
             database: Uuid::nil(),
@@ -181,8 +181,10 @@ impl Follower {
             nonce: Uuid::nil(),
         };
         self.shared.calibrate(&feed.state(nowhere).await?, asked_at);
-        let (state, accounts) = feed.read_all(&mut assembly).await?;
-        let mut writer = write(assembly, Vec::new(), Writer::default()).await;
+        let (state, accounts) = feed.read_all(&mut whole).await?;
+        let assembly = whole.assembly;
+        let built = tokio::task::spawn_blocking(|| assembly.into_writer());
+        let mut writer = built.await.expect("it neither panics nor is aborted");
         writer.set_callers(accounts);
         let mut held = Held {
             writer,

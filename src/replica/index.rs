@@ -30,8 +30,17 @@ pub struct Index {
     clients: usize,
 }
 
-/// Callers by the hashes of their tokens.
-type Callers = HashMap<TokenHash, Arc<ServiceAccount>>;
+/// The callers that there are. Made anew whenever there are others, so whoever keeps
+/// one sees by its address whether it still is the latest.
+#[derive(Debug, Default)]
+pub struct Callers(HashMap<TokenHash, Arc<ServiceAccount>>);
+
+impl Callers {
+    /// Finds the one that a token belongs to, by its hash.
+    pub fn find(&self, token: &TokenHash) -> Option<&Arc<ServiceAccount>> {
+        self.0.get(token)
+    }
+}
 
 /// Makes versions of an [`Index`], one after the other.
 #[derive(Debug, Default)]
@@ -171,7 +180,12 @@ impl Index {
 
     /// Finds a caller that is not revoked by the hash of its token.
     pub fn caller(&self, hash: &TokenHash) -> Option<&Arc<ServiceAccount>> {
-        self.callers.get(hash)
+        self.callers.find(hash)
+    }
+
+    /// The callers that are not revoked.
+    pub fn callers(&self) -> &Arc<Callers> {
+        &self.callers
     }
 
     /// How many clients it holds.
@@ -196,25 +210,32 @@ impl Writer {
         self.count
     }
 
+    /// A writer that knows these clients, each of them once, and their tokens.
+    pub fn of(clients: impl Iterator<Item = (Known, Vec<(TokenHash, TokenStanding)>)>) -> Self {
+        let (mut by_id, mut by_hash) = (Vec::new(), Vec::new());
+        for (known, tokens) in clients {
+            let id = known.id();
+            let (client, tokens) = entries(known, &tokens, UsageSlot::default());
+            for (hash, token) in tokens {
+                by_hash.push((place_of_hash(&hash), token));
+            }
+            by_id.push((place_of_client(id), client));
+        }
+        Self {
+            callers: Arc::default(),
+            count: by_id.len(),
+            clients: Tree::of(by_id),
+            tokens: Tree::of(by_hash),
+        }
+    }
+
     /// Puts a client in the place of what was known of it, with all its tokens.
     pub fn put(&mut self, known: Known, tokens: &[(TokenHash, TokenStanding)]) {
         let id = known.id();
-        let mut current = None;
-        let mut replaced = Vec::new();
-        for (hash, standing) in tokens {
-            match standing {
-                TokenStanding::Current => current = Some(*hash),
-                TokenStanding::ReplacedUntil(until) => replaced.push((*hash, *until)),
-            }
-        }
         let place = place_of_client(id);
         let old = self.clients.find(place, &id);
-        let client = Arc::new(Client {
-            known,
-            current,
-            replaced: replaced.iter().map(|(hash, _)| *hash).collect(),
-            usage: old.map(|old| old.usage.clone()).unwrap_or_default(),
-        });
+        let usage = old.map(|old| old.usage.clone()).unwrap_or_default();
+        let (client, tokens) = entries(known, tokens, usage);
         if let Some(old) = self.clients.put(place, &id, Arc::clone(&client)) {
             let is_kept = |hash: &TokenHash| tokens.iter().any(|(kept, _)| kept == hash);
             for hash in old.hashes().filter(|hash| !is_kept(hash)) {
@@ -223,16 +244,8 @@ impl Writer {
         } else {
             self.count += 1;
         }
-        if let Some(hash) = current {
-            self.put_token(&hash, Token::Current(Arc::clone(&client)));
-        }
-        for (hash, until) in replaced {
-            let token = Replaced {
-                hash,
-                until,
-                client: Arc::clone(&client),
-            };
-            self.put_token(&hash, Token::Replaced(Arc::new(token)));
+        for (hash, token) in tokens {
+            self.tokens.put(place_of_hash(&hash), &hash, token);
         }
     }
 
@@ -250,11 +263,7 @@ impl Writer {
     pub fn set_callers(&mut self, accounts: Vec<(TokenHash, ServiceAccount)>) {
         let accounts = accounts.into_iter();
         let callers = accounts.map(|(hash, account)| (hash, Arc::new(account)));
-        self.callers = Arc::new(callers.collect());
-    }
-
-    fn put_token(&mut self, hash: &TokenHash, token: Token) {
-        self.tokens.put(place_of_hash(hash), hash, token);
+        self.callers = Arc::new(Callers(callers.collect()));
     }
 
     /// Removes a token, unless it became another client's meanwhile.
@@ -265,6 +274,40 @@ impl Writer {
             self.tokens.remove(place, hash);
         }
     }
+}
+
+/// A client, and an entry for each of its tokens.
+fn entries(
+    known: Known,
+    tokens: &[(TokenHash, TokenStanding)],
+    usage: UsageSlot,
+) -> (Arc<Client>, Vec<(TokenHash, Token)>) {
+    let of = |(hash, standing): &(TokenHash, TokenStanding)| (*hash, standing.end().time());
+    let (replaced, current): (Vec<_>, Vec<_>) = tokens
+        .iter()
+        .map(of)
+        .partition(|(_, until)| until.is_some());
+    let client = Arc::new(Client {
+        known,
+        current: current.first().map(|(hash, _)| *hash),
+        replaced: replaced.iter().map(|(hash, _)| *hash).collect(),
+        usage,
+    });
+    let entry = |(hash, until): (TokenHash, Option<Timestamp>)| {
+        let client = Arc::clone(&client);
+        let token = match until {
+            None => Token::Current(client),
+            Some(until) => Token::Replaced(Arc::new(Replaced {
+                hash,
+                until,
+                client,
+            })),
+        };
+        (hash, token)
+    };
+    let tokens = current.into_iter().take(1).chain(replaced);
+    let tokens = tokens.map(entry).collect();
+    (client, tokens)
 }
 
 impl Client {

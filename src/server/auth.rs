@@ -153,7 +153,7 @@ impl Callers {
 
 /// The token in the `authorization` metadata, which must be there once: with two
 /// of them it is open which one the caller means.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
     if values.next().is_some() {

@@ -8,13 +8,14 @@ use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
 };
 use tokio_stream::{Stream, StreamExt};
+
+use super::hot::{Dispatch, Ways};
 
 /// How often an idle connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -27,14 +28,14 @@ const MAX_HEADERS: u32 = 64 * 1024;
 
 /// The connections that there are. Dropped, all of them end at once.
 pub(super) struct Connections {
-    router: axum::Router,
+    ways: Ways,
     http: http2::Builder<TokioExecutor>,
     draining: GracefulShutdown,
     tasks: JoinSet<()>,
 }
 
 impl Connections {
-    pub(super) fn new(router: axum::Router) -> Self {
+    pub(super) fn new(ways: Ways) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -42,7 +43,7 @@ impl Connections {
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADERS);
         Self {
-            router,
+            ways,
             http,
             draining: GracefulShutdown::new(),
             tasks: JoinSet::new(),
@@ -86,7 +87,7 @@ impl Connections {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.router.clone());
+        let service = Dispatch::new(self.ways.clone());
         let served = self
             .http
             .serve_connection(TokioIo::new(connection), service);

@@ -25,7 +25,7 @@ use crate::{
     store::Store,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
@@ -65,10 +65,11 @@ pub(super) async fn trace(
         .headers()
         .get(REQUEST_ID)
         .and_then(|id| id.to_str().ok());
-    let usable = |id: &&str| {
-        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    let request_id: Arc<str> = match given.filter(usable) {
+    let given = given.filter(|id| is_usable_id(id));
+    // An introspection that goes well is answered without one that nobody asked for:
+    // making it takes longer than the answer.
+    let told = given.is_some() || request.uri().path() != super::hot::INTROSPECT;
+    let request_id: Arc<str> = match given {
         Some(id) => id.into(),
         None => id::RequestId::mint(store.clock().now(), store.entropy())
             .to_string()
@@ -92,11 +93,18 @@ pub(super) async fn trace(
         answered: false,
     };
     let mut response = next.run(request).instrument(span.clone()).await;
-    unanswered.answered_with(response.headers());
-    if let Ok(id) = HeaderValue::from_str(&request_id) {
+    let failed = unanswered.answered_with(response.headers());
+    if (told || failed)
+        && let Ok(id) = HeaderValue::from_str(&request_id)
+    {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Whether a caller's request id is taken over.
+pub(super) fn is_usable_id(id: &str) -> bool {
+    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A request without an answer so far. Dropped before it has one, its caller
@@ -124,9 +132,11 @@ impl Drop for Unanswered<'_> {
 }
 
 impl Unanswered<'_> {
-    fn answered_with(&mut self, headers: &HeaderMap) {
+    /// Tells of a failure, and whether it is one.
+    fn answered_with(&mut self, headers: &HeaderMap) -> bool {
         self.answered = true;
-        if let Some(status) = failure(headers) {
+        let failure = failure(headers);
+        if let Some(status) = &failure {
             let duration_ms = self.begun.elapsed().as_millis();
             let details = status.get_error_details();
             let reason = details.error_info().map_or("", |info| info.reason.as_str());
@@ -141,6 +151,7 @@ impl Unanswered<'_> {
                 status.message(),
             );
         }
+        failure.is_some()
     }
 }
 

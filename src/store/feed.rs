@@ -8,15 +8,24 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures_util::TryStreamExt;
-use tokio::{task::JoinHandle, time::timeout};
+use futures_util::{FutureExt, TryStreamExt};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tokio_postgres::{Client, RowStream, Statement, types::ToSql};
 use uuid::Uuid;
 
 mod rows;
 
 use super::{Store, connect, error::StoreError, revision};
-use crate::domain::{Revision, Timestamp, caller::ServiceAccount, id::ClientId, token::TokenHash};
+use crate::domain::{
+    Revision, Timestamp,
+    caller::ServiceAccount,
+    id::{ClientId, SiteId, TeamId, UserId},
+    role::{SiteRole, TeamRole},
+    token::TokenHash,
+};
 pub use rows::{ClientRow, GrantRow, TokenRow};
 
 /// What a notification is sent on, by the database, for each change.
@@ -90,6 +99,21 @@ pub trait Sink: Send {
     /// A client of which something cannot be read: nothing can be said of it, and
     /// no other client suffers for it. Its rows may come besides.
     fn unreadable(&mut self, client: ClientId);
+}
+
+/// What takes in the rows of everything. Joining millions of grants with the sites
+/// and memberships that they depend on takes Postgres longer than reading all of
+/// them, so that is left to the replica. Sites come first, and memberships between
+/// clients and their grants; a role that cannot be read is `None`.
+pub trait WholeSink: Sink {
+    /// A site, in its team, which may be archived.
+    fn site(&mut self, site: SiteId, team: TeamId, archived: bool);
+    /// A user's role in a team.
+    fn team_member(&mut self, team: TeamId, user: UserId, role: Option<TeamRole>);
+    /// A user's role on a site.
+    fn site_member(&mut self, site: SiteId, user: UserId, role: Option<SiteRole>);
+    /// A client's grant.
+    fn bare_grant(&mut self, client: ClientId, site: SiteId, role: Option<SiteRole>);
 }
 
 /// How far a look at the log got.
@@ -294,7 +318,10 @@ impl Feed {
     }
 
     /// Reads everything, of one snapshot.
-    pub async fn read_all(&mut self, sink: &mut dyn Sink) -> Result<(State, Accounts), StoreError> {
+    pub async fn read_all(
+        &mut self,
+        sink: &mut dyn WholeSink,
+    ) -> Result<(State, Accounts), StoreError> {
         let nowhere = Uuid::nil();
         let parameters: [&(dyn ToSql + Sync); 3] = [&nowhere, &0_i64, &nowhere];
         let asked = async {
@@ -306,10 +333,39 @@ impl Feed {
             Ok((state(state_row.as_ref())?, accounts))
         };
         let (state, accounts) = within(ANSWER_TIMEOUT, asked).await?;
+        self.stream(rows::SITES, |row| {
+            let (site, team) = (row.try_get(0)?, row.try_get(1)?);
+            sink.site(
+                SiteId::from_uuid(site),
+                TeamId::from_uuid(team),
+                row.try_get(2)?,
+            );
+            Ok(())
+        })
+        .await?;
         self.stream(rows::ALL_CLIENTS, |row| ClientRow::hand(row, sink))
             .await?;
-        self.stream(rows::ALL_GRANTS, |row| GrantRow::hand(row, sink))
-            .await?;
+        self.stream(rows::TEAM_MEMBERS, |row| {
+            let (team, user) = (row.try_get(0)?, row.try_get(1)?);
+            let role = rows::role(row, 2)?;
+            sink.team_member(TeamId::from_uuid(team), UserId::from_uuid(user), role);
+            Ok(())
+        })
+        .await?;
+        self.stream(rows::SITE_MEMBERS, |row| {
+            let (site, user) = (row.try_get(0)?, row.try_get(1)?);
+            let role = rows::role(row, 2)?;
+            sink.site_member(SiteId::from_uuid(site), UserId::from_uuid(user), role);
+            Ok(())
+        })
+        .await?;
+        self.stream(rows::ALL_GRANTS, |row| {
+            let (client, site) = (row.try_get(0)?, row.try_get(1)?);
+            let role = rows::role(row, 2)?;
+            sink.bare_grant(ClientId::from_uuid(client), SiteId::from_uuid(site), role);
+            Ok(())
+        })
+        .await?;
         self.stream(rows::ALL_TOKENS, |row| TokenRow::hand(row, sink))
             .await?;
         within(ANSWER_TIMEOUT, async {
@@ -338,11 +394,21 @@ impl Feed {
         let begun = async { Ok(self.client.query_raw(&statement, none).await?) };
         let stream: RowStream = within(FIRST_ROW_TIMEOUT, begun).await?;
         let mut stream = pin!(stream);
+        let (mut rows, begun) = (0_u64, Instant::now());
         let mut wait = FIRST_ROW_TIMEOUT;
-        while let Some(row) = within(wait, async { Ok(stream.try_next().await?) }).await? {
+        loop {
+            // Nearly all rows are there already, and need no time limit.
+            let next = match stream.try_next().now_or_never() {
+                Some(next) => next?,
+                None => within(wait, async { Ok(stream.try_next().await?) }).await?,
+            };
+            let Some(row) = next else { break };
             take(&row)?;
+            rows += 1;
             wait = ANSWER_TIMEOUT;
         }
+        let duration_ms = begun.elapsed().as_millis();
+        tracing::debug!(rows, duration_ms, "read {rows} rows");
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod harness;
 
 mod audit;
 mod bad_input;
+mod both_ways;
 mod callers;
 mod cancel;
 mod concurrency;

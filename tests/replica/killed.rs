@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How many changes must get through before it is killed, and after it.
-const CHANGES: usize = 30;
+const CHANGES: usize = 10;
 
 /// What was acknowledged of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ async fn ask(cluster: Arc<Cluster>, replica: usize, load: Arc<Load>) -> usize {
     active
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_killed_postgres_costs_time_and_nothing_else() {
     let own = OwnPostgres::start().await;
     let url = format!("{}hitkeep", own.url);

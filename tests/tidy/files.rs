@@ -50,6 +50,13 @@ fn read(root: &Path, path: &PathBuf) -> Option<File> {
     Some(File { path: name, text })
 }
 
+/// Everything that is written in Rust.
+fn sources() -> impl Iterator<Item = File> {
+    ["src", "tests", "benches"]
+        .into_iter()
+        .flat_map(|folder| below(folder, "rs"))
+}
+
 #[test]
 fn no_file_is_too_long_to_be_read() {
     let files = below("src", "rs");
@@ -67,7 +74,7 @@ fn no_file_is_too_long_to_be_read() {
 
 #[test]
 fn modules_are_named_after_what_is_in_them() {
-    for file in below("src", "rs").into_iter().chain(below("tests", "rs")) {
+    for file in sources() {
         let name = file
             .path
             .rsplit('/')
@@ -91,7 +98,7 @@ fn modules_are_named_after_what_is_in_them() {
 
 #[test]
 fn every_file_begins_with_what_it_is() {
-    for file in below("src", "rs").into_iter().chain(below("tests", "rs")) {
+    for file in sources() {
         let says = file.text.starts_with("//! ") || file.text.starts_with("#![doc = include_str!");
         assert!(says, "{} does not say what it is", file.path);
         assert!(

@@ -89,16 +89,19 @@ pub(in crate::grpc) fn to_active(client: &Settled, cache_age: TimeDelta) -> pb::
 
 /// The answer for a token that does not, short of revision and decision.
 pub(in crate::grpc) fn to_inactive(reason: InactiveReason) -> pb::IntrospectResponse {
-    let reason = match reason {
+    pb::IntrospectResponse {
+        inactive_reason: to_reason(reason).into(),
+        ..pb::IntrospectResponse::default()
+    }
+}
+
+pub(in crate::grpc) const fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
+    match reason {
         InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
         InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
         InactiveReason::Revoked => pb::InactiveReason::Revoked,
         InactiveReason::Expired => pb::InactiveReason::Expired,
         InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
-    };
-    pb::IntrospectResponse {
-        inactive_reason: reason.into(),
-        ..pb::IntrospectResponse::default()
     }
 }
 

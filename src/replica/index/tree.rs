@@ -76,6 +76,41 @@ impl<V> Default for Tree<V> {
     }
 }
 
+impl<V> Tree<V> {
+    /// A tree of these values, whose keys all differ. Much faster than one after
+    /// the other: memory is written in its order, and each leaf once.
+    pub(super) fn of(mut values: Vec<(Place, V)>) -> Self {
+        values.sort_unstable_by_key(|(place, _)| (place.first, place.second, place.tag));
+        let mut values = values.into_iter().peekable();
+        let empty = Arc::new(Leaf(Vec::new()));
+        let mut leaf = |first: u8, second: u8| {
+            let mut here = Vec::new();
+            let is_here = |(place, _): &(Place, V)| (place.first, place.second) == (first, second);
+            while let Some((place, value)) = values.next_if(is_here) {
+                here.push((place.tag, value));
+            }
+            if here.is_empty() {
+                return Arc::clone(&empty);
+            }
+            here.shrink_to_fit();
+            Arc::new(Leaf(here))
+        };
+        let mut branch = |first: u8| {
+            let seconds = (0..=u8::MAX).map(|second| leaf(first, second));
+            Arc::new(Branch(fill(seconds)))
+        };
+        let root = Root(fill((0..=u8::MAX).map(&mut branch)));
+        Self {
+            root: Arc::new(root),
+        }
+    }
+}
+
+/// As many children as a node has.
+fn fill<T>(mut children: impl Iterator<Item = T>) -> [T; FAN_OUT] {
+    std::array::from_fn(|_| children.next().expect("there is one for each byte"))
+}
+
 impl<V: Keyed> Leaf<V> {
     /// Where the value is, or where it belongs.
     fn position(&self, tag: u64, key: &V::Key) -> Result<usize, usize> {

@@ -1,5 +1,8 @@
 //! The statements that replicas read with, and their rows as the domain's types.
-//! The same statement reads everything, and some clients by their ids.
+//! Those for some clients, by their ids, join what a grant depends on; everything is
+//! read table by table.
+
+use std::str::FromStr;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -13,7 +16,7 @@ use crate::{
         client::Expiry,
         id::{ClientId, ServiceAccountId, SiteId},
         introspection::TokenStanding,
-        role::{InstanceRole, SiteRole},
+        role::{InstanceRole, SiteRole, UnknownWord},
         token::{TokenHash, TokenHint},
     },
     store::{
@@ -32,20 +35,6 @@ macro_rules! clients {
          LEFT JOIN teams AS owner_team ON owner_team.id = client.owner_team_id"
     };
 }
-macro_rules! grants {
-    () => {
-        "SELECT granted.client_id, granted.site_id, granted.role, site.team_id,
-                site_team.archived, team_members.role, site_members.role
-         FROM api_client_grants AS granted
-         JOIN api_clients AS client ON client.id = granted.client_id
-         JOIN sites AS site ON site.id = granted.site_id
-         JOIN teams AS site_team ON site_team.id = site.team_id
-         LEFT JOIN team_members ON team_members.team_id = site.team_id
-             AND team_members.user_id = client.owner_user_id
-         LEFT JOIN site_members ON site_members.site_id = site.id
-             AND site_members.user_id = client.owner_user_id"
-    };
-}
 macro_rules! tokens {
     () => {
         "SELECT client_id, hash, end_time FROM api_client_tokens"
@@ -53,10 +42,25 @@ macro_rules! tokens {
 }
 
 pub(super) const ALL_CLIENTS: &str = clients!();
-pub(super) const ALL_GRANTS: &str = grants!();
+pub(super) const ALL_GRANTS: &str = "SELECT client_id, site_id, role FROM api_client_grants";
 pub(super) const ALL_TOKENS: &str = tokens!();
 pub(super) const CHANGED_CLIENTS: &str = concat!(clients!(), " WHERE client.id = ANY ($1)");
-pub(super) const CHANGED_GRANTS: &str = concat!(grants!(), " WHERE granted.client_id = ANY ($1)");
+pub(super) const CHANGED_GRANTS: &str = "
+    SELECT granted.client_id, granted.site_id, granted.role, site.team_id,
+           site_team.archived, team_members.role, site_members.role
+    FROM api_client_grants AS granted
+    JOIN api_clients AS client ON client.id = granted.client_id
+    JOIN sites AS site ON site.id = granted.site_id
+    JOIN teams AS site_team ON site_team.id = site.team_id
+    LEFT JOIN team_members ON team_members.team_id = site.team_id
+        AND team_members.user_id = client.owner_user_id
+    LEFT JOIN site_members ON site_members.site_id = site.id
+        AND site_members.user_id = client.owner_user_id
+    WHERE granted.client_id = ANY ($1)";
+pub(super) const SITES: &str = "
+    SELECT sites.id, team_id, archived FROM sites JOIN teams ON teams.id = team_id";
+pub(super) const TEAM_MEMBERS: &str = "SELECT team_id, user_id, role FROM team_members";
+pub(super) const SITE_MEMBERS: &str = "SELECT site_id, user_id, role FROM site_members";
 pub(super) const CHANGED_TOKENS: &str = concat!(tokens!(), " WHERE client_id = ANY ($1)");
 pub(super) const ACCOUNTS: &str =
     "SELECT token_hash, id, name, permissions, token_hint, create_time
@@ -179,6 +183,20 @@ impl TokenRow {
             hash: hash(row.try_get(1)?)?,
             standing: end.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
         })
+    }
+}
+
+/// A role; `None` where nobody knows it.
+pub(super) fn role<R: FromStr<Err = UnknownWord>>(
+    row: &Row,
+    column: usize,
+) -> Result<Option<R>, StoreError> {
+    match types::word(row.try_get(column)?) {
+        Err(error @ StoreError::Inconsistent(_)) => {
+            error.log();
+            Ok(None)
+        }
+        read => read.map(Some),
     }
 }
 

@@ -1,0 +1,23 @@
+//! What the benchmarks share: a Postgres to throw away, the release binary as a
+//! child process, a database full of clients, and figures for people.
+
+#![expect(dead_code, reason = "no benchmark needs all of it")]
+
+#[path = "support/arguments.rs"]
+pub mod arguments;
+#[path = "support/calls.rs"]
+pub mod calls;
+#[path = "support/chance.rs"]
+pub mod chance;
+#[path = "support/cores.rs"]
+pub mod cores;
+#[path = "support/figures.rs"]
+pub mod figures;
+#[path = "support/load.rs"]
+pub mod load;
+#[path = "support/population.rs"]
+pub mod population;
+#[path = "support/postgres.rs"]
+pub mod postgres;
+#[path = "support/service.rs"]
+pub mod service;

@@ -1,0 +1,195 @@
+//! `hitkeep-auth serve` as a child process: the release binary, on a port of its
+//! own, driven from outside as its callers drive it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use tonic::{
+    Request,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+/// How long a server may take to say where it listens, and to serve.
+const PATIENCE: Duration = Duration::from_mins(5);
+/// How often its health is asked for.
+const POLL: Duration = Duration::from_millis(2);
+/// Lines of its log that are kept to be shown where it fails.
+const TAIL: usize = 20;
+
+/// A running server. Killed when dropped.
+pub struct Service {
+    child: Child,
+    /// Where it listens.
+    pub address: String,
+    begun: Instant,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// How much memory a process has in use, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Now.
+    pub resident: u64,
+    /// At most, until now.
+    pub peak: u64,
+}
+
+/// A caller of the service.
+#[derive(Clone)]
+pub struct Caller {
+    /// Its token.
+    pub token: String,
+    bearer: MetadataValue<Ascii>,
+}
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hitkeep-auth"));
+    for (name, _) in std::env::vars_os() {
+        // What is set for somebody's own server does not concern this one.
+        if name.to_string_lossy().starts_with("HITKEEP_AUTH_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Whether `serve` has an option of that name.
+pub fn serve_takes(option: &str) -> bool {
+    let help = binary().args(["serve", "--help"]).output();
+    let help = help.expect("the binary runs");
+    String::from_utf8_lossy(&help.stdout).contains(option)
+}
+
+impl Service {
+    /// Starts a server on that database, and waits until it listens.
+    pub fn start(database_url: &str, options: &[&str]) -> Self {
+        let begun = Instant::now();
+        let mut child = binary()
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--log", "warn,hitkeep_auth::cli=info"])
+            .args(["--database-url", database_url])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let stderr = child.stderr.take().expect("it is piped");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (sender, address) = mpsc::channel();
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            // Read to the end: a full pipe would stop the server.
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if line.contains("serving on") {
+                    let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+                    let address = line["address"].as_str().unwrap_or_default();
+                    drop(sender.send(address.to_owned()));
+                }
+                let mut kept = kept.lock().expect("nobody panics with it");
+                if kept.len() == TAIL {
+                    kept.remove(0);
+                }
+                kept.push(line);
+            }
+        });
+        let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            let log = log.lock().expect("nobody panics with it").join("\n");
+            panic!("the server does not serve:\n{log}")
+        });
+        Self {
+            child,
+            address,
+            begun,
+            log,
+        }
+    }
+
+    /// Waits until its health says that it serves, and says how long that took
+    /// since the start of the process.
+    pub async fn serving(&self) -> Duration {
+        let mut health = HealthClient::new(self.connect().await);
+        while self.begun.elapsed() < PATIENCE {
+            let answer = health.check(HealthCheckRequest::default()).await;
+            if answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving) {
+                return self.begun.elapsed();
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        panic!("the server does not become ready:\n{}", self.log());
+    }
+
+    /// A connection of its own.
+    pub async fn connect(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
+        let endpoint = endpoint.expect("an address").tcp_nodelay(true);
+        endpoint.connect().await.expect("the server accepts")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The memory that it has in use.
+    pub fn memory(&self) -> Memory {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("Linux tells of its processes");
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("a size");
+            kib * 1024
+        };
+        Memory {
+            resident: bytes("VmRSS:"),
+            peak: bytes("VmHWM:"),
+        }
+    }
+
+    /// The end of what it logged, for reports of failure.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("nobody panics with it").join("\n")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Caller {
+    /// Makes one that may do everything that a benchmark does.
+    pub fn create(database_url: &str) -> Self {
+        let output = binary()
+            .args(["service-account", "create", "bench", "--json"])
+            .args(["--allow", "introspect,manage,directory"])
+            .args(["--database-url", database_url])
+            .output()
+            .expect("the binary runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let made: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let token = made["token"].as_str().expect("a token").to_owned();
+        let bearer = format!("Bearer {token}").parse().expect("tokens are ASCII");
+        Self { token, bearer }
+    }
+
+    /// A message of this caller's.
+    pub fn says<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let bearer = self.bearer.clone();
+        request.metadata_mut().insert("authorization", bearer);
+        request
+    }
+}
