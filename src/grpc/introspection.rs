@@ -7,7 +7,10 @@ use std::{pin::Pin, time::Duration};
 
 use chrono::TimeDelta;
 use futures_util::stream;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -60,9 +63,11 @@ impl IntrospectionService for Services {
         let (_, extensions, requests) = request.into_parts();
         let caller = extensions.get::<Caller>();
         let caller = caller.ok_or(ApiError::Defect("no caller was established"))?;
+        let deadline = extensions.get::<Deadline>();
         let conversation = Conversation {
             services: self.clone(),
             caller: caller.clone(),
+            deadline: deadline.map(|at| Box::pin(sleep_until(at.0))),
             requests,
             draining: self.draining.clone(),
         };
@@ -97,6 +102,8 @@ impl IntrospectionService for Services {
 struct Conversation {
     services: Services,
     caller: Caller,
+    /// The caller's own; none of ours ends a stream.
+    deadline: Option<Pin<Box<Sleep>>>,
     requests: Streaming<pb::IntrospectRequest>,
     draining: watch::Receiver<bool>,
 }
@@ -109,6 +116,9 @@ impl Conversation {
             // Also where whoever could tell is gone.
             _ = self.draining.wait_for(|draining| *draining) => {
                 return Some(Err(ApiError::ShuttingDown.into()));
+            }
+            () = passed(&mut self.deadline) => {
+                return Some(Err(ApiError::DeadlineExceeded.into()));
             }
             request = self.requests.next() => request?,
         };
@@ -138,6 +148,14 @@ impl Conversation {
     fn caller_is_known(&self) -> bool {
         let view = self.services.replica.view();
         view.is_ok_and(|view| view.index().caller(&self.caller.token).is_some())
+    }
+}
+
+/// Comes back when a deadline has passed, and never where there is none.
+async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
+    match deadline {
+        Some(deadline) => deadline.await,
+        None => std::future::pending().await,
     }
 }
 

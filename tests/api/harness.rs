@@ -32,6 +32,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::support::{
     doubles::{SeededEntropy, TestClock},
     postgres,
+    proxy::Proxy,
 };
 
 /// The service whose health is reported last.
@@ -71,6 +72,15 @@ impl TestApp {
         Self::on(&url, &store_options, options).await
     }
 
+    /// A server that reaches its database through a proxy, and the world's directory.
+    pub async fn behind_proxy(options: server::Options) -> (Self, Proxy) {
+        let direct = postgres::migrated_database().await;
+        let (proxy, url) = Proxy::start(&direct);
+        let app = Self::on(&direct, &store::Options::new(url), options).await;
+        app.change(crate::fixtures::world()).await;
+        (app, proxy)
+    }
+
     /// A server that reaches its database, which is at `direct`, in another way.
     pub async fn on(direct: &str, store: &store::Options, options: server::Options) -> Self {
         let clock = Arc::new(TestClock::default());
@@ -81,6 +91,27 @@ impl TestApp {
             let token = make_account(&store, permission.as_str(), &[*permission]).await;
             tokens.push((*permission, token));
         }
+        Self::serve(direct, store, clock, entropy, tokens, options).await
+    }
+
+    /// Another server on the same database, with the same clock and callers.
+    pub async fn beside(&self, options: server::Options) -> Self {
+        let clock = Arc::clone(&self.clock);
+        let entropy = Arc::clone(&self.entropy);
+        let store = store::Options::new(&self.database_url);
+        let store = Store::new(&store, Arc::clone(&clock) as _, Arc::clone(&entropy) as _);
+        let (url, tokens) = (&self.database_url, self.tokens.clone());
+        Self::serve(url, store, clock, entropy, tokens, options).await
+    }
+
+    async fn serve(
+        direct: &str,
+        store: Store,
+        clock: Arc<TestClock>,
+        entropy: Arc<SeededEntropy>,
+        tokens: Vec<(CallerPermission, String)>,
+        options: server::Options,
+    ) -> Self {
         let (connections, incoming) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::channel(2);
         let incoming = UnboundedReceiverStream::new(incoming);
@@ -341,14 +372,19 @@ impl Caller {
 
     /// Opens a stream of introspections.
     pub async fn stream(&self) -> Conversation {
+        self.try_stream().await.expect("a stream")
+    }
+
+    /// The same, for one that may be refused.
+    pub async fn try_stream(&self) -> Result<Conversation, Status> {
         let (requests, receiver) = mpsc::channel(1);
         let mut client = IntrospectionServiceClient::new(self.channel.clone());
         let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let answers = client.introspect_stream(self.request(receiver)).await;
-        Conversation {
+        let answers = client.introspect_stream(self.request(receiver)).await?;
+        Ok(Conversation {
             requests,
-            answers: answers.expect("a stream").into_inner(),
-        }
+            answers: answers.into_inner(),
+        })
     }
 
     /// A request with this caller's metadata and timeout.
@@ -371,6 +407,7 @@ impl Caller {
 }
 
 /// A stream of introspections.
+#[derive(Debug)]
 pub struct Conversation {
     pub requests: mpsc::Sender<pb::IntrospectRequest>,
     pub answers: Streaming<pb::IntrospectResponse>,

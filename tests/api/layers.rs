@@ -1,15 +1,16 @@
 //! The layers in front of the services: each refuses what is its to refuse, and
 //! lets the rest through.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use hitkeep_auth::{
     domain::caller::CallerPermission::{self, Directory, Manage},
     pb, server,
 };
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body, Bytes, Frame};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio_stream::StreamExt;
 use tonic::Status;
 use tonic_types::StatusExt;
 
@@ -118,13 +119,41 @@ async fn raw(app: &TestApp, path: &str, headers: &[(&str, &str)], body: &[u8]) -
     raw_as(app, Manage, path, headers, body).await
 }
 
-async fn raw_as(
+/// The same, for a caller with that permission.
+pub async fn raw_as(
     app: &TestApp,
     permission: CallerPermission,
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Status {
+    let body = Full::new(Bytes::copy_from_slice(body));
+    exchange(app, permission, path, headers, body).await
+}
+
+/// The same, for one that says no more after that, and does not say so either.
+pub async fn raw_open(
+    app: &TestApp,
+    permission: CallerPermission,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Status {
+    let said = tokio_stream::once(Ok::<_, Infallible>(Frame::data(Bytes::from(body))));
+    let body = StreamBody::new(said.chain(tokio_stream::pending()));
+    exchange(app, permission, path, headers, body).await
+}
+
+async fn exchange<B>(
+    app: &TestApp,
+    permission: CallerPermission,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: B,
+) -> Status
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     app.connect(theirs);
     let (mut sender, connection) =
@@ -140,9 +169,7 @@ async fn raw_as(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request
-        .body(Full::new(Bytes::copy_from_slice(body)))
-        .unwrap();
+    let request = request.body(body).unwrap();
     let response = sender.send_request(request).await.unwrap();
     let (head, body) = response.into_parts();
     let trailers = body
@@ -158,7 +185,7 @@ async fn raw_as(
 }
 
 /// A message in its frame.
-fn framed(message: &impl prost::Message) -> Vec<u8> {
+pub fn framed(message: &impl prost::Message) -> Vec<u8> {
     let encoded = message.encode_to_vec();
     let length = u32::try_from(encoded.len()).unwrap();
     [&[0], &length.to_be_bytes()[..], &encoded].concat()

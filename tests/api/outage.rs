@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use hitkeep_auth::{
     pb::{self, SiteRole},
-    server, store,
+    server,
 };
 use tonic::Streaming;
 use tonic_health::pb::{
@@ -16,25 +16,15 @@ use tonic_health::pb::{
 use crate::{
     fixtures::*,
     harness::{TestApp, told},
-    support::{postgres, proxy::Proxy},
+    support::proxy::Proxy,
 };
 
 /// What could be a token, and never was one.
 const UNHEARD_OF: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 const GONE: &str = "Unavailable DATABASE_UNAVAILABLE";
 
-/// A server that reaches its database through a proxy.
 async fn behind_proxy() -> (TestApp, Proxy) {
-    let direct = postgres::migrated_database().await;
-    let (proxy, url) = Proxy::start(&direct);
-    let app = TestApp::on(
-        &direct,
-        &store::Options::new(url),
-        server::Options::default(),
-    )
-    .await;
-    app.change(world()).await;
-    (app, proxy)
+    TestApp::behind_proxy(server::Options::default()).await
 }
 
 #[tokio::test]

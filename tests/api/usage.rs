@@ -19,6 +19,8 @@ use hitkeep_auth::{
 };
 use tokio::sync::oneshot;
 
+mod answered;
+
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp, told, violations},

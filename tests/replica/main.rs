@@ -19,10 +19,12 @@ mod fixtures;
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod harness;
 
+#[path = "../support/dice.rs"]
+mod dice;
+
 mod changes;
 mod checker;
 mod cluster;
-mod dice;
 mod index;
 mod own_postgres;
 mod steps;
@@ -31,6 +33,7 @@ mod waiting;
 mod cut;
 mod killed;
 mod lost;
+mod model;
 mod order;
 mod proxy;
 mod random;

@@ -4,14 +4,20 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "../support/dice.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod dice;
 #[path = "../support/empty.rs"]
 mod empty;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
+mod by_hand;
 mod database;
 
+mod changes;
 mod constraints;
+mod feed;
 mod foreign_keys;
 mod inconsistent;
 mod migrations;

@@ -17,6 +17,7 @@ use hitkeep_auth::{
     store::{
         Store, audit,
         clients::{self, Listing},
+        feed::{CatchUp, ClientRow, Feed, GrantRow, Position, Sink, TokenRow},
     },
 };
 use uuid::Uuid;
@@ -243,6 +244,116 @@ async fn tell_usage(store: &Store) {
         assert_eq!(days.len(), 3);
     }
     snapshot.close().await.unwrap();
+}
+
+/// One row of each table, changed by hand.
+const CHANGES: [&str; 23] = [
+    "INSERT INTO users VALUES (id(5000 + $), 'user')",
+    "UPDATE users SET disabled = NOT disabled WHERE id = id($)",
+    "DELETE FROM users WHERE id = id(5000 + $)",
+    "INSERT INTO teams VALUES (id(5000 + $))",
+    "UPDATE teams SET archived = NOT archived WHERE id = id($)",
+    "DELETE FROM teams WHERE id = id(5000 + $)",
+    "INSERT INTO sites VALUES (id(7000 + $), id($))",
+    "UPDATE sites SET team_id = id($) WHERE id = id(7 * $)",
+    "DELETE FROM sites WHERE id = id(9 * $)",
+    "INSERT INTO team_members VALUES (id($), id(1900), 'member')",
+    "UPDATE team_members SET role = 'owner' WHERE team_id = id($)",
+    "DELETE FROM team_members WHERE user_id = id(10 * $)",
+    "INSERT INTO site_members VALUES (id(200 + $), id(1900), 'viewer')",
+    "UPDATE site_members SET role = 'editor' WHERE user_id = id($)",
+    "DELETE FROM site_members WHERE user_id = id(10 * $)",
+    "UPDATE api_clients SET name = name || '!' WHERE id = id($)",
+    "DELETE FROM api_clients WHERE id = id(300 + $)",
+    "INSERT INTO api_client_grants VALUES (id($), id(4000 + 7 * $), 'viewer') \
+     ON CONFLICT (client_id, site_id) DO UPDATE SET role = 'editor'",
+    "UPDATE api_client_grants SET role = 'owner' WHERE client_id = id($)",
+    "DELETE FROM api_client_grants WHERE client_id = id(600 + $)",
+    "UPDATE api_client_tokens SET end_time = now() WHERE client_id = id(400 + $)",
+    "INSERT INTO api_client_tokens VALUES (hash(20000 + $), id(400 + $), '', now(), NULL)",
+    "DELETE FROM api_client_tokens WHERE client_id = id(500 + $)",
+];
+
+/// Nobody: what a replica does with its rows is not for the database to know.
+struct Void(usize);
+
+impl Sink for Void {
+    fn client(&mut self, _: ClientRow) {
+        self.0 += 1;
+    }
+
+    fn grant(&mut self, _: GrantRow) {}
+
+    fn token(&mut self, _: TokenRow) {}
+
+    fn unreadable(&mut self, _: ClientId) {}
+}
+
+/// Changes by hand, each of them one row, all on one connection: whose plans are
+/// made for all parameters after some of them.
+async fn change_by_hand(url: &str) {
+    use diesel_async::SimpleAsyncConnection;
+
+    let mut connection = postgres::connect(url).await;
+    for n in 1..=TIMES {
+        for change in CHANGES {
+            let sql = change.replace('$', &n.to_string());
+            let done = connection.batch_execute(&sql).await;
+            done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+    }
+}
+
+/// A replica that looks at the log after each change.
+async fn follow_changes(url: &str, feed: &mut Feed, mut position: Position) {
+    let mut read = Void(0);
+    for n in 1..=TIMES {
+        for change in [
+            "UPDATE users SET disabled = NOT disabled WHERE id = id($)",
+            "UPDATE api_clients SET name = name || '?' WHERE id = id($)",
+            "DELETE FROM api_clients WHERE id = id(800 + $)",
+        ] {
+            postgres::execute(url, &change.replace('$', &n.to_string())).await;
+            let state = feed.state(position).await.unwrap();
+            assert!(state.continues);
+            let caught_up = feed.catch_up(position, &mut read).await.unwrap();
+            let CatchUp::Changed(state, changed) = caught_up else {
+                panic!("{change}: {caught_up:?}");
+            };
+            assert!(changed.len() < 10);
+            position = state.position;
+        }
+    }
+    assert!(read.0 > 0);
+}
+
+#[tokio::test]
+async fn a_change_costs_the_same_however_many_clients_there_are() {
+    let url = postgres::migrated_database().await;
+    postgres::execute(&url, FILL).await;
+    let mut feed = store(&url).connect_feed().await.unwrap();
+    let position = feed.read_all(&mut Void(0)).await.unwrap().0.position;
+    drop(feed);
+    let before = scans(&url).await;
+    let settled = |what: &str, after: BTreeMap<String, u64>| {
+        let scanned: Vec<_> = after
+            .iter()
+            .filter(|(table, count)| before[*table] != **count)
+            .collect();
+        assert!(scanned.is_empty(), "{what} scans {scanned:?}");
+    };
+    change_by_hand(&url).await;
+    settled("a change by hand", scans(&url).await);
+    // All of them at once, and then one after the other.
+    let mut feed = store(&url).connect_feed().await.unwrap();
+    let caught_up = feed.catch_up(position, &mut Void(0)).await.unwrap();
+    let CatchUp::Changed(state, changed) = caught_up else {
+        panic!("{caught_up:?}");
+    };
+    assert!(changed.len() > 100);
+    follow_changes(&url, &mut feed, state.position).await;
+    drop(feed);
+    settled("a look at the log", scans(&url).await);
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ use tokio::{
 const NOTIFICATION: u8 = b'A';
 /// The types of messages that carry a statement: a simple query, and a parse.
 const STATEMENTS: [u8; 2] = [b'Q', b'P'];
+/// Those that have one run: a simple query, and an execution.
+const RUNS: [u8; 2] = [b'Q', b'E'];
 
 /// A proxy on a Unix socket of its own.
 pub struct Proxy {
@@ -96,6 +98,8 @@ struct Shared {
     caught: watch::Sender<bool>,
     /// Bytes that went through, to the server and to the client.
     passed: [AtomicU64; 2],
+    /// Statements that were to be run.
+    run: AtomicU64,
     /// Connections on which somebody said LISTEN and that are open.
     listening: AtomicU64,
 }
@@ -133,6 +137,7 @@ impl Proxy {
             mark: Mutex::new(None),
             caught: watch::Sender::new(false),
             passed: [AtomicU64::new(0), AtomicU64::new(0)],
+            run: AtomicU64::new(0),
             listening: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, target, Arc::clone(&shared)));
@@ -203,6 +208,11 @@ impl Proxy {
     /// How many bytes went through that way so far.
     pub fn passed(&self, direction: Direction) -> u64 {
         self.shared.passed[direction as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many statements it was asked to run so far.
+    pub fn statements(&self) -> u64 {
+        self.shared.run.load(Ordering::Relaxed)
     }
 
     /// Holds back all replies on the first connection on which a message with
@@ -339,6 +349,9 @@ impl Link {
 
     /// Takes note of what a client says.
     fn look_at(&self, message: &[u8]) {
+        if RUNS.contains(&message[0]) {
+            self.shared.run.fetch_add(1, Ordering::Relaxed);
+        }
         if STATEMENTS.contains(&message[0])
             && says_listen(message)
             && !self.listens.swap(true, Ordering::Relaxed)

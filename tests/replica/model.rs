@@ -1,0 +1,327 @@
+//! The index beside a model of it: whatever was put and removed in whatever order, it
+//! says what one says that was made of the last state alone, and no version that was
+//! given out ever changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hitkeep_auth::{
+    domain::{
+        Revision, Timestamp,
+        access::{EffectiveAccess, Owner},
+        caller::{CallerName, CallerPermission, ServiceAccount},
+        client::Expiry,
+        id::{ClientId, ServiceAccountId, UserId},
+        introspection::{Life, Settled, TokenStanding},
+        role::InstanceRole,
+        token::{TokenHash, TokenHint},
+        usage::Outcome,
+    },
+    replica::{
+        index::{Index, Known, Writer},
+        usage::Ledger,
+    },
+};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+/// Ids and hashes are few, so that they meet often.
+const CLIENTS: u8 = 6;
+const HASHES: u8 = 12;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_timestamp(second, 0).unwrap()
+}
+
+fn client(number: u8) -> ClientId {
+    // Half of them have the same lower half.
+    let (high, low) = (u64::from(number) << 40, u64::from(number % 2));
+    ClientId::from_uuid(Uuid::from_u64_pair(high, low))
+}
+
+/// Four of each kind agree in their first ten bytes, which is more than the index
+/// looks at before it compares them whole.
+fn hash(number: u8) -> TokenHash {
+    let mut hash = [7; 32];
+    hash[usize::from(number % 3)] = number % 3;
+    hash[31] = number;
+    TokenHash(hash)
+}
+
+fn known(number: u8, state: u8) -> Known {
+    if state == 0 {
+        return Known::Unreadable(client(number));
+    }
+    Known::Settled(Settled {
+        client: client(number),
+        owner: Owner::User(UserId::from_uuid(Uuid::from_u128(1))),
+        life: Life::Live,
+        access: EffectiveAccess {
+            instance_role: InstanceRole::User,
+            grants: std::iter::empty().collect(),
+        },
+        expiry: Expiry::Never,
+        name: format!("state {state}").into(),
+    })
+}
+
+fn account(number: u8) -> (TokenHash, ServiceAccount) {
+    let account = ServiceAccount {
+        id: ServiceAccountId::from_uuid(Uuid::from_u128(number.into())),
+        name: CallerName::parse(&format!("caller-{number}")).unwrap(),
+        permissions: [CallerPermission::Introspect].into_iter().collect(),
+        token_hint: TokenHint(String::new()),
+        create_time: at(0),
+        revoke_time: None,
+    };
+    (hash(number), account)
+}
+
+/// What happens to an index.
+#[derive(Clone, Debug)]
+enum Step {
+    /// This becomes known of a client: its state and its tokens, of which the first
+    /// is the current one, where it has one.
+    Put(u8, u8, Vec<u8>, bool),
+    Remove(u8),
+    Callers(Vec<u8>),
+    /// A version is given out.
+    Version,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let hashes = proptest::collection::vec(0..HASHES, 0..4);
+    prop_oneof![
+        6 => (0..CLIENTS, 0_u8..4, hashes, any::<bool>())
+            .prop_map(|(client, state, hashes, current)| Step::Put(client, state, hashes, current)),
+        2 => (0..CLIENTS).prop_map(Step::Remove),
+        1 => proptest::collection::vec(0..HASHES, 0..3).prop_map(Step::Callers),
+        2 => Just(Step::Version),
+    ]
+}
+
+type Tokens = Vec<(TokenHash, TokenStanding)>;
+
+/// The model: what is known of each client, and of each hash whose it became last.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    clients: BTreeMap<u8, (Known, Tokens)>,
+    holders: BTreeMap<[u8; 32], u8>,
+    callers: BTreeSet<u8>,
+}
+
+impl Model {
+    fn apply(&mut self, step: &Step, writer: &mut Writer) {
+        match step {
+            Step::Put(number, state, hashes, current) => {
+                let mut tokens = Tokens::new();
+                for (place, hashed) in hashes.iter().enumerate() {
+                    let standing = if place == 0 && *current {
+                        TokenStanding::Current
+                    } else {
+                        TokenStanding::ReplacedUntil(at(i64::from(*state)))
+                    };
+                    // The database has each hash once.
+                    if tokens.iter().all(|(other, _)| *other != hash(*hashed)) {
+                        tokens.push((hash(*hashed), standing));
+                    }
+                }
+                self.forget(*number);
+                for (hash, _) in &tokens {
+                    self.holders.insert(hash.0, *number);
+                }
+                writer.put(known(*number, *state), &tokens);
+                self.clients
+                    .insert(*number, (known(*number, *state), tokens));
+            }
+            Step::Remove(number) => {
+                self.forget(*number);
+                writer.remove(client(*number));
+            }
+            Step::Callers(numbers) => {
+                self.callers = numbers.iter().copied().collect();
+                writer.set_callers(self.callers.iter().map(|number| account(*number)).collect());
+            }
+            Step::Version => {}
+        }
+    }
+
+    fn forget(&mut self, number: u8) {
+        self.clients.remove(&number);
+        self.holders.retain(|_, holder| *holder != number);
+    }
+
+    /// What an index says that was made of this state alone, in the order of the
+    /// clients' numbers, and backwards.
+    fn anew(&self) -> [Writer; 2] {
+        let mut writers = [Writer::default(), Writer::default()];
+        let put = |writer: &mut Writer, number: &u8| {
+            let (known, tokens) = &self.clients[number];
+            // Those alone that did not become another's.
+            let tokens: Tokens = tokens
+                .iter()
+                .filter(|(hash, _)| self.holders.get(&hash.0) == Some(number))
+                .copied()
+                .collect();
+            writer.put(known.clone(), &tokens);
+        };
+        self.clients
+            .keys()
+            .for_each(|number| put(&mut writers[0], number));
+        let backwards = self.clients.keys().rev();
+        backwards.for_each(|number| put(&mut writers[1], number));
+        for writer in &mut writers {
+            writer.set_callers(self.callers.iter().map(|number| account(*number)).collect());
+        }
+        writers
+    }
+
+    fn check(&self, index: &Index) -> Result<(), TestCaseError> {
+        prop_assert_eq!(index.clients(), self.clients.len());
+        for number in 0..HASHES {
+            let hash = hash(number);
+            let found = index.find(&hash);
+            let found = found.map(|found| (found.client.known.clone(), found.standing));
+            let expected = self.holders.get(&hash.0).map(|holder| {
+                let (known, tokens) = &self.clients[holder];
+                let (_, standing) = tokens.iter().find(|(other, _)| *other == hash).unwrap();
+                (known.clone(), *standing)
+            });
+            prop_assert_eq!(found, expected, "hash {}", number);
+            let caller = index.caller(&hash).map(|account| account.name.clone());
+            let expected = self.callers.contains(&number);
+            prop_assert_eq!(caller, expected.then(|| account(number).1.name));
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn it_says_what_the_last_state_says(steps in proptest::collection::vec(any_step(), 1..40)) {
+        let (mut writer, mut model) = (Writer::default(), Model::default());
+        let mut versions = Vec::new();
+        for (number, step) in steps.iter().enumerate() {
+            model.apply(step, &mut writer);
+            prop_assert_eq!(writer.clients(), model.clients.len());
+            let revision = Revision(number.try_into().unwrap());
+            if matches!(step, Step::Version) {
+                versions.push((writer.version(revision), revision, model.clone()));
+            } else {
+                model.check(&writer.version(revision))?;
+            }
+        }
+        for other in model.anew() {
+            model.check(&other.version(Revision(0)))?;
+        }
+        // None of them has changed since.
+        for (version, revision, then) in versions {
+            prop_assert_eq!(version.revision, revision);
+            then.check(&version)?;
+        }
+    }
+}
+
+#[test]
+fn a_token_that_goes_from_one_client_to_another_is_the_others_in_either_order() {
+    let current = |number| (hash(number), TokenStanding::Current);
+    let replaced = |number| (hash(number), TokenStanding::ReplacedUntil(at(9)));
+    for taken_first in [true, false] {
+        for standing in [current(1), replaced(1)] {
+            let mut writer = Writer::default();
+            writer.put(known(1, 1), &[current(1), replaced(2)]);
+            writer.put(known(2, 1), &[current(3)]);
+            let before = writer.version(Revision(1));
+            let mut steps = [
+                (known(1, 2), vec![replaced(2)]),
+                (known(2, 2), vec![current(3), standing]),
+            ];
+            if taken_first {
+                steps.reverse();
+            }
+            for (known, tokens) in steps {
+                writer.put(known, &tokens);
+            }
+            let after = writer.version(Revision(2));
+            let whose = |index: &Index, number| {
+                index
+                    .find(&hash(number))
+                    .map(|found| found.client.known.id())
+            };
+            assert_eq!(whose(&after, 1), Some(client(2)));
+            assert_eq!(whose(&after, 2), Some(client(1)));
+            assert_eq!(whose(&after, 3), Some(client(2)));
+            assert_eq!(after.find(&hash(1)).unwrap().standing, standing.1);
+            assert_eq!(whose(&before, 1), Some(client(1)));
+            // The end of the one it was taken from does not take it from the other.
+            writer.remove(client(1));
+            let end = writer.version(Revision(3));
+            assert_eq!(whose(&end, 1), Some(client(2)));
+            assert_eq!(whose(&end, 2), None);
+        }
+    }
+}
+
+/// Ids that end alike, some of which lie in one place, and tokens that all do.
+#[test]
+fn many_clients_that_are_alike_are_told_apart() {
+    const MANY: u64 = 3000;
+    // Squares, since what is evenly spaced is spread evenly.
+    let id = |number: u64| ClientId::from_uuid(Uuid::from_u64_pair(number * number, 1));
+    let token = |number: u64| {
+        let mut hash = [0; 32];
+        // All in one place of the index, and all with one tag.
+        hash[24..].copy_from_slice(&number.to_be_bytes());
+        TokenHash(hash)
+    };
+    let mut writer = Writer::default();
+    for number in 0..MANY {
+        let known = Known::Unreadable(id(number));
+        writer.put(known, &[(token(number), TokenStanding::Current)]);
+    }
+    let full = writer.version(Revision(1));
+    for number in (0..MANY).step_by(2) {
+        writer.remove(id(number));
+    }
+    let half = writer.version(Revision(2));
+    assert_eq!((full.clients(), half.clients()), (3000, 1500));
+    for number in 0..MANY {
+        let whose = |index: &Index| {
+            let found = index.find(&token(number));
+            found.map(|found| found.client.known.id())
+        };
+        assert_eq!(whose(&full), Some(id(number)));
+        assert_eq!(whose(&half), (number % 2 == 1).then(|| id(number)));
+    }
+}
+
+#[test]
+fn what_was_noted_stays_with_a_client_that_changes() {
+    let (ledger, flusher) = Ledger::new();
+    let mut writer = Writer::default();
+    let tokens = [(hash(1), TokenStanding::Current)];
+    writer.put(known(1, 1), &tokens);
+    let old = writer.version(Revision(1));
+    let note = |index: &Index| {
+        let slot = &index.find(&hash(1)).expect("it is there").client.usage;
+        ledger.note(client(1), slot, Outcome::Used, at(0));
+        format!("{slot:?}")
+    };
+    let first = note(&old);
+    writer.put(known(1, 2), &tokens);
+    let new = writer.version(Revision(2));
+    let seen = note(&new);
+    assert_ne!(seen, first, "the first note is in there too");
+    // They are the same counters: whoever still has the old version counts there too.
+    assert_eq!(
+        format!("{:?}", old.find(&hash(1)).unwrap().client.usage),
+        seen
+    );
+    assert_ne!(note(&old), seen);
+    // One that is gone, and made anew, begins anew.
+    writer.remove(client(1));
+    writer.put(known(1, 3), &tokens);
+    let another = writer.version(Revision(3));
+    let fresh = format!("{:?}", another.find(&hash(1)).unwrap().client.usage);
+    assert!(!fresh.contains("Counters"), "{fresh}");
+    drop(flusher);
+}
