@@ -58,7 +58,6 @@ const USUAL_REPLY: usize = 320;
 const MAX_BODY: usize = 1024;
 
 /// What all connections share.
-#[derive(Clone)]
 pub(super) struct Ways {
     pub(super) services: Services,
     pub(super) replica: Replica,
@@ -120,7 +119,7 @@ enum Way {
 
 /// What answers the calls of one connection.
 pub(super) struct Dispatch {
-    ways: Ways,
+    ways: Arc<Ways>,
     /// The caller that showed itself last: nearly always the only one.
     remembered: Mutex<Option<Remembered>>,
 }
@@ -134,7 +133,7 @@ struct Remembered {
 }
 
 impl Dispatch {
-    pub(super) fn new(ways: Ways) -> Self {
+    pub(super) fn new(ways: Arc<Ways>) -> Self {
         Self {
             ways,
             remembered: Mutex::default(),
@@ -168,8 +167,8 @@ impl Dispatch {
         let (Some(shown), None) = (values.next(), values.next()) else {
             return None;
         };
-        let view = self.ways.replica.view().ok()?;
-        let callers = view.index().callers();
+        let index = self.ways.replica.index();
+        let callers = index.as_ref()?.callers();
         let mut remembered = self
             .remembered
             .lock()
@@ -205,7 +204,7 @@ impl Service<Request<Incoming>> for Dispatch {
     fn call(&self, request: Request<Incoming>) -> Answer {
         match self.way_of(&request) {
             Way::Short => Answer::Reading(Some(Reading {
-                ways: self.ways.clone(),
+                ways: Arc::clone(&self.ways),
                 request,
                 read: Bytes::new(),
             })),
@@ -224,13 +223,12 @@ impl Service<Request<Incoming>> for Dispatch {
 
 /// A call whose message is being read.
 pub(super) struct Reading {
-    ways: Ways,
+    ways: Arc<Ways>,
     request: Request<Incoming>,
     read: Bytes,
 }
 
 /// The answer to a call, as it comes.
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub(super) enum Answer {
     Reading(Option<Reading>),
     /// There already, because its body is what takes time.

@@ -143,8 +143,9 @@ impl Conversation {
                 if let Ok(data) = frame.into_data() {
                     self.read.extend_from_slice(&data);
                 }
-                let known = self.replica.view();
-                if !known.is_ok_and(|view| view.index().caller(&self.caller).is_some()) {
+                let index = self.replica.index();
+                let known = index.as_ref().and_then(|index| index.caller(&self.caller));
+                if known.is_none() {
                     self.end = Some(Err(ApiError::CallerUnknown));
                 }
             }
