@@ -157,12 +157,15 @@ pub struct ServeArgs {
     /// How long calls under way have to finish when the server is told to stop
     #[arg(long, env = "HITKEEP_AUTH_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     drain_timeout: Duration,
-    /// Introspections under way at once, over all connections
+    /// Introspections that have to wait, at once, over all connections
     #[arg(long, env = "HITKEEP_AUTH_MAX_INTROSPECTIONS", default_value_t = 4096, value_parser = at_least_one, value_name = "N")]
     max_introspections: usize,
     /// Other calls under way at once, over all connections
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
+    /// Threads that speak to callers; 0 shares those that do everything else [default: one for each core]
+    #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
+    threads: Option<usize>,
 }
 
 /// What `migrate` takes.
@@ -299,6 +302,7 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
+            threads: self.threads.unwrap_or_else(one_for_each_core),
         }
     }
 }
@@ -398,4 +402,9 @@ fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
         return Err(format!("must be at least {least}"));
     }
     Ok(read)
+}
+
+/// Of those cores that this process may use.
+fn one_for_each_core() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
     sync::{Semaphore, mpsc, watch},
 };
 use tokio_stream::Stream;
@@ -16,8 +16,10 @@ mod connections;
 mod hot;
 mod layers;
 pub mod lifecycle;
+pub mod workers;
 
 use connections::Connections;
+use workers::{Handed, Workers};
 
 use crate::{
     grpc::{self, Services},
@@ -49,10 +51,14 @@ pub struct Options {
     pub request_timeout: Duration,
     /// How long calls under way have to finish at the end. Default 30 s.
     pub drain_timeout: Duration,
-    /// Introspections under way at once, over all connections. Default 4,096.
+    /// Introspections that cannot be answered at once, under way over all
+    /// connections. Default 4,096.
     pub max_introspections: usize,
     /// Other calls under way at once, over all connections. Default 256.
     pub max_calls: usize,
+    /// Threads that speak to callers and do nothing else. Default 0: the runtime
+    /// that serves does it.
+    pub threads: usize,
 }
 
 impl Default for Options {
@@ -64,6 +70,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
+            threads: 0,
         }
     }
 }
@@ -79,17 +86,21 @@ pub enum Ended {
 
 /// Serves on `incoming` until told to stop: a first message drains, a second one
 /// ends it at once.
-pub async fn serve<I, IO, E>(
+pub async fn serve<I, C, E>(
     store: Store,
     options: Options,
     incoming: I,
     mut stop: mpsc::Receiver<()>,
 ) -> Ended
 where
-    I: Stream<Item = Result<IO, E>>,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: Stream<Item = Result<C, E>>,
+    C: Handed,
     E: std::fmt::Display,
 {
+    let workers = Workers::start(options.threads).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
+        Workers::here()
+    });
     let (replica, usage) = Replica::start(&store, options.replica);
     let (health, health_service) = tonic_health::server::health_reporter();
     let status = lifecycle::report_health(&replica, &health).await;
@@ -110,11 +121,13 @@ where
         store: store.clone(),
         replica: replica.clone(),
     };
-    let mut connections = Connections::new(hot::Ways {
+    let ways = hot::Ways {
         services: services.clone(),
         replica,
         router: router(services, callers, &options, health_service),
-    });
+        runtime: Handle::current(),
+    };
+    let mut connections = Connections::new(ways, workers);
     tokio::select! {
         // Dropped with its listener where the other is first.
         () = connections.accept(incoming) => {}

@@ -1,8 +1,8 @@
 //! `serve`: the service against a Postgres that somebody else runs.
 
-use std::{io, time::Duration};
+use std::{io, net::TcpStream, time::Duration};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_stream::Stream;
 
 use super::{Failure, open};
@@ -47,7 +47,9 @@ fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> 
             match listener.accept().await {
                 Ok((connection, _)) => {
                     // Answers are small: each leaves at once.
-                    let ready = connection.set_nodelay(true).map(|()| connection);
+                    let ready = connection
+                        .set_nodelay(true)
+                        .and_then(|()| connection.into_std());
                     return Some((ready, listener));
                 }
                 Err(error) => {

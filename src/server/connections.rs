@@ -9,13 +9,13 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
 
-use super::hot::{Dispatch, Ways};
+use super::{
+    hot::{Dispatch, Ways},
+    workers::{Handed, Workers},
+};
 
 /// How often an idle connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -32,10 +32,11 @@ pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
     draining: GracefulShutdown,
     tasks: JoinSet<()>,
+    workers: Workers,
 }
 
 impl Connections {
-    pub(super) fn new(ways: Ways) -> Self {
+    pub(super) fn new(ways: Ways, workers: Workers) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -47,14 +48,15 @@ impl Connections {
             http,
             draining: GracefulShutdown::new(),
             tasks: JoinSet::new(),
+            workers,
         }
     }
 
     /// Serves what comes in, for as long as something does.
-    pub(super) async fn accept<I, IO, E>(&mut self, incoming: I)
+    pub(super) async fn accept<I, C, E>(&mut self, incoming: I)
     where
-        I: Stream<Item = Result<IO, E>>,
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        I: Stream<Item = Result<C, E>>,
+        C: Handed,
         E: std::fmt::Display,
     {
         tokio::pin!(incoming);
@@ -77,26 +79,34 @@ impl Connections {
         let Self {
             draining,
             mut tasks,
+            // They have to live until the last one is done.
+            workers: _workers,
             ..
         } = self;
         draining.shutdown().await;
         while tasks.join_next().await.is_some() {}
     }
 
-    fn serve<IO>(&mut self, connection: IO)
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    fn serve<C: Handed>(&mut self, connection: C) {
+        let place = self.workers.place();
+        let runtime = place.runtime.clone();
         let service = Dispatch::new(self.ways.clone());
-        let served = self
-            .http
-            .serve_connection(TokioIo::new(connection), service);
-        let served = self.draining.watch(served);
-        self.tasks.spawn(async move {
+        let (http, watcher) = (self.http.clone(), self.draining.watcher());
+        let served = async move {
+            let _place = place;
+            let connection = match connection.here() {
+                Ok(connection) => TokioIo::new(connection),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be served");
+                    return;
+                }
+            };
+            let served = watcher.watch(http.serve_connection(connection, service));
             if let Err(error) = served.await {
                 // The peer's doing: it broke off, or speaks no HTTP/2.
                 tracing::debug!(%error, "a connection ended before its time");
             }
-        });
+        };
+        self.tasks.spawn_on(served, &runtime);
     }
 }

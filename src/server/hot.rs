@@ -24,6 +24,8 @@ use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     service::Service,
 };
+use tokio::{runtime::Handle, task::JoinHandle};
+use tonic::Status;
 use tower::Service as _;
 
 use super::{
@@ -35,7 +37,7 @@ use crate::{
         caller::CallerPermission,
         token::{Token, TokenKind},
     },
-    grpc::{Services, fast::PREFIX_BYTES},
+    grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
     replica::{Replica, index::Callers},
 };
 
@@ -56,6 +58,43 @@ pub(super) struct Ways {
     pub(super) services: Services,
     pub(super) replica: Replica,
     pub(super) router: axum::Router,
+    /// Where the usual way is gone, so that what takes longer keeps no thread from
+    /// its callers.
+    pub(super) runtime: Handle,
+}
+
+impl Ways {
+    fn route<B>(&self, request: Request<B>) -> Routed
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let mut router = self.router.clone();
+        Routed(
+            self.runtime
+                .spawn(async move { router.call(request.map(axum::body::Body::new)).await }),
+        )
+    }
+}
+
+/// A call that goes the usual way. Dropped, it ends: its caller went away.
+pub(super) struct Routed(JoinHandle<Result<Response<axum::body::Body>, Infallible>>);
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Routed {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<Reply>> {
+        let response = match ready!(Pin::new(&mut self.0).poll(context)) {
+            Ok(Ok(response)) => response,
+            // Panics are caught in there: its runtime has ended.
+            Err(_) => Status::from(ApiError::ShuttingDown).into_http(),
+        };
+        Poll::Ready(response.map(Reply::Routed))
+    }
 }
 
 /// What answers the calls of one connection.
@@ -138,8 +177,7 @@ impl Service<Request<Incoming>> for Dispatch {
                 read: Bytes::new(),
             }));
         }
-        let mut router = self.ways.router.clone();
-        Answer::Routed(Box::pin(router.call(request)))
+        Answer::Routed(self.ways.route(request))
     }
 }
 
@@ -157,8 +195,6 @@ pub(super) enum Answer {
     Routed(Routed),
 }
 
-type Routed = Pin<Box<dyn Future<Output = Result<Response<axum::body::Body>, Infallible>> + Send>>;
-
 impl Future for Answer {
     type Output = Result<Response<Reply>, Infallible>;
 
@@ -174,10 +210,7 @@ impl Future for Answer {
             *self = Self::Routed(call.route());
         }
         match &mut *self {
-            Self::Routed(routed) => routed
-                .as_mut()
-                .poll(context)
-                .map_ok(|response| response.map(Reply::Routed)),
+            Self::Routed(routed) => routed.poll(context).map(Ok),
             Self::Reading(_) => unreachable!("it was replaced above"),
         }
     }
@@ -235,17 +268,14 @@ impl Reading {
     /// Hands the call over, with what was read of it.
     fn route(self) -> Routed {
         let Self {
-            mut ways,
+            ways,
             request,
             read,
         } = self;
-        let request = request.map(|rest| {
-            axum::body::Body::new(Replayed {
-                first: Some(read).filter(|read| !read.is_empty()),
-                rest,
-            })
-        });
-        Box::pin(async move { ways.router.call(request).await })
+        ways.route(request.map(|rest| Replayed {
+            first: Some(read).filter(|read| !read.is_empty()),
+            rest,
+        }))
     }
 }
 

@@ -332,7 +332,12 @@ async fn too_much_and_too_long(provoked: &mut Provoked) {
     let app = TestApp::with(options).await;
     let refused = app.dashboard().await.create(personal(VERA)).await;
     provoked.is(refused, ErrorReason::Overloaded, &[]);
-    let refused = app.sidecar().await.introspect(introspect("x")).await;
+    // One that can be answered at once takes nobody's place.
+    let ahead = pb::IntrospectRequest {
+        at_least_revision: Some(9),
+        ..introspect("x")
+    };
+    let refused = app.sidecar().await.introspect(ahead).await;
     provoked.is(refused, ErrorReason::Overloaded, &[]);
 
     let options = server::Options {

@@ -82,12 +82,13 @@ async fn introspections_are_shed_by_their_own_limit() {
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
     let made = dashboard.created(personal(VERA)).await;
     // It waits for what is only done once the other one was refused.
-    let first = sidecar.introspect(pb::IntrospectRequest {
+    let ahead = pb::IntrospectRequest {
         at_least_revision: Some(made.revision + 1),
         ..introspect(&made.token)
-    });
+    };
+    let first = sidecar.introspect(ahead.clone());
     let second = async {
-        let shed = sidecar.introspect(introspect(&made.token)).await;
+        let shed = sidecar.introspect(ahead.clone()).await;
         assert_eq!(told(&shed), "Unavailable OVERLOADED");
         dashboard.created(personal(VERA)).await;
     };

@@ -1,0 +1,129 @@
+//! Threads that do nothing but speak to callers, each with a runtime of its own.
+//!
+//! On one thread there is nothing to lock and nobody to wake: the same call costs
+//! half of what it costs on a runtime whose threads share their work. Connections of
+//! gRPC are few and live long, so each goes to the thread that has the fewest,
+//! which shares them better than the kernel does between listeners of one port.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    net::TcpStream,
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+
+/// A connection that is not yet of any runtime.
+pub trait Handed: Send + 'static {
+    /// What it is on the runtime that it goes to.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Makes it one of the runtime that this is called on.
+    ///
+    /// # Errors
+    /// Where the system cannot watch it.
+    fn here(self) -> io::Result<Self::Io>;
+}
+
+impl Handed for std::net::TcpStream {
+    type Io = TcpStream;
+
+    fn here(self) -> io::Result<TcpStream> {
+        TcpStream::from_std(self)
+    }
+}
+
+impl Handed for DuplexStream {
+    type Io = Self;
+
+    fn here(self) -> io::Result<Self> {
+        Ok(self)
+    }
+}
+
+/// The threads. Dropped, they end, with all that runs on them.
+pub(super) struct Workers(Vec<Worker>);
+
+struct Worker {
+    runtime: Handle,
+    connections: Arc<AtomicUsize>,
+    /// The thread ends with this; none where it is not ours.
+    _life: Option<oneshot::Sender<()>>,
+}
+
+/// A connection's place on a thread, until it is dropped.
+pub(super) struct Place {
+    pub(super) runtime: Handle,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Workers {
+    /// Starts that many threads; for none, this runtime does the work.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub(super) fn start(threads: usize) -> io::Result<Self> {
+        if threads == 0 {
+            return Ok(Self::here());
+        }
+        (0..threads)
+            .map(Worker::start)
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// No threads: this runtime does the work.
+    pub(super) fn here() -> Self {
+        Self(vec![Worker {
+            runtime: Handle::current(),
+            connections: Arc::default(),
+            _life: None,
+        }])
+    }
+
+    /// A place on the thread that has the fewest connections.
+    pub(super) fn place(&self) -> Place {
+        let fewest = self
+            .0
+            .iter()
+            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        let worker = fewest.expect("there is at least one");
+        worker.connections.fetch_add(1, Ordering::Relaxed);
+        Place {
+            runtime: worker.runtime.clone(),
+            connections: Arc::clone(&worker.connections),
+        }
+    }
+}
+
+impl Worker {
+    fn start(number: usize) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (life, end) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("callers-{number}"))
+            .spawn(move || {
+                // Nothing is ever sent: the other end is dropped.
+                runtime.block_on(end).ok();
+            })?;
+        Ok(Self {
+            runtime: handle,
+            connections: Arc::default(),
+            _life: Some(life),
+        })
+    }
+}
