@@ -443,15 +443,13 @@ impl Transaction {
     }
 
     async fn commit(mut self) -> Result<Revision, StoreError> {
-        // The database stamps the revision by itself, where something changed. Both
-        // are sent before the first answer is there: others wait for the lock.
-        let connection = &*self.connection();
-        let stamped = diesel::sql_query("SELECT revision FROM index_state");
-        let (mut first, mut second) = (connection, connection);
-        let (state, ()) = tokio::try_join!(
-            stamped.get_result::<RevisionRow>(&mut first),
-            second.batch_execute("COMMIT"),
-        )?;
+        // The database stamps the revision by itself, where something changed. It is read
+        // before the commit is sent: after it, it may be somebody else's.
+        let stamped = "SELECT revision FROM index_state";
+        let state: RevisionRow = diesel::sql_query(stamped)
+            .get_result(self.connection())
+            .await?;
+        self.connection().batch_execute("COMMIT").await?;
         self.lease.finish();
         revision(state.revision)
     }

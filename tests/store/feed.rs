@@ -1,23 +1,18 @@
 //! What replicas read: everything at once, or what the change log names, comes to the
 //! same, and to what the database says when it is asked about one token.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use hitkeep_auth::{
-    domain::{
-        Revision,
-        access::EffectiveAccess,
-        id::{ClientId, SiteId},
-        introspection::{Life, Settled, TokenStanding},
-        role::SiteRole,
-        token::TokenHash,
-    },
+    domain::{Revision, token::TokenHash},
     store::{
         Store,
-        feed::{CatchUp, ClientRow, Feed, GrantRow, Position, Sink, State, TokenRow},
+        feed::{CatchUp, Feed, Position, State},
     },
 };
 use uuid::Uuid;
+
+mod rows;
 
 use crate::{
     by_hand::{accepts, any_statement, client, full_world, hashes, seed},
@@ -25,6 +20,7 @@ use crate::{
     dice::Dice,
     postgres,
 };
+use rows::{Known, Rows};
 
 /// Set it to the seed that a failure printed, to see the same statements again.
 const SEED: Option<u64> = None;
@@ -32,94 +28,6 @@ const WORLDS: usize = 4;
 const ROUNDS: usize = 15;
 /// Statements between two looks at the log, at most.
 const STATEMENTS: usize = 4;
-
-/// The rows of some clients, as they came.
-#[derive(Debug, Default)]
-struct Rows {
-    clients: HashMap<ClientId, Client>,
-    unreadable: BTreeSet<ClientId>,
-    /// Rows of which no client came before them.
-    strays: usize,
-}
-
-#[derive(Debug)]
-struct Client {
-    row: ClientRow,
-    grants: Vec<(SiteId, SiteRole)>,
-    tokens: Vec<TokenRow>,
-}
-
-impl Sink for Rows {
-    fn client(&mut self, row: ClientRow) {
-        let made = Client {
-            row,
-            grants: Vec::new(),
-            tokens: Vec::new(),
-        };
-        let twice = self.clients.insert(made.row.client, made);
-        assert!(twice.is_none(), "{twice:?} came twice");
-    }
-
-    fn grant(&mut self, row: GrantRow) {
-        match self.clients.get_mut(&row.client) {
-            Some(client) => {
-                let role = client
-                    .row
-                    .owner
-                    .effective_site_role(&row.standing, row.granted);
-                client.grants.extend(role.map(|role| (row.site, role)));
-            }
-            None => self.strays += 1,
-        }
-    }
-
-    fn token(&mut self, row: TokenRow) {
-        match self.clients.get_mut(&row.client) {
-            Some(client) => client.tokens.push(row),
-            None => self.strays += 1,
-        }
-    }
-
-    fn unreadable(&mut self, client: ClientId) {
-        self.unreadable.insert(client);
-    }
-}
-
-/// What is known of each token, by its hash.
-type Known = BTreeMap<[u8; 32], (TokenStanding, Settled)>;
-
-impl Rows {
-    fn known(self) -> Known {
-        assert_eq!(self.strays, 0, "rows came before their clients");
-        let mut known = Known::new();
-        for (
-            id,
-            Client {
-                row,
-                grants,
-                tokens,
-            },
-        ) in self.clients
-        {
-            let settled = Settled {
-                client: id,
-                owner: row.owner.owner(),
-                life: Life::of(row.revoked, row.owner.can_act()),
-                access: EffectiveAccess {
-                    instance_role: row.owner.effective_instance_role(row.instance_role),
-                    grants: grants.into_iter().collect(),
-                },
-                expiry: row.expiry,
-                name: row.name,
-            };
-            for token in tokens {
-                let entry = (token.standing, settled.clone());
-                known.insert(token.hash.0, entry);
-            }
-        }
-        known
-    }
-}
 
 /// What the database says of each token, asked about one by one.
 async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
@@ -134,7 +42,7 @@ async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
 async fn all(feed: &mut Feed) -> (Known, State) {
     let mut rows = Rows::default();
     let (state, _) = feed.read_all(&mut rows).await.unwrap();
-    assert!(rows.unreadable.is_empty(), "{rows:?}");
+    assert!(rows.unreadable.is_empty(), "{:?}", rows.unreadable);
     (rows.known(), state)
 }
 
@@ -208,37 +116,22 @@ async fn what_is_read_is_of_one_moment() {
     let (known, before) = all(&mut feed).await;
 
     // Something changes after the first rows were read.
-    struct Meddler(Rows, String);
-    impl Sink for Meddler {
-        fn client(&mut self, row: ClientRow) {
-            if self.0.clients.is_empty() {
-                let url = self.1.clone();
-                let meddling = std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Runtime::new().unwrap();
-                    let sql = "DELETE FROM api_client_grants; DELETE FROM api_client_tokens";
-                    runtime.block_on(postgres::execute(&url, sql));
-                });
-                meddling.join().unwrap();
-            }
-            self.0.client(row);
-        }
-
-        fn grant(&mut self, row: GrantRow) {
-            self.0.grant(row);
-        }
-
-        fn token(&mut self, row: TokenRow) {
-            self.0.token(row);
-        }
-
-        fn unreadable(&mut self, client: ClientId) {
-            self.0.unreadable(client);
-        }
-    }
-    let mut meddler = Meddler(Rows::default(), url.clone());
-    let (state, _) = feed.read_all(&mut meddler).await.unwrap();
+    let meddle = url.clone();
+    let meddling = move || {
+        let url = meddle.clone();
+        let meddling = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let sql = "DELETE FROM api_client_grants; DELETE FROM api_client_tokens; \
+                       UPDATE team_members SET role = 'owner'; DELETE FROM site_members";
+            runtime.block_on(postgres::execute(&url, sql));
+        });
+        meddling.join().unwrap();
+    };
+    let mut rows = Rows::default();
+    rows.at_first_client(meddling);
+    let (state, _) = feed.read_all(&mut rows).await.unwrap();
     assert_eq!(state.position, before.position);
-    assert_eq!(meddler.0.known(), known);
+    assert_eq!(rows.known(), known);
     // It is in the next look at the log.
     let (mut known, mut position) = (known, state.position);
     follow(&mut feed, &mut known, &mut position).await;

@@ -10,14 +10,15 @@ use hitkeep_auth::{
         Timestamp,
         access::Owner,
         audit::{Action, Filter},
-        id::{ClientId, EventId, TeamId, UserId},
+        id::{ClientId, EventId, SiteId, TeamId, UserId},
+        role::{SiteRole, TeamRole},
         token::TokenHash,
         usage::{Batch, Count, Day, Outcome},
     },
     store::{
         Store, audit,
         clients::{self, Listing},
-        feed::{CatchUp, ClientRow, Feed, GrantRow, Position, Sink, TokenRow},
+        feed::{CatchUp, ClientRow, Feed, GrantRow, Position, Sink, TokenRow, WholeSink},
     },
 };
 use uuid::Uuid;
@@ -287,6 +288,16 @@ impl Sink for Void {
     fn token(&mut self, _: TokenRow) {}
 
     fn unreadable(&mut self, _: ClientId) {}
+}
+
+impl WholeSink for Void {
+    fn site(&mut self, _: SiteId, _: TeamId, _: bool) {}
+
+    fn team_member(&mut self, _: TeamId, _: UserId, _: Option<TeamRole>) {}
+
+    fn site_member(&mut self, _: SiteId, _: UserId, _: Option<SiteRole>) {}
+
+    fn bare_grant(&mut self, _: ClientId, _: SiteId, _: Option<SiteRole>) {}
 }
 
 /// Changes by hand, each of them one row, all on one connection: whose plans are
