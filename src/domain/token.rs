@@ -7,9 +7,7 @@
 //! the reply that first reveals it: the type has no `Display`, and its `Debug`
 //! shows the kind alone.
 
-use std::{fmt, sync::LazyLock};
-
-use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+use std::{cell::RefCell, fmt};
 
 use super::{clock::Entropy, role::words};
 
@@ -103,11 +101,16 @@ impl Token {
 
     /// What is kept of it.
     pub fn hash(&self) -> TokenHash {
-        /// The context's part of the work is the same for all tokens.
-        static CONTEXT: LazyLock<ContextKey> =
-            LazyLock::new(|| hash_derive_key_context(HASH_CONTEXT));
-        let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT);
-        TokenHash(hasher.update(&self.text).finalize().into())
+        thread_local! {
+            /// The context's part of the work is the same for all tokens, and a
+            /// hasher is large: one is made for each thread.
+            static HASHER: RefCell<blake3::Hasher> =
+                RefCell::new(blake3::Hasher::new_derive_key(HASH_CONTEXT));
+        }
+        HASHER.with_borrow_mut(|hasher| {
+            let hash = hasher.reset().update(&self.text).finalize();
+            TokenHash(hash.into())
+        })
     }
 
     /// What is shown of it.
