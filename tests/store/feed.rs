@@ -1,15 +1,20 @@
 //! What replicas read: everything at once, or what the change log names, comes to the
 //! same, and to what the database says when it is asked about one token.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use hitkeep_auth::{
-    domain::{Revision, token::TokenHash},
+    domain::{Revision, id::ClientId, token::TokenHash},
+    replica::{
+        self, Replica,
+        index::Known::{Settled, Unreadable},
+    },
     store::{
         Store,
         feed::{CatchUp, Feed, Position, State},
     },
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 mod rows;
@@ -37,6 +42,24 @@ async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
         known.extend(subject.map(|subject| (hash.0, subject.settle())));
     }
     known
+}
+
+/// What a replica knows that begins now: of each token, and of whom it can say nothing.
+async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<ClientId>) {
+    let (replica, _writer) = Replica::start(store, replica::Options::default());
+    let give_up = Instant::now() + Duration::from_secs(20);
+    let view = replica.loaded_view(give_up).await.unwrap();
+    let (mut known, mut unreadable) = (Known::new(), BTreeSet::new());
+    for hash in hashes {
+        let Some(found) = view.index().find(hash) else {
+            continue;
+        };
+        match &found.client.known {
+            Settled(settled) => drop(known.insert(hash.0, (found.standing, settled.clone()))),
+            Unreadable(client) => drop(unreadable.insert(*client)),
+        }
+    }
+    (known, unreadable)
 }
 
 async fn all(feed: &mut Feed) -> (Known, State) {
@@ -102,6 +125,9 @@ async fn following_comes_to_the_same_as_reading_everything() {
             assert_eq!(position, state.position, "{sql:#?}");
             assert_eq!(everything, looked_up(&store, &hashes).await, "{sql:#?}");
         }
+        let (begun, unreadable) = replicated(&store, &hashes).await;
+        assert_eq!(begun, known);
+        assert!(unreadable.is_empty());
     }
     println!("{followed} clients read anew");
     // Otherwise this would have shown nothing.
@@ -291,6 +317,8 @@ async fn a_row_that_nobody_can_read_is_told_and_no_other_client_suffers() {
         let store = store(&url);
         let mut feed = store.connect_feed().await.unwrap();
         let (sound, before) = all(&mut feed).await;
+        let mut connection = postgres::connect(&url).await;
+        let hashes = hashes(&mut connection).await;
         let sql = format!("ALTER TABLE {alter}; {write}");
         postgres::execute(&url, &sql).await;
         let expected: BTreeSet<_> = expected.iter().map(|number| client(*number)).collect();
@@ -308,6 +336,15 @@ async fn a_row_that_nobody_can_read_is_told_and_no_other_client_suffers() {
         let mut rest = sound.clone();
         rest.retain(|_, (_, settled)| !expected.contains(&settled.client));
         assert_eq!(whole(rows), rest, "{write}");
+        // Their tokens are not unknown, where they can be read themselves.
+        let (begun, unreadable) = replicated(&store, &hashes).await;
+        assert_eq!(begun, rest, "{write}");
+        let with_token = "SELECT DISTINCT client_id::text AS text FROM api_client_tokens \
+                          WHERE octet_length(hash) = 32";
+        let with_token = texts(&mut connection, with_token).await;
+        let with_token = with_token.iter().map(|id| id.parse().unwrap()).collect();
+        let expected_of_all = expected.intersection(&with_token).copied();
+        assert_eq!(unreadable, expected_of_all.collect(), "{write}");
 
         let mut rows = Rows::default();
         let caught_up = feed.catch_up(before.position, &mut rows).await.unwrap();
