@@ -70,27 +70,23 @@ pub(super) async fn watch_health(replica: Replica, health: HealthReporter, mut l
         }
         let ability = Ability::of(&replica);
         if ability.introspects != last.introspects {
-            tracing::warn!(
-                serving = ability.introspects,
-                "introspection {}",
-                says(ability.introspects)
-            );
             set(&health, &FROM_INDEX, ability.introspects).await;
+            tell("introspection", ability.introspects);
         }
         if ability.manages != last.manages {
-            tracing::warn!(
-                serving = ability.manages,
-                "management {}",
-                says(ability.manages)
-            );
             set(&health, &ON_DATABASE, ability.manages).await;
+            tell("management", ability.manages);
         }
         last = ability;
     }
 }
 
-const fn says(serving: bool) -> &'static str {
-    if serving { "serves" } else { "does not serve" }
+fn tell(what: &str, serving: bool) {
+    if serving {
+        tracing::info!("{what} serves");
+    } else {
+        tracing::warn!("{what} does not serve");
+    }
 }
 
 /// Reports `NOT_SERVING`, and ends the streams of those who watch: a drain would

@@ -1,13 +1,16 @@
 //! `service-account`: the callers of the service, and their tokens, each shown
 //! once.
 
-use hitkeep_auth::pb::{ListAuditEventsRequest, audit_service_client::AuditServiceClient};
+use hitkeep_auth::pb::{
+    IntrospectRequest, ListAuditEventsRequest, audit_service_client::AuditServiceClient,
+    introspection_service_client::IntrospectionServiceClient,
+};
 use serde_json::json;
 use tonic::Code;
 
 use crate::{
     empty::empty_database,
-    postgres::migrated_database,
+    postgres::{execute, migrated_database},
     run::{connect, from_caller, introspect, run_on, serve},
 };
 
@@ -157,7 +160,25 @@ async fn a_created_account_calls_until_it_is_revoked() {
     assert_eq!(events[0].action, "service_account.created");
     assert_eq!(events[0].client_name, "sidecar");
 
+    // Somebody who sees when the server has heard of all that was done.
+    let witness = [
+        "service-account",
+        "create",
+        "witness",
+        "--allow",
+        "introspect",
+    ];
+    let given = run_on(&url, &witness).await.given();
     run_on(&url, &REVOKE).await.given();
+    execute(&url, "SELECT index_stamp()").await;
+    let request = IntrospectRequest {
+        at_least_revision: Some(1),
+        ..IntrospectRequest::default()
+    };
+    IntrospectionServiceClient::new(connect(&address).await)
+        .introspect(from_caller(tokens(&given)[0], request))
+        .await
+        .unwrap();
     let refused = introspect(&address, token, "no token").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     // Also on a connection that was good before.

@@ -45,9 +45,15 @@ impl Ended {
 
 /// A `serve` on that database, and where it listens.
 pub async fn serve(url: &str) -> (Process, String) {
+    serve_with(url, &[]).await
+}
+
+/// The same, with more arguments. It has begun to answer.
+pub async fn serve_with(url: &str, more: &[&str]) -> (Process, String) {
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", url];
-    let mut server = Process::start(binary(arguments));
+    let mut server = Process::start(binary(arguments.iter().chain(more)));
     let address = server.address().await;
+    server.stderr.line("introspection serves").await;
     (server, address)
 }
 

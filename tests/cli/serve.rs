@@ -11,7 +11,7 @@ use crate::{
     empty::empty_database,
     postgres::{execute, migrated_database, url},
     process::{Process, binary},
-    run::{connect, from_caller, run, run_on, serve},
+    run::{connect, from_caller, run, run_on, serve, serve_with},
 };
 
 async fn caller(url: &str) -> String {
@@ -115,7 +115,7 @@ async fn a_call_under_way_is_finished_first() {
 #[tokio::test]
 async fn the_health_check_tells_whether_it_serves() {
     let database = migrated_database().await;
-    let (mut server, address) = serve(&database).await;
+    let (mut server, address) = serve_with(&database, &["--max-staleness", "1s"]).await;
     let ask = ["healthcheck", "--listen", &address];
     assert_eq!(run(ask).await.given(), "SERVING\n");
     let (_, port) = address.split_once(':').unwrap();
@@ -125,19 +125,19 @@ async fn the_health_check_tells_whether_it_serves() {
     command.env("HITKEEP_AUTH_LISTEN", &everywhere);
     assert_eq!(Process::start(command).ended().await.given(), "SERVING\n");
 
-    // Postgres goes away, and comes back.
+    // Postgres goes away, for longer than memory is good for, and comes back.
     let (_, name) = database.rsplit_once('/').unwrap();
     let close = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false");
     let end =
         format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
     execute(&url("postgres"), &close).await;
     execute(&url("postgres"), &end).await;
-    server.stderr.line("health is now NotServing").await;
+    server.stderr.line("introspection does not serve").await;
     let said = run(ask).await.refused(1);
     assert!(said.contains("NOT_SERVING"), "{said}");
     let open = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true");
     execute(&url("postgres"), &open).await;
-    server.stderr.line("health is now Serving").await;
+    server.stderr.line("introspection serves").await;
     assert_eq!(run(ask).await.given(), "SERVING\n");
 
     server.signal("TERM").await;
