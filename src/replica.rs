@@ -251,6 +251,11 @@ impl Replica {
         })
     }
 
+    /// The latest version of the index, for what does not depend on the time.
+    pub fn index(&self) -> Guard<Option<Arc<Index>>> {
+        self.shared.index.load()
+    }
+
     /// How far the feed has come, and word of each step.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.progress.subscribe()

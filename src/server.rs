@@ -124,6 +124,7 @@ where
     let ways = hot::Ways {
         services: services.clone(),
         replica,
+        store,
         router: router(services, callers, &options, health_service),
         runtime: Handle::current(),
     };

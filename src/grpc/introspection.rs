@@ -133,15 +133,7 @@ impl Conversation {
         if !self.caller_is_known() {
             return Some(Err(ApiError::CallerUnknown.into()));
         }
-        let answer = self
-            .services
-            .answer(&request, self.services.request_timeout);
-        Some(Ok(answer.await.unwrap_or_else(|error| {
-            pb::IntrospectResponse {
-                error: Some(error.into_answer()),
-                ..pb::IntrospectResponse::default()
-            }
-        })))
+        Some(Ok(self.services.answer_streamed(&request).await))
     }
 
     /// Whether the caller still is one: a stream may outlive it.
@@ -180,6 +172,23 @@ impl Presented {
 }
 
 impl Services {
+    /// Becomes true when streams have to end.
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.clone()
+    }
+
+    /// Answers one request of a stream, which goes on if it fails.
+    pub(crate) async fn answer_streamed(
+        &self,
+        request: &pb::IntrospectRequest,
+    ) -> pb::IntrospectResponse {
+        let answer = self.answer(request, self.request_timeout).await;
+        answer.unwrap_or_else(|error| pb::IntrospectResponse {
+            error: Some(error.into_answer()),
+            ..pb::IntrospectResponse::default()
+        })
+    }
+
     /// Answers one request, which may wait that long.
     async fn answer(
         &self,

@@ -2,7 +2,7 @@
 //! a timeout outside of everything that can be put before the services, which
 //! reads the caller's deadline too and answers it in its own way.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hyper::server::conn::http2;
 use hyper_util::{
@@ -28,7 +28,7 @@ const MAX_HEADERS: u32 = 64 * 1024;
 
 /// The connections that there are. Dropped, all of them end at once.
 pub(super) struct Connections {
-    ways: Ways,
+    ways: Arc<Ways>,
     http: http2::Builder<TokioExecutor>,
     draining: GracefulShutdown,
     tasks: JoinSet<()>,
@@ -44,7 +44,7 @@ impl Connections {
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADERS);
         Self {
-            ways,
+            ways: Arc::new(ways),
             http,
             draining: GracefulShutdown::new(),
             tasks: JoinSet::new(),
@@ -90,7 +90,7 @@ impl Connections {
     fn serve<C: Handed>(&mut self, connection: C) {
         let place = self.workers.place();
         let runtime = place.runtime.clone();
-        let service = Dispatch::new(self.ways.clone());
+        let service = Dispatch::new(Arc::clone(&self.ways));
         let (http, watcher) = (self.http.clone(), self.draining.watcher());
         let served = async move {
             let _place = place;

@@ -28,18 +28,23 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use tonic::Status;
 use tower::Service as _;
 
+mod stream;
+
 use super::{
     auth,
-    layers::{REQUEST_ID, is_usable_id},
+    layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID, is_usable_id},
 };
 use crate::{
     domain::{
         caller::CallerPermission,
-        token::{Token, TokenKind},
+        id,
+        token::{Token, TokenHash, TokenKind},
     },
     grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
     replica::{Replica, index::Callers},
+    store::Store,
 };
+use stream::Conversation;
 
 /// The path of the call.
 pub(super) const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
@@ -53,10 +58,10 @@ const USUAL_REPLY: usize = 320;
 const MAX_BODY: usize = 1024;
 
 /// What all connections share.
-#[derive(Clone)]
 pub(super) struct Ways {
     pub(super) services: Services,
     pub(super) replica: Replica,
+    pub(super) store: Store,
     pub(super) router: axum::Router,
     /// Where the usual way is gone, so that what takes longer keeps no thread from
     /// its callers.
@@ -64,6 +69,13 @@ pub(super) struct Ways {
 }
 
 impl Ways {
+    /// A request's id, where its caller gave it none.
+    fn request_id(&self) -> Option<HeaderValue> {
+        let store = &self.store;
+        let id = id::RequestId::mint(store.clock().now(), store.entropy());
+        HeaderValue::from_str(&id.to_string()).ok()
+    }
+
     fn route<B>(&self, request: Request<B>) -> Routed
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -97,9 +109,17 @@ impl Routed {
     }
 }
 
+/// Which way a call goes.
+enum Way {
+    Short,
+    /// The short one, for a stream of that caller's.
+    Stream(TokenHash),
+    Usual,
+}
+
 /// What answers the calls of one connection.
 pub(super) struct Dispatch {
-    ways: Ways,
+    ways: Arc<Ways>,
     /// The caller that showed itself last: nearly always the only one.
     remembered: Mutex<Option<Remembered>>,
 }
@@ -107,12 +127,13 @@ pub(super) struct Dispatch {
 /// A caller that may introspect.
 struct Remembered {
     authorization: HeaderValue,
+    token: TokenHash,
     /// The callers among which it was found. Others, and it is looked for again.
     among: Arc<Callers>,
 }
 
 impl Dispatch {
-    pub(super) fn new(ways: Ways) -> Self {
+    pub(super) fn new(ways: Arc<Ways>) -> Self {
         Self {
             ways,
             remembered: Mutex::default(),
@@ -120,26 +141,34 @@ impl Dispatch {
     }
 
     /// Whether a call may be answered here, its message apart.
-    fn is_ordinary(&self, request: &Request<Incoming>) -> bool {
+    fn way_of(&self, request: &Request<Incoming>) -> Way {
         let headers = request.headers();
+        let is_stream = match request.uri().path() {
+            INTROSPECT => false,
+            // Nothing here ends a stream at its caller's own deadline.
+            INTROSPECT_STREAM if !headers.contains_key(GRPC_TIMEOUT) => true,
+            _ => return Way::Usual,
+        };
         let id = headers.get(REQUEST_ID);
-        request.uri().path() == INTROSPECT
-            && request.method() == Method::POST
+        let is_ordinary = request.method() == Method::POST
             && headers.get(CONTENT_TYPE) == Some(&GRPC)
             && !headers.contains_key(GRPC_ENCODING)
-            && id.is_none_or(|id| id.to_str().is_ok_and(is_usable_id))
-            && self.may_introspect(headers)
+            && id.is_none_or(|id| id.to_str().is_ok_and(is_usable_id));
+        match self.introspecting_caller(headers) {
+            Some(caller) if is_ordinary && is_stream => Way::Stream(caller),
+            Some(_) if is_ordinary => Way::Short,
+            _ => Way::Usual,
+        }
     }
 
-    fn may_introspect(&self, headers: &HeaderMap) -> bool {
+    /// The token of the caller, where that is known and may introspect.
+    fn introspecting_caller(&self, headers: &HeaderMap) -> Option<TokenHash> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(shown), None) = (values.next(), values.next()) else {
-            return false;
+            return None;
         };
-        let Ok(view) = self.ways.replica.view() else {
-            return false;
-        };
-        let callers = view.index().callers();
+        let index = self.ways.replica.index();
+        let callers = index.as_ref()?.callers();
         let mut remembered = self
             .remembered
             .lock()
@@ -148,19 +177,22 @@ impl Dispatch {
             && known.authorization == shown
             && Arc::ptr_eq(&known.among, callers)
         {
-            return true;
+            return Some(known.token);
         }
-        let token = auth::bearer(headers).and_then(|text| Token::parse(text).ok());
-        let token = token.filter(|token| token.kind() == TokenKind::ServiceAccount);
-        let account = token.and_then(|token| callers.find(&token.hash()));
-        let may = account.is_some_and(|account| account.may(CallerPermission::Introspect));
-        if may {
-            *remembered = Some(Remembered {
-                authorization: shown.clone(),
-                among: Arc::clone(callers),
-            });
+        let token = Token::parse(auth::bearer(headers)?).ok()?;
+        if token.kind() != TokenKind::ServiceAccount {
+            return None;
         }
-        may
+        let token = token.hash();
+        if !callers.find(&token)?.may(CallerPermission::Introspect) {
+            return None;
+        }
+        *remembered = Some(Remembered {
+            authorization: shown.clone(),
+            token,
+            among: Arc::clone(callers),
+        });
+        Some(token)
     }
 }
 
@@ -170,28 +202,37 @@ impl Service<Request<Incoming>> for Dispatch {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        if self.is_ordinary(&request) {
-            return Answer::Reading(Some(Reading {
-                ways: self.ways.clone(),
+        match self.way_of(&request) {
+            Way::Short => Answer::Reading(Some(Reading {
+                ways: Arc::clone(&self.ways),
                 request,
                 read: Bytes::new(),
-            }));
+            })),
+            Way::Stream(caller) => {
+                let id = request.headers().get(REQUEST_ID).cloned();
+                let id = id.or_else(|| self.ways.request_id());
+                let (services, replica) = (self.ways.services.clone(), self.ways.replica.clone());
+                let requests = request.into_body();
+                let answers = Conversation::new(services, replica, caller, requests);
+                Answer::Begun(Some(response(Reply::Stream(Box::new(answers)), id)))
+            }
+            Way::Usual => Answer::Routed(self.ways.route(request)),
         }
-        Answer::Routed(self.ways.route(request))
     }
 }
 
 /// A call whose message is being read.
 pub(super) struct Reading {
-    ways: Ways,
+    ways: Arc<Ways>,
     request: Request<Incoming>,
     read: Bytes,
 }
 
 /// The answer to a call, as it comes.
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub(super) enum Answer {
     Reading(Option<Reading>),
+    /// There already, because its body is what takes time.
+    Begun(Option<Response<Reply>>),
     Routed(Routed),
 }
 
@@ -211,6 +252,10 @@ impl Future for Answer {
         }
         match &mut *self {
             Self::Routed(routed) => routed.poll(context).map(Ok),
+            Self::Begun(response) => {
+                let response = response.take().expect("it is not polled after its end");
+                Poll::Ready(Ok(response))
+            }
             Self::Reading(_) => unreachable!("it was replaced above"),
         }
     }
@@ -256,13 +301,8 @@ impl Reading {
         if !self.ways.services.answer_at_once(message, &mut reply) {
             return None;
         }
-        let mut response = Response::new(Reply::Hot(Some(reply.into())));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, GRPC);
-        if let Some(id) = self.request.headers().get(REQUEST_ID) {
-            headers.insert(REQUEST_ID, id.clone());
-        }
-        Some(response)
+        let id = self.request.headers().get(REQUEST_ID).cloned();
+        Some(response(Reply::Hot(Some(reply.into())), id))
     }
 
     /// Hands the call over, with what was read of it.
@@ -277,6 +317,16 @@ impl Reading {
             rest,
         }))
     }
+}
+
+fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, GRPC);
+    if let Some(id) = request_id {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
 }
 
 /// A body of which a part was read already.
@@ -310,6 +360,8 @@ pub(super) enum Reply {
     Hot(Option<Bytes>),
     /// The status was taken as well.
     Done,
+    /// Answers to a stream.
+    Stream(Box<Conversation>),
     /// What the router replied.
     Routed(axum::body::Body),
 }
@@ -333,13 +385,14 @@ impl Body for Reply {
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Self::Done => Poll::Ready(None),
+            Self::Stream(answers) => answers.poll_frame(context),
             Self::Routed(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hot(_) => false,
+            Self::Hot(_) | Self::Stream(_) => false,
             Self::Done => true,
             Self::Routed(body) => body.is_end_stream(),
         }
@@ -347,7 +400,7 @@ impl Body for Reply {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hot(_) | Self::Done => SizeHint::default(),
+            Self::Hot(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
             Self::Routed(body) => body.size_hint(),
         }
     }

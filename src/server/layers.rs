@@ -26,7 +26,7 @@ use crate::{
 };
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const GRPC_TIMEOUT: &str = "grpc-timeout";
+pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 /// The longest request id that is taken over from a caller.
@@ -42,7 +42,7 @@ const MAX_SHOWN_PATH: usize = 100;
 /// end, and large, so that it has a limit of its own.
 const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
 /// A stream that goes on for as long as its caller likes.
-const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
+pub(super) const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
 
 /// How much may be under way at once.
 #[derive(Debug)]
