@@ -163,7 +163,7 @@ pub struct ServeArgs {
     /// Other calls under way at once, over all connections
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
-    /// Threads that speak to callers; 0 shares those that do everything else [default: one for each core]
+    /// Threads that speak to callers; 0 shares the others [default: cores]
     #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
     threads: Option<usize>,
 }
