@@ -1,0 +1,142 @@
+//! The index alone: from a token's text to the verdict, on one thread, with nothing
+//! around it. Tokens come in random order, so that with a million of them nearly
+//! every one is fetched from main memory.
+
+#![expect(clippy::print_stdout, reason = "it prints what it measured")]
+#![expect(unreachable_pub, reason = "a benchmark has no outside")]
+
+use std::{
+    hint::black_box,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use hitkeep_auth::{
+    domain::{
+        Revision, Timestamp,
+        access::{EffectiveAccess, Owner},
+        client::Expiry,
+        clock::Entropy,
+        id::{ClientId, SiteId, UserId},
+        introspection::{InactiveReason, Life, Settled, TokenStanding},
+        role::{InstanceRole, SiteRole},
+        token::{TOKEN_LENGTH, Token, TokenKind},
+    },
+    replica::index::{Index, Known, Writer},
+};
+use uuid::Uuid;
+
+#[path = "support.rs"]
+mod support;
+
+use support::{
+    arguments::Arguments,
+    chance::Chance,
+    figures::{Samples, Table, met},
+};
+
+/// Look-ups in one round.
+const LOOK_UPS: u32 = 1_000_000;
+/// What a hit may take, with a million clients.
+const HIT_BOUND: Duration = Duration::from_nanos(250);
+
+/// The same sequence of bytes in every run.
+struct Seeded(AtomicU64);
+
+impl Entropy for Seeded {
+    fn fill(&self, buffer: &mut [u8]) {
+        let draw = self.0.fetch_add(1, Ordering::Relaxed);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&draw.to_le_bytes());
+        hasher.finalize_xof().fill(buffer);
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::read();
+    let clients: usize = arguments.value("--clients", 1_000_000);
+    let rounds: usize = arguments.value("--rounds", 5);
+    arguments.done();
+    let mut table = Table::new(&["clients", "hit", "miss", "malformed"]);
+    let mut largest = Duration::ZERO;
+    for size in [1000, 100_000, 1_000_000] {
+        let size = size.min(clients);
+        let entropy = Seeded(AtomicU64::new(0));
+        let mint = || Token::mint(TokenKind::Personal, &entropy);
+        let tokens: Vec<Token> = (0..size).map(|_| mint()).collect();
+        let index = index_of(&tokens);
+        let hits: Vec<String> = tokens.iter().map(Token::reveal).collect();
+        let misses: Vec<String> = tokens.iter().map(|_| mint().reveal()).collect();
+        let malformed: Vec<String> = hits.iter().map(|text| text.replace("hkp", "hkt")).collect();
+        let kinds = [(&hits, true), (&misses, false), (&malformed, false)];
+        let measured = kinds.map(|(texts, works)| {
+            let texts = shuffled(texts);
+            let rounds = (0..rounds.max(1)).map(|_| look_up(&index, &texts, works));
+            Samples::of(rounds.collect()).median()
+        });
+        largest = measured[0];
+        let [hit, miss, malformed] = measured.map(|time| format!("{} ns", time.as_nanos()));
+        table.row([size.to_string(), hit, miss, malformed]);
+    }
+    table.print();
+    println!("medians of {rounds} rounds of {LOOK_UPS} look-ups in random order");
+    let is_met = met(largest <= HIT_BOUND);
+    println!("a hit in at most {} ns: {is_met}", HIT_BOUND.as_nanos());
+    ExitCode::SUCCESS
+}
+
+/// An index with a client for each token, with three grants.
+fn index_of(tokens: &[Token]) -> Index {
+    let client = |(number, token): (usize, &Token)| {
+        let id = |kind: u128| Uuid::from_u128((kind << 96) + number as u128);
+        let grant = |site: u128| (SiteId::from_uuid(id(10 + site)), SiteRole::Editor);
+        let settled = Settled {
+            client: ClientId::from_uuid(id(1)),
+            owner: Owner::User(UserId::from_uuid(id(2))),
+            life: Life::Live,
+            access: EffectiveAccess {
+                instance_role: InstanceRole::User,
+                grants: (0..3).map(grant).collect(),
+            },
+            expiry: Expiry::Never,
+            name: "a client".into(),
+        };
+        let tokens = vec![(token.hash(), TokenStanding::Current)];
+        (Known::Settled(settled), tokens)
+    };
+    Writer::of(tokens.iter().enumerate().map(client)).version(Revision(1))
+}
+
+/// Texts in random order, but one after the other in memory: a request brings its
+/// token along, so fetching that is not the index' work.
+fn shuffled(texts: &[String]) -> Vec<u8> {
+    let mut chance = Chance::new(1);
+    let mut order: Vec<&String> = texts.iter().collect();
+    for last in (1..order.len()).rev() {
+        order.swap(last, chance.below(last + 1));
+    }
+    order.iter().flat_map(|text| text.bytes()).collect()
+}
+
+/// How long one look-up takes on average; each has to come to what is given.
+fn look_up(index: &Index, texts: &[u8], works: bool) -> Duration {
+    let now = Timestamp::UNIX_EPOCH;
+    let texts = texts.chunks(TOKEN_LENGTH).cycle();
+    let begun = Instant::now();
+    for text in texts.take(LOOK_UPS as usize) {
+        let text = std::str::from_utf8(black_box(text)).expect("tokens are ASCII");
+        assert_eq!(verdict(index, text, now).is_ok(), works, "a wrong verdict");
+    }
+    begun.elapsed() / LOOK_UPS
+}
+
+fn verdict(index: &Index, text: &str, now: Timestamp) -> Result<Expiry, InactiveReason> {
+    let token = Token::parse(text).or(Err(InactiveReason::UnknownToken))?;
+    let found = index.find(&token.hash());
+    let found = found.ok_or(InactiveReason::UnknownToken)?;
+    match &found.client.known {
+        Known::Settled(settled) => settled.judge(found.standing, now),
+        Known::Unreadable(_) => Err(InactiveReason::UnknownToken),
+    }
+}
