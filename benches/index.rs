@@ -8,7 +8,6 @@
 use std::{
     hint::black_box,
     process::ExitCode,
-    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,6 @@ use hitkeep_auth::{
         Revision, Timestamp,
         access::{EffectiveAccess, Owner},
         client::Expiry,
-        clock::Entropy,
         id::{ClientId, SiteId, UserId},
         introspection::{InactiveReason, Life, Settled, TokenStanding},
         role::{InstanceRole, SiteRole},
@@ -34,24 +32,13 @@ use support::{
     arguments::Arguments,
     chance::Chance,
     figures::{Samples, Table, met},
+    population::Seeded,
 };
 
 /// Look-ups in one round.
 const LOOK_UPS: u32 = 1_000_000;
 /// What a hit may take, with a million clients.
 const HIT_BOUND: Duration = Duration::from_nanos(250);
-
-/// The same sequence of bytes in every run.
-struct Seeded(AtomicU64);
-
-impl Entropy for Seeded {
-    fn fill(&self, buffer: &mut [u8]) {
-        let draw = self.0.fetch_add(1, Ordering::Relaxed);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&draw.to_le_bytes());
-        hasher.finalize_xof().fill(buffer);
-    }
-}
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::read();
@@ -62,7 +49,7 @@ fn main() -> ExitCode {
     let mut largest = Duration::ZERO;
     for size in [1000, 100_000, 1_000_000] {
         let size = size.min(clients);
-        let entropy = Seeded(AtomicU64::new(0));
+        let entropy = Seeded::default();
         let mint = || Token::mint(TokenKind::Personal, &entropy);
         let tokens: Vec<Token> = (0..size).map(|_| mint()).collect();
         let index = index_of(&tokens);

@@ -31,7 +31,8 @@ pub struct Known {
 }
 
 /// The same sequence of bytes in every run: the same tokens, then.
-struct Seeded(AtomicU64);
+#[derive(Default)]
+pub struct Seeded(AtomicU64);
 
 impl Entropy for Seeded {
     fn fill(&self, buffer: &mut [u8]) {
@@ -59,7 +60,7 @@ pub async fn fill(database_url: &str, clients: usize, known: usize) -> Vec<Known
     );
     let mut database = connect(database_url).await;
     let transaction = database.transaction().await.expect("it begins");
-    let entropy = Seeded(AtomicU64::new(0));
+    let entropy = Seeded::default();
     // The kind is the client's, which follows from its number.
     let first = clients - known + 1;
     let tokens: Vec<_> = (first..=clients)

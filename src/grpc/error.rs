@@ -114,6 +114,14 @@ impl IsCollision for ApiError {
 }
 
 impl ApiError {
+    /// A message is not the one it should be, or is too large.
+    pub fn unreadable_message() -> Self {
+        Self::InvalidFields(vec![Violation {
+            field: "the message".to_owned(),
+            description: "cannot be read, or is larger than 4 MiB".to_owned(),
+        }])
+    }
+
     /// The table.
     pub const fn code_and_reason(&self) -> (Code, ErrorReason) {
         match self {

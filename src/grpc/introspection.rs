@@ -18,7 +18,7 @@ use super::{
     Services,
     context::{Caller, Deadline},
     convert::introspection as convert,
-    error::{ApiError, Violation},
+    error::ApiError,
 };
 use crate::{
     domain::{
@@ -124,11 +124,7 @@ impl Conversation {
         };
         let Ok(request) = request else {
             // There is no telling where the next message begins.
-            let unreadable = Violation {
-                field: "the message".to_owned(),
-                description: "cannot be read, or is larger than 4 MiB".to_owned(),
-            };
-            return Some(Err(ApiError::InvalidFields(vec![unreadable]).into()));
+            return Some(Err(ApiError::unreadable_message().into()));
         };
         if !self.caller_is_known() {
             return Some(Err(ApiError::CallerUnknown.into()));

@@ -20,7 +20,7 @@ use crate::{
     domain::{caller::CallerPermission, id},
     grpc::{
         context::{Deadline, RequestId},
-        error::{ApiError, Violation},
+        error::ApiError,
     },
     store::Store,
 };
@@ -226,10 +226,7 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
     };
     let error = match status.code() {
         // A message that is not the one it should be, or is too large.
-        Code::Internal | Code::OutOfRange => ApiError::InvalidFields(vec![Violation {
-            field: "the message".to_owned(),
-            description: "cannot be read, or is larger than 4 MiB".to_owned(),
-        }]),
+        Code::Internal | Code::OutOfRange => ApiError::unreadable_message(),
         Code::Unimplemented => ApiError::MethodUnknown(format!(
             "{method} does not exist, or not in this compression"
         )),

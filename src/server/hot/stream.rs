@@ -18,11 +18,7 @@ use tonic::Status;
 
 use crate::{
     domain::token::TokenHash,
-    grpc::{
-        Services,
-        error::{ApiError, Violation},
-        fast::PREFIX_BYTES,
-    },
+    grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
     pb,
     replica::Replica,
     server::MAX_MESSAGE_BYTES,
@@ -113,7 +109,7 @@ impl Conversation {
             let length = length.try_into().expect("they are four");
             let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
             if *compressed != 0 || length > MAX_MESSAGE_BYTES {
-                self.end = Some(Err(unreadable()));
+                self.end = Some(Err(ApiError::unreadable_message()));
                 return;
             }
             let Some(message) = rest.get(..length) else {
@@ -129,7 +125,7 @@ impl Conversation {
                         let answer = async move { services.answer_streamed(&request).await };
                         self.waiting = Some(Box::pin(answer));
                     }
-                    Err(_) => self.end = Some(Err(unreadable())),
+                    Err(_) => self.end = Some(Err(ApiError::unreadable_message())),
                 }
             }
             self.read.advance(PREFIX_BYTES + length);
@@ -151,7 +147,7 @@ impl Conversation {
             }
             None if self.read.is_empty() => self.end = Some(Ok(())),
             // In the middle of a message.
-            None | Some(Err(_)) => self.end = Some(Err(unreadable())),
+            None | Some(Err(_)) => self.end = Some(Err(ApiError::unreadable_message())),
         }
         Poll::Ready(())
     }
@@ -189,13 +185,6 @@ impl Conversation {
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
-}
-
-fn unreadable() -> ApiError {
-    ApiError::InvalidFields(vec![Violation {
-        field: "the message".to_owned(),
-        description: "cannot be read, or is larger than 4 MiB".to_owned(),
-    }])
 }
 
 fn append(answer: &pb::IntrospectResponse, answers: &mut Vec<u8>) {
