@@ -83,9 +83,11 @@ impl Token {
             b"hks_" => TokenKind::ServiceAccount,
             _ => return Err(MalformedToken),
         };
-        // The checksum's own digits are compared, so they need no check.
+        // The checksum's own digits are compared, so they need no check. All of the
+        // others are looked at: no processor foresees which of them are letters.
         let secret = &text[PREFIX_LENGTH..][..SECRET_LENGTH];
-        let sound = secret.iter().all(u8::is_ascii_alphanumeric)
+        let is_base62 = |all, digit: &u8| all & digit.is_ascii_alphanumeric();
+        let sound = secret.iter().fold(true, is_base62)
             && text[PREFIX_LENGTH + SECRET_LENGTH..] == checksum(&text);
         if sound {
             Ok(Self { kind, text })
