@@ -150,7 +150,7 @@ fn look_once(lines: &[Line], texts: &[u8]) -> Duration {
         let text = std::str::from_utf8(black_box(text)).expect("tokens are ASCII");
         let hash = Token::parse(text).expect("they are tokens").hash().0;
         let place = u64::from_be_bytes(*hash.first_chunk().expect("it is longer"));
-        let line = u128::from(place) * lines.len() as u128 >> u64::BITS;
+        let line = (u128::from(place) * lines.len() as u128) >> u64::BITS;
         let line = &lines[usize::try_from(line).expect("it is one of them")];
         assert_ne!(line.0[..32], hash, "nothing is in there");
     }
