@@ -15,7 +15,6 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use hitkeep_auth::pb::{
     FILE_DESCRIPTOR_SET, introspection_service_client::IntrospectionServiceClient,
 };
-use prost::Message;
 
 #[path = "introspect/servers.rs"]
 mod servers;
@@ -162,7 +161,7 @@ async fn set_up(
     let stream = Blocks::of(&caller, STREAM_PATH).await;
     let messages: Vec<_> = known
         .iter()
-        .map(|client| framed(&calls::introspect(&client.token)))
+        .map(|client| calls::framed(&calls::introspect(&client.token)))
         .collect();
     let row = |title: &str, (address, pid): (SocketAddr, u32), style: Style| Row {
         title: match style {
@@ -204,15 +203,6 @@ async fn set_up(
     rows.retain(|row| row.title.contains(&options.only));
     assert!(!rows.is_empty(), "nothing is called {:?}", options.only);
     service
-}
-
-/// A message with gRPC's head in front.
-fn framed(message: &impl Message) -> Vec<u8> {
-    let length = u32::try_from(message.encoded_len()).expect("a short message");
-    let mut bytes = vec![0];
-    bytes.extend_from_slice(&length.to_be_bytes());
-    message.encode(&mut bytes).expect("there is room");
-    bytes
 }
 
 /// Every token that is going to be presented gets the answer that it should.

@@ -158,6 +158,30 @@ pub fn saturate(
     })
 }
 
+/// Makes so many calls, and waits for all the answers. Gives how many were not good.
+pub fn exactly(target: &Target, shape: Shape, calls: u64) -> io::Result<u64> {
+    let mut connections = open(target, shape.connections)?;
+    let mut answers = Answers::new();
+    answers.counting = true;
+    let mut made = 0;
+    while answers.good + answers.failures < calls {
+        for connection in &mut connections {
+            while made < calls
+                && connection.in_flight() < shape.calls
+                && connection.call(target, Instant::now())
+            {
+                made += 1;
+            }
+            connection.send()?;
+        }
+        wait(&connections)?;
+        for connection in &mut connections {
+            connection.receive(target.style, &mut answers)?;
+        }
+    }
+    Ok(answers.failures)
+}
+
 /// Makes calls at times that do not depend on the answers: so many a second on
 /// average, at random moments. A call that cannot be made in time is made later,
 /// and its latency counts from when it was to be made.

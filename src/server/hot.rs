@@ -298,7 +298,7 @@ impl Reading {
             return None;
         }
         let mut reply = Vec::with_capacity(USUAL_REPLY);
-        if !self.ways.services.answer_at_once(message, &mut reply) {
+        if !self.ways.services.at_once()?.answer(message, &mut reply) {
             return None;
         }
         let id = self.request.headers().get(REQUEST_ID).cloned();
