@@ -10,10 +10,12 @@ pub mod caller;
 pub mod client;
 pub mod clock;
 pub mod directory;
+pub mod explanation;
 pub mod id;
 pub mod introspection;
 pub mod refusal;
 pub mod role;
+pub mod site_rule;
 pub mod token;
 pub mod usage;
 
