@@ -9,11 +9,14 @@ pub mod audit;
 pub mod caller;
 pub mod client;
 pub mod clock;
+pub mod credential;
 pub mod directory;
 pub mod id;
 pub mod introspection;
 pub mod refusal;
 pub mod role;
+pub mod route;
+pub mod sidecar;
 pub mod token;
 pub mod usage;
 
