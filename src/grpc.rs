@@ -15,6 +15,7 @@ pub mod error;
 pub(crate) mod fast;
 pub mod introspection;
 mod page;
+pub(crate) mod sidecar;
 mod usage;
 
 use tokio::sync::watch;
@@ -50,6 +51,7 @@ pub struct Services {
     store: Store,
     replica: Replica,
     options: Arc<Options>,
+    complaints: Arc<sidecar::Complaints>,
     /// How long a request may take that is one of a stream's.
     request_timeout: Duration,
     /// Becomes true when streams have to end.
@@ -69,6 +71,7 @@ impl Services {
             store,
             replica,
             options: Arc::new(options),
+            complaints: Arc::default(),
             request_timeout,
             draining,
         }

@@ -139,6 +139,11 @@ impl Conversation {
     }
 }
 
+/// When to give up waiting, for a call that may take so long.
+pub(super) fn give_up_after(remaining: Duration) -> Instant {
+    Instant::now() + remaining.mul_f64(WAITING_SHARE)
+}
+
 /// Comes back when a deadline has passed, and never where there is none.
 async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
     match deadline {
@@ -193,25 +198,25 @@ impl Services {
     ) -> Result<pb::IntrospectResponse, ApiError> {
         let command = convert::introspect(request)?;
         let presented = Presented::read(&request.token);
-        let give_up = Instant::now() + remaining.mul_f64(WAITING_SHARE);
+        let give_up = give_up_after(remaining);
         if let Some(wanted) = command.at_least {
             self.reach(wanted, give_up).await?;
         }
-        let view = match self.replica.view() {
-            Ok(view) => view,
-            Err(_) => self.replica.loaded_view(give_up).await?,
+        let answer = |judged: Judged<'_>, revision| match judged {
+            Judged::Inactive(reason) => inactive(reason, revision, command.check),
+            Judged::Active {
+                client,
+                cache_age,
+                decision,
+            } => {
+                let mut answer = convert::to_active(client, cache_age);
+                answer.revision = revision.0;
+                answer.decision = decision.map(convert::to_decision);
+                answer
+            }
         };
-        if let Some(answer) = self.answer_from(&view, &presented, command.check)? {
-            return Ok(answer);
-        }
-        drop(view);
-        // Perhaps it was made a moment ago.
-        self.replica.ask(give_up).await?;
-        let view = self.replica.view()?;
-        let answer = self.answer_from(&view, &presented, command.check)?;
-        let revision = view.index().revision;
-        let unknown = || inactive(InactiveReason::UnknownToken, revision, command.check);
-        Ok(answer.unwrap_or_else(unknown))
+        self.judge_patiently(&presented, command.check, give_up, answer)
+            .await
     }
 
     /// Waits until the index has that revision.
@@ -220,30 +225,29 @@ impl Services {
         reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
 
-    /// The answer as this version of the index has it; `None` where it does not
-    /// know the token.
-    fn answer_from(
+    /// What is said of a token, as `answer` puts it. Waits a little where the index
+    /// is not there yet, or does not know the token.
+    pub(super) async fn judge_patiently<T>(
         &self,
-        view: &View,
         presented: &Presented,
         check: Option<PermissionCheck>,
-    ) -> Result<Option<pb::IntrospectResponse>, ApiError> {
-        let revision = view.index().revision;
-        Ok(self
-            .judge(view, presented, check)?
-            .map(|judged| match judged {
-                Judged::Inactive(reason) => inactive(reason, revision, check),
-                Judged::Active {
-                    client,
-                    cache_age,
-                    decision,
-                } => {
-                    let mut answer = convert::to_active(client, cache_age);
-                    answer.revision = revision.0;
-                    answer.decision = decision.map(convert::to_decision);
-                    answer
-                }
-            }))
+        give_up: Instant,
+        answer: impl Fn(Judged<'_>, Revision) -> T,
+    ) -> Result<T, ApiError> {
+        let view = match self.replica.view() {
+            Ok(view) => view,
+            Err(_) => self.replica.loaded_view(give_up).await?,
+        };
+        if let Some(judged) = self.judge(&view, presented, check)? {
+            return Ok(answer(judged, view.index().revision));
+        }
+        drop(view);
+        // Perhaps it was made a moment ago.
+        self.replica.ask(give_up).await?;
+        let view = self.replica.view()?;
+        let judged = self.judge(&view, presented, check)?;
+        let judged = judged.unwrap_or(Judged::Inactive(InactiveReason::UnknownToken));
+        Ok(answer(judged, view.index().revision))
     }
 
     /// What this version of the index says of a token, and notes its use; `None`
