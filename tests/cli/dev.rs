@@ -63,6 +63,7 @@ fn dev(folder: &Folder, listen: &str, more: &[&str]) -> Process {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hitkeep-auth")]);
     command.args(["dev", "--listen", listen, "--data-dir", &folder.data_dir()]);
+    command.args(["--http-listen", "127.0.0.1:0"]);
     command.args(more);
     without_settings(&mut command);
     Process::start(command)
@@ -116,9 +117,11 @@ async fn manager(shown: &Value) -> ApiClientServiceClient<tonic::transport::Chan
 /// What must be the same at each start.
 fn lasting(shown: &Value) -> Value {
     let mut shown = shown.clone();
-    // The port was for the system to choose.
-    let listen = shown.as_object_mut().unwrap().remove("listen");
-    assert_ne!(listen.unwrap(), "127.0.0.1:0", "the real port is shown");
+    // The ports were for the system to choose.
+    for listen in ["listen", "http_listen"] {
+        let listen = shown.as_object_mut().unwrap().remove(listen);
+        assert_ne!(listen.unwrap(), "127.0.0.1:0", "the real port is shown");
+    }
     shown
 }
 
