@@ -34,6 +34,7 @@ mod revoke_delete;
 mod rotate;
 mod secrets;
 mod shutdown;
+mod sidecars;
 mod stream;
 mod update;
 mod usage;
