@@ -28,6 +28,7 @@ use crate::{
     pb::{
         self, api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
     },
     replica::{self, Replica},
@@ -266,12 +267,14 @@ fn router(
     let v1alpha = v1alpha.build_v1alpha().expect(sound);
     let api_clients = ApiClientServiceServer::new(services.clone());
     let introspection = IntrospectionServiceServer::new(services.clone());
+    let authorization = AuthorizationServer::new(services.clone());
     let directory = DirectoryServiceServer::new(services.clone());
     let audit = AuditServiceServer::new(services);
     Routes::builder()
         .routes()
         .add_service(api_clients.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(introspection.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(authorization.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(directory.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(audit.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(health)

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Services,
-    context::{Caller, Deadline},
+    context::{Caller, Deadline, remaining},
     convert::introspection as convert,
     error::ApiError,
 };
@@ -50,10 +50,7 @@ impl IntrospectionService for Services {
         request: Request<pb::IntrospectRequest>,
     ) -> Result<Response<pb::IntrospectResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let deadline = extensions.get::<Deadline>();
-        let remaining = deadline.map_or(self.request_timeout, |at| {
-            at.0.saturating_duration_since(Instant::now())
-        });
+        let remaining = remaining(&extensions, self.request_timeout);
         Ok(Response::new(self.answer(&request, remaining).await?))
     }
 

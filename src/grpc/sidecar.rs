@@ -55,7 +55,7 @@ impl Asked<'_> {
 impl Services {
     /// Whether a request may pass, for a proxy that waits so long for the answer.
     /// Tells of a route's mistake in the log.
-    pub(crate) async fn check(&self, asked: Asked<'_>, remaining: Duration) -> Verdict {
+    pub(crate) async fn verdict(&self, asked: Asked<'_>, remaining: Duration) -> Verdict {
         let (need, presented) = match asked.read() {
             Ok(read) => read,
             Err(refused) => {
@@ -66,8 +66,8 @@ impl Services {
             }
         };
         let give_up = give_up_after(remaining);
-        let verdict = |judged: Judged<'_>, _| verdict(&judged, need);
-        let judged = self.judge_patiently(&presented, need.check(), give_up, verdict);
+        let conclude = |judged: Judged<'_>, _| conclude(&judged, need);
+        let judged = self.judge_patiently(&presented, need.check(), give_up, conclude);
         judged.await.unwrap_or_else(|error| {
             error.log();
             Verdict::Refused(Refused::CannotTell)
@@ -85,7 +85,7 @@ impl Services {
 }
 
 /// What was said of a token, for a request that needs that.
-pub(super) fn verdict(judged: &Judged<'_>, need: Need) -> Verdict {
+pub(super) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
     let (client, decision) = match judged {
         Judged::Inactive(_) => return Verdict::Refused(Refused::Inactive),
         Judged::Active {

@@ -20,6 +20,7 @@ use crate::{
     pb::{
         api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
     },
 };
@@ -51,7 +52,8 @@ impl Access {
             | "grpc.reflection.v1.ServerReflection"
             | "grpc.reflection.v1alpha.ServerReflection" => Self::Open,
             ApiClientServiceServer::<Services>::NAME => Self::Permitted(CallerPermission::Manage),
-            IntrospectionServiceServer::<Services>::NAME => {
+            IntrospectionServiceServer::<Services>::NAME
+            | AuthorizationServer::<Services>::NAME => {
                 Self::Permitted(CallerPermission::Introspect)
             }
             DirectoryServiceServer::<Services>::NAME => {

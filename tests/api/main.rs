@@ -35,6 +35,7 @@ mod revoke_delete;
 mod rotate;
 mod secrets;
 mod shutdown;
+mod sidecars;
 mod stream;
 mod update;
 mod usage;
