@@ -60,7 +60,7 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
         },
         credential: credentials.credential(),
     };
-    let verdict = shared.services.check(asked, shared.request_timeout).await;
+    let verdict = shared.services.verdict(asked, shared.request_timeout).await;
     answer::verdict(verdict.answer())
 }
 

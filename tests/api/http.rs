@@ -1,6 +1,6 @@
 //! The HTTP listener, as programs that speak no gRPC see it.
 
-mod client;
+pub mod client;
 mod forward_auth;
 mod introspect;
 mod limits;

@@ -3,6 +3,7 @@
 //! is a column of it.
 
 mod envoy;
+mod http;
 mod odd;
 pub mod table;
 
