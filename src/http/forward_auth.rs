@@ -24,8 +24,9 @@ use crate::{
 /// The headers in which proxies tell the path of the request: Caddy and Traefik, and
 /// by convention nginx.
 const PATH_HEADERS: [&str; 2] = ["x-forwarded-uri", "x-original-uri"];
-/// A scheme of our own, because the end client may get to see it: a challenge for a
-/// bearer would tell it that its token is at fault.
+/// A scheme of our own, because the end client may get to see it, and a challenge
+/// for a bearer would tell it that its token is at fault. A proxy that can tell it
+/// apart makes a 500 of it, which it is.
 const CALLER_CHALLENGE: HeaderValue = HeaderValue::from_static("X-HitKeep-Caller");
 
 /// Answers a request.
@@ -117,11 +118,9 @@ fn refused(error: &ApiError) -> Response {
     };
     tracing::info!("a proxy was refused: {description}");
     let mut response = answer::refusal(status, word, &description);
-    if status == StatusCode::UNAUTHORIZED {
-        response
-            .headers_mut()
-            .insert(WWW_AUTHENTICATE, CALLER_CHALLENGE);
-    }
+    response
+        .headers_mut()
+        .insert(WWW_AUTHENTICATE, CALLER_CHALLENGE);
     response
 }
 

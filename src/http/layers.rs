@@ -20,7 +20,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_ROUTE: &str = "none";
 
 /// Gives the request an id and a span, counts it, and gives a failure of ours its
-/// line in the log. What a proxy's clients are refused is no failure.
+/// line in the log. What a proxy is answered has none here: its clients would fill
+/// the log with one mistake, or one outage, of which is told elsewhere. Nor has
+/// what a probe is answered.
 pub(super) async fn trace(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let given = request.headers().get(REQUEST_ID);
@@ -45,7 +47,7 @@ pub(super) async fn trace(State(shared): State<Shared>, request: Request, next: 
     let duration = begun.elapsed();
     let status = response.status();
     shared.metrics.request(route, status.as_u16(), duration);
-    if status.is_server_error() && route != READYZ {
+    if status.is_server_error() && ![FORWARD_AUTH, READYZ].contains(&route) {
         tracing::info!(
             parent: &span,
             http.status = status.as_u16(),

@@ -292,6 +292,8 @@ async fn a_proxy_shows_who_it_is() {
         if *permission != CallerPermission::Introspect {
             let answer = asked(&[app.token(*permission)]).await;
             assert_eq!(answer.told(), "403 caller_not_permitted");
+            let challenge = answer.header("www-authenticate");
+            assert_eq!(challenge.as_deref(), Some("X-HitKeep-Caller"));
         }
     }
     // A caller is nobody's client.
