@@ -14,7 +14,7 @@ mod convert;
 pub mod directory;
 pub mod error;
 mod ext_authz;
-pub(crate) mod fast;
+pub mod fast;
 pub mod introspection;
 mod page;
 pub(crate) mod sidecar;

@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use uuid::Uuid;
+
 use super::{
     access::{EffectiveAccess, Owner, PermissionCheck},
     id::{ClientId, SiteId},
@@ -28,6 +30,8 @@ pub const SITE_ROLE: &str = "x-hitkeep-site-role";
 /// What the names of all these headers begin with.
 const PREFIX: &[u8] = b"x-hitkeep-";
 
+/// The length of an owner's text: its kind, a colon, and its id.
+const OWNER_LENGTH: usize = 5 + 36;
 /// After how many seconds a client may try again that could not be answered.
 const RETRY_AFTER: &str = "1";
 
@@ -99,16 +103,35 @@ impl Pass {
 
     /// The headers that tell of it, in the order of their names.
     pub fn headers(&self) -> Vec<(&'static str, Cow<'static, str>)> {
-        let mut headers: Vec<(_, Cow<'static, str>)> = vec![
-            (CLIENT_ID, self.client.to_string().into()),
-            (INSTANCE_ROLE, self.instance_role.as_str().into()),
-            (OWNER, self.owner.to_string().into()),
-        ];
-        if let Some((site, role)) = self.site {
-            headers.push((SITE_ID, site.to_string().into()));
-            headers.push((SITE_ROLE, role.as_str().into()));
-        }
+        let mut headers = Vec::with_capacity(5);
+        self.each_header(|name, value| headers.push((name, value.to_owned().into())));
         headers
+    }
+
+    /// Tells each of its headers, in the order of their names.
+    pub fn each_header(&self, mut tell: impl FnMut(&'static str, &str)) {
+        let mut buffer = Uuid::encode_buffer();
+        tell(
+            CLIENT_ID,
+            self.client.uuid().hyphenated().encode_lower(&mut buffer),
+        );
+        tell(INSTANCE_ROLE, self.instance_role.as_str());
+        let (kind, owner) = match self.owner {
+            Owner::User(id) => ("user:", id.uuid()),
+            Owner::Team(id) => ("team:", id.uuid()),
+        };
+        let mut text = [0; OWNER_LENGTH];
+        let (first, second) = text.split_at_mut(kind.len());
+        first.copy_from_slice(kind.as_bytes());
+        owner.hyphenated().encode_lower(second);
+        tell(
+            OWNER,
+            std::str::from_utf8(&text).expect("both parts are ASCII"),
+        );
+        if let Some((site, role)) = self.site {
+            tell(SITE_ID, site.uuid().hyphenated().encode_lower(&mut buffer));
+            tell(SITE_ROLE, role.as_str());
+        }
     }
 
     /// Whether it has something to say in that header, whose name is in lower case.
@@ -239,7 +262,7 @@ mod tests {
     fn who_passes_is_told_in_headers() {
         let id = "01930000-0000-7000-8000-0000000000ab";
         let answer = Verdict::Allowed(pass(None)).answer();
-        let team = format!("team:{id}");
+        let team = Owner::Team(id.parse().unwrap()).to_string();
         let mut expected = vec![
             ("x-hitkeep-client-id", id),
             ("x-hitkeep-instance-role", "user"),

@@ -81,9 +81,7 @@ pub(super) async fn trace(
         .get(REQUEST_ID)
         .and_then(|id| id.to_str().ok());
     let given = given.filter(|id| RequestId::is_usable(id));
-    // An introspection that goes well is answered without one that nobody asked for:
-    // making it takes longer than the answer.
-    let told = given.is_some() || request.uri().path() != super::hot::INTROSPECT;
+    let told = given.is_some() || !super::hot::makes_no_id(request.uri().path());
     let request_id: Arc<str> = match given {
         Some(id) => id.into(),
         None => id::RequestId::mint(store.clock().now(), store.entropy())

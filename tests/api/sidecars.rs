@@ -2,7 +2,7 @@
 //! Introspect gives. The table of tokens and routes is in `table`, and whoever answers
 //! is a column of it.
 
-mod envoy;
+pub mod envoy;
 mod http;
 mod odd;
 pub mod table;
