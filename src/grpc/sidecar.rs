@@ -26,7 +26,6 @@ const QUIET: Duration = Duration::from_secs(10);
 const MAX_TOLD: usize = 64;
 
 /// A request that a proxy asks about.
-#[derive(Debug)]
 pub(crate) struct Asked<'r> {
     /// What its route needs.
     pub(crate) route: Result<Route<'r>, Mistake>,

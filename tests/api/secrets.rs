@@ -20,6 +20,7 @@ use said::{Said, hashed, plain};
 use crate::{
     fixtures::*,
     harness::Caller,
+    sidecars::envoy::{Sending, asking},
     support::{
         postgres,
         process::{Process, binary},
@@ -235,6 +236,43 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
             let answer = sidecar.introspect(request).await.unwrap();
             assert_eq!(answer.inactive_reason(), expected);
             run.said.reply("Introspect", &answer);
+        }
+    }
+
+    // What Envoy asks, with tokens where they belong and where they do not.
+    for token in [&current, &vera.token, &misspelt(&current), &known[0]] {
+        let bearer = format!("Bearer {token}");
+        let spoofed = format!("x-hitkeep-{token}");
+        for settings in [
+            vec![],
+            vec![("site_id", SITE), ("permission", "site.delete")],
+            vec![("permission", token.as_str())],
+            vec![("site_id", token)],
+            vec![("site_path", token)],
+            vec![(token, "site.view")],
+            vec![("site_path", "/{site_id}")],
+        ] {
+            let path = format!("/{token}?token={token}");
+            for request in [
+                asking(&settings, &path).bearing(token),
+                asking(&settings, &path).with([("x-api-key", token.as_str()), (&spoofed, "1")]),
+                asking(&settings, &path).with_raw([("authorization", bearer.as_str())]),
+            ] {
+                // The settings are the operator's, who has no token there.
+                let mut shown = request.clone();
+                shown
+                    .attributes
+                    .as_mut()
+                    .unwrap()
+                    .context_extensions
+                    .clear();
+                run.said.note("a check", format!("{shown:?} {shown:#?}"));
+                run.said
+                    .note("its parts", format!("{:?}", shown.attributes));
+                run.said.note("its parts", format!("{:#?}", shown.http()));
+                let answer = sidecar.check(request).await.unwrap();
+                run.said.note("Check", format!("{answer:?} {answer:#?}"));
+            }
         }
     }
 

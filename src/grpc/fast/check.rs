@@ -36,7 +36,7 @@ const MAX_SETTINGS: usize = 4;
 const MAX_DEPTH: u8 = 16;
 
 /// What the check needs of a request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Read<'m> {
     settings: [(&'m str, &'m str); MAX_SETTINGS],
     set: usize,

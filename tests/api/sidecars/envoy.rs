@@ -1,6 +1,6 @@
 //! Envoy's check: how it asks, and what it is told.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hitkeep_auth::{
     pb::{
@@ -19,14 +19,17 @@ use hitkeep_auth::{
         },
     },
     server,
+    store::{self, Store},
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::table::Said;
 use crate::{
     fixtures::*,
-    harness::{Caller, TestApp, told},
+    harness::{Caller, TestApp, channel, told},
 };
 
 /// A request for Envoy to ask about, to a route with those settings.
@@ -376,4 +379,25 @@ async fn only_who_may_introspect_may_ask() {
     let stranger = app.caller(NOBODYS).await;
     let refused = stranger.check(asking(&[], "/")).await;
     assert_eq!(told(&refused), "Unauthenticated CALLER_UNKNOWN");
+}
+
+/// A server that has not read its database yet knows no caller either, so Envoy gets an
+/// error; by its configuration, it answers 503 as well.
+#[tokio::test]
+async fn before_there_is_an_index_nothing_can_be_told() {
+    let app = TestApp::with_world().await;
+    let nowhere = store::Options::new("postgres://nobody@127.0.0.1:1/nowhere");
+    let (clock, entropy) = (Arc::clone(&app.clock), Arc::clone(&app.entropy));
+    let store = Store::new(&nowhere, clock as _, entropy as _);
+    let (connections, incoming) = mpsc::unbounded_channel();
+    let (_stop, stopped) = mpsc::channel(1);
+    let incoming = UnboundedReceiverStream::new(incoming);
+    let options = server::Options::default();
+    tokio::spawn(server::serve(store, options, incoming, stopped));
+    let sidecar = Caller {
+        channel: channel(&connections).await,
+        ..app.sidecar().await
+    };
+    let refused = sidecar.check(asking(&[], "/").bearing(NOBODYS)).await;
+    assert_eq!(told(&refused), "Unavailable STALE_INDEX");
 }

@@ -1,0 +1,264 @@
+//! What is read by hand is read as others read it. Each property stands in a module of
+//! its own, which `fuzz/` drives with whatever it comes up with; here it is random
+//! input, the same in each run, that is more to the point.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
+mod messages;
+mod paths;
+mod tokens;
+
+use hitkeep_auth::pb::envoy::{
+    config::core::v3::{HeaderMap, HeaderValue},
+    service::auth::v3::{
+        AttributeContext, CheckRequest,
+        attribute_context::{HttpRequest, Request},
+    },
+};
+use proptest::{
+    collection::{btree_map, vec},
+    prelude::*,
+    sample::{Index, select},
+    test_runner::{Config, RngSeed},
+};
+use prost::Message;
+
+/// So many cases of each property; `PROPTEST_CASES` makes them more, never fewer.
+const CASES: u32 = 5_000;
+
+fn config() -> Config {
+    let asked = Config::default();
+    Config {
+        cases: asked.cases.max(CASES),
+        rng_seed: RngSeed::Fixed(2026),
+        failure_persistence: None,
+        ..asked
+    }
+}
+
+/// A template, most of the time: the parts that there are, in any order.
+fn template() -> impl Strategy<Value = String> {
+    let segment = select(vec![
+        "{site_id}",
+        "{site_id}",
+        "*",
+        "s",
+        "a@b",
+        "caf%C3%A9",
+        "**",
+        "",
+        "..",
+        "x*",
+        "%61",
+    ]);
+    prop_oneof![
+        4 => vec(select(vec!["*", "s", "a@b"]), 0..3).prop_flat_map(|before| {
+            (vec(select(vec!["*", "s"]), 0..2), any::<bool>()).prop_map(move |(after, open)| {
+                let mut all = before.clone();
+                all.push("{site_id}");
+                all.extend(after);
+                all.extend(open.then_some("**"));
+                format!("/{}", all.join("/"))
+            })
+        }),
+        1 => vec(segment, 0..5).prop_map(|all| format!("/{}", all.join("/"))),
+    ]
+}
+
+/// What paths are made of: sites, and everything that is ever read in two ways.
+fn target() -> impl Strategy<Value = String> {
+    let nice = select(vec![
+        paths::SITE,
+        paths::SITE,
+        paths::OTHER,
+        "s",
+        "a@b",
+        "x",
+        "",
+    ]);
+    let nasty = select(vec![
+        paths::SITE,
+        paths::OTHER,
+        "s",
+        "/",
+        "/",
+        "/",
+        "//",
+        ".",
+        "..",
+        "%2e",
+        "%2E%2e",
+        "%2f",
+        "%2F",
+        "\\",
+        "%5c",
+        ";",
+        "%3b",
+        "?",
+        "%3F",
+        "#",
+        "%23",
+        "\0",
+        "%00",
+        "%25",
+        "%252e",
+        "%252f",
+        "%C0%AF",
+        "%C0%AE",
+        "é",
+        "%C3%A9",
+        "%",
+        "%4",
+        " ",
+        "%20",
+        "+",
+        "http://h",
+        "*",
+        "{site_id}",
+        "%73",
+        "urn:uuid:",
+        "a@b",
+        "%40",
+        "\t",
+        "\n",
+        "%0a",
+        "&",
+        "x",
+    ]);
+    prop_oneof![
+        1 => vec(nice, 0..6).prop_map(|all| format!("/{}", all.join("/"))),
+        3 => (any::<bool>(), vec(nasty, 0..10)).prop_map(|(rooted, all)| {
+            format!("{}{}", if rooted { "/" } else { "" }, all.concat())
+        }),
+        // Nearly good: one thing is put somewhere.
+        3 => (select(vec!["/../", "%2f", ";", "//", "/./", "%2e", "#", "\\", "%00", "..", "%", "?"]), any::<Index>())
+            .prop_map(|(thing, at)| {
+                let mut path = format!("/s/{}/x/{}", paths::SITE, paths::OTHER);
+                path.insert_str(at.index(path.len() + 1), thing);
+                path
+            }),
+    ]
+}
+
+fn header() -> impl Strategy<Value = (String, String)> {
+    let name = select(vec![
+        "authorization",
+        "Authorization",
+        "x-api-key",
+        "X-API-KEY",
+        "accept",
+        "x-hitkeep-owner",
+        "X_HitKeep-x",
+        "",
+        "é",
+    ]);
+    let value = select(vec![
+        "Bearer t",
+        "bearer  t ",
+        "BEARER\tt",
+        "Bearer",
+        "Bearer ",
+        "Basic eA==",
+        "t",
+        "",
+        " ",
+        "\tt",
+        "Bearer t,Bearer u",
+        "é",
+    ]);
+    (name, value).prop_map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+fn request() -> impl Strategy<Value = CheckRequest> {
+    let setting = (
+        select(vec!["permission", "site_id", "site_path", "other"]),
+        select(vec!["", "site.view", "x"]),
+    );
+    let settings = btree_map(setting.0, setting.1, 0..5);
+    let joined = btree_map(".{0,9}", ".{0,9}", 0..3);
+    (
+        settings,
+        joined,
+        vec(header(), 0..4),
+        vec(header(), 0..3),
+        ".{0,9}",
+        any::<i64>(),
+    )
+        .prop_map(|(settings, mut joined, map, raw, path, size)| {
+            joined.extend(map);
+            let single = |(key, value): (String, String)| HeaderValue {
+                key,
+                raw_value: value.clone().into_bytes(),
+                value,
+            };
+            let text = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+            CheckRequest {
+                attributes: Some(AttributeContext {
+                    context_extensions: settings.into_iter().map(text).collect(),
+                    request: Some(Request {
+                        http: Some(HttpRequest {
+                            headers: joined,
+                            header_map: (!raw.is_empty()).then(|| HeaderMap {
+                                headers: raw.into_iter().map(single).collect(),
+                            }),
+                            path,
+                            size,
+                            ..HttpRequest::default()
+                        }),
+                        time: Some(prost_types::Timestamp {
+                            seconds: size,
+                            nanos: -1,
+                        }),
+                    }),
+                    ..AttributeContext::default()
+                }),
+            }
+        })
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn all_programs_see_the_site_that_was_checked(template in template(), target in target()) {
+        paths::hold(&template, &target);
+    }
+
+    #[test]
+    fn any_text_will_do(template in "(/|\\PC|[a-z{}*%./]){0,20}", target in "(/|\\PC|[a-z%./;]){0,20}") {
+        paths::hold(&template, &target);
+    }
+
+    #[test]
+    fn a_token_is_found_where_hitkeep_finds_it(headers in vec(header(), 0..5)) {
+        tokens::hold(&headers);
+    }
+
+    #[test]
+    fn what_is_usual_is_read_by_hand(request in request()) {
+        let message = request.encode_to_vec();
+        prop_assert!(messages::hold(&message));
+    }
+
+    #[test]
+    fn what_is_read_by_hand_is_what_prost_reads(
+        request in request(),
+        edits in vec((any::<Index>(), any::<u8>(), 0..4_u8), 1..4),
+    ) {
+        let mut message = request.encode_to_vec();
+        for (at, byte, edit) in edits {
+            let at = at.index(message.len() + 1);
+            match edit {
+                0 => message.insert(at, byte),
+                1 if at < message.len() => drop(message.remove(at)),
+                2 if at < message.len() => message[at] = byte,
+                // Something that it has already, once more.
+                _ => {
+                    let copy = message[at..].to_vec();
+                    message.extend(copy);
+                }
+            }
+        }
+        messages::hold(&message);
+    }
+}
