@@ -96,3 +96,23 @@ pub(super) async fn method_not_allowed() -> Response {
 pub(super) async fn not_found() -> Response {
     answer::refusal(StatusCode::NOT_FOUND, "not_found", "there is no such path")
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, middleware::from_fn, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_and_no_more() {
+        let panics = get(async || -> &'static str { panic!("a defect") });
+        let router = Router::new().route("/", panics).layer(from_fn(catch_panic));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = axum::body::to_bytes(response.into_body(), 1000).await;
+        let body: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
+        assert_eq!(body["error"], "server_error");
+        assert_eq!(body["error_description"], "internal error");
+    }
+}
