@@ -10,6 +10,7 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
+use tokio::time::Instant;
 
 use super::{Shared, answer, callers};
 use crate::{
@@ -35,6 +36,7 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
         Ok(place) => place,
         Err(error) => return answer::failure(&error),
     };
+    let begun = Instant::now();
     let (head, _) = request.into_parts();
     let give_up = give_up_after(shared.request_timeout);
     let shown = callers::of_proxy(&head.headers);
@@ -61,7 +63,8 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
         },
         credential: credentials.credential(),
     };
-    let verdict = shared.services.verdict(asked, shared.request_timeout).await;
+    let remaining = shared.request_timeout.saturating_sub(begun.elapsed());
+    let verdict = shared.services.verdict(asked, remaining).await;
     answer::verdict(verdict.answer())
 }
 
