@@ -27,18 +27,22 @@ enum Step {
     CutParameters,
     ResolveDots,
     CutLastSlash,
+    /// Cuts off blanks at both ends.
     Trim,
+    /// The same for each segment.
+    TrimSegments,
 }
 
 use Step::{
     Backslashes, CutAtNul, CutFragment, CutHost, CutLastSlash, CutParameters, CutQuery, Decode,
-    DecodeOverlong, MergeSlashes, ResolveDots, Trim,
+    DecodeOverlong, MergeSlashes, ResolveDots, Trim, TrimSegments,
 };
 
 /// Programs, by what they do.
-const READERS: [&[Step]; 14] = [
+const READERS: [&[Step]; 15] = [
     &[CutQuery],
     &[CutQuery, Decode],
+    &[CutQuery, Decode, TrimSegments, MergeSlashes, ResolveDots],
     &[CutQuery, Decode, Decode],
     &[Decode, CutQuery],
     &[CutFragment, CutQuery, Decode, MergeSlashes, ResolveDots],
@@ -154,14 +158,17 @@ impl Step {
                 .to_vec()
         };
         match self {
-            Self::CutHost => match path.windows(3).position(|three| three == b"://") {
-                Some(at) => {
-                    let rest = &path[at + 3..];
-                    let slash = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
-                    rest[slash..].to_vec()
+            Self::CutHost => {
+                let host = path.windows(3).position(|three| three == b"://");
+                match host.filter(|_| !path.starts_with(b"/")) {
+                    Some(at) => {
+                        let rest = &path[at + 3..];
+                        let slash = rest.iter().position(|byte| *byte == b'/');
+                        rest[slash.unwrap_or(rest.len())..].to_vec()
+                    }
+                    None => path,
                 }
-                None => path,
-            },
+            }
             Self::CutFragment => cut_at(b'#'),
             Self::CutQuery => cut_at(b'?'),
             Self::CutAtNul => cut_at(0),
@@ -182,6 +189,11 @@ impl Step {
             Self::ResolveDots => resolved(&path),
             Self::CutLastSlash => path.strip_suffix(b"/").map_or(path.clone(), <[u8]>::to_vec),
             Self::Trim => path.trim_ascii().to_vec(),
+            Self::TrimSegments => {
+                let segments = split(&path).into_iter();
+                let trimmed = segments.map(|segment| segment.trim_ascii().to_vec());
+                trimmed.collect::<Vec<_>>().join(&b'/')
+            }
         }
     }
 }

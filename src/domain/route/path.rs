@@ -40,7 +40,7 @@ pub enum PathMistake {
 /// is `.` or `..`; and it is made of what RFC 3986 allows in a path, but for the `;`,
 /// behind which some programs cut. What is percent-encoded is neither of that (or
 /// else a program that decodes sees another path than one that does not) nor a
-/// control character, and decodes to UTF-8.
+/// control character, and decodes to UTF-8 without a blank at either end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormalPath<'p>(&'p str);
 
@@ -95,7 +95,8 @@ fn is_normal_segment(segment: &str) -> bool {
             _ => return false,
         }
     }
-    std::str::from_utf8(&decoded).is_ok()
+    // Blanks at either end are cut off by some.
+    std::str::from_utf8(&decoded).is_ok_and(|text| text.trim() == text)
 }
 
 /// What stands for itself.
@@ -262,6 +263,9 @@ mod tests {
             "/a\r\n",
             "/a\t",
             "/a b",
+            "/a%20",
+            "/%20a/b",
+            "/a%C2%A0/b",
             "/a%7F",
             "/%61",
             "/a%25%32%66b",
