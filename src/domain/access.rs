@@ -337,6 +337,16 @@ pub enum PermissionCheck {
     Instance(InstancePermission),
 }
 
+impl PermissionCheck {
+    /// The permission's name.
+    pub const fn permission(&self) -> &'static str {
+        match self {
+            Self::Site { permission, .. } => permission.as_str(),
+            Self::Instance(permission) => permission.as_str(),
+        }
+    }
+}
+
 /// The answer to a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
