@@ -171,7 +171,7 @@ fn nothing_tells_of_the_machine_it_was_made_on() {
 
 /// Elsewhere a lint that anybody can lift would be all that keeps it out.
 #[test]
-fn only_the_launcher_of_the_private_postgres_has_unsafe_code() {
+fn nothing_is_unsafe_but_the_launcher_of_the_private_postgres() {
     // Put together, so that this file does not have it in it.
     let lint = ["unsafe", "code"].join("_");
     let lifted = sources().filter(|file| file.text.contains(&lint));
