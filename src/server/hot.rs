@@ -340,7 +340,7 @@ impl Reading {
         let mut reply = Vec::with_capacity(self.call.usual_reply());
         let services = &self.ways.services;
         let is_answered = match self.call {
-            Call::Introspect => services.answer_at_once(message, &mut reply),
+            Call::Introspect => services.at_once()?.answer(message, &mut reply),
             Call::Check => services.check_at_once(message, &mut reply),
         };
         if !is_answered {
