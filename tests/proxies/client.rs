@@ -50,11 +50,12 @@ fn values<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
 
 /// Gets a target with those headers, written as they are.
 pub async fn get(address: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut request = format!("GET {target} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
-    }
-    request += "\r\n";
+    let headers = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers: String = headers.collect();
+    let usual = "host: test\r\nconnection: close\r\n";
+    let request = format!("GET {target} HTTP/1.1\r\n{usual}{headers}\r\n");
     let exchanged = async {
         let mut stream = TcpStream::connect(address).await.expect("it accepts");
         stream.write_all(request.as_bytes()).await.unwrap();
