@@ -23,6 +23,8 @@ use crate::{
 
 /// Where everything listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:50051";
+/// Where `dev` listens for HTTP, and where it does when somebody else does there.
+const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
 /// This project's folder among those of other programs.
 const FOLDER: &str = "hitkeep-auth";
 
@@ -114,6 +116,9 @@ pub struct DevArgs {
     /// The address to listen on
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
     pub listen: String,
+    /// The address to listen on for HTTP [default: 127.0.0.1:50052, or a free port if that is taken]
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// The folder of the private Postgres and the demo tokens [default: in the user's data folder]
     #[arg(long, env = "HITKEEP_AUTH_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
@@ -133,6 +138,9 @@ pub struct ServeArgs {
     /// The address to listen on
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
     pub listen: String,
+    /// The address to listen on for HTTP: introspection, proxies, probes and metrics [default: none]
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// Connections to Postgres at most
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
@@ -305,6 +313,11 @@ impl DatabaseArgs {
 }
 
 impl ServeArgs {
+    /// The address to listen on for HTTP.
+    pub fn http_listen(&self) -> Option<&str> {
+        given(self.http_listen.as_ref())
+    }
+
     /// How to reach Postgres.
     pub fn store(&self) -> Result<store::Options, MalformedUrl> {
         let pool_size = self.pool_size;
@@ -340,6 +353,14 @@ impl ServeArgs {
 }
 
 impl DevArgs {
+    /// The addresses to listen on for HTTP: the first that is free.
+    pub fn http_listen(&self) -> Vec<&str> {
+        match given(self.http_listen.as_ref()) {
+            Some(address) => vec![address],
+            None => DEV_HTTP.to_vec(),
+        }
+    }
+
     /// The private Postgres to start.
     ///
     /// # Errors
@@ -396,6 +417,11 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
         .collect();
     let known = || format!("must be one of {}", known.join(", "));
     text.parse().ok().ok_or_else(known)
+}
+
+/// A variable that is set to nothing is not set: compose files do that.
+fn given(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 pub mod api_clients;
 pub mod audit;
+pub(crate) mod callers;
 pub mod context;
 mod convert;
 pub mod directory;

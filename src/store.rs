@@ -204,6 +204,11 @@ impl Store {
         (status.size, status.available)
     }
 
+    /// How many connections the pool may have.
+    pub fn pool_size(&self) -> usize {
+        self.pool.status().max_size
+    }
+
     /// The migrations that the database still needs.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
         let (mut lease, ()) = self.start(async |_: &mut AsyncPgConnection| Ok(())).await?;

@@ -2,37 +2,78 @@
 
 use std::{io, net::TcpStream, time::Duration};
 
+use futures_util::{StreamExt, stream};
 use tokio::net::TcpListener;
 use tokio_stream::Stream;
 
 use super::{Failure, open};
 use crate::{
     config::ServeArgs,
-    server::{self, Ended, lifecycle},
+    server::{self, Ended, Server, lifecycle},
     store::Store,
+    telemetry::metrics::Metrics,
 };
 
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let listener = listen(&args.listen).await?;
+    let listeners = Listeners::open(&args.listen, args.http_listen().as_slice()).await?;
     let store = open(&args.store()?);
     check_migrations(&store).await?;
-    serve(store, listener, args.server()).await
+    serve(store, listeners, args.server()).await
+}
+
+/// Where callers come in.
+pub(super) struct Listeners {
+    pub(super) grpc: TcpListener,
+    pub(super) http: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Opens them; for HTTP on the first of the addresses that is free.
+    ///
+    /// # Errors
+    /// Each says what to do.
+    pub(super) async fn open(grpc: &str, http: &[&str]) -> Result<Self, Failure> {
+        let grpc = listen(grpc, "--listen").await?;
+        let Some((last, others)) = http.split_last() else {
+            return Ok(Self { grpc, http: None });
+        };
+        for address in others {
+            if let Ok(listener) = TcpListener::bind(address).await {
+                return Ok(Self {
+                    grpc,
+                    http: Some(listener),
+                });
+            }
+        }
+        let http = Some(listen(last, "--http-listen").await?);
+        Ok(Self { grpc, http })
+    }
 }
 
 /// Serves until a signal says to stop.
 pub(super) async fn serve(
     store: Store,
-    listener: TcpListener,
+    listeners: Listeners,
     options: server::Options,
 ) -> Result<(), Failure> {
-    let address = listener.local_addr()?;
-    let incoming = incoming(listener);
     let stop = lifecycle::signals()?;
+    if let Some(http) = &listeners.http {
+        let address = http.local_addr()?;
+        tracing::info!(%address, "HTTP is on {address}");
+    }
+    let address = listeners.grpc.local_addr()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
-    match server::serve(store, options, incoming, stop).await {
+    let server = Server {
+        store,
+        options,
+        metrics: Metrics::default(),
+        grpc: incoming(listeners.grpc),
+        http: stream::iter(listeners.http).flat_map(incoming),
+    };
+    match server.run(stop).await {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
@@ -42,7 +83,7 @@ pub(super) async fn serve(
 /// The connections of a listener. A failure to accept one (there may be no file
 /// descriptor left for it) is waited out, because it would only fail again.
 fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    futures_util::stream::unfold(listener, async |listener| {
+    stream::unfold(listener, async |listener| {
         loop {
             match listener.accept().await {
                 Ok((connection, _)) => {
@@ -61,19 +102,16 @@ fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> 
     })
 }
 
-/// Opens the listener.
-///
-/// # Errors
-/// Each says what to do.
-pub(super) async fn listen(address: &str) -> Result<TcpListener, Failure> {
+/// Opens the listener whose address is chosen with that option.
+async fn listen(address: &str, option: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                ": another program listens there; stop it, or choose another address with --listen"
-            }
-            _ => ": choose another address with --listen",
+            io::ErrorKind::AddrInUse => "another program listens there; stop it, or choose",
+            _ => "choose",
         };
-        Failure::new(format_args!("cannot listen on {address} ({error}){advice}"))
+        Failure::new(format_args!(
+            "cannot listen on {address} ({error}): {advice} another address with {option}"
+        ))
     })
 }
 

@@ -100,6 +100,12 @@ pub enum Mistake {
     /// The route has a `site_path`, and the proxy tells no path.
     #[error("the site_path {0} needs the path of the request, and the proxy does not tell it")]
     PathUntold(Shown),
+    /// The route has a `site_path`, and the proxy tells two paths.
+    #[error(
+        "the proxy tells the path of a request twice, and differently: let it set one of the \
+         headers that tell it, and clear the others"
+    )]
+    PathToldTwice,
 }
 
 /// A value of a setting as a message shows it: quoted, and not all of a long one. A
@@ -194,6 +200,14 @@ impl<'s> Route<'s> {
             (Ok(permission), Some(_)) => Err(Mistake::SiteTooMuch(permission)),
             (Err(_), _) => Err(Mistake::UnknownPermission(Shown::new(permission))),
         }
+    }
+
+    /// Whether it reads the path of a request.
+    pub const fn reads_path(&self) -> bool {
+        matches!(
+            self,
+            Self::ActiveOn(Place::InPath(_)) | Self::Site(_, Place::InPath(_))
+        )
     }
 
     /// What a request needs, by its target as its first line has it: the path, and

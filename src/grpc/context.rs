@@ -25,6 +25,16 @@ pub struct Caller {
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
 
+impl RequestId {
+    /// The longest that is taken over from a caller.
+    const MAX_LENGTH: usize = 128;
+
+    /// Whether a caller's own is taken over.
+    pub(crate) fn is_usable(id: &str) -> bool {
+        (1..=Self::MAX_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+}
+
 /// When the request is given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);

@@ -190,6 +190,7 @@ fn write(judged: &Judged<'_>, revision: Revision, checked: bool, reply: &mut Vec
             client,
             cache_age,
             decision,
+            ..
         } => {
             write_number(reply, 1, 1);
             write_id(reply, 3, client.client.uuid());

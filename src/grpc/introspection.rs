@@ -24,6 +24,7 @@ use crate::{
     domain::{
         Revision,
         access::{Decision, PermissionCheck},
+        client::Expiry,
         introspection::{InactiveReason, Settled, cache_age},
         token::{Token, TokenHash, TokenKind},
         usage::Outcome,
@@ -134,7 +135,7 @@ impl Conversation {
 }
 
 /// When to give up waiting, for a call that may take so long.
-pub(super) fn give_up_after(remaining: Duration) -> Instant {
+pub(crate) fn give_up_after(remaining: Duration) -> Instant {
     Instant::now() + remaining.mul_f64(WAITING_SHARE)
 }
 
@@ -147,7 +148,7 @@ async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 /// A token as a request has it.
-pub(super) enum Presented {
+pub(crate) enum Presented {
     /// What could be an API client's: its hash.
     Hash(TokenHash),
     /// Anything else, such as a caller's token: known to be unknown.
@@ -155,7 +156,7 @@ pub(super) enum Presented {
 }
 
 impl Presented {
-    pub(super) fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         match Token::parse(text) {
             Ok(token) => match token.kind() {
                 TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),
@@ -202,6 +203,7 @@ impl Services {
                 client,
                 cache_age,
                 decision,
+                ..
             } => {
                 let mut answer = convert::to_active(client, cache_age);
                 answer.revision = revision.0;
@@ -221,7 +223,7 @@ impl Services {
 
     /// What is said of a token, as `answer` puts it. Waits a little where the index
     /// is not there yet, or does not know the token.
-    pub(super) async fn judge_patiently<T>(
+    pub(crate) async fn judge_patiently<T>(
         &self,
         presented: &Presented,
         check: Option<PermissionCheck>,
@@ -287,6 +289,7 @@ impl Services {
         let at_most = TimeDelta::from_std(at_most).unwrap_or(TimeDelta::MAX);
         Ok(Some(Judged::Active {
             client: settled,
+            ends,
             cache_age: cache_age(ends, at_most, view.now),
             decision,
         }))
@@ -294,13 +297,15 @@ impl Services {
 }
 
 /// What is said of a token.
-pub(super) enum Judged<'v> {
+pub(crate) enum Judged<'v> {
     /// It does not work.
     Inactive(InactiveReason),
     /// It works.
     Active {
         /// Its client.
         client: &'v Settled,
+        /// When it ends by itself.
+        ends: Expiry,
         /// How long the answer may be kept.
         cache_age: TimeDelta,
         /// The answer to the check, where there was one.

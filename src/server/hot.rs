@@ -32,7 +32,7 @@ mod stream;
 
 use super::{
     auth,
-    layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID, is_usable_id},
+    layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID},
 };
 use crate::{
     domain::{
@@ -40,7 +40,7 @@ use crate::{
         id,
         token::{Token, TokenHash, TokenKind},
     },
-    grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
+    grpc::{Services, context::RequestId, error::ApiError, fast::PREFIX_BYTES},
     replica::{Replica, index::Callers},
     store::Store,
 };
@@ -192,7 +192,7 @@ impl Dispatch {
         let is_ordinary = request.method() == Method::POST
             && headers.get(CONTENT_TYPE) == Some(&GRPC)
             && !headers.contains_key(GRPC_ENCODING)
-            && id.is_none_or(|id| id.to_str().is_ok_and(is_usable_id));
+            && id.is_none_or(|id| id.to_str().is_ok_and(RequestId::is_usable));
         match self.introspecting_caller(headers) {
             Some(caller) if is_ordinary => call.map_or(Way::Stream(caller), Way::Short),
             _ => Way::Usual,

@@ -48,9 +48,8 @@ pub(super) struct Ability {
 
 impl Ability {
     fn of(replica: &Replica) -> Self {
-        let fresh = replica.view().and_then(|view| view.require_fresh());
         Self {
-            introspects: fresh.is_ok(),
+            introspects: replica.require_fresh().is_ok(),
             manages: replica.progress().borrow().reaches_database(),
         }
     }

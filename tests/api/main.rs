@@ -26,6 +26,7 @@ mod directory;
 mod errors;
 mod fresh;
 mod get_list;
+mod http;
 mod index_status;
 mod introspect;
 mod layers;

@@ -13,6 +13,7 @@ use hitkeep_auth::{
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+mod http;
 mod said;
 
 use said::{Said, hashed, plain};
@@ -31,6 +32,8 @@ use crate::{
 struct Run {
     url: String,
     address: String,
+    /// Where it listens for HTTP.
+    http: String,
     server: Process,
     said: Said,
     tokens: Vec<String>,
@@ -42,12 +45,16 @@ const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
 impl Run {
     async fn start() -> Self {
         let url = postgres::migrated_database().await;
-        let options = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
-        let mut server = Process::start(binary(options.iter().chain(&LOG)));
+        let anywhere = "127.0.0.1:0";
+        let listen = ["serve", "--listen", anywhere, "--http-listen", anywhere];
+        let options = ["--database-url", &url];
+        let mut server = Process::start(binary(listen.iter().chain(&options).chain(&LOG)));
+        let http = server.http_address().await;
         let address = server.address().await;
         Self {
             url,
             address,
+            http,
             server,
             said: Said::default(),
             tokens: Vec::new(),
@@ -275,6 +282,11 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
             }
         }
     }
+
+    for token in [&current, &vera.token, &misspelt(&current), &known[0]] {
+        run.show_over_http(&known[1], token).await;
+    }
+    run.scrape().await;
 
     // Tokens that are shown as a caller's, and are none that may call.
     let as_metadata = async |values: &[String]| {

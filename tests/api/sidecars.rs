@@ -3,6 +3,7 @@
 //! is a column of it.
 
 pub mod envoy;
+mod http;
 mod odd;
 pub mod table;
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 
@@ -48,7 +48,8 @@ fn values<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
     named.map(|(_, value)| value).collect()
 }
 
-/// Gets a target with those headers, written as they are.
+/// Gets a target with those headers, written as they are, from an address or the path
+/// of a Unix socket.
 pub async fn get(address: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
     let headers = headers
         .iter()
@@ -57,11 +58,13 @@ pub async fn get(address: &str, target: &str, headers: &[(&str, &str)]) -> Answe
     let usual = "host: test\r\nconnection: close\r\n";
     let request = format!("GET {target} HTTP/1.1\r\n{usual}{headers}\r\n");
     let exchanged = async {
-        let mut stream = TcpStream::connect(address).await.expect("it accepts");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        String::from_utf8(answer).expect("it is text")
+        if address.starts_with('/') {
+            let stream = UnixStream::connect(address).await.expect("it accepts");
+            exchange(stream, &request).await
+        } else {
+            let stream = TcpStream::connect(address).await.expect("it accepts");
+            exchange(stream, &request).await
+        }
     };
     let answer = timeout(PATIENCE, exchanged).await.expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
@@ -71,4 +74,12 @@ pub async fn get(address: &str, target: &str, headers: &[(&str, &str)]) -> Answe
         head: head.to_owned(),
         body: body.to_owned(),
     }
+}
+
+/// Sends a request, and reads until the other side closes.
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).expect("it is text")
 }

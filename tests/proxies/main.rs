@@ -17,4 +17,7 @@ mod programs;
 mod service;
 mod upstream;
 
+mod caddy;
 mod envoy;
+mod forward_auth;
+mod nginx;

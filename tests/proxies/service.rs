@@ -26,6 +26,8 @@ pub const OTHER_SITE: &str = "00000000-0000-7000-8000-00000000bb03";
 /// can cut.
 pub struct Service {
     pub address: String,
+    /// Where it listens for HTTP.
+    pub http: String,
     pub database: Proxy,
     /// The token of the caller that proxies are.
     pub caller: String,
@@ -47,9 +49,11 @@ impl Service {
         let caller = account(&direct, "proxy", "introspect").await;
         let dashboard = account(&direct, "dashboard", "manage,directory").await;
         let (database, url) = Proxy::start(&direct);
-        let (process, address) = serve(&url, "127.0.0.1:0", more).await;
+        let anywhere = "127.0.0.1:0";
+        let (process, http, address) = serve(&url, anywhere, anywhere, more).await;
         let service = Self {
             address,
+            http,
             database,
             caller,
             url,
@@ -161,6 +165,7 @@ impl Service {
         assert_eq!(ended.code, Some(0));
         let stopped = Stopped {
             address: self.address,
+            http: self.http,
             database: self.database,
             caller: self.caller,
             url: self.url,
@@ -190,6 +195,7 @@ fn asked<T>(token: &str, message: T) -> Request<T> {
 /// A server that is not there right now.
 pub struct Stopped {
     address: String,
+    http: String,
     database: Proxy,
     caller: String,
     url: String,
@@ -199,10 +205,11 @@ pub struct Stopped {
 impl Stopped {
     /// Starts it again, where it was.
     pub async fn start(self) -> Service {
-        let (process, address) = serve(&self.url, &self.address, &[]).await;
-        assert_eq!(address, self.address);
+        let (process, http, address) = serve(&self.url, &self.address, &self.http, &[]).await;
+        assert_eq!((&http, &address), (&self.http, &self.address));
         Service {
             address,
+            http,
             database: self.database,
             caller: self.caller,
             url: self.url,
@@ -212,12 +219,16 @@ impl Stopped {
     }
 }
 
-async fn serve(url: &str, listen: &str, more: &[&str]) -> (Process, String) {
-    let arguments = ["serve", "--listen", listen, "--database-url", url];
-    let mut process = Process::start(binary(arguments.iter().chain(more)));
+/// Starts a server, and says where it listens for HTTP and for gRPC.
+async fn serve(url: &str, listen: &str, http: &str, more: &[&str]) -> (Process, String, String) {
+    let listeners = ["serve", "--listen", listen, "--http-listen", http];
+    let database = ["--database-url", url];
+    let arguments = listeners.iter().chain(&database).chain(more);
+    let mut process = Process::start(binary(arguments));
+    let http = process.http_address().await;
     let address = process.address().await;
     process.stderr.line("introspection serves").await;
-    (process, address)
+    (process, http, address)
 }
 
 /// Makes a service account, and gives its token.

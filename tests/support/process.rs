@@ -85,7 +85,16 @@ impl Process {
 
     /// Waits until `serve` or `dev` serves, and says where.
     pub async fn address(&mut self) -> String {
-        let line = self.stderr.line("serving on").await;
+        self.address_in("serving on").await
+    }
+
+    /// The same for HTTP, which is told before.
+    pub async fn http_address(&mut self) -> String {
+        self.address_in("HTTP is on").await
+    }
+
+    async fn address_in(&mut self, text: &str) -> String {
+        let line = self.stderr.line(text).await;
         let line: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON in a pipe");
         line["address"].as_str().expect("an address").to_owned()
     }
