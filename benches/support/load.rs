@@ -80,8 +80,8 @@ pub struct Saturation {
     pub busy: f64,
 }
 
-/// What came of calls at a steady rate.
-pub struct Steady {
+/// How long calls took.
+pub struct Timed {
     /// How long each took, from the moment at which it was to be made.
     pub latencies: Vec<Duration>,
     /// Answers that were not good.
@@ -106,6 +106,13 @@ impl Answers {
         }
     }
 
+    fn into_timed(self) -> Timed {
+        Timed {
+            latencies: self.latencies.unwrap_or_default(),
+            failures: self.failures,
+        }
+    }
+
     fn add(&mut self, since: Instant, is_good: bool) {
         if !is_good {
             self.failures += 1;
@@ -125,8 +132,32 @@ pub fn saturate(
     warm_up: Duration,
     time: Duration,
 ) -> io::Result<Saturation> {
-    let mut connections = open(target, shape.connections)?;
+    drive(target, shape, warm_up, time, &mut Answers::new())
+}
+
+/// Does the same, and says how long each of them took. A call is made as soon as
+/// the one before it was answered, so these say what a caller of such a load sees,
+/// and nothing of what happens when calls do not wait for each other.
+pub fn timed(
+    target: &Target,
+    shape: Shape,
+    warm_up: Duration,
+    time: Duration,
+) -> io::Result<(Saturation, Timed)> {
     let mut answers = Answers::new();
+    answers.latencies = Some(Vec::new());
+    let saturation = drive(target, shape, warm_up, time, &mut answers)?;
+    Ok((saturation, answers.into_timed()))
+}
+
+fn drive(
+    target: &Target,
+    shape: Shape,
+    warm_up: Duration,
+    time: Duration,
+    answers: &mut Answers,
+) -> io::Result<Saturation> {
+    let mut connections = open(target, shape.connections)?;
     let begun = Instant::now();
     let mut now = begun;
     let mut busy = thread_time();
@@ -138,7 +169,7 @@ pub fn saturate(
         }
         wait(&connections)?;
         for connection in &mut connections {
-            connection.receive(target.style, &mut answers)?;
+            connection.receive(target.style, answers)?;
         }
         now = Instant::now();
         if !answers.counting && now >= begun + warm_up {
@@ -191,7 +222,7 @@ pub fn steady(
     calls_per_second: f64,
     warm_up: Duration,
     time: Duration,
-) -> io::Result<Steady> {
+) -> io::Result<Timed> {
     let mut connections = open(target, shape.connections)?;
     let mut answers = Answers::new();
     answers.latencies = Some(Vec::new());
@@ -223,10 +254,7 @@ pub fn steady(
         }
         now = Instant::now();
     }
-    Ok(Steady {
-        latencies: answers.latencies.unwrap_or_default(),
-        failures: answers.failures,
-    })
+    Ok(answers.into_timed())
 }
 
 fn open(target: &Target, count: usize) -> io::Result<Vec<Connection>> {
