@@ -20,7 +20,13 @@ mod connection;
 #[path = "load/frames.rs"]
 pub mod frames;
 
-use super::{chance::Chance, cores::work_of};
+use super::{
+    calls,
+    chance::Chance,
+    cores::work_of,
+    population::Known,
+    service::{Caller, Service},
+};
 use connection::Connection;
 
 /// How long to wait for answers at a time.
@@ -39,7 +45,18 @@ pub enum Style {
     Stream,
 }
 
+impl Style {
+    /// The method that is called so.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Unary => "/hitkeep.auth.v1.IntrospectionService/Introspect",
+            Self::Stream => "/hitkeep.auth.v1.IntrospectionService/IntrospectStream",
+        }
+    }
+}
+
 /// What is called, and how.
+#[derive(Clone)]
 pub struct Target {
     /// Where.
     pub address: SocketAddr,
@@ -51,6 +68,29 @@ pub struct Target {
     pub messages: Vec<Vec<u8>>,
     /// How calls use streams.
     pub style: Style,
+}
+
+impl Target {
+    /// Introspections of those clients' tokens, by that caller.
+    pub async fn of(service: &Service, caller: &Caller, style: Style, known: &[Known]) -> Self {
+        let message = |client: &Known| calls::framed(&calls::introspect(&client.token));
+        Self {
+            address: service.address(),
+            pid: service.pid(),
+            blocks: frames::Blocks::of(caller, style.path()).await,
+            messages: known.iter().map(message).collect(),
+            style,
+        }
+    }
+
+    /// The same calls to another server.
+    pub fn at(&self, address: SocketAddr, pid: u32) -> Self {
+        Self {
+            address,
+            pid,
+            ..self.clone()
+        }
+    }
 }
 
 /// How many calls at once.
@@ -68,7 +108,7 @@ pub struct Saturation {
     /// Good answers a second.
     pub rate: f64,
     /// Good answers for each second that the server was at work, by the kernel's
-    /// count: the rate on a core that nobody else disturbs.
+    /// count: the rate on a core that nobody else disturbs, if it has one.
     pub rate_at_work: f64,
     /// Answers that were not good.
     pub failures: u64,

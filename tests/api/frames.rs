@@ -152,7 +152,12 @@ async fn all_requests_that_may_be_sent_at_once_are_answered() {
         let mut said = Vec::new();
         let ids = (0..streams).map(|number| u32::try_from(2 * number + 1).unwrap());
         for stream in ids {
-            said.extend(frame(HEADERS, END_HEADERS, stream, &headers(STREAM, &token)));
+            said.extend(frame(
+                HEADERS,
+                END_HEADERS,
+                stream,
+                &headers(STREAM, &token),
+            ));
             let one = frame(DATA, 0, stream, &request);
             said.extend(one.repeat(requests));
             said.extend(frame(DATA, END_STREAM, stream, &[]));
