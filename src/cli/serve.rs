@@ -127,3 +127,22 @@ pub(super) async fn check_migrations(store: &Store) -> Result<(), Failure> {
         pending.join(", "),
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    /// Otherwise an answer that does not fill a packet could wait for the peer to
+    /// acknowledge the one before it, which takes 40 ms.
+    #[tokio::test]
+    async fn what_is_accepted_sends_without_delay() {
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _peer = TcpStream::connect(address).unwrap();
+        let mut incoming = std::pin::pin!(incoming(listener));
+        let accepted = incoming.next().await.unwrap().unwrap();
+        assert!(accepted.nodelay().unwrap());
+    }
+}
