@@ -138,7 +138,7 @@ mod tests {
     /// acknowledge the one before it, which takes 40 ms.
     #[tokio::test]
     async fn what_is_accepted_sends_without_delay() {
-        let listener = listen("127.0.0.1:0").await.unwrap();
+        let listener = listen("127.0.0.1:0", "--listen").await.unwrap();
         let address = listener.local_addr().unwrap();
         let _peer = TcpStream::connect(address).unwrap();
         let mut incoming = std::pin::pin!(incoming(listener));
