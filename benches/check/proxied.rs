@@ -66,7 +66,7 @@ fn through(
     let free = TcpListener::bind("127.0.0.1:0").expect("there is a port");
     let ingress = free.local_addr().expect("it is bound").port();
     drop(free);
-    let of_service = service.address.rsplit(':').next().unwrap_or_default();
+    let of_service = service.address().rsplit(':').next().unwrap_or_default();
     let mut configuration = CONFIGURATION.to_owned();
     for (from, to) in [
         ("10000", &*ingress.to_string()),
