@@ -16,6 +16,9 @@ mod connections;
 mod hot;
 mod layers;
 pub mod lifecycle;
+pub mod listeners;
+pub mod tls;
+mod wire;
 pub mod workers;
 
 use connections::Connections;
@@ -56,6 +59,8 @@ pub struct Options {
     pub max_introspections: usize,
     /// Other calls under way at once, over all connections. Default 256.
     pub max_calls: usize,
+    /// Connections at once; one more is closed. Default 10,000.
+    pub max_connections: usize,
     /// Threads that speak to callers and do nothing else. Default 0: the runtime
     /// that serves does it.
     pub threads: usize,
@@ -70,6 +75,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
+            max_connections: 10_000,
             threads: 0,
         }
     }
@@ -128,7 +134,7 @@ where
         router: router(services, callers, &options, health_service),
         runtime: Handle::current(),
     };
-    let mut connections = Connections::new(ways, workers);
+    let mut connections = Connections::new(ways, workers, options.max_connections);
     tokio::select! {
         // Dropped with its listener where the other is first.
         () = connections.accept(incoming) => {}

@@ -38,6 +38,7 @@ pub mod feed;
 pub mod introspection;
 pub mod migrations;
 mod schema;
+pub mod tls;
 mod types;
 pub mod usage;
 

@@ -12,7 +12,7 @@ use crate::{
         postgres::PrivatePostgres,
     },
     domain::caller::CallerPermission,
-    server,
+    server::{self, listeners::Listeners},
     store::{self, migrations},
 };
 
@@ -26,7 +26,8 @@ const TOKENS: &str = "demo-tokens.json";
 pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     // First of all, because it is what fails most often, and quickest.
-    let listener = runtime.block_on(serve::listen(&args.listen))?;
+    let addresses = std::slice::from_ref(&args.listen);
+    let listeners = runtime.block_on(Listeners::open(addresses, None))?;
     let options = args.postgres()?;
     let postgres = PrivatePostgres::start(&options, &complain)?;
     let url = postgres.url(DATABASE);
@@ -34,7 +35,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         migrations::apply(&url).await?;
         let store = open(&store::Options::new(&url));
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
-        let address = listener.local_addr()?.to_string();
+        let address = listeners.addresses()?[0].to_string();
         let shown = Shown {
             address: &address,
             folder: postgres.folder(),
@@ -46,7 +47,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         } else {
             shown.as_text()
         })?;
-        serve::serve(store, listener, server::Options::default()).await
+        serve::serve(store, listeners, server::Options::default()).await
     });
     // In this order: nothing connects to the database any more.
     drop(runtime);

@@ -1,80 +1,50 @@
 //! `serve`: the service against a Postgres that somebody else runs.
 
-use std::{io, net::TcpStream, time::Duration};
-
-use tokio::net::TcpListener;
-use tokio_stream::Stream;
+use std::sync::Arc;
 
 use super::{Failure, open};
 use crate::{
     config::ServeArgs,
-    server::{self, Ended, lifecycle},
+    server::{self, Ended, lifecycle, listeners::Listeners, tls::Tls},
     store::Store,
+    system::SystemClock,
 };
 
-/// How long to wait after a connection could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let listener = listen(&args.listen).await?;
+    let (tls, watcher) = match args.tls.files()? {
+        Some(files) => {
+            let (tls, watcher) = Tls::load(files)?;
+            (Some(tls), Some(watcher))
+        }
+        None => (None, None),
+    };
+    let listeners = Listeners::open(&args.listen, tls.as_ref()).await?;
+    // Also without TLS: nobody who says it means to end the process.
+    let hangups = lifecycle::hangups()?;
+    if let Some(watcher) = watcher {
+        let clock = Arc::new(SystemClock::default());
+        tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
+    }
     let store = open(&args.store()?);
     check_migrations(&store).await?;
-    serve(store, listener, args.server()).await
+    serve(store, listeners, args.server()).await
 }
 
 /// Serves until a signal says to stop.
 pub(super) async fn serve(
     store: Store,
-    listener: TcpListener,
+    listeners: Listeners,
     options: server::Options,
 ) -> Result<(), Failure> {
-    let address = listener.local_addr()?;
-    let incoming = incoming(listener);
     let stop = lifecycle::signals()?;
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
-    match server::serve(store, options, incoming, stop).await {
+    for address in listeners.addresses()? {
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
+    }
+    match server::serve(store, options, listeners.incoming(), stop).await {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
     Ok(())
-}
-
-/// The connections of a listener. A failure to accept one (there may be no file
-/// descriptor left for it) is waited out, because it would only fail again.
-fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    futures_util::stream::unfold(listener, async |listener| {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    // Answers are small: each leaves at once.
-                    let ready = connection
-                        .set_nodelay(true)
-                        .and_then(|()| connection.into_std());
-                    return Some((ready, listener));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    })
-}
-
-/// Opens the listener.
-///
-/// # Errors
-/// Each says what to do.
-pub(super) async fn listen(address: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                ": another program listens there; stop it, or choose another address with --listen"
-            }
-            _ => ": choose another address with --listen",
-        };
-        Failure::new(format_args!("cannot listen on {address} ({error}){advice}"))
-    })
 }
 
 /// Refuses a database that is not what this version needs.

@@ -29,6 +29,7 @@ mod get_list;
 mod index_status;
 mod introspect;
 mod layers;
+mod listeners;
 mod outage;
 mod revoke_delete;
 mod rotate;
