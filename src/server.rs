@@ -96,6 +96,23 @@ pub async fn serve<I, C, E>(
     store: Store,
     options: Options,
     incoming: I,
+    stop: mpsc::Receiver<()>,
+) -> Ended
+where
+    I: Stream<Item = Result<C, E>>,
+    C: Handed,
+    E: std::fmt::Display,
+{
+    serve_when(std::future::ready(()), store, options, incoming, stop).await
+}
+
+/// The same; the database is asked for nothing until it is `ready`, and health says
+/// `NOT_SERVING` meanwhile.
+pub async fn serve_when<I, C, E>(
+    ready: impl Future<Output = ()> + Send + 'static,
+    store: Store,
+    options: Options,
+    incoming: I,
     mut stop: mpsc::Receiver<()>,
 ) -> Ended
 where
@@ -107,7 +124,7 @@ where
         tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
         Workers::here()
     });
-    let (replica, usage) = Replica::start(&store, options.replica);
+    let (replica, usage) = Replica::start_when(ready, &store, options.replica);
     let (health, health_service) = tonic_health::server::health_reporter();
     let status = lifecycle::report_health(&replica, &health).await;
     let watch = tokio::spawn(lifecycle::watch_health(

@@ -47,7 +47,7 @@ use crate::domain::{
     audit::{Event, Provenance},
     clock::{Clock, Entropy},
 };
-pub use connect::{DatabaseUrl, MalformedUrl};
+pub use connect::{DatabaseUrl, MalformedUrl, NoConnection};
 use error::StoreError;
 
 /// How often a transaction is tried that collides with another.
@@ -202,6 +202,16 @@ impl Store {
     pub fn pool_status(&self) -> (usize, usize) {
         let status = self.pool.status();
         (status.size, status.available)
+    }
+
+    /// Sees whether the database takes connections, with one of its own.
+    pub async fn probe(&self) -> Result<(), NoConnection> {
+        connect::probe(self.database_url.as_str(), self.connect_timeout).await
+    }
+
+    /// What may be shown of where the database is.
+    pub fn place(&self) -> String {
+        self.database_url.place()
     }
 
     /// The migrations that the database still needs.

@@ -1,6 +1,6 @@
 //! `dev`: everything on one machine with nothing set up.
 
-use std::path::Path;
+use std::{future::ready, path::Path};
 
 use serde_json::json;
 
@@ -47,7 +47,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         } else {
             shown.as_text()
         })?;
-        serve::serve(store, listeners, server::Options::default()).await
+        serve::serve(ready(()), store, listeners, server::Options::default()).await
     });
     // In this order: nothing connects to the database any more.
     drop(runtime);

@@ -72,6 +72,7 @@ async fn connect(address: &Address, encrypted: bool) -> io::Result<Box<dyn Conne
         Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
         Address::Tcp(address) => TcpStream::connect(address).await?,
     };
+    connection.set_nodelay(true)?;
     if !encrypted {
         return Ok(Box::new(connection));
     }

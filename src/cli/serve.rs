@@ -1,14 +1,31 @@
 //! `serve`: the service against a Postgres that somebody else runs.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
 
 use super::{Failure, open};
 use crate::{
     config::ServeArgs,
     server::{self, Ended, lifecycle, listeners::Listeners, tls::Tls},
-    store::Store,
+    store::{
+        NoConnection, Store,
+        error::{StoreError, causes},
+    },
     system::SystemClock,
 };
+
+/// How long to wait until Postgres is tried again, at first and at last. Half of it
+/// is left to chance: all servers of an installation wait for the same Postgres.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is said that it still is waited for.
+const REMINDER: Duration = Duration::from_mins(1);
 
 pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let (tls, watcher) = match args.tls.files()? {
@@ -26,12 +43,30 @@ pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
         tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
     }
     let store = open(&args.store()?);
-    check_migrations(&store).await?;
-    serve(store, listeners, args.server()).await
+    let (tell, told) = oneshot::channel();
+    let ready = async {
+        // One that will never be ready is not served for long.
+        if told.await.is_err() {
+            pending().await
+        }
+    };
+    let check = async {
+        until_ready(&store).await?;
+        // Gone only where the server has ended.
+        tell.send(()).ok();
+        pending::<Result<Infallible, Failure>>().await
+    };
+    tokio::select! {
+        // In this order: first it says where it serves.
+        biased;
+        served = serve(ready, store.clone(), listeners, args.server()) => served,
+        Err(failure) = check => Err(failure),
+    }
 }
 
 /// Serves until a signal says to stop.
 pub(super) async fn serve(
+    ready: impl Future<Output = ()> + Send + 'static,
     store: Store,
     listeners: Listeners,
     options: server::Options,
@@ -40,11 +75,66 @@ pub(super) async fn serve(
     for address in listeners.addresses()? {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
     }
-    match server::serve(store, options, listeners.incoming(), stop).await {
+    match server::serve_when(ready, store, options, listeners.incoming(), stop).await {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
     Ok(())
+}
+
+/// Waits until the database answers and is what this version needs. Postgres may
+/// start later than this process, or just be failing over.
+///
+/// # Errors
+/// Where waiting is no cure: a wrong password, no such database, a migration that is
+/// missing.
+async fn until_ready(store: &Store) -> Result<(), Failure> {
+    let place = store.place();
+    let mut pause = FIRST_PAUSE;
+    let mut told: Option<(String, Instant)> = None;
+    loop {
+        let Some(why) = obstacle(store).await? else {
+            if told.is_some() {
+                tracing::info!("Postgres at {place} answers");
+            }
+            return Ok(());
+        };
+        let is_news = told
+            .as_ref()
+            .is_none_or(|(last, at)| *last != why || at.elapsed() >= REMINDER);
+        if is_news {
+            tracing::warn!("waiting for Postgres at {place}: {why}");
+            told = Some((why, Instant::now()));
+        }
+        let mut chance = [0];
+        store.entropy().fill(&mut chance);
+        let part = f64::midpoint(1.0, f64::from(chance[0]) / f64::from(u8::MAX));
+        tokio::time::sleep(pause.mul_f64(part)).await;
+        pause = LAST_PAUSE.min(pause * 2);
+    }
+}
+
+/// Why the database cannot be used yet.
+async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
+    match store.probe().await {
+        Ok(()) => {}
+        Err(NoConnection::Away(why)) => return Ok(Some(why)),
+        Err(NoConnection::Refused(why)) => {
+            let place = store.place();
+            return Err(Failure::new(format_args!(
+                "Postgres at {place} refuses us ({why}): correct --database-url, or what it names"
+            )));
+        }
+    }
+    match store.pending_migrations().await {
+        Ok(pending) if pending.is_empty() => Ok(None),
+        Ok(pending) => Err(lacks(&pending)),
+        // It went away again.
+        Err(error @ (StoreError::Unavailable(_) | StoreError::Overloaded(_))) => {
+            Ok(Some(causes(&error)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Refuses a database that is not what this version needs.
@@ -53,9 +143,13 @@ pub(super) async fn check_migrations(store: &Store) -> Result<(), Failure> {
     if pending.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(format_args!(
+    Err(lacks(&pending))
+}
+
+fn lacks(pending: &[String]) -> Failure {
+    Failure::new(format_args!(
         "the database lacks {} migrations ({}): apply them with `hitkeep-auth migrate`",
         pending.len(),
         pending.join(", "),
-    )))
+    ))
 }
