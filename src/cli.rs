@@ -13,11 +13,13 @@ use tokio::runtime::Runtime;
 
 mod accounts;
 mod dev;
+mod explain;
 mod healthcheck;
 mod serve;
 
 use crate::{
     config::{Cli, Command, HalfTls, MigrateArgs, ServiceAccountCommand},
+    server::listeners::BadAddress,
     store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
     telemetry::{self, TelemetryError},
@@ -51,8 +53,10 @@ impl Failure {
         } else {
             format!("{error}: {causes}")
         };
-        let usage =
-            error.is::<MalformedUrl>() || error.is::<HalfTls>() || error.is::<TelemetryError>();
+        let usage = error.is::<MalformedUrl>()
+            || error.is::<HalfTls>()
+            || error.is::<BadAddress>()
+            || error.is::<TelemetryError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },
@@ -93,6 +97,7 @@ pub fn run(cli: &Cli) -> ExitCode {
                     } => runtime.block_on(accounts::revoke(name, database, *output)),
                 }
             }
+            Command::Explain(args) => runtime()?.block_on(explain::run(args)),
             Command::Healthcheck(args) => runtime()?.block_on(healthcheck::run(args)),
         });
     match done {

@@ -1,7 +1,11 @@
 //! The command line and the environment, and nothing but: every option is also
 //! an environment variable, and each room gets its `Options` filled from here.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -10,16 +14,25 @@ use crate::{
         postgres::{self, Durability},
         users,
     },
-    domain::caller::{CallerName, CallerPermission},
+    domain::{
+        caller::{CallerName, CallerPermission},
+        id::{ClientId, SiteId},
+    },
     grpc,
     replica::{self, usage},
-    server::{self, listeners::Address, tls},
+    server::{
+        self,
+        listeners::{Address, BadAddress},
+        tls,
+    },
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry,
 };
 
 /// Where everything listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:50051";
+/// Where `dev` listens for HTTP, and where it does when somebody else does there.
+const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
 /// This project's folder among those of other programs.
 const FOLDER: &str = "hitkeep-auth";
 
@@ -68,6 +81,11 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Manage the callers of the service
     ServiceAccount(ServiceAccountArgs),
+    /// Say what the service answers about a token, and why
+    ///
+    /// Without a client's id, the token is read from standard input, so that it is in
+    /// no list of processes and in no shell's history.
+    Explain(ExplainArgs),
     /// Ask a running server whether it serves; exits with 0 or 1
     Healthcheck(HealthcheckArgs),
 }
@@ -106,6 +124,9 @@ pub struct DevArgs {
     /// The address to listen on
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
     pub listen: Address,
+    /// The address to listen on for HTTP [default: 127.0.0.1:50052, or a free port if that is taken]
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// The folder of the private Postgres and the demo tokens [default: in the user's data folder]
     #[arg(long, env = "HITKEEP_AUTH_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
@@ -129,6 +150,9 @@ pub struct ServeArgs {
     /// TLS for callers.
     #[command(flatten)]
     pub tls: TlsArgs,
+    /// The address to listen on for HTTP: introspection, proxies, probes and metrics [default: none]
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// Connections to Postgres at most
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
@@ -235,6 +259,30 @@ pub struct MigrateArgs {
     pub output: OutputArgs,
 }
 
+/// What `explain` takes.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The client whose newest token it is about [default: a token from standard input]
+    pub client: Option<ClientId>,
+    /// Whether the token may do that, such as site.view
+    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_name = "PERMISSION")]
+    pub permission: Option<String>,
+    /// The site on which a site.* permission is asked for
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_SITE",
+        value_name = "ID",
+        requires = "permission"
+    )]
+    pub site: Option<SiteId>,
+    /// Where Postgres is.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Whether a program reads the output.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 /// What `service-account` takes.
 #[derive(Debug, Args)]
 pub struct ServiceAccountArgs {
@@ -332,6 +380,13 @@ impl DatabaseArgs {
 }
 
 impl ServeArgs {
+    /// The address to listen on for HTTP.
+    pub fn http_listen(&self) -> Result<Option<Address>, BadAddress> {
+        given(self.http_listen.as_ref())
+            .map(|address| address.parse())
+            .transpose()
+    }
+
     /// How to reach Postgres.
     pub fn store(&self) -> Result<store::Options, MalformedUrl> {
         let pool_size = self.pool_size;
@@ -380,6 +435,14 @@ impl HealthcheckArgs {
 }
 
 impl DevArgs {
+    /// The addresses to listen on for HTTP: the first that is free.
+    pub fn http_listen(&self) -> Result<Vec<Address>, BadAddress> {
+        match given(self.http_listen.as_ref()) {
+            Some(address) => Ok(vec![address.parse()?]),
+            None => DEV_HTTP.iter().map(|address| address.parse()).collect(),
+        }
+    }
+
     /// The private Postgres to start.
     ///
     /// # Errors
@@ -439,8 +502,8 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
 }
 
 /// A variable that is set to nothing is not set: compose files do that.
-fn given(text: Option<&OsString>) -> Option<&OsString> {
-    text.filter(|text| !text.is_empty())
+fn given<T: AsRef<OsStr>>(text: Option<&T>) -> Option<&T> {
+    text.filter(|text| !text.as_ref().is_empty())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

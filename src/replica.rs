@@ -260,6 +260,14 @@ impl Replica {
         })
     }
 
+    /// Whether it can be told at all of a token that works that it does.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn require_fresh(&self) -> Result<(), CannotTell> {
+        self.view()?.require_fresh()
+    }
+
     /// The latest version of the index, for what does not depend on the time.
     pub fn index(&self) -> Guard<Option<Arc<Index>>> {
         self.shared.index.load()

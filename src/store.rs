@@ -33,6 +33,7 @@ pub mod clients;
 mod connect;
 pub mod directory;
 pub mod error;
+pub mod explanation;
 mod facts;
 pub mod feed;
 pub mod introspection;
@@ -212,6 +213,11 @@ impl Store {
     /// What may be shown of where the database is.
     pub fn place(&self) -> String {
         self.database_url.place()
+    }
+
+    /// How many connections the pool may have.
+    pub fn pool_size(&self) -> usize {
+        self.pool.status().max_size
     }
 
     /// The migrations that the database still needs.

@@ -7,17 +7,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
 use super::{Failure, open};
 use crate::{
     config::ServeArgs,
-    server::{self, Ended, lifecycle, listeners::Listeners, tls::Tls},
+    server::{
+        Ended, Options, Server, lifecycle,
+        listeners::{Address, ListenError, Listeners},
+        tls::Tls,
+    },
     store::{
         NoConnection, Store,
         error::{StoreError, causes},
     },
     system::SystemClock,
+    telemetry::metrics::Metrics,
 };
 
 /// How long to wait until Postgres is tried again, at first and at last. Half of it
@@ -35,7 +41,8 @@ pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
         }
         None => (None, None),
     };
-    let listeners = Listeners::open(&args.listen, tls.as_ref()).await?;
+    let http = args.http_listen()?;
+    let doors = Doors::open(&args.listen, http.as_slice(), tls.as_ref()).await?;
     // Also without TLS: nobody who says it means to end the process.
     let hangups = lifecycle::hangups()?;
     if let Some(watcher) = watcher {
@@ -59,8 +66,49 @@ pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     tokio::select! {
         // In this order: first it says where it serves.
         biased;
-        served = serve(ready, store.clone(), listeners, args.server()) => served,
+        served = serve(ready, store.clone(), doors, args.server()) => served,
         Err(failure) = check => Err(failure),
+    }
+}
+
+/// Where callers come in.
+pub(super) struct Doors {
+    pub(super) grpc: Listeners,
+    pub(super) http: Option<Listeners>,
+}
+
+impl Doors {
+    /// Opens them; for HTTP the first of the addresses that is free, which is not
+    /// encrypted.
+    ///
+    /// # Errors
+    /// Each says what to do.
+    pub(super) async fn open(
+        grpc: &[Address],
+        http: &[Address],
+        tls: Option<&Tls>,
+    ) -> Result<Self, Failure> {
+        let failed = |error: ListenError, option: &str| {
+            Failure::new(format_args!(
+                "{error}; choose another address with {option}"
+            ))
+        };
+        let grpc = Listeners::open(grpc, tls).await;
+        let grpc = grpc.map_err(|error| failed(error, "--listen"))?;
+        let mut refused = None;
+        for address in http {
+            match Listeners::open(std::slice::from_ref(address), None).await {
+                Ok(http) => {
+                    let http = Some(http);
+                    return Ok(Self { grpc, http });
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            None => Ok(Self { grpc, http: None }),
+            Some(error) => Err(failed(error, "--http-listen")),
+        }
     }
 }
 
@@ -68,14 +116,26 @@ pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
 pub(super) async fn serve(
     ready: impl Future<Output = ()> + Send + 'static,
     store: Store,
-    listeners: Listeners,
-    options: server::Options,
+    doors: Doors,
+    options: Options,
 ) -> Result<(), Failure> {
     let stop = lifecycle::signals()?;
-    for address in listeners.addresses()? {
+    if let Some(http) = &doors.http {
+        for address in http.addresses()? {
+            tracing::info!(%address, "HTTP is on {address}");
+        }
+    }
+    for address in doors.grpc.addresses()? {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
     }
-    match server::serve_when(ready, store, options, listeners.incoming(), stop).await {
+    let server = Server {
+        store,
+        options,
+        metrics: Metrics::default(),
+        grpc: doors.grpc.incoming(),
+        http: stream::iter(doors.http).flat_map(Listeners::incoming),
+    };
+    match server.run_when(ready, stop).await {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }

@@ -80,16 +80,13 @@ impl fmt::Display for Address {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody else does.
-    #[error(
-        "cannot listen on {0}: another program listens there; stop it, or choose another address \
-         with --listen"
-    )]
+    #[error("cannot listen on {0}: another program listens there")]
     InUse(Address),
     /// There is something else, which is not removed for a socket.
     #[error("cannot listen on {0}: there is a file of that name, which is no socket")]
     NoSocket(Address),
     /// The system refuses.
-    #[error("cannot listen on {address} ({source}): choose another address with --listen")]
+    #[error("cannot listen on {address} ({source})")]
     Refused {
         /// Where.
         address: Address,

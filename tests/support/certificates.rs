@@ -2,17 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
     SanType, date_time_ymd,
 };
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::ring};
 
 /// Who signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -56,32 +52,6 @@ impl Authority {
 
     pub fn pem(&self) -> String {
         self.0.pem()
-    }
-
-    /// What clients need that accept those whom this one signed for, and show that
-    /// identity.
-    pub fn client(
-        &self,
-        versions: &[&'static SupportedProtocolVersion],
-        identity: Option<&Identity>,
-    ) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some(Identity { certificate, key }) => {
-                let key = key.serialize_der().try_into().unwrap();
-                builder
-                    .with_client_auth_cert(vec![certificate.der().clone()], key)
-                    .unwrap()
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        config
     }
 }
 
