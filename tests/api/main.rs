@@ -31,6 +31,7 @@ mod http;
 mod index_status;
 mod introspect;
 mod layers;
+mod listeners;
 mod outage;
 mod revoke_delete;
 mod rotate;
