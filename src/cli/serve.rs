@@ -54,7 +54,7 @@ pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let ready = async {
         // One that will never be ready is not served for long.
         if told.await.is_err() {
-            pending().await
+            pending().await;
         }
     };
     let check = async {
@@ -212,23 +212,4 @@ fn lacks(pending: &[String]) -> Failure {
         pending.len(),
         pending.join(", "),
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio_stream::StreamExt;
-
-    use super::*;
-
-    /// Otherwise an answer that does not fill a packet could wait for the peer to
-    /// acknowledge the one before it, which takes 40 ms.
-    #[tokio::test]
-    async fn what_is_accepted_sends_without_delay() {
-        let listener = listen("127.0.0.1:0", "--listen").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let _peer = TcpStream::connect(address).unwrap();
-        let mut incoming = std::pin::pin!(incoming(listener));
-        let accepted = incoming.next().await.unwrap().unwrap();
-        assert!(accepted.nodelay().unwrap());
-    }
 }
