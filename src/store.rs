@@ -39,6 +39,7 @@ pub mod feed;
 pub mod introspection;
 pub mod migrations;
 mod schema;
+pub mod tls;
 mod types;
 pub mod usage;
 
@@ -47,7 +48,7 @@ use crate::domain::{
     audit::{Event, Provenance},
     clock::{Clock, Entropy},
 };
-pub use connect::{DatabaseUrl, MalformedUrl};
+pub use connect::{DatabaseUrl, MalformedUrl, NoConnection};
 use error::StoreError;
 
 /// How often a transaction is tried that collides with another.
@@ -202,6 +203,16 @@ impl Store {
     pub fn pool_status(&self) -> (usize, usize) {
         let status = self.pool.status();
         (status.size, status.available)
+    }
+
+    /// Sees whether the database takes connections, with one of its own.
+    pub async fn probe(&self) -> Result<(), NoConnection> {
+        connect::probe(self.database_url.as_str(), self.connect_timeout).await
+    }
+
+    /// What may be shown of where the database is.
+    pub fn place(&self) -> String {
+        self.database_url.place()
     }
 
     /// How many connections the pool may have.

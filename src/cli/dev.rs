@@ -1,6 +1,6 @@
 //! `dev`: everything on one machine with nothing set up.
 
-use std::path::Path;
+use std::{future::ready, path::Path};
 
 use serde_json::json;
 
@@ -26,7 +26,11 @@ const TOKENS: &str = "demo-tokens.json";
 pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     // First of all, because it is what fails most often, and quickest.
-    let listeners = runtime.block_on(serve::Listeners::open(&args.listen, &args.http_listen()))?;
+    let listeners = runtime.block_on(serve::Doors::open(
+        std::slice::from_ref(&args.listen),
+        &args.http_listen()?,
+        None,
+    ))?;
     let options = args.postgres()?;
     let postgres = PrivatePostgres::start(&options, &complain)?;
     let url = postgres.url(DATABASE);
@@ -34,9 +38,9 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         migrations::apply(&url).await?;
         let store = open(&store::Options::new(&url));
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
-        let address = listeners.grpc.local_addr()?.to_string();
+        let address = listeners.grpc.addresses()?[0].to_string();
         let http = match &listeners.http {
-            Some(listener) => Some(listener.local_addr()?.to_string()),
+            Some(listeners) => Some(listeners.addresses()?[0].to_string()),
             None => None,
         };
         let shown = Shown {
@@ -51,7 +55,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         } else {
             shown.as_text()
         })?;
-        serve::serve(store, listeners, server::Options::default()).await
+        serve::serve(ready(()), store, listeners, server::Options::default()).await
     });
     // In this order: nothing connects to the database any more.
     drop(runtime);

@@ -9,6 +9,7 @@ use super::error::ApiError;
 use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
+    certificate::CertificateName,
     token::TokenHash,
 };
 
@@ -20,6 +21,10 @@ pub struct Caller {
     /// The hash of the token that it showed.
     pub token: TokenHash,
 }
+
+/// The names in the certificate that was shown on the request's connection.
+#[derive(Clone, Debug)]
+pub struct Peer(pub Arc<[CertificateName]>);
 
 /// The request's id: the caller's own, or one made here.
 #[derive(Clone, Debug)]
