@@ -15,7 +15,6 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use hitkeep_auth::pb::{
     FILE_DESCRIPTOR_SET, introspection_service_client::IntrospectionServiceClient,
 };
-use prost::Message;
 
 #[path = "introspect/servers.rs"]
 mod servers;
@@ -38,8 +37,6 @@ const UNARY_PATH: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
 const STREAM_PATH: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
 /// The stream's name, which tells whether this version has it.
 const STREAM_NAME: &[u8] = b"IntrospectStream";
-/// Clients whose tokens are presented, in turn.
-const KNOWN: usize = 1000;
 /// How long each run goes on before it counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// What part of the load that the first server can take all get for the latency.
@@ -52,6 +49,24 @@ struct Options {
     rounds: usize,
     time: Duration,
     shape: Shape,
+    /// Calls at once on each connection, where they share a stream.
+    pipelined: usize,
+    /// Clients whose tokens are presented, in turn.
+    known: usize,
+    /// What the title of a row has to contain: for a look at one server alone.
+    only: String,
+}
+
+impl Options {
+    fn shape(&self, style: Style) -> Shape {
+        match style {
+            Style::Unary => self.shape,
+            Style::Stream => Shape {
+                calls: self.pipelined,
+                ..self.shape
+            },
+        }
+    }
 }
 
 /// A server, and what was measured of it.
@@ -79,8 +94,11 @@ fn main() -> ExitCode {
         time: arguments.time("--time", Duration::from_secs(3)),
         shape: Shape {
             connections: arguments.value("--connections", 4),
-            streams: arguments.value("--streams", 32),
+            calls: arguments.value("--calls", 32),
         },
+        pipelined: arguments.value("--pipelined", 128),
+        known: arguments.value("--known", 1000),
+        only: arguments.value("--only", String::new()),
     };
     arguments.done();
     let cores = cores::available();
@@ -105,9 +123,14 @@ fn main() -> ExitCode {
         &mut running,
     ));
     println!(
-        "{} clients; {} connections with {} calls at once on each; server on core {of_server}, \
-         load generator on core {of_generator}",
-        options.clients, options.shape.connections, options.shape.streams
+        "{} clients, of which {} present their tokens; {} connections with {} calls at once on \
+         each, or {} on one stream; server on core {of_server}, load generator on core \
+         {of_generator}",
+        options.clients,
+        options.known,
+        options.shape.connections,
+        options.shape.calls,
+        options.pipelined
     );
     let failures = cores::on(&[of_generator], || measure(&mut rows, &options));
     drop((service, running));
@@ -128,7 +151,7 @@ async fn set_up(
     running: &mut Vec<Running>,
 ) -> Service {
     let database = postgres.migrated("bench").await;
-    let known = population::fill(&database, options.clients, KNOWN).await;
+    let known = population::fill(&database, options.clients, options.known).await;
     let caller = Caller::create(&database);
     let service = cores::on(&[core], || Service::start(&database, &[]));
     service.serving().await;
@@ -138,7 +161,7 @@ async fn set_up(
     let stream = Blocks::of(&caller, STREAM_PATH).await;
     let messages: Vec<_> = known
         .iter()
-        .map(|client| framed(&calls::introspect(&client.token)))
+        .map(|client| calls::framed(&calls::introspect(&client.token)))
         .collect();
     let row = |title: &str, (address, pid): (SocketAddr, u32), style: Style| Row {
         title: match style {
@@ -177,16 +200,9 @@ async fn set_up(
         rows.push(row(Kind::Tuned.title(), tuned, Style::Stream));
         rows.push(row("hitkeep-auth", ours, Style::Stream));
     }
+    rows.retain(|row| row.title.contains(&options.only));
+    assert!(!rows.is_empty(), "nothing is called {:?}", options.only);
     service
-}
-
-/// A message with gRPC's head in front.
-fn framed(message: &impl Message) -> Vec<u8> {
-    let length = u32::try_from(message.encoded_len()).expect("a short message");
-    let mut bytes = vec![0];
-    bytes.extend_from_slice(&length.to_be_bytes());
-    message.encode(&mut bytes).expect("there is room");
-    bytes
 }
 
 /// Every token that is going to be presented gets the answer that it should.
@@ -209,7 +225,12 @@ fn measure(rows: &mut [Row], options: &Options) -> u64 {
     let mut failures = 0;
     for _ in 0..options.rounds {
         for row in &mut *rows {
-            let run = saturate(&row.target, options.shape, WARM_UP, options.time);
+            let run = saturate(
+                &row.target,
+                options.shape(row.target.style),
+                WARM_UP,
+                options.time,
+            );
             let run = run.unwrap_or_else(|error| panic!("{}: {error}", row.title));
             failures += run.failures;
             row.runs.push(run);
@@ -222,7 +243,13 @@ fn measure(rows: &mut [Row], options: &Options) -> u64 {
             if row.median(|run| run.rate) < load / TOO_BUSY {
                 continue;
             }
-            let run = steady(&row.target, options.shape, load, WARM_UP, options.time);
+            let run = steady(
+                &row.target,
+                options.shape(row.target.style),
+                load,
+                WARM_UP,
+                options.time,
+            );
             let run = run.unwrap_or_else(|error| panic!("{}: {error}", row.title));
             failures += run.failures;
             let samples = Samples::of(run.latencies);

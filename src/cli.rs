@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 mod accounts;
 mod dev;
+mod explain;
 mod serve;
 
 use crate::{
@@ -92,6 +93,7 @@ pub fn run(cli: &Cli) -> ExitCode {
                     } => runtime.block_on(accounts::revoke(name, database, *output)),
                 }
             }
+            Command::Explain(args) => runtime()?.block_on(explain::run(args)),
             Command::Healthcheck(args) => runtime()?.block_on(healthcheck(args)),
         });
     match done {

@@ -10,7 +10,10 @@ use crate::{
         postgres::{self, Durability},
         users,
     },
-    domain::caller::{CallerName, CallerPermission},
+    domain::{
+        caller::{CallerName, CallerPermission},
+        id::{ClientId, SiteId},
+    },
     grpc,
     replica::{self, usage},
     server,
@@ -70,6 +73,11 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Manage the callers of the service
     ServiceAccount(ServiceAccountArgs),
+    /// Say what the service answers about a token, and why
+    ///
+    /// Without a client's id, the token is read from standard input, so that it is in
+    /// no list of processes and in no shell's history.
+    Explain(ExplainArgs),
     /// Ask a running server whether it serves; exits with 0 or 1
     Healthcheck(HealthcheckArgs),
 }
@@ -179,6 +187,30 @@ pub struct ServeArgs {
 /// What `migrate` takes.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
+    /// Where Postgres is.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Whether a program reads the output.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What `explain` takes.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The client whose newest token it is about [default: a token from standard input]
+    pub client: Option<ClientId>,
+    /// Whether the token may do that, such as site.view
+    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_name = "PERMISSION")]
+    pub permission: Option<String>,
+    /// The site on which a site.* permission is asked for
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_SITE",
+        value_name = "ID",
+        requires = "permission"
+    )]
+    pub site: Option<SiteId>,
     /// Where Postgres is.
     #[command(flatten)]
     pub database: DatabaseArgs,

@@ -33,6 +33,7 @@ pub mod clients;
 mod connect;
 pub mod directory;
 pub mod error;
+pub mod explanation;
 mod facts;
 pub mod feed;
 pub mod introspection;

@@ -20,6 +20,8 @@ mod run;
 mod accounts;
 #[path = "cli/dev.rs"]
 mod dev;
+#[path = "cli/explain.rs"]
+mod explain;
 #[path = "cli/migrate.rs"]
 mod migrate;
 #[path = "cli/serve.rs"]

@@ -230,7 +230,7 @@ async fn bare() {
 /// The gRPC frame that is always answered: as long as the echo's.
 static FIXED: std::sync::LazyLock<Bytes> = std::sync::LazyLock::new(|| {
     let message = answer("x".repeat(hitkeep_auth::domain::token::TOKEN_LENGTH));
-    Bytes::from(super::framed(&message))
+    Bytes::from(super::calls::framed(&message))
 });
 
 async fn fixed(request: hyper::Request<Incoming>) -> hyper::Result<hyper::Response<Fixed>> {

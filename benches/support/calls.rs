@@ -5,6 +5,8 @@ use hitkeep_auth::pb::{
     SiteRole,
 };
 
+use prost::Message;
+
 use super::population::Known;
 
 /// Introspects a token, without a check.
@@ -13,6 +15,15 @@ pub fn introspect(token: &str) -> IntrospectRequest {
         token: token.to_owned(),
         ..IntrospectRequest::default()
     }
+}
+
+/// A message with gRPC's head in front.
+pub fn framed(message: &impl Message) -> Vec<u8> {
+    let length = u32::try_from(message.encoded_len()).expect("a short message");
+    let mut bytes = vec![0];
+    bytes.extend_from_slice(&length.to_be_bytes());
+    message.encode(&mut bytes).expect("there is room");
+    bytes
 }
 
 /// Revokes a client.

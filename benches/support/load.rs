@@ -34,7 +34,8 @@ const WAIT: Timespec = Timespec {
 pub enum Style {
     /// A stream for each call.
     Unary,
-    /// One call after the other on each of the streams, which stay open.
+    /// All calls of a connection one after the other on one stream, which stays
+    /// open, without waiting for the answers to those before.
     Stream,
 }
 
@@ -58,7 +59,7 @@ pub struct Shape {
     /// Connections.
     pub connections: usize,
     /// Calls at once on each.
-    pub streams: usize,
+    pub calls: usize,
 }
 
 /// What came of as many calls as could be made.
@@ -132,7 +133,7 @@ pub fn saturate(
     let mut work = Duration::ZERO;
     while now < begun + warm_up + time {
         for connection in &mut connections {
-            while connection.in_flight() < shape.streams && connection.call(target, now) {}
+            while connection.in_flight() < shape.calls && connection.call(target, now) {}
             connection.send()?;
         }
         wait(&connections)?;
@@ -155,6 +156,30 @@ pub fn saturate(
         server_busy: work / counted,
         busy: thread_time().saturating_sub(busy).as_secs_f64() / counted,
     })
+}
+
+/// Makes so many calls, and waits for all the answers. Gives how many were not good.
+pub fn exactly(target: &Target, shape: Shape, calls: u64) -> io::Result<u64> {
+    let mut connections = open(target, shape.connections)?;
+    let mut answers = Answers::new();
+    answers.counting = true;
+    let mut made = 0;
+    while answers.good + answers.failures < calls {
+        for connection in &mut connections {
+            while made < calls
+                && connection.in_flight() < shape.calls
+                && connection.call(target, Instant::now())
+            {
+                made += 1;
+            }
+            connection.send()?;
+        }
+        wait(&connections)?;
+        for connection in &mut connections {
+            connection.receive(target.style, &mut answers)?;
+        }
+    }
+    Ok(answers.failures)
 }
 
 /// Makes calls at times that do not depend on the answers: so many a second on
@@ -181,7 +206,10 @@ pub fn steady(
             // Round robin; a connection that is full passes its turn on.
             let free = (0..connections.len())
                 .map(|step| (turn + step) % shape.connections)
-                .find(|at| connections[*at].in_flight() < connections[*at].max_streams());
+                .find(|at| match target.style {
+                    Style::Unary => connections[*at].in_flight() < connections[*at].max_streams(),
+                    Style::Stream => true,
+                });
             let Some(at) = free else { break };
             if !connections[at].call(target, due) {
                 break;

@@ -51,7 +51,20 @@ pub struct Caller {
 }
 
 fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hitkeep-auth"));
+    binary_under(&[])
+}
+
+/// The binary as another program's argument, where there are words of one.
+fn binary_under(program: &[&str]) -> Command {
+    let binary = env!("CARGO_BIN_EXE_hitkeep-auth");
+    let mut command = match program {
+        [] => Command::new(binary),
+        [program, words @ ..] => {
+            let mut command = Command::new(program);
+            command.args(words).arg(binary);
+            command
+        }
+    };
     for (name, _) in std::env::vars_os() {
         // What is set for somebody's own server does not concern this one.
         if name.to_string_lossy().starts_with("HITKEEP_AUTH_") {
@@ -71,8 +84,13 @@ pub fn serve_takes(option: &str) -> bool {
 impl Service {
     /// Starts a server on that database, and waits until it listens.
     pub fn start(database_url: &str, options: &[&str]) -> Self {
+        Self::start_under(&[], database_url, options)
+    }
+
+    /// Starts it as the argument of a program that watches it.
+    pub fn start_under(program: &[&str], database_url: &str, options: &[&str]) -> Self {
         let begun = Instant::now();
-        let mut child = binary()
+        let mut child = binary_under(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(["--log", "warn,hitkeep_auth::cli=info"])
             .args(["--database-url", database_url])

@@ -82,6 +82,14 @@ pub struct Settled {
     pub name: Box<str>,
 }
 
+/// Until when a token works, with everything as it is now. Eight bytes, so that an
+/// index can keep one beside each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorksUntil(
+    /// In microseconds since 1970: nothing that ends does so more exactly than that.
+    i64,
+);
+
 /// What a working token may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Active {
@@ -121,6 +129,17 @@ impl Life {
 }
 
 impl Settled {
+    /// Until when one of the client's tokens works.
+    pub fn works_until(&self, token: TokenStanding) -> WorksUntil {
+        if self.life != Life::Live {
+            return WorksUntil::NEVER;
+        }
+        match self.expiry.min(token.end()) {
+            Expiry::Never => WorksUntil::FOREVER,
+            Expiry::At(end) => WorksUntil(end.timestamp_micros()),
+        }
+    }
+
     /// The verdict on one of the client's tokens: when it ends by itself, or why
     /// it does not work.
     pub fn judge(&self, token: TokenStanding, now: Timestamp) -> Result<Expiry, InactiveReason> {
@@ -138,6 +157,26 @@ impl Settled {
             ClientState::Expired => Err(InactiveReason::Expired),
             ClientState::OwnerInactive => Err(InactiveReason::OwnerInactive),
         }
+    }
+}
+
+impl WorksUntil {
+    /// It does not work.
+    pub const NEVER: Self = Self(i64::MIN);
+    /// It does not end by itself.
+    const FOREVER: Self = Self(i64::MAX);
+
+    /// When the token ends by itself, if it works at that moment. `None`: it does not
+    /// work, or perhaps so; [`Settled::judge`] tells, and why.
+    pub fn at(self, now: Timestamp) -> Option<Expiry> {
+        if self == Self::FOREVER {
+            return Some(Expiry::Never);
+        }
+        // Both are rounded down, so what is less here is earlier.
+        if now.timestamp_micros() >= self.0 {
+            return None;
+        }
+        Timestamp::from_timestamp_micros(self.0).map(Expiry::At)
     }
 }
 
@@ -184,5 +223,79 @@ pub fn decide(verdict: &Result<Active, InactiveReason>, check: &PermissionCheck)
     match verdict {
         Ok(active) => active.access.decide(check),
         Err(_) => Decision::Inactive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{id::UserId, role::InstanceRole};
+
+    fn at(microsecond: i64) -> Timestamp {
+        Timestamp::from_timestamp_micros(microsecond).unwrap()
+    }
+
+    fn any_expiry() -> impl Strategy<Value = Expiry> {
+        prop_oneof![
+            Just(Expiry::Never),
+            (-5_i64..5).prop_map(|time| Expiry::At(at(time)))
+        ]
+    }
+
+    fn any_standing() -> impl Strategy<Value = TokenStanding> {
+        any_expiry().prop_map(|end| match end {
+            Expiry::Never => TokenStanding::Current,
+            Expiry::At(end) => TokenStanding::ReplacedUntil(end),
+        })
+    }
+
+    fn any_life() -> impl Strategy<Value = Life> {
+        let lives = [Life::Live, Life::Revoked, Life::OwnerInactive];
+        proptest::sample::select(lives.to_vec())
+    }
+
+    fn settled(life: Life, expiry: Expiry) -> Settled {
+        Settled {
+            client: ClientId::from_uuid(Uuid::from_u128(1)),
+            owner: Owner::User(UserId::from_uuid(Uuid::from_u128(2))),
+            life,
+            access: EffectiveAccess {
+                instance_role: InstanceRole::User,
+                grants: std::iter::empty().collect(),
+            },
+            expiry,
+            name: "a client".into(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn works_until_agrees_with_the_verdict(
+            life in any_life(),
+            expiry in any_expiry(),
+            standing in any_standing(),
+            now in -5_i64..5,
+        ) {
+            let settled = settled(life, expiry);
+            let works = settled.works_until(standing);
+            let verdict = settled.judge(standing, at(now));
+            prop_assert_eq!(works.at(at(now)), verdict.ok());
+        }
+
+        /// What falls between two microseconds is left to the verdict.
+        #[test]
+        fn it_never_claims_more(
+            end in 0_u32..5000,
+            now in 0_u32..5000,
+        ) {
+            let at = |nanosecond| Timestamp::from_timestamp(0, nanosecond).unwrap();
+            let settled = settled(Life::Live, Expiry::At(at(end)));
+            if settled.works_until(TokenStanding::Current).at(at(now)).is_some() {
+                prop_assert!(settled.judge(TokenStanding::Current, at(now)).is_ok());
+            }
+        }
     }
 }

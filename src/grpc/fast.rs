@@ -24,6 +24,7 @@ use crate::{
         role::{InstancePermission, SitePermission},
     },
     pb,
+    replica::View,
 };
 use wire::{
     ID_BYTES, LENGTH, bytes, int32, key, varint, write_bytes, write_id, write_number, write_pair,
@@ -41,10 +42,27 @@ struct Read<'m> {
     at_least: Option<u64>,
 }
 
+/// The index as it is at one moment, to answer what has come in by then.
+pub(crate) struct AtOnce<'s> {
+    services: &'s Services,
+    view: View,
+}
+
 impl Services {
+    /// To answer at once; `None` before there is an index.
+    pub(crate) fn at_once(&self) -> Option<AtOnce<'_>> {
+        let view = self.replica.view().ok()?;
+        Some(AtOnce {
+            services: self,
+            view,
+        })
+    }
+}
+
+impl AtOnce<'_> {
     /// Answers a message that was framed, where that can be done at once: appends
     /// the framed reply. Otherwise leaves `reply` as it was, and says so.
-    pub(crate) fn answer_at_once(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
+    pub(crate) fn answer(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
         framed(reply, |reply| self.try_answer(message, reply))
     }
 
@@ -54,13 +72,13 @@ impl Services {
             Some((site, permission)) => Some(permission_check(site, permission)?),
             None => None,
         };
-        let view = self.replica.view().ok()?;
-        let revision = view.index().revision;
+        let revision = self.view.index().revision;
         if read.at_least.is_some_and(|wanted| revision.0 < wanted) {
             return None;
         }
         let presented = Presented::read(std::str::from_utf8(read.token).ok()?);
-        let judged = self.judge(&view, &presented, check).ok()??;
+        let judged = self.services.judge(&self.view, &presented, check);
+        let judged = judged.ok()??;
         write(&judged, revision, check.is_some(), reply);
         Some(())
     }

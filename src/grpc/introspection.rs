@@ -30,10 +30,7 @@ use crate::{
         usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
-    replica::{
-        View,
-        index::{Found, Known},
-    },
+    replica::{View, index::Known},
 };
 
 /// The part of the remaining time that is spent on waiting. The rest is for the
@@ -263,18 +260,20 @@ impl Services {
                 return Ok(Some(Judged::Inactive(InactiveReason::UnknownToken)));
             }
         };
-        let Some(Found { standing, client }) = view.index().find(hash) else {
+        let Some(found) = view.index().find(hash) else {
             return Ok(None);
         };
-        let Known::Settled(settled) = &client.known else {
+        let Known::Settled(settled) = &found.client().known else {
             return Err(ApiError::Defect("something of the client cannot be read"));
         };
         let note = |inactive, decision| {
             if let Some(outcome) = Outcome::of(inactive, decision) {
-                self.replica.note(client, outcome, view.now);
+                self.replica.note(found.client(), outcome, view.now);
             }
         };
-        let ends = match settled.judge(standing, view.now) {
+        let works = found.works(view.now);
+        let verdict = || settled.judge(found.standing(), view.now);
+        let ends = match works.map_or_else(verdict, Ok) {
             Ok(ends) => ends,
             // What is known to be dead stays dead, however old the index is.
             Err(reason) => {

@@ -14,11 +14,12 @@ use super::usage::UsageSlot;
 use crate::domain::{
     Revision, Timestamp,
     caller::ServiceAccount,
+    client::Expiry,
     id::ClientId,
-    introspection::{Settled, TokenStanding},
+    introspection::{Settled, TokenStanding, WorksUntil},
     token::TokenHash,
 };
-use tree::{Keyed, Place, Tree};
+use tree::{Keyed, Tree};
 
 /// One version of everything that Introspect answers from.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ pub struct Writer {
     callers: Arc<Callers>,
     /// Of each client what its tokens' entries were made from, to know which ones
     /// to remove.
-    clients: Tree<Arc<Client>>,
+    clients: Tree<Placed>,
     count: usize,
 }
 
@@ -80,8 +81,8 @@ pub struct Client {
     pub known: Known,
     /// The newest token; none only where somebody removed it by hand.
     current: Option<TokenHash>,
-    /// Those that it replaced.
-    replaced: Box<[TokenHash]>,
+    /// Those that it replaced, each with its overlap's end.
+    replaced: Box<[(TokenHash, Timestamp)]>,
     /// Where its uses are noted. Handed on to what comes in this one's place.
     pub usage: UsageSlot,
 }
@@ -89,93 +90,86 @@ pub struct Client {
 /// A token that was found.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'i> {
-    /// Its place among its client's tokens.
-    pub standing: TokenStanding,
-    /// Its client.
-    pub client: &'i Client,
+    token: &'i Token,
 }
 
+/// What is read first of a token, and nearly always enough to tell whether it works:
+/// it lies in one piece, since a million of them are in no processor's cache.
 #[derive(Clone, Debug)]
-enum Token {
-    /// The client's current one, whose hash is the client's.
-    Current(Arc<Client>),
-    /// One that was replaced.
-    Replaced(Arc<Replaced>),
-}
-
-#[derive(Debug)]
-struct Replaced {
+struct Token {
     hash: TokenHash,
-    until: Timestamp,
+    works: WorksUntil,
     client: Arc<Client>,
 }
 
-/// Where a hash is kept: hashes are spread evenly as they are.
-fn place_of_hash(hash: &TokenHash) -> Place {
-    let [first, second, rest @ ..] = hash.0;
-    let tag = rest.first_chunk().expect("thirty bytes are left");
-    Place {
-        first,
-        second,
-        tag: u64::from_le_bytes(*tag),
-    }
-}
-
-/// Where a client is kept. Ids are not spread evenly: they begin with a time.
-fn place_of_client(id: ClientId) -> Place {
-    /// An odd number without a pattern, the golden ratio's fraction.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let (high, low) = id.uuid().as_u64_pair();
-    let mixed = (high ^ low.rotate_left(32)).wrapping_mul(SPREAD);
-    let [.., second, first] = mixed.to_le_bytes();
-    Place {
-        first,
-        second,
-        tag: low,
-    }
-}
-
-impl Token {
-    fn client(&self) -> &Arc<Client> {
-        match self {
-            Self::Current(client) => client,
-            Self::Replaced(replaced) => &replaced.client,
-        }
-    }
+/// A client among the others.
+#[derive(Clone, Debug)]
+struct Placed {
+    place: u64,
+    client: Arc<Client>,
 }
 
 impl Keyed for Token {
     type Key = TokenHash;
 
+    /// Hashes are spread evenly as they are.
+    fn place_of(hash: &TokenHash) -> u64 {
+        let first = hash.0.first_chunk().expect("a hash has thirty-two bytes");
+        u64::from_be_bytes(*first)
+    }
+
+    fn place(&self) -> u64 {
+        Self::place_of(&self.hash)
+    }
+
     fn has(&self, hash: &TokenHash) -> bool {
-        match self {
-            Self::Current(client) => client.current == Some(*hash),
-            Self::Replaced(replaced) => replaced.hash == *hash,
-        }
+        self.hash == *hash
     }
 }
 
-impl Keyed for Arc<Client> {
+impl Keyed for Placed {
     type Key = ClientId;
 
+    /// Ids are not spread evenly: they begin with a time.
+    fn place_of(id: &ClientId) -> u64 {
+        /// An odd number without a pattern, the golden ratio's fraction.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let (high, low) = id.uuid().as_u64_pair();
+        (high ^ low.rotate_left(32)).wrapping_mul(SPREAD)
+    }
+
+    fn place(&self) -> u64 {
+        self.place
+    }
+
     fn has(&self, id: &ClientId) -> bool {
-        self.known.id() == *id
+        self.client.known.id() == *id
+    }
+}
+
+impl<'i> Found<'i> {
+    /// Its client.
+    pub fn client(self) -> &'i Client {
+        &self.token.client
+    }
+
+    /// Its place among its client's tokens.
+    pub fn standing(self) -> TokenStanding {
+        self.client().standing(&self.token.hash)
+    }
+
+    /// When the token ends by itself, if it works. `None`: it does not work, or
+    /// perhaps so, and [`Settled::judge`] tells.
+    pub fn works(self, now: Timestamp) -> Option<Expiry> {
+        self.token.works.at(now)
     }
 }
 
 impl Index {
     /// Finds a token by its hash.
     pub fn find(&self, hash: &TokenHash) -> Option<Found<'_>> {
-        Some(match self.tokens.find(place_of_hash(hash), hash)? {
-            Token::Current(client) => Found {
-                standing: TokenStanding::Current,
-                client,
-            },
-            Token::Replaced(replaced) => Found {
-                standing: TokenStanding::ReplacedUntil(replaced.until),
-                client: &replaced.client,
-            },
-        })
+        let token = self.tokens.find(hash)?;
+        Some(Found { token })
     }
 
     /// Finds a caller that is not revoked by the hash of its token.
@@ -214,12 +208,9 @@ impl Writer {
     pub fn of(clients: impl Iterator<Item = (Known, Vec<(TokenHash, TokenStanding)>)>) -> Self {
         let (mut by_id, mut by_hash) = (Vec::new(), Vec::new());
         for (known, tokens) in clients {
-            let id = known.id();
-            let (client, tokens) = entries(known, &tokens, UsageSlot::default());
-            for (hash, token) in tokens {
-                by_hash.push((place_of_hash(&hash), token));
-            }
-            by_id.push((place_of_client(id), client));
+            let client = Client::new(known, &tokens, UsageSlot::default());
+            by_hash.extend(client.tokens());
+            by_id.push(Placed::new(client));
         }
         Self {
             callers: Arc::default(),
@@ -232,28 +223,27 @@ impl Writer {
     /// Puts a client in the place of what was known of it, with all its tokens.
     pub fn put(&mut self, known: Known, tokens: &[(TokenHash, TokenStanding)]) {
         let id = known.id();
-        let place = place_of_client(id);
-        let old = self.clients.find(place, &id);
-        let usage = old.map(|old| old.usage.clone()).unwrap_or_default();
-        let (client, tokens) = entries(known, tokens, usage);
-        if let Some(old) = self.clients.put(place, &id, Arc::clone(&client)) {
-            let is_kept = |hash: &TokenHash| tokens.iter().any(|(kept, _)| kept == hash);
-            for hash in old.hashes().filter(|hash| !is_kept(hash)) {
+        let old = self.clients.find(&id);
+        let usage = old.map(|old| old.client.usage.clone()).unwrap_or_default();
+        let client = Client::new(known, tokens, usage);
+        if let Some(old) = self.clients.put(&id, Placed::new(Arc::clone(&client))) {
+            let is_kept = |hash: &TokenHash| client.hashes().any(|kept| kept == hash);
+            for hash in old.client.hashes().filter(|hash| !is_kept(hash)) {
                 self.remove_token(hash, id);
             }
         } else {
             self.count += 1;
         }
-        for (hash, token) in tokens {
-            self.tokens.put(place_of_hash(&hash), &hash, token);
+        for token in client.tokens() {
+            self.tokens.put(&token.hash.clone(), token);
         }
     }
 
     /// Forgets a client and its tokens, which are unknown from here on.
     pub fn remove(&mut self, id: ClientId) {
-        if let Some(old) = self.clients.remove(place_of_client(id), &id) {
+        if let Some(old) = self.clients.remove(&id) {
             self.count -= 1;
-            for hash in old.hashes() {
+            for hash in old.client.hashes() {
                 self.remove_token(hash, id);
             }
         }
@@ -268,50 +258,64 @@ impl Writer {
 
     /// Removes a token, unless it became another client's meanwhile.
     fn remove_token(&mut self, hash: &TokenHash, of: ClientId) {
-        let place = place_of_hash(hash);
-        let found = self.tokens.find(place, hash);
-        if found.is_some_and(|token| token.client().known.id() == of) {
-            self.tokens.remove(place, hash);
+        let found = self.tokens.find(hash);
+        if found.is_some_and(|token| token.client.known.id() == of) {
+            self.tokens.remove(hash);
         }
     }
 }
 
-/// A client, and an entry for each of its tokens.
-fn entries(
-    known: Known,
-    tokens: &[(TokenHash, TokenStanding)],
-    usage: UsageSlot,
-) -> (Arc<Client>, Vec<(TokenHash, Token)>) {
-    let of = |(hash, standing): &(TokenHash, TokenStanding)| (*hash, standing.end().time());
-    let (replaced, current): (Vec<_>, Vec<_>) = tokens
-        .iter()
-        .map(of)
-        .partition(|(_, until)| until.is_some());
-    let client = Arc::new(Client {
-        known,
-        current: current.first().map(|(hash, _)| *hash),
-        replaced: replaced.iter().map(|(hash, _)| *hash).collect(),
-        usage,
-    });
-    let entry = |(hash, until): (TokenHash, Option<Timestamp>)| {
-        let client = Arc::clone(&client);
-        let token = match until {
-            None => Token::Current(client),
-            Some(until) => Token::Replaced(Arc::new(Replaced {
-                hash,
-                until,
-                client,
-            })),
-        };
-        (hash, token)
-    };
-    let tokens = current.into_iter().take(1).chain(replaced);
-    let tokens = tokens.map(entry).collect();
-    (client, tokens)
+impl Placed {
+    fn new(client: Arc<Client>) -> Self {
+        Self {
+            place: Self::place_of(&client.known.id()),
+            client,
+        }
+    }
 }
 
 impl Client {
+    fn new(known: Known, tokens: &[(TokenHash, TokenStanding)], usage: UsageSlot) -> Arc<Self> {
+        let mut current = None;
+        let mut replaced = Vec::new();
+        for (hash, standing) in tokens {
+            match standing {
+                TokenStanding::Current => current = current.or(Some(*hash)),
+                TokenStanding::ReplacedUntil(end) => replaced.push((*hash, *end)),
+            }
+        }
+        Arc::new(Self {
+            known,
+            current,
+            replaced: replaced.into(),
+            usage,
+        })
+    }
+
     fn hashes(&self) -> impl Iterator<Item = &TokenHash> {
-        self.current.iter().chain(&self.replaced)
+        let replaced = self.replaced.iter().map(|(hash, _)| hash);
+        self.current.iter().chain(replaced)
+    }
+
+    /// The place of one of its tokens.
+    fn standing(&self, hash: &TokenHash) -> TokenStanding {
+        let mut replaced = self.replaced.iter();
+        replaced
+            .find(|(other, _)| other == hash)
+            .map_or(TokenStanding::Current, |(_, end)| {
+                TokenStanding::ReplacedUntil(*end)
+            })
+    }
+
+    /// An entry for each of its tokens.
+    fn tokens(self: &Arc<Self>) -> impl Iterator<Item = Token> {
+        self.hashes().map(|hash| Token {
+            hash: *hash,
+            works: match &self.known {
+                Known::Settled(settled) => settled.works_until(self.standing(hash)),
+                Known::Unreadable(_) => WorksUntil::NEVER,
+            },
+            client: Arc::clone(self),
+        })
     }
 }

@@ -338,10 +338,10 @@ impl Reading {
             return None;
         }
         let mut reply = Vec::with_capacity(self.call.usual_reply());
-        let services = &self.ways.services;
+        let at_once = self.ways.services.at_once()?;
         let is_answered = match self.call {
-            Call::Introspect => services.answer_at_once(message, &mut reply),
-            Call::Check => services.check_at_once(message, &mut reply),
+            Call::Introspect => at_once.answer(message, &mut reply),
+            Call::Check => at_once.check(message, &mut reply),
         };
         if !is_answered {
             return None;

@@ -19,6 +19,7 @@ fn each_command_explains_itself() {
         "service-account create",
         "service-account list",
         "service-account revoke",
+        "explain",
         "healthcheck",
     ] {
         assert!(commands.iter().any(|path| path == expected), "{expected}");

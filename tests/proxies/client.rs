@@ -51,11 +51,12 @@ fn values<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
 /// Gets a target with those headers, written as they are, from an address or the path
 /// of a Unix socket.
 pub async fn get(address: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut request = format!("GET {target} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
-    }
-    request += "\r\n";
+    let headers = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers: String = headers.collect();
+    let usual = "host: test\r\nconnection: close\r\n";
+    let request = format!("GET {target} HTTP/1.1\r\n{usual}{headers}\r\n");
     let exchanged = async {
         if address.starts_with('/') {
             let stream = UnixStream::connect(address).await.expect("it accepts");

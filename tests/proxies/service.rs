@@ -114,7 +114,7 @@ impl Service {
             ..pb::ApiClient::default()
         };
         let request = pb::CreateApiClientRequest {
-            actor: actor(),
+            actor: Some(actor()),
             api_client: Some(api_client),
         };
         let mut clients = ApiClientServiceClient::new(self.channel().await);
@@ -129,7 +129,7 @@ impl Service {
     /// Revokes a client.
     pub async fn revoke(&self, id: &str) {
         let request = pb::RevokeApiClientRequest {
-            actor: actor(),
+            actor: Some(actor()),
             id: id.to_owned(),
         };
         let mut clients = ApiClientServiceClient::new(self.channel().await);
@@ -247,9 +247,9 @@ fn put_site(id: &str) -> Change {
     })
 }
 
-fn actor() -> Option<pb::Actor> {
-    Some(pb::Actor {
+fn actor() -> pb::Actor {
+    pb::Actor {
         user_id: VERA.to_owned(),
         ..pb::Actor::default()
-    })
+    }
 }

@@ -23,6 +23,9 @@ use proptest::{
 };
 use prost::Message;
 
+/// Two sites.
+const SITE: &str = "01930000-0000-7000-8000-0000000000ab";
+const OTHER: &str = "01930000-0000-7000-8000-0000000000cd";
 /// So many cases of each property; `PROPTEST_CASES` makes them more, never fewer.
 const CASES: u32 = 5_000;
 
@@ -57,7 +60,7 @@ fn template() -> impl Strategy<Value = String> {
 /// than one way.
 fn segment() -> impl Strategy<Value = &'static str> {
     prop_oneof![
-        2 => select(vec![paths::SITE, paths::OTHER, "s", "a@b", "x", "caf%C3%A9", "%20", "..."]),
+        2 => select(vec![SITE, OTHER, "s", "a@b", "x", "caf%C3%A9", "%20", "..."]),
         1 => select(vec![
             "", ".", "..", "%2e%2e", ".%2E", "..;", "..;x", ";x", "x;y", "..%2f", "%2F..%2F",
             "..%2fs", "%2e%2e%2fs", "..\\s", "\\..\\", "%5c..%5cs", "%252e%252e", "%252fs",
@@ -72,8 +75,8 @@ fn pair() -> impl Strategy<Value = (String, String)> {
     let step = select(vec!["*", "s", "a@b", "caf%C3%A9"]);
     let steps = |most| vec((step.clone(), segment()), 0..most);
     let site = prop_oneof![
-        8 => Just(paths::SITE.to_owned()),
-        1 => Just(paths::SITE.to_uppercase()),
+        8 => Just(SITE.to_owned()),
+        1 => Just(SITE.to_uppercase()),
         1 => segment().prop_map(str::to_owned),
     ];
     let rest = proptest::option::weighted(0.8, vec(segment(), 0..5));
@@ -81,8 +84,8 @@ fn pair() -> impl Strategy<Value = (String, String)> {
     (steps(3), site, steps(2), rest, mess).prop_map(|(before, site, after, rest, mess)| {
         let (mut template, mut target) = (String::new(), String::new());
         let mut add = |step: &str, segment: &str| {
-            template += &format!("/{step}");
-            target += &format!("/{segment}");
+            template.extend(["/", step]);
+            target.extend(["/", segment]);
         };
         let fitting = |(step, segment): (&'static str, &'static str)| match step {
             "*" => (step, segment),

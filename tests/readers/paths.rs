@@ -4,9 +4,6 @@
 
 use hitkeep_auth::domain::route::{Need, Route};
 
-pub const SITE: &str = "01930000-0000-7000-8000-0000000000ab";
-pub const OTHER: &str = "01930000-0000-7000-8000-0000000000cd";
-
 type Bytes = Vec<u8>;
 
 /// What a program does with a path, one step after the other.
@@ -119,9 +116,12 @@ fn seen(template: &str, target: &str, steps: &[Step]) -> Option<String> {
     }
     let is_decoded = steps.contains(&Decode);
     let expected: Vec<Bytes> = split(template.as_bytes());
-    let expected = expected.into_iter().map(|segment| match is_decoded {
-        true => Decode.apply(segment),
-        false => segment,
+    let expected = expected.into_iter().map(|segment| {
+        if is_decoded {
+            Decode.apply(segment)
+        } else {
+            segment
+        }
     });
     let mut given = split(&path).into_iter().peekable();
     let mut site = None;
@@ -248,8 +248,7 @@ fn resolved(path: &[u8]) -> Bytes {
     for segment in split(path) {
         match &*segment {
             b"." => {}
-            b".." if segments.len() > 1 => _ = segments.pop(),
-            b".." => {}
+            b".." => segments.truncate(segments.len().saturating_sub(1).max(1)),
             _ => segments.push(segment),
         }
     }

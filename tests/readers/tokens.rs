@@ -18,9 +18,8 @@ pub fn hold(headers: &[(String, String)]) {
     };
     let (authorization, api_key) = (values("authorization"), values("x-api-key"));
     let expected = match (&authorization[..], &api_key[..]) {
-        ([_, _, ..], _) => Expected::Several,
         ([one], _) if bearer(one).is_some() => Expected::Token(bearer(one)),
-        (_, [_, _, ..]) => Expected::Several,
+        ([_, _, ..], _) | (_, [_, _, ..]) => Expected::Several,
         (_, [one]) => Expected::Token(Some(trim(one)).filter(|token| !token.is_empty())),
         (_, []) => Expected::Token(None),
     };

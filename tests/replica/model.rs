@@ -174,7 +174,7 @@ impl Model {
         for number in 0..HASHES {
             let hash = hash(number);
             let found = index.find(&hash);
-            let found = found.map(|found| (found.client.known.clone(), found.standing));
+            let found = found.map(|found| (found.client().known.clone(), found.standing()));
             let expected = self.holders.get(&hash.0).map(|holder| {
                 let (known, tokens) = &self.clients[holder];
                 let (_, standing) = tokens.iter().find(|(other, _)| *other == hash).unwrap();
@@ -245,12 +245,12 @@ fn a_token_that_goes_from_one_client_to_another_is_the_others_in_either_order() 
             let whose = |index: &Index, number| {
                 index
                     .find(&hash(number))
-                    .map(|found| found.client.known.id())
+                    .map(|found| found.client().known.id())
             };
             assert_eq!(whose(&after, 1), Some(client(2)));
             assert_eq!(whose(&after, 2), Some(client(1)));
             assert_eq!(whose(&after, 3), Some(client(2)));
-            assert_eq!(after.find(&hash(1)).unwrap().standing, standing.1);
+            assert_eq!(after.find(&hash(1)).unwrap().standing(), standing.1);
             assert_eq!(whose(&before, 1), Some(client(1)));
             // The end of the one it was taken from does not take it from the other.
             writer.remove(client(1));
@@ -287,7 +287,7 @@ fn many_clients_that_are_alike_are_told_apart() {
     for number in 0..MANY {
         let whose = |index: &Index| {
             let found = index.find(&token(number));
-            found.map(|found| found.client.known.id())
+            found.map(|found| found.client().known.id())
         };
         assert_eq!(whose(&full), Some(id(number)));
         assert_eq!(whose(&half), (number % 2 == 1).then(|| id(number)));
@@ -302,7 +302,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     writer.put(known(1, 1), &tokens);
     let old = writer.version(Revision(1));
     let note = |index: &Index| {
-        let slot = &index.find(&hash(1)).expect("it is there").client.usage;
+        let slot = &index.find(&hash(1)).expect("it is there").client().usage;
         ledger.note(client(1), slot, Outcome::Used, at(0));
         format!("{slot:?}")
     };
@@ -313,7 +313,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     assert_ne!(seen, first, "the first note is in there too");
     // They are the same counters: whoever still has the old version counts there too.
     assert_eq!(
-        format!("{:?}", old.find(&hash(1)).unwrap().client.usage),
+        format!("{:?}", old.find(&hash(1)).unwrap().client().usage),
         seen
     );
     assert_ne!(note(&old), seen);
@@ -321,7 +321,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     writer.remove(client(1));
     writer.put(known(1, 3), &tokens);
     let another = writer.version(Revision(3));
-    let fresh = format!("{:?}", another.find(&hash(1)).unwrap().client.usage);
+    let fresh = format!("{:?}", another.find(&hash(1)).unwrap().client().usage);
     assert!(!fresh.contains("Counters"), "{fresh}");
     drop(flusher);
 }

@@ -54,8 +54,8 @@ async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<Cli
         let Some(found) = view.index().find(hash) else {
             continue;
         };
-        match &found.client.known {
-            Settled(settled) => drop(known.insert(hash.0, (found.standing, settled.clone()))),
+        match &found.client().known {
+            Settled(settled) => drop(known.insert(hash.0, (found.standing(), settled.clone()))),
             Unreadable(client) => drop(unreadable.insert(*client)),
         }
     }

@@ -3,7 +3,7 @@
 //! what each call is to be known by, and gets that back when it is answered.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Instant,
@@ -25,6 +25,10 @@ const RECEIVED: u32 = 1 << 24;
 /// What is read at once, at most: more than the largest frame there can be,
 /// which is 16 KiB.
 const CHUNK: usize = 1 << 16;
+/// The longest frame that may be sent to whoever has not allowed longer ones.
+const LONGEST_FRAME: usize = 1 << 14;
+/// The number of a connection's first stream, which is the one that is shared.
+const SHARED: u32 = 1;
 /// The message's head in gRPC: whether it is compressed, and its length.
 const MESSAGE_HEAD: usize = 5;
 
@@ -47,19 +51,33 @@ pub struct Connection {
     next_message: usize,
     slots: Vec<Slot>,
     in_flight: usize,
-    /// Open streams without a call under way, where calls share streams.
-    idle: VecDeque<u32>,
-    /// What may still be sent on each of those.
-    windows: HashMap<u32, i64>,
+    /// The stream on which all calls go, where they share one.
+    shared: Shared,
+}
+
+/// A stream with many calls on it, one after the other.
+#[derive(Default)]
+struct Shared {
+    is_open: bool,
+    /// What may still be sent on it.
+    window: i64,
+    /// Messages that are in no frame yet. They leave together: a client that is
+    /// busy writes many into one.
+    messages: Vec<u8>,
+    /// When each call under way was to be made, oldest first.
+    since: VecDeque<Instant>,
+    /// The answer that is being read.
+    answer: Slot,
+    received: u32,
 }
 
 /// A call under way.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Slot {
     /// 0: none.
     stream: u32,
     /// When it was to be made.
-    since: Instant,
+    since: Option<Instant>,
     /// What was read of the answer's message.
     read: usize,
     /// The beginning of the message: its head, and two bytes.
@@ -67,6 +85,24 @@ struct Slot {
 }
 
 impl Slot {
+    /// Takes the answer's part of what was received, and gives the rest.
+    fn read<'p>(&mut self, piece: &'p [u8]) -> &'p [u8] {
+        let wanted = match self.length() {
+            Some(length) => length - self.read,
+            None => MESSAGE_HEAD - self.read,
+        };
+        let (taken, rest) = piece.split_at(piece.len().min(wanted));
+        for (place, byte) in self.begin.iter_mut().skip(self.read).zip(taken) {
+            *place = *byte;
+        }
+        self.read += taken.len();
+        rest
+    }
+
+    fn is_whole(&self) -> bool {
+        self.length() == Some(self.read)
+    }
+
     /// The length of the message and its head, where they were read.
     fn length(&self) -> Option<usize> {
         let length = || number(&self.begin[1..]) as usize;
@@ -75,7 +111,7 @@ impl Slot {
 
     /// Whether the message is whole, and begins with `active = true`.
     fn is_good(&self) -> bool {
-        self.length() == Some(self.read) && self.begin[MESSAGE_HEAD..] == [8, 1]
+        self.is_whole() && self.begin[MESSAGE_HEAD..] == [8, 1]
     }
 }
 
@@ -91,12 +127,6 @@ impl Connection {
         put(&mut outbox, SETTINGS, 0, 0, &setting);
         let more = WHOLE_WINDOW - FIRST_WINDOW;
         put(&mut outbox, WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
-        let free = Slot {
-            stream: 0,
-            since: Instant::now(),
-            read: 0,
-            begin: [0; MESSAGE_HEAD + 2],
-        };
         Ok(Self {
             socket,
             inbox: vec![0; CHUNK],
@@ -109,10 +139,9 @@ impl Connection {
             max_streams: 100,
             next_stream: 1,
             next_message: 0,
-            slots: vec![free; SLOTS],
+            slots: vec![Slot::default(); SLOTS],
             in_flight: 0,
-            idle: VecDeque::new(),
-            windows: HashMap::new(),
+            shared: Shared::default(),
         })
     }
 
@@ -121,7 +150,7 @@ impl Connection {
         self.in_flight
     }
 
-    /// Calls that may be under way at once.
+    /// Calls that may be under way at once, each on a stream of its own.
     pub fn max_streams(&self) -> usize {
         self.max_streams
     }
@@ -130,49 +159,53 @@ impl Connection {
     pub fn call(&mut self, target: &Target, since: Instant) -> bool {
         let message = &target.messages[self.next_message];
         let length = i64::try_from(message.len()).expect("a short message");
-        if self.window < length || self.in_flight >= self.max_streams {
+        if self.window < length {
             return false;
         }
-        let reused = match target.style {
-            Style::Unary => None,
-            Style::Stream => self.idle.pop_front(),
-        };
-        let stream = reused.unwrap_or(self.next_stream);
-        if reused.is_none() {
-            let is_first = stream == 1;
-            let block = if is_first {
-                &target.blocks.first
-            } else {
-                &target.blocks.later
-            };
-            put(&mut self.outbox, HEADERS, END_HEADERS, stream, block);
-            self.next_stream += 2;
-        }
-        let flags = match target.style {
-            Style::Unary => END_STREAM,
+        match target.style {
+            Style::Unary if self.in_flight >= self.max_streams => return false,
+            Style::Unary => {
+                let stream = self.open_stream(target);
+                put(&mut self.outbox, DATA, END_STREAM, stream, message);
+                let slot = &mut self.slots[slot_of(stream)];
+                assert_eq!(slot.stream, 0, "a call was left behind by {SLOTS} others");
+                *slot = Slot {
+                    stream,
+                    since: Some(since),
+                    ..Slot::default()
+                };
+            }
             Style::Stream => {
-                let window = self.windows.entry(stream).or_insert(self.stream_window);
-                if *window < length {
-                    self.idle.push_back(stream);
+                if !self.shared.is_open {
+                    self.open_stream(target);
+                    self.shared.is_open = true;
+                    self.shared.window = self.stream_window;
+                }
+                let shared = &mut self.shared;
+                if shared.window < length {
                     return false;
                 }
-                *window -= length;
-                0
+                shared.window -= length;
+                shared.messages.extend_from_slice(message);
+                shared.since.push_back(since);
             }
-        };
-        put(&mut self.outbox, DATA, flags, stream, message);
+        }
         self.window -= length;
         self.next_message = (self.next_message + 1) % target.messages.len();
-        let slot = &mut self.slots[slot_of(stream)];
-        assert_eq!(slot.stream, 0, "a call was left behind by {SLOTS} others");
-        *slot = Slot {
-            stream,
-            since,
-            read: 0,
-            begin: [0; MESSAGE_HEAD + 2],
-        };
         self.in_flight += 1;
         true
+    }
+
+    fn open_stream(&mut self, target: &Target) -> u32 {
+        let stream = self.next_stream;
+        let block = if stream == SHARED {
+            &target.blocks.first
+        } else {
+            &target.blocks.later
+        };
+        put(&mut self.outbox, HEADERS, END_HEADERS, stream, block);
+        self.next_stream += 2;
+        stream
     }
 
     /// Whether something waits for the socket to take it.
@@ -182,6 +215,10 @@ impl Connection {
 
     /// Sends what there is to be sent, as far as the socket takes it.
     pub fn send(&mut self) -> io::Result<()> {
+        for messages in self.shared.messages.chunks(LONGEST_FRAME) {
+            put(&mut self.outbox, DATA, 0, SHARED, messages);
+        }
+        self.shared.messages.clear();
         while self.sent < self.outbox.len() {
             match self.socket.write(&self.outbox[self.sent..]) {
                 Ok(count) => self.sent += count,
@@ -246,11 +283,8 @@ impl Connection {
                 let more = i64::from(number(payload));
                 match head.stream {
                     0 => self.window += more,
-                    stream => {
-                        if let Some(window) = self.windows.get_mut(&stream) {
-                            *window += more;
-                        }
-                    }
+                    // Where each call has a stream of its own, none is ever used up.
+                    _ => self.shared.window += more,
                 }
             }
             GOAWAY => return Err(io::ErrorKind::ConnectionAborted.into()),
@@ -265,11 +299,8 @@ impl Connection {
             match u16::from_be_bytes([setting[0], setting[1]]) {
                 SETTING_MAX_CONCURRENT_STREAMS => self.max_streams = value as usize,
                 SETTING_INITIAL_WINDOW_SIZE => {
-                    let more = i64::from(value) - self.stream_window;
+                    self.shared.window += i64::from(value) - self.stream_window;
                     self.stream_window = value.into();
-                    for window in self.windows.values_mut() {
-                        *window += more;
-                    }
                 }
                 _ => {}
             }
@@ -285,15 +316,13 @@ impl Connection {
             put(&mut self.outbox, WINDOW_UPDATE, 0, 0, &received);
             self.received = 0;
         }
-        // Streams that go on are given it back at once: that is simple.
-        if style == Style::Stream && length > 0 {
-            put(
-                &mut self.outbox,
-                WINDOW_UPDATE,
-                0,
-                head.stream,
-                &length.to_be_bytes(),
-            );
+        if style == Style::Stream {
+            self.shared.received += length;
+            if self.shared.received >= RECEIVED {
+                let received = self.shared.received.to_be_bytes();
+                put(&mut self.outbox, WINDOW_UPDATE, 0, SHARED, &received);
+                self.shared.received = 0;
+            }
         }
     }
 
@@ -301,43 +330,40 @@ impl Connection {
     /// message is the end of the call.
     fn data(&mut self, stream: u32, mut piece: &[u8], style: Style, answers: &mut Answers) {
         while !piece.is_empty() {
-            let slot = &mut self.slots[slot_of(stream)];
-            if slot.stream != stream {
-                return;
-            }
-            let begun = slot.read;
-            let wanted = match slot.length() {
-                Some(length) => length - begun,
-                None => MESSAGE_HEAD - begun,
-            };
-            let (taken, rest) = piece.split_at(piece.len().min(wanted));
-            for (place, byte) in slot.begin.iter_mut().skip(begun).zip(taken) {
-                *place = *byte;
-            }
-            slot.read += taken.len();
-            piece = rest;
-            if slot.length() == Some(slot.read) {
-                if style == Style::Stream {
-                    answers.add(slot.since, slot.is_good());
-                    slot.stream = 0;
-                    self.in_flight -= 1;
-                    self.idle.push_back(stream);
+            match style {
+                Style::Unary => {
+                    let slot = &mut self.slots[slot_of(stream)];
+                    if slot.stream != stream || slot.is_whole() {
+                        return;
+                    }
+                    piece = slot.read(piece);
                 }
-                return;
+                Style::Stream => {
+                    let Shared { since, answer, .. } = &mut self.shared;
+                    piece = answer.read(piece);
+                    if answer.is_whole() {
+                        let since = since.pop_front().expect("there is one for each answer");
+                        answers.add(since, answer.is_good());
+                        *answer = Slot::default();
+                        self.in_flight -= 1;
+                    }
+                }
             }
         }
     }
 
-    /// The stream is over, and so is its call.
+    /// The stream is over, and so is its call, or all of them.
     fn end(&mut self, stream: u32, answers: &mut Answers) {
         let slot = &mut self.slots[slot_of(stream)];
-        if slot.stream == stream {
-            answers.add(slot.since, slot.is_good());
+        if let Some(since) = slot.since.take_if(|_| slot.stream == stream) {
+            answers.add(since, slot.is_good());
             slot.stream = 0;
             self.in_flight -= 1;
         }
-        self.windows.remove(&stream);
-        self.idle.retain(|idle| *idle != stream);
+        for since in self.shared.since.drain(..) {
+            answers.add(since, false);
+            self.in_flight -= 1;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::str::from_utf8;
 use prost::Message;
 
 use super::{
-    framed,
+    AtOnce, framed,
     wire::{
         EIGHT_BYTES, Field, LENGTH, NUMBER, field, int32, key, write_bytes, write_message,
         write_number,
@@ -23,7 +23,6 @@ use crate::{
         sidecar::{Pass, Refused, Verdict, is_reserved},
     },
     grpc::{
-        Services,
         convert::ext_authz::to_denied,
         sidecar::{Asked, conclude},
     },
@@ -250,17 +249,17 @@ fn sound(shape: &Shape, message: &[u8], depth: u8) -> Option<()> {
     )
 }
 
-impl Services {
+impl AtOnce<'_> {
     /// Answers Envoy's question, where that can be done at once: appends the framed
     /// reply. Otherwise leaves `reply` as it was, and says so.
-    pub(crate) fn check_at_once(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
+    pub(crate) fn check(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
         framed(reply, |reply| {
-            write(&self.verdict_at_once(message)?, reply);
+            write(&self.verdict(message)?, reply);
             Some(())
         })
     }
 
-    fn verdict_at_once(&self, message: &[u8]) -> Option<Verdict> {
+    fn verdict(&self, message: &[u8]) -> Option<Verdict> {
         let read = Read::of(message)?;
         // A mistake is told of on the usual way.
         let route = Route::read(read.settings().iter().copied()).ok()?;
@@ -279,8 +278,8 @@ impl Services {
             Err(Refused::Misconfigured(_)) => return None,
             Err(refused) => return Some(Verdict::Refused(refused)),
         };
-        let view = self.replica.view().ok()?;
-        let judged = self.judge(&view, &presented, need.check()).ok()??;
+        let judged = self.services.judge(&self.view, &presented, need.check());
+        let judged = judged.ok()??;
         let verdict = conclude(&judged, need);
         // Which of them are to be removed is found out there.
         let is_simple = !(read.has_reserved && matches!(verdict, Verdict::Allowed(_)));

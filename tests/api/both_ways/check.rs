@@ -11,7 +11,7 @@ use hitkeep_auth::{
             },
             service::auth::v3::{
                 CheckRequest, CheckResponse,
-                attribute_context::{Peer, TlsSession},
+                attribute_context::{HttpRequest, Peer, TlsSession},
                 check_response::HttpResponse,
             },
         },
@@ -47,15 +47,18 @@ fn full(settings: &[(&str, &str)], path: &str, token: &str) -> CheckRequest {
     ] {
         http.headers.insert(name.to_owned(), value.to_owned());
     }
-    http.id = "17".to_owned();
-    http.host = "hitkeep.example".to_owned();
-    http.scheme = "https".to_owned();
-    http.query = "q".to_owned();
-    http.fragment = "f".to_owned();
-    http.size = -1;
-    http.protocol = "HTTP/2".to_owned();
-    http.body = "body".to_owned();
-    http.raw_body = vec![0xff; 200];
+    *http = HttpRequest {
+        id: "17".to_owned(),
+        host: "hitkeep.example".to_owned(),
+        scheme: "https".to_owned(),
+        query: "q".to_owned(),
+        fragment: "f".to_owned(),
+        size: -1,
+        protocol: "HTTP/2".to_owned(),
+        body: "body".to_owned(),
+        raw_body: vec![0xff; 200],
+        ..std::mem::take(http)
+    };
     let text = |text: &str| Some(Kind::StringValue(text.to_owned()));
     let value = |kind| Value { kind };
     let inner = Struct {
