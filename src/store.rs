@@ -97,6 +97,19 @@ pub struct Store {
     connect_timeout: Duration,
 }
 
+/// How the pool is used at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Connections that there are.
+    pub connections: usize,
+    /// Of these, those that nobody uses.
+    pub idle: usize,
+    /// Connections that there may be.
+    pub at_most: usize,
+    /// Those who wait for one.
+    pub waiting: usize,
+}
+
 /// A connection that is put back into the pool only when its work was finished.
 struct Lease {
     connection: Option<Object<AsyncPgConnection>>,
@@ -198,15 +211,15 @@ impl Store {
         &*self.entropy
     }
 
-    /// How many connections the pool has, and how many of them are idle.
-    pub fn pool_status(&self) -> (usize, usize) {
+    /// How the pool is used.
+    pub fn pool_status(&self) -> PoolStatus {
         let status = self.pool.status();
-        (status.size, status.available)
-    }
-
-    /// How many connections the pool may have.
-    pub fn pool_size(&self) -> usize {
-        self.pool.status().max_size
+        PoolStatus {
+            connections: status.size,
+            idle: status.available,
+            at_most: status.max_size,
+            waiting: status.waiting,
+        }
     }
 
     /// The migrations that the database still needs.

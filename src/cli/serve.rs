@@ -11,17 +11,20 @@ use crate::{
     config::ServeArgs,
     server::{self, Ended, Server, lifecycle},
     store::Store,
-    telemetry::metrics::Metrics,
+    telemetry::Telemetry,
 };
 
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the last export may take, where no shorter time is left for calls. It
+/// comes after all else, and a collector that hangs must not hold up a restart.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Failure> {
     let listeners = Listeners::open(&args.listen, args.http_listen().as_slice()).await?;
     let store = open(&args.store()?);
     check_migrations(&store).await?;
-    serve(store, listeners, args.server()).await
+    serve(store, listeners, args.server(), telemetry).await
 }
 
 /// Where callers come in.
@@ -58,6 +61,7 @@ pub(super) async fn serve(
     store: Store,
     listeners: Listeners,
     options: server::Options,
+    telemetry: Telemetry,
 ) -> Result<(), Failure> {
     let stop = lifecycle::signals()?;
     if let Some(http) = &listeners.http {
@@ -69,7 +73,8 @@ pub(super) async fn serve(
     let server = Server {
         store,
         options,
-        metrics: Metrics::default(),
+        metrics: telemetry.metrics.clone(),
+        sampling: telemetry.sampling,
         grpc: incoming(listeners.grpc),
         http: stream::iter(listeners.http).flat_map(incoming),
     };
@@ -77,6 +82,9 @@ pub(super) async fn serve(
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
+    telemetry
+        .stop(EXPORT_PATIENCE.min(options.drain_timeout))
+        .await;
     Ok(())
 }
 

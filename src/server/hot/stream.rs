@@ -21,7 +21,7 @@ use crate::{
     grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
     pb,
     replica::Replica,
-    server::MAX_MESSAGE_BYTES,
+    server::{MAX_MESSAGE_BYTES, calls::UnderWay},
 };
 
 /// How much is answered until it is sent: a frame of HTTP/2, about.
@@ -42,6 +42,7 @@ pub(in crate::server) struct Conversation {
     /// What there is to say at the end, once that has come.
     end: Option<Result<(), ApiError>>,
     is_over: bool,
+    call: UnderWay,
 }
 
 impl Conversation {
@@ -50,6 +51,7 @@ impl Conversation {
         replica: Replica,
         caller: TokenHash,
         requests: Incoming,
+        call: UnderWay,
     ) -> Self {
         let mut draining = services.draining();
         Self {
@@ -65,6 +67,7 @@ impl Conversation {
             }),
             end: None,
             is_over: false,
+            call,
         }
     }
 
@@ -176,6 +179,7 @@ impl Conversation {
         match self.end.take() {
             Some(Err(error)) => {
                 let status = Status::from(error);
+                self.call.end(Some(&status));
                 if status.add_header(&mut trailers).is_err() {
                     trailers.insert(
                         super::GRPC_STATUS,
@@ -184,6 +188,7 @@ impl Conversation {
                 }
             }
             Some(Ok(())) | None => {
+                self.call.end(None);
                 trailers.insert(super::GRPC_STATUS, super::OK);
             }
         }
