@@ -215,7 +215,8 @@ impl Replica {
             // A writer that nobody can stop any more is as good as stopped.
             drop(stopped.await);
         };
-        let task = tokio::spawn(flusher.run(store.clone(), options.usage, metrics.clone(), stopped));
+        let task =
+            tokio::spawn(flusher.run(store.clone(), options.usage, metrics.clone(), stopped));
         let replica = Self {
             shared,
             ledger,

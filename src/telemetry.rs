@@ -6,8 +6,10 @@
 
 use std::{
     any::Any,
+    backtrace::{Backtrace, BacktraceStatus},
     hash::{BuildHasher, Hasher, RandomState},
     io::IsTerminal,
+    panic::{self, PanicHookInfo},
     time::Duration,
 };
 
@@ -143,6 +145,7 @@ pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
         .with(records.map(|records| records.with_filter(quiet)))
         .with(lines.with_filter(log_filter(&options.filter)?))
         .try_init()?;
+    panic::set_hook(Box::new(tell_panic));
     let reader = export::metrics(settings)?;
     Ok(Telemetry {
         sampling: match traces {
@@ -209,7 +212,24 @@ fn instance() -> String {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&random());
     bytes[8..].copy_from_slice(&random());
-    uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    uuid::Builder::from_random_bytes(bytes)
+        .into_uuid()
+        .to_string()
+}
+
+/// Tells of a panic as of everything else, so that lines stay lines.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let at = panic
+        .location()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => Some(backtrace.to_string()),
+        _ => None,
+    };
+    let said = panic_message(panic.payload());
+    tracing::error!(at, backtrace, "a panic at {at}: {said}");
 }
 
 /// What a panic says, for the log.

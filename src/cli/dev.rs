@@ -25,11 +25,7 @@ const TOKENS: &str = "demo-tokens.json";
 
 /// Runs until a signal says to stop. On the main thread, which the private
 /// Postgres must not outlive.
-pub(super) fn run(
-    args: &DevArgs,
-    runtime: Runtime,
-    telemetry: Telemetry,
-) -> Result<(), Failure> {
+pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Result<(), Failure> {
     // First of all, because it is what fails most often, and quickest.
     let listeners = runtime.block_on(serve::Listeners::open(&args.listen, &args.http_listen()))?;
     let options = args.postgres()?;

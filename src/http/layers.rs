@@ -74,7 +74,9 @@ pub(super) async fn trace(
     ended.trace(&traced);
     traced.in_scope(|| span.in_scope(|| ended.tell()));
     let status = response.status().as_u16();
-    shared.metrics.request(method, route, status, ended.duration);
+    shared
+        .metrics
+        .request(method, route, status, ended.duration);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         headers.insert(REQUEST_ID, id);

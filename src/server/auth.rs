@@ -16,7 +16,11 @@ use tonic::{Status, server::NamedService};
 
 use crate::{
     domain::caller::CallerPermission,
-    grpc::{Services, callers::Callers, context::{Deadline, Proven}},
+    grpc::{
+        Services,
+        callers::Callers,
+        context::{Deadline, Proven},
+    },
     pb::{
         api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,

@@ -247,7 +247,8 @@ where
                 }
             }
             Poll::Ready(Some(Err(_))) => {
-                self.call.end(Some(&Status::unknown("the stream broke off")));
+                self.call
+                    .end(Some(&Status::unknown("the stream broke off")));
             }
             Poll::Ready(None) => self.call.end(None),
             Poll::Pending => {}

@@ -21,7 +21,7 @@ use http::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
+    body::{Body, Incoming},
     service::Service,
 };
 use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
@@ -29,11 +29,12 @@ use tonic::Status;
 use tower::Service as _;
 use tracing::{Span, info_span};
 
+mod reply;
 mod stream;
 
 use super::{
     auth,
-    calls::{self, GRPC_STATUS, Head, UnderWay, id_header},
+    calls::{self, Head, UnderWay, id_header},
     layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID},
     measured,
 };
@@ -56,6 +57,8 @@ use crate::{
         traces::Sampling,
     },
 };
+pub(super) use reply::Reply;
+use reply::{Replayed, response};
 use stream::Conversation;
 
 /// The paths of the calls.
@@ -430,92 +433,5 @@ impl Reading {
             first: Some(read).filter(|read| !read.is_empty()),
             rest,
         }))
-    }
-}
-
-fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, GRPC);
-    if let Some(id) = request_id {
-        headers.insert(REQUEST_ID, id);
-    }
-    response
-}
-
-/// A body of which a part was read already.
-struct Replayed {
-    first: Option<Bytes>,
-    rest: Incoming,
-}
-
-impl Body for Replayed {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
-            None => Pin::new(&mut self.rest).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
-    }
-}
-
-/// A reply's body.
-pub(super) enum Reply {
-    /// One message, or none where it was taken already, and then the status.
-    Hot(Option<Bytes>),
-    /// The status was taken as well.
-    Done,
-    /// Answers to a stream.
-    Stream(Box<Conversation>),
-    /// What the router replied.
-    Routed(axum::body::Body),
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match &mut *self {
-            Self::Hot(message) => {
-                if let Some(message) = message.take() {
-                    return Poll::Ready(Some(Ok(Frame::data(message))));
-                }
-                *self = Self::Done;
-                let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert(GRPC_STATUS, OK);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
-            Self::Done => Poll::Ready(None),
-            Self::Stream(answers) => answers.poll_frame(context),
-            Self::Routed(body) => Pin::new(body).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Hot(_) | Self::Stream(_) => false,
-            Self::Done => true,
-            Self::Routed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Hot(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
-            Self::Routed(body) => body.size_hint(),
-        }
     }
 }

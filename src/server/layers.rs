@@ -26,11 +26,7 @@ use crate::{
         error::ApiError,
     },
     store::Store,
-    telemetry::{
-        metrics::Metrics,
-        panic_message,
-        traces::Sampling,
-    },
+    telemetry::{metrics::Metrics, panic_message, traces::Sampling},
 };
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -146,7 +142,11 @@ pub(super) async fn trace(
 fn failure_of(response: &Response) -> Option<Status> {
     let told = failure(response.headers())?;
     let made = response.extensions().get::<Status>();
-    Some(made.filter(|made| made.code() == told.code()).cloned().unwrap_or(told))
+    Some(
+        made.filter(|made| made.code() == told.code())
+            .cloned()
+            .unwrap_or(told),
+    )
 }
 
 /// What a handler's panic said, for the log.

@@ -18,9 +18,7 @@ use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
     logs::{self, LogBatch, SdkLoggerProvider},
-    metrics::{
-        PeriodicReader, Temporality, data::ResourceMetrics, exporter::PushMetricExporter,
-    },
+    metrics::{PeriodicReader, Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
     trace::{self, SdkTracerProvider, SpanData},
 };
 use tonic::{

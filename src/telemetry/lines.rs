@@ -77,7 +77,8 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
+        self.0
+            .format_event(context, Writer::new(&mut line), event)?;
         let mut line = escaped(line.trim_end_matches('\n'));
         let current = Context::current();
         let span = current.span();

@@ -21,8 +21,10 @@ use opentelemetry_sdk::{
 use prometheus::{Registry, TextEncoder};
 
 mod counts;
+mod words;
 
 use counts::Counts;
+pub use words::{FeedConnection, Hot, Outcome, Verdict};
 
 /// The code of a call that went well.
 const OK: i64 = 0;
@@ -91,117 +93,6 @@ pub struct Call {
     pub duration: Option<Duration>,
 }
 
-/// Calls that are answered so often, and so fast, that they are counted apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hot {
-    /// `Introspect`.
-    Introspect,
-    /// Envoy's `Check`.
-    Check,
-}
-
-impl Hot {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Introspect, Self::Check];
-}
-
-/// What is said of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It works; nothing else was asked.
-    Active,
-    /// It works, and carries what was asked for.
-    Allowed,
-    /// It works, and carries nothing on that site.
-    NoSiteGrant,
-    /// It works, and its role does not carry the permission.
-    RoleTooLow,
-    /// There is no such token.
-    UnknownToken,
-    /// Another one took its place.
-    TokenRotated,
-    /// Its client was revoked.
-    Revoked,
-    /// Its client's expiry has come.
-    Expired,
-    /// Its client's owner cannot act.
-    OwnerInactive,
-}
-
-impl Verdict {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Active,
-        Self::Allowed,
-        Self::NoSiteGrant,
-        Self::RoleTooLow,
-        Self::UnknownToken,
-        Self::TokenRotated,
-        Self::Revoked,
-        Self::Expired,
-        Self::OwnerInactive,
-    ];
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Active => "ACTIVE",
-            Self::Allowed => "ALLOWED",
-            Self::NoSiteGrant => "NO_SITE_GRANT",
-            Self::RoleTooLow => "ROLE_TOO_LOW",
-            Self::UnknownToken => "UNKNOWN_TOKEN",
-            Self::TokenRotated => "TOKEN_ROTATED",
-            Self::Revoked => "REVOKED",
-            Self::Expired => "EXPIRED",
-            Self::OwnerInactive => "OWNER_INACTIVE",
-        }
-    }
-}
-
-/// How work on the database ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is done.
-    Done,
-    /// It was refused or failed, and nothing is done.
-    NotDone,
-}
-
-impl Outcome {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::NotDone => "not_done",
-        }
-    }
-}
-
-impl<T, E> From<&Result<T, E>> for Outcome {
-    fn from(result: &Result<T, E>) -> Self {
-        match result {
-            Ok(_) => Self::Done,
-            Err(_) => Self::NotDone,
-        }
-    }
-}
-
-/// What a connection of the feed's is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeedConnection {
-    /// To read what changed.
-    Reading,
-    /// To hear that something did.
-    Listening,
-}
-
-impl FeedConnection {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Reading => "reading",
-            Self::Listening => "listening",
-        }
-    }
-}
-
 /// The page cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error("the metrics cannot be written down")]
@@ -249,6 +140,12 @@ impl Metrics {
             let counter = meter.u64_counter(name).with_unit(unit);
             counter.with_description(what).build()
         };
+        // One that is there from the start, so that its first step is seen.
+        let from_zero = |name, unit, what| {
+            let counter: Counter<u64> = counter(name, unit, what);
+            counter.add(0, &[]);
+            counter
+        };
         let shared = Arc::<Shared>::default();
         Shared::observe(&shared, &meter);
         Self(Arc::new(Instruments {
@@ -292,17 +189,17 @@ impl Metrics {
                 "{connection}",
                 "Connections that the feed made; all but the first of each kind are anew.",
             ),
-            feed_loads: counter(
+            feed_loads: from_zero(
                 "hitkeep_auth.feed.loads",
                 "{load}",
                 "How many times everything was read.",
             ),
-            lookups: counter(
+            lookups: from_zero(
                 "hitkeep_auth.lookups",
                 "{lookup}",
                 "How many times Postgres was asked on behalf of unknown tokens.",
             ),
-            turned_away: counter(
+            turned_away: from_zero(
                 "hitkeep_auth.lookups.turned_away",
                 "{request}",
                 "Requests with unknown tokens that Postgres was not asked for: too many waited.",

@@ -213,7 +213,9 @@ impl ShouldSample for AsDecided {
         let is_traced = match (decided, &of_parent) {
             (Some(Decided(is_traced)), _) => *is_traced,
             (None, Some(parent)) => parent.is_sampled(),
-            (None, None) => self.0.takes_trace(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
+            (None, None) => self
+                .0
+                .takes_trace(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
         };
         SamplingResult {
             decision: if is_traced {

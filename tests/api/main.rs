@@ -37,5 +37,6 @@ mod secrets;
 mod shutdown;
 mod sidecars;
 mod stream;
+mod telemetry;
 mod update;
 mod usage;

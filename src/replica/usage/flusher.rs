@@ -96,7 +96,10 @@ impl Flusher {
                 }
             }
         };
-        if timeout_at(give_up, self.flush_all(&store, &metrics)).await.is_err() {
+        if timeout_at(give_up, self.flush_all(&store, &metrics))
+            .await
+            .is_err()
+        {
             let clients = self.batch.len();
             tracing::warn!(
                 clients,

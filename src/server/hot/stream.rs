@@ -21,7 +21,10 @@ use crate::{
     grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
     pb,
     replica::Replica,
-    server::{MAX_MESSAGE_BYTES, calls::UnderWay},
+    server::{
+        MAX_MESSAGE_BYTES,
+        calls::{GRPC_STATUS, UnderWay},
+    },
 };
 
 /// How much is answered until it is sent: a frame of HTTP/2, about.
@@ -181,15 +184,12 @@ impl Conversation {
                 let status = Status::from(error);
                 self.call.end(Some(&status));
                 if status.add_header(&mut trailers).is_err() {
-                    trailers.insert(
-                        super::GRPC_STATUS,
-                        HeaderValue::from(i32::from(status.code())),
-                    );
+                    trailers.insert(GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
                 }
             }
             Some(Ok(())) | None => {
                 self.call.end(None);
-                trailers.insert(super::GRPC_STATUS, super::OK);
+                trailers.insert(GRPC_STATUS, super::OK);
             }
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))

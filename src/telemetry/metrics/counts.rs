@@ -105,7 +105,10 @@ mod tests {
         for verdict in Verdict::ALL {
             assert_eq!(counts.verdicts(verdict), all);
         }
-        assert_eq!((counts.calls(Hot::Introspect), counts.calls(Hot::Check)), (0, all));
+        assert_eq!(
+            (counts.calls(Hot::Introspect), counts.calls(Hot::Check)),
+            (0, all)
+        );
     }
 
     #[test]
