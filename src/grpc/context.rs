@@ -12,7 +12,7 @@ use super::error::ApiError;
 use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
-    token::TokenHash,
+    token::{TokenHash, may_contain_token},
 };
 use crate::telemetry::traces;
 
@@ -62,7 +62,10 @@ impl RequestId {
 
     /// Whether a caller's own is taken over.
     pub(crate) fn is_usable(id: &str) -> bool {
-        (1..=Self::MAX_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        (1..=Self::MAX_LENGTH).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_graphic())
+            // It gets into logs, and into the audit trail.
+            && !may_contain_token(id)
     }
 }
 

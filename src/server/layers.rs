@@ -20,7 +20,7 @@ use super::{
     measured::Method,
 };
 use crate::{
-    domain::{caller::CallerPermission, id},
+    domain::{caller::CallerPermission, id, token::may_contain_token},
     grpc::{
         context::{Deadline, Proven, RequestId},
         error::ApiError,
@@ -238,7 +238,11 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
 
 /// A request's path, cut to what can be shown.
 fn shown_path(request: &Request) -> String {
-    request.uri().path().chars().take(MAX_SHOWN_PATH).collect()
+    let path = request.uri().path();
+    if may_contain_token(path) {
+        return "/a token".to_owned();
+    }
+    path.chars().take(MAX_SHOWN_PATH).collect()
 }
 
 /// Reads a `grpc-timeout`: at most eight digits and a unit. One that cannot be
