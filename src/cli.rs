@@ -84,9 +84,17 @@ pub fn run(cli: &Cli) -> ExitCode {
                     ServiceAccountCommand::Create {
                         name,
                         allow,
+                        certificate_name,
                         database,
                         output,
-                    } => runtime.block_on(accounts::create(name, allow, database, *output)),
+                    } => {
+                        let made = accounts::Wanted {
+                            name,
+                            allow,
+                            certificate_names: certificate_name,
+                        };
+                        runtime.block_on(accounts::create(&made, database, *output))
+                    }
                     ServiceAccountCommand::List { database, output } => {
                         runtime.block_on(accounts::list(database, *output))
                     }

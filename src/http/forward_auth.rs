@@ -19,7 +19,7 @@ use crate::{
         credential::Credentials,
         route::{Mistake, Route},
     },
-    grpc::{error::ApiError, introspection::give_up_after, sidecar::Asked},
+    grpc::{context::Proof, error::ApiError, introspection::give_up_after, sidecar::Asked},
 };
 
 /// The headers in which proxies tell the path of the request: Caddy and Traefik, and
@@ -41,7 +41,11 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
     let give_up = give_up_after(shared.request_timeout);
     let shown = callers::of_proxy(&head.headers);
     let may = Some(CallerPermission::Introspect);
-    match shared.callers.prove(shown, may, give_up).await {
+    match shared
+        .callers
+        .prove(shown.and_then(Proof::of_token), may, give_up)
+        .await
+    {
         Ok(caller) => {
             let name = caller.account.name.as_str();
             tracing::Span::current().record("caller.name", name);
