@@ -54,7 +54,7 @@ pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let ready = async {
         // One that will never be ready is not served for long.
         if told.await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     };
     let check = async {

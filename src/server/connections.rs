@@ -26,8 +26,16 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls under way on one connection.
 const MAX_STREAMS: u32 = 1024;
-/// The largest headers that are read, in bytes.
-const MAX_HEADERS: u32 = 64 * 1024;
+/// The largest headers of a call that are read, in bytes.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// How much may come in on one stream, and on a connection, that was not read yet.
+///
+/// Half of the latter is also what h2 lets small frames cost: 256 bytes each, less what
+/// is in them, until they are read. Beyond that it takes them for a flood and ends the
+/// connection, with every call on it. Clients put each request of a stream into a frame
+/// of its own, of 60 bytes or so; these two let no stream come near that by itself.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
 /// The connections that there are. Dropped, all of them end at once.
 pub(super) struct Connections {
@@ -51,7 +59,9 @@ impl Connections {
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEADERS);
+            .max_header_list_size(MAX_HEADERS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         Self {
             ways: Arc::new(ways),
             http,

@@ -358,4 +358,18 @@ mod tests {
             assert_eq!(read(none), Err(BadAddress), "{none:?}");
         }
     }
+    /// Otherwise an answer that does not fill a packet could wait for the peer to
+    /// acknowledge the one before it, which takes 40 ms.
+    #[tokio::test]
+    async fn what_is_accepted_sends_without_delay() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listeners = Listeners::open(&[address], None).await.unwrap();
+        let address = listeners.addresses().unwrap()[0].to_string();
+        let _peer = StdTcpStream::connect(address).unwrap();
+        let accepted = listeners.incoming().next().await.unwrap().unwrap();
+        let Accepted::Tcp(connection, None) = accepted else {
+            panic!("{accepted:?}");
+        };
+        assert!(connection.nodelay().unwrap());
+    }
 }

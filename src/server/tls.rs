@@ -276,9 +276,10 @@ impl Watcher {
     }
 
     fn tell_of(&self, what: &str) {
-        match self.tls.not_after() {
-            Some(end) => tracing::info!(certificate.not_after = %end, "{what}"),
-            None => tracing::info!("{what}"),
+        if let Some(end) = self.tls.not_after() {
+            tracing::info!(certificate.not_after = %end, "{what}");
+        } else {
+            tracing::info!("{what}");
         }
     }
 

@@ -24,6 +24,7 @@ mod concurrency;
 mod create;
 mod directory;
 mod errors;
+mod frames;
 mod fresh;
 mod get_list;
 mod http;
