@@ -41,6 +41,7 @@ pub mod migrations;
 mod schema;
 pub mod tls;
 mod types;
+mod url;
 pub mod usage;
 
 use crate::domain::{
@@ -48,8 +49,10 @@ use crate::domain::{
     audit::{Event, Provenance},
     clock::{Clock, Entropy},
 };
-pub use connect::{DatabaseUrl, MalformedUrl, NoConnection};
+use connect::Connector;
+pub use connect::NoConnection;
 use error::StoreError;
+pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How often a transaction is tried that collides with another.
 const MAX_TRIES: u32 = 5;
@@ -94,7 +97,7 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     /// For connections beside the pool.
-    database_url: DatabaseUrl,
+    connector: Arc<Connector>,
     connect_timeout: Duration,
 }
 
@@ -103,6 +106,7 @@ struct Lease {
     connection: Option<Object<AsyncPgConnection>>,
     /// Whether the connection has nothing under way.
     idle: bool,
+    connector: Arc<Connector>,
 }
 
 /// A snapshot of the database: everything read through it is of one moment.
@@ -158,9 +162,15 @@ impl Store {
         let mut config = ManagerConfig::<AsyncPgConnection>::default();
         // No round trip at checkout: a dead connection is seen as closed.
         config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(|url: &str| connect::connect(url).boxed());
-        let manager =
-            AsyncDieselConnectionManager::new_with_config(options.database_url.as_str(), config);
+        let connector = Arc::new(Connector::new(&options.database_url));
+        let connects = Arc::clone(&connector);
+        config.custom_setup = Box::new(move |_: &str| {
+            let connector = Arc::clone(&connects);
+            async move { connector.connect().await }.boxed()
+        });
+        // The connector knows where to.
+        let manager = AsyncDieselConnectionManager::new_with_config("", config);
+        let connect_timeout = connector.patience(options.connect_timeout);
         let set_up = Hook::async_fn(|connection: &mut AsyncPgConnection, _| {
             async {
                 let done = connect::set_up(connection).await;
@@ -172,8 +182,8 @@ impl Store {
             .max_size(options.pool_size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(options.pool_wait))
-            .create_timeout(Some(options.connect_timeout))
-            .recycle_timeout(Some(options.connect_timeout))
+            .create_timeout(Some(connect_timeout))
+            .recycle_timeout(Some(connect_timeout))
             .post_create(set_up)
             .build()
             .expect("a runtime is set, which timeouts need");
@@ -184,8 +194,8 @@ impl Store {
             writers_wait: options.pool_wait,
             clock,
             entropy,
-            database_url: options.database_url.clone(),
-            connect_timeout: options.connect_timeout,
+            connector,
+            connect_timeout,
         }
     }
 
@@ -207,12 +217,12 @@ impl Store {
 
     /// Sees whether the database takes connections, with one of its own.
     pub async fn probe(&self) -> Result<(), NoConnection> {
-        connect::probe(self.database_url.as_str(), self.connect_timeout).await
+        self.connector.probe().await
     }
 
     /// What may be shown of where the database is.
     pub fn place(&self) -> String {
-        self.database_url.place()
+        self.connector.place()
     }
 
     /// How many connections the pool may have.
@@ -346,6 +356,7 @@ impl Store {
             let mut lease = Lease {
                 connection: Some(object),
                 idle: true,
+                connector: Arc::clone(&self.connector),
             };
             match first(lease.start()).await.map_err(StoreError::from) {
                 Err(StoreError::Unavailable(error)) if used_before => {
@@ -412,9 +423,10 @@ impl Drop for Lease {
         // statement's end, and a lock that it holds would stay held until then.
         let connection = Object::take(object);
         let cancel = connection.cancel_token();
+        let connector = Arc::clone(&self.connector);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let cancelled = cancel.cancel_query(tokio_postgres::NoTls);
+                let cancelled = connector.cancel(cancel);
                 let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancelled).await;
                 if !matches!(cancelled, Ok(Ok(()))) {
                     tracing::debug!("an abandoned statement could not be cancelled");
