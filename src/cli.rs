@@ -97,9 +97,17 @@ fn start(cli: &Cli) -> Result<(), Failure> {
             ServiceAccountCommand::Create {
                 name,
                 allow,
+                certificate_name,
                 database,
                 output,
-            } => runtime.block_on(accounts::create(name, allow, database, *output)),
+            } => {
+                let wanted = accounts::Wanted {
+                    name,
+                    allow,
+                    certificate_names: certificate_name,
+                };
+                runtime.block_on(accounts::create(&wanted, database, *output))
+            }
             ServiceAccountCommand::List { database, output } => {
                 runtime.block_on(accounts::list(database, *output))
             }

@@ -16,6 +16,7 @@ use crate::{
     },
     domain::{
         caller::{CallerName, CallerPermission},
+        certificate::CertificateName,
         id::{ClientId, SiteId},
     },
     grpc,
@@ -311,6 +312,15 @@ pub enum ServiceAccountCommand {
             value_name = "PERMISSIONS"
         )]
         allow: Vec<CallerPermission>,
+        /// A name in certificates that it is known by too, as dns:NAME or spiffe://…; may be given
+        /// several times, or with commas between them
+        #[arg(
+            long,
+            env = "HITKEEP_AUTH_CERTIFICATE_NAME",
+            value_delimiter = ',',
+            value_name = "NAME"
+        )]
+        certificate_name: Vec<CertificateName>,
         /// Where Postgres is.
         #[command(flatten)]
         database: DatabaseArgs,

@@ -43,6 +43,7 @@ pub mod migrations;
 mod schema;
 pub mod tls;
 mod types;
+mod url;
 pub mod usage;
 
 use crate::domain::{
@@ -50,9 +51,11 @@ use crate::domain::{
     audit::{Event, Provenance},
     clock::{Clock, Entropy},
 };
-pub use connect::{DatabaseUrl, MalformedUrl, NoConnection};
+use connect::Connector;
+pub use connect::NoConnection;
 use error::StoreError;
 use lease::{Lease, Work};
+pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How often a transaction is tried that collides with another.
 const MAX_TRIES: u32 = 5;
@@ -95,7 +98,7 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     /// For connections beside the pool.
-    database_url: DatabaseUrl,
+    connector: Arc<Connector>,
     connect_timeout: Duration,
 }
 
@@ -165,9 +168,15 @@ impl Store {
         let mut config = ManagerConfig::<AsyncPgConnection>::default();
         // No round trip at checkout: a dead connection is seen as closed.
         config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(|url: &str| connect::connect(url).boxed());
-        let manager =
-            AsyncDieselConnectionManager::new_with_config(options.database_url.as_str(), config);
+        let connector = Arc::new(Connector::new(&options.database_url));
+        let connects = Arc::clone(&connector);
+        config.custom_setup = Box::new(move |_: &str| {
+            let connector = Arc::clone(&connects);
+            async move { connector.connect().await }.boxed()
+        });
+        // The connector knows where to.
+        let manager = AsyncDieselConnectionManager::new_with_config("", config);
+        let connect_timeout = connector.patience(options.connect_timeout);
         let set_up = Hook::async_fn(|connection: &mut AsyncPgConnection, _| {
             async {
                 let done = connect::set_up(connection).await;
@@ -179,8 +188,8 @@ impl Store {
             .max_size(options.pool_size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(options.pool_wait))
-            .create_timeout(Some(options.connect_timeout))
-            .recycle_timeout(Some(options.connect_timeout))
+            .create_timeout(Some(connect_timeout))
+            .recycle_timeout(Some(connect_timeout))
             .post_create(set_up)
             .build()
             .expect("a runtime is set, which timeouts need");
@@ -191,8 +200,8 @@ impl Store {
             writers_wait: options.pool_wait,
             clock,
             entropy,
-            database_url: options.database_url.clone(),
-            connect_timeout: options.connect_timeout,
+            connector,
+            connect_timeout,
         }
     }
 
@@ -219,12 +228,12 @@ impl Store {
 
     /// Sees whether the database takes connections, with one of its own.
     pub async fn probe(&self) -> Result<(), NoConnection> {
-        connect::probe(self.database_url.as_str(), self.connect_timeout).await
+        self.connector.probe().await
     }
 
     /// What may be shown of where the database is.
     pub fn place(&self) -> String {
-        self.database_url.place()
+        self.connector.place()
     }
 
     /// The migrations that the database still needs.
@@ -372,7 +381,7 @@ impl Store {
         loop {
             let object = self.pool.get().instrument(work.connecting()).await?;
             let used_before = Object::metrics(&object).recycle_count > 0;
-            let mut lease = Lease::new(object);
+            let mut lease = Lease::new(object, Arc::clone(&self.connector));
             match first(lease.start()).await.map_err(StoreError::from) {
                 Err(StoreError::Unavailable(error)) if used_before => {
                     tracing::debug!(error, "an idle connection had died");

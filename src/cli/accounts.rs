@@ -11,6 +11,7 @@ use crate::{
         Timestamp,
         audit::Provenance,
         caller::{CallerName, CallerPermission, ServiceAccount},
+        certificate::CertificateName,
         token::Token,
     },
     store::{IsCollision, Store, Transaction, callers::InsertAccountError, error::StoreError},
@@ -31,15 +32,23 @@ impl IsCollision for RevokeError {
     }
 }
 
+/// An account as somebody wants it.
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a CallerName,
+    pub(super) allow: &'a [CallerPermission],
+    pub(super) certificate_names: &'a [CertificateName],
+}
+
 pub(super) async fn create(
-    name: &CallerName,
-    allow: &[CallerPermission],
+    wanted: &Wanted<'_>,
     database: &DatabaseArgs,
     output: OutputArgs,
 ) -> Result<(), Failure> {
     let store = ready(database).await?;
     let body = async |tx: &mut Transaction| -> Result<(ServiceAccount, Token), InsertAccountError> {
-        let made = ServiceAccount::create(name.clone(), allow, tx.now, &*tx.entropy());
+        let name = wanted.name.clone();
+        let made = ServiceAccount::create(name, wanted.allow, tx.now, &*tx.entropy())
+            .known_by(wanted.certificate_names);
         tx.insert_account(&made.account, &made.token.hash()).await?;
         tx.record(made.event).await?;
         Ok((made.account, made.token))
@@ -56,7 +65,7 @@ pub(super) async fn create(
     print(&format!(
         "{}\n\nThis is the token of {}. It is shown once: keep it now.",
         token.reveal(),
-        name.as_str(),
+        wanted.name.as_str(),
     ))
 }
 
@@ -72,15 +81,23 @@ pub(super) async fn list(database: &DatabaseArgs, output: OutputArgs) -> Result<
     if accounts.is_empty() {
         return print("There are no service accounts.");
     }
-    let mut lines = vec![line("NAME", "PERMISSIONS", "TOKEN", "CREATED", "REVOKED")];
+    let mut lines = vec![line([
+        "NAME",
+        "PERMISSIONS",
+        "TOKEN",
+        "CREATED",
+        "REVOKED",
+        "CERTIFICATES",
+    ])];
     lines.extend(accounts.iter().map(|account| {
-        line(
+        line([
             account.name.as_str(),
             &permissions(account).join(","),
             &account.token_hint.0,
             &minutes(account.create_time),
             &account.revoke_time.map(minutes).unwrap_or_default(),
-        )
+            &certificate_names(account).join(","),
+        ])
     }));
     print(&lines.join("\n"))
 }
@@ -123,19 +140,25 @@ fn permissions(account: &ServiceAccount) -> Vec<&'static str> {
         .collect()
 }
 
+fn certificate_names(account: &ServiceAccount) -> Vec<&str> {
+    let names = account.certificate_names.iter();
+    names.map(CertificateName::as_str).collect()
+}
+
 fn as_json(account: &ServiceAccount) -> serde_json::Value {
     json!({
         "id": account.id.to_string(),
         "name": account.name.as_str(),
         "permissions": permissions(account),
+        "certificate_names": certificate_names(account),
         "token_hint": account.token_hint.0,
         "create_time": account.create_time.to_rfc3339(),
         "revoke_time": account.revoke_time.map(|time| time.to_rfc3339()),
     })
 }
 
-fn line(name: &str, permissions: &str, token: &str, created: &str, revoked: &str) -> String {
-    format!("{name:<24} {permissions:<40} {token:<12} {created:<17} {revoked}")
+fn line([name, permissions, token, created, revoked, certificates]: [&str; 6]) -> String {
+    format!("{name:<24} {permissions:<40} {token:<12} {created:<17} {revoked:<17} {certificates}")
         .trim_end()
         .to_owned()
 }

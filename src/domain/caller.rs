@@ -4,6 +4,7 @@
 use super::{
     Timestamp,
     audit::{Action, Event, FieldChange},
+    certificate::CertificateName,
     clock::Entropy,
     id::ServiceAccountId,
     role::words,
@@ -81,6 +82,9 @@ pub struct ServiceAccount {
     pub name: CallerName,
     /// What it may ask for, without repetition.
     pub permissions: Vec<CallerPermission>,
+    /// The names in certificates that it is known by too, in their order. None are
+    /// left of one that is revoked.
+    pub certificate_names: Vec<CertificateName>,
     /// What is shown of its token.
     pub token_hint: TokenHint,
     /// When it was made.
@@ -100,6 +104,21 @@ pub struct IssuedAccount {
     pub token: Token,
 }
 
+impl IssuedAccount {
+    /// The same, known by these names in certificates too.
+    pub fn known_by(mut self, names: &[CertificateName]) -> Self {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        if !names.is_empty() {
+            let change = FieldChange::new("certificate_names", "", &joined(&names));
+            self.event.changes.push(change);
+        }
+        self.account.certificate_names = names;
+        self
+    }
+}
+
 impl ServiceAccount {
     /// Makes a service account and its token.
     pub fn create(
@@ -116,6 +135,7 @@ impl ServiceAccount {
             id: ServiceAccountId::mint(now, entropy),
             name,
             permissions,
+            certificate_names: Vec::new(),
             token_hint: token.hint(),
             create_time: now,
             revoke_time: None,
@@ -132,12 +152,17 @@ impl ServiceAccount {
 
     /// Ends it.
     pub fn revoke(self, now: Timestamp) -> (Self, Event) {
+        let names = joined(&self.certificate_names);
         let account = Self {
             revoke_time: Some(now),
+            certificate_names: Vec::new(),
             ..self
         };
         let time = now.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
-        let changes = vec![FieldChange::new("revoke_time", "", &time)];
+        let mut changes = vec![FieldChange::new("revoke_time", "", &time)];
+        if !names.is_empty() {
+            changes.push(FieldChange::new("certificate_names", &names, ""));
+        }
         let event = account.event(Action::ServiceAccountRevoked, changes);
         (account, event)
     }
@@ -156,4 +181,9 @@ impl ServiceAccount {
             changes,
         }
     }
+}
+
+fn joined(names: &[CertificateName]) -> String {
+    let names: Vec<_> = names.iter().map(CertificateName::as_str).collect();
+    names.join(",")
 }

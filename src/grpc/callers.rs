@@ -1,16 +1,16 @@
-//! Callers: which service account a token shows, and whether that may ask for
-//! something.
+//! Callers: which service account a token or a certificate shows, and whether that
+//! may ask for something.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{context::Caller, error::ApiError};
+use super::{
+    context::{Caller, Peer, Proof},
+    error::ApiError,
+};
 use crate::{
-    domain::{
-        caller::{CallerPermission, ServiceAccount},
-        token::{Token, TokenHash, TokenKind},
-    },
+    domain::caller::{CallerPermission, ServiceAccount},
     replica::Replica,
     store::Store,
 };
@@ -23,32 +23,30 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    /// The caller that shows that token, where it has the permission that is
-    /// needed, if one is.
+    /// The caller that shows that, where it has the permission that is needed, if one
+    /// is.
     ///
     /// # Errors
     /// Where there is none, it may not, or it cannot be told.
     pub(crate) async fn prove(
         &self,
-        shown: Option<&str>,
+        shown: Option<Proof>,
         needed: Option<CallerPermission>,
         give_up: Instant,
     ) -> Result<Caller, ApiError> {
-        let token = shown.and_then(|text| Token::parse(text).ok());
-        let token = token.filter(|token| token.kind() == TokenKind::ServiceAccount);
-        let token = token.ok_or(ApiError::CallerUnknown)?.hash();
-        let account = self.find(token, needed, give_up).await?;
+        let proof = shown.ok_or(ApiError::CallerUnknown)?;
+        let account = self.find(&proof, needed, give_up).await?;
         match needed {
             Some(permission) if !account.may(permission) => {
                 Err(ApiError::CallerNotPermitted(permission))
             }
-            _ => Ok(Caller { account, token }),
+            _ => Ok(Caller { account, proof }),
         }
     }
 
     async fn find(
         &self,
-        token: TokenHash,
+        proof: &Proof,
         needed: Option<CallerPermission>,
         give_up: Instant,
     ) -> Result<Arc<ServiceAccount>, ApiError> {
@@ -58,10 +56,13 @@ impl Callers {
         let introspects = needed == Some(CallerPermission::Introspect);
         let view = self.replica.loaded_view(give_up).await?;
         let is_fresh = view.require_fresh().is_ok();
-        let known = view.index().caller(&token).cloned();
+        let known = proof.account(view.index().callers()).cloned();
         drop(view);
         if !introspects && !is_fresh {
-            let account = self.store.find_caller(token).await?;
+            let account = match proof {
+                Proof::Token(token) => self.store.find_caller(*token).await?,
+                Proof::Certificate(Peer(names)) => self.store.find_named_caller(names).await?,
+            };
             return account.map(Arc::new).ok_or(ApiError::CallerUnknown);
         }
         if let Some(account) = known {
@@ -70,7 +71,7 @@ impl Callers {
         // Perhaps it was made a moment ago.
         self.replica.ask(give_up).await?;
         let view = self.replica.view()?;
-        let account = view.index().caller(&token).cloned();
+        let account = proof.account(view.index().callers()).cloned();
         account.ok_or(ApiError::CallerUnknown)
     }
 }

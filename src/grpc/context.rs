@@ -13,17 +13,42 @@ use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
     certificate::CertificateName,
-    token::{TokenHash, may_contain_token},
+    token::{Token, TokenHash, TokenKind, may_contain_token},
 };
-use crate::telemetry::traces;
+use crate::{replica::index::Callers, telemetry::traces};
 
 /// The proven caller of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Who it is.
     pub account: Arc<ServiceAccount>,
-    /// The hash of the token that it showed.
-    pub token: TokenHash,
+    /// What it showed.
+    pub proof: Proof,
+}
+
+/// What a caller shows of itself.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// A token, by its hash.
+    Token(TokenHash),
+    /// A certificate that was signed by one of the authorities, on the connection.
+    Certificate(Peer),
+}
+
+impl Proof {
+    /// A token, where the text is that of a caller's.
+    pub(crate) fn of_token(text: &str) -> Option<Self> {
+        let token = Token::parse(text).ok()?;
+        (token.kind() == TokenKind::ServiceAccount).then(|| Self::Token(token.hash()))
+    }
+
+    /// Whose it is.
+    pub(crate) fn account<'c>(&self, callers: &'c Callers) -> Option<&'c Arc<ServiceAccount>> {
+        match self {
+            Self::Token(token) => callers.find(token),
+            Self::Certificate(Peer(names)) => callers.named(names),
+        }
+    }
 }
 
 /// The names in the certificate that was shown on the request's connection.

@@ -131,7 +131,11 @@ impl Conversation {
     /// Whether the caller still is one: a stream may outlive it.
     fn caller_is_known(&self) -> bool {
         let view = self.services.replica.view();
-        view.is_ok_and(|view| view.index().caller(&self.caller.token).is_some())
+        let known = |view: View| {
+            let account = self.caller.proof.account(view.index().callers());
+            account.is_some_and(|account| account.id == self.caller.account.id)
+        };
+        view.is_ok_and(known)
     }
 }
 

@@ -19,7 +19,12 @@ use crate::{
         credential::Credentials,
         route::{Mistake, Route},
     },
-    grpc::{context::Proven, error::ApiError, introspection::give_up_after, sidecar::Asked},
+    grpc::{
+        context::{Proof, Proven},
+        error::ApiError,
+        introspection::give_up_after,
+        sidecar::Asked,
+    },
 };
 
 /// The headers in which proxies tell the path of the request: Caddy and Traefik, and
@@ -41,7 +46,11 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
     let give_up = give_up_after(shared.request_timeout);
     let shown = callers::of_proxy(&head.headers);
     let may = Some(CallerPermission::Introspect);
-    match shared.callers.prove(shown, may, give_up).await {
+    match shared
+        .callers
+        .prove(shown.and_then(Proof::of_token), may, give_up)
+        .await
+    {
         Ok(caller) => {
             Proven::note(&head.extensions, &caller);
         }

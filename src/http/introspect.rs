@@ -32,7 +32,7 @@ use crate::{
         role::{InstancePermission, SiteRole},
     },
     grpc::{
-        context::Proven,
+        context::{Proof, Proven},
         error::ApiError,
         introspection::{Judged, Presented, give_up_after},
     },
@@ -120,8 +120,8 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
     let give_up = give_up_after(shared.request_timeout);
     let shown = callers::in_authorization(&head.headers);
     let may = Some(CallerPermission::Introspect);
-    let proven = shared.callers.prove(shown.token.as_deref(), may, give_up);
-    match proven.await {
+    let proof = shown.token.as_deref().and_then(Proof::of_token);
+    match shared.callers.prove(proof, may, give_up).await {
         Ok(caller) => {
             Proven::note(&head.extensions, &caller);
         }

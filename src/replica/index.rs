@@ -14,6 +14,7 @@ use super::usage::UsageSlot;
 use crate::domain::{
     Revision, Timestamp,
     caller::ServiceAccount,
+    certificate::CertificateName,
     client::Expiry,
     id::ClientId,
     introspection::{Settled, TokenStanding, WorksUntil},
@@ -34,12 +35,23 @@ pub struct Index {
 /// The callers that there are. Made anew whenever there are others, so whoever keeps
 /// one sees by its address whether it still is the latest.
 #[derive(Debug, Default)]
-pub struct Callers(HashMap<TokenHash, Arc<ServiceAccount>>);
+pub struct Callers {
+    by_token: HashMap<TokenHash, Arc<ServiceAccount>>,
+    by_name: HashMap<CertificateName, Arc<ServiceAccount>>,
+}
 
 impl Callers {
     /// Finds the one that a token belongs to, by its hash.
     pub fn find(&self, token: &TokenHash) -> Option<&Arc<ServiceAccount>> {
-        self.0.get(token)
+        self.by_token.get(token)
+    }
+
+    /// Finds the one that the names in a certificate belong to. None where they are of
+    /// several: it is open which one is meant.
+    pub fn named(&self, names: &[CertificateName]) -> Option<&Arc<ServiceAccount>> {
+        let mut found = names.iter().filter_map(|name| self.by_name.get(name));
+        let first = found.next()?;
+        found.all(|other| other.id == first.id).then_some(first)
     }
 }
 
@@ -251,9 +263,16 @@ impl Writer {
 
     /// Puts these callers in the place of all that were known.
     pub fn set_callers(&mut self, accounts: Vec<(TokenHash, ServiceAccount)>) {
-        let accounts = accounts.into_iter();
-        let callers = accounts.map(|(hash, account)| (hash, Arc::new(account)));
-        self.callers = Arc::new(Callers(callers.collect()));
+        let mut callers = Callers::default();
+        for (hash, account) in accounts {
+            let account = Arc::new(account);
+            let names = account.certificate_names.iter();
+            callers
+                .by_name
+                .extend(names.map(|name| (name.clone(), Arc::clone(&account))));
+            callers.by_token.insert(hash, account);
+        }
+        self.callers = Arc::new(callers);
     }
 
     /// Removes a token, unless it became another client's meanwhile.

@@ -19,7 +19,7 @@ use crate::{
     grpc::{
         Services,
         callers::Callers,
-        context::{Deadline, Proven},
+        context::{Deadline, Peer, Proof, Proven},
     },
     pb::{
         api_client_service_server::ApiClientServiceServer,
@@ -86,7 +86,14 @@ pub(super) async fn authenticate(
     let deadline = request.extensions().get::<Deadline>().copied();
     // A stream has none; it does not wait for long in any case.
     let give_up = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
-    let shown = bearer(request.headers());
+    // Who sends a token means that: a bad one is not made good by a certificate, and a
+    // good one may have other permissions than the certificate's account.
+    let shown = if request.headers().contains_key(AUTHORIZATION) {
+        bearer(request.headers()).and_then(Proof::of_token)
+    } else {
+        let peer = request.extensions().get::<Peer>().cloned();
+        peer.map(Proof::Certificate)
+    };
     match callers.prove(shown, needed, give_up).await {
         Ok(caller) => {
             Proven::note(request.extensions(), &caller);

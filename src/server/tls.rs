@@ -162,8 +162,9 @@ impl Tls {
         };
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().and_then(<[_]>::first);
-        let peer = shown.map(|shown| Peer(names(shown).into()));
-        Ok((stream, peer))
+        // One without a name that could be somebody's is as good as none.
+        let names = shown.map(names).filter(|names| !names.is_empty());
+        Ok((stream, names.map(|names| Peer(names.into()))))
     }
 }
 

@@ -1,13 +1,21 @@
 //! Service accounts.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{Snapshot, Store, Transaction, error::StoreError, schema::service_accounts, types};
+use super::{
+    Snapshot, Store, Transaction,
+    error::StoreError,
+    schema::{service_account_certificates as certificates, service_accounts},
+    types,
+};
 use crate::domain::{
     Timestamp,
     caller::{CallerName, ServiceAccount},
+    certificate::CertificateName,
     id::ServiceAccountId,
     token::{TokenHash, TokenHint},
 };
@@ -23,12 +31,18 @@ struct Row {
     revoke_time: Option<Timestamp>,
 }
 
-/// The name belongs to another account that is not revoked.
+/// An account, and what one of its certificates may be named.
+type Found = (Row, Vec<String>);
+
+/// A name belongs to another account that is not revoked.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertAccountError {
     /// The name is taken.
     #[error("there is a service account of that name already")]
     NameTaken,
+    /// A certificate's name is.
+    #[error("another service account is known by that certificate name already")]
+    CertificateNameTaken,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -47,18 +61,61 @@ impl Store {
         token: TokenHash,
     ) -> Result<Option<ServiceAccount>, StoreError> {
         let find = async |connection: &mut AsyncPgConnection| {
-            service_accounts::table
+            let row: Option<Row> = service_accounts::table
                 .filter(service_accounts::token_hash.eq(&token.0[..]))
                 .filter(service_accounts::revoke_time.is_null())
                 .select(Row::as_select())
                 .first(connection)
                 .await
-                .optional()
+                .optional()?;
+            with_names(connection, row).await
         };
-        let (lease, row): (_, Option<Row>) = self.start("find_caller", find).await?;
+        let (lease, found) = self.start("find_caller", find).await?;
         lease.finish();
-        row.map(Row::into_account).transpose()
+        found.map(into_account).transpose()
     }
+
+    /// Finds the account, not revoked, that the names in a certificate belong to. None
+    /// where they are of several.
+    pub async fn find_named_caller(
+        &self,
+        names: &[CertificateName],
+    ) -> Result<Option<ServiceAccount>, StoreError> {
+        let names: Vec<_> = names.iter().map(CertificateName::as_str).collect();
+        let find = async |connection: &mut AsyncPgConnection| {
+            let mut rows: Vec<Row> = service_accounts::table
+                .inner_join(certificates::table)
+                .filter(certificates::name.eq_any(&names))
+                .filter(service_accounts::revoke_time.is_null())
+                .select(Row::as_select())
+                .distinct()
+                .limit(2)
+                .load(connection)
+                .await?;
+            let only = if rows.len() == 1 { rows.pop() } else { None };
+            with_names(connection, only).await
+        };
+        let (lease, found) = self.start("find_named_caller", find).await?;
+        lease.finish();
+        found.map(into_account).transpose()
+    }
+}
+
+/// Adds the names in certificates that an account is known by.
+async fn with_names(
+    connection: &mut AsyncPgConnection,
+    row: Option<Row>,
+) -> QueryResult<Option<Found>> {
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let names = certificates::table
+        .filter(certificates::service_account_id.eq(row.id))
+        .select(certificates::name)
+        .order(certificates::name)
+        .load(connection)
+        .await?;
+    Ok(Some((row, names)))
 }
 
 impl Snapshot {
@@ -69,7 +126,20 @@ impl Snapshot {
             .order((service_accounts::create_time, service_accounts::id))
             .load(self.connection())
             .await?;
-        rows.into_iter().map(Row::into_account).collect()
+        let bound: Vec<(Uuid, String)> = certificates::table
+            .select((certificates::service_account_id, certificates::name))
+            .order(certificates::name)
+            .load(self.connection())
+            .await?;
+        let mut names: HashMap<Uuid, Vec<String>> = HashMap::new();
+        for (account, name) in bound {
+            names.entry(account).or_default().push(name);
+        }
+        let found = |row: Row| {
+            let names = names.remove(&row.id).unwrap_or_default();
+            into_account((row, names))
+        };
+        rows.into_iter().map(found).collect()
     }
 }
 
@@ -86,7 +156,8 @@ impl Transaction {
             .first(self.connection())
             .await
             .optional()?;
-        row.map(Row::into_account).transpose()
+        let found = with_names(self.connection(), row).await?;
+        found.map(into_account).transpose()
     }
 
     /// Writes a new account.
@@ -108,15 +179,38 @@ impl Transaction {
             .execute(self.connection())
             .await;
         match inserted {
-            Ok(rows) => Ok(types::expect_rows("inserting a service account", rows, 1)?),
+            Ok(rows) => types::expect_rows("inserting a service account", rows, 1)?,
             Err(error) if StoreError::violated(&error) == Some("service_accounts_name_key") => {
-                Err(InsertAccountError::NameTaken)
+                return Err(InsertAccountError::NameTaken);
+            }
+            Err(error) => return Err(StoreError::from(error).into()),
+        }
+        let names = account.certificate_names.iter().map(|name| {
+            (
+                certificates::name.eq(name.as_str()),
+                certificates::service_account_id.eq(account.id.uuid()),
+            )
+        });
+        let inserted = diesel::insert_into(certificates::table)
+            .values(names.collect::<Vec<_>>())
+            .execute(self.connection())
+            .await;
+        match inserted {
+            Ok(rows) => {
+                let expected = account.certificate_names.len();
+                Ok(types::expect_rows("naming certificates", rows, expected)?)
+            }
+            Err(error)
+                if StoreError::violated(&error) == Some("service_account_certificates_pkey") =>
+            {
+                Err(InsertAccountError::CertificateNameTaken)
             }
             Err(error) => Err(StoreError::from(error).into()),
         }
     }
 
-    /// Writes that an account was revoked.
+    /// Writes that an account was revoked. The names in certificates that it is known
+    /// by go with that.
     pub async fn revoke_account(&mut self, account: &ServiceAccount) -> Result<(), StoreError> {
         let rows = diesel::update(service_accounts::table.find(account.id.uuid()))
             .set(service_accounts::revoke_time.eq(account.revoke_time))
@@ -126,20 +220,19 @@ impl Transaction {
     }
 }
 
-impl Row {
-    fn into_account(self) -> Result<ServiceAccount, StoreError> {
-        let bad = |_| StoreError::Inconsistent(format!("the name of account {}", self.id));
-        Ok(ServiceAccount {
-            id: ServiceAccountId::from_uuid(self.id),
-            name: CallerName::parse(&self.name).map_err(bad)?,
-            permissions: self
-                .permissions
-                .iter()
-                .map(|permission| types::word(permission))
-                .collect::<Result<_, _>>()?,
-            token_hint: TokenHint(self.token_hint),
-            create_time: self.create_time,
-            revoke_time: self.revoke_time,
-        })
-    }
+fn into_account((row, names): Found) -> Result<ServiceAccount, StoreError> {
+    let bad = |_| StoreError::Inconsistent(format!("the name of account {}", row.id));
+    Ok(ServiceAccount {
+        id: ServiceAccountId::from_uuid(row.id),
+        name: CallerName::parse(&row.name).map_err(bad)?,
+        permissions: row
+            .permissions
+            .iter()
+            .map(|permission| types::word(permission))
+            .collect::<Result<_, _>>()?,
+        certificate_names: types::certificate_names(names.iter().map(String::as_str))?,
+        token_hint: TokenHint(row.token_hint),
+        create_time: row.create_time,
+        revoke_time: row.revoke_time,
+    })
 }

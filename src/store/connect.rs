@@ -1,18 +1,22 @@
-//! Connecting to Postgres: the URL, which holds a password and is shown to
-//! nobody, and what every connection is set to.
+//! Connecting to Postgres, to the server among several that will do, and what every
+//! connection is set to.
 
-use std::{fmt, time::Duration};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket, config::Host, tls::NoTlsStream};
+use tokio_postgres::{CancelToken, Client, Connection, Socket, tls::MakeTlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::{StoreError, causes};
+use super::{
+    error::{StoreError, causes},
+    tls::TlsError,
+    url::{DatabaseUrl, MalformedUrl, Server, Target},
+};
 
-/// Where Postgres listens unless told otherwise.
-const DEFAULT_PORT: u16 = 5432;
-/// How long connecting may take where nothing else limits it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer may leave data unacknowledged before it is taken for gone: a
 /// statement that waits for it fails then, and does not wait for ever.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,70 +31,47 @@ pub(super) const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeou
 /// stays.
 pub(super) const MESSAGES: &str = "SET lc_messages = 'C'";
 
-/// Where Postgres is, and with which password: its `Debug` shows nothing.
-#[derive(Clone)]
-pub struct DatabaseUrl(String);
+/// A connection's bytes, which are moved when it is polled.
+pub(super) type Wire = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// The text is no Postgres URL. It is not repeated: it may hold a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the database URL cannot be read: it must be like postgres://USER:PASSWORD@HOST/DATABASE")]
-pub struct MalformedUrl;
+/// Knows the way to Postgres. All of a store's connections are made by one.
+pub(super) struct Connector {
+    target: Result<Target, MalformedUrl>,
+    /// The server that let us in last, which is tried first.
+    last: AtomicUsize,
+}
 
-impl DatabaseUrl {
-    /// Checks a URL, or settings in the key=value form.
-    pub fn parse(text: &str) -> Result<Self, MalformedUrl> {
-        match text.parse::<Config>() {
-            Ok(_) => Ok(Self(text.to_owned())),
-            Err(_) => Err(MalformedUrl),
-        }
-    }
+/// Why there is no connection. Tells all the causes, but nothing of the URL.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// Nobody knows where to.
+    #[error(transparent)]
+    Url(#[from] MalformedUrl),
+    /// It cannot be encrypted as it should be.
+    #[error("{}", told(.0))]
+    Tls(#[from] TlsError),
+    /// The server was silent.
+    #[error("nothing answers within {} s", .0.as_secs())]
+    Late(Duration),
+    /// The server, or the way to it, said no.
+    #[error("{}", told(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// None of several will do.
+    #[error("{}", .0.iter().map(|(place, why)| format!("{place}: {why}")).collect::<Vec<_>>().join("; "))]
+    None(Vec<(String, ConnectError)>),
+}
 
-    /// The URL itself.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// What may be shown of it: the hosts, their ports, and the database.
-    pub fn place(&self) -> String {
-        let Ok(config) = self.0.parse::<Config>() else {
-            return "an unknown place".to_owned();
-        };
-        let host = |host: &Host| match host {
-            Host::Tcp(host) => host.clone(),
-            Host::Unix(path) => path.display().to_string(),
-        };
-        let mut hosts: Vec<_> = config.get_hosts().iter().map(host).collect();
-        if hosts.is_empty() {
-            let addresses = config.get_hostaddrs().iter();
-            hosts.extend(addresses.map(ToString::to_string));
-        }
-        // One port is everybody's.
-        let ports = config.get_ports();
-        let port = |at: usize| ports.get(at).or(ports.first()).unwrap_or(&DEFAULT_PORT);
-        let places: Vec<_> = hosts
-            .iter()
-            .enumerate()
-            .map(|(at, host)| format!("{host}:{}", port(at)))
-            .collect();
-        let database = config.get_dbname().or(config.get_user());
-        format!("{}/{}", places.join(","), database.unwrap_or_default())
+/// An error with its causes, in a line.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = causes(error);
+    if causes.is_empty() {
+        error.to_string()
+    } else {
+        format!("{error}: {causes}")
     }
 }
 
-impl<T: Into<String>> From<T> for DatabaseUrl {
-    /// Takes a URL that is known to be good; one that is not fails to connect.
-    fn from(text: T) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DatabaseUrl")
-    }
-}
-
-/// Why there is no connection.
+/// Why there is no connection, for who decides whether to wait.
 #[derive(Debug, thiserror::Error)]
 pub enum NoConnection {
     /// There is no Postgres that takes connections: perhaps later.
@@ -101,58 +82,114 @@ pub enum NoConnection {
     Refused(String),
 }
 
-/// Sees whether Postgres takes our connections.
-pub(super) async fn probe(url: &str, limit: Duration) -> Result<(), NoConnection> {
-    let config = config(url).map_err(|error| NoConnection::Refused(error.to_string()))?;
-    let connected = tokio::time::timeout(limit, config.connect(NoTls)).await;
-    let Ok(connected) = connected else {
-        let why = format!("nothing answers within {} s", limit.as_secs());
-        return Err(NoConnection::Away(why));
-    };
-    match connected {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let why = format!("{error}: {}", causes(&error));
+impl ConnectError {
+    /// Whether it was a server that is there and wants none of us.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Url(_) => true,
+            Self::Tls(_) | Self::Late(_) => false,
             // Wrong credentials, and no such database.
-            let code = error.code().and_then(|state| state.code().get(..2));
-            Err(match code {
-                Some("28" | "3D") => NoConnection::Refused(why),
-                _ => NoConnection::Away(why),
-            })
+            Self::Postgres(error) => {
+                let code = error.code().and_then(|state| state.code().get(..2));
+                matches!(code, Some("28" | "3D"))
+            }
+            Self::None(all) => all.iter().all(|(_, error)| error.is_refusal()),
         }
     }
 }
 
-/// Connects to Postgres. An error tells all its causes, but nothing of the URL.
-pub(super) async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
-    let config = config(url);
-    let config = config.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
-    let failed = |error: tokio_postgres::Error| {
-        ConnectionError::BadConnection(format!("{error}: {}", causes(&error)))
-    };
-    let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+impl From<ConnectError> for StoreError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Postgres(error) => error.into(),
+            other => Self::Unavailable(Box::new(other)),
+        }
+    }
 }
 
-/// Connects to Postgres beneath diesel. Nothing is done on the connection until
-/// it is polled.
-pub(super) async fn open(
-    url: &str,
-) -> Result<(Client, Connection<Socket, NoTlsStream>), StoreError> {
-    let config = config(url).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-    Ok(config.connect(NoTls).await?)
+impl Connector {
+    pub(super) fn new(url: &DatabaseUrl) -> Self {
+        Self {
+            target: Target::parse(url.as_str()),
+            last: AtomicUsize::new(0),
+        }
+    }
+
+    /// What may be shown of where Postgres is.
+    pub(super) fn place(&self) -> String {
+        match &self.target {
+            Ok(target) => target.place(),
+            Err(_) => "an unknown place".to_owned(),
+        }
+    }
+
+    /// How long connecting may take: so much, or as much as there is time for every
+    /// one of several servers.
+    pub(super) fn patience(&self, least: Duration) -> Duration {
+        match &self.target {
+            Ok(target) if target.servers.len() > 1 => least.max(target.patience()),
+            _ => least,
+        }
+    }
+
+    /// Connects beneath diesel. Nothing is done on the connection until it is polled.
+    pub(super) async fn open(&self) -> Result<(Client, Wire), ConnectError> {
+        let target = self.target.as_ref().map_err(|error| *error)?;
+        let tls = MakeRustlsConnect::new(target.encryption.client()?);
+        let first = self.last.load(Ordering::Relaxed);
+        let count = target.servers.len();
+        let mut failed = Vec::new();
+        for at in (0..count).map(|next| (first + next) % count) {
+            let server = &target.servers[at];
+            match enter(server, tls.clone()).await {
+                Ok(connected) => {
+                    self.last.store(at, Ordering::Relaxed);
+                    return Ok(connected);
+                }
+                Err(error) => failed.push((server.place.clone(), error)),
+            }
+        }
+        match failed.pop() {
+            Some((_, only)) if failed.is_empty() => Err(only),
+            last => Err(ConnectError::None(failed.into_iter().chain(last).collect())),
+        }
+    }
+
+    /// Connects.
+    pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        let opened = self.open().await;
+        let (client, wire) =
+            opened.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+        AsyncPgConnection::try_from_client_and_connection(client, wire).await
+    }
+
+    /// Sees whether Postgres takes our connections.
+    pub(super) async fn probe(&self) -> Result<(), NoConnection> {
+        match self.open().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_refusal() => Err(NoConnection::Refused(error.to_string())),
+            Err(error) => Err(NoConnection::Away(error.to_string())),
+        }
+    }
+
+    /// Cancels what a connection has under way, the way that it came.
+    pub(super) async fn cancel(&self, token: CancelToken) -> Result<(), ConnectError> {
+        let target = self.target.as_ref().map_err(|error| *error)?;
+        let tls = MakeRustlsConnect::new(target.encryption.client()?);
+        Ok(token.cancel_query(tls).await?)
+    }
 }
 
-fn config(url: &str) -> Result<Config, MalformedUrl> {
-    let mut config: Config = url.parse().ok().ok_or(MalformedUrl)?;
+async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire), ConnectError> {
+    let mut config = server.config.clone();
     config.keepalives_idle(KEEPALIVE_IDLE);
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(TCP_USER_TIMEOUT);
     }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_TIMEOUT);
-    }
-    Ok(config)
+    // All of it: also one that accepts connections and then says nothing.
+    let entered = tokio::time::timeout(server.patience, config.connect(tls)).await;
+    let late = |_| ConnectError::Late(server.patience);
+    Ok(entered.map_err(late)??)
 }
 
 /// Sets a new connection up.

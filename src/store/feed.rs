@@ -166,7 +166,7 @@ impl Store {
     /// Connects a reader.
     pub async fn connect_feed(&self) -> Result<Feed, StoreError> {
         let connected = async {
-            let (client, connection) = connect::open(self.database_url.as_str()).await?;
+            let (client, connection) = self.connector.open().await?;
             let driver = Driver(tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a feed's connection ended");
@@ -204,7 +204,7 @@ impl Store {
     /// read keeps Postgres from forgetting what it sent.
     pub async fn listen(&self, heard: impl Fn() + Send + 'static) -> Result<Listener, StoreError> {
         let connected = async {
-            let (client, mut connection) = connect::open(self.database_url.as_str()).await?;
+            let (client, mut connection) = self.connector.open().await?;
             let driver = Driver(tokio::spawn(async move {
                 let mut messages =
                     futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));

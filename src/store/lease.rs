@@ -2,12 +2,12 @@
 //! the connection until it is given back. Spans name what is done, and never how: no
 //! statement gets in, and no value.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use diesel_async::{AsyncPgConnection, pooled_connection::deadpool::Object};
 use tracing::{Span, field::Empty, info_span};
 
-use super::error::StoreError;
+use super::{connect::Connector, error::StoreError};
 use crate::telemetry::traces;
 
 /// How long an abandoned statement may take to be cancelled.
@@ -54,15 +54,20 @@ pub(super) struct Lease {
     connection: Option<Object<AsyncPgConnection>>,
     /// Whether the connection has nothing under way.
     idle: bool,
+    connector: Arc<Connector>,
     /// What it is for.
     work: Option<Work>,
 }
 
 impl Lease {
-    pub(super) const fn new(connection: Object<AsyncPgConnection>) -> Self {
+    pub(super) const fn new(
+        connection: Object<AsyncPgConnection>,
+        connector: Arc<Connector>,
+    ) -> Self {
         Self {
             connection: Some(connection),
             idle: true,
+            connector,
             work: None,
         }
     }
@@ -102,9 +107,10 @@ impl Drop for Lease {
         // statement's end, and a lock that it holds would stay held until then.
         let connection = Object::take(object);
         let cancel = connection.cancel_token();
+        let connector = Arc::clone(&self.connector);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let cancelled = cancel.cancel_query(tokio_postgres::NoTls);
+                let cancelled = connector.cancel(cancel);
                 let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancelled).await;
                 if !matches!(cancelled, Ok(Ok(()))) {
                     tracing::debug!("an abandoned statement could not be cancelled");

@@ -9,7 +9,7 @@ use diesel::{
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::error::StoreError;
+use super::{connect::Connector, error::StoreError};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 /// Held while migrating; a number of this project's own.
@@ -114,7 +114,8 @@ fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationErro
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let mut connection = super::connect::connect(database_url)
+    let mut connection = Connector::new(&database_url.into())
+        .connect()
         .await
         .map_err(MigrationError::Connect)?;
     // Released when this connection ends, whatever happens before.

@@ -151,10 +151,18 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    service_account_certificates (name) {
+        name -> Text,
+        service_account_id -> Uuid,
+    }
+}
+
 diesel::joinable!(team_members -> teams (team_id));
 diesel::joinable!(sites -> teams (team_id));
 diesel::joinable!(api_client_tokens -> api_clients (client_id));
 diesel::joinable!(api_client_usage -> api_clients (client_id));
+diesel::joinable!(service_account_certificates -> service_accounts (service_account_id));
 diesel::allow_tables_to_appear_in_same_query!(
     users,
     teams,
@@ -166,3 +174,4 @@ diesel::allow_tables_to_appear_in_same_query!(
     api_client_tokens,
     api_client_usage,
 );
+diesel::allow_tables_to_appear_in_same_query!(service_accounts, service_account_certificates);

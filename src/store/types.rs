@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::error::StoreError;
 use crate::domain::{
     access::{Owner, SiteStanding},
+    certificate::CertificateName,
     id::{TeamId, UserId},
     role::UnknownWord,
 };
@@ -16,6 +17,17 @@ use crate::domain::{
 pub(super) fn word<W: FromStr<Err = UnknownWord>>(text: &str) -> Result<W, StoreError> {
     text.parse()
         .map_err(|unknown| StoreError::Inconsistent(format!("{unknown} {text:?}")))
+}
+
+/// Reads the names in certificates that an account is known by.
+pub(super) fn certificate_names<'n>(
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<Vec<CertificateName>, StoreError> {
+    let read = |name: &str| {
+        let name: Result<CertificateName, _> = name.parse();
+        name.map_err(|bad| StoreError::Inconsistent(format!("a certificate's name {bad}")))
+    };
+    names.into_iter().map(read).collect()
 }
 
 /// Reads an owner out of its two columns.

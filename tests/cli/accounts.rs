@@ -117,6 +117,58 @@ async fn a_name_is_taken_until_its_account_is_revoked() {
 }
 
 #[tokio::test]
+async fn names_of_certificates_are_bound_and_shown() {
+    let url = migrated_database().await;
+    let names = [
+        "--certificate-name",
+        "spiffe://example.org/sidecar,dns:Side.Internal",
+    ];
+    let arguments: Vec<_> = SIDECAR
+        .iter()
+        .chain(&names)
+        .chain(&["--json"])
+        .copied()
+        .collect();
+    let made = run_on(&url, &arguments).await.given_json();
+    let bound = json!(["dns:side.internal", "spiffe://example.org/sidecar"]);
+    assert_eq!(made["certificate_names"], bound);
+    let listed = run_on(&url, &LIST).await.given();
+    assert!(
+        listed.contains(" dns:side.internal,spiffe://example.org/sidecar\n"),
+        "{listed}"
+    );
+
+    let other = ["service-account", "create", "other", "--allow", "audit"];
+    let taken = [
+        "--certificate-name",
+        "dns:other.internal",
+        "--certificate-name",
+        bound[0].as_str().unwrap(),
+    ];
+    let arguments: Vec<_> = other.iter().chain(&taken).copied().collect();
+    let said = run_on(&url, &arguments).await.refused(1);
+    assert!(
+        said.contains("known by that certificate name already"),
+        "{said}"
+    );
+    let revoked = run_on(&url, &[&REVOKE[..], &["--json"]].concat())
+        .await
+        .given_json();
+    assert_eq!(revoked["certificate_names"], json!([]));
+    run_on(&url, &arguments).await.given();
+    let listed = run_on(&url, &["service-account", "list", "--json"])
+        .await
+        .given_json();
+    let names = |at: usize| listed["service_accounts"][at]["certificate_names"].clone();
+    assert_eq!(names(0), json!([]));
+    assert_eq!(names(1), json!(["dns:other.internal", "dns:side.internal"]));
+    let changes = "SELECT 1 / count(*) FROM audit_events, jsonb_array_elements(changes) AS change \
+                   WHERE action = 'service_account.revoked' \
+                   AND change ->> 'before' = 'dns:side.internal,spiffe://example.org/sidecar'";
+    execute(&url, changes).await;
+}
+
+#[tokio::test]
 async fn who_is_unknown_cannot_be_revoked() {
     let url = migrated_database().await;
     let said = run_on(&url, &REVOKE).await.refused(1);

@@ -169,6 +169,18 @@ async fn what_cannot_be_read_exits_with_2() {
             "lower-case",
         ),
         (&["service-account", "revoke", "Side Car"], "lower-case"),
+        (
+            &[
+                "service-account",
+                "create",
+                "sidecar",
+                "--allow",
+                "audit",
+                "--certificate-name",
+                "*.internal",
+            ],
+            "spiffe://",
+        ),
     ];
     for (arguments, named) in cases {
         let said = run(arguments.iter().chain(&database)).await.refused(2);

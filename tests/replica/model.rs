@@ -70,6 +70,7 @@ fn account(number: u8) -> (TokenHash, ServiceAccount) {
         id: ServiceAccountId::from_uuid(Uuid::from_u128(number.into())),
         name: CallerName::parse(&format!("caller-{number}")).unwrap(),
         permissions: [CallerPermission::Introspect].into_iter().collect(),
+        certificate_names: Vec::new(),
         token_hint: TokenHint(String::new()),
         create_time: at(0),
         revoke_time: None,

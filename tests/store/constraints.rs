@@ -412,6 +412,21 @@ const CASES: &[Case] = &[
         breaks: "UPDATE service_accounts SET name = 'live', revoke_time = NULL",
         keeps: "UPDATE service_accounts SET name = 'gone', revoke_time = now()",
     },
+    Case {
+        constraint: "service_account_certificates_pkey",
+        breaks: "INSERT INTO service_account_certificates VALUES ('dns:live.internal', id(52))",
+        keeps: "INSERT INTO service_account_certificates VALUES ('dns:other.internal', id(51))",
+    },
+    Case {
+        constraint: "service_account_certificates_service_account_id_fkey",
+        breaks: "UPDATE service_account_certificates SET service_account_id = id(99)",
+        keeps: "UPDATE service_account_certificates SET service_account_id = id(52)",
+    },
+    Case {
+        constraint: "service_account_certificates_name_check",
+        breaks: "UPDATE service_account_certificates SET name = 'dns:Live.internal'",
+        keeps: "UPDATE service_account_certificates SET name = 'spiffe://example.org/Live'",
+    },
 ];
 
 #[tokio::test]

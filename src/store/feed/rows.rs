@@ -63,7 +63,9 @@ pub(super) const TEAM_MEMBERS: &str = "SELECT team_id, user_id, role FROM team_m
 pub(super) const SITE_MEMBERS: &str = "SELECT site_id, user_id, role FROM site_members";
 pub(super) const CHANGED_TOKENS: &str = concat!(tokens!(), " WHERE client_id = ANY ($1)");
 pub(super) const ACCOUNTS: &str =
-    "SELECT token_hash, id, name, permissions, token_hint, create_time
+    "SELECT token_hash, id, name, permissions, token_hint, create_time,
+            ARRAY(SELECT bound.name FROM service_account_certificates AS bound
+                  WHERE service_account_id = service_accounts.id ORDER BY bound.name)
      FROM service_accounts WHERE revoke_time IS NULL";
 
 /// A client, with its owner as it is.
@@ -233,6 +235,7 @@ fn account(row: &Row) -> Result<(TokenHash, ServiceAccount), StoreError> {
     let id: Uuid = row.try_get(1)?;
     let bad = |_| StoreError::Inconsistent(format!("the name of account {id}"));
     let permissions: Vec<&str> = row.try_get(3)?;
+    let certificate_names: Vec<&str> = row.try_get(6)?;
     let account = ServiceAccount {
         id: ServiceAccountId::from_uuid(id),
         name: CallerName::parse(row.try_get(2)?).map_err(bad)?,
@@ -240,6 +243,7 @@ fn account(row: &Row) -> Result<(TokenHash, ServiceAccount), StoreError> {
             .into_iter()
             .map(types::word)
             .collect::<Result<_, _>>()?,
+        certificate_names: types::certificate_names(certificate_names)?,
         token_hint: TokenHint(row.try_get(4)?),
         create_time: row.try_get(5)?,
         revoke_time: None,

@@ -1,1 +1,335 @@
 //! Callers that show a certificate.
+
+use hitkeep_auth::{
+    domain::{
+        audit::Provenance,
+        caller::{
+            CallerName,
+            CallerPermission::{self, Audit, Introspect, Manage},
+            ServiceAccount,
+        },
+        certificate::CertificateName,
+    },
+    pb,
+    server::tls::{Files, Look, Tls, Watcher},
+    store::{Store, Transaction, callers::InsertAccountError},
+};
+use rustls::DEFAULT_VERSIONS;
+
+use super::{Listening, tls::NAME};
+use crate::{
+    fixtures::*,
+    harness::{Caller, told},
+    support::certificates::{Authority, Folder, Identity},
+};
+
+const UNKNOWN: &str = "Unauthenticated CALLER_UNKNOWN";
+const NOT_PERMITTED: &str = "PermissionDenied CALLER_NOT_PERMITTED";
+const SPIFFE: &str = "spiffe://example.org/ns/hitkeep/sa/sidecar";
+
+/// A server that asks for certificates of its own authority.
+struct World {
+    folder: Folder,
+    authority: Authority,
+    server: Listening,
+    watcher: Watcher,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let (certificate, key) = folder.write_identity("server", &authority.sign(&[NAME]));
+        let client_authorities = Some(folder.write("clients.pem", &authority.pem()));
+        let files = Files {
+            certificate,
+            key,
+            client_authorities,
+        };
+        let (tls, watcher) = Tls::load(files).unwrap();
+        let server = Listening::with(&tls).await;
+        Self {
+            folder,
+            authority,
+            server,
+            watcher,
+        }
+    }
+
+    /// A caller with a certificate of those names, and nothing else.
+    async fn showing(&self, names: &[&str]) -> Caller {
+        self.identified(&self.authority.sign(names)).await
+    }
+
+    async fn identified(&self, identity: &Identity) -> Caller {
+        let config = self.authority.client(DEFAULT_VERSIONS, Some(identity));
+        let channel = self.server.channel(config).await.expect("a handshake");
+        Caller {
+            metadata: Vec::new(),
+            ..self.server.caller(channel)
+        }
+    }
+
+    /// Makes an account that is known by those names.
+    async fn account(&self, name: &str, allow: &[CallerPermission], names: &[&str]) -> String {
+        make(&self.server.app.store, name, allow, names)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until the server knows what was done in the database by hand.
+    async fn settle(&self) {
+        let revision = self.server.app.number("SELECT index_stamp()").await;
+        let config = self.authority.client(DEFAULT_VERSIONS, None);
+        let sidecar = self
+            .server
+            .caller(self.server.channel(config).await.unwrap());
+        let request = pb::IntrospectRequest {
+            at_least_revision: Some(revision.try_into().unwrap()),
+            ..introspect("x")
+        };
+        sidecar.introspect(request).await.expect("it catches up");
+    }
+
+    /// Sees that nothing is answered to who shows that.
+    async fn lets_nobody_in(&self, identity: &Identity) {
+        let config = self.authority.client(DEFAULT_VERSIONS, Some(identity));
+        // In TLS 1.3 a client may talk before the server has looked at its certificate.
+        let Ok(channel) = self.server.channel(config).await else {
+            return;
+        };
+        let refused = self
+            .server
+            .caller(channel)
+            .introspect(introspect("x"))
+            .await;
+        let status = refused.expect_err("its certificate is of no use");
+        // The connection's end, and no answer.
+        assert!(std::error::Error::source(&status).is_some(), "{status:?}");
+    }
+}
+
+async fn make(
+    store: &Store,
+    name: &str,
+    allow: &[CallerPermission],
+    names: &[&str],
+) -> Result<String, InsertAccountError> {
+    let name = CallerName::parse(name).unwrap();
+    let names: Vec<CertificateName> = names.iter().map(|name| name.parse().unwrap()).collect();
+    let body = async |tx: &mut Transaction| -> Result<String, InsertAccountError> {
+        let made = ServiceAccount::create(name.clone(), allow, tx.now, &*tx.entropy());
+        let made = made.known_by(&names);
+        tx.insert_account(&made.account, &made.token.hash()).await?;
+        tx.record(made.event).await?;
+        Ok(made.token.reveal())
+    };
+    let made = store
+        .transaction(&std::sync::Arc::new(Provenance::default()), body)
+        .await;
+    made.map(|made| made.value)
+}
+
+#[tokio::test]
+async fn a_name_that_is_bound_to_an_account_makes_a_caller() {
+    let world = World::new().await;
+    world.account("sidecar", &[Introspect], &[SPIFFE]).await;
+    world
+        .account("dashboard", &[Manage, Audit], &["dns:dashboard.internal"])
+        .await;
+    // Case does not matter in DNS, and other names beside are no obstacle.
+    let dashboard = world
+        .showing(&["other.internal", "Dashboard.Internal", "10.0.0.1"])
+        .await;
+    let sidecar = world.showing(&[SPIFFE, "anything.internal"]).await;
+    for _ in 0..2 {
+        assert!(!sidecar.introspect(introspect("x")).await.unwrap().active);
+        assert_eq!(told(&sidecar.get(get(VERA, VERA)).await), NOT_PERMITTED);
+        assert_eq!(
+            told(&dashboard.introspect(introspect("x")).await),
+            NOT_PERMITTED
+        );
+    }
+    let mut stream = sidecar.stream().await;
+    assert!(!stream.ask(introspect("x")).await.unwrap().active);
+
+    // What it does is on the record under the account's name.
+    world.server.app.change(crate::fixtures::world()).await;
+    dashboard.created(personal(VERA)).await;
+    let events = dashboard
+        .events(pb::ListAuditEventsRequest::default())
+        .await
+        .unwrap()
+        .events;
+    assert_eq!(
+        (&*events[0].action, &*events[0].caller),
+        ("api_client.created", "dashboard")
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_is_known_by_is_none() {
+    let world = World::new().await;
+    world
+        .account("sidecar", &[Introspect], &[SPIFFE, "dns:sidecar.internal"])
+        .await;
+    for names in [
+        &[][..],
+        &["other.internal"],
+        &["sub.sidecar.internal"],
+        &["*.internal"],
+        // Names that look like another kind's.
+        &["https://sidecar.internal/"],
+        // Of several URIs none counts.
+        &[SPIFFE, "spiffe://example.org/other"],
+    ] {
+        let stranger = world.showing(names).await;
+        assert_eq!(
+            told(&stranger.introspect(introspect("x")).await),
+            UNKNOWN,
+            "{names:?}"
+        );
+        // It may still show a token.
+        let caller = world.server.caller(stranger.channel);
+        assert!(!caller.introspect(introspect("x")).await.unwrap().active);
+    }
+    // The name in the subject is no alternative name, and nobody has to show one.
+    let channel = world
+        .server
+        .channel(world.authority.client(DEFAULT_VERSIONS, None))
+        .await;
+    let mut caller = world.server.caller(channel.unwrap());
+    assert!(!caller.introspect(introspect("x")).await.unwrap().active);
+    caller.metadata.clear();
+    assert_eq!(told(&caller.introspect(introspect("x")).await), UNKNOWN);
+}
+
+#[tokio::test]
+async fn who_sends_a_token_is_whom_the_token_says() {
+    let world = World::new().await;
+    world.account("sidecar", &[Introspect], &[SPIFFE]).await;
+    let auditor = world.account("auditor", &[Audit], &[]).await;
+    let with = async |authorization: &str| {
+        let mut caller = world.showing(&[SPIFFE]).await;
+        caller.metadata = vec![("authorization", authorization.to_owned())];
+        caller
+    };
+    let auditor = with(&format!("Bearer {auditor}")).await;
+    assert_eq!(
+        told(&auditor.introspect(introspect("x")).await),
+        NOT_PERMITTED
+    );
+    auditor
+        .events(pb::ListAuditEventsRequest::default())
+        .await
+        .expect("it may");
+    // A token that is none is not made good by the certificate.
+    for bad in ["", "Bearer", "Bearer x", "Basic x"] {
+        let caller = with(bad).await;
+        assert_eq!(
+            told(&caller.introspect(introspect("x")).await),
+            UNKNOWN,
+            "{bad:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn names_of_several_accounts_are_nobodys() {
+    let world = World::new().await;
+    world
+        .account(
+            "one",
+            &[Introspect],
+            &["dns:one.internal", "dns:uno.internal"],
+        )
+        .await;
+    world
+        .account("two", &[Introspect], &["dns:two.internal"])
+        .await;
+    let one = world.showing(&["one.internal", "uno.internal"]).await;
+    assert!(!one.introspect(introspect("x")).await.unwrap().active);
+    let both = world.showing(&["one.internal", "two.internal"]).await;
+    assert_eq!(told(&both.introspect(introspect("x")).await), UNKNOWN);
+    assert_eq!(told(&both.get(get(VERA, VERA)).await), UNKNOWN);
+}
+
+#[tokio::test]
+async fn a_name_is_one_accounts_until_that_is_revoked() {
+    let world = World::new().await;
+    let store = &world.server.app.store;
+    world.account("first", &[Introspect], &[SPIFFE]).await;
+    let caller = world.showing(&[SPIFFE]).await;
+    let mut stream = caller.stream().await;
+    assert!(!stream.ask(introspect("x")).await.unwrap().active);
+    let taken = make(store, "second", &[Audit], &["dns:new.internal", SPIFFE]).await;
+    assert!(
+        matches!(taken, Err(InsertAccountError::CertificateNameTaken)),
+        "{taken:?}"
+    );
+
+    let revoke = "UPDATE service_accounts SET revoke_time = now() WHERE name = 'first'";
+    world.server.app.psql(revoke).await;
+    world.settle().await;
+    // On the very same connection, and on a stream that was begun before.
+    assert_eq!(told(&caller.introspect(introspect("x")).await), UNKNOWN);
+    assert_eq!(told(&stream.ask(introspect("x")).await), UNKNOWN);
+    world
+        .account("second", &[Audit], &["dns:new.internal", SPIFFE])
+        .await;
+    caller
+        .events(pb::ListAuditEventsRequest::default())
+        .await
+        .expect("it is the second's");
+}
+
+/// Then the index proves nothing, and the database is asked who calls.
+#[tokio::test]
+async fn callers_are_known_without_an_index() {
+    let world = World::new().await;
+    world
+        .account("auditor", &[Audit], &[SPIFFE, "dns:auditor.internal"])
+        .await;
+    world
+        .account("other", &[Audit], &["dns:other.internal"])
+        .await;
+    let names = |names: &[&str]| -> Vec<CertificateName> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    };
+    let store = &world.server.app.store;
+    let find = async |of: &[&str]| store.find_named_caller(&names(of)).await.unwrap();
+    let found = find(&["dns:nobody.internal", SPIFFE, "dns:auditor.internal"])
+        .await
+        .unwrap();
+    assert_eq!(found.name.as_str(), "auditor");
+    assert_eq!(
+        found.certificate_names,
+        names(&["dns:auditor.internal", SPIFFE])
+    );
+    assert_eq!(find(&[SPIFFE, "dns:other.internal"]).await, None);
+    assert_eq!(find(&["dns:nobody.internal"]).await, None);
+    assert_eq!(find(&[]).await, None);
+}
+
+#[tokio::test]
+async fn certificates_of_others_and_of_long_ago_are_not_let_in() {
+    let mut world = World::new().await;
+    world.account("sidecar", &[Introspect], &[SPIFFE]).await;
+    world
+        .lets_nobody_in(&Authority::new("ca").sign(&[SPIFFE]))
+        .await;
+    world
+        .lets_nobody_in(&world.authority.sign_until(&[SPIFFE], 2020))
+        .await;
+    let good = world.authority.sign(&[SPIFFE]);
+    let before = world.identified(&good).await;
+    assert!(!before.introspect(introspect("x")).await.unwrap().active);
+
+    // Another authority in the file is another one for those who come next.
+    let next = Authority::new("next");
+    world.folder.replace("clients.pem", &next.pem());
+    assert!(matches!(world.watcher.look(), Look::Taken));
+    world.lets_nobody_in(&good).await;
+    let caller = world.identified(&next.sign(&[SPIFFE])).await;
+    assert!(!caller.introspect(introspect("x")).await.unwrap().active);
+    assert!(!before.introspect(introspect("x")).await.unwrap().active);
+}

@@ -1,0 +1,388 @@
+//! Where Postgres is, as operators write it: a URL, or settings in the key=value
+//! form, as libpq reads them. It holds a password and is shown to nobody.
+//!
+//! tokio-postgres reads most of it. What is about TLS, and which of several servers
+//! is meant, is read here, because it knows only some of what libpq does.
+
+use std::{fmt, time::Duration};
+
+use tokio_postgres::{
+    Config,
+    config::{Host, SslMode, TargetSessionAttrs},
+};
+
+use super::tls::Encryption;
+
+mod settings;
+
+use settings::Settings;
+
+/// Where Postgres listens unless told otherwise.
+const DEFAULT_PORT: u16 = 5432;
+/// How long a server may take to let us in where it is the only one, and where
+/// another one may be tried instead.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
+/// What a URL begins with.
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// Where Postgres is, and with which password: its `Debug` shows nothing.
+#[derive(Clone)]
+pub struct DatabaseUrl(String);
+
+/// What is wrong with a URL. It is not repeated: it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MalformedUrl {
+    /// It is no URL, or an unknown setting is in it.
+    #[error(
+        "the database URL cannot be read: it must be like postgres://USER:PASSWORD@HOST/DATABASE"
+    )]
+    Unreadable,
+    /// There is no such mode.
+    #[error(
+        "the database URL's sslmode must be one of disable, allow, prefer, require, verify-ca and \
+         verify-full"
+    )]
+    SslMode,
+    /// Nobody vouches for the server.
+    #[error(
+        "the database URL's sslmode needs sslrootcert: a file with the authorities that are \
+         trusted, or the word system"
+    )]
+    NoAuthorities,
+    /// The system's authorities vouch for everybody.
+    #[error("the database URL's sslrootcert=system needs sslmode=verify-full")]
+    SystemUnverified,
+    /// One of the two is missing.
+    #[error("the database URL's sslcert and sslkey belong together: give both, or neither")]
+    HalfIdentity,
+    /// This service writes.
+    #[error(
+        "the database URL's target_session_attrs must be read-write, primary or any: this service \
+         writes"
+    )]
+    NotForWriting,
+}
+
+/// What a URL says.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// The servers, in the order in which they are tried: each on its own.
+    pub(super) servers: Vec<Server>,
+    pub(super) encryption: Encryption,
+}
+
+/// One server.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) config: Config,
+    /// What it may be called.
+    pub(super) place: String,
+    /// How long it may take to let us in.
+    pub(super) patience: Duration,
+}
+
+impl DatabaseUrl {
+    /// Checks a URL, or settings in the key=value form.
+    pub fn parse(text: &str) -> Result<Self, MalformedUrl> {
+        Target::parse(text).map(|_| Self(text.to_owned()))
+    }
+
+    /// The URL itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for DatabaseUrl {
+    /// Takes a URL that is known to be good; one that is not fails to connect.
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl")
+    }
+}
+
+impl Target {
+    pub(super) fn parse(text: &str) -> Result<Self, MalformedUrl> {
+        let mut settings = Settings::default();
+        let is_url = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
+        let rest = if is_url {
+            settings.take_from_url(text)
+        } else {
+            settings.take_from_pairs(text)
+        };
+        let all: Option<Config> = rest.and_then(|rest| rest.parse().ok());
+        let mut all = all.ok_or(MalformedUrl::Unreadable)?;
+        let mut encryption = settings.encryption()?;
+        let count = all.get_hosts().len().max(all.get_hostaddrs().len());
+        all.target_session_attrs(settings.target(count)?);
+        let is_local = |host: &Host| matches!(host, Host::Unix(_));
+        if count > 0 && all.get_hosts().iter().all(is_local) && all.get_hostaddrs().is_empty() {
+            // Nobody is in between, and Postgres offers none there.
+            encryption.when = SslMode::Disable;
+        }
+        all.ssl_mode(encryption.when);
+        let given = all.get_connect_timeout().copied();
+        let default = if count > 1 {
+            CONNECT_TIMEOUT_OF_SEVERAL
+        } else {
+            CONNECT_TIMEOUT
+        };
+        let patience = given.filter(|given| !given.is_zero()).unwrap_or(default);
+        let server = |at| {
+            let config = only(&all, at)?;
+            Some(Server {
+                place: place(&config),
+                config,
+                patience,
+            })
+        };
+        let servers: Option<Vec<_>> = (0..count).map(server).collect();
+        let servers = servers.filter(|servers| !servers.is_empty());
+        Ok(Self {
+            servers: servers.ok_or(MalformedUrl::Unreadable)?,
+            encryption,
+        })
+    }
+
+    /// How long all servers together may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.servers.iter().map(|server| server.patience).sum()
+    }
+
+    /// What may be shown of it: the servers and the database.
+    pub(super) fn place(&self) -> String {
+        let places: Vec<_> = self.servers.iter().map(|server| &*server.place).collect();
+        let config = &self.servers[0].config;
+        let database = config.get_dbname().or(config.get_user());
+        format!("{}/{}", places.join(","), database.unwrap_or_default())
+    }
+}
+
+/// The settings for one of several servers. None where it has no port.
+fn only(all: &Config, at: usize) -> Option<Config> {
+    let mut one = Config::new();
+    match all.get_hosts().get(at) {
+        Some(Host::Tcp(host)) => one.host(host),
+        Some(Host::Unix(path)) => one.host_path(path),
+        None => &mut one,
+    };
+    if let Some(address) = all.get_hostaddrs().get(at) {
+        one.hostaddr(*address);
+    }
+    // One port is everybody's.
+    match all.get_ports() {
+        [] => one.port(DEFAULT_PORT),
+        [port] => one.port(*port),
+        ports => one.port(*ports.get(at)?),
+    };
+    if let Some(user) = all.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = all.get_password() {
+        one.password(password);
+    }
+    if let Some(database) = all.get_dbname() {
+        one.dbname(database);
+    }
+    if let Some(options) = all.get_options() {
+        one.options(options);
+    }
+    if let Some(name) = all.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(timeout) = all.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*timeout);
+    }
+    if let Some(interval) = all.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = all.get_keepalives_retries() {
+        one.keepalives_retries(retries);
+    }
+    one.keepalives(all.get_keepalives())
+        .keepalives_idle(all.get_keepalives_idle())
+        .ssl_mode(all.get_ssl_mode())
+        .ssl_negotiation(all.get_ssl_negotiation())
+        .channel_binding(all.get_channel_binding())
+        .target_session_attrs(all.get_target_session_attrs());
+    Some(one)
+}
+
+fn place(config: &Config) -> String {
+    let port = config.get_ports().first().unwrap_or(&DEFAULT_PORT);
+    match (config.get_hosts().first(), config.get_hostaddrs().first()) {
+        (Some(Host::Tcp(host)), _) => format!("{host}:{port}"),
+        (Some(Host::Unix(path)), _) => format!("{}:{port}", path.display()),
+        (None, Some(address)) => format!("{address}:{port}"),
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tls::{Authorities, Names},
+        *,
+    };
+
+    fn read(text: &str) -> Target {
+        match Target::parse(text) {
+            Ok(target) => target,
+            Err(error) => panic!("{text}: {error}"),
+        }
+    }
+
+    fn refused(text: &str) -> MalformedUrl {
+        match Target::parse(text) {
+            Ok(target) => panic!("{text}: {}", target.place()),
+            Err(error) => error,
+        }
+    }
+
+    /// When it is encrypted, whether names count, and who is trusted.
+    fn encryption(settings: &str) -> (SslMode, Names, Option<Authorities>) {
+        let of_url = read(&format!("postgres://u:p@h/d?{settings}")).encryption;
+        let pairs = settings.replace('&', " ").replace("%2F", "/");
+        let of_pairs = read(&format!("host=h password='p ?&' {pairs} user=u")).encryption;
+        assert_eq!(format!("{of_url:?}"), format!("{of_pairs:?}"), "{settings}");
+        (of_url.when, of_url.names, of_url.authorities)
+    }
+
+    #[test]
+    fn modes_are_those_of_libpq() {
+        use Names::{Any, Checked};
+        use SslMode::{Disable, Prefer, Require};
+
+        let file = || Some(Authorities::File("/ca.pem".into()));
+        let ca = "sslrootcert=%2Fca.pem";
+        for (settings, expected) in [
+            ("connect_timeout=1", (Prefer, Any, None)),
+            ("sslmode=disable", (Disable, Any, None)),
+            ("sslmode=allow", (Prefer, Any, None)),
+            ("sslmode=prefer", (Prefer, Any, None)),
+            ("sslmode=require", (Require, Any, None)),
+            (ca, (Prefer, Any, file())),
+            (&format!("sslmode=require&{ca}"), (Require, Any, file())),
+            (&format!("sslmode=verify-ca&{ca}"), (Require, Any, file())),
+            (
+                &format!("{ca}&sslmode=verify-full"),
+                (Require, Checked, file()),
+            ),
+            (
+                "sslrootcert=system",
+                (Require, Checked, Some(Authorities::System)),
+            ),
+        ] {
+            assert_eq!(encryption(settings), expected, "{settings}");
+        }
+        let both = read("postgres://h/d?sslcert=/c%20d.pem&sslkey=/k.pem").encryption;
+        assert_eq!(both.identity, Some(("/c d.pem".into(), "/k.pem".into())));
+    }
+
+    #[test]
+    fn what_would_not_be_what_it_says_is_refused() {
+        for (settings, error) in [
+            ("sslmode=verify-full", MalformedUrl::NoAuthorities),
+            ("sslmode=verify-ca", MalformedUrl::NoAuthorities),
+            (
+                "sslmode=verify-ca&sslrootcert=",
+                MalformedUrl::NoAuthorities,
+            ),
+            ("sslmode=required", MalformedUrl::SslMode),
+            ("sslmode=Require", MalformedUrl::SslMode),
+            (
+                "sslmode=require&sslrootcert=system",
+                MalformedUrl::SystemUnverified,
+            ),
+            ("sslcert=c.pem", MalformedUrl::HalfIdentity),
+            ("sslkey=k.pem", MalformedUrl::HalfIdentity),
+            ("target_session_attrs=standby", MalformedUrl::NotForWriting),
+            (
+                "target_session_attrs=prefer-standby",
+                MalformedUrl::NotForWriting,
+            ),
+            (
+                "target_session_attrs=read-only",
+                MalformedUrl::NotForWriting,
+            ),
+            ("sslcompression=1", MalformedUrl::Unreadable),
+            ("sslmode", MalformedUrl::Unreadable),
+            ("sslmode=%zz", MalformedUrl::Unreadable),
+        ] {
+            assert_eq!(
+                refused(&format!("postgres://u:p@h/d?{settings}")),
+                error,
+                "{settings}"
+            );
+        }
+        for text in [
+            "",
+            "h",
+            "postgres:///d",
+            "user=u",
+            "host=h password='p",
+            "host=h user=u\\",
+        ] {
+            assert_eq!(refused(text), MalformedUrl::Unreadable, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_servers_each_is_its_own() {
+        let attributes = |target: &Target| target.servers[0].config.get_target_session_attrs();
+        let target = read("postgres://u:p%3F@one:1,two:2,%2Frun%2Fpg/d?application_name=x");
+        let places: Vec<_> = target.servers.iter().map(|server| &*server.place).collect();
+        assert_eq!(places, ["one:1", "two:2", "/run/pg:5432"]);
+        assert_eq!(target.place(), "one:1,two:2,/run/pg:5432/d");
+        for Server {
+            config, patience, ..
+        } in &target.servers
+        {
+            assert_eq!(config.get_hosts().len(), 1);
+            assert_eq!(
+                (config.get_user(), config.get_dbname()),
+                (Some("u"), Some("d"))
+            );
+            assert_eq!(config.get_password(), Some(&b"p?"[..]));
+            assert_eq!(config.get_application_name(), Some("x"));
+            assert_eq!(*patience, CONNECT_TIMEOUT_OF_SEVERAL);
+        }
+        // Of several, the one that takes writes; of one, that one.
+        assert_eq!(attributes(&target), TargetSessionAttrs::ReadWrite);
+        assert_eq!(
+            attributes(&read("postgres://u@one/d")),
+            TargetSessionAttrs::Any
+        );
+        for (wanted, expected) in [
+            ("any", TargetSessionAttrs::Any),
+            ("primary", TargetSessionAttrs::ReadWrite),
+            ("read-write", TargetSessionAttrs::ReadWrite),
+        ] {
+            let target = read(&format!(
+                "host=one,two user=u target_session_attrs={wanted}"
+            ));
+            assert_eq!(attributes(&target), expected);
+        }
+        let given = read("postgres://u@one,two/d?connect_timeout=7&sslmode=require");
+        assert_eq!(given.servers[1].patience, Duration::from_secs(7));
+        assert_eq!(given.patience(), Duration::from_secs(14));
+        assert_eq!(
+            refused("host=a,b,c port=1,2 user=u"),
+            MalformedUrl::Unreadable
+        );
+    }
+
+    #[test]
+    fn nothing_is_encrypted_on_the_way_to_a_socket() {
+        let local = read("postgres://u@%2Frun%2Fpg/d?sslmode=require");
+        assert_eq!(local.servers[0].config.get_ssl_mode(), SslMode::Disable);
+        let mixed = read("postgres://u@%2Frun%2Fpg,h/d?sslmode=require");
+        assert_eq!(mixed.servers[1].config.get_ssl_mode(), SslMode::Require);
+    }
+}
