@@ -175,7 +175,7 @@ async fn set_up(
         rows.push(row(kind.title(), (server.address, server.pid())));
         running.push(server);
     }
-    let ours = (service.address.parse().expect("an address"), service.pid());
+    let ours = (service.address(), service.pid());
     rows.push(row("hitkeep-auth", ours));
     (service, caller, known)
 }

@@ -12,11 +12,15 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 
 mod auth;
+mod calls;
 mod connections;
 mod hot;
 mod layers;
 pub mod lifecycle;
+pub mod listeners;
 mod measured;
+pub mod tls;
+mod wire;
 pub mod workers;
 
 use connections::Connections;
@@ -33,7 +37,7 @@ use crate::{
     },
     replica::{self, Replica},
     store::Store,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Sampling},
 };
 
 /// The largest message that is read. A batch of 1,000 changes is a tenth of it.
@@ -60,6 +64,8 @@ pub struct Options {
     pub max_introspections: usize,
     /// Other calls under way at once, over all connections. Default 256.
     pub max_calls: usize,
+    /// Connections at once; one more is closed. Default 10,000.
+    pub max_connections: usize,
     /// Threads that speak to callers and do nothing else. Default 0: the runtime
     /// that serves does it.
     pub threads: usize,
@@ -74,6 +80,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
+            max_connections: 10_000,
             threads: 0,
         }
     }
@@ -96,6 +103,8 @@ pub struct Server<G, H> {
     pub options: Options,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Which calls it traces.
+    pub sampling: Sampling,
     /// Connections that speak gRPC. The server ends with them.
     pub grpc: G,
     /// Connections that speak HTTP.
@@ -119,6 +128,7 @@ where
         store,
         options,
         metrics: Metrics::default(),
+        sampling: Sampling::default(),
         grpc: incoming,
         http: tokio_stream::empty::<Result<C, E>>(),
     };
@@ -136,11 +146,22 @@ where
 {
     /// Serves until told to stop: a first message drains, a second one ends it at
     /// once.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Ended {
+    pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
+        self.run_when(std::future::ready(()), stop).await
+    }
+
+    /// The same; asks the database for nothing until it is `ready`, and health says
+    /// `NOT_SERVING` meanwhile.
+    pub async fn run_when(
+        self,
+        ready: impl Future<Output = ()> + Send + 'static,
+        mut stop: mpsc::Receiver<()>,
+    ) -> Ended {
         let Self {
             store,
             options,
             metrics,
+            sampling,
             grpc: incoming,
             http,
         } = self;
@@ -148,8 +169,9 @@ where
             tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
             Workers::here()
         });
-        let (replica, usage) = Replica::start(&store, options.replica);
+        let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
         measured::observe(&metrics, &replica, &store);
+        measured::name_hot(&metrics);
         let (health, health_service) = tonic_health::server::health_reporter();
         let status = lifecycle::report_health(&replica, &health).await;
         let watch = tokio::spawn(lifecycle::watch_health(
@@ -161,6 +183,7 @@ where
         let services = Services::new(
             store.clone(),
             replica.clone(),
+            metrics.clone(),
             options.grpc,
             options.request_timeout,
             draining.clone(),
@@ -178,13 +201,15 @@ where
             services: services.clone(),
             callers: callers.clone(),
             metrics: metrics.clone(),
+            sampling,
             limit: Arc::clone(&limits.introspections),
             request_timeout: options.request_timeout,
             draining,
         };
         let tracing = layers::Tracing {
             store: store.clone(),
-            metrics,
+            metrics: metrics.clone(),
+            sampling,
         };
         let layers = Layers {
             tracing,
@@ -196,10 +221,12 @@ where
             services: services.clone(),
             replica,
             store,
+            metrics,
+            sampling,
             router: router(services, layers, health_service),
             runtime: Handle::current(),
         };
-        let mut connections = Connections::new(ways, workers);
+        let mut connections = Connections::new(ways, workers, options.max_connections);
         let mut http_connections = http::Connections::new(http::router(shared));
         let http = http.map(|connection| match connection {
             Ok(connection) => connection.here().map_err(|error| error.to_string()),
@@ -290,7 +317,7 @@ fn router(
         .layer(from_fn_with_state(limits, layers::shed))
         .layer(from_fn(layers::catch_panic))
         // Outermost, so that every answer has a request id, and every failure a
-        // line in the log, and is counted.
+        // line in the log, and is counted, and traced.
         .layer(from_fn_with_state(tracing, layers::trace))
 }
 

@@ -68,11 +68,11 @@ fn through(
     let free = TcpListener::bind("127.0.0.1:0").expect("there is a port");
     let ingress = free.local_addr().expect("it is bound").port();
     drop(free);
-    let of_service = service.address.rsplit(':').next().unwrap_or_default();
+    let of_service = service.address().port().to_string();
     let mut configuration = CONFIGURATION.to_owned();
     for (from, to) in [
         ("10000", &*ingress.to_string()),
-        ("50051", of_service),
+        ("50051", &*of_service),
         ("8080", &upstream.to_string()),
     ] {
         let from = format!("port_value: {from}");

@@ -1,10 +1,11 @@
 //! `dev`: everything on one machine with nothing set up.
 
-use std::path::Path;
+use std::{future::ready, path::Path};
 
 use serde_json::json;
+use tokio::runtime::Runtime;
 
-use super::{Failure, complain, open, print, runtime, serve};
+use super::{Failure, complain, open, print, serve};
 use crate::{
     config::DevArgs,
     dev::{
@@ -14,6 +15,7 @@ use crate::{
     domain::caller::CallerPermission,
     server,
     store::{self, migrations},
+    telemetry::Telemetry,
 };
 
 /// The database in the private Postgres: the one that initdb makes.
@@ -23,10 +25,13 @@ const TOKENS: &str = "demo-tokens.json";
 
 /// Runs until a signal says to stop. On the main thread, which the private
 /// Postgres must not outlive.
-pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
-    let runtime = runtime()?;
+pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Result<(), Failure> {
     // First of all, because it is what fails most often, and quickest.
-    let listeners = runtime.block_on(serve::Listeners::open(&args.listen, &args.http_listen()))?;
+    let listeners = runtime.block_on(serve::Doors::open(
+        std::slice::from_ref(&args.listen),
+        &args.http_listen()?,
+        None,
+    ))?;
     let options = args.postgres()?;
     let postgres = PrivatePostgres::start(&options, &complain)?;
     let url = postgres.url(DATABASE);
@@ -34,9 +39,9 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         migrations::apply(&url).await?;
         let store = open(&store::Options::new(&url));
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
-        let address = listeners.grpc.local_addr()?.to_string();
+        let address = listeners.grpc.addresses()?[0].to_string();
         let http = match &listeners.http {
-            Some(listener) => Some(listener.local_addr()?.to_string()),
+            Some(listeners) => Some(listeners.addresses()?[0].to_string()),
             None => None,
         };
         let shown = Shown {
@@ -51,7 +56,8 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         } else {
             shown.as_text()
         })?;
-        serve::serve(store, listeners, server::Options::default()).await
+        let options = server::Options::default();
+        serve::serve(ready(()), store, listeners, options, telemetry).await
     });
     // In this order: nothing connects to the database any more.
     drop(runtime);

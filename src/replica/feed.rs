@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
@@ -22,6 +22,7 @@ use crate::{
         error::StoreError,
         feed::{CatchUp, Feed, Position, State},
     },
+    telemetry::metrics::FeedConnection,
 };
 
 /// How long to wait after a failure before the next try, at first and at last. A
@@ -31,19 +32,22 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// The same for the listener, without which nothing is lost but a little time.
 const LAST_LISTENER_PAUSE: Duration = Duration::from_secs(5);
 
-/// The tasks that follow the database. They end when this is dropped.
-pub(super) struct Task([JoinHandle<()>; 2]);
+/// The task that follows the database. It ends when this is dropped.
+pub(super) struct Task(JoinHandle<()>);
 
 impl Drop for Task {
     fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
-        }
+        self.0.abort();
     }
 }
 
-pub(super) fn start(store: Store, shared: Arc<Shared>) -> Task {
-    let listener = tokio::spawn(listen(store.clone(), Arc::clone(&shared)));
+/// Follows the database from when `ready` is.
+pub(super) fn start(
+    ready: impl Future<Output = ()> + Send + 'static,
+    store: Store,
+    shared: Arc<Shared>,
+) -> Task {
+    let listener = listen(store.clone(), Arc::clone(&shared));
     let follower = Follower {
         store,
         shared,
@@ -52,7 +56,14 @@ pub(super) fn start(store: Store, shared: Arc<Shared>) -> Task {
         asked_at: Instant::now(),
         trouble: None,
     };
-    Task([tokio::spawn(follower.run()), listener])
+    Task(tokio::spawn(async {
+        ready.await;
+        // Each of them a task of its own, and aborted with this one.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listener);
+        tasks.spawn(follower.run());
+        tasks.join_all().await;
+    }))
 }
 
 /// What is held of the database.
@@ -123,7 +134,10 @@ impl Follower {
         tokio::select! {
             biased;
             () = shared.heard.notified() => Reason::Heard,
-            () = asked => Reason::Poll,
+            () = asked => {
+                shared.metrics.lookup();
+                Reason::Poll
+            }
             () = sleep_until(self.asked_at + shared.options.poll_interval) => Reason::Poll,
         }
     }
@@ -146,13 +160,21 @@ impl Follower {
         // middle of something is of no use.
         let mut feed = match self.connection.take() {
             Some(feed) if !feed.is_closed() => feed,
-            _ => self.store.connect_feed().await?,
+            _ => {
+                let feed = self.store.connect_feed().await?;
+                self.shared.metrics.feed_connected(FeedConnection::Reading);
+                feed
+            }
         };
         match self.held.as_mut() {
             Some(held) => {
                 let asked_at = self.shared.clock.elapsed();
                 if held.catch_up(&mut feed, reason, &self.shared).await? {
+                    let is_changed = !held.published;
                     self.shared.publish(held, asked_at);
+                    if is_changed {
+                        self.shared.metrics.fed(self.asked_at.elapsed());
+                    }
                 } else {
                     tracing::warn!(
                         revision = held.position.revision.0,
@@ -200,6 +222,7 @@ impl Follower {
             }
         }
         self.shared.publish(&mut held, asked_at);
+        self.shared.metrics.feed_loaded();
         let clients = held.writer.clients();
         tracing::info!(
             clients,
@@ -318,6 +341,7 @@ async fn listen(store: Store, shared: Arc<Shared>) {
         let woken = Arc::clone(&shared);
         match store.listen(move || woken.heard.notify_one()).await {
             Ok(mut listener) => {
+                shared.metrics.feed_connected(FeedConnection::Listening);
                 if trouble {
                     tracing::info!("changes are heard of again");
                 }
