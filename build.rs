@@ -2,8 +2,9 @@
 
 use std::{env, fs, path::PathBuf};
 
-/// The project's own files; each is compiled with everything it imports.
-const PROTOS: [&str; 6] = [
+/// The services and what they need; each is compiled with everything it imports.
+const PROTOS: [&str; 7] = [
+    "envoy/service/auth/v3/external_auth.proto",
     "hitkeep/auth/v1/api_clients.proto",
     "hitkeep/auth/v1/audit.proto",
     "hitkeep/auth/v1/common.proto",
@@ -30,7 +31,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".hitkeep.auth.v1.CreateApiClientResponse",
             ".hitkeep.auth.v1.RotateApiClientResponse",
             ".hitkeep.auth.v1.IntrospectRequest",
+            ".envoy.config.core.v3.HeaderValue",
+            ".envoy.service.auth.v3.AttributeContext",
+            ".envoy.service.auth.v3.AttributeContext.HttpRequest",
         ])
+        // The same order each time.
+        .btree_map(".envoy")
+        .extern_path(".google.rpc", "::tonic_types::pb")
         // The same fields with the same numbers: one type here.
         .extern_path(
             ".hitkeep.auth.v1.IntrospectStreamRequest",

@@ -1,7 +1,11 @@
 //! The command line and the environment, and nothing but: every option is also
 //! an environment variable, and each room gets its `Options` filled from here.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -10,16 +14,25 @@ use crate::{
         postgres::{self, Durability},
         users,
     },
-    domain::caller::{CallerName, CallerPermission},
+    domain::{
+        caller::{CallerName, CallerPermission},
+        id::{ClientId, SiteId},
+    },
     grpc,
     replica::{self, usage},
-    server,
+    server::{
+        self,
+        listeners::{Address, BadAddress},
+        tls,
+    },
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry,
 };
 
 /// Where everything listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:50051";
+/// Where `dev` listens for HTTP, and where it does when somebody else does there.
+const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
 /// This project's folder among those of other programs.
 const FOLDER: &str = "hitkeep-auth";
 
@@ -68,6 +81,11 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Manage the callers of the service
     ServiceAccount(ServiceAccountArgs),
+    /// Say what the service answers about a token, and why
+    ///
+    /// Without a client's id, the token is read from standard input, so that it is in
+    /// no list of processes and in no shell's history.
+    Explain(ExplainArgs),
     /// Ask a running server whether it serves; exits with 0 or 1
     Healthcheck(HealthcheckArgs),
 }
@@ -105,7 +123,10 @@ pub struct OutputArgs {
 pub struct DevArgs {
     /// The address to listen on
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
-    pub listen: String,
+    pub listen: Address,
+    /// The address to listen on for HTTP [default: 127.0.0.1:50052, or a free port if that is taken]
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// The folder of the private Postgres and the demo tokens [default: in the user's data folder]
     #[arg(long, env = "HITKEEP_AUTH_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
@@ -122,9 +143,16 @@ pub struct DevArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// The address to listen on
-    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
-    pub listen: String,
+    /// The addresses to listen on, as HOST:PORT or unix:PATH; may be given several times, or with
+    /// commas between them
+    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
+    pub listen: Vec<Address>,
+    /// TLS for callers.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// The address to listen on for HTTP: introspection, proxies, probes and metrics [default: none]
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// Connections to Postgres at most
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
@@ -163,14 +191,90 @@ pub struct ServeArgs {
     /// Other calls under way at once, over all connections
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
+    /// Connections at once; one more is closed
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = at_least_one, value_name = "N")]
+    max_connections: usize,
     /// Threads that speak to callers; 0 shares the others [default: cores]
     #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
     threads: Option<usize>,
 }
 
+/// TLS for callers that connect over TCP.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// The server's certificate and those that lead to its authority, in PEM: with it, TCP is TLS
+    #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<OsString>,
+    /// The certificate's key, in PEM, not encrypted
+    #[arg(long, env = "HITKEEP_AUTH_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<OsString>,
+    /// The authorities that sign callers' certificates, in PEM: with it, callers may show one
+    #[arg(long, env = "HITKEEP_AUTH_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<OsString>,
+    /// How often to see whether these files were replaced; SIGHUP has it done at once
+    #[arg(long, env = "HITKEEP_AUTH_TLS_POLL_INTERVAL", default_value = "5s", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
+    pub tls_poll_interval: Duration,
+}
+
+/// Options for TLS that make no sense together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HalfTls {
+    /// One of the two is missing.
+    #[error("--tls-cert and --tls-key belong together: give both, or neither")]
+    Pair,
+    /// Without TLS nobody shows a certificate.
+    #[error("--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS")]
+    OnlyAuthorities,
+}
+
+impl TlsArgs {
+    /// The files; none where connections are not encrypted.
+    ///
+    /// # Errors
+    /// Where some are missing.
+    pub fn files(&self) -> Result<Option<tls::Files>, HalfTls> {
+        let path = |file: &Option<OsString>| given(file.as_ref()).map(PathBuf::from);
+        let client_authorities = path(&self.tls_client_ca);
+        match (path(&self.tls_cert), path(&self.tls_key)) {
+            (Some(certificate), Some(key)) => Ok(Some(tls::Files {
+                certificate,
+                key,
+                client_authorities,
+            })),
+            (None, None) if client_authorities.is_none() => Ok(None),
+            (None, None) => Err(HalfTls::OnlyAuthorities),
+            _ => Err(HalfTls::Pair),
+        }
+    }
+}
+
 /// What `migrate` takes.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
+    /// Where Postgres is.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Whether a program reads the output.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What `explain` takes.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The client whose newest token it is about [default: a token from standard input]
+    pub client: Option<ClientId>,
+    /// Whether the token may do that, such as site.view
+    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_name = "PERMISSION")]
+    pub permission: Option<String>,
+    /// The site on which a site.* permission is asked for
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_SITE",
+        value_name = "ID",
+        requires = "permission"
+    )]
+    pub site: Option<SiteId>,
     /// Where Postgres is.
     #[command(flatten)]
     pub database: DatabaseArgs,
@@ -236,9 +340,12 @@ pub enum ServiceAccountCommand {
 /// What `healthcheck` takes.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
-    /// The address that the server listens on
-    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
-    pub listen: String,
+    /// The address that the server listens on, as it was told; of several the first is asked
+    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
+    listen: Vec<Address>,
+    /// The server's certificate: with it, TLS is spoken over TCP. It is not looked into
+    #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<OsString>,
     /// How long to wait for the answer
     #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
@@ -273,6 +380,13 @@ impl DatabaseArgs {
 }
 
 impl ServeArgs {
+    /// The address to listen on for HTTP.
+    pub fn http_listen(&self) -> Result<Option<Address>, BadAddress> {
+        given(self.http_listen.as_ref())
+            .map(|address| address.parse())
+            .transpose()
+    }
+
     /// How to reach Postgres.
     pub fn store(&self) -> Result<store::Options, MalformedUrl> {
         let pool_size = self.pool_size;
@@ -302,12 +416,33 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
+            max_connections: self.max_connections,
             threads: self.threads.unwrap_or_else(one_for_each_core),
         }
     }
 }
 
+impl HealthcheckArgs {
+    /// Where to ask.
+    pub fn address(&self) -> &Address {
+        self.listen.first().expect("there is a default")
+    }
+
+    /// Whether the server speaks TLS over TCP.
+    pub fn is_encrypted(&self) -> bool {
+        given(self.tls_cert.as_ref()).is_some()
+    }
+}
+
 impl DevArgs {
+    /// The addresses to listen on for HTTP: the first that is free.
+    pub fn http_listen(&self) -> Result<Vec<Address>, BadAddress> {
+        match given(self.http_listen.as_ref()) {
+            Some(address) => Ok(vec![address.parse()?]),
+            None => DEV_HTTP.iter().map(|address| address.parse()).collect(),
+        }
+    }
+
     /// The private Postgres to start.
     ///
     /// # Errors
@@ -364,6 +499,11 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
         .collect();
     let known = || format!("must be one of {}", known.join(", "));
     text.parse().ok().ok_or_else(known)
+}
+
+/// A variable that is set to nothing is not set: compose files do that.
+fn given<T: AsRef<OsStr>>(text: Option<&T>) -> Option<&T> {
+    text.filter(|text| !text.as_ref().is_empty())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -7,13 +7,19 @@
 pub mod access;
 pub mod audit;
 pub mod caller;
+pub mod certificate;
 pub mod client;
 pub mod clock;
+pub mod credential;
 pub mod directory;
+pub mod explanation;
 pub mod id;
 pub mod introspection;
 pub mod refusal;
 pub mod role;
+pub mod route;
+pub mod sidecar;
+pub mod site_rule;
 pub mod token;
 pub mod usage;
 

@@ -8,13 +8,16 @@ use std::{sync::Arc, time::Duration};
 
 pub mod api_clients;
 pub mod audit;
+pub(crate) mod callers;
 pub mod context;
 mod convert;
 pub mod directory;
 pub mod error;
-pub(crate) mod fast;
+mod ext_authz;
+pub mod fast;
 pub mod introspection;
 mod page;
+pub(crate) mod sidecar;
 mod usage;
 
 use tokio::sync::watch;
@@ -50,6 +53,7 @@ pub struct Services {
     store: Store,
     replica: Replica,
     options: Arc<Options>,
+    complaints: Arc<sidecar::Complaints>,
     /// How long a request may take that is one of a stream's.
     request_timeout: Duration,
     /// Becomes true when streams have to end.
@@ -69,6 +73,7 @@ impl Services {
             store,
             replica,
             options: Arc::new(options),
+            complaints: Arc::default(),
             request_timeout,
             draining,
         }

@@ -188,6 +188,15 @@ impl Replica {
     /// Starts following the store's database, until the last clone is dropped, and
     /// writing what is noted to it.
     pub fn start(store: &Store, options: Options) -> (Self, UsageWriter) {
+        Self::start_when(std::future::ready(()), store, options)
+    }
+
+    /// The same; asks the database for nothing until `ready` is.
+    pub fn start_when(
+        ready: impl Future<Output = ()> + Send + 'static,
+        store: &Store,
+        options: Options,
+    ) -> (Self, UsageWriter) {
         let options = Options {
             // A poll or two may be lost without harm.
             poll_interval: options.poll_interval.min(options.max_staleness / 4),
@@ -205,7 +214,7 @@ impl Replica {
             listening: AtomicBool::new(false),
             waiting: Semaphore::new(options.max_waiting),
         });
-        let feed = feed::start(store.clone(), Arc::clone(&shared));
+        let feed = feed::start(ready, store.clone(), Arc::clone(&shared));
         let (ledger, flusher) = Ledger::new();
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
@@ -249,6 +258,14 @@ impl Replica {
                 .saturating_sub(Duration::from_nanos(complete_at)),
             max_staleness: shared.options.max_staleness,
         })
+    }
+
+    /// Whether it can be told at all of a token that works that it does.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn require_fresh(&self) -> Result<(), CannotTell> {
+        self.view()?.require_fresh()
     }
 
     /// The latest version of the index, for what does not depend on the time.

@@ -8,7 +8,7 @@ use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, watch},
 };
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 
 mod auth;
@@ -16,20 +16,27 @@ mod connections;
 mod hot;
 mod layers;
 pub mod lifecycle;
+pub mod listeners;
+mod measured;
+pub mod tls;
+mod wire;
 pub mod workers;
 
 use connections::Connections;
 use workers::{Handed, Workers};
 
 use crate::{
-    grpc::{self, Services},
+    grpc::{self, Services, callers::Callers},
+    http,
     pb::{
         self, api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
     },
     replica::{self, Replica},
     store::Store,
+    telemetry::metrics::Metrics,
 };
 
 /// The largest message that is read. A batch of 1,000 changes is a tenth of it.
@@ -56,6 +63,8 @@ pub struct Options {
     pub max_introspections: usize,
     /// Other calls under way at once, over all connections. Default 256.
     pub max_calls: usize,
+    /// Connections at once; one more is closed. Default 10,000.
+    pub max_connections: usize,
     /// Threads that speak to callers and do nothing else. Default 0: the runtime
     /// that serves does it.
     pub threads: usize,
@@ -70,6 +79,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
+            max_connections: 10_000,
             threads: 0,
         }
     }
@@ -84,86 +94,187 @@ pub enum Ended {
     CutOff,
 }
 
-/// Serves on `incoming` until told to stop: a first message drains, a second one
-/// ends it at once.
+/// A server, and where its connections come from.
+pub struct Server<G, H> {
+    /// What it keeps everything in.
+    pub store: Store,
+    /// What it is set to.
+    pub options: Options,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Connections that speak gRPC. The server ends with them.
+    pub grpc: G,
+    /// Connections that speak HTTP.
+    pub http: H,
+}
+
+/// Serves gRPC on `incoming` until told to stop: a first message drains, a second
+/// one ends it at once.
 pub async fn serve<I, C, E>(
     store: Store,
     options: Options,
     incoming: I,
-    mut stop: mpsc::Receiver<()>,
+    stop: mpsc::Receiver<()>,
 ) -> Ended
 where
     I: Stream<Item = Result<C, E>>,
     C: Handed,
     E: std::fmt::Display,
 {
-    let workers = Workers::start(options.threads).unwrap_or_else(|error| {
-        tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
-        Workers::here()
-    });
-    let (replica, usage) = Replica::start(&store, options.replica);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let status = lifecycle::report_health(&replica, &health).await;
-    let watch = tokio::spawn(lifecycle::watch_health(
-        replica.clone(),
-        health.clone(),
-        status,
-    ));
-    let (drain, draining) = watch::channel(false);
-    let services = Services::new(
-        store.clone(),
-        replica.clone(),
-        options.grpc,
-        options.request_timeout,
-        draining,
-    );
-    let callers = auth::Callers {
-        store: store.clone(),
-        replica: replica.clone(),
-    };
-    let ways = hot::Ways {
-        services: services.clone(),
-        replica,
+    let server = Server {
         store,
-        router: router(services, callers, &options, health_service),
-        runtime: Handle::current(),
+        options,
+        metrics: Metrics::default(),
+        grpc: incoming,
+        http: tokio_stream::empty::<Result<C, E>>(),
     };
-    let mut connections = Connections::new(ways, workers);
-    tokio::select! {
-        // Dropped with its listener where the other is first.
-        () = connections.accept(incoming) => {}
-        _ = stop.recv() => {}
+    server.run(stop).await
+}
+
+impl<G, H, C, E, D, F> Server<G, H>
+where
+    G: Stream<Item = Result<C, E>>,
+    C: Handed,
+    E: std::fmt::Display,
+    H: Stream<Item = Result<D, F>>,
+    D: Handed,
+    F: std::fmt::Display,
+{
+    /// Serves until told to stop: a first message drains, a second one ends it at
+    /// once.
+    pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
+        self.run_when(std::future::ready(()), stop).await
     }
-    watch.abort();
-    lifecycle::end_health(health).await;
-    // Streams would go on for as long as their callers like.
-    drain.send_replace(true);
-    let ended = tokio::select! {
-        () = connections.drain() => Ended::Drained,
-        () = tokio::time::sleep(options.drain_timeout) => Ended::CutOff,
-        Some(()) = stop.recv() => Ended::CutOff,
-    };
-    // After the last answer, so that every use is in it.
-    usage.finish().await;
-    ended
+
+    /// The same; asks the database for nothing until it is `ready`, and health says
+    /// `NOT_SERVING` meanwhile.
+    pub async fn run_when(
+        self,
+        ready: impl Future<Output = ()> + Send + 'static,
+        mut stop: mpsc::Receiver<()>,
+    ) -> Ended {
+        let Self {
+            store,
+            options,
+            metrics,
+            grpc: incoming,
+            http,
+        } = self;
+        let workers = Workers::start(options.threads).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
+            Workers::here()
+        });
+        let (replica, usage) = Replica::start_when(ready, &store, options.replica);
+        measured::observe(&metrics, &replica, &store);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let status = lifecycle::report_health(&replica, &health).await;
+        let watch = tokio::spawn(lifecycle::watch_health(
+            replica.clone(),
+            health.clone(),
+            status,
+        ));
+        let (drain, draining) = watch::channel(false);
+        let services = Services::new(
+            store.clone(),
+            replica.clone(),
+            options.grpc,
+            options.request_timeout,
+            draining.clone(),
+        );
+        let limits = Arc::new(layers::Limits {
+            introspections: Arc::new(Semaphore::new(options.max_introspections)),
+            replacements: Semaphore::new(MAX_REPLACEMENTS),
+            others: Semaphore::new(options.max_calls),
+        });
+        let callers = Callers {
+            store: store.clone(),
+            replica: replica.clone(),
+        };
+        let shared = http::Shared {
+            services: services.clone(),
+            callers: callers.clone(),
+            metrics: metrics.clone(),
+            limit: Arc::clone(&limits.introspections),
+            request_timeout: options.request_timeout,
+            draining,
+        };
+        let tracing = layers::Tracing {
+            store: store.clone(),
+            metrics,
+        };
+        let layers = Layers {
+            tracing,
+            limits,
+            request_timeout: options.request_timeout,
+            callers,
+        };
+        let ways = hot::Ways {
+            services: services.clone(),
+            replica,
+            store,
+            router: router(services, layers, health_service),
+            runtime: Handle::current(),
+        };
+        let mut connections = Connections::new(ways, workers, options.max_connections);
+        let mut http_connections = http::Connections::new(http::router(shared));
+        let http = http.map(|connection| match connection {
+            Ok(connection) => connection.here().map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        });
+        tokio::pin!(http);
+        tokio::select! {
+            // Dropped with its listener where another is first.
+            () = connections.accept(incoming) => {}
+            () = http_connections.accept(http.as_mut()) => {}
+            _ = stop.recv() => {}
+        }
+        watch.abort();
+        lifecycle::end_health(health).await;
+        // Streams would go on for as long as their callers like.
+        drain.send_replace(true);
+        let drained = async {
+            tokio::select! {
+                () = connections.drain() => {}
+                // Whoever asks meanwhile whether this server is ready is told that it
+                // is not, and metrics can be read up to the end.
+                () = http_connections.accept(http) => {}
+            }
+            http_connections.drain().await;
+        };
+        let ended = tokio::select! {
+            () = drained => Ended::Drained,
+            () = tokio::time::sleep(options.drain_timeout) => Ended::CutOff,
+            Some(()) = stop.recv() => Ended::CutOff,
+        };
+        // After the last answer, so that every use is in it.
+        usage.finish().await;
+        ended
+    }
+}
+
+/// What the layers work with.
+struct Layers {
+    tracing: layers::Tracing,
+    limits: Arc<layers::Limits>,
+    request_timeout: Duration,
+    callers: Callers,
 }
 
 /// The services behind their layers. A layer that is added later is outside of
 /// those before it.
 fn router(
     services: Services,
-    callers: auth::Callers,
-    options: &Options,
+    layers: Layers,
     health: tonic_health::pb::health_server::HealthServer<
         impl tonic_health::pb::health_server::Health,
     >,
 ) -> axum::Router {
-    let store = callers.store.clone();
-    let limits = Arc::new(layers::Limits {
-        introspections: Semaphore::new(options.max_introspections),
-        replacements: Semaphore::new(MAX_REPLACEMENTS),
-        others: Semaphore::new(options.max_calls),
-    });
+    let Layers {
+        tracing,
+        limits,
+        request_timeout,
+        callers,
+    } = layers;
     // grpcurl and Python's grpcio still ask for the older version.
     let sound = "the descriptors were made by the build";
     let v1 = reflection(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
@@ -172,12 +283,14 @@ fn router(
     let v1alpha = v1alpha.build_v1alpha().expect(sound);
     let api_clients = ApiClientServiceServer::new(services.clone());
     let introspection = IntrospectionServiceServer::new(services.clone());
+    let authorization = AuthorizationServer::new(services.clone());
     let directory = DirectoryServiceServer::new(services.clone());
     let audit = AuditServiceServer::new(services);
     Routes::builder()
         .routes()
         .add_service(api_clients.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(introspection.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(authorization.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(directory.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(audit.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(health)
@@ -188,13 +301,13 @@ fn router(
         .layer(from_fn(layers::complete_errors))
         .layer(from_fn_with_state(callers, auth::authenticate))
         // Above authentication, which may have to wait too.
-        .layer(from_fn_with_state(options.request_timeout, layers::deadline))
+        .layer(from_fn_with_state(request_timeout, layers::deadline))
         // Above the deadline: what is shed has not begun.
         .layer(from_fn_with_state(limits, layers::shed))
         .layer(from_fn(layers::catch_panic))
         // Outermost, so that every answer has a request id, and every failure a
-        // line in the log.
-        .layer(from_fn_with_state(store, layers::trace))
+        // line in the log, and is counted.
+        .layer(from_fn_with_state(tracing, layers::trace))
 }
 
 /// Reflection in one version, that lists the other as well: by itself it lists

@@ -33,11 +33,13 @@ pub mod clients;
 mod connect;
 pub mod directory;
 pub mod error;
+pub mod explanation;
 mod facts;
 pub mod feed;
 pub mod introspection;
 pub mod migrations;
 mod schema;
+pub mod tls;
 mod types;
 pub mod usage;
 
@@ -46,7 +48,7 @@ use crate::domain::{
     audit::{Event, Provenance},
     clock::{Clock, Entropy},
 };
-pub use connect::{DatabaseUrl, MalformedUrl};
+pub use connect::{DatabaseUrl, MalformedUrl, NoConnection};
 use error::StoreError;
 
 /// How often a transaction is tried that collides with another.
@@ -201,6 +203,21 @@ impl Store {
     pub fn pool_status(&self) -> (usize, usize) {
         let status = self.pool.status();
         (status.size, status.available)
+    }
+
+    /// Sees whether the database takes connections, with one of its own.
+    pub async fn probe(&self) -> Result<(), NoConnection> {
+        connect::probe(self.database_url.as_str(), self.connect_timeout).await
+    }
+
+    /// What may be shown of where the database is.
+    pub fn place(&self) -> String {
+        self.database_url.place()
+    }
+
+    /// How many connections the pool may have.
+    pub fn pool_size(&self) -> usize {
+        self.pool.status().max_size
     }
 
     /// The migrations that the database still needs.

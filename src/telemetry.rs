@@ -1,9 +1,11 @@
 //! Logs: for people on a terminal, as JSON otherwise, always on stderr. A token
-//! cannot get in: no type that holds one can be printed.
+//! cannot get in: no type that holds one can be printed. And metrics, for Prometheus.
 
-use std::io::IsTerminal;
+use std::{any::Any, io::IsTerminal};
 
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+pub mod metrics;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -55,4 +57,11 @@ pub fn start(options: &Options) -> Result<(), TelemetryError> {
         .with(lines.with_filter(filter))
         .try_init()?;
     Ok(())
+}
+
+/// What a panic says, for the log.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

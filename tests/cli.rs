@@ -4,6 +4,8 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/empty.rs"]
 mod empty;
 #[path = "support/help.rs"]
@@ -20,9 +22,15 @@ mod run;
 mod accounts;
 #[path = "cli/dev.rs"]
 mod dev;
+#[path = "cli/explain.rs"]
+mod explain;
 #[path = "cli/migrate.rs"]
 mod migrate;
 #[path = "cli/serve.rs"]
 mod serve;
+#[path = "cli/tls.rs"]
+mod tls;
 #[path = "cli/usage.rs"]
 mod usage;
+#[path = "cli/wait.rs"]
+mod wait;

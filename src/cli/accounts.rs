@@ -109,7 +109,7 @@ pub(super) async fn revoke(
 }
 
 /// A store on a database that has all its migrations.
-async fn ready(database: &DatabaseArgs) -> Result<Store, Failure> {
+pub(super) async fn ready(database: &DatabaseArgs) -> Result<Store, Failure> {
     let store = open(&database.store()?);
     super::serve::check_migrations(&store).await?;
     Ok(store)

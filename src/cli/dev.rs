@@ -1,6 +1,6 @@
 //! `dev`: everything on one machine with nothing set up.
 
-use std::path::Path;
+use std::{future::ready, path::Path};
 
 use serde_json::json;
 
@@ -26,7 +26,11 @@ const TOKENS: &str = "demo-tokens.json";
 pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     // First of all, because it is what fails most often, and quickest.
-    let listener = runtime.block_on(serve::listen(&args.listen))?;
+    let listeners = runtime.block_on(serve::Doors::open(
+        std::slice::from_ref(&args.listen),
+        &args.http_listen()?,
+        None,
+    ))?;
     let options = args.postgres()?;
     let postgres = PrivatePostgres::start(&options, &complain)?;
     let url = postgres.url(DATABASE);
@@ -34,9 +38,14 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         migrations::apply(&url).await?;
         let store = open(&store::Options::new(&url));
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
-        let address = listener.local_addr()?.to_string();
+        let address = listeners.grpc.addresses()?[0].to_string();
+        let http = match &listeners.http {
+            Some(listeners) => Some(listeners.addresses()?[0].to_string()),
+            None => None,
+        };
         let shown = Shown {
             address: &address,
+            http: http.as_deref(),
             folder: postgres.folder(),
             url: &url,
             demo: &demo,
@@ -46,7 +55,7 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         } else {
             shown.as_text()
         })?;
-        serve::serve(store, listener, server::Options::default()).await
+        serve::serve(ready(()), store, listeners, server::Options::default()).await
     });
     // In this order: nothing connects to the database any more.
     drop(runtime);
@@ -57,6 +66,8 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
 /// What is printed.
 struct Shown<'a> {
     address: &'a str,
+    /// The address for HTTP.
+    http: Option<&'a str>,
     folder: &'a Path,
     url: &'a str,
     demo: &'a Demo,
@@ -80,6 +91,7 @@ impl Shown<'_> {
         let sites = SITES.map(|site| site.to_string());
         json!({
             "listen": self.address,
+            "http_listen": self.http,
             "database_url": self.url,
             "callers": callers,
             "personal_client":
@@ -98,6 +110,7 @@ impl Shown<'_> {
     fn as_text(&self) -> String {
         let Self {
             address,
+            http,
             folder,
             url,
             demo,
@@ -167,13 +180,16 @@ impl Shown<'_> {
         ]
         .map(|(what, caller, data, method)| format!("# {what}\n{}", call(caller, &data, method)))
         .join("\n\n");
+        let over_http = http.map_or_else(String::new, |http| {
+            over_http(http, introspect, &team.token.0)
+        });
         let callers = CallerPermission::ALL
             .iter()
             .map(|permission| format!("  {permission:<11}{}", self.caller(*permission)))
             .collect::<Vec<_>>()
             .join("\n");
         format!(
-            "hitkeep-auth listens on {address}. Ctrl-C stops it and its Postgres.\n\n\
+            "hitkeep-auth listens on {address}{and_http}. Ctrl-C stops it and its Postgres.\n\n\
              Callers, one for each permission (authorization: Bearer …)\n{callers}\n\n\
              API clients (what an end user presents)\n\
              \x20 personal   {}  Alice: editor of the first site, viewer of the second\n\
@@ -185,10 +201,31 @@ impl Shown<'_> {
              \x20 sites      {first}  {second}\n\n\
              Data         {}, kept for the next start\n\
              Postgres     {url}\n\n\
-             Try it: paste these into another terminal, in this order.\n\n{commands}\n",
+             Try it: paste these into another terminal, in this order.\n\n{commands}\n{over_http}",
             personal.token.0,
             team.token.0,
             folder.display(),
+            and_http = http.map_or_else(String::new, |http| format!(", and for HTTP on {http}")),
         )
     }
+}
+
+/// What to paste for the HTTP listener. The token is one that none of the commands
+/// before it revokes.
+fn over_http(http: &str, caller: &str, token: &str) -> String {
+    let [first, _] = SITES;
+    let route = "permission=site.view&site_path=/api/sites/%7Bsite_id%7D/**";
+    format!(
+        "\n\
+         # Over HTTP: introspect as RFC 7662 has it.\n\
+         curl --user sidecar:{caller} --data token={token} \\\n  \
+         http://{http}/oauth2/introspect\n\n\
+         # What nginx, Caddy and Traefik ask about each request: may it pass?\n\
+         curl --include --header 'x-hitkeep-caller: {caller}' \\\n  \
+         --header 'x-forwarded-uri: /api/sites/{first}/stats' \\\n  \
+         --header 'authorization: Bearer {token}' \\\n  \
+         'http://{http}/forward-auth?{route}'\n\n\
+         # Is it ready, and what does it count?\n\
+         curl http://{http}/readyz http://{http}/metrics\n"
+    )
 }

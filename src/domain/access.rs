@@ -11,6 +11,7 @@ use super::{
     id::{SiteId, TeamId, UserId},
     refusal::Refusal,
     role::{InstancePermission, InstanceRole, SitePermission, SiteRole, TeamRole},
+    site_rule::SiteRule,
 };
 
 /// How many sites one API client can be granted at most.
@@ -116,15 +117,25 @@ impl UserStanding {
 
     /// The user's current role on a site.
     pub fn site_role(self, site: &SiteStanding) -> Option<SiteRole> {
-        let instance_role = self.current_instance_role()?;
+        self.site_rule(site).role()
+    }
+
+    /// What decides on the user's current role on a site.
+    pub fn site_rule(self, site: &SiteStanding) -> SiteRule {
+        let Some(instance_role) = self.current_instance_role() else {
+            return SiteRule::Disabled;
+        };
         if site.team_archived {
-            return None;
+            return SiteRule::TeamArchived;
         }
         if instance_role == InstanceRole::Owner {
-            return Some(SiteRole::Owner);
+            return SiteRule::InstanceOwner;
         }
-        let team_role = site.team_role?;
-        site.site_role.or(team_role.derived_site_role())
+        match (site.team_role, site.site_role) {
+            (None, _) => SiteRule::NotInTeam,
+            (Some(_), Some(role)) => SiteRule::Member(role),
+            (Some(team_role), None) => SiteRule::InTeam(team_role),
+        }
     }
 }
 
@@ -193,7 +204,7 @@ impl OwnerStanding {
     }
 
     /// The most that a client of this owner can be on the instance.
-    fn instance_ceiling(&self) -> InstanceRole {
+    pub fn instance_ceiling(&self) -> InstanceRole {
         match self {
             Self::User(holder) => holder.instance_role().unwrap_or(InstanceRole::User),
             Self::Team(_) => InstanceRole::User,
@@ -203,11 +214,19 @@ impl OwnerStanding {
     /// The most that a client of this owner can be on a site; `None` makes a
     /// grant on it dormant.
     fn site_ceiling(&self, site: SiteId) -> Option<SiteRole> {
+        self.site_rule(site).role()
+    }
+
+    /// What decides on what a client of this owner can be on a site.
+    pub fn site_rule(&self, site: SiteId) -> SiteRule {
         match self {
-            Self::User(holder) => holder.site_role(site),
-            Self::Team(team) => {
-                (!team.archived && team.sites.contains(&site)).then_some(SiteRole::Owner)
-            }
+            Self::User(Holder { user, sites, .. }) => match (user, sites.get(&site)) {
+                (Some(user), Some(site)) => user.site_rule(site),
+                _ => SiteRule::Unknown,
+            },
+            Self::Team(team) if team.archived => SiteRule::TeamArchived,
+            Self::Team(team) if team.sites.contains(&site) => SiteRule::OwnSite,
+            Self::Team(_) => SiteRule::OthersSite,
         }
     }
 }
@@ -316,6 +335,16 @@ pub enum PermissionCheck {
     },
     /// On the instance.
     Instance(InstancePermission),
+}
+
+impl PermissionCheck {
+    /// The permission's name.
+    pub const fn permission(&self) -> &'static str {
+        match self {
+            Self::Site { permission, .. } => permission.as_str(),
+            Self::Instance(permission) => permission.as_str(),
+        }
+    }
 }
 
 /// The answer to a check.

@@ -44,6 +44,24 @@ words! {
 #[error("not a token")]
 pub struct MalformedToken;
 
+/// What is wrong with a text that is no token: the first that applies. For people
+/// who have to find out; callers are only told that it is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// It is not as long as every token is.
+    #[error("it has {0} characters, and a token has {TOKEN_LENGTH}")]
+    Length(usize),
+    /// It begins with none of the prefixes.
+    #[error("it does not begin with hkp_, hkt_ or hks_")]
+    Prefix,
+    /// There is a character in it that no token has; the first has the number 1.
+    #[error("character {0} is neither a digit nor a letter without an accent")]
+    Character(usize),
+    /// The checksum is not that of the characters before it.
+    #[error("its checksum is wrong: a character was mistyped, or two are swapped")]
+    Checksum,
+}
+
 /// A whole token, in plain text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
@@ -94,6 +112,26 @@ impl Token {
         } else {
             Err(MalformedToken)
         }
+    }
+
+    /// What keeps a text from being a token.
+    pub fn flaw(text: &str) -> Option<Flaw> {
+        if Self::parse(text).is_ok() {
+            return None;
+        }
+        let length = text.chars().count();
+        if length != TOKEN_LENGTH {
+            return Some(Flaw::Length(length));
+        }
+        let prefixes = TokenKind::ALL.iter().map(|kind| kind.as_str());
+        let Some(rest) = { prefixes }
+            .find_map(|prefix| text.strip_prefix(prefix))
+            .and_then(|rest| rest.strip_prefix('_'))
+        else {
+            return Some(Flaw::Prefix);
+        };
+        let odd = rest.chars().position(|c| !c.is_ascii_alphanumeric());
+        Some(odd.map_or(Flaw::Checksum, |at| Flaw::Character(PREFIX_LENGTH + at + 1)))
     }
 
     /// What the token authenticates.
@@ -236,6 +274,29 @@ mod tests {
             "\0".repeat(TOKEN_LENGTH),
         ] {
             assert_eq!(Token::parse(&bad), Err(MalformedToken), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let good = Token::mint(TokenKind::Team, &Fixed([7; 32])).reveal();
+        let (start, end) = good.split_at(51);
+        let swapped: String = end.chars().rev().collect();
+        for (text, flaw) in [
+            (good.clone(), None),
+            (String::new(), Some(Flaw::Length(0))),
+            (format!("{good} "), Some(Flaw::Length(54))),
+            (good.replace("hkt_", "hkt-"), Some(Flaw::Prefix)),
+            (good.replace("hkt", "HKT"), Some(Flaw::Prefix)),
+            (good.replace("hkt", "hkp"), Some(Flaw::Checksum)),
+            (format!("{start}{swapped}"), Some(Flaw::Checksum)),
+            (
+                format!("{}_{}", &good[..9], &good[10..]),
+                Some(Flaw::Character(10)),
+            ),
+            (format!("{}é", &good[..52]), Some(Flaw::Character(53))),
+        ] {
+            assert_eq!(Token::flaw(&text), flaw, "{text:?}");
         }
     }
 

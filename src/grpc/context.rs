@@ -1,7 +1,7 @@
 //! What the layers in front of the services found out about a request, and pass
 //! on with it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -9,6 +9,7 @@ use super::error::ApiError;
 use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
+    certificate::CertificateName,
     token::TokenHash,
 };
 
@@ -21,13 +22,33 @@ pub struct Caller {
     pub token: TokenHash,
 }
 
+/// The names in the certificate that was shown on the request's connection.
+#[derive(Clone, Debug)]
+pub struct Peer(pub Arc<[CertificateName]>);
+
 /// The request's id: the caller's own, or one made here.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
 
+impl RequestId {
+    /// The longest that is taken over from a caller.
+    const MAX_LENGTH: usize = 128;
+
+    /// Whether a caller's own is taken over.
+    pub(crate) fn is_usable(id: &str) -> bool {
+        (1..=Self::MAX_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+}
+
 /// When the request is given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
+
+/// How long the request may still take; `ours` where the layers set nothing.
+pub(super) fn remaining(extensions: &tonic::Extensions, ours: Duration) -> Duration {
+    let deadline = extensions.get::<Deadline>();
+    deadline.map_or(ours, |at| at.0.saturating_duration_since(Instant::now()))
+}
 
 /// Who asks, as which request: what the audit trail gets of it.
 pub(super) fn provenance(

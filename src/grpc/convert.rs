@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 pub(super) mod audit;
 pub(super) mod clients;
 pub(super) mod directory;
+pub(super) mod ext_authz;
 pub(super) mod introspection;
 mod reader;
 pub(super) mod usage;

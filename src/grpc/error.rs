@@ -229,7 +229,7 @@ impl ApiError {
     }
 
     /// What a person should look at goes to the log, here and nowhere else.
-    fn log(&self) {
+    pub(crate) fn log(&self) {
         match self {
             Self::Store(failure) => failure.log(),
             Self::Defect(what) => tracing::error!("a defect: {what}"),

@@ -1,10 +1,16 @@
-//! `Introspect` without what most calls do not need: the request is read where it
-//! lies, and the reply written once, as it goes over the wire.
+//! `Introspect`, and in [`check`] Envoy's question, without what most calls do not
+//! need: the request is read where it lies, and the reply written once, as it goes
+//! over the wire.
 //!
 //! Only for calls that can be answered at once and with success. Everything else,
 //! such as a field that is wrong, a token that the index does not know, or a
 //! revision to wait for, is left to the usual way, so that there is one way to
 //! fail. What is answered is decided in the same place for both.
+
+pub mod check;
+mod wire;
+
+pub(crate) use wire::PREFIX_BYTES;
 
 use super::{
     Services, convert,
@@ -20,17 +26,13 @@ use crate::{
     pb,
     replica::View,
 };
+use wire::{
+    ID_BYTES, LENGTH, bytes, int32, key, varint, write_bytes, write_id, write_number, write_pair,
+};
 
-/// In front of each message: whether it is compressed, and its length.
-pub(crate) const PREFIX_BYTES: usize = 5;
 /// The longest request that is read here. One with everything in it is a third of
 /// that.
 const MAX_REQUEST_BYTES: usize = 512;
-/// The length of a UUID's text.
-const ID_BYTES: u8 = 36;
-/// A field's kind on the wire: a number, and what has a length.
-const NUMBER: u8 = 0;
-const LENGTH: u8 = 2;
 
 /// A request as it lies in a message.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,12 +63,7 @@ impl AtOnce<'_> {
     /// Answers a message that was framed, where that can be done at once: appends
     /// the framed reply. Otherwise leaves `reply` as it was, and says so.
     pub(crate) fn answer(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
-        let length = reply.len();
-        let done = self.try_answer(message, reply).is_some();
-        if !done {
-            reply.truncate(length);
-        }
-        done
+        framed(reply, |reply| self.try_answer(message, reply))
     }
 
     fn try_answer(&self, message: &[u8], reply: &mut Vec<u8>) -> Option<()> {
@@ -82,13 +79,25 @@ impl AtOnce<'_> {
         let presented = Presented::read(std::str::from_utf8(read.token).ok()?);
         let judged = self.services.judge(&self.view, &presented, check);
         let judged = judged.ok()??;
-        let start = reply.len();
-        reply.extend_from_slice(&[0; PREFIX_BYTES]);
         write(&judged, revision, check.is_some(), reply);
-        let length = u32::try_from(reply.len() - start - PREFIX_BYTES).ok()?;
-        reply[start + 1..start + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
         Some(())
     }
+}
+
+/// Appends what is written in its frame, and says so; nothing where that is `None`.
+fn framed(reply: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> bool {
+    let start = reply.len();
+    reply.extend_from_slice(&[0; PREFIX_BYTES]);
+    let written = write(reply).and_then(|()| {
+        let length = reply.len() - start - PREFIX_BYTES;
+        u32::try_from(length).ok()
+    });
+    if let Some(length) = written {
+        reply[start + 1..start + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    } else {
+        reply.truncate(start);
+    }
+    written.is_some()
 }
 
 /// Reads a request, in whatever order its fields come. `None` for what is not
@@ -148,22 +157,6 @@ fn read_check(message: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((site.unwrap_or_default(), permission?))
 }
 
-fn bytes(message: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = varint(message)?;
-    rest.split_at_checked(usize::try_from(length).ok()?)
-}
-
-fn varint(message: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0_u64;
-    for (place, byte) in message.iter().enumerate().take(9) {
-        value |= u64::from(byte & 0x7f) << (7 * place);
-        if byte & 0x80 == 0 {
-            return Some((value, &message[place + 1..]));
-        }
-    }
-    None
-}
-
 fn permission_check(site: &[u8], permission: &[u8]) -> Option<PermissionCheck> {
     let permission = std::str::from_utf8(permission).ok()?;
     if site.is_empty() {
@@ -197,6 +190,7 @@ fn write(judged: &Judged<'_>, revision: Revision, checked: bool, reply: &mut Vec
             client,
             cache_age,
             decision,
+            ..
         } => {
             write_number(reply, 1, 1);
             write_id(reply, 3, client.client.uuid());
@@ -236,103 +230,4 @@ fn write_access(client: &Settled, reply: &mut Vec<u8>) {
 
 fn write_decision(reply: &mut Vec<u8>, decision: pb::Decision) {
     write_pair(reply, 11, decision.allowed.into(), int32(decision.reason));
-}
-
-/// A message of two numbers, its fields 1 and 2.
-fn write_pair(reply: &mut Vec<u8>, field: u8, first: u64, second: u64) {
-    let at = reply.len();
-    reply.extend_from_slice(&[key(field, LENGTH), 0]);
-    write_number(reply, 1, first);
-    write_number(reply, 2, second);
-    let length = reply.len() - at - 2;
-    reply[at + 1] = u8::try_from(length).expect("two numbers take 22 bytes at most");
-}
-
-fn write_id(reply: &mut Vec<u8>, field: u8, id: uuid::Uuid) {
-    reply.extend_from_slice(&[key(field, LENGTH), ID_BYTES]);
-    reply.extend_from_slice(&text_of(id));
-}
-
-/// An id in its usual form. Five are in an answer with three grants, so their digits
-/// are made eight at a time.
-fn text_of(id: uuid::Uuid) -> [u8; ID_BYTES as usize] {
-    let bytes = id.as_bytes();
-    let eight = |at: usize| {
-        let number = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-        hexadecimal(u32::from_be_bytes(number))
-    };
-    let (a, b, c, d) = (eight(0), eight(4), eight(8), eight(12));
-    let mut text = [b'-'; ID_BYTES as usize];
-    text[..8].copy_from_slice(&a);
-    text[9..13].copy_from_slice(&b[..4]);
-    text[14..18].copy_from_slice(&b[4..]);
-    text[19..23].copy_from_slice(&c[..4]);
-    text[24..28].copy_from_slice(&c[4..]);
-    text[28..].copy_from_slice(&d);
-    text
-}
-
-/// The digits of a number, all at once: each in a byte of its own.
-fn hexadecimal(number: u32) -> [u8; 8] {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    let number = u64::from(number);
-    let halves = (number << 16 | number) & 0x0000_ffff_0000_ffff;
-    let bytes = (halves << 8 | halves) & 0x00ff_00ff_00ff_00ff;
-    let digits = (bytes << 4 | bytes) & (0x0f * EACH);
-    // One in each byte that is ten or more, and so a letter.
-    let letters = ((digits + 6 * EACH) >> 4) & EACH;
-    let text = digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'0' - 10);
-    text.to_be_bytes()
-}
-
-fn write_number(reply: &mut Vec<u8>, field: u8, value: u64) {
-    if value != 0 {
-        reply.push(key(field, NUMBER));
-        write_varint(reply, value);
-    }
-}
-
-fn write_bytes(reply: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        reply.push(key(field, LENGTH));
-        write_varint(reply, bytes.len() as u64);
-        reply.extend_from_slice(bytes);
-    }
-}
-
-fn write_varint(reply: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let [low, ..] = value.to_le_bytes();
-        value >>= 7;
-        if value == 0 {
-            reply.push(low);
-            return;
-        }
-        reply.push(low | 0x80);
-    }
-}
-
-const fn key(field: u8, kind: u8) -> u8 {
-    field << 3 | kind
-}
-
-/// A number of the kind that protobuf calls int32: a negative one takes ten bytes.
-fn int32(value: i32) -> u64 {
-    i64::from(value).cast_unsigned()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn an_id_is_written_as_its_own_type_writes_it(number: u128) {
-            let id = uuid::Uuid::from_u128(number);
-            let text = id.to_string();
-            prop_assert_eq!(&text_of(id)[..], text.as_bytes());
-        }
-    }
 }

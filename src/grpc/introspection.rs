@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Services,
-    context::{Caller, Deadline},
+    context::{Caller, Deadline, remaining},
     convert::introspection as convert,
     error::ApiError,
 };
@@ -24,6 +24,7 @@ use crate::{
     domain::{
         Revision,
         access::{Decision, PermissionCheck},
+        client::Expiry,
         introspection::{InactiveReason, Settled, cache_age},
         token::{Token, TokenHash, TokenKind},
         usage::Outcome,
@@ -46,10 +47,7 @@ impl IntrospectionService for Services {
         request: Request<pb::IntrospectRequest>,
     ) -> Result<Response<pb::IntrospectResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let deadline = extensions.get::<Deadline>();
-        let remaining = deadline.map_or(self.request_timeout, |at| {
-            at.0.saturating_duration_since(Instant::now())
-        });
+        let remaining = remaining(&extensions, self.request_timeout);
         Ok(Response::new(self.answer(&request, remaining).await?))
     }
 
@@ -136,6 +134,11 @@ impl Conversation {
     }
 }
 
+/// When to give up waiting, for a call that may take so long.
+pub(crate) fn give_up_after(remaining: Duration) -> Instant {
+    Instant::now() + remaining.mul_f64(WAITING_SHARE)
+}
+
 /// Comes back when a deadline has passed, and never where there is none.
 async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
     match deadline {
@@ -145,7 +148,7 @@ async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 /// A token as a request has it.
-pub(super) enum Presented {
+pub(crate) enum Presented {
     /// What could be an API client's: its hash.
     Hash(TokenHash),
     /// Anything else, such as a caller's token: known to be unknown.
@@ -153,7 +156,7 @@ pub(super) enum Presented {
 }
 
 impl Presented {
-    pub(super) fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         match Token::parse(text) {
             Ok(token) => match token.kind() {
                 TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),
@@ -190,25 +193,26 @@ impl Services {
     ) -> Result<pb::IntrospectResponse, ApiError> {
         let command = convert::introspect(request)?;
         let presented = Presented::read(&request.token);
-        let give_up = Instant::now() + remaining.mul_f64(WAITING_SHARE);
+        let give_up = give_up_after(remaining);
         if let Some(wanted) = command.at_least {
             self.reach(wanted, give_up).await?;
         }
-        let view = match self.replica.view() {
-            Ok(view) => view,
-            Err(_) => self.replica.loaded_view(give_up).await?,
+        let answer = |judged: Judged<'_>, revision| match judged {
+            Judged::Inactive(reason) => inactive(reason, revision, command.check),
+            Judged::Active {
+                client,
+                cache_age,
+                decision,
+                ..
+            } => {
+                let mut answer = convert::to_active(client, cache_age);
+                answer.revision = revision.0;
+                answer.decision = decision.map(convert::to_decision);
+                answer
+            }
         };
-        if let Some(answer) = self.answer_from(&view, &presented, command.check)? {
-            return Ok(answer);
-        }
-        drop(view);
-        // Perhaps it was made a moment ago.
-        self.replica.ask(give_up).await?;
-        let view = self.replica.view()?;
-        let answer = self.answer_from(&view, &presented, command.check)?;
-        let revision = view.index().revision;
-        let unknown = || inactive(InactiveReason::UnknownToken, revision, command.check);
-        Ok(answer.unwrap_or_else(unknown))
+        self.judge_patiently(&presented, command.check, give_up, answer)
+            .await
     }
 
     /// Waits until the index has that revision.
@@ -217,30 +221,29 @@ impl Services {
         reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
 
-    /// The answer as this version of the index has it; `None` where it does not
-    /// know the token.
-    fn answer_from(
+    /// What is said of a token, as `answer` puts it. Waits a little where the index
+    /// is not there yet, or does not know the token.
+    pub(crate) async fn judge_patiently<T>(
         &self,
-        view: &View,
         presented: &Presented,
         check: Option<PermissionCheck>,
-    ) -> Result<Option<pb::IntrospectResponse>, ApiError> {
-        let revision = view.index().revision;
-        Ok(self
-            .judge(view, presented, check)?
-            .map(|judged| match judged {
-                Judged::Inactive(reason) => inactive(reason, revision, check),
-                Judged::Active {
-                    client,
-                    cache_age,
-                    decision,
-                } => {
-                    let mut answer = convert::to_active(client, cache_age);
-                    answer.revision = revision.0;
-                    answer.decision = decision.map(convert::to_decision);
-                    answer
-                }
-            }))
+        give_up: Instant,
+        answer: impl Fn(Judged<'_>, Revision) -> T,
+    ) -> Result<T, ApiError> {
+        let view = match self.replica.view() {
+            Ok(view) => view,
+            Err(_) => self.replica.loaded_view(give_up).await?,
+        };
+        if let Some(judged) = self.judge(&view, presented, check)? {
+            return Ok(answer(judged, view.index().revision));
+        }
+        drop(view);
+        // Perhaps it was made a moment ago.
+        self.replica.ask(give_up).await?;
+        let view = self.replica.view()?;
+        let judged = self.judge(&view, presented, check)?;
+        let judged = judged.unwrap_or(Judged::Inactive(InactiveReason::UnknownToken));
+        Ok(answer(judged, view.index().revision))
     }
 
     /// What this version of the index says of a token, and notes its use; `None`
@@ -286,6 +289,7 @@ impl Services {
         let at_most = TimeDelta::from_std(at_most).unwrap_or(TimeDelta::MAX);
         Ok(Some(Judged::Active {
             client: settled,
+            ends,
             cache_age: cache_age(ends, at_most, view.now),
             decision,
         }))
@@ -293,13 +297,15 @@ impl Services {
 }
 
 /// What is said of a token.
-pub(super) enum Judged<'v> {
+pub(crate) enum Judged<'v> {
     /// It does not work.
     Inactive(InactiveReason),
     /// It works.
     Active {
         /// Its client.
         client: &'v Settled,
+        /// When it ends by itself.
+        ends: Expiry,
         /// How long the answer may be kept.
         cache_age: TimeDelta,
         /// The answer to the check, where there was one.

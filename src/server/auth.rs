@@ -3,7 +3,7 @@
 //! Every method but health and reflection needs a known caller, also one that
 //! does not exist: a stranger learns nothing about what there is.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     extract::{Request, State},
@@ -15,22 +15,14 @@ use tokio::time::Instant;
 use tonic::{Status, server::NamedService};
 
 use crate::{
-    domain::{
-        caller::{CallerPermission, ServiceAccount},
-        token::{Token, TokenHash, TokenKind},
-    },
-    grpc::{
-        Services,
-        context::{Caller, Deadline},
-        error::ApiError,
-    },
+    domain::caller::CallerPermission,
+    grpc::{Services, callers::Callers, context::Deadline},
     pb::{
         api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
     },
-    replica::Replica,
-    store::Store,
 };
 
 /// How long a call without a deadline waits for what its caller's fate depends on.
@@ -60,7 +52,8 @@ impl Access {
             | "grpc.reflection.v1.ServerReflection"
             | "grpc.reflection.v1alpha.ServerReflection" => Self::Open,
             ApiClientServiceServer::<Services>::NAME => Self::Permitted(CallerPermission::Manage),
-            IntrospectionServiceServer::<Services>::NAME => {
+            IntrospectionServiceServer::<Services>::NAME
+            | AuthorizationServer::<Services>::NAME => {
                 Self::Permitted(CallerPermission::Introspect)
             }
             DirectoryServiceServer::<Services>::NAME => {
@@ -72,14 +65,7 @@ impl Access {
     }
 }
 
-/// Where callers are known: to the replica, or to the store.
-#[derive(Clone)]
-pub(super) struct Callers {
-    pub(super) store: Store,
-    pub(super) replica: Replica,
-}
-
-/// Passes a request on with its proven [`Caller`], or refuses it.
+/// Passes a request on with its proven caller, or refuses it.
 pub(super) async fn authenticate(
     State(callers): State<Callers>,
     mut request: Request,
@@ -89,8 +75,15 @@ pub(super) async fn authenticate(
     if access == Access::Open {
         return next.run(request).await;
     }
+    let needed = match access {
+        Access::Permitted(permission) => Some(permission),
+        Access::Open | Access::Known => None,
+    };
     let deadline = request.extensions().get::<Deadline>().copied();
-    match callers.caller(request.headers(), deadline, access).await {
+    // A stream has none; it does not wait for long in any case.
+    let give_up = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
+    let shown = bearer(request.headers());
+    match callers.prove(shown, needed, give_up).await {
         Ok(caller) => {
             let name = caller.account.name.as_str();
             tracing::Span::current().record("caller.name", name);
@@ -98,56 +91,6 @@ pub(super) async fn authenticate(
             next.run(request).await
         }
         Err(error) => Status::from(error).into_http(),
-    }
-}
-
-impl Callers {
-    async fn caller(
-        &self,
-        headers: &HeaderMap,
-        deadline: Option<Deadline>,
-        access: Access,
-    ) -> Result<Caller, ApiError> {
-        let token = bearer(headers).and_then(|text| Token::parse(text).ok());
-        let token = token.filter(|token| token.kind() == TokenKind::ServiceAccount);
-        let token = token.ok_or(ApiError::CallerUnknown)?.hash();
-        // A stream has none; it does not wait for long in any case.
-        let give_up = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
-        let account = self.find(token, access, give_up).await?;
-        match access {
-            Access::Permitted(permission) if !account.may(permission) => {
-                Err(ApiError::CallerNotPermitted(permission))
-            }
-            Access::Open | Access::Known | Access::Permitted(_) => Ok(Caller { account, token }),
-        }
-    }
-
-    async fn find(
-        &self,
-        token: TokenHash,
-        access: Access,
-        give_up: Instant,
-    ) -> Result<Arc<ServiceAccount>, ApiError> {
-        // An old index knows the callers of long ago. For introspection that will do,
-        // because from an old index no token is answered as active; everything else
-        // needs the database anyway.
-        let introspects = access == Access::Permitted(CallerPermission::Introspect);
-        let view = self.replica.loaded_view(give_up).await?;
-        let is_fresh = view.require_fresh().is_ok();
-        let known = view.index().caller(&token).cloned();
-        drop(view);
-        if !introspects && !is_fresh {
-            let account = self.store.find_caller(token).await?;
-            return account.map(Arc::new).ok_or(ApiError::CallerUnknown);
-        }
-        if let Some(account) = known {
-            return Ok(account);
-        }
-        // Perhaps it was made a moment ago.
-        self.replica.ask(give_up).await?;
-        let view = self.replica.view()?;
-        let account = view.index().caller(&token).cloned();
-        account.ok_or(ApiError::CallerUnknown)
     }
 }
 

@@ -1,6 +1,6 @@
-//! The short way for `Introspect`: below the router and its layers, for calls that
-//! can be answered at once and with success. Other services put this call in front
-//! of every request they serve, so it pays for nothing that it does not need.
+//! The short way for `Introspect` and Envoy's `Check`: below the router and its layers,
+//! for calls that can be answered at once and with success. Others put these calls in
+//! front of every request they serve, so they pay for nothing that they do not need.
 //!
 //! Whatever is out of the ordinary goes the usual way, as if this one did not
 //! exist: a caller that is unknown or may not ask, a compressed or malformed
@@ -32,7 +32,7 @@ mod stream;
 
 use super::{
     auth,
-    layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID, is_usable_id},
+    layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID},
 };
 use crate::{
     domain::{
@@ -40,22 +40,60 @@ use crate::{
         id,
         token::{Token, TokenHash, TokenKind},
     },
-    grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
+    grpc::{Services, context::RequestId, error::ApiError, fast::PREFIX_BYTES},
     replica::{Replica, index::Callers},
     store::Store,
 };
 use stream::Conversation;
 
-/// The path of the call.
-pub(super) const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
+/// The paths of the calls.
+const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_ENCODING: &str = "grpc-encoding";
 const GRPC_STATUS: &str = "grpc-status";
 const OK: HeaderValue = HeaderValue::from_static("0");
-/// What a reply takes with three grants and a short name.
-const USUAL_REPLY: usize = 320;
-/// The longest message that is looked at here.
-const MAX_BODY: usize = 1024;
+
+/// A call that may go the short way.
+#[derive(Clone, Copy)]
+enum Call {
+    Introspect,
+    Check,
+}
+
+impl Call {
+    /// The call at that path.
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            INTROSPECT => Some(Self::Introspect),
+            CHECK => Some(Self::Check),
+            _ => None,
+        }
+    }
+
+    /// The longest message that is looked at here: whatever an introspection may need,
+    /// and as many headers as Envoy lets through where nobody tells it otherwise.
+    const fn max_body(self) -> usize {
+        match self {
+            Self::Introspect => 1024,
+            Self::Check => 64 * 1024,
+        }
+    }
+
+    /// What a reply takes: with three grants and a short name, or with a site.
+    const fn usual_reply(self) -> usize {
+        match self {
+            Self::Introspect => 320,
+            Self::Check => 768,
+        }
+    }
+}
+
+/// Whether a call that goes well is answered without a request id that nobody asked
+/// for: making one takes longer than the answer.
+pub(super) fn makes_no_id(path: &str) -> bool {
+    Call::of(path).is_some()
+}
 
 /// What all connections share.
 pub(super) struct Ways {
@@ -111,7 +149,7 @@ impl Routed {
 
 /// Which way a call goes.
 enum Way {
-    Short,
+    Short(Call),
     /// The short one, for a stream of that caller's.
     Stream(TokenHash),
     Usual,
@@ -143,20 +181,20 @@ impl Dispatch {
     /// Whether a call may be answered here, its message apart.
     fn way_of(&self, request: &Request<Incoming>) -> Way {
         let headers = request.headers();
-        let is_stream = match request.uri().path() {
-            INTROSPECT => false,
-            // Nothing here ends a stream at its caller's own deadline.
-            INTROSPECT_STREAM if !headers.contains_key(GRPC_TIMEOUT) => true,
-            _ => return Way::Usual,
-        };
+        let path = request.uri().path();
+        let call = Call::of(path);
+        // Nothing here ends a stream at its caller's own deadline.
+        let is_stream = path == INTROSPECT_STREAM && !headers.contains_key(GRPC_TIMEOUT);
+        if call.is_none() && !is_stream {
+            return Way::Usual;
+        }
         let id = headers.get(REQUEST_ID);
         let is_ordinary = request.method() == Method::POST
             && headers.get(CONTENT_TYPE) == Some(&GRPC)
             && !headers.contains_key(GRPC_ENCODING)
-            && id.is_none_or(|id| id.to_str().is_ok_and(is_usable_id));
+            && id.is_none_or(|id| id.to_str().is_ok_and(RequestId::is_usable));
         match self.introspecting_caller(headers) {
-            Some(caller) if is_ordinary && is_stream => Way::Stream(caller),
-            Some(_) if is_ordinary => Way::Short,
+            Some(caller) if is_ordinary => call.map_or(Way::Stream(caller), Way::Short),
             _ => Way::Usual,
         }
     }
@@ -203,7 +241,8 @@ impl Service<Request<Incoming>> for Dispatch {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         match self.way_of(&request) {
-            Way::Short => Answer::Reading(Some(Reading {
+            Way::Short(call) => Answer::Reading(Some(Reading {
+                call,
                 ways: Arc::clone(&self.ways),
                 request,
                 read: Bytes::new(),
@@ -223,6 +262,7 @@ impl Service<Request<Incoming>> for Dispatch {
 
 /// A call whose message is being read.
 pub(super) struct Reading {
+    call: Call,
     ways: Arc<Ways>,
     request: Request<Incoming>,
     read: Bytes,
@@ -281,7 +321,7 @@ impl Reading {
             } else {
                 self.read = [&self.read[..], &data[..]].concat().into();
             }
-            if self.read.len() > MAX_BODY {
+            if self.read.len() > self.call.max_body() {
                 return Poll::Ready(false);
             }
             if self.request.body().is_end_stream() {
@@ -297,8 +337,13 @@ impl Reading {
         if *compressed != 0 || usize::try_from(length) != Ok(message.len()) {
             return None;
         }
-        let mut reply = Vec::with_capacity(USUAL_REPLY);
-        if !self.ways.services.at_once()?.answer(message, &mut reply) {
+        let mut reply = Vec::with_capacity(self.call.usual_reply());
+        let at_once = self.ways.services.at_once()?;
+        let is_answered = match self.call {
+            Call::Introspect => at_once.answer(message, &mut reply),
+            Call::Check => at_once.check(message, &mut reply),
+        };
+        if !is_answered {
             return None;
         }
         let id = self.request.headers().get(REQUEST_ID).cloned();
@@ -311,6 +356,7 @@ impl Reading {
             ways,
             request,
             read,
+            ..
         } = self;
         ways.route(request.map(|rest| Replayed {
             first: Some(read).filter(|read| !read.is_empty()),

@@ -1,7 +1,7 @@
 //! The layers in front of the services, each a function of the request and of
 //! what comes next.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -15,7 +15,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tracing::{Instrument, field::Empty, info_span};
 
-use super::auth::Access;
+use super::{
+    auth::Access,
+    measured::{self, Method},
+};
 use crate::{
     domain::{caller::CallerPermission, id},
     grpc::{
@@ -23,14 +26,16 @@ use crate::{
         error::ApiError,
     },
     store::Store,
+    telemetry::{
+        metrics::{Call, Metrics},
+        panic_message,
+    },
 };
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
-/// The longest request id that is taken over from a caller.
-const MAX_REQUEST_ID: usize = 128;
 /// How much earlier than the caller we give up, so that our answer, with its
 /// details, arrives before the caller stops listening: a tenth of the time, at
 /// most this. It is more than the way back takes, because callers round the time
@@ -47,17 +52,27 @@ pub(super) const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionServic
 /// How much may be under way at once.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Introspections: many, and quick.
-    pub(super) introspections: Semaphore,
+    /// Introspections: many, and quick. Those over HTTP count as well.
+    pub(super) introspections: Arc<Semaphore>,
     /// Replacements of the directory: few, and large.
     pub(super) replacements: Semaphore,
     /// Everything else that works on the database.
     pub(super) others: Semaphore,
 }
 
-/// Gives the request an id and a span, and a failure its line in the log.
+/// What [`trace`] needs.
+#[derive(Clone)]
+pub(super) struct Tracing {
+    /// Where request ids come from.
+    pub(super) store: Store,
+    /// Where calls are counted.
+    pub(super) metrics: Metrics,
+}
+
+/// Gives the request an id and a span, and a failure its line in the log, and
+/// counts it.
 pub(super) async fn trace(
-    State(store): State<Store>,
+    State(Tracing { store, metrics }): State<Tracing>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -65,10 +80,8 @@ pub(super) async fn trace(
         .headers()
         .get(REQUEST_ID)
         .and_then(|id| id.to_str().ok());
-    let given = given.filter(|id| is_usable_id(id));
-    // An introspection that goes well is answered without one that nobody asked for:
-    // making it takes longer than the answer.
-    let told = given.is_some() || request.uri().path() != super::hot::INTROSPECT;
+    let given = given.filter(|id| RequestId::is_usable(id));
+    let told = given.is_some() || !super::hot::makes_no_id(request.uri().path());
     let request_id: Arc<str> = match given {
         Some(id) => id.into(),
         None => id::RequestId::mint(store.clock().now(), store.entropy())
@@ -78,17 +91,19 @@ pub(super) async fn trace(
     request
         .extensions_mut()
         .insert(RequestId(Arc::clone(&request_id)));
-    let method = shown_path(&request);
+    let path = shown_path(&request);
     let span = info_span!(
         "request",
-        rpc.method = method,
+        rpc.method = path,
         request.id = &*request_id,
         caller.name = Empty,
         actor.user_id = Empty,
     );
     let mut unanswered = Unanswered {
         span: &span,
-        method: &method,
+        path: &path,
+        method: Method::of(request.uri().path()),
+        metrics: &metrics,
         begun: Instant::now(),
         answered: false,
     };
@@ -102,16 +117,13 @@ pub(super) async fn trace(
     response
 }
 
-/// Whether a caller's request id is taken over.
-pub(super) fn is_usable_id(id: &str) -> bool {
-    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
 /// A request without an answer so far. Dropped before it has one, its caller
 /// went away, and that is a failure like any other.
 struct Unanswered<'r> {
     span: &'r tracing::Span,
-    method: &'r str,
+    path: &'r str,
+    method: Method,
+    metrics: &'r Metrics,
     begun: Instant,
     answered: bool,
 }
@@ -119,13 +131,14 @@ struct Unanswered<'r> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if !self.answered {
+            self.count(Code::Cancelled);
             let duration_ms = self.begun.elapsed().as_millis();
             tracing::info!(
                 parent: self.span,
                 rpc.code = ?Code::Cancelled,
                 duration_ms,
                 "{:?} failed: its caller went away",
-                self.method,
+                self.path,
             );
         }
     }
@@ -136,6 +149,7 @@ impl Unanswered<'_> {
     fn answered_with(&mut self, headers: &HeaderMap) -> bool {
         self.answered = true;
         let failure = failure(headers);
+        self.count(failure.as_ref().map_or(Code::Ok, Status::code));
         if let Some(status) = &failure {
             let duration_ms = self.begun.elapsed().as_millis();
             let details = status.get_error_details();
@@ -147,11 +161,26 @@ impl Unanswered<'_> {
                 rpc.reason = reason,
                 duration_ms,
                 "{:?} failed: {:?}",
-                self.method,
+                self.path,
                 status.message(),
             );
         }
         failure.is_some()
+    }
+
+    /// A stream counts when it begins; how it ends is between it and its caller.
+    fn count(&self, code: Code) {
+        let Method {
+            service,
+            name: method,
+            streams,
+        } = self.method;
+        self.metrics.call(Call {
+            service,
+            method,
+            code: measured::name(code),
+            duration: (!streams).then(|| self.begun.elapsed()),
+        });
     }
 }
 
@@ -269,12 +298,6 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
         "n" => Duration::from_nanos(amount),
         _ => return None,
     })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]

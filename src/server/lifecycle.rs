@@ -1,10 +1,10 @@
 //! Health as it changes, and the signals that end the process.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::timeout,
 };
 use tonic::server::NamedService;
@@ -15,6 +15,7 @@ use crate::{
     pb::{
         api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
     },
     replica::Replica,
@@ -23,8 +24,12 @@ use crate::{
 /// How often health is looked at, where nothing else gives cause to.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// What answers from the index: the server as a whole, since that is what most ask
-/// it for, and introspection.
-const FROM_INDEX: [&str; 2] = ["", IntrospectionServiceServer::<Services>::NAME];
+/// it for, introspection, and Envoy's check.
+const FROM_INDEX: [&str; 3] = [
+    "",
+    IntrospectionServiceServer::<Services>::NAME,
+    AuthorizationServer::<Services>::NAME,
+];
 /// What works on the database.
 const ON_DATABASE: [&str; 3] = [
     ApiClientServiceServer::<Services>::NAME,
@@ -43,9 +48,8 @@ pub(super) struct Ability {
 
 impl Ability {
     fn of(replica: &Replica) -> Self {
-        let fresh = replica.view().and_then(|view| view.require_fresh());
         Self {
-            introspects: fresh.is_ok(),
+            introspects: replica.require_fresh().is_ok(),
             manages: replica.progress().borrow().reaches_database(),
         }
     }
@@ -131,4 +135,20 @@ pub fn signals() -> std::io::Result<mpsc::Receiver<()>> {
         }
     });
     Ok(receiver)
+}
+
+/// SIGHUP, as word for what reads files again.
+///
+/// # Errors
+/// Where the handler cannot be set.
+pub fn hangups() -> std::io::Result<Arc<Notify>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let told = Arc::new(Notify::new());
+    let tells = Arc::clone(&told);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tells.notify_one();
+        }
+    });
+    Ok(told)
 }

@@ -1,5 +1,5 @@
-//! Introspect has a short way, below the router, and the usual one. The same table
-//! goes both ways, and comes back as the same bytes.
+//! Introspect and Envoy's Check have a short way, below the router, and the usual one.
+//! The same table goes both ways, and comes back as the same bytes.
 
 use bytes::Bytes;
 use hitkeep_auth::{
@@ -12,7 +12,9 @@ use prost::Message;
 
 use crate::{fixtures::*, harness::TestApp};
 
-const PATH: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
+mod check;
+
+const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
 /// What makes a call go the usual way, and means nothing.
 const USUAL_WAY: (&str, &str) = ("grpc-encoding", "identity");
 /// What the trailers say then.
@@ -34,8 +36,13 @@ async fn connect(app: &TestApp) -> Sender {
 }
 
 /// All that comes back, but the time.
-async fn sent(sender: &mut Sender, headers: &[(&str, &str)], body: &[u8]) -> (String, Vec<u8>) {
-    let mut request = http::Request::post(format!("http://test{PATH}"))
+async fn sent(
+    sender: &mut Sender,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (String, Vec<u8>) {
+    let mut request = http::Request::post(format!("http://test{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     for (name, value) in headers {
@@ -174,22 +181,27 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
 async fn both_ways_answer_the_same_bytes() {
     let app = TestApp::with_world().await;
     let messages = messages(&app).await;
-    let mut sender = connect(&app).await;
+    go_both_ways(&app, INTROSPECT, &messages).await;
+}
+
+/// Sends each message both ways, and what comes back is the same.
+async fn go_both_ways(app: &TestApp, path: &str, messages: &[(String, Vec<u8>)]) {
+    let mut sender = connect(app).await;
     let introspects = format!("Bearer {}", app.token(CallerPermission::Introspect));
     let lower_case = introspects.replace("Bearer", "bEARER");
     let manages = format!("Bearer {}", app.token(CallerPermission::Manage));
-    for (what, message) in &messages {
+    for (what, message) in messages {
         let with = ("authorization", introspects.as_str());
         let id = ("x-request-id", "the-same");
         for headers in [vec![with, id], vec![with]] {
-            let short = sent(&mut sender, &headers, message).await;
+            let short = sent(&mut sender, path, &headers, message).await;
             let failed = !short.0.contains(WENT_WELL);
             if failed && headers.len() == 1 {
                 // Each failure has a request id of its own.
                 continue;
             }
             let usual = [&headers[..], &[USUAL_WAY]].concat();
-            let usual = sent(&mut sender, &usual, message).await;
+            let usual = sent(&mut sender, path, &usual, message).await;
             assert_eq!(short, usual, "{what}");
         }
     }
@@ -206,8 +218,9 @@ async fn both_ways_answer_the_same_bytes() {
     ] {
         let id = ("x-request-id", "the-same");
         let headers = [&headers[..], &[id]].concat();
-        let short = sent(&mut sender, &headers, message).await;
-        let usual = sent(&mut sender, &[&headers[..], &[USUAL_WAY]].concat(), message).await;
+        let short = sent(&mut sender, path, &headers, message).await;
+        let usual = [&headers[..], &[USUAL_WAY]].concat();
+        let usual = sent(&mut sender, path, &usual, message).await;
         assert_eq!(short, usual, "{headers:?}");
     }
 }
@@ -226,8 +239,8 @@ async fn what_is_answered_at_once_takes_no_place_of_those_who_wait() {
     let introspects = format!("Bearer {}", app.token(CallerPermission::Introspect));
     let message = framed(&introspect(&made.token).encode_to_vec());
     let with = ("authorization", introspects.as_str());
-    let (short, _) = sent(&mut sender, &[with], &message).await;
+    let (short, _) = sent(&mut sender, INTROSPECT, &[with], &message).await;
     assert!(short.contains(WENT_WELL), "{short}");
-    let (usual, _) = sent(&mut sender, &[with, USUAL_WAY], &message).await;
+    let (usual, _) = sent(&mut sender, INTROSPECT, &[with, USUAL_WAY], &message).await;
     assert!(usual.contains("too%20many%20requests"), "{usual}");
 }

@@ -14,8 +14,9 @@ use hitkeep_auth::{
         audit_service_client::AuditServiceClient, directory_service_client::DirectoryServiceClient,
         introspection_service_client::IntrospectionServiceClient,
     },
-    server::{self, Ended},
+    server::{self, Ended, Server},
     store::{self, Store, Transaction, callers::InsertAccountError},
+    telemetry::metrics::Metrics,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{io::DuplexStream, sync::mpsc, task::JoinHandle};
@@ -52,6 +53,7 @@ pub struct TestApp {
     pub stop: mpsc::Sender<()>,
     pub server: JoinHandle<Ended>,
     connections: Connections,
+    http_connections: Connections,
     tokens: Vec<(CallerPermission, String)>,
 }
 
@@ -114,8 +116,15 @@ impl TestApp {
     ) -> Self {
         let (connections, incoming) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::channel(2);
-        let incoming = UnboundedReceiverStream::new(incoming);
-        let server = tokio::spawn(server::serve(store.clone(), options, incoming, stopped));
+        let (http_connections, http_incoming) = mpsc::unbounded_channel();
+        let server = Server {
+            store: store.clone(),
+            options,
+            metrics: Metrics::default(),
+            grpc: UnboundedReceiverStream::new(incoming),
+            http: UnboundedReceiverStream::new(http_incoming),
+        };
+        let server = tokio::spawn(server.run(stopped));
         let database_url = direct.to_owned();
         let app = Self {
             clock,
@@ -125,6 +134,7 @@ impl TestApp {
             stop,
             server,
             connections,
+            http_connections,
             tokens,
         };
         app.until_health(LAST_SERVICE, ServingStatus::Serving).await;
@@ -160,6 +170,13 @@ impl TestApp {
     /// Hands the server its end of a connection.
     pub fn connect(&self, theirs: DuplexStream) {
         self.connections
+            .send(Ok(theirs))
+            .expect("the server accepts connections");
+    }
+
+    /// Hands the server's HTTP listener its end of a connection.
+    pub fn connect_http(&self, theirs: DuplexStream) {
+        self.http_connections
             .send(Ok(theirs))
             .expect("the server accepts connections");
     }

@@ -13,6 +13,7 @@ use hitkeep_auth::{
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+mod http;
 mod said;
 
 use said::{Said, hashed, plain};
@@ -20,6 +21,7 @@ use said::{Said, hashed, plain};
 use crate::{
     fixtures::*,
     harness::Caller,
+    sidecars::envoy::{Sending, asking},
     support::{
         postgres,
         process::{Process, binary},
@@ -30,6 +32,8 @@ use crate::{
 struct Run {
     url: String,
     address: String,
+    /// Where it listens for HTTP.
+    http: String,
     server: Process,
     said: Said,
     tokens: Vec<String>,
@@ -41,12 +45,16 @@ const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
 impl Run {
     async fn start() -> Self {
         let url = postgres::migrated_database().await;
-        let options = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
-        let mut server = Process::start(binary(options.iter().chain(&LOG)));
+        let anywhere = "127.0.0.1:0";
+        let listen = ["serve", "--listen", anywhere, "--http-listen", anywhere];
+        let options = ["--database-url", &url];
+        let mut server = Process::start(binary(listen.iter().chain(&options).chain(&LOG)));
+        let http = server.http_address().await;
         let address = server.address().await;
         Self {
             url,
             address,
+            http,
             server,
             said: Said::default(),
             tokens: Vec::new(),
@@ -237,6 +245,48 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
             run.said.reply("Introspect", &answer);
         }
     }
+
+    // What Envoy asks, with tokens where they belong and where they do not.
+    for token in [&current, &vera.token, &misspelt(&current), &known[0]] {
+        let bearer = format!("Bearer {token}");
+        let spoofed = format!("x-hitkeep-{token}");
+        for settings in [
+            vec![],
+            vec![("site_id", SITE), ("permission", "site.delete")],
+            vec![("permission", token.as_str())],
+            vec![("site_id", token)],
+            vec![("site_path", token)],
+            vec![(token, "site.view")],
+            vec![("site_path", "/{site_id}")],
+        ] {
+            let path = format!("/{token}?token={token}");
+            for request in [
+                asking(&settings, &path).bearing(token),
+                asking(&settings, &path).with([("x-api-key", token.as_str()), (&spoofed, "1")]),
+                asking(&settings, &path).with_raw([("authorization", bearer.as_str())]),
+            ] {
+                // The settings are the operator's, who has no token there.
+                let mut shown = request.clone();
+                shown
+                    .attributes
+                    .as_mut()
+                    .unwrap()
+                    .context_extensions
+                    .clear();
+                run.said.note("a check", format!("{shown:?} {shown:#?}"));
+                run.said
+                    .note("its parts", format!("{:?}", shown.attributes));
+                run.said.note("its parts", format!("{:#?}", shown.http()));
+                let answer = sidecar.check(request).await.unwrap();
+                run.said.note("Check", format!("{answer:?} {answer:#?}"));
+            }
+        }
+    }
+
+    for token in [&current, &vera.token, &misspelt(&current), &known[0]] {
+        run.show_over_http(&known[1], token).await;
+    }
+    run.scrape().await;
 
     // Tokens that are shown as a caller's, and are none that may call.
     let as_metadata = async |values: &[String]| {

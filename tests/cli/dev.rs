@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use crate::{
     process::{Process, without_settings},
-    run::{connect, from_caller, introspect, run, run_on},
+    run::{connect, from_caller, http_get, introspect, run, run_on},
 };
 
 /// A folder that the user whom Postgres runs as can reach, and in it the one
@@ -63,6 +63,7 @@ fn dev(folder: &Folder, listen: &str, more: &[&str]) -> Process {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hitkeep-auth")]);
     command.args(["dev", "--listen", listen, "--data-dir", &folder.data_dir()]);
+    command.args(["--http-listen", "127.0.0.1:0"]);
     command.args(more);
     without_settings(&mut command);
     Process::start(command)
@@ -116,9 +117,11 @@ async fn manager(shown: &Value) -> ApiClientServiceClient<tonic::transport::Chan
 /// What must be the same at each start.
 fn lasting(shown: &Value) -> Value {
     let mut shown = shown.clone();
-    // The port was for the system to choose.
-    let listen = shown.as_object_mut().unwrap().remove("listen");
-    assert_ne!(listen.unwrap(), "127.0.0.1:0", "the real port is shown");
+    // The ports were for the system to choose.
+    for listen in ["listen", "http_listen"] {
+        let listen = shown.as_object_mut().unwrap().remove(listen);
+        assert_ne!(listen.unwrap(), "127.0.0.1:0", "the real port is shown");
+    }
     shown
 }
 
@@ -306,18 +309,49 @@ async fn people_get_commands_to_paste() {
     let folder = Folder::new();
     let mut process = dev(&folder, "127.0.0.1:0", &[]);
     let first = process.stdout.line("listens on").await;
+    let http = process.http_address().await;
     let address = process.address().await;
-    assert!(first.contains(&address), "{first}");
+    assert!(first.contains(&address) && first.contains(&http), "{first}");
     process.signal("INT").await;
     let ended = process.ended().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for said in [
-        "Ctrl-C", "Callers", "hks_", "hkp_", "hkt_", "grpcurl", &address,
+        "Ctrl-C",
+        "Callers",
+        "hks_",
+        "hkp_",
+        "hkt_",
+        "grpcurl",
+        &address,
+        &format!("http://{http}/oauth2/introspect"),
+        &format!("http://{http}/forward-auth?permission=site.view"),
+        &format!("curl http://{http}/readyz http://{http}/metrics"),
     ] {
         assert!(ended.stdout.contains(said), "{said} in {}", ended.stdout);
     }
     assert!(!ended.stdout.contains("127.0.0.1:0 "), "{}", ended.stdout);
     assert!(ended.stdout.contains(folder.data().to_str().unwrap()));
+}
+
+/// The port for HTTP is not what somebody tries it for.
+#[tokio::test]
+async fn another_port_is_taken_for_http_where_that_is_free() {
+    let folder = Folder::new();
+    // Free or not, from here on it is not.
+    let taken = std::net::TcpListener::bind("127.0.0.1:50052");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hitkeep-auth"));
+    command.args(["dev", "--listen", "127.0.0.1:0", "--json", "--data-dir"]);
+    command.arg(folder.data_dir());
+    without_settings(&mut command);
+    let mut process = Process::start(command);
+    let line = process.stdout.line("{").await;
+    let shown: Value = serde_json::from_str(&line).unwrap();
+    let http = text(&shown["http_listen"]);
+    assert_ne!(http, "127.0.0.1:50052");
+    let ready = http_get(http, "/livez").await;
+    assert!(ready.starts_with("HTTP/1.1 200 OK"), "{ready}");
+    drop(taken);
+    stop(&folder, process, "INT").await;
 }
 
 #[tokio::test]

@@ -5,6 +5,10 @@ use std::ffi::OsStr;
 use hitkeep_auth::pb::{
     IntrospectRequest, IntrospectResponse, introspection_service_client::IntrospectionServiceClient,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tonic::{
     Request, Status,
     transport::{Channel, Endpoint},
@@ -61,6 +65,18 @@ pub async fn serve_with(url: &str, more: &[&str]) -> (Process, String) {
 pub async fn connect(address: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.expect("the server accepts")
+}
+
+/// All that comes back for a GET over HTTP.
+pub async fn http_get(address: &str, path: &str) -> String {
+    let mut connection = TcpStream::connect(address)
+        .await
+        .expect("the server accepts");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// A message from the caller with that token.

@@ -11,7 +11,7 @@ use crate::{
     empty::empty_database,
     postgres::{execute, migrated_database, url},
     process::{Process, binary},
-    run::{connect, from_caller, run, run_on, serve, serve_with},
+    run::{connect, from_caller, http_get, run, run_on, serve, serve_with},
 };
 
 async fn caller(url: &str) -> String {
@@ -56,6 +56,50 @@ async fn a_port_in_use_is_refused_with_advice() {
             "{said}"
         );
     }
+}
+
+#[tokio::test]
+async fn it_listens_for_http_where_it_is_told() {
+    let url = migrated_database().await;
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
+    let mut command = binary(arguments);
+    command.env("HITKEEP_AUTH_HTTP_LISTEN", "127.0.0.1:0");
+    let mut server = Process::start(command);
+    let http = server.http_address().await;
+    let alive = http_get(&http, "/livez").await;
+    assert!(alive.starts_with("HTTP/1.1 200 OK"), "{alive}");
+    server.stderr.line("introspection serves").await;
+    let ready = http_get(&http, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200 OK"), "{ready}");
+
+    // Another one finds the port taken, and says which option is about that.
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--http-listen", &http];
+    let said = run_on(&url, &arguments).await.refused(1);
+    assert!(said.contains(&http), "{said}");
+    assert!(
+        said.contains("another address with --http-listen"),
+        "{said}"
+    );
+
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("every call under way was finished"));
+}
+
+#[tokio::test]
+async fn it_does_not_listen_for_http_where_it_is_not_told() {
+    let url = migrated_database().await;
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
+    let mut command = binary(arguments);
+    // As a compose file sets it that has no value for it.
+    command.env("HITKEEP_AUTH_HTTP_LISTEN", "");
+    let mut server = Process::start(command);
+    server.stderr.line("introspection serves").await;
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("HTTP"), "{}", ended.stderr);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! here sleeps: a test waits for a line, for the end of the output, or for the
 //! process' end.
 
-use std::{ffi::OsStr, process::Stdio, time::Duration};
+use std::{ffi::OsStr, io::Write as _, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -56,9 +56,21 @@ pub fn without_settings(command: &mut Command) {
 }
 
 impl Process {
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::spawn(command, Stdio::null())
+    }
+
+    /// The same, with a few bytes to read.
+    pub fn start_with(command: Command, input: &str) -> Self {
+        let (read, mut write) = std::io::pipe().expect("the system gives a pipe");
+        // Less than a pipe holds, so nobody has to read it yet.
+        write.write_all(input.as_bytes()).expect("there is room");
+        Self::spawn(command, read.into())
+    }
+
+    fn spawn(mut command: Command, stdin: Stdio) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -73,7 +85,16 @@ impl Process {
 
     /// Waits until `serve` or `dev` serves, and says where.
     pub async fn address(&mut self) -> String {
-        let line = self.stderr.line("serving on").await;
+        self.address_in("serving on").await
+    }
+
+    /// The same for HTTP, which is told before.
+    pub async fn http_address(&mut self) -> String {
+        self.address_in("HTTP is on").await
+    }
+
+    async fn address_in(&mut self, text: &str) -> String {
+        let line = self.stderr.line(text).await;
         let line: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON in a pipe");
         line["address"].as_str().expect("an address").to_owned()
     }

@@ -14,9 +14,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["domain", "telemetry"]),
     ("replica", &["domain", "store", "telemetry"]),
     ("grpc", &["domain", "pb", "replica", "store", "telemetry"]),
+    ("http", &["domain", "grpc", "replica", "store", "telemetry"]),
     (
         "server",
-        &["domain", "grpc", "pb", "replica", "store", "telemetry"],
+        &[
+            "domain",
+            "grpc",
+            "http",
+            "pb",
+            "replica",
+            "store",
+            "telemetry",
+        ],
     ),
     ("dev", &["domain", "store"]),
     (

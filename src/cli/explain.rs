@@ -1,0 +1,456 @@
+//! `explain`: what the service answers about a token, and what that follows from.
+//! It reads the database, and so says what every server says that has caught up.
+
+use std::io::{self, BufRead, IsTerminal};
+
+use serde_json::{Value, json};
+
+use super::{Failure, USAGE, accounts::ready, complain, print};
+use crate::{
+    config::ExplainArgs,
+    domain::{
+        Revision, Timestamp,
+        access::{Decision, OwnerStanding, PermissionCheck, UserStanding},
+        client::Expiry,
+        explanation::{ExplainedGrant, Explanation},
+        id::ClientId,
+        introspection::{InactiveReason, TokenStanding},
+        role::{SitePermission, SiteRole},
+        site_rule::SiteRule,
+        token::{Flaw, Token, TokenHash, TokenKind},
+    },
+    store::Store,
+};
+
+/// What it is about.
+enum Asked {
+    Token(TokenHash),
+    /// A caller's own token.
+    Caller,
+    /// What is no token, and why.
+    Nothing(Flaw),
+    /// A client without a token that is not replaced.
+    Tokenless(ClientId),
+    UnknownClient(ClientId),
+}
+
+/// What somebody wants to know.
+enum About {
+    Client(ClientId),
+    Presented(Asked),
+}
+
+/// What there is to say.
+struct Answer {
+    asked: Asked,
+    explanation: Option<Explanation>,
+    check: Option<PermissionCheck>,
+    revision: Revision,
+    last_change: Option<Revision>,
+    now: Timestamp,
+}
+
+pub(super) async fn run(args: &ExplainArgs) -> Result<(), Failure> {
+    let check = check(args)?;
+    // Before anything takes time: whoever pipes a token in may go away.
+    let about = match args.client {
+        Some(client) => About::Client(client),
+        None => About::Presented(read_token(&presented()?)),
+    };
+    let store = ready(&args.database).await?;
+    let answer = ask(&store, about, check).await?;
+    print(&if args.output.json {
+        answer.as_json().to_string()
+    } else {
+        answer.in_words()
+    })
+}
+
+/// The permission that is asked for.
+fn check(args: &ExplainArgs) -> Result<Option<PermissionCheck>, Failure> {
+    let Some(permission) = &args.permission else {
+        return Ok(None);
+    };
+    let wrong = |why: String| Failure { why, code: USAGE };
+    let of_site: Option<SitePermission> = permission.parse().ok();
+    let check = match (of_site, args.site) {
+        (Some(permission), Some(site)) => PermissionCheck::Site { site, permission },
+        (Some(permission), None) => {
+            return Err(wrong(format!(
+                "{permission} needs a site: give it with --site"
+            )));
+        }
+        (None, site) => match (permission.parse(), site) {
+            (Ok(permission), None) => PermissionCheck::Instance(permission),
+            (Ok(permission), Some(_)) => {
+                return Err(wrong(format!(
+                    "{permission} is not about a site: leave --site out"
+                )));
+            }
+            (Err(_), _) => return Err(wrong(format!("there is no permission {permission:?}"))),
+        },
+    };
+    Ok(Some(check))
+}
+
+/// The token that somebody pipes in, or types.
+fn presented() -> Result<String, Failure> {
+    let mut input = io::stdin().lock();
+    if io::stdin().is_terminal() {
+        complain("paste the token and press Enter");
+    }
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    Ok(line)
+}
+
+fn read_token(line: &str) -> Asked {
+    let text = line.trim();
+    match Token::parse(text) {
+        Ok(token) if token.kind() == TokenKind::ServiceAccount => Asked::Caller,
+        Ok(token) => Asked::Token(token.hash()),
+        Err(_) => Asked::Nothing(Token::flaw(text).unwrap_or(Flaw::Checksum)),
+    }
+}
+
+async fn ask(
+    store: &Store,
+    about: About,
+    check: Option<PermissionCheck>,
+) -> Result<Answer, Failure> {
+    let asked = match about {
+        About::Presented(asked) => asked,
+        About::Client(client) => match store.newest_token(client).await? {
+            Some(hash) => Asked::Token(hash),
+            None if store.has_client(client).await? => Asked::Tokenless(client),
+            None => Asked::UnknownClient(client),
+        },
+    };
+    let hash = match asked {
+        Asked::Token(hash) => Some(hash),
+        _ => None,
+    };
+    let found = store.look_up(hash).await?;
+    let explain = |subject| Explanation::of(subject, check.as_ref(), found.now);
+    let explanation = found.subject.map(explain);
+    let last_change = match &explanation {
+        Some(explanation) => store.last_change(explanation.subject.client).await?,
+        None => None,
+    };
+    Ok(Answer {
+        asked,
+        explanation,
+        check,
+        revision: found.revision,
+        last_change,
+        now: found.now,
+    })
+}
+
+impl Answer {
+    fn in_words(&self) -> String {
+        let mut lines = Vec::new();
+        match &self.explanation {
+            Some(explanation) => {
+                lines.push(verdict(explanation, self.now));
+                lines.push(String::new());
+                describe(explanation, self.now, &mut lines);
+                if let (Some(check), Some(decision)) = (&self.check, explanation.decision) {
+                    lines.push(String::new());
+                    lines.push(decided(explanation, check, decision));
+                }
+            }
+            None => lines.push(self.unknown()),
+        }
+        lines.push(String::new());
+        lines.push(self.freshness());
+        lines.join("\n")
+    }
+
+    /// Why there is no client to tell of.
+    fn unknown(&self) -> String {
+        let why = match &self.asked {
+            Asked::Token(_) => {
+                "no API client has it, or ever had. A client that was deleted takes its tokens \
+                 with it."
+                    .to_owned()
+            }
+            Asked::Caller => {
+                "it is a service account's, which is a caller of this service and no API client."
+                    .to_owned()
+            }
+            Asked::Nothing(flaw) => format!("it is not a token: {flaw}."),
+            Asked::Tokenless(client) => {
+                return format!(
+                    "API client {client} has no newest token: somebody removed it from the \
+                     database. Rotate the client."
+                );
+            }
+            Asked::UnknownClient(client) => return format!("There is no API client {client}."),
+        };
+        format!("The token does NOT work (UNKNOWN_TOKEN): {why}")
+    }
+
+    fn freshness(&self) -> String {
+        let at = format!(
+            "As of revision {} of the database, {}.",
+            self.revision.0,
+            moment(self.now)
+        );
+        match self.last_change {
+            Some(change) => format!(
+                "{at}\nRevision {} was the last to change the client, or what it depends on: a \
+                 server that has come\nso far (GetIndexStatus tells) answers the same.",
+                change.0
+            ),
+            None => at,
+        }
+    }
+
+    fn as_json(&self) -> Value {
+        let mut json = json!({
+            "active": self.explanation.as_ref().is_some_and(|told| told.verdict.is_ok()),
+            "revision": self.revision.0,
+            "time": self.now.to_rfc3339(),
+        });
+        match &self.explanation {
+            Some(explanation) => {
+                if let Err(reason) = explanation.verdict {
+                    json["inactive_reason"] = word(reason).into();
+                }
+                json["client_id"] = explanation.subject.client.to_string().into();
+                json["client_name"] = explanation.subject.name.clone().into();
+                json["owner"] = explanation.subject.delegated.owner().to_string().into();
+                json["owner_can_act"] = explanation.subject.owner.can_act().into();
+                json["revoked"] = explanation.subject.revoked.into();
+                json["expire_time"] = time(explanation.subject.expiry);
+                json["token_end_time"] = time(explanation.subject.token.end());
+                json["instance_role"] = json!({
+                    "delegated": explanation.subject.delegated.instance_role().as_str(),
+                    "owner_holds": explanation.instance_ceiling.as_str(),
+                    "effective": explanation.access.instance_role.as_str(),
+                });
+                let grants = explanation.grants.iter().map(|grant| {
+                    json!({
+                        "site_id": grant.site.to_string(),
+                        "granted": grant.granted.as_str(),
+                        "owner_holds": grant.rule.role().map(SiteRole::as_str),
+                        "because": because(grant.rule),
+                        "effective": grant.effective.map(SiteRole::as_str),
+                    })
+                });
+                json["site_grants"] = grants.collect();
+                if let Some(decision) = explanation.decision {
+                    json["decision"] = json!({
+                        "allowed": decision == Decision::Allowed,
+                        "reason": decision_word(decision),
+                    });
+                }
+                json["last_change_revision"] = self.last_change.map(|change| change.0).into();
+            }
+            None => match &self.asked {
+                Asked::UnknownClient(_) | Asked::Tokenless(_) => {
+                    json["error"] = self.unknown().into();
+                }
+                _ => {
+                    json["inactive_reason"] = word(InactiveReason::UnknownToken).into();
+                    json["because"] = self.unknown().into();
+                }
+            },
+        }
+        json
+    }
+}
+
+fn verdict(explanation: &Explanation, now: Timestamp) -> String {
+    match explanation.verdict {
+        Ok(Expiry::Never) => "The token works.".to_owned(),
+        Ok(Expiry::At(end)) => format!("The token works, until {}.", moment(end)),
+        Err(reason) => {
+            let why = match reason {
+                InactiveReason::UnknownToken => "no API client has it".to_owned(),
+                InactiveReason::TokenRotated => format!(
+                    "a newer token took its place, and its overlap ended {}",
+                    end_of(explanation.subject.token.end(), now)
+                ),
+                InactiveReason::Revoked => "its client was revoked. ListAuditEvents tells by \
+                                            whom and when"
+                    .to_owned(),
+                InactiveReason::Expired => format!(
+                    "its client expired {}",
+                    end_of(explanation.subject.expiry, now)
+                ),
+                InactiveReason::OwnerInactive => match &explanation.subject.owner {
+                    OwnerStanding::User(_) => "the user whose it is is disabled".to_owned(),
+                    OwnerStanding::Team(_) => "the team whose it is is archived".to_owned(),
+                },
+            };
+            format!("The token does NOT work ({}): {why}.", word(reason))
+        }
+    }
+}
+
+fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) {
+    let subject = &explanation.subject;
+    let mut line = |title: &str, text: String| lines.push(format!("{title:<14} {text}"));
+    line("client", format!("{} {:?}", subject.client, subject.name));
+    line(
+        "owner",
+        format!("{}: {}", subject.delegated.owner(), owner(&subject.owner)),
+    );
+    line(
+        "token",
+        match subject.token {
+            TokenStanding::Current => "the client's newest".to_owned(),
+            TokenStanding::ReplacedUntil(end) => {
+                format!("replaced by a newer one; overlap ends {}", moment(end))
+            }
+        },
+    );
+    let revoked = if subject.revoked { "yes" } else { "no" };
+    line("revoked", revoked.to_owned());
+    line(
+        "expires",
+        match subject.expiry {
+            Expiry::Never => "never".to_owned(),
+            Expiry::At(end) if subject.expiry.has_come(now) => {
+                format!("{}: it has come", moment(end))
+            }
+            Expiry::At(end) => moment(end),
+        },
+    );
+    line(
+        "instance role",
+        format!(
+            "{}: {} was delegated, and the owner holds {}",
+            explanation.access.instance_role,
+            subject.delegated.instance_role(),
+            explanation.instance_ceiling,
+        ),
+    );
+    lines.push(String::new());
+    if explanation.grants.is_empty() {
+        lines.push("It has no grants, and so no access to any site.".to_owned());
+        return;
+    }
+    let row = |site: &str, may: &str, granted: &str, held: &str, why: &str| {
+        format!("{site:<36}  {may:<8} {granted:<8} {held:<11}  {why}")
+    };
+    lines.push(row("SITE", "MAY BE", "GRANTED", "OWNER HOLDS", "BECAUSE"));
+    lines.extend(explanation.grants.iter().map(|grant| {
+        row(
+            &grant.site.to_string(),
+            grant.effective.map_or("nothing", |role| role.as_str()),
+            grant.granted.as_str(),
+            grant.rule.role().map_or("nothing", |role| role.as_str()),
+            because(grant.rule),
+        )
+    }));
+}
+
+fn owner(standing: &OwnerStanding) -> String {
+    match standing {
+        OwnerStanding::User(holder) => match holder.user {
+            None => "there is no such user".to_owned(),
+            Some(UserStanding { disabled: true, .. }) => {
+                "disabled, so it may do nothing".to_owned()
+            }
+            Some(user) => format!("{} of the instance", user.instance_role),
+        },
+        OwnerStanding::Team(team) if team.archived => "archived".to_owned(),
+        OwnerStanding::Team(_) => "not archived".to_owned(),
+    }
+}
+
+fn decided(explanation: &Explanation, check: &PermissionCheck, decision: Decision) -> String {
+    let (asked, rule) = match check {
+        PermissionCheck::Site { site, permission } => {
+            let of_site = |grant: &&ExplainedGrant| grant.site == *site;
+            let has = match explanation.grants.iter().find(of_site) {
+                None => "it has no grant on that site".to_owned(),
+                Some(grant) => match grant.effective {
+                    None => format!("its grant there is dormant: {}", because(grant.rule)),
+                    Some(role) => format!("it is {role} there"),
+                },
+            };
+            let needs = permission.needs();
+            (
+                format!("{permission} on {site}"),
+                format!("{has}, and {permission} needs {needs}"),
+            )
+        }
+        PermissionCheck::Instance(permission) => {
+            let role = explanation.access.instance_role;
+            let needs = permission.needs();
+            (
+                permission.to_string(),
+                format!("it is {role} of the instance, and {permission} needs {needs}"),
+            )
+        }
+    };
+    let reason = decision_word(decision);
+    match decision {
+        Decision::Allowed => format!("{asked}: allowed. {}.", capital(&rule)),
+        Decision::Inactive => format!("{asked}: NOT allowed ({reason}): the token does not work."),
+        Decision::NoSiteGrant | Decision::RoleTooLow => {
+            format!("{asked}: NOT allowed ({reason}): {rule}.")
+        }
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}
+
+const fn because(rule: SiteRule) -> &'static str {
+    match rule {
+        SiteRule::Unknown => "there is no such site, or no such owner",
+        SiteRule::Disabled => "the owner is disabled",
+        SiteRule::TeamArchived => "the site's team is archived",
+        SiteRule::InstanceOwner => "an owner of the instance owns every site",
+        SiteRule::NotInTeam => "the owner is not in the site's team",
+        SiteRule::Member(_) => "the owner's role on the site itself",
+        SiteRule::InTeam(_) => "the owner's role in the site's team",
+        SiteRule::OwnSite => "the site is the team's",
+        SiteRule::OthersSite => "the site is another team's",
+    }
+}
+
+const fn word(reason: InactiveReason) -> &'static str {
+    match reason {
+        InactiveReason::UnknownToken => "UNKNOWN_TOKEN",
+        InactiveReason::TokenRotated => "TOKEN_ROTATED",
+        InactiveReason::Revoked => "REVOKED",
+        InactiveReason::Expired => "EXPIRED",
+        InactiveReason::OwnerInactive => "OWNER_INACTIVE",
+    }
+}
+
+const fn decision_word(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Allowed => "ALLOWED",
+        Decision::Inactive => "INACTIVE",
+        Decision::NoSiteGrant => "NO_SITE_GRANT",
+        Decision::RoleTooLow => "ROLE_TOO_LOW",
+    }
+}
+
+/// When something ended, and how long ago that is.
+fn end_of(end: Expiry, now: Timestamp) -> String {
+    let Expiry::At(end) = end else {
+        return "never".to_owned();
+    };
+    let ago = (now - end).to_std().unwrap_or_default().as_secs();
+    let ago = humantime::format_duration(std::time::Duration::from_secs(ago));
+    format!("{}, {ago} ago", moment(end))
+}
+
+fn time(expiry: Expiry) -> Value {
+    expiry.time().map(|time| time.to_rfc3339()).into()
+}
+
+fn moment(time: Timestamp) -> String {
+    time.format("%Y-%m-%d %H:%M:%SZ").to_string()
+}

@@ -1,0 +1,76 @@
+//! Callers: which service account a token shows, and whether that may ask for
+//! something.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{context::Caller, error::ApiError};
+use crate::{
+    domain::{
+        caller::{CallerPermission, ServiceAccount},
+        token::{Token, TokenHash, TokenKind},
+    },
+    replica::Replica,
+    store::Store,
+};
+
+/// Where callers are known: to the replica, or to the store.
+#[derive(Clone)]
+pub(crate) struct Callers {
+    pub(crate) store: Store,
+    pub(crate) replica: Replica,
+}
+
+impl Callers {
+    /// The caller that shows that token, where it has the permission that is
+    /// needed, if one is.
+    ///
+    /// # Errors
+    /// Where there is none, it may not, or it cannot be told.
+    pub(crate) async fn prove(
+        &self,
+        shown: Option<&str>,
+        needed: Option<CallerPermission>,
+        give_up: Instant,
+    ) -> Result<Caller, ApiError> {
+        let token = shown.and_then(|text| Token::parse(text).ok());
+        let token = token.filter(|token| token.kind() == TokenKind::ServiceAccount);
+        let token = token.ok_or(ApiError::CallerUnknown)?.hash();
+        let account = self.find(token, needed, give_up).await?;
+        match needed {
+            Some(permission) if !account.may(permission) => {
+                Err(ApiError::CallerNotPermitted(permission))
+            }
+            _ => Ok(Caller { account, token }),
+        }
+    }
+
+    async fn find(
+        &self,
+        token: TokenHash,
+        needed: Option<CallerPermission>,
+        give_up: Instant,
+    ) -> Result<Arc<ServiceAccount>, ApiError> {
+        // An old index knows the callers of long ago. For introspection that will do,
+        // because from an old index no token is answered as active; everything else
+        // needs the database anyway.
+        let introspects = needed == Some(CallerPermission::Introspect);
+        let view = self.replica.loaded_view(give_up).await?;
+        let is_fresh = view.require_fresh().is_ok();
+        let known = view.index().caller(&token).cloned();
+        drop(view);
+        if !introspects && !is_fresh {
+            let account = self.store.find_caller(token).await?;
+            return account.map(Arc::new).ok_or(ApiError::CallerUnknown);
+        }
+        if let Some(account) = known {
+            return Ok(account);
+        }
+        // Perhaps it was made a moment ago.
+        self.replica.ask(give_up).await?;
+        let view = self.replica.view()?;
+        let account = view.index().caller(&token).cloned();
+        account.ok_or(ApiError::CallerUnknown)
+    }
+}

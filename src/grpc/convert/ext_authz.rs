@@ -1,0 +1,152 @@
+//! What Envoy asks and is told.
+
+use std::{borrow::Cow, collections::BTreeSet};
+
+use tonic::Code;
+
+use crate::{
+    domain::{
+        credential::{Credential, Credentials},
+        route::Route,
+        sidecar::{Answer, Pass, Refused, Verdict, is_reserved},
+    },
+    grpc::sidecar::Asked,
+    pb::envoy::{
+        config::core::v3::{HeaderValue, HeaderValueOption, header_value_option},
+        service::auth::v3::{
+            CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+            attribute_context::HttpRequest, check_response::HttpResponse,
+        },
+        r#type::v3::HttpStatus,
+    },
+};
+
+/// What Envoy asks. Without a request of HTTP, which only a filter for other
+/// protocols leaves out, there is no token either.
+pub(in crate::grpc) fn asked(request: &CheckRequest) -> Asked<'_> {
+    let attributes = request.attributes.as_ref();
+    let settings = attributes.into_iter().flat_map(|all| {
+        let settings = all.context_extensions.iter();
+        settings.map(|(name, value)| (name.as_str(), value.as_str()))
+    });
+    let http = http(request);
+    Asked {
+        route: Route::read(settings),
+        target: http.map(|http| http.path.as_str()),
+        credential: http.map_or(Credential::Missing, credential),
+    }
+}
+
+fn http(request: &CheckRequest) -> Option<&HttpRequest> {
+    let attributes = request.attributes.as_ref()?;
+    attributes.request.as_ref()?.http.as_ref()
+}
+
+fn credential(http: &HttpRequest) -> Credential<'_> {
+    let mut seen = Credentials::default();
+    for (name, value) in headers(http) {
+        seen.see(name.as_bytes(), value);
+    }
+    seen.credential()
+}
+
+/// All headers: of the two forms that they can come in, Envoy uses one.
+fn headers(http: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
+    let joined = http.headers.iter();
+    let joined = joined.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let single = http.header_map.iter().flat_map(|all| &all.headers);
+    joined.chain(single.map(|header| (header.key.as_str(), value(header))))
+}
+
+/// A header's value, in the form in which it comes.
+fn value(header: &HeaderValue) -> &[u8] {
+    if header.raw_value.is_empty() {
+        header.value.as_bytes()
+    } else {
+        &header.raw_value
+    }
+}
+
+/// What Envoy is told about that request.
+pub(in crate::grpc) fn to_response(verdict: &Verdict, request: &CheckRequest) -> CheckResponse {
+    match verdict {
+        Verdict::Allowed(pass) => to_ok(pass, to_remove(pass, request)),
+        Verdict::Refused(refused) => to_denied(refused),
+    }
+}
+
+/// The headers of the request that only the check may set, and does not. Each once.
+fn to_remove(pass: &Pass, request: &CheckRequest) -> Vec<String> {
+    let names = http(request).into_iter().flat_map(headers);
+    let names = names.filter(|(name, _)| is_reserved(name.as_bytes()));
+    let names = names.map(|(name, _)| name.to_ascii_lowercase());
+    let removed: BTreeSet<_> = names.filter(|name| !pass.sets(name.as_bytes())).collect();
+    removed.into_iter().collect()
+}
+
+fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {
+    let headers = pass.headers();
+    let text = |text: &Cow<'_, str>| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(text.to_string())),
+    };
+    let told = headers.iter();
+    let told = told.map(|(name, value)| ((*name).to_owned(), text(value)));
+    CheckResponse {
+        status: Some(to_status(Code::Ok)),
+        dynamic_metadata: Some(prost_types::Struct {
+            fields: told.collect(),
+        }),
+        http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
+            headers: to_headers(headers),
+            headers_to_remove,
+        })),
+    }
+}
+
+/// The refusal as Envoy answers it.
+pub(in crate::grpc) fn to_denied(refused: &Refused) -> CheckResponse {
+    let code = match refused {
+        Refused::NoToken | Refused::Inactive => Code::Unauthenticated,
+        Refused::NotEnough(_) => Code::PermissionDenied,
+        Refused::CannotTell => Code::Unavailable,
+        Refused::Misconfigured(_) => Code::Internal,
+        Refused::UnclearPath(_) => Code::InvalidArgument,
+    };
+    let Answer {
+        status,
+        headers,
+        body,
+    } = refused.answer();
+    CheckResponse {
+        status: Some(to_status(code)),
+        dynamic_metadata: None,
+        http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
+            status: Some(HttpStatus {
+                code: status.into(),
+            }),
+            headers: to_headers(headers),
+            body: body.into_owned(),
+        })),
+    }
+}
+
+fn to_status(code: Code) -> tonic_types::pb::Status {
+    tonic_types::pb::Status {
+        code: code.into(),
+        ..tonic_types::pb::Status::default()
+    }
+}
+
+/// Headers that stand alone: without that, Envoy would add them to what the client
+/// sent under the same names.
+fn to_headers(headers: Vec<(&'static str, Cow<'static, str>)>) -> Vec<HeaderValueOption> {
+    let option = |(name, value): (&str, Cow<'_, str>)| HeaderValueOption {
+        header: Some(HeaderValue {
+            key: name.to_owned(),
+            value: value.into_owned(),
+            ..HeaderValue::default()
+        }),
+        append_action: header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+    };
+    headers.into_iter().map(option).collect()
+}

@@ -1,0 +1,75 @@
+//! The HTTP listener, for who speaks no gRPC: `/oauth2/introspect` (RFC 7662) for
+//! resource servers, `/forward-auth` for proxies that ask about each request, and
+//! `/livez`, `/readyz` and `/metrics` for operators.
+//!
+//! Verdicts are those of Introspect: they are judged in the same place, wait for the
+//! same things, and count as uses alike.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+    routing::{any, get, post},
+};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+
+mod answer;
+mod callers;
+mod connections;
+mod forward_auth;
+mod introspect;
+mod layers;
+mod probes;
+
+use crate::{
+    grpc::{Services, callers::Callers, error::ApiError},
+    telemetry::metrics::Metrics,
+};
+pub(crate) use connections::Connections;
+
+/// The paths that there are. They label metrics too.
+const INTROSPECT: &str = "/oauth2/introspect";
+const FORWARD_AUTH: &str = "/forward-auth";
+const LIVEZ: &str = "/livez";
+const READYZ: &str = "/readyz";
+const METRICS: &str = "/metrics";
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) services: Services,
+    pub(crate) callers: Callers,
+    pub(crate) metrics: Metrics,
+    /// How many requests that ask about a token may be under way, together with the
+    /// introspections over gRPC.
+    pub(crate) limit: Arc<Semaphore>,
+    /// How long a request may take, and how long its body may.
+    pub(crate) request_timeout: Duration,
+    /// Becomes true when the server is about to end.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// A place among the requests under way.
+    fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.limit.try_acquire().or(Err(ApiError::Overloaded))
+    }
+}
+
+/// The routes behind their layers. A layer that is added later is outside of those
+/// before it.
+pub(crate) fn router(shared: Shared) -> Router {
+    Router::new()
+        .route(INTROSPECT, post(introspect::introspect))
+        .route(FORWARD_AUTH, any(forward_auth::forward_auth))
+        .route(LIVEZ, get(probes::livez))
+        .route(READYZ, get(probes::readyz))
+        .route(METRICS, get(probes::metrics))
+        .method_not_allowed_fallback(layers::method_not_allowed)
+        .fallback(layers::not_found)
+        .layer(from_fn(layers::catch_panic))
+        // Outermost, so that every answer is counted, and has a request id.
+        .layer(from_fn_with_state(shared.clone(), layers::trace))
+        .with_state(shared)
+}

@@ -1,0 +1,73 @@
+//! Answers: JSON with `error` and `error_description`, as OAuth writes them, and
+//! what our own errors are over HTTP.
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderName, HeaderValue, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::{domain::sidecar, grpc::error::ApiError};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// After how many seconds to try again what could not be answered.
+const TRY_AGAIN: HeaderValue = HeaderValue::from_static("1");
+
+/// An answer in JSON, that nobody in between keeps.
+pub(super) fn json(status: StatusCode, body: &Value) -> Response {
+    let headers = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)];
+    (status, headers, body.to_string()).into_response()
+}
+
+/// A refusal: a word for programs, and why for people.
+pub(super) fn refusal(status: StatusCode, error: &str, description: &str) -> Response {
+    let body = json!({ "error": error, "error_description": description });
+    json(status, &body)
+}
+
+/// A request that is not as it should be.
+pub(super) fn invalid_request(status: StatusCode, description: &str) -> Response {
+    refusal(status, "invalid_request", description)
+}
+
+/// Why a request could not be answered, where that is not the asker's doing. What a
+/// person should look at goes to the log.
+pub(super) fn failure(error: &ApiError) -> Response {
+    error.log();
+    let (code, _) = error.code_and_reason();
+    let cannot_tell = matches!(code, Code::Unavailable | Code::DeadlineExceeded);
+    if !cannot_tell {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return refusal(status, "server_error", "internal error");
+    }
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = refusal(status, "temporarily_unavailable", &error.to_string());
+    response.headers_mut().insert(RETRY_AFTER, TRY_AGAIN);
+    response
+}
+
+/// What a proxy is told.
+pub(super) fn verdict(answer: sidecar::Answer) -> Response {
+    let sidecar::Answer {
+        status,
+        headers,
+        body,
+    } = answer;
+    let mut response = Response::new(match body {
+        std::borrow::Cow::Borrowed(body) => Body::from(body),
+        std::borrow::Cow::Owned(body) => Body::from(body),
+    });
+    *response.status_mut() = StatusCode::from_u16(status).expect("it is one of HTTP's");
+    for (name, value) in headers {
+        let value = HeaderValue::from_str(&value).expect("it is made of ids and names of ours");
+        let name = HeaderName::from_static(name);
+        response.headers_mut().insert(name, value);
+    }
+    response
+}

@@ -1,0 +1,123 @@
+//! How a caller shows its token over HTTP: as a bearer, as the password of HTTP
+//! Basic, or, where `authorization` is the end client's, in a header of its own.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use percent_encoding::percent_decode_str;
+
+/// The header of a proxy's own token.
+pub(super) const OF_PROXY: &str = "x-hitkeep-caller";
+
+/// What a caller showed.
+pub(super) struct Shown {
+    /// The token; none where there is none, or more than one.
+    pub(super) token: Option<String>,
+    /// Whether it came as HTTP Basic.
+    pub(super) basic: bool,
+}
+
+/// What is shown in `authorization`.
+pub(super) fn in_authorization(headers: &HeaderMap) -> Shown {
+    let Some((scheme, rest)) = once(headers, AUTHORIZATION.as_str()).and_then(scheme) else {
+        return Shown {
+            token: None,
+            basic: false,
+        };
+    };
+    let basic = scheme.eq_ignore_ascii_case("basic");
+    let token = if basic {
+        password(rest)
+    } else if scheme.eq_ignore_ascii_case("bearer") {
+        Some(rest.to_owned())
+    } else {
+        None
+    };
+    Shown { token, basic }
+}
+
+/// What a proxy shows: the token, with or without `Bearer` before it.
+pub(super) fn of_proxy(headers: &HeaderMap) -> Option<&str> {
+    let value = once(headers, OF_PROXY)?.to_str().ok()?.trim();
+    match value.split_once(' ') {
+        None => Some(value),
+        Some((scheme, token)) => {
+            let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+            is_bearer.then(|| token.trim())
+        }
+    }
+}
+
+/// The value of a header that must be there once: with two of them it is open which
+/// one is meant.
+fn once<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value)
+}
+
+fn scheme(value: &HeaderValue) -> Option<(&str, &str)> {
+    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
+    Some((scheme, rest.trim()))
+}
+
+/// The password of HTTP Basic; the name does not matter. Both are percent-encoded
+/// before they are put together (RFC 6749, section 2.3.1), which changes nothing
+/// about a token, unless somebody encodes its underscore.
+fn password(credentials: &str) -> Option<String> {
+    let decoded = BASE64_STANDARD.decode(credentials).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (_, password) = text.split_once(':')?;
+    let password = percent_decode_str(password).decode_utf8().ok()?;
+    Some(password.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_caller_shows_its_token_in_either_scheme() {
+        let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
+        for (value, token, is_basic) in [
+            ("Bearer hks_x".to_owned(), Some("hks_x"), false),
+            ("bEARER  hks_x ".to_owned(), Some("hks_x"), false),
+            (basic("anybody:hks_x"), Some("hks_x"), true),
+            (basic(":hks_x"), Some("hks_x"), true),
+            (basic("a%3Ab:hks%5Fx"), Some("hks_x"), true),
+            (basic("anybody:a:b"), Some("a:b"), true),
+            (basic("anybody:"), Some(""), true),
+            (basic("hks_x"), None, true),
+            (basic("anybody:%ff"), None, true),
+            ("Basic !".to_owned(), None, true),
+            ("Basic /w==".to_owned(), None, true),
+            ("hks_x".to_owned(), None, false),
+            ("Digest hks_x".to_owned(), None, false),
+        ] {
+            let shown = in_authorization(&headers("authorization", &[&value]));
+            let got = (shown.token.as_deref(), shown.basic);
+            assert_eq!(got, (token, is_basic), "{value}");
+        }
+        let twice = headers("authorization", &["Bearer hks_x", "Bearer hks_x"]);
+        assert_eq!(in_authorization(&twice).token, None);
+        assert_eq!(in_authorization(&HeaderMap::new()).token, None);
+    }
+
+    #[test]
+    fn a_proxy_shows_its_token_in_a_header_of_its_own() {
+        let shown = |values: &[&str]| of_proxy(&headers(OF_PROXY, values)).map(str::to_owned);
+        for value in ["hks_x", " hks_x ", "Bearer hks_x", "bearer  hks_x"] {
+            assert_eq!(shown(&[value]).as_deref(), Some("hks_x"), "{value}");
+        }
+        assert_eq!(shown(&[]), None);
+        assert_eq!(shown(&["Basic hks_x"]), None);
+        assert_eq!(shown(&["hks_x", "hks_x"]), None);
+    }
+}

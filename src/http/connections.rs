@@ -1,0 +1,324 @@
+//! Connections of the HTTP listener: HTTP/1.1, and HTTP/2 for those who begin with
+//! it. A peer that says nothing, or takes nothing, is not waited for for ever.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::JoinSet,
+    time::{Instant, Sleep, sleep},
+};
+use tokio_stream::{Stream, StreamExt};
+
+/// How long a connection may say nothing, and how long the head of a request may
+/// take to come. It is longer than proxies keep an idle connection (nginx 60 s,
+/// Traefik 90 s, Caddy 2 min), so that it is they who close it, and no request
+/// crosses with our closing.
+const PATIENCE: Duration = Duration::from_mins(3);
+/// How long a peer may take nothing of what is sent to it.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often an idle HTTP/2 connection is asked whether it is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it has to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests under way on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+/// The largest head of a request that is read, in bytes: more than any of the
+/// proxies takes from its own clients by default.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+
+/// The connections that there are. Dropped, all of them end at once.
+pub(crate) struct Connections {
+    router: axum::Router,
+    http: auto::Builder<TokioExecutor>,
+    draining: GracefulShutdown,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    pub(crate) fn new(router: axum::Router) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .max_buf_size(MAX_HEAD);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        Self {
+            router,
+            http,
+            draining: GracefulShutdown::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Serves what comes in, until dropped.
+    pub(crate) async fn accept<I, C, E>(&mut self, mut incoming: Pin<&mut I>)
+    where
+        I: Stream<Item = Result<C, E>>,
+        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        E: std::fmt::Display,
+    {
+        let mut ended = false;
+        loop {
+            tokio::select! {
+                connection = incoming.next(), if !ended => match connection {
+                    Some(Ok(connection)) => self.serve(connection),
+                    Some(Err(error)) => tracing::debug!(%error, "a connection was lost at once"),
+                    None => ended = true,
+                },
+                // Only to forget those that have ended.
+                Some(_) = self.tasks.join_next() => {}
+                // Nobody comes any more, and nobody is there.
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Tells every connection that no request may be begun on it, and waits for
+    /// those under way.
+    pub(crate) async fn drain(self) {
+        let Self {
+            draining,
+            mut tasks,
+            ..
+        } = self;
+        draining.shutdown().await;
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn serve<C>(&mut self, connection: C)
+    where
+        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = TokioIo::new(Impatient::new(connection));
+        let served = self.http.serve_connection(connection, service).into_owned();
+        let served = self.draining.watch(served);
+        self.tasks.spawn(async move {
+            if let Err(error) = served.await {
+                // The peer's doing: it broke off, was too slow, or speaks no HTTP.
+                tracing::debug!(%error, "a connection ended before its time");
+            }
+        });
+    }
+}
+
+/// A connection that fails where its peer lets it wait for too long.
+struct Impatient<C> {
+    inner: C,
+    reading: Patience,
+    writing: Patience,
+}
+
+/// How long something may be waited for, and since when it is.
+struct Patience {
+    length: Duration,
+    alarm: Pin<Box<Sleep>>,
+    waits: bool,
+}
+
+impl Patience {
+    fn new(length: Duration) -> Self {
+        Self {
+            length,
+            alarm: Box::pin(sleep(length)),
+            waits: false,
+        }
+    }
+
+    /// Passes on what came of an attempt, and fails where there have been none but
+    /// vain ones for too long.
+    fn guard<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if attempt.is_ready() {
+            self.waits = false;
+            return attempt;
+        }
+        if !self.waits {
+            self.waits = true;
+            self.alarm.as_mut().reset(Instant::now() + self.length);
+        }
+        ready!(self.alarm.as_mut().poll(context));
+        self.waits = false;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<C> Impatient<C> {
+    fn new(inner: C) -> Self {
+        Self {
+            inner,
+            reading: Patience::new(PATIENCE),
+            writing: Patience::new(WRITE_PATIENCE),
+        }
+    }
+
+    /// Who takes something is there, and need not say anything meanwhile.
+    fn wrote(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if attempt.is_ready() {
+            self.reading.waits = false;
+        }
+        self.writing.guard(context, attempt)
+    }
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Impatient<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.reading.guard(context, read)
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Impatient<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, buffer);
+        self.wrote(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, buffers);
+        self.wrote(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.writing.guard(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.inner).poll_shutdown(context);
+        self.writing.guard(context, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    /// The peer's end of a connection that is served.
+    fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, Connections) {
+        let mut connections = Connections::new(router);
+        let (ours, theirs) = tokio::io::duplex(bytes);
+        connections.serve(theirs);
+        (ours, connections)
+    }
+
+    fn router() -> axum::Router {
+        let large = axum::routing::get(|| async { "x".repeat(100_000) });
+        axum::Router::new().route("/", large)
+    }
+
+    /// Everything that comes until the connection is closed.
+    async fn rest(mut connection: DuplexStream) -> String {
+        let mut text = String::new();
+        connection.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_closed() {
+        for beginning in ["", "PRI * HTTP/2", "GET / HTTP/1.1\r\nhost: x\r\n"] {
+            let (mut connection, _connections) = connected(router(), 1024);
+            connection.write_all(beginning.as_bytes()).await.unwrap();
+            let begun = Instant::now();
+            assert_eq!(rest(connection).await, "");
+            let took = begun.elapsed();
+            let expected = PATIENCE..PATIENCE + Duration::from_secs(1);
+            assert!(expected.contains(&took), "{beginning:?}: {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_bit_by_bit_is_closed() {
+        let (ours, _connections) = connected(router(), 1024);
+        let (reader, mut writer) = tokio::io::split(ours);
+        let begun = Instant::now();
+        let trickle = tokio::spawn(async move {
+            writer.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
+            while writer.write_all(b"y").await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let mut reader = reader;
+        let mut text = String::new();
+        reader.read_to_string(&mut text).await.unwrap();
+        trickle.await.unwrap();
+        let took = begun.elapsed();
+        let expected = PATIENCE..PATIENCE + Duration::from_secs(5);
+        assert!(expected.contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_closed() {
+        let (mut connection, mut connections) = connected(router(), 1024);
+        connection
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let begun = Instant::now();
+        connections.tasks.join_next().await.unwrap().unwrap();
+        let took = begun.elapsed();
+        let expected = WRITE_PATIENCE..WRITE_PATIENCE + Duration::from_secs(1);
+        assert!(expected.contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_and_steady_is_served() {
+        let (mut connection, _connections) = connected(router(), 1024);
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        for byte in request {
+            connection.write_all(&[*byte]).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+        }
+        let mut length = 0;
+        let mut buffer = [0; 1024];
+        loop {
+            sleep(WRITE_PATIENCE / 2).await;
+            match connection.read(&mut buffer).await.unwrap() {
+                0 => break,
+                read => length += read,
+            }
+        }
+        assert!(length > 100_000, "{length}");
+    }
+}

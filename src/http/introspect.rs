@@ -1,0 +1,260 @@
+//! `POST /oauth2/introspect`: is this token good, and for what? As RFC 7662 has it,
+//! with members of our own beside those that it names.
+//!
+//! What cannot be told is an error, never `"active": false`, and any text that is no
+//! token of ours is inactive, never an error.
+
+use std::{borrow::Cow, error::Error};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, StatusCode, Uri,
+    header::{CONTENT_TYPE, WWW_AUTHENTICATE},
+};
+use http_body_util::LengthLimitError;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{
+    Shared, answer,
+    callers::{self, Shown},
+};
+use crate::{
+    domain::{
+        Revision,
+        caller::CallerPermission,
+        id::SiteId,
+        role::{InstancePermission, SiteRole},
+    },
+    grpc::{
+        error::ApiError,
+        introspection::{Judged, Presented, give_up_after},
+    },
+};
+
+/// The largest body that is read: a token and a hint take a hundredth of it.
+const MAX_BODY: usize = 8 * 1024;
+const FORM: &str = "application/x-www-form-urlencoded";
+/// The parameter that has the token.
+const TOKEN: &str = "token";
+/// The parameter that says of what kind it may be. There is one kind.
+const TOKEN_TYPE_HINT: &str = "token_type_hint";
+
+/// What a caller that is not known is asked for: either of both.
+const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"hitkeep-auth\"");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"hitkeep-auth\"");
+const INVALID_BEARER: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"hitkeep-auth\", error=\"invalid_token\"");
+const INSUFFICIENT: HeaderValue = HeaderValue::from_static(
+    "Bearer realm=\"hitkeep-auth\", error=\"insufficient_scope\", scope=\"introspect\"",
+);
+
+/// Why a request is none of introspection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Invalid {
+    /// Where it would end up in logs (RFC 7662, section 4).
+    #[error("the token goes into the body, and not into the query")]
+    TokenInQuery,
+    #[error("the content-type must be {FORM}")]
+    NoForm,
+    #[error("the body is larger than 8 KiB")]
+    TooLarge,
+    #[error("the body took too long")]
+    TooSlow,
+    #[error("the body broke off")]
+    BrokenOff,
+    #[error("{0} is there more than once")]
+    MoreThanOnce(&'static str),
+    #[error("{TOKEN} is missing")]
+    TokenMissing,
+}
+
+/// Why a request is not answered.
+enum Refused {
+    Invalid(Invalid),
+    /// Its caller is not known, or may not ask.
+    Caller(ApiError, Shown),
+    Failed(ApiError),
+}
+
+impl From<Invalid> for Refused {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl Invalid {
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::TokenInQuery | Self::BrokenOff | Self::MoreThanOnce(_) | Self::TokenMissing => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+}
+
+/// Answers a request.
+pub(super) async fn introspect(State(shared): State<Shared>, request: Request) -> Response {
+    match answered(&shared, request).await {
+        Ok(said) => answer::json(StatusCode::OK, &said),
+        Err(Refused::Invalid(invalid)) => {
+            answer::invalid_request(invalid.status(), &invalid.to_string())
+        }
+        Err(Refused::Caller(error, shown)) => refused(&error, &shown),
+        Err(Refused::Failed(error)) => answer::failure(&error),
+    }
+}
+
+async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
+    let _place = shared.admit().map_err(Refused::Failed)?;
+    let (head, body) = request.into_parts();
+    let give_up = give_up_after(shared.request_timeout);
+    let shown = callers::in_authorization(&head.headers);
+    let may = Some(CallerPermission::Introspect);
+    let proven = shared.callers.prove(shown.token.as_deref(), may, give_up);
+    match proven.await {
+        Ok(caller) => {
+            let name = caller.account.name.as_str();
+            tracing::Span::current().record("caller.name", name);
+        }
+        Err(error) => return Err(Refused::Caller(error, shown)),
+    }
+    refuse_query(&head.uri)?;
+    require_form(&head.headers)?;
+    let form = read(shared, body).await?;
+    let presented = Presented::read(&token(&form)?);
+    let said = |judged: Judged<'_>, revision| said(&judged, revision);
+    let judged = shared
+        .services
+        .judge_patiently(&presented, None, give_up, said);
+    judged.await.map_err(Refused::Failed)
+}
+
+/// What is said to a caller that is not known, or may not ask (RFC 6749, section
+/// 5.2, and RFC 6750, section 3.1).
+fn refused(error: &ApiError, shown: &Shown) -> Response {
+    match error {
+        ApiError::CallerUnknown => {
+            let description = "authorization must have a service account's token, as Bearer or \
+                               as the password of Basic";
+            let (word, bearer) = if shown.token.is_some() && !shown.basic {
+                ("invalid_token", INVALID_BEARER)
+            } else {
+                ("invalid_client", BEARER)
+            };
+            let mut response = answer::refusal(StatusCode::UNAUTHORIZED, word, description);
+            response.headers_mut().append(WWW_AUTHENTICATE, bearer);
+            response.headers_mut().append(WWW_AUTHENTICATE, BASIC);
+            response
+        }
+        ApiError::CallerNotPermitted(_) => {
+            let (status, word) = (StatusCode::FORBIDDEN, "insufficient_scope");
+            let mut response = answer::refusal(status, word, &error.to_string());
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, INSUFFICIENT);
+            response
+        }
+        other => answer::failure(other),
+    }
+}
+
+fn refuse_query(uri: &Uri) -> Result<(), Invalid> {
+    let query = uri.query().unwrap_or_default();
+    let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    if names.any(|name| name == TOKEN) {
+        return Err(Invalid::TokenInQuery);
+    }
+    Ok(())
+}
+
+fn require_form(headers: &HeaderMap) -> Result<(), Invalid> {
+    let kind = headers.get(CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()?.split(';').next());
+    match kind {
+        Some(kind) if kind.trim().eq_ignore_ascii_case(FORM) => Ok(()),
+        _ => Err(Invalid::NoForm),
+    }
+}
+
+/// The body, which may neither be too large nor take too long to come.
+async fn read(shared: &Shared, body: Body) -> Result<Bytes, Invalid> {
+    let read = axum::body::to_bytes(body, MAX_BODY);
+    match timeout(shared.request_timeout, read).await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) if is_too_large(&error) => Err(Invalid::TooLarge),
+        Ok(Err(_)) => Err(Invalid::BrokenOff),
+        Err(_) => Err(Invalid::TooSlow),
+    }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    let source = error.source();
+    source.is_some_and(<dyn Error>::is::<LengthLimitError>)
+}
+
+/// The token of a form, which must be there once. A parameter without a value is
+/// none (RFC 6749, section 3.2), and others are ignored.
+fn token(form: &[u8]) -> Result<Cow<'_, str>, Invalid> {
+    let (mut token, mut hint) = (None, None);
+    for (name, value) in form_urlencoded::parse(form) {
+        let (name, place) = match &*name {
+            TOKEN => (TOKEN, &mut token),
+            TOKEN_TYPE_HINT => (TOKEN_TYPE_HINT, &mut hint),
+            _ => continue,
+        };
+        if place.replace(value).is_some() {
+            return Err(Invalid::MoreThanOnce(name));
+        }
+    }
+    let token = token.filter(|token| !token.is_empty());
+    token.ok_or(Invalid::TokenMissing)
+}
+
+/// What is said of a token. Of one that does not work, nothing but that.
+fn said(judged: &Judged<'_>, revision: Revision) -> Value {
+    let Judged::Active {
+        client,
+        ends,
+        cache_age,
+        ..
+    } = judged
+    else {
+        return json!({ "active": false });
+    };
+    let access = &client.access;
+    let mut said = json!({
+        "active": true,
+        "client_id": client.client.to_string(),
+        "sub": client.owner.to_string(),
+        "token_type": "Bearer",
+    });
+    let permissions = InstancePermission::ALL.iter();
+    let held: Vec<_> = permissions
+        .filter(|permission| access.instance_role.allows(**permission))
+        .map(|permission| permission.as_str())
+        .collect();
+    if !held.is_empty() {
+        // A scope cannot name a site; site_grants does.
+        said["scope"] = held.join(" ").into();
+    }
+    if let Some(end) = ends.time() {
+        said["exp"] = end.timestamp().into();
+    }
+    let grants = access.grants.iter();
+    let grant = |(site, role): (&SiteId, &SiteRole)| json!({ "site_id": site.to_string(), "role": role.as_str() });
+    said["client_name"] = (*client.name).into();
+    said["instance_role"] = access.instance_role.as_str().into();
+    said["site_grants"] = grants.map(grant).collect();
+    said["revision"] = revision.0.into();
+    said["max_cache_age"] = cache_age.num_seconds().into();
+    said
+}

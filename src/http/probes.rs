@@ -1,0 +1,60 @@
+//! What operators and their programs ask. None of it needs a caller.
+
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderValue, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+
+use super::Shared;
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// The text format of Prometheus.
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Whether the process is alive. Whoever restarts those that are not must not do so
+/// because Postgres is away.
+pub(super) async fn livez() -> Response {
+    text(StatusCode::OK, TEXT, "ok\n".to_owned())
+}
+
+/// Whether to send requests here: as the health service answers for introspection.
+pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
+    let why_not = if *shared.draining.borrow() {
+        "the server is shutting down".to_owned()
+    } else {
+        match shared.callers.replica.require_fresh() {
+            Ok(()) => return text(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            Err(why) => why.to_string(),
+        }
+    };
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        TEXT,
+        format!("{why_not}\n"),
+    )
+}
+
+/// The metrics, for Prometheus.
+pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
+    match shared.metrics.page() {
+        Ok(page) => text(StatusCode::OK, PROMETHEUS, page),
+        Err(error) => {
+            tracing::error!(%error, "there is no page of metrics");
+            text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                TEXT,
+                format!("{error}\n"),
+            )
+        }
+    }
+}
+
+fn text(status: StatusCode, kind: HeaderValue, body: String) -> Response {
+    let headers = [(CONTENT_TYPE, kind), (CACHE_CONTROL, NO_STORE)];
+    (status, headers, body).into_response()
+}

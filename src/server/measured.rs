@@ -1,0 +1,209 @@
+//! What is measured of a server: its calls by the names of their methods, and, each
+//! time that somebody reads the metrics, how far its index follows the database.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic::Code;
+
+use crate::{
+    pb,
+    replica::{Replica, View},
+    store::Store,
+    telemetry::metrics::Metrics,
+};
+
+/// A method that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Method {
+    /// The full name of its service.
+    pub(super) service: &'static str,
+    /// Its own.
+    pub(super) name: &'static str,
+    /// Whether it answers with a stream.
+    pub(super) streams: bool,
+}
+
+/// What is counted where a method does not exist: a caller may name any.
+const UNKNOWN: Method = Method {
+    service: "unknown",
+    name: "unknown",
+    streams: false,
+};
+
+/// The methods by their paths, out of the descriptors that reflection shows.
+static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
+    let descriptors = [
+        pb::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut methods = HashMap::new();
+    for descriptors in descriptors {
+        let set = FileDescriptorSet::decode(descriptors).expect("it was made by the build");
+        for file in set.file {
+            for service in &file.service {
+                // Once in the life of a process, so that labels cost nothing.
+                let full: &str = format!("{}.{}", file.package(), service.name()).leak();
+                for method in &service.method {
+                    let path = format!("/{full}/{}", method.name());
+                    let method = Method {
+                        service: full,
+                        name: method.name().to_owned().leak(),
+                        streams: method.server_streaming(),
+                    };
+                    methods.insert(path, method);
+                }
+            }
+        }
+    }
+    methods
+});
+
+impl Method {
+    /// The method of a path.
+    pub(super) fn of(path: &str) -> Self {
+        METHODS.get(path).copied().unwrap_or(UNKNOWN)
+    }
+}
+
+/// A code's name, as documents write it.
+pub(super) const fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Shows the index and the pool in the metrics.
+pub(super) fn observe(metrics: &Metrics, replica: &Replica, store: &Store) {
+    // Counts are exact up to 2^53.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    fn float(count: usize) -> f64 {
+        count as f64
+    }
+    let of_view = |name, unit, what, value: fn(&View) -> f64| {
+        let replica = replica.clone();
+        // None until there is an index.
+        metrics.gauge(name, unit, what, move || Some(value(&replica.view().ok()?)));
+    };
+    of_view(
+        "index_revision",
+        "",
+        "The revision that answers are based on.",
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        |view| view.index().revision.0 as f64,
+    );
+    of_view("index_clients", "", "API clients in the index.", |view| {
+        float(view.index().clients())
+    });
+    of_view(
+        "index_staleness",
+        "s",
+        "How long ago the index was last known to be complete.",
+        |view| view.staleness.as_secs_f64(),
+    );
+    let of_replica = |name, what, value: fn(&Replica) -> bool| {
+        let replica = replica.clone();
+        let value = move || Some(f64::from(u8::from(value(&replica))));
+        metrics.gauge(name, "", what, value);
+    };
+    of_replica(
+        "index_ready",
+        "1 where introspection can answer, 0 where the index is not loaded or too old.",
+        |replica| replica.require_fresh().is_ok(),
+    );
+    of_replica(
+        "feed_listening",
+        "1 where Postgres tells of changes, 0 where only polling finds them.",
+        Replica::is_listening,
+    );
+    of_replica(
+        "database_reachable",
+        "1 where Postgres answered when it was asked last.",
+        |replica| replica.progress().borrow().reaches_database(),
+    );
+    let of = replica.clone();
+    metrics.gauge(
+        "index_max_staleness",
+        "s",
+        "The staleness from which on no token is answered as active.",
+        move || Some(of.options().max_staleness.as_secs_f64()),
+    );
+    let of = replica.clone();
+    metrics.counter(
+        "feed_failures",
+        "How many times Postgres could not be asked for changes.",
+        move || of.progress().borrow().failures,
+    );
+    let of = store.clone();
+    metrics.gauges(
+        "pool_connections",
+        "Connections to Postgres in the pool.",
+        "state",
+        move || {
+            let (all, idle) = of.pool_status();
+            [
+                ("idle", float(idle)),
+                ("used", float(all.saturating_sub(idle))),
+            ]
+        },
+    );
+    let of = store.clone();
+    metrics.gauge(
+        "pool_max_connections",
+        "",
+        "Connections to Postgres that the pool may have.",
+        move || Some(float(of.pool_size())),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_those_that_there_are() {
+        let method = |service, name, streams| Method {
+            service,
+            name,
+            streams,
+        };
+        let introspection = "hitkeep.auth.v1.IntrospectionService";
+        for (path, expected) in [
+            (
+                "/hitkeep.auth.v1.IntrospectionService/Introspect",
+                method(introspection, "Introspect", false),
+            ),
+            (
+                "/hitkeep.auth.v1.IntrospectionService/IntrospectStream",
+                method(introspection, "IntrospectStream", true),
+            ),
+            (
+                "/grpc.health.v1.Health/Check",
+                method("grpc.health.v1.Health", "Check", false),
+            ),
+            ("/hitkeep.auth.v1.IntrospectionService/Invent", UNKNOWN),
+            ("/", UNKNOWN),
+        ] {
+            assert_eq!(Method::of(path), expected, "{path}");
+        }
+    }
+}

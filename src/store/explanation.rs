@@ -1,0 +1,75 @@
+//! What explains an answer and is in no answer: which token of a client is the
+//! newest, and when something last changed for it.
+
+use diesel::{
+    ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
+    dsl::exists,
+    sql_types::{BigInt, Nullable, Uuid as SqlUuid},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::{
+    Store,
+    error::StoreError,
+    revision,
+    schema::{api_client_tokens, api_clients},
+};
+use crate::domain::{Revision, id::ClientId, token::TokenHash};
+
+#[derive(QueryableByName)]
+struct LastChange {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    revision: Option<i64>,
+}
+
+impl Store {
+    /// The newest token of a client, by its hash.
+    pub async fn newest_token(&self, client: ClientId) -> Result<Option<TokenHash>, StoreError> {
+        let find = async |connection: &mut AsyncPgConnection| {
+            api_client_tokens::table
+                .filter(api_client_tokens::client_id.eq(client.uuid()))
+                .filter(api_client_tokens::end_time.is_null())
+                .select(api_client_tokens::hash)
+                .first::<Vec<u8>>(connection)
+                .await
+                .optional()
+        };
+        let (lease, hash) = self.start(find).await?;
+        lease.finish();
+        let hash = hash.map(|hash| {
+            let length = hash.len();
+            let hash = hash.try_into().map(TokenHash);
+            let odd = |_| StoreError::Inconsistent(format!("a hash of {length} bytes"));
+            hash.map_err(odd)
+        });
+        hash.transpose()
+    }
+
+    /// Whether there is such a client.
+    pub async fn has_client(&self, client: ClientId) -> Result<bool, StoreError> {
+        let find = async |connection: &mut AsyncPgConnection| {
+            diesel::select(exists(api_clients::table.find(client.uuid())))
+                .get_result(connection)
+                .await
+        };
+        let (lease, found) = self.start(find).await?;
+        lease.finish();
+        Ok(found)
+    }
+
+    /// The last revision that changed something for a client. `None`: it is longer
+    /// ago than the log reaches back.
+    pub async fn last_change(&self, client: ClientId) -> Result<Option<Revision>, StoreError> {
+        let find = async |connection: &mut AsyncPgConnection| {
+            diesel::sql_query(
+                "SELECT max(revision) AS revision FROM index_changes WHERE client_id = $1",
+            )
+            .bind::<SqlUuid, _>(client.uuid())
+            .get_result::<LastChange>(connection)
+            .await
+        };
+        let (lease, found) = self.start(find).await?;
+        lease.finish();
+        found.revision.map(revision).transpose()
+    }
+}

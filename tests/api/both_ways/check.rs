@@ -1,0 +1,420 @@
+//! Envoy's check, both ways.
+
+use hitkeep_auth::{
+    domain::caller::CallerPermission,
+    pb::{
+        SiteRole,
+        envoy::{
+            config::core::v3::{
+                Address, Metadata, Pipe, SocketAddress, address::Address as At,
+                socket_address::PortSpecifier,
+            },
+            service::auth::v3::{
+                CheckRequest, CheckResponse,
+                attribute_context::{HttpRequest, Peer, TlsSession},
+                check_response::HttpResponse,
+            },
+        },
+    },
+    server,
+};
+use prost::Message;
+use prost_types::{ListValue, Struct, Timestamp, Value, value::Kind};
+
+use super::{USUAL_WAY, WENT_WELL, connect, framed, go_both_ways, sent};
+use crate::{
+    fixtures::*,
+    harness::TestApp,
+    sidecars::{
+        envoy::{Sending, asking},
+        table,
+    },
+};
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// A request with everything in it that Envoy can be told to send.
+fn full(settings: &[(&str, &str)], path: &str, token: &str) -> CheckRequest {
+    let mut request = asking(settings, path).bearing(token);
+    let http = request.http();
+    for (name, value) in [
+        (":authority", "hitkeep.example"),
+        (":method", "GET"),
+        ("accept", "*/*"),
+        ("user-agent", "a browser, ünïcode"),
+        ("cookie", ""),
+        ("", "without a name"),
+    ] {
+        http.headers.insert(name.to_owned(), value.to_owned());
+    }
+    *http = HttpRequest {
+        id: "17".to_owned(),
+        host: "hitkeep.example".to_owned(),
+        scheme: "https".to_owned(),
+        query: "q".to_owned(),
+        fragment: "f".to_owned(),
+        size: -1,
+        protocol: "HTTP/2".to_owned(),
+        body: "body".to_owned(),
+        raw_body: vec![0xff; 200],
+        ..std::mem::take(http)
+    };
+    let text = |text: &str| Some(Kind::StringValue(text.to_owned()));
+    let value = |kind| Value { kind };
+    let inner = Struct {
+        fields: [("a".to_owned(), value(text("b")))].into(),
+    };
+    let list = ListValue {
+        values: vec![value(Some(Kind::NumberValue(1.5))), value(None)],
+    };
+    let fields = [
+        ("list", Some(Kind::ListValue(list))),
+        ("null", Some(Kind::NullValue(0))),
+        ("struct", Some(Kind::StructValue(inner))),
+        ("true", Some(Kind::BoolValue(true))),
+    ];
+    let fields = fields.map(|(name, kind)| (name.to_owned(), value(kind)));
+    let all = Struct {
+        fields: fields.into(),
+    };
+    let socket = SocketAddress {
+        protocol: 0,
+        address: "192.0.2.7".to_owned(),
+        port_specifier: Some(PortSpecifier::PortValue(50_000)),
+    };
+    let pipe = Pipe {
+        path: "/run/envoy".to_owned(),
+    };
+    let peer = |address| Peer {
+        address: Some(Address {
+            address: Some(address),
+        }),
+        service: "service".to_owned(),
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+        principal: "spiffe://a/b".to_owned(),
+        certificate: "PEM".to_owned(),
+    };
+    let attributes = request.attributes.as_mut().unwrap();
+    attributes.source = Some(peer(At::SocketAddress(socket)));
+    attributes.destination = Some(peer(At::Pipe(pipe)));
+    attributes.request.as_mut().unwrap().time = Some(Timestamp {
+        seconds: -1,
+        nanos: 5,
+    });
+    attributes.metadata_context = Some(Metadata {
+        filter_metadata: [("filter".to_owned(), all)].into(),
+    });
+    attributes.route_metadata_context = Some(Metadata::default());
+    attributes.tls_session = Some(TlsSession {
+        sni: "hitkeep.example".to_owned(),
+    });
+    request
+}
+
+/// A field that is a message, around what is in it.
+fn nested(field: u8, content: &[u8]) -> Vec<u8> {
+    let mut message = vec![field << 3 | 2];
+    prost::encoding::encode_varint(content.len() as u64, &mut message);
+    message.extend(content);
+    message
+}
+
+/// A request of HTTP, by its fields, in a message of its own.
+fn http(fields: &[&[u8]]) -> Vec<u8> {
+    nested(1, &nested(4, &nested(2, &fields.concat())))
+}
+
+/// An entry of a map of texts.
+fn entry(field: u8, name: &str, value: &str) -> Vec<u8> {
+    let pair = [nested(1, name.as_bytes()), nested(2, value.as_bytes())];
+    nested(field, &pair.concat())
+}
+
+/// What prost never writes, and may have to read.
+fn strange(token: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let bearer = format!("Bearer {token}");
+    let good = entry(3, "authorization", &bearer);
+    let bad = entry(3, "authorization", "Bearer x");
+    let key = entry(3, "x-api-key", token);
+    let setting = |name, value| nested(1, &entry(10, name, value));
+    let view = || setting("permission", "site.view");
+    let (here, there) = (setting("site_id", SITE), setting("site_id", OTHER_SITE));
+    let path = |path: &str| nested(4, path.as_bytes());
+    let by_path = || [view(), setting("site_path", "/{site_id}")].concat();
+    let (on, off) = (path(&format!("/{SITE}")), path(&format!("/{OTHER_SITE}")));
+    let deep = (0..40).fold(vec![], |inner, _| {
+        // A list in a value in a list.
+        nested(6, &nested(1, &inner))
+    });
+    let metadata = nested(1, &[nested(1, b"f"), nested(2, &entry(1, "", ""))].concat());
+    let deep_metadata = {
+        let value = [nested(1, b"k"), nested(2, &deep)].concat();
+        nested(
+            1,
+            &[nested(1, b"f"), nested(2, &nested(1, &value))].concat(),
+        )
+    };
+    vec![
+        ("one name twice", http(&[&good, &bad])),
+        ("one name twice, the other way", http(&[&bad, &good])),
+        ("the other name twice", http(&[&key, &key])),
+        ("both names", http(&[&key, &good])),
+        (
+            "two requests",
+            [http(&[&good]), http(&[&path("/")])].concat(),
+        ),
+        (
+            "a header of its own beside",
+            http(&[
+                &good,
+                &nested(
+                    13,
+                    &nested(1, &[nested(1, b"x-api-key"), nested(3, b"x")].concat()),
+                ),
+            ]),
+        ),
+        (
+            "value and raw value",
+            http(&[&nested(
+                13,
+                &nested(
+                    1,
+                    &[
+                        nested(1, b"x-api-key"),
+                        nested(3, b"x"),
+                        nested(3, b""),
+                        nested(2, token.as_bytes()),
+                    ]
+                    .concat(),
+                ),
+            )]),
+        ),
+        (
+            "a header without a name",
+            http(&[&good, &nested(3, &nested(2, b"x"))]),
+        ),
+        (
+            "a header with two values",
+            http(&[&nested(
+                3,
+                &[
+                    nested(1, b"x-api-key"),
+                    nested(2, b"x"),
+                    nested(2, token.as_bytes()),
+                ]
+                .concat(),
+            )]),
+        ),
+        (
+            "a header with more",
+            http(&[&good, &nested(3, &nested(9, b"x"))]),
+        ),
+        (
+            "one setting twice",
+            [view(), there.clone(), here.clone(), http(&[&good])].concat(),
+        ),
+        (
+            "one setting twice, the other way",
+            [view(), here.clone(), there, http(&[&good])].concat(),
+        ),
+        (
+            "five settings",
+            [
+                view(),
+                here.clone(),
+                view(),
+                view(),
+                here.clone(),
+                http(&[&good]),
+            ]
+            .concat(),
+        ),
+        (
+            "a setting twice and wrong",
+            [view(), setting("permission", "x"), here, http(&[&good])].concat(),
+        ),
+        ("two paths", [by_path(), http(&[&good, &off, &on])].concat()),
+        (
+            "two paths, the other way",
+            [by_path(), http(&[&good, &on, &off])].concat(),
+        ),
+        ("no path", [by_path(), http(&[&good])].concat()),
+        ("no request", [by_path(), nested(1, &[])].concat()),
+        ("an empty request", nested(1, &nested(4, &[]))),
+        (
+            "a path that is no text",
+            http(&[&good, &nested(4, b"/\xff")]),
+        ),
+        (
+            "a name that is no text",
+            http(&[&good, &nested(3, &nested(1, b"\xff"))]),
+        ),
+        (
+            "a value that is no text",
+            http(&[&good, &nested(3, &nested(2, b"\xff"))]),
+        ),
+        (
+            "a raw value that is no text",
+            http(&[&nested(
+                13,
+                &nested(1, &[nested(1, b"x-api-key"), nested(3, b"\xff")].concat()),
+            )]),
+        ),
+        (
+            "a body that is no text",
+            http(&[&good, &nested(11, b"\xff")]),
+        ),
+        (
+            "a service that is no text",
+            [nested(1, &nested(1, &nested(2, b"\xff"))), http(&[&good])].concat(),
+        ),
+        (
+            "a label that is no text",
+            [
+                nested(1, &nested(1, &nested(3, &nested(1, b"\xff")))),
+                http(&[&good]),
+            ]
+            .concat(),
+        ),
+        (
+            "a size of ten bytes",
+            http(&[&good, &[&[0x48][..], &[0xff; 9], &[1]].concat()]),
+        ),
+        (
+            "a size that is too large",
+            http(&[&good, &[&[0x48][..], &[0xff; 9], &[2]].concat()]),
+        ),
+        (
+            "a size of eleven bytes",
+            http(&[&good, &[&[0x48][..], &[0x80; 10], &[0]].concat()]),
+        ),
+        ("a size that is none", http(&[&good, &nested(9, b"x")])),
+        ("a path that is a number", http(&[&good, &[0x20, 1]])),
+        ("an unknown field", http(&[&good, &[0x78, 1]])),
+        (
+            "an unknown field that is large",
+            http(&[&good, &[0xf8, 1, 1]]),
+        ),
+        ("a group", http(&[&good, &[0x7b, 0x7c]])),
+        ("the end of a group", http(&[&good, &[0x7c]])),
+        ("four bytes", http(&[&good, &[0x7d, 0, 0, 0, 0]])),
+        ("a field of number 0", http(&[&good, &[0x02, 0]])),
+        (
+            "a key that is too long",
+            http(&[&good, &[0xa2, 0, 1, b'/']]),
+        ),
+        (
+            "metadata",
+            [nested(1, &nested(11, &metadata)), http(&[&good])].concat(),
+        ),
+        (
+            "deep metadata",
+            [nested(1, &nested(11, &deep_metadata)), http(&[&good])].concat(),
+        ),
+        (
+            "a port that is text",
+            [
+                nested(1, &nested(1, &nested(1, &nested(1, &nested(3, b"x"))))),
+                http(&[&good]),
+            ]
+            .concat(),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn every_case_of_the_table_goes_both_ways() {
+    let app = TestApp::start().await;
+    let mut messages = Vec::new();
+    for case in table::cases(&app).await {
+        let token = case.token.as_deref().unwrap_or_default();
+        let plain = asking(&case.settings, &case.path).bearing(token);
+        let full = full(&case.settings, &case.path, token);
+        for (form, request) in [("plain", plain), ("full", full)] {
+            let what = format!("{form}: {}", case.what);
+            messages.push((what, framed(&request.encode_to_vec())));
+        }
+    }
+    go_both_ways(&app, CHECK, &messages).await;
+}
+
+#[tokio::test]
+async fn strange_messages_go_both_ways() {
+    let app = TestApp::with_world().await;
+    let request = personal(VERA).granted(SITE, SiteRole::Viewer);
+    let made = app.dashboard().await.created(request).await;
+    let settings = [
+        ("permission", "site.view"),
+        ("site_path", "/s/{site_id}/**"),
+    ];
+    let whole = full(&settings, &format!("/s/{SITE}/hits"), &made.token).encode_to_vec();
+    let mut messages = vec![("whole".to_owned(), framed(&whole))];
+    for (what, message) in strange(&made.token) {
+        messages.push((what.to_owned(), framed(&message)));
+    }
+    for spoofed in ["x-hitkeep-site-id", "X-HitKeep-More", "x_hitkeep_more"] {
+        for token in [&*made.token, "x"] {
+            let request = full(&[], "/", token).with([(spoofed, "1")]);
+            messages.push((spoofed.to_owned(), framed(&request.encode_to_vec())));
+        }
+    }
+    for size in [1_000, 20_000, 70_000] {
+        let large = "x".repeat(size);
+        let request = full(&[], "/", &made.token).with([("cookie", large.as_str())]);
+        messages.push((format!("{size} bytes"), framed(&request.encode_to_vec())));
+    }
+    for at in 0..whole.len() {
+        messages.push((format!("cut at {at}"), framed(&whole[..at])));
+        for flip in [1, 4, 0x80] {
+            let mut flipped = whole.clone();
+            flipped[at] ^= flip;
+            messages.push((format!("byte {at} with {flip:#x}"), framed(&flipped)));
+        }
+    }
+    messages.push(("two messages".to_owned(), framed(&whole).repeat(2)));
+    messages.push(("a prefix alone".to_owned(), vec![0, 0, 0, 0, 9]));
+    go_both_ways(&app, CHECK, &messages).await;
+}
+
+/// That there are two ways at all: the usual one is limited to none here.
+#[tokio::test]
+async fn what_is_answered_at_once_takes_no_place_of_those_who_wait() {
+    let app = TestApp::with(server::Options {
+        max_introspections: 0,
+        ..server::Options::default()
+    })
+    .await;
+    app.change(world()).await;
+    let request = personal(VERA).granted(SITE, SiteRole::Viewer);
+    let made = app.dashboard().await.created(request).await;
+    let mut sender = connect(&app).await;
+    let introspects = format!("Bearer {}", app.token(CallerPermission::Introspect));
+    let with = ("authorization", introspects.as_str());
+    let template = [("permission", "site.view"), ("site_path", "/s/{site_id}")];
+    let deletes = [("permission", "site.delete"), ("site_id", SITE)];
+    let path = format!("/s/{SITE}");
+    for (settings, path, token, code) in [
+        (&template[..], &*path, &*made.token, 0),
+        (&[], "/", &made.token, 0),
+        (&deletes, "/", &made.token, 7),
+        (&template, "//", &made.token, 3),
+        (&template, "/s/x", &made.token, 3),
+        (&template, &path, "x", 16),
+        (&template, &path, "", 16),
+    ] {
+        let message = framed(&full(settings, path, token).encode_to_vec());
+        let (short, reply) = sent(&mut sender, CHECK, &[with], &message).await;
+        assert!(short.contains(WENT_WELL), "{short}");
+        let reply = CheckResponse::decode(&reply[5..]).unwrap();
+        assert_eq!(reply.status.unwrap().code, code, "{settings:?}");
+        let passes = matches!(reply.http_response, Some(HttpResponse::OkResponse(_)));
+        assert_eq!(passes, code == 0);
+        let (usual, _) = sent(&mut sender, CHECK, &[with, USUAL_WAY], &message).await;
+        assert!(usual.contains("too%20many%20requests"), "{usual}");
+    }
+    for (settings, path) in [(&[("site", SITE)][..], "/"), (&template, "/x")] {
+        let message = framed(&full(settings, path, &made.token).encode_to_vec());
+        let (usual, _) = sent(&mut sender, CHECK, &[with], &message).await;
+        assert!(usual.contains("too%20many%20requests"), "{usual}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The HTTP listener, as programs that speak no gRPC see it.
+
+pub mod client;
+mod forward_auth;
+mod introspect;
+mod limits;
+mod probes;

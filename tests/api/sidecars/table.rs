@@ -1,0 +1,255 @@
+//! Tokens in every state, and routes that need something of each kind.
+
+use chrono::TimeDelta;
+use hitkeep_auth::{
+    domain::caller::CallerPermission,
+    pb::{self, InstanceRole, SiteRole, TeamRole, owner},
+};
+
+use super::envoy::{Sending, answered, asking};
+use crate::{
+    fixtures::*,
+    harness::{Caller, TestApp},
+};
+
+/// A site that there is not.
+const NO_SITE: &str = "00000000-0000-7000-8000-00000000bbff";
+/// Well-formed, and nobody's.
+const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
+
+/// A request to a route.
+pub struct Case {
+    /// What it is, for whoever reads of a failure.
+    pub what: String,
+    /// The token that the request shows.
+    pub token: Option<String>,
+    /// The settings of the route.
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// The request's path.
+    pub path: String,
+    /// The permission that is needed.
+    pub permission: Option<&'static str>,
+    /// The site that the request is about.
+    pub site: Option<&'static str>,
+}
+
+/// A verdict, whoever gave it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The request may pass.
+    Allowed {
+        client: String,
+        owner: String,
+        instance_role: String,
+        site: Option<(String, String)>,
+    },
+    /// There is no token.
+    NoToken,
+    /// The token does not work.
+    Inactive,
+    /// The token does not carry that permission.
+    NotEnough(String),
+}
+
+/// Who can be asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Asker {
+    Introspect,
+    /// As Envoy asks.
+    Check,
+    /// As Envoy asks where it is told to encode raw headers.
+    CheckRaw,
+    /// With the token in the other header.
+    CheckApiKey,
+}
+
+impl Asker {
+    /// All but the first, which the others are compared with.
+    pub const OTHERS: [Self; 3] = [Self::Check, Self::CheckRaw, Self::CheckApiKey];
+
+    pub async fn ask(self, sidecar: &Caller, case: &Case) -> Said {
+        let token = case.token.as_deref();
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let authorization = bearer.iter().map(|value| ("authorization", value.as_str()));
+        let api_key = token.iter().map(|value| ("x-api-key", *value));
+        let request = match self {
+            Self::Introspect => return by_introspection(sidecar, case).await,
+            Self::Check => asking(&case.settings, &case.path).with(authorization),
+            Self::CheckRaw => asking(&case.settings, &case.path).with_raw(authorization),
+            Self::CheckApiKey => asking(&case.settings, &case.path).with(api_key),
+        };
+        answered(&sidecar.check(request).await.expect(&case.what))
+    }
+}
+
+/// What Introspect says of it.
+async fn by_introspection(sidecar: &Caller, case: &Case) -> Said {
+    let Some(token) = case.token.as_deref().filter(|token| !token.is_empty()) else {
+        return Said::NoToken;
+    };
+    let request = match case.permission {
+        None => introspect(token),
+        Some(permission) => check(token, case.site.unwrap_or_default(), permission),
+    };
+    let answer = sidecar.introspect(request).await.expect(&case.what);
+    if !answer.active {
+        return Said::Inactive;
+    }
+    if let Some(permission) = case.permission
+        && !answer.decision.expect("a decision").allowed
+    {
+        return Said::NotEnough(permission.to_owned());
+    }
+    let role_on = |site: &str| {
+        let grant = answer.site_grants.iter().find(|g| g.site_id == site)?;
+        Some((site.to_owned(), word(grant.role().as_str_name())))
+    };
+    let instance_role = word(answer.instance_role().as_str_name());
+    let owner = answer.owner.as_ref().expect("an owner");
+    Said::Allowed {
+        site: case.site.and_then(role_on),
+        instance_role,
+        owner: match owner.owner.as_ref().expect("an owner") {
+            owner::Owner::UserId(id) => format!("user:{id}"),
+            owner::Owner::TeamId(id) => format!("team:{id}"),
+        },
+        client: answer.client_id,
+    }
+}
+
+/// A role's word: the end of its name in the proto.
+fn word(name: &str) -> String {
+    name.rsplit('_').next().unwrap().to_lowercase()
+}
+
+/// Every token at every route.
+pub async fn cases(app: &TestApp) -> Vec<Case> {
+    let tokens = tokens(app).await;
+    let mut cases = Vec::new();
+    for (state, token) in &tokens {
+        for (settings, path, permission, site) in routes() {
+            cases.push(Case {
+                what: format!("{state} token at {settings:?}, {path}"),
+                token: token.clone(),
+                settings,
+                path,
+                permission,
+                site,
+            });
+        }
+    }
+    cases
+}
+
+type Route = (
+    Vec<(&'static str, &'static str)>,
+    String,
+    Option<&'static str>,
+    Option<&'static str>,
+);
+
+fn routes() -> Vec<Route> {
+    let anywhere = || "/anywhere?at=all".to_owned();
+    let mut routes = vec![
+        (vec![], anywhere(), None, None),
+        (vec![("site_id", SITE)], anywhere(), None, Some(SITE)),
+        (
+            vec![("site_path", "/s/{site_id}/**")],
+            format!("/s/{OTHER_SITE}"),
+            None,
+            Some(OTHER_SITE),
+        ),
+    ];
+    for permission in ["instance.view_audit", "instance.manage_users"] {
+        let settings = vec![("permission", permission)];
+        routes.push((settings, anywhere(), Some(permission), None));
+    }
+    for site in [SITE, SECOND_SITE, OTHER_SITE, NO_SITE] {
+        for permission in ["site.view", "site.manage_goals", "site.manage_data"] {
+            let settings = vec![("site_id", site), ("permission", permission)];
+            routes.push((settings, anywhere(), Some(permission), Some(site)));
+        }
+        let settings = vec![
+            ("permission", "site.view"),
+            ("site_path", "/api/*/{site_id}/**"),
+        ];
+        let path = format!("/api/sites/{}/hits?x=/../", site.to_uppercase());
+        routes.push((settings, path, Some("site.view"), Some(site)));
+    }
+    routes
+}
+
+/// A token in each state that there is.
+async fn tokens(app: &TestApp) -> Vec<(&'static str, Option<String>)> {
+    app.change(world()).await;
+    app.change([
+        put_user(ROOT, InstanceRole::Owner, false),
+        put_team_member(OTHER_TEAM, VERA, TeamRole::Admin),
+        put_team_member(OTHER_TEAM, ADAM, TeamRole::Admin),
+    ])
+    .await;
+    let dashboard = app.dashboard().await;
+    let made = async |request: pb::CreateApiClientRequest| dashboard.created(request).await;
+    let of_vera = || {
+        personal(VERA)
+            .granted(SITE, SiteRole::Editor)
+            .granted(OTHER_SITE, SiteRole::Viewer)
+    };
+    let granted = made(of_vera()).await;
+    let bare = made(personal(VERA)).await;
+    let of_team = team_client(ALICE)
+        .granted(SITE, SiteRole::Admin)
+        .granted(SECOND_SITE, SiteRole::Viewer);
+    let team = made(of_team).await;
+    let admin = made(personal(ALICE).with_role(InstanceRole::Admin)).await;
+    let owner = made(
+        personal(ROOT)
+            .with_role(InstanceRole::Owner)
+            .granted(SITE, SiteRole::Viewer),
+    )
+    .await;
+    let revoked = made(of_vera()).await;
+    dashboard.revoke(revoke(VERA, &revoked.id)).await.unwrap();
+    let rotated = made(of_vera()).await;
+    let newer = dashboard.rotate(rotate(VERA, &rotated.id)).await.unwrap();
+    let overlapping = made(of_vera()).await;
+    let overlap = rotate_with_overlap(VERA, &overlapping.id, 3600);
+    dashboard.rotate(overlap).await.unwrap();
+    let expired = made(of_vera().expiring(in_seconds(app, 60))).await;
+    let expiring = made(of_vera().expiring(in_seconds(app, 600))).await;
+    let disabled = made(personal(EVE)).await;
+    let dormant = made(personal(ADAM).granted(OTHER_SITE, SiteRole::Admin)).await;
+    let deleted = made(of_vera()).await;
+    dashboard.delete(delete(VERA, &deleted.id)).await.unwrap();
+    app.change([
+        put_user(EVE, InstanceRole::User, true),
+        delete_team_member(OTHER_TEAM, ADAM),
+    ])
+    .await;
+    app.clock.advance(TimeDelta::seconds(60));
+    let misspelt = granted.token.replace("hkp_", "hkt_");
+    let text = |text: &str| Some(text.to_owned());
+    vec![
+        ("a user's", Some(granted.token)),
+        ("a bare", Some(bare.token)),
+        ("a team's", Some(team.token)),
+        ("an admin's", Some(admin.token)),
+        ("an instance owner's", Some(owner.token)),
+        ("a revoked", Some(revoked.token)),
+        ("a rotated", Some(rotated.token)),
+        ("a rotation's", Some(newer.token)),
+        ("an overlapping", Some(overlapping.token)),
+        ("an expired", Some(expired.token)),
+        ("an expiring", Some(expiring.token)),
+        ("a disabled user's", Some(disabled.token)),
+        ("a token with dormant grants as the", Some(dormant.token)),
+        ("a deleted client's", Some(deleted.token)),
+        ("a misspelt", Some(misspelt)),
+        ("nobody's", text(NOBODYS)),
+        ("a caller's", text(app.token(CallerPermission::Introspect))),
+        ("not a", text("hkp_nothing")),
+        ("not an ASCII", text("é")),
+        ("an empty", text("")),
+        ("no", None),
+    ]
+}

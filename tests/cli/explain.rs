@@ -1,0 +1,326 @@
+//! `explain`: that it says what the service answers, and why.
+
+use hitkeep_auth::{
+    domain::token::{Token, TokenKind},
+    pb::{
+        IntrospectRequest, PermissionCheck,
+        introspection_service_client::IntrospectionServiceClient,
+    },
+    system::SystemEntropy,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    postgres::{execute, migrated_database},
+    process::{Ended, Process, binary},
+    run::{connect, from_caller, run_on, serve},
+};
+
+/// A user who is admin of team 1 and viewer of its first site, a disabled one, and an
+/// owner of the instance. Team 2 is archived, and the third site is its.
+const DIRECTORY: &str = "
+    INSERT INTO users (id, instance_role, disabled) VALUES
+        ('00000000-0000-7000-8000-0000000000a1', 'user', false),
+        ('00000000-0000-7000-8000-0000000000a2', 'user', true),
+        ('00000000-0000-7000-8000-0000000000a3', 'owner', false);
+    INSERT INTO teams (id, archived) VALUES
+        ('00000000-0000-7000-8000-0000000000b1', false),
+        ('00000000-0000-7000-8000-0000000000b2', true);
+    INSERT INTO team_members (team_id, user_id, role) VALUES
+        ('00000000-0000-7000-8000-0000000000b1', '00000000-0000-7000-8000-0000000000a1', 'admin'),
+        ('00000000-0000-7000-8000-0000000000b1', '00000000-0000-7000-8000-0000000000a2', 'owner');
+    INSERT INTO sites (id, team_id) VALUES
+        ('00000000-0000-7000-8000-0000000000c1', '00000000-0000-7000-8000-0000000000b1'),
+        ('00000000-0000-7000-8000-0000000000c2', '00000000-0000-7000-8000-0000000000b1'),
+        ('00000000-0000-7000-8000-0000000000c3', '00000000-0000-7000-8000-0000000000b2');
+    INSERT INTO site_members (site_id, user_id, role) VALUES
+        ('00000000-0000-7000-8000-0000000000c1', '00000000-0000-7000-8000-0000000000a1', 'viewer')";
+
+fn id(short: &str) -> String {
+    format!("00000000-0000-7000-8000-0000000000{short}")
+}
+
+/// A client with grants on all three sites.
+struct Client {
+    id: String,
+    token: String,
+}
+
+/// Makes one, with what is to be said of it in SQL: its owner's column and id, its
+/// instance role, its expiry and revocation, and the end of its token.
+async fn client(
+    url: &str,
+    number: u8,
+    [column, owner, role, expires, revoked, end]: [&str; 6],
+) -> Client {
+    let token = Token::mint(TokenKind::Personal, &SystemEntropy);
+    let [first, rest] = [0, 16].map(|at| {
+        let half = token.hash().0[at..at + 16].try_into().unwrap();
+        format!("{:032x}", u128::from_be_bytes(half))
+    });
+    let client = id(&format!("d{number}"));
+    let (owner, someone) = (id(owner), id("a1"));
+    let [c1, c2, c3] = ["c1", "c2", "c3"].map(id);
+    execute(
+        url,
+        &format!(
+            "INSERT INTO api_clients (id, {column}, name, description, instance_role, expire_time,
+                 revoke_time, created_by_user_id, create_time, update_time)
+             VALUES ('{client}', '{owner}', 'client {number}', '', '{role}', {expires}, {revoked},
+                 '{someone}', now(), now());
+             INSERT INTO api_client_grants (client_id, site_id, role) VALUES
+                 ('{client}', '{c1}', 'editor'), ('{client}', '{c2}', 'owner'),
+                 ('{client}', '{c3}', 'viewer');
+             INSERT INTO api_client_tokens (hash, client_id, hint, create_time, end_time)
+             VALUES ('\\x{first}{rest}', '{client}', 'hkp_...', now(), {end})"
+        ),
+    )
+    .await;
+    Client {
+        id: client,
+        token: token.reveal(),
+    }
+}
+
+/// One in each state.
+async fn clients(url: &str) -> Vec<(&'static str, Client)> {
+    let personal =
+        |owner, role, expires, revoked, end| ["owner_user_id", owner, role, expires, revoked, end];
+    let (never, past, future) = (
+        "NULL",
+        "now() - interval '1 hour'",
+        "now() + interval '1 day'",
+    );
+    let all = [
+        ("works", personal("a1", "admin", never, never, never)),
+        ("replaced", personal("a1", "user", never, never, past)),
+        ("overlapping", personal("a1", "user", never, never, future)),
+        ("revoked", personal("a1", "user", past, past, never)),
+        ("expired", personal("a1", "user", past, never, never)),
+        ("disabled", personal("a2", "user", never, never, never)),
+        ("owner", personal("a3", "owner", future, never, never)),
+        (
+            "team's",
+            ["owner_team_id", "b1", "user", never, never, never],
+        ),
+        (
+            "archived",
+            ["owner_team_id", "b2", "user", never, never, never],
+        ),
+    ];
+    let mut made = Vec::new();
+    for (number, (name, state)) in (0..).zip(all) {
+        made.push((name, client(url, number, state).await));
+    }
+    made
+}
+
+async fn explain(url: &str, token: &str, more: &[&str]) -> Ended {
+    let arguments = ["explain", "--database-url", url];
+    let command = binary(arguments.iter().chain(more));
+    Process::start_with(command, &format!("{token}\n"))
+        .ended()
+        .await
+}
+
+#[tokio::test]
+async fn it_says_what_the_service_answers() {
+    let url = migrated_database().await;
+    execute(&url, DIRECTORY).await;
+    let clients = clients(&url).await;
+    let made = run_on(
+        &url,
+        &[
+            "service-account",
+            "create",
+            "x",
+            "--allow",
+            "introspect",
+            "--json",
+        ],
+    );
+    let caller = made.await.given_json()["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let (_server, address) = serve(&url).await;
+    let mut service = IntrospectionServiceClient::new(connect(&address).await);
+    let malformed = clients[0].1.token.replace("hkp", "hkt");
+    let unknown = Token::mint(TokenKind::Personal, &SystemEntropy).reveal();
+    let others = [malformed, unknown, caller.clone()];
+    let tokens = clients.iter().map(|(_, client)| &client.token);
+    for token in tokens.chain(&others) {
+        for (site, permission) in [
+            (id("c1"), "site.view"),
+            (id("c1"), "site.manage_goals"),
+            (id("c2"), "site.manage_data"),
+            (id("c2"), "site.delete"),
+            (id("c3"), "site.view"),
+            (id("c9"), "site.view"),
+            (String::new(), "instance.manage_users"),
+        ] {
+            let mut more = vec!["--json", "--permission", permission];
+            if !site.is_empty() {
+                more.extend(["--site", site.as_str()]);
+            }
+            let told = explain(&url, token, &more).await.given_json();
+            let request = IntrospectRequest {
+                token: token.clone(),
+                check: Some(PermissionCheck {
+                    site_id: site.clone(),
+                    permission: permission.to_owned(),
+                }),
+                ..IntrospectRequest::default()
+            };
+            let answer = service.introspect(from_caller(&caller, request)).await;
+            let answer = answer.unwrap().into_inner();
+            assert_eq!(told["active"], answer.active, "{told}");
+            assert_eq!(told["revision"], answer.revision, "{told}");
+            let reason = answer.inactive_reason().as_str_name();
+            if answer.active {
+                let role = answer.instance_role().as_str_name().to_lowercase();
+                let said = told["instance_role"]["effective"].as_str().unwrap();
+                assert_eq!(format!("instance_role_{said}"), role);
+                let grants: Vec<_> = { told["site_grants"].as_array().unwrap().iter() }
+                    .filter(|grant| !grant["effective"].is_null())
+                    .map(|grant| {
+                        let role = grant["effective"].as_str().unwrap();
+                        let role = format!("SITE_ROLE_{}", role.to_uppercase());
+                        (grant["site_id"].as_str().unwrap().to_owned(), role)
+                    })
+                    .collect();
+                let expected: Vec<_> = { answer.site_grants.iter() }
+                    .map(|grant| (grant.site_id.clone(), grant.role().as_str_name().to_owned()))
+                    .collect();
+                assert_eq!(grants, expected, "{told}");
+            } else {
+                let reason = reason.strip_prefix("INACTIVE_REASON_").unwrap();
+                assert_eq!(told["inactive_reason"], reason, "{told}");
+            }
+            if told.get("decision").is_some() {
+                let decision = answer.decision.unwrap();
+                let reason = decision.reason().as_str_name();
+                let reason = reason.strip_prefix("DECISION_REASON_").unwrap();
+                let expected = json!({"allowed": decision.allowed, "reason": reason});
+                assert_eq!(told["decision"], expected, "{told}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_says_why_in_words() {
+    let url = migrated_database().await;
+    execute(&url, DIRECTORY).await;
+    let clients = clients(&url).await;
+    let of = |name: &str| &clients.iter().find(|(other, _)| *other == name).unwrap().1;
+    let (c1, c2, c3) = (id("c1"), id("c2"), id("c3"));
+    for (name, expected) in [
+        ("works", vec!["The token works.".to_owned()]),
+        (
+            "works",
+            vec![
+                format!("{c1}  viewer   editor   viewer       the owner's role on the site itself"),
+                format!("{c2}  admin    owner    admin        the owner's role in the site's team"),
+                format!("{c3}  nothing  viewer   nothing      the site's team is archived"),
+                "instance role  user: admin was delegated, and the owner holds user".to_owned(),
+            ],
+        ),
+        (
+            "replaced",
+            vec!["NOT work (TOKEN_ROTATED): a newer token took".to_owned()],
+        ),
+        ("overlapping", vec!["The token works, until ".to_owned()]),
+        ("revoked", vec!["NOT work (REVOKED)".to_owned()]),
+        (
+            "expired",
+            vec!["NOT work (EXPIRED): its client expired ".to_owned()],
+        ),
+        (
+            "disabled",
+            vec!["the user whose it is is disabled".to_owned()],
+        ),
+        (
+            "owner",
+            vec![format!(
+                "{c2}  owner    owner    owner        an owner of the instance"
+            )],
+        ),
+        (
+            "team's",
+            vec![
+                format!("{c2}  owner    owner    owner        the site is the team's"),
+                format!("{c3}  nothing  viewer   nothing      the site is another team's"),
+            ],
+        ),
+        (
+            "archived",
+            vec!["the team whose it is is archived".to_owned()],
+        ),
+    ] {
+        let said = explain(&url, &of(name).token, &[]).await.given();
+        for expected in expected {
+            assert!(said.contains(&expected), "{name}: {expected}\n{said}");
+        }
+        assert!(!said.contains(&of(name).token), "{said}");
+        assert!(said.contains("As of revision "), "{said}");
+    }
+    let works = of("works");
+    let more = ["--site", &c1, "--permission", "site.manage_goals"];
+    let said = explain(&url, &works.token, &more).await.given();
+    let rule =
+        "NOT allowed (ROLE_TOO_LOW): it is viewer there, and site.manage_goals needs editor.";
+    assert!(said.contains(rule), "{said}");
+    // By the client's id: its newest token.
+    let by_id = run_on(&url, &["explain", &works.id]).await.given();
+    assert!(
+        by_id.contains("The token works.") && by_id.contains("client 0"),
+        "{by_id}"
+    );
+    let replaced = run_on(&url, &["explain", &of("replaced").id]).await.given();
+    assert!(replaced.contains("has no newest token"), "{replaced}");
+    let nobody = run_on(&url, &["explain", &id("ff")]).await.given();
+    assert!(nobody.contains("There is no API client"), "{nobody}");
+}
+
+#[tokio::test]
+async fn what_is_no_token_is_told_apart() {
+    let url = migrated_database().await;
+    let token = Token::mint(TokenKind::Personal, &SystemEntropy).reveal();
+    let caller = Token::mint(TokenKind::ServiceAccount, &SystemEntropy).reveal();
+    for (presented, expected) in [
+        (token.as_str(), "no API client has it, or ever had"),
+        (&format!("  {token}\r"), "no API client has it, or ever had"),
+        (&caller, "a service account's"),
+        ("", "it has 0 characters, and a token has 53"),
+        (&token.replace("hkp_", "key_"), "does not begin with"),
+        (&token.replace("hkp_", "hkt_"), "its checksum is wrong"),
+        (&format!("{}!{}", &token[..9], &token[10..]), "character 10"),
+    ] {
+        let said = explain(&url, presented, &[]).await.given();
+        assert!(said.contains("does NOT work (UNKNOWN_TOKEN)"), "{said}");
+        assert!(said.contains(expected), "{presented}: {said}");
+        let told = explain(&url, presented, &["--json"]).await.given_json();
+        assert_eq!(told["active"], Value::Bool(false));
+        assert_eq!(told["inactive_reason"], "UNKNOWN_TOKEN");
+    }
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused() {
+    let url = migrated_database().await;
+    let site = id("c1");
+    for (more, expected) in [
+        (vec!["--permission", "site.view"], "needs a site"),
+        (
+            vec!["--permission", "instance.view_system", "--site", &site],
+            "not about a site",
+        ),
+        (vec!["--permission", "site.fly"], "there is no permission"),
+        (vec!["--site", &site], "--permission"),
+        (vec!["not-an-id"], "invalid value"),
+    ] {
+        let said = explain(&url, "", &more).await.refused(2);
+        assert!(said.contains(expected), "{said}");
+    }
+}

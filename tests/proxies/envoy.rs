@@ -1,0 +1,399 @@
+//! Envoy, with `deploy/envoy/envoy.yaml` as it is but for the addresses.
+
+use std::fs;
+
+use tokio::process::Command;
+
+use crate::{
+    client::{Answer, get},
+    programs,
+    service::{OTHER_SITE, SITE, Service, VERA},
+    support::process::Process,
+    upstream,
+};
+
+/// Where CI puts it.
+const PLACE: &str = "target/ci-tools/envoy/envoy/_bin/envoy";
+const CONFIGURATION: &str = include_str!("../../deploy/envoy/envoy.yaml");
+/// Well-formed, and nobody's.
+const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
+
+/// A running Envoy.
+struct Envoy {
+    address: String,
+    process: Process,
+}
+
+impl Envoy {
+    /// Starts one in front of an upstream; none where it is not installed.
+    async fn start(service: &Service) -> Option<Self> {
+        let program = programs::find("envoy", PLACE)?;
+        let upstream = upstream::start().await;
+        let folder = std::env::temp_dir().join(format!(
+            "hitkeep-auth-envoy-{}-{}",
+            std::process::id(),
+            port(&service.address)
+        ));
+        fs::create_dir_all(&folder).unwrap();
+        let (configuration, admin) = (folder.join("envoy.yaml"), folder.join("admin"));
+        let mut text = CONFIGURATION.to_owned();
+        for (from, to) in [
+            ("port_value: 10000", "port_value: 0"),
+            (
+                "port_value: 50051",
+                &format!("port_value: {}", port(&service.address)),
+            ),
+            (
+                "port_value: 8080",
+                &format!("port_value: {}", port(&upstream)),
+            ),
+        ] {
+            assert_eq!(text.matches(from).count(), 1, "{from}");
+            text = text.replace(from, to);
+        }
+        fs::write(&configuration, text).unwrap();
+        let mut command = Command::new(program);
+        command
+            .arg("-c")
+            .arg(&configuration)
+            .arg("--admin-address-path")
+            .arg(&admin)
+            .args(["--disable-hot-restart", "--concurrency", "1"])
+            // To find out which port it listens on.
+            .arg("--config-yaml")
+            .arg("admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }")
+            .env("HITKEEP_CALLER_TOKEN", &service.caller);
+        let mut process = Process::start(command);
+        process.stderr.line("starting workers").await;
+        let admin = fs::read_to_string(&admin).expect("it says where its admin is");
+        let listeners = get(&admin, "/listeners?format=json", &[]).await.body;
+        // It is sent in chunks.
+        let listeners: String = listeners
+            .lines()
+            .filter(|l| l.starts_with([' ', '{', '}']))
+            .collect();
+        let listeners: serde_json::Value = serde_json::from_str(&listeners).expect(&listeners);
+        let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+        fs::remove_dir_all(&folder).unwrap();
+        Some(Self {
+            address: format!("127.0.0.1:{}", socket["port_value"]),
+            process,
+        })
+    }
+
+    async fn get(&self, target: &str, headers: &[(&str, &str)]) -> Answer {
+        get(&self.address, target, headers).await
+    }
+
+    /// Asks until the answer has that status, and it has another one of `meanwhile`.
+    async fn until(&self, status: u16, meanwhile: &[u16], target: &str, headers: &[(&str, &str)]) {
+        loop {
+            let answer = self.get(target, headers).await;
+            if answer.status == status {
+                return;
+            }
+            assert!(meanwhile.contains(&answer.status), "{answer:?}");
+        }
+    }
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap()
+}
+
+#[tokio::test]
+async fn what_may_pass_passes_and_says_as_whom() {
+    let service = Service::start(&[]).await;
+    let Some(envoy) = Envoy::start(&service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let bearer = format!("Bearer {}", made.token);
+    let path = format!("/api/sites/{SITE}/hits?from=1");
+    let answer = envoy.get(&path, &[("Authorization", &bearer)]).await;
+    assert_eq!(answer.arrived("x-hitkeep-client-id"), [&*made.id]);
+    assert_eq!(answer.arrived("x-hitkeep-owner"), [format!("user:{VERA}")]);
+    assert_eq!(answer.arrived("x-hitkeep-instance-role"), ["user"]);
+    assert_eq!(answer.arrived("x-hitkeep-site-id"), [SITE]);
+    assert_eq!(answer.arrived("x-hitkeep-site-role"), ["editor"]);
+    assert!(answer.body.starts_with(&format!("GET {path} ")));
+
+    // Any token that works, in each place where it may be.
+    let odd = format!("bEaReR   {}", made.token);
+    for header in [
+        ("AUTHORIZATION", &*bearer),
+        ("authorization", &odd),
+        ("X-Api-Key", &made.token),
+    ] {
+        let answer = envoy.get("/", &[header]).await;
+        assert_eq!(answer.arrived("x-hitkeep-client-id"), [&*made.id]);
+        assert_eq!(answer.arrived("x-hitkeep-site-id"), [""; 0]);
+    }
+    let basic = ("authorization", "Basic dXNlcjpwYXNz");
+    let answer = envoy.get("/", &[basic, ("x-api-key", &made.token)]).await;
+    assert_eq!(answer.status, 200);
+
+    // Whoever is told of in the access log comes from the check as well.
+    let mut process = envoy.process;
+    let line = process.stdout.line(&made.id).await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["client"], *made.id);
+    // Of a query, nothing is logged.
+    assert_eq!(line["path"], format!("/api/sites/{SITE}/hits"));
+}
+
+#[tokio::test]
+async fn what_may_not_pass_is_refused_as_it_should_be() {
+    let service = Service::start(&[]).await;
+    let Some(envoy) = Envoy::start(&service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let revoked = service.client().await;
+    service.revoke(&revoked.id).await;
+    let bearer = |token: &str| format!("Bearer {token}");
+    let (good, gone, nobodys) = (bearer(&made.token), bearer(&revoked.token), bearer(NOBODYS));
+    let caller = bearer(&service.caller);
+    let twice = [("authorization", &*good), ("Authorization", &*good)];
+    let inactive = "Bearer realm=\"hitkeep\", error=\"invalid_token\"";
+    let scope = |scope: &str| {
+        format!("Bearer realm=\"hitkeep\", error=\"insufficient_scope\", scope=\"{scope}\"")
+    };
+    let (views, system) = (scope("site.view"), scope("instance.view_system"));
+    let site = |site: &str| format!("/api/sites/{site}/hits");
+    for (target, headers, status, error, challenge) in [
+        (
+            "/",
+            &[][..],
+            401,
+            "unauthorized",
+            "Bearer realm=\"hitkeep\"",
+        ),
+        (
+            &site(SITE),
+            &[],
+            401,
+            "unauthorized",
+            "Bearer realm=\"hitkeep\"",
+        ),
+        (
+            "/",
+            &[("authorization", &*nobodys)],
+            401,
+            "invalid_token",
+            inactive,
+        ),
+        (
+            "/",
+            &[("authorization", "Bearer x")],
+            401,
+            "invalid_token",
+            inactive,
+        ),
+        (
+            "/",
+            &[("authorization", &*gone)],
+            401,
+            "invalid_token",
+            inactive,
+        ),
+        (
+            "/",
+            &[("authorization", &*caller)],
+            401,
+            "invalid_token",
+            inactive,
+        ),
+        ("/", &twice, 401, "invalid_token", inactive),
+        (
+            &site(OTHER_SITE),
+            &twice[..1],
+            403,
+            "insufficient_scope",
+            &views,
+        ),
+        (
+            "/api/system/status",
+            &twice[..1],
+            403,
+            "insufficient_scope",
+            &system,
+        ),
+    ] {
+        let answer = envoy.get(target, headers).await;
+        assert_eq!(answer.status, status, "{target} {headers:?}: {answer:?}");
+        assert_eq!(answer.error(), error);
+        assert_eq!(answer.header("www-authenticate"), [challenge]);
+        assert_eq!(answer.header("content-type"), ["application/json"]);
+        assert_eq!(answer.header("cache-control"), ["no-store"]);
+    }
+    let good = &twice[..1];
+    let misconfigured = envoy.get("/api/sites/", good).await;
+    assert_eq!(misconfigured.status, 500);
+    assert_eq!(misconfigured.error(), "server_error");
+    for target in ["/api/sites/new", &format!("/api/sites/{SITE};x/hits")] {
+        let unclear = envoy.get(target, good).await;
+        assert_eq!(
+            (unclear.status, &*unclear.error()),
+            (400, "invalid_request")
+        );
+    }
+    // The mistake is named for the operator, once, and no token anywhere.
+    for _ in 0..20 {
+        assert_eq!(envoy.get("/api/sites/", good).await.status, 500);
+    }
+    let (_, log) = service.stop().await;
+    let mistakes: Vec<_> = log
+        .lines()
+        .filter(|l| l.contains("misconfigured"))
+        .collect();
+    assert_eq!(mistakes.len(), 1, "{log}");
+    assert!(mistakes[0].contains("/api/sites/{site_id}/**"));
+    for token in [&made.token, &revoked.token] {
+        assert!(!log.contains(&token[4..]));
+    }
+}
+
+/// Whichever way somebody tries to get another site past the check, what arrives is
+/// about the site that was checked.
+#[tokio::test]
+async fn the_check_and_the_upstream_see_the_same_path() {
+    let service = Service::start(&[]).await;
+    let Some(envoy) = Envoy::start(&service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let bearer = format!("Bearer {}", made.token);
+    let mut passed = 0;
+    for pattern in [
+        "/api/sites/SITE",
+        "/api/sites/SITE/",
+        "/api/sites/SITE//hits",
+        "//api/sites/SITE",
+        "/api/sites/./SITE",
+        "/api/sites/OTHER/../SITE",
+        "/api/sites/OTHER/%2e%2e/SITE",
+        "/api/sites/SITE/../OTHER",
+        "/api/sites/SITE/%2e%2e/OTHER",
+        "/api/sites/SITE/..%2fOTHER",
+        "/api/sites/SITE%2f..%2fOTHER",
+        "/api/sites/SITE/..%5cOTHER",
+        "/api/sites/SITE\\..\\OTHER",
+        "/api/sites/SITE/..;/OTHER",
+        "/api/sites/SITE/%252e%252e/OTHER",
+        "/api/sites/SITE#/../OTHER",
+        "/api/sites/SITE?/../OTHER",
+        "http://test/api/sites/SITE/../OTHER",
+        "http://test/api/sites/SITE",
+    ] {
+        let target = pattern.replace("SITE", SITE).replace("OTHER", OTHER_SITE);
+        let answer = envoy.get(&target, &[("authorization", &bearer)]).await;
+        if answer.status == 200 {
+            passed += 1;
+            let path = answer.body.split(' ').nth(1).unwrap();
+            let path = path.split('?').next().unwrap();
+            let segments: Vec<_> = path.split('/').collect();
+            assert_eq!(segments[..4], ["", "api", "sites", SITE], "{pattern}");
+            assert!(!path.contains("..") && !path.contains('%'), "{pattern}");
+            assert_eq!(answer.arrived("x-hitkeep-site-id"), [SITE]);
+        } else {
+            assert!([400, 403].contains(&answer.status), "{pattern}: {answer:?}");
+        }
+    }
+    assert!(passed >= 8, "{passed}");
+}
+
+#[tokio::test]
+async fn nobody_says_who_they_are_but_the_check() {
+    let service = Service::start(&[]).await;
+    let Some(envoy) = Envoy::start(&service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let bearer = format!("Bearer {}", made.token);
+    let spoofed = [
+        ("x-hitkeep-owner", "user:root"),
+        ("X-HITKEEP-Client-Id", "1"),
+        ("x-hitkeep-client-id", "2"),
+        ("x-hitkeep-site-id", OTHER_SITE),
+        ("X-HitKeep-Site-Role", "owner"),
+        ("x-hitkeep-future", "1"),
+        ("authorization", &bearer),
+    ];
+    let answer = envoy.get("/", &spoofed).await;
+    assert_eq!(answer.arrived("x-hitkeep-client-id"), [&*made.id]);
+    assert_eq!(answer.arrived("x-hitkeep-owner"), [format!("user:{VERA}")]);
+    // Where nothing is checked, nothing is said.
+    let open = envoy.get("/healthz", &spoofed).await;
+    assert_eq!(open.arrived("authorization"), [&*bearer]);
+    for (answer, ours) in [(answer, 3), (open, 0)] {
+        let arrived = answer.body.to_lowercase();
+        assert_eq!(arrived.matches("x-hitkeep-").count(), ours, "{arrived}");
+    }
+    let underscore = [
+        ("x_hitkeep_owner", "user:root"),
+        ("authorization", &*bearer),
+    ];
+    assert_eq!(envoy.get("/", &underscore).await.status, 400);
+}
+
+#[tokio::test]
+async fn an_outage_is_503_and_over_when_it_is_over() {
+    let service = Service::start(&["--max-staleness", "2s"]).await;
+    let Some(envoy) = Envoy::start(&service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let (good, nobodys) = (
+        format!("Bearer {}", made.token),
+        format!("Bearer {NOBODYS}"),
+    );
+    let (good, nobodys) = ([("authorization", &*good)], [("authorization", &*nobodys)]);
+    assert_eq!(envoy.get("/", &good).await.status, 200);
+    assert_eq!(envoy.get("/", &nobodys).await.status, 401);
+
+    // Postgres is gone: from memory for as long as that may be, and then not.
+    service.database.cut();
+    let unknown = envoy.get("/", &nobodys).await;
+    assert_eq!(
+        (unknown.status, &*unknown.error()),
+        (503, "temporarily_unavailable")
+    );
+    assert_eq!(unknown.header("retry-after"), ["1"]);
+    envoy.until(503, &[200], "/", &good).await;
+    service.database.mend();
+    envoy.until(200, &[503], "/", &good).await;
+    assert_eq!(envoy.get("/", &nobodys).await.status, 401);
+
+    // The service itself is gone.
+    let (stopped, _) = service.stop().await;
+    envoy.until(503, &[200], "/", &good).await;
+    assert_eq!(envoy.get("/", &nobodys).await.status, 503);
+    assert_eq!(envoy.get("/healthz", &[]).await.status, 200);
+    let _service = stopped.start().await;
+    envoy.until(200, &[503], "/", &good).await;
+}
+
+/// The questions of a real Envoy are those that the short way reads: on the usual one
+/// there is no room here.
+#[tokio::test]
+async fn envoys_own_questions_go_the_short_way() {
+    let service = Service::start(&["--max-introspections", "1"]).await;
+    let Some(envoy) = Envoy::start(&service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let bearer = format!("Bearer {}", made.token);
+    let good = [("authorization", &*bearer), ("cookie", "a=b")];
+    let path = format!("/api/sites/{SITE}/hits");
+    let waiting = service.begin_to_wait().await;
+    // A mistake is told of on the usual way, and so is an answer as long as it lasts.
+    envoy.until(503, &[500], "/api/sites/", &good).await;
+    assert_eq!(envoy.get(&path, &good).await.status, 200);
+    assert_eq!(envoy.get("/api/system/", &good).await.status, 403);
+    assert_eq!(envoy.get("/api/sites/new", &good).await.status, 400);
+    assert_eq!(envoy.get("/", &[]).await.status, 401);
+    assert_eq!(envoy.get("/api/sites/", &good).await.status, 503);
+    waiting.abort();
+    envoy.until(500, &[503], "/api/sites/", &good).await;
+}

@@ -1,0 +1,256 @@
+//! What holds of every proxy that asks `/forward-auth`, with the routes that all of
+//! `deploy/` has.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::{
+    client::{Answer, get},
+    service::{OTHER_SITE, SITE, Service, VERA},
+    support::process::Process,
+};
+
+/// Well-formed, and nobody's.
+const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
+/// The headers that say as whom a request passes.
+const OURS: [&str; 5] = [
+    "x-hitkeep-client-id",
+    "x-hitkeep-instance-role",
+    "x-hitkeep-owner",
+    "x-hitkeep-site-id",
+    "x-hitkeep-site-role",
+];
+
+/// A running proxy, which listens on a Unix socket of its own: there is no port that
+/// somebody else could take first.
+pub struct Front {
+    pub folder: Folder,
+    /// Ends when dropped.
+    pub _process: Process,
+}
+
+/// A folder for one proxy, with a path that is short enough for a socket.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hitkeep-{name}-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the proxy listens.
+    pub fn socket(&self) -> String {
+        let socket = self.0.join("socket");
+        socket.to_str().expect("it is text").to_owned()
+    }
+
+    /// Puts a file into it, with each of those replaced, which has to be there.
+    pub fn put(&self, name: &str, text: &str, replaced: &[(&str, &str)]) {
+        let mut text = text.to_owned();
+        for (from, to) in replaced {
+            assert!(text.contains(from), "{from} in {name}");
+            text = text.replace(from, to);
+        }
+        fs::write(self.0.join(name), text).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+impl Front {
+    pub async fn get(&self, target: &str, headers: &[(&str, &str)]) -> Answer {
+        get(&self.folder.socket(), target, headers).await
+    }
+
+    /// Asks until the answer has that status.
+    pub async fn until(&self, status: u16, target: &str, headers: &[(&str, &str)]) {
+        while self.get(target, headers).await.status != status {}
+    }
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+fn site(site: &str) -> String {
+    format!("/api/sites/{site}/hits")
+}
+
+/// What may pass passes, and says as whom; nothing that the client says of itself does.
+pub async fn passes(front: &Front, service: &Service) {
+    let made = service.client().await;
+    let good = bearer(&made.token);
+    let owner = format!("user:{VERA}");
+    let expected = [
+        ("x-hitkeep-client-id", &*made.id),
+        ("x-hitkeep-instance-role", "user"),
+        ("x-hitkeep-owner", &owner),
+        ("x-hitkeep-site-id", SITE),
+        ("x-hitkeep-site-role", "editor"),
+    ];
+    let spoofed = [
+        ("X-HitKeep-Client-Id", "1"),
+        ("x-hitkeep-client-id", "2"),
+        ("x-hitkeep-owner", "user:root"),
+        ("x-hitkeep-instance-role", "owner"),
+        ("x-hitkeep-site-id", OTHER_SITE),
+        ("x-hitkeep-site-role", "owner"),
+        ("x-hitkeep-caller", "hks_x"),
+        ("x_hitkeep_owner", "user:root"),
+    ];
+    let path = format!("{}?from=1&permission=site.fly", site(SITE));
+    for more in [&[][..], &spoofed] {
+        let headers = [&[("Authorization", &*good)], more].concat();
+        let answer = front.get(&path, &headers).await;
+        for (name, value) in expected {
+            assert_eq!(answer.arrived(name), [value], "{name}");
+        }
+        // The very request: no more, and no less.
+        assert!(answer.body.starts_with(&format!("GET {path} ")));
+        let arrived = answer.body.to_lowercase().replace('_', "-");
+        assert_eq!(arrived.matches("x-hitkeep-").count(), 5, "{arrived}");
+        assert_eq!(answer.arrived("authorization"), [&*good]);
+
+        // Without a site, nothing is said of one.
+        let answer = front.get("/?permission=site.fly", &headers).await;
+        for (name, value) in &expected[..3] {
+            assert_eq!(answer.arrived(name), [*value], "{name}");
+        }
+        let arrived = answer.body.to_lowercase().replace('_', "-");
+        assert_eq!(arrived.matches("x-hitkeep-").count(), 3, "{arrived}");
+
+        // Where nothing is checked, nothing is said.
+        let answer = front.get("/healthz", &headers).await;
+        for name in OURS {
+            assert_eq!(answer.arrived(name), [""; 0], "{name}");
+        }
+        assert_eq!(answer.arrived("x-hitkeep-caller"), [""; 0]);
+    }
+    let basic = ("authorization", "Basic dXNlcjpwYXNz");
+    let answer = front.get("/", &[basic, ("x-api-key", &made.token)]).await;
+    assert_eq!(answer.arrived("x-hitkeep-client-id"), [&*made.id]);
+}
+
+/// What may not pass is refused as it should be.
+pub async fn refuses(front: &Front, service: &Service) {
+    let made = service.client().await;
+    let revoked = service.client().await;
+    service.revoke(&revoked.id).await;
+    let (good, gone) = (bearer(&made.token), bearer(&revoked.token));
+    let (nobodys, caller) = (bearer(NOBODYS), bearer(&service.caller));
+    let none = "Bearer realm=\"hitkeep\"";
+    let inactive = "Bearer realm=\"hitkeep\", error=\"invalid_token\"";
+    let scope = |scope: &str| {
+        format!("Bearer realm=\"hitkeep\", error=\"insufficient_scope\", scope=\"{scope}\"")
+    };
+    let (views, system) = (scope("site.view"), scope("instance.view_system"));
+    for (target, authorization, status, error, challenge) in [
+        ("/", None, 401, "unauthorized", none),
+        (&*site(SITE), None, 401, "unauthorized", none),
+        ("/", Some("Basic dXNlcjpwYXNz"), 401, "unauthorized", none),
+        ("/", Some(&*nobodys), 401, "invalid_token", inactive),
+        ("/", Some("Bearer x"), 401, "invalid_token", inactive),
+        ("/", Some(&*gone), 401, "invalid_token", inactive),
+        ("/", Some(&*caller), 401, "invalid_token", inactive),
+        (
+            &site(OTHER_SITE),
+            Some(&*good),
+            403,
+            "insufficient_scope",
+            &views,
+        ),
+        (
+            "/api/system/status",
+            Some(&*good),
+            403,
+            "insufficient_scope",
+            &system,
+        ),
+    ] {
+        let header = authorization.map(|value| ("authorization", value));
+        let answer = front.get(target, header.as_slice()).await;
+        assert_eq!(answer.status, status, "{target} {header:?}: {answer:?}");
+        assert_eq!(answer.error(), error);
+        assert_eq!(answer.header("www-authenticate"), [challenge]);
+        assert_eq!(answer.header("content-type"), ["application/json"]);
+        assert_eq!(answer.header("cache-control"), ["no-store"]);
+    }
+    let good = [("authorization", &*good)];
+    for (target, status, error) in [
+        ("/api/sites/", 500, "server_error"),
+        ("/api/sites/new", 400, "invalid_request"),
+    ] {
+        let answer = front.get(target, &good).await;
+        assert_eq!((answer.status, &*answer.error()), (status, error));
+        assert_eq!(answer.header("www-authenticate"), [""; 0]);
+    }
+}
+
+/// Whichever way somebody tries to get another site past the check, what arrives is
+/// about the site that was checked.
+pub async fn sees_the_path_of_the_upstream(front: &Front, service: &Service) {
+    let made = service.client().await;
+    let bearer = bearer(&made.token);
+    let mut passed = 0;
+    for pattern in [
+        "/api/sites/SITE",
+        "/api/sites/SITE/",
+        "/api/sites/SITE/hits?x=/../OTHER",
+        "/api/sites/SITE//hits",
+        "//api/sites/SITE",
+        "/api//sites/SITE",
+        "/api/sites/./SITE",
+        "/api/sites/OTHER/../SITE",
+        "/api/sites/OTHER/%2e%2e/SITE",
+        "/api/sites/SITE/../OTHER",
+        "/api/sites/SITE/%2e%2e/OTHER",
+        "/api/sites/SITE/..%2fOTHER",
+        "/api/sites/SITE%2f..%2fOTHER",
+        "/api/sites/SITE/..%5cOTHER",
+        "/api/sites/SITE\\..\\OTHER",
+        "/api/sites/SITE/..;/OTHER",
+        "/api/sites/SITE/%252e%252e/OTHER",
+        "/api/sites/SITE#/../OTHER",
+        "/api/sites/SITE?/../OTHER",
+        "http://test/api/sites/SITE/../OTHER",
+        "http://test/api/sites/SITE",
+        "/healthz/../api/sites/SITE/../OTHER",
+        "/healthz%2f..%2fapi/sites/OTHER",
+        "/%61pi/sites/SITE",
+    ] {
+        let target = pattern.replace("SITE", SITE).replace("OTHER", OTHER_SITE);
+        // Said by the client, it is not believed.
+        let told = site(SITE);
+        for header in ["x-forwarded-uri", "x-original-uri"] {
+            let headers = [("authorization", &*bearer), (header, &*told)];
+            let answer = front.get(&target, &headers).await;
+            if answer.status == 200 {
+                passed += 1;
+                let path = answer.body.split(' ').nth(1).unwrap();
+                let path = path.split('?').next().unwrap();
+                let segments: Vec<_> = path.split('/').collect();
+                assert_eq!(segments[..4], ["", "api", "sites", SITE], "{pattern}");
+                assert!(!path.contains("..") && !path.contains('%'), "{pattern}");
+                assert_eq!(answer.arrived("x-hitkeep-site-id"), [SITE]);
+            } else {
+                assert!([400, 403].contains(&answer.status), "{pattern}: {answer:?}");
+            }
+        }
+    }
+    assert!(passed >= 8, "{passed}");
+}
