@@ -117,11 +117,8 @@ fn index_of(tokens: &[Token]) -> Index {
 /// Texts in random order, but one after the other in memory: a request brings its
 /// token along, so fetching that is not the index' work.
 fn shuffled(texts: &[String]) -> Vec<u8> {
-    let mut chance = Chance::new(1);
     let mut order: Vec<&String> = texts.iter().collect();
-    for last in (1..order.len()).rev() {
-        order.swap(last, chance.below(last + 1));
-    }
+    Chance::new(1).shuffle(&mut order);
     order.iter().flat_map(|text| text.bytes()).collect()
 }
 

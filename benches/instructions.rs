@@ -18,9 +18,8 @@ mod support;
 
 use support::{
     arguments::Arguments,
-    calls,
     figures::Table,
-    load::{Shape, Style, Target, exactly, frames::Blocks},
+    load::{Shape, Style, Target, exactly},
     population,
     postgres::{Durability, Postgres},
     service::{Caller, Service},
@@ -28,26 +27,11 @@ use support::{
 
 /// Clients that present their tokens, in turn.
 const KNOWN: usize = 1000;
-/// The methods, and how many calls are under way at once on one connection.
-const WAYS: [(&str, &str, Style, usize); 3] = [
-    (
-        "Introspect, one call at a time",
-        "/hitkeep.auth.v1.IntrospectionService/Introspect",
-        Style::Unary,
-        1,
-    ),
-    (
-        "Introspect, 32 calls at once",
-        "/hitkeep.auth.v1.IntrospectionService/Introspect",
-        Style::Unary,
-        32,
-    ),
-    (
-        "IntrospectStream, 128 requests at once",
-        "/hitkeep.auth.v1.IntrospectionService/IntrospectStream",
-        Style::Stream,
-        128,
-    ),
+/// How it is called, and how many calls are under way at once on one connection.
+const WAYS: [(&str, Style, usize); 3] = [
+    ("Introspect, one call at a time", Style::Unary, 1),
+    ("Introspect, 32 calls at once", Style::Unary, 32),
+    ("IntrospectStream, 128 requests at once", Style::Stream, 128),
 ];
 
 fn main() -> ExitCode {
@@ -88,15 +72,8 @@ async fn count(postgres: &Postgres, folder: &Path, calls: u64) -> Vec<(&'static 
     let service = Service::start_under(&callgrind, &database, &["--threads", "1"]);
     service.serving().await;
     let mut counted = Vec::new();
-    for (title, path, style, at_once) in WAYS {
-        let message = |known: &population::Known| calls::framed(&calls::introspect(&known.token));
-        let target = Target {
-            address: service.address.parse().expect("an address"),
-            pid: service.pid(),
-            blocks: Blocks::of(&caller, path).await,
-            messages: known.iter().map(message).collect(),
-            style,
-        };
+    for (title, style, at_once) in WAYS {
+        let target = Target::of(&service, &caller, style, &known).await;
         let shape = Shape {
             connections: 1,
             calls: at_once,

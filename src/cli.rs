@@ -5,7 +5,6 @@
 use std::{
     fmt::Display,
     io::{self, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
 };
@@ -15,10 +14,12 @@ use tokio::runtime::Runtime;
 mod accounts;
 mod dev;
 mod explain;
+mod healthcheck;
 mod serve;
 
 use crate::{
-    config::{Cli, Command, HealthcheckArgs, MigrateArgs, ServiceAccountCommand},
+    config::{Cli, Command, HalfTls, MigrateArgs, ServiceAccountCommand},
+    server::listeners::BadAddress,
     store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
     telemetry::{self, TelemetryError, settings::WrongSettings},
@@ -53,6 +54,8 @@ impl Failure {
             format!("{error}: {causes}")
         };
         let usage = error.is::<MalformedUrl>()
+            || error.is::<HalfTls>()
+            || error.is::<BadAddress>()
             || error.is::<TelemetryError>()
             || error.is::<WrongSettings>();
         Self {
@@ -107,7 +110,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
             } => runtime.block_on(accounts::revoke(name, database, *output)),
         },
         Command::Explain(args) => runtime.block_on(explain::run(args)),
-        Command::Healthcheck(args) => runtime.block_on(healthcheck(args)),
+        Command::Healthcheck(args) => runtime.block_on(healthcheck::run(args)),
     }
 }
 
@@ -156,70 +159,4 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
         applied.len(),
         applied.join("\n  ")
     ))
-}
-
-/// Asks the health service, as a container's probe.
-async fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
-    use tonic::transport::Endpoint;
-    use tonic_health::pb::{
-        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-    };
-
-    let address = reachable(&args.listen);
-    let failed = |why: String| Failure::new(format_args!("{address} does not answer: {why}"));
-    let ask = async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| failed(causes(&error)))?;
-        let answer = HealthClient::new(channel)
-            .check(HealthCheckRequest::default())
-            .await;
-        answer.map_err(|status| failed(status.message().to_owned()))
-    };
-    let answer = tokio::time::timeout(args.timeout, ask).await;
-    let late = || {
-        Failure::new(format_args!(
-            "{address} did not answer within {:?}",
-            args.timeout
-        ))
-    };
-    let answer = answer.ok().ok_or_else(late)??;
-    match answer.into_inner().status() {
-        ServingStatus::Serving => print("SERVING"),
-        status => Err(Failure::new(format_args!(
-            "{address} is {}",
-            status.as_str_name()
-        ))),
-    }
-}
-
-/// Where to connect to a server that listens on that address: it may name all
-/// interfaces, which is no place to connect to.
-fn reachable(listen: &str) -> String {
-    match listen.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_unspecified() => {
-            let loopback: IpAddr = match address {
-                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            };
-            SocketAddr::new(loopback, address.port()).to_string()
-        }
-        // A name, or an address of one interface.
-        _ => listen.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_interfaces_are_reached_over_the_loopback() {
-        assert_eq!(reachable("0.0.0.0:50051"), "127.0.0.1:50051");
-        assert_eq!(reachable("[::]:50051"), "[::1]:50051");
-        assert_eq!(reachable("10.0.0.0:50051"), "10.0.0.0:50051");
-        assert_eq!(reachable("auth.internal:50051"), "auth.internal:50051");
-    }
 }

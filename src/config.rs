@@ -1,7 +1,11 @@
 //! The command line and the environment, and nothing but: every option is also
 //! an environment variable, and each room gets its `Options` filled from here.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -16,7 +20,11 @@ use crate::{
     },
     grpc,
     replica::{self, usage},
-    server,
+    server::{
+        self,
+        listeners::{Address, BadAddress},
+        tls,
+    },
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry::{
         self,
@@ -118,7 +126,7 @@ pub struct OutputArgs {
 pub struct DevArgs {
     /// The address to listen on
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
-    pub listen: String,
+    pub listen: Address,
     /// The address to listen on for HTTP [default: 127.0.0.1:50052, or a free port if that is taken]
     #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
     http_listen: Option<String>,
@@ -138,9 +146,13 @@ pub struct DevArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// The address to listen on
-    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
-    pub listen: String,
+    /// The addresses to listen on, as HOST:PORT or unix:PATH; may be given several times, or with
+    /// commas between them
+    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
+    pub listen: Vec<Address>,
+    /// TLS for callers.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// The address to listen on for HTTP: introspection, proxies, probes and metrics [default: none]
     #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
     http_listen: Option<String>,
@@ -182,9 +194,61 @@ pub struct ServeArgs {
     /// Other calls under way at once, over all connections
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
+    /// Connections at once; one more is closed
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = at_least_one, value_name = "N")]
+    max_connections: usize,
     /// Threads that speak to callers; 0 shares the others [default: cores]
     #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
     threads: Option<usize>,
+}
+
+/// TLS for callers that connect over TCP.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// The server's certificate and those that lead to its authority, in PEM: with it, TCP is TLS
+    #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<OsString>,
+    /// The certificate's key, in PEM, not encrypted
+    #[arg(long, env = "HITKEEP_AUTH_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<OsString>,
+    /// The authorities that sign callers' certificates, in PEM: with it, callers may show one
+    #[arg(long, env = "HITKEEP_AUTH_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<OsString>,
+    /// How often to see whether these files were replaced; SIGHUP has it done at once
+    #[arg(long, env = "HITKEEP_AUTH_TLS_POLL_INTERVAL", default_value = "5s", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
+    pub tls_poll_interval: Duration,
+}
+
+/// Options for TLS that make no sense together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HalfTls {
+    /// One of the two is missing.
+    #[error("--tls-cert and --tls-key belong together: give both, or neither")]
+    Pair,
+    /// Without TLS nobody shows a certificate.
+    #[error("--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS")]
+    OnlyAuthorities,
+}
+
+impl TlsArgs {
+    /// The files; none where connections are not encrypted.
+    ///
+    /// # Errors
+    /// Where some are missing.
+    pub fn files(&self) -> Result<Option<tls::Files>, HalfTls> {
+        let path = |file: &Option<OsString>| given(file.as_ref()).map(PathBuf::from);
+        let client_authorities = path(&self.tls_client_ca);
+        match (path(&self.tls_cert), path(&self.tls_key)) {
+            (Some(certificate), Some(key)) => Ok(Some(tls::Files {
+                certificate,
+                key,
+                client_authorities,
+            })),
+            (None, None) if client_authorities.is_none() => Ok(None),
+            (None, None) => Err(HalfTls::OnlyAuthorities),
+            _ => Err(HalfTls::Pair),
+        }
+    }
 }
 
 /// What `migrate` takes.
@@ -279,9 +343,12 @@ pub enum ServiceAccountCommand {
 /// What `healthcheck` takes.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
-    /// The address that the server listens on
-    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
-    pub listen: String,
+    /// The address that the server listens on, as it was told; of several the first is asked
+    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
+    listen: Vec<Address>,
+    /// The server's certificate: with it, TLS is spoken over TCP. It is not looked into
+    #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<OsString>,
     /// How long to wait for the answer
     #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
@@ -328,8 +395,10 @@ impl DatabaseArgs {
 
 impl ServeArgs {
     /// The address to listen on for HTTP.
-    pub fn http_listen(&self) -> Option<&str> {
+    pub fn http_listen(&self) -> Result<Option<Address>, BadAddress> {
         given(self.http_listen.as_ref())
+            .map(|address| address.parse())
+            .transpose()
     }
 
     /// How to reach Postgres.
@@ -361,17 +430,30 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
+            max_connections: self.max_connections,
             threads: self.threads.unwrap_or_else(one_for_each_core),
         }
     }
 }
 
+impl HealthcheckArgs {
+    /// Where to ask.
+    pub fn address(&self) -> &Address {
+        self.listen.first().expect("there is a default")
+    }
+
+    /// Whether the server speaks TLS over TCP.
+    pub fn is_encrypted(&self) -> bool {
+        given(self.tls_cert.as_ref()).is_some()
+    }
+}
+
 impl DevArgs {
     /// The addresses to listen on for HTTP: the first that is free.
-    pub fn http_listen(&self) -> Vec<&str> {
+    pub fn http_listen(&self) -> Result<Vec<Address>, BadAddress> {
         match given(self.http_listen.as_ref()) {
-            Some(address) => vec![address],
-            None => DEV_HTTP.to_vec(),
+            Some(address) => Ok(vec![address.parse()?]),
+            None => DEV_HTTP.iter().map(|address| address.parse()).collect(),
         }
     }
 
@@ -434,8 +516,8 @@ fn permission(text: &str) -> Result<CallerPermission, String> {
 }
 
 /// A variable that is set to nothing is not set: compose files do that.
-fn given(text: Option<&String>) -> Option<&str> {
-    text.map(String::as_str).filter(|text| !text.is_empty())
+fn given<T: AsRef<OsStr>>(text: Option<&T>) -> Option<&T> {
+    text.filter(|text| !text.as_ref().is_empty())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

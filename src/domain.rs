@@ -7,6 +7,7 @@
 pub mod access;
 pub mod audit;
 pub mod caller;
+pub mod certificate;
 pub mod client;
 pub mod clock;
 pub mod credential;

@@ -190,6 +190,16 @@ impl Replica {
     /// Starts following the store's database, until the last clone is dropped, and
     /// writing what is noted to it.
     pub fn start(store: &Store, options: Options, metrics: &Metrics) -> (Self, UsageWriter) {
+        Self::start_when(std::future::ready(()), store, options, metrics)
+    }
+
+    /// The same; asks the database for nothing until `ready` is.
+    pub fn start_when(
+        ready: impl Future<Output = ()> + Send + 'static,
+        store: &Store,
+        options: Options,
+        metrics: &Metrics,
+    ) -> (Self, UsageWriter) {
         let options = Options {
             // A poll or two may be lost without harm.
             poll_interval: options.poll_interval.min(options.max_staleness / 4),
@@ -208,7 +218,7 @@ impl Replica {
             waiting: Semaphore::new(options.max_waiting),
             metrics: metrics.clone(),
         });
-        let feed = feed::start(store.clone(), Arc::clone(&shared));
+        let feed = feed::start(ready, store.clone(), Arc::clone(&shared));
         let (ledger, flusher) = Ledger::new();
         let (stop, stopped) = oneshot::channel();
         let stopped = async {

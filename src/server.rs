@@ -17,7 +17,10 @@ mod connections;
 mod hot;
 mod layers;
 pub mod lifecycle;
+pub mod listeners;
 mod measured;
+pub mod tls;
+mod wire;
 pub mod workers;
 
 use connections::Connections;
@@ -61,6 +64,8 @@ pub struct Options {
     pub max_introspections: usize,
     /// Other calls under way at once, over all connections. Default 256.
     pub max_calls: usize,
+    /// Connections at once; one more is closed. Default 10,000.
+    pub max_connections: usize,
     /// Threads that speak to callers and do nothing else. Default 0: the runtime
     /// that serves does it.
     pub threads: usize,
@@ -75,6 +80,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
+            max_connections: 10_000,
             threads: 0,
         }
     }
@@ -140,7 +146,17 @@ where
 {
     /// Serves until told to stop: a first message drains, a second one ends it at
     /// once.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Ended {
+    pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
+        self.run_when(std::future::ready(()), stop).await
+    }
+
+    /// The same; asks the database for nothing until it is `ready`, and health says
+    /// `NOT_SERVING` meanwhile.
+    pub async fn run_when(
+        self,
+        ready: impl Future<Output = ()> + Send + 'static,
+        mut stop: mpsc::Receiver<()>,
+    ) -> Ended {
         let Self {
             store,
             options,
@@ -153,7 +169,7 @@ where
             tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
             Workers::here()
         });
-        let (replica, usage) = Replica::start(&store, options.replica, &metrics);
+        let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
         measured::observe(&metrics, &replica, &store);
         measured::name_hot(&metrics);
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -210,7 +226,7 @@ where
             router: router(services, layers, health_service),
             runtime: Handle::current(),
         };
-        let mut connections = Connections::new(ways, workers);
+        let mut connections = Connections::new(ways, workers, options.max_connections);
         let mut http_connections = http::Connections::new(http::router(shared));
         let http = http.map(|connection| match connection {
             Ok(connection) => connection.here().map_err(|error| error.to_string()),

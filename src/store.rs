@@ -41,6 +41,7 @@ pub mod introspection;
 mod lease;
 pub mod migrations;
 mod schema;
+pub mod tls;
 mod types;
 pub mod usage;
 
@@ -49,7 +50,7 @@ use crate::domain::{
     audit::{Event, Provenance},
     clock::{Clock, Entropy},
 };
-pub use connect::{DatabaseUrl, MalformedUrl};
+pub use connect::{DatabaseUrl, MalformedUrl, NoConnection};
 use error::StoreError;
 use lease::{Lease, Work};
 
@@ -214,6 +215,16 @@ impl Store {
             at_most: status.max_size,
             waiting: status.waiting,
         }
+    }
+
+    /// Sees whether the database takes connections, with one of its own.
+    pub async fn probe(&self) -> Result<(), NoConnection> {
+        connect::probe(self.database_url.as_str(), self.connect_timeout).await
+    }
+
+    /// What may be shown of where the database is.
+    pub fn place(&self) -> String {
+        self.database_url.place()
     }
 
     /// The migrations that the database still needs.

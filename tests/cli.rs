@@ -4,6 +4,8 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/empty.rs"]
 mod empty;
 #[path = "support/help.rs"]
@@ -26,5 +28,9 @@ mod explain;
 mod migrate;
 #[path = "cli/serve.rs"]
 mod serve;
+#[path = "cli/tls.rs"]
+mod tls;
 #[path = "cli/usage.rs"]
 mod usage;
+#[path = "cli/wait.rs"]
+mod wait;

@@ -1,5 +1,7 @@
 //! What the test binaries share.
 
+#[path = "support/certificates.rs"]
+pub mod certificates;
 #[path = "support/doubles.rs"]
 pub mod doubles;
 #[path = "support/postgres.rs"]

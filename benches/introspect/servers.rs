@@ -74,6 +74,16 @@ impl Kind {
         }
     }
 
+    /// Whether it has one thread, however many cores there are.
+    pub const fn is_on_one_thread(self) -> bool {
+        !matches!(self, Self::Tonic)
+    }
+
+    /// Whether it answers on streams too.
+    pub const fn has_streams(self) -> bool {
+        !matches!(self, Self::Bare)
+    }
+
     /// Starts it in a process of its own.
     pub fn start(self) -> Running {
         let program = std::env::current_exe().expect("this program is somewhere");
@@ -100,11 +110,13 @@ impl Kind {
             drop(std::io::stdin().read(&mut [0]));
             std::process::abort();
         });
-        let mut builder = match kind {
-            Self::Tonic => runtime::Builder::new_multi_thread(),
-            Self::Tuned | Self::Bare => runtime::Builder::new_current_thread(),
+        let mut builder = if kind.is_on_one_thread() {
+            runtime::Builder::new_current_thread()
+        } else {
+            // As many threads as it has cores, which is what everybody gets.
+            runtime::Builder::new_multi_thread()
         };
-        let runtime = builder.worker_threads(1).enable_all().build();
+        let runtime = builder.enable_all().build();
         let runtime = runtime.expect("a runtime starts");
         match kind {
             Self::Tonic | Self::Tuned => runtime.block_on(echo()),
@@ -174,7 +186,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let is_stream = request.uri().path() == super::STREAM_PATH;
+        let is_stream = request.uri().path() == super::support::load::Style::Stream.path();
         Box::pin(async move {
             let mut grpc = Grpc::new(ProstCodec::default());
             Ok(if is_stream {
@@ -230,7 +242,7 @@ async fn bare() {
 /// The gRPC frame that is always answered: as long as the echo's.
 static FIXED: std::sync::LazyLock<Bytes> = std::sync::LazyLock::new(|| {
     let message = answer("x".repeat(hitkeep_auth::domain::token::TOKEN_LENGTH));
-    Bytes::from(super::calls::framed(&message))
+    Bytes::from(super::support::calls::framed(&message))
 });
 
 async fn fixed(request: hyper::Request<Incoming>) -> hyper::Result<hyper::Response<Fixed>> {

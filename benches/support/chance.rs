@@ -24,6 +24,13 @@ impl Chance {
         usize::try_from(self.next() % limit).expect("below a length")
     }
 
+    /// Puts things into another order.
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for last in (1..all.len()).rev() {
+            all.swap(last, self.below(last + 1));
+        }
+    }
+
     /// A waiting time between events that happen once a second on average,
     /// whenever they like, in seconds.
     pub fn exponential(&mut self) -> f64 {

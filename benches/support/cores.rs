@@ -2,7 +2,7 @@
 //! thread that starts them, so a server is put on a core by starting it from a
 //! thread that is there.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -12,6 +12,50 @@ pub fn available() -> Vec<usize> {
     (0..CpuSet::MAX_CPU)
         .filter(|core| set.is_set(*core))
         .collect()
+}
+
+/// Who gets which cores while it is measured what a server can do.
+pub struct Cores {
+    pub server: Vec<usize>,
+    pub generator: usize,
+    /// For Postgres, and for whoever sets it all up.
+    pub others: Vec<usize>,
+}
+
+/// Shares the cores out, with that many for the server. Where there are too few,
+/// several get the same, and the figures suffer.
+pub fn shared_out(for_server: usize) -> Cores {
+    let all = available();
+    let server: Vec<_> = all.iter().copied().take(for_server.max(1)).collect();
+    let rest = all.get(server.len()..).unwrap_or_default();
+    let generator = rest.first().or(all.last()).copied();
+    let others = rest.get(1..).filter(|rest| !rest.is_empty());
+    Cores {
+        server,
+        generator: generator.expect("there is a core"),
+        others: others.unwrap_or(&all).to_vec(),
+    }
+}
+
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            server,
+            generator,
+            others,
+        } = self;
+        let is_apart = !server.contains(generator) && !others.iter().any(|at| server.contains(at));
+        let doubt = if is_apart {
+            ""
+        } else {
+            "; too few, so that the figures are not worth much"
+        };
+        write!(
+            f,
+            "cores: {server:?} for the server, {generator} for the load generator, {others:?} for \
+             the rest{doubt}"
+        )
+    }
 }
 
 /// Does something on a thread that stays on those cores: what it starts stays

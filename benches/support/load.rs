@@ -20,7 +20,13 @@ mod connection;
 #[path = "load/frames.rs"]
 pub mod frames;
 
-use super::{chance::Chance, cores::work_of};
+use super::{
+    calls,
+    chance::Chance,
+    cores::work_of,
+    population::Known,
+    service::{Caller, Service},
+};
 use connection::Connection;
 
 /// How long to wait for answers at a time.
@@ -39,7 +45,18 @@ pub enum Style {
     Stream,
 }
 
+impl Style {
+    /// The method that is called so.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Unary => "/hitkeep.auth.v1.IntrospectionService/Introspect",
+            Self::Stream => "/hitkeep.auth.v1.IntrospectionService/IntrospectStream",
+        }
+    }
+}
+
 /// What is called, and how.
+#[derive(Clone)]
 pub struct Target {
     /// Where.
     pub address: SocketAddr,
@@ -51,6 +68,29 @@ pub struct Target {
     pub messages: Vec<Vec<u8>>,
     /// How calls use streams.
     pub style: Style,
+}
+
+impl Target {
+    /// Introspections of those clients' tokens, by that caller.
+    pub async fn of(service: &Service, caller: &Caller, style: Style, known: &[Known]) -> Self {
+        let message = |client: &Known| calls::framed(&calls::introspect(&client.token));
+        Self {
+            address: service.address(),
+            pid: service.pid(),
+            blocks: frames::Blocks::of(caller, style.path()).await,
+            messages: known.iter().map(message).collect(),
+            style,
+        }
+    }
+
+    /// The same calls to another server.
+    pub fn at(&self, address: SocketAddr, pid: u32) -> Self {
+        Self {
+            address,
+            pid,
+            ..self.clone()
+        }
+    }
 }
 
 /// How many calls at once.
@@ -68,7 +108,7 @@ pub struct Saturation {
     /// Good answers a second.
     pub rate: f64,
     /// Good answers for each second that the server was at work, by the kernel's
-    /// count: the rate on a core that nobody else disturbs.
+    /// count: the rate on a core that nobody else disturbs, if it has one.
     pub rate_at_work: f64,
     /// Answers that were not good.
     pub failures: u64,
@@ -80,8 +120,8 @@ pub struct Saturation {
     pub busy: f64,
 }
 
-/// What came of calls at a steady rate.
-pub struct Steady {
+/// How long calls took.
+pub struct Timed {
     /// How long each took, from the moment at which it was to be made.
     pub latencies: Vec<Duration>,
     /// Answers that were not good.
@@ -106,6 +146,13 @@ impl Answers {
         }
     }
 
+    fn into_timed(self) -> Timed {
+        Timed {
+            latencies: self.latencies.unwrap_or_default(),
+            failures: self.failures,
+        }
+    }
+
     fn add(&mut self, since: Instant, is_good: bool) {
         if !is_good {
             self.failures += 1;
@@ -125,8 +172,32 @@ pub fn saturate(
     warm_up: Duration,
     time: Duration,
 ) -> io::Result<Saturation> {
-    let mut connections = open(target, shape.connections)?;
+    drive(target, shape, warm_up, time, &mut Answers::new())
+}
+
+/// Does the same, and says how long each of them took. A call is made as soon as
+/// the one before it was answered, so these say what a caller of such a load sees,
+/// and nothing of what happens when calls do not wait for each other.
+pub fn timed(
+    target: &Target,
+    shape: Shape,
+    warm_up: Duration,
+    time: Duration,
+) -> io::Result<(Saturation, Timed)> {
     let mut answers = Answers::new();
+    answers.latencies = Some(Vec::new());
+    let saturation = drive(target, shape, warm_up, time, &mut answers)?;
+    Ok((saturation, answers.into_timed()))
+}
+
+fn drive(
+    target: &Target,
+    shape: Shape,
+    warm_up: Duration,
+    time: Duration,
+    answers: &mut Answers,
+) -> io::Result<Saturation> {
+    let mut connections = open(target, shape.connections)?;
     let begun = Instant::now();
     let mut now = begun;
     let mut busy = thread_time();
@@ -138,7 +209,7 @@ pub fn saturate(
         }
         wait(&connections)?;
         for connection in &mut connections {
-            connection.receive(target.style, &mut answers)?;
+            connection.receive(target.style, answers)?;
         }
         now = Instant::now();
         if !answers.counting && now >= begun + warm_up {
@@ -191,7 +262,7 @@ pub fn steady(
     calls_per_second: f64,
     warm_up: Duration,
     time: Duration,
-) -> io::Result<Steady> {
+) -> io::Result<Timed> {
     let mut connections = open(target, shape.connections)?;
     let mut answers = Answers::new();
     answers.latencies = Some(Vec::new());
@@ -223,10 +294,7 @@ pub fn steady(
         }
         now = Instant::now();
     }
-    Ok(Steady {
-        latencies: answers.latencies.unwrap_or_default(),
-        failures: answers.failures,
-    })
+    Ok(answers.into_timed())
 }
 
 fn open(target: &Target, count: usize) -> io::Result<Vec<Connection>> {

@@ -9,10 +9,14 @@ use hitkeep_auth::{
         clock::Entropy,
         token::{Token, TokenKind},
     },
-    pb::{Actor, Owner, owner},
+    pb::{Actor, Owner, introspection_service_client::IntrospectionServiceClient, owner},
 };
 
-use super::postgres::connect;
+use super::{
+    calls,
+    postgres::connect,
+    service::{Caller, Service},
+};
 
 /// An API client whose token is known.
 #[derive(Clone, Debug)]
@@ -107,6 +111,21 @@ pub async fn fill(database_url: &str, clients: usize, known: usize) -> Vec<Known
         }
     };
     rows.into_iter().zip(&tokens).map(known).collect()
+}
+
+/// Sees that each of those tokens gets the answer that it should.
+pub async fn check(service: &Service, caller: &Caller, known: &[Known]) {
+    let mut introspection = IntrospectionServiceClient::new(service.connect().await);
+    for client in known {
+        let request = caller.says(calls::introspect(&client.token));
+        let answer = introspection.introspect(request).await;
+        let answer = answer.expect("it is answered").into_inner();
+        let is_right = answer.active
+            && answer.client_id == client.id
+            && answer.owner.as_ref() == Some(&client.owner)
+            && answer.site_grants.len() == client.sites.len();
+        assert!(is_right, "{answer:?}");
+    }
 }
 
 /// The clients whose tokens are known, in the tokens' order. A team's client is

@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ const TAIL: usize = 20;
 pub struct Service {
     child: Child,
     /// Where it listens.
-    pub address: String,
+    address: String,
     begun: Instant,
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -57,14 +58,17 @@ fn binary() -> Command {
 /// The binary as another program's argument, where there are words of one.
 fn binary_under(program: &[&str]) -> Command {
     let binary = env!("CARGO_BIN_EXE_hitkeep-auth");
-    let mut command = match program {
+    without_settings(match program {
         [] => Command::new(binary),
         [program, words @ ..] => {
             let mut command = Command::new(program);
             command.args(words).arg(binary);
             command
         }
-    };
+    })
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         // What is set for somebody's own server does not concern this one.
         let text = name.to_string_lossy();
@@ -90,8 +94,21 @@ impl Service {
 
     /// Starts it as the argument of a program that watches it.
     pub fn start_under(program: &[&str], database_url: &str, options: &[&str]) -> Self {
+        Self::run(binary_under(program), database_url, options)
+    }
+
+    /// Starts another build of it.
+    pub fn start_build(binary: &str, database_url: &str, options: &[&str]) -> Self {
+        Self::run(
+            without_settings(Command::new(binary)),
+            database_url,
+            options,
+        )
+    }
+
+    fn run(mut command: Command, database_url: &str, options: &[&str]) -> Self {
         let begun = Instant::now();
-        let mut child = binary_under(program)
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(["--log", "warn,hitkeep_auth::cli=info"])
             .args(["--database-url", database_url])
@@ -151,6 +168,11 @@ impl Service {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
         let endpoint = endpoint.expect("an address").tcp_nodelay(true);
         endpoint.connect().await.expect("the server accepts")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address.parse().expect("the server says an address")
     }
 
     /// Its process.

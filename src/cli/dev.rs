@@ -1,6 +1,6 @@
 //! `dev`: everything on one machine with nothing set up.
 
-use std::path::Path;
+use std::{future::ready, path::Path};
 
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -27,7 +27,11 @@ const TOKENS: &str = "demo-tokens.json";
 /// Postgres must not outlive.
 pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Result<(), Failure> {
     // First of all, because it is what fails most often, and quickest.
-    let listeners = runtime.block_on(serve::Listeners::open(&args.listen, &args.http_listen()))?;
+    let listeners = runtime.block_on(serve::Doors::open(
+        std::slice::from_ref(&args.listen),
+        &args.http_listen()?,
+        None,
+    ))?;
     let options = args.postgres()?;
     let postgres = PrivatePostgres::start(&options, &complain)?;
     let url = postgres.url(DATABASE);
@@ -35,9 +39,9 @@ pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Res
         migrations::apply(&url).await?;
         let store = open(&store::Options::new(&url));
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
-        let address = listeners.grpc.local_addr()?.to_string();
+        let address = listeners.grpc.addresses()?[0].to_string();
         let http = match &listeners.http {
-            Some(listener) => Some(listener.local_addr()?.to_string()),
+            Some(listeners) => Some(listeners.addresses()?[0].to_string()),
             None => None,
         };
         let shown = Shown {
@@ -52,7 +56,8 @@ pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Res
         } else {
             shown.as_text()
         })?;
-        serve::serve(store, listeners, server::Options::default(), telemetry).await
+        let options = server::Options::default();
+        serve::serve(ready(()), store, listeners, options, telemetry).await
     });
     // In this order: nothing connects to the database any more.
     drop(runtime);

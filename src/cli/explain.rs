@@ -199,8 +199,8 @@ impl Answer {
         );
         match self.last_change {
             Some(change) => format!(
-                "{at}\nThe client was last changed, or what it depends on, by revision {}: a \
-                 server at or beyond it\n(GetIndexStatus tells) answers the same.",
+                "{at}\nRevision {} was the last to change the client, or what it depends on: a \
+                 server that has come\nso far (GetIndexStatus tells) answers the same.",
                 change.0
             ),
             None => at,

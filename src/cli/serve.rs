@@ -1,84 +1,146 @@
 //! `serve`: the service against a Postgres that somebody else runs.
 
-use std::{io, net::TcpStream, time::Duration};
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream};
-use tokio::net::TcpListener;
-use tokio_stream::Stream;
+use tokio::sync::oneshot;
 
 use super::{Failure, open};
 use crate::{
     config::ServeArgs,
-    server::{self, Ended, Server, lifecycle},
-    store::Store,
+    server::{
+        Ended, Options, Server, lifecycle,
+        listeners::{Address, ListenError, Listeners},
+        tls::Tls,
+    },
+    store::{
+        NoConnection, Store,
+        error::{StoreError, causes},
+    },
+    system::SystemClock,
     telemetry::Telemetry,
 };
 
-/// How long to wait after a connection could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait until Postgres is tried again, at first and at last. Half of it
+/// is left to chance: all servers of an installation wait for the same Postgres.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is said that it still is waited for.
+const REMINDER: Duration = Duration::from_mins(1);
 /// How long the last export may take, where no shorter time is left for calls. It
 /// comes after all else, and a collector that hangs must not hold up a restart.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Failure> {
-    let listeners = Listeners::open(&args.listen, args.http_listen().as_slice()).await?;
+    let (tls, watcher) = match args.tls.files()? {
+        Some(files) => {
+            let (tls, watcher) = Tls::load(files)?;
+            (Some(tls), Some(watcher))
+        }
+        None => (None, None),
+    };
+    let http = args.http_listen()?;
+    let doors = Doors::open(&args.listen, http.as_slice(), tls.as_ref()).await?;
+    // Also without TLS: nobody who says it means to end the process.
+    let hangups = lifecycle::hangups()?;
+    if let Some(watcher) = watcher {
+        let clock = Arc::new(SystemClock::default());
+        tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
+    }
     let store = open(&args.store()?);
-    check_migrations(&store).await?;
-    serve(store, listeners, args.server(), telemetry).await
+    let (tell, told) = oneshot::channel();
+    let ready = async {
+        // One that will never be ready is not served for long.
+        if told.await.is_err() {
+            pending::<()>().await;
+        }
+    };
+    let check = async {
+        until_ready(&store).await?;
+        // Gone only where the server has ended.
+        tell.send(()).ok();
+        pending::<Result<Infallible, Failure>>().await
+    };
+    tokio::select! {
+        // In this order: first it says where it serves.
+        biased;
+        served = serve(ready, store.clone(), doors, args.server(), telemetry) => served,
+        Err(failure) = check => Err(failure),
+    }
 }
 
 /// Where callers come in.
-pub(super) struct Listeners {
-    pub(super) grpc: TcpListener,
-    pub(super) http: Option<TcpListener>,
+pub(super) struct Doors {
+    pub(super) grpc: Listeners,
+    pub(super) http: Option<Listeners>,
 }
 
-impl Listeners {
-    /// Opens them; for HTTP on the first of the addresses that is free.
+impl Doors {
+    /// Opens them; for HTTP the first of the addresses that is free, which is not
+    /// encrypted.
     ///
     /// # Errors
     /// Each says what to do.
-    pub(super) async fn open(grpc: &str, http: &[&str]) -> Result<Self, Failure> {
-        let grpc = listen(grpc, "--listen").await?;
-        let Some((last, others)) = http.split_last() else {
-            return Ok(Self { grpc, http: None });
+    pub(super) async fn open(
+        grpc: &[Address],
+        http: &[Address],
+        tls: Option<&Tls>,
+    ) -> Result<Self, Failure> {
+        let failed = |error: ListenError, option: &str| {
+            Failure::new(format_args!(
+                "{error}; choose another address with {option}"
+            ))
         };
-        for address in others {
-            if let Ok(listener) = TcpListener::bind(address).await {
-                return Ok(Self {
-                    grpc,
-                    http: Some(listener),
-                });
+        let grpc = Listeners::open(grpc, tls).await;
+        let grpc = grpc.map_err(|error| failed(error, "--listen"))?;
+        let mut refused = None;
+        for address in http {
+            match Listeners::open(std::slice::from_ref(address), None).await {
+                Ok(http) => {
+                    let http = Some(http);
+                    return Ok(Self { grpc, http });
+                }
+                Err(error) => refused = Some(error),
             }
         }
-        let http = Some(listen(last, "--http-listen").await?);
-        Ok(Self { grpc, http })
+        match refused {
+            None => Ok(Self { grpc, http: None }),
+            Some(error) => Err(failed(error, "--http-listen")),
+        }
     }
 }
 
 /// Serves until a signal says to stop.
 pub(super) async fn serve(
+    ready: impl Future<Output = ()> + Send + 'static,
     store: Store,
-    listeners: Listeners,
-    options: server::Options,
+    doors: Doors,
+    options: Options,
     telemetry: Telemetry,
 ) -> Result<(), Failure> {
     let stop = lifecycle::signals()?;
-    if let Some(http) = &listeners.http {
-        let address = http.local_addr()?;
-        tracing::info!(%address, "HTTP is on {address}");
+    if let Some(http) = &doors.http {
+        for address in http.addresses()? {
+            tracing::info!(%address, "HTTP is on {address}");
+        }
     }
-    let address = listeners.grpc.local_addr()?;
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
+    for address in doors.grpc.addresses()? {
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
+    }
     let server = Server {
         store,
         options,
         metrics: telemetry.metrics.clone(),
         sampling: telemetry.sampling,
-        grpc: incoming(listeners.grpc),
-        http: stream::iter(listeners.http).flat_map(incoming),
+        grpc: doors.grpc.incoming(),
+        http: stream::iter(doors.http).flat_map(Listeners::incoming),
     };
-    match server.run(stop).await {
+    match server.run_when(ready, stop).await {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
@@ -88,39 +150,59 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// The connections of a listener. A failure to accept one (there may be no file
-/// descriptor left for it) is waited out, because it would only fail again.
-fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    stream::unfold(listener, async |listener| {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    // Answers are small: each leaves at once.
-                    let ready = connection
-                        .set_nodelay(true)
-                        .and_then(|()| connection.into_std());
-                    return Some((ready, listener));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+/// Waits until the database answers and is what this version needs. Postgres may
+/// start later than this process, or just be failing over.
+///
+/// # Errors
+/// Where waiting is no cure: a wrong password, no such database, a migration that is
+/// missing.
+async fn until_ready(store: &Store) -> Result<(), Failure> {
+    let place = store.place();
+    let mut pause = FIRST_PAUSE;
+    let mut told: Option<(String, Instant)> = None;
+    loop {
+        let Some(why) = obstacle(store).await? else {
+            if told.is_some() {
+                tracing::info!("Postgres at {place} answers");
             }
+            return Ok(());
+        };
+        let is_news = told
+            .as_ref()
+            .is_none_or(|(last, at)| *last != why || at.elapsed() >= REMINDER);
+        if is_news {
+            tracing::warn!("waiting for Postgres at {place}: {why}");
+            told = Some((why, Instant::now()));
         }
-    })
+        let mut chance = [0];
+        store.entropy().fill(&mut chance);
+        let part = f64::midpoint(1.0, f64::from(chance[0]) / f64::from(u8::MAX));
+        tokio::time::sleep(pause.mul_f64(part)).await;
+        pause = LAST_PAUSE.min(pause * 2);
+    }
 }
 
-/// Opens the listener whose address is chosen with that option.
-async fn listen(address: &str, option: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program listens there; stop it, or choose",
-            _ => "choose",
-        };
-        Failure::new(format_args!(
-            "cannot listen on {address} ({error}): {advice} another address with {option}"
-        ))
-    })
+/// Why the database cannot be used yet.
+async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
+    match store.probe().await {
+        Ok(()) => {}
+        Err(NoConnection::Away(why)) => return Ok(Some(why)),
+        Err(NoConnection::Refused(why)) => {
+            let place = store.place();
+            return Err(Failure::new(format_args!(
+                "Postgres at {place} refuses us ({why}): correct --database-url, or what it names"
+            )));
+        }
+    }
+    match store.pending_migrations().await {
+        Ok(pending) if pending.is_empty() => Ok(None),
+        Ok(pending) => Err(lacks(&pending)),
+        // It went away again.
+        Err(error @ (StoreError::Unavailable(_) | StoreError::Overloaded(_))) => {
+            Ok(Some(causes(&error)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Refuses a database that is not what this version needs.
@@ -129,9 +211,13 @@ pub(super) async fn check_migrations(store: &Store) -> Result<(), Failure> {
     if pending.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(format_args!(
+    Err(lacks(&pending))
+}
+
+fn lacks(pending: &[String]) -> Failure {
+    Failure::new(format_args!(
         "the database lacks {} migrations ({}): apply them with `hitkeep-auth migrate`",
         pending.len(),
         pending.join(", "),
-    )))
+    ))
 }

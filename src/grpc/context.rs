@@ -12,6 +12,7 @@ use super::error::ApiError;
 use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
+    certificate::CertificateName,
     token::{TokenHash, may_contain_token},
 };
 use crate::telemetry::traces;
@@ -51,6 +52,10 @@ impl From<Arc<ServiceAccount>> for Proven {
         Self(Arc::new(account.into()))
     }
 }
+
+/// The names in the certificate that was shown on the request's connection.
+#[derive(Clone, Debug)]
+pub struct Peer(pub Arc<[CertificateName]>);
 
 /// The request's id: the caller's own, or one made here.
 #[derive(Clone, Debug)]

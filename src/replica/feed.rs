@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
@@ -32,19 +32,22 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// The same for the listener, without which nothing is lost but a little time.
 const LAST_LISTENER_PAUSE: Duration = Duration::from_secs(5);
 
-/// The tasks that follow the database. They end when this is dropped.
-pub(super) struct Task([JoinHandle<()>; 2]);
+/// The task that follows the database. It ends when this is dropped.
+pub(super) struct Task(JoinHandle<()>);
 
 impl Drop for Task {
     fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
-        }
+        self.0.abort();
     }
 }
 
-pub(super) fn start(store: Store, shared: Arc<Shared>) -> Task {
-    let listener = tokio::spawn(listen(store.clone(), Arc::clone(&shared)));
+/// Follows the database from when `ready` is.
+pub(super) fn start(
+    ready: impl Future<Output = ()> + Send + 'static,
+    store: Store,
+    shared: Arc<Shared>,
+) -> Task {
+    let listener = listen(store.clone(), Arc::clone(&shared));
     let follower = Follower {
         store,
         shared,
@@ -53,7 +56,14 @@ pub(super) fn start(store: Store, shared: Arc<Shared>) -> Task {
         asked_at: Instant::now(),
         trouble: None,
     };
-    Task([tokio::spawn(follower.run()), listener])
+    Task(tokio::spawn(async {
+        ready.await;
+        // Each of them a task of its own, and aborted with this one.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listener);
+        tasks.spawn(follower.run());
+        tasks.join_all().await;
+    }))
 }
 
 /// What is held of the database.

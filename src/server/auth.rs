@@ -69,7 +69,7 @@ impl Access {
     }
 }
 
-/// Passes a request on with its proven [`Caller`], or refuses it.
+/// Passes a request on with its proven caller, or refuses it.
 pub(super) async fn authenticate(
     State(callers): State<Callers>,
     mut request: Request,

@@ -2,20 +2,23 @@
 //! a timeout outside of everything that can be put before the services, which
 //! reads the caller's deadline too and answers it in its own way.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use hyper::server::conn::http2;
+use http::Request;
+use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_stream::{Stream, StreamExt};
 
 use super::{
     hot::{Dispatch, Ways},
+    wire::Wire,
     workers::{Handed, Workers},
 };
+use crate::grpc::context::Peer;
 
 /// How often an idle connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -23,32 +26,51 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls under way on one connection.
 const MAX_STREAMS: u32 = 1024;
-/// The largest headers that are read, in bytes.
-const MAX_HEADERS: u32 = 64 * 1024;
+/// The largest headers of a call that are read, in bytes.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// How much may come in on one stream, and on a connection, that was not read yet.
+///
+/// Half of the latter is also what h2 lets small frames cost: 256 bytes each, less what
+/// is in them, until they are read. Beyond that it takes them for a flood and ends the
+/// connection, with every call on it. Clients put each request of a stream into a frame
+/// of its own, of 60 bytes or so; these two let no stream come near that by itself.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
 /// The connections that there are. Dropped, all of them end at once.
 pub(super) struct Connections {
     ways: Arc<Ways>,
     http: http2::Builder<TokioExecutor>,
     draining: GracefulShutdown,
+    /// Ends what has not come to HTTP/2 yet.
+    closing: watch::Sender<bool>,
     tasks: JoinSet<()>,
     workers: Workers,
+    max: usize,
+    /// Whether there are as many as there may be, and that was said.
+    is_full: bool,
 }
 
 impl Connections {
-    pub(super) fn new(ways: Ways, workers: Workers) -> Self {
+    /// No more than `max` at once.
+    pub(super) fn new(ways: Ways, workers: Workers, max: usize) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEADERS);
+            .max_header_list_size(MAX_HEADERS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         Self {
             ways: Arc::new(ways),
             http,
             draining: GracefulShutdown::new(),
+            closing: watch::Sender::new(false),
             tasks: JoinSet::new(),
             workers,
+            max,
+            is_full: false,
         }
     }
 
@@ -63,7 +85,9 @@ impl Connections {
         loop {
             tokio::select! {
                 connection = incoming.next() => match connection {
-                    Some(Ok(connection)) => self.serve(connection),
+                    Some(Ok(connection)) if self.has_room() => self.serve(connection),
+                    // Closed at once: its caller tries another server.
+                    Some(Ok(_)) => {}
                     Some(Err(error)) => tracing::debug!(%error, "a connection was lost at once"),
                     None => return,
                 },
@@ -73,16 +97,29 @@ impl Connections {
         }
     }
 
+    /// Whether there may be one more.
+    fn has_room(&mut self) -> bool {
+        while self.tasks.try_join_next().is_some() {}
+        let is_full = self.tasks.len() >= self.max;
+        if is_full && !self.is_full {
+            tracing::warn!(connections = self.max, "no more connections are taken");
+        }
+        self.is_full = is_full;
+        !is_full
+    }
+
     /// Tells every connection that no call may be begun on it, and waits for
     /// those under way.
     pub(super) async fn drain(self) {
         let Self {
             draining,
+            closing,
             mut tasks,
             // They have to live until the last one is done.
             workers: _workers,
             ..
         } = self;
+        closing.send_replace(true);
         draining.shutdown().await;
         while tasks.join_next().await.is_some() {}
     }
@@ -90,23 +127,63 @@ impl Connections {
     fn serve<C: Handed>(&mut self, connection: C) {
         let place = self.workers.place();
         let runtime = place.runtime.clone();
-        let service = Dispatch::new(Arc::clone(&self.ways));
+        let dispatch = Dispatch::new(Arc::clone(&self.ways));
         let (http, watcher) = (self.http.clone(), self.draining.watcher());
+        let mut closing = self.closing.subscribe();
         let served = async move {
             let _place = place;
-            let connection = match connection.here() {
-                Ok(connection) => TokioIo::new(connection),
+            let opened = tokio::select! {
+                opened = open(connection) => opened,
+                // No call was begun on it.
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            let (wire, peer) = match opened {
+                Ok(opened) => opened,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be served");
+                    // The peer's doing, nearly always: it will not speak TLS, or takes
+                    // nobody's word for who we are.
+                    tracing::debug!(%error, "a connection could not be opened");
                     return;
                 }
             };
-            let served = watcher.watch(http.serve_connection(connection, service));
+            let service = Known { dispatch, peer };
+            let served = watcher.watch(http.serve_connection(TokioIo::new(wire), service));
             if let Err(error) = served.await {
                 // The peer's doing: it broke off, or speaks no HTTP/2.
                 tracing::debug!(%error, "a connection ended before its time");
             }
         };
         self.tasks.spawn_on(served, &runtime);
+    }
+}
+
+/// Makes a connection one of this runtime, and encrypts it where it is to be.
+async fn open<C: Handed>(connection: C) -> io::Result<(Wire<C::Io>, Option<Peer>)> {
+    let tls = connection.tls().cloned();
+    let io = connection.here()?;
+    let Some(tls) = tls else {
+        return Ok((Wire::plain(io), None));
+    };
+    let (stream, peer) = tls.accept(io).await?;
+    Ok((Wire::encrypted(stream), peer))
+}
+
+/// Answers the calls of a connection, whose certificate says who calls.
+struct Known {
+    dispatch: Dispatch,
+    /// None where no certificate was shown.
+    peer: Option<Peer>,
+}
+
+impl Service<Request<Incoming>> for Known {
+    type Response = <Dispatch as Service<Request<Incoming>>>::Response;
+    type Error = <Dispatch as Service<Request<Incoming>>>::Error;
+    type Future = <Dispatch as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        self.dispatch.call(request)
     }
 }

@@ -1,10 +1,10 @@
 //! Health as it changes, and the signals that end the process.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::timeout,
 };
 use tonic::server::NamedService;
@@ -135,4 +135,20 @@ pub fn signals() -> std::io::Result<mpsc::Receiver<()>> {
         }
     });
     Ok(receiver)
+}
+
+/// SIGHUP, as word for what reads files again.
+///
+/// # Errors
+/// Where the handler cannot be set.
+pub fn hangups() -> std::io::Result<Arc<Notify>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let told = Arc::new(Notify::new());
+    let tells = Arc::clone(&told);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tells.notify_one();
+        }
+    });
+    Ok(told)
 }

@@ -20,6 +20,8 @@ use tokio::{
     sync::oneshot,
 };
 
+use super::tls::Tls;
+
 /// A connection that is not yet of any runtime.
 pub trait Handed: Send + 'static {
     /// What it is on the runtime that it goes to.
@@ -30,6 +32,11 @@ pub trait Handed: Send + 'static {
     /// # Errors
     /// Where the system cannot watch it.
     fn here(self) -> io::Result<Self::Io>;
+
+    /// What it is encrypted with, where it is to be.
+    fn tls(&self) -> Option<&Tls> {
+        None
+    }
 }
 
 impl Handed for std::net::TcpStream {

@@ -5,10 +5,12 @@ use std::{fmt, time::Duration};
 
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket, tls::NoTlsStream};
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket, config::Host, tls::NoTlsStream};
 
 use super::error::{StoreError, causes};
 
+/// Where Postgres listens unless told otherwise.
+const DEFAULT_PORT: u16 = 5432;
 /// How long connecting may take where nothing else limits it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer may leave data unacknowledged before it is taken for gone: a
@@ -47,6 +49,32 @@ impl DatabaseUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What may be shown of it: the hosts, their ports, and the database.
+    pub fn place(&self) -> String {
+        let Ok(config) = self.0.parse::<Config>() else {
+            return "an unknown place".to_owned();
+        };
+        let host = |host: &Host| match host {
+            Host::Tcp(host) => host.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        };
+        let mut hosts: Vec<_> = config.get_hosts().iter().map(host).collect();
+        if hosts.is_empty() {
+            let addresses = config.get_hostaddrs().iter();
+            hosts.extend(addresses.map(ToString::to_string));
+        }
+        // One port is everybody's.
+        let ports = config.get_ports();
+        let port = |at: usize| ports.get(at).or(ports.first()).unwrap_or(&DEFAULT_PORT);
+        let places: Vec<_> = hosts
+            .iter()
+            .enumerate()
+            .map(|(at, host)| format!("{host}:{}", port(at)))
+            .collect();
+        let database = config.get_dbname().or(config.get_user());
+        format!("{}/{}", places.join(","), database.unwrap_or_default())
+    }
 }
 
 impl<T: Into<String>> From<T> for DatabaseUrl {
@@ -59,6 +87,39 @@ impl<T: Into<String>> From<T> for DatabaseUrl {
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DatabaseUrl")
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum NoConnection {
+    /// There is no Postgres that takes connections: perhaps later.
+    #[error("{0}")]
+    Away(String),
+    /// There is, and it knows no such user, password or database: waiting is no cure.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Sees whether Postgres takes our connections.
+pub(super) async fn probe(url: &str, limit: Duration) -> Result<(), NoConnection> {
+    let config = config(url).map_err(|error| NoConnection::Refused(error.to_string()))?;
+    let connected = tokio::time::timeout(limit, config.connect(NoTls)).await;
+    let Ok(connected) = connected else {
+        let why = format!("nothing answers within {} s", limit.as_secs());
+        return Err(NoConnection::Away(why));
+    };
+    match connected {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let why = format!("{error}: {}", causes(&error));
+            // Wrong credentials, and no such database.
+            let code = error.code().and_then(|state| state.code().get(..2));
+            Err(match code {
+                Some("28" | "3D") => NoConnection::Refused(why),
+                _ => NoConnection::Away(why),
+            })
+        }
     }
 }
 

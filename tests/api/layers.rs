@@ -285,3 +285,21 @@ async fn every_answer_has_the_id_of_its_request() {
     assert_eq!(refused.metadata().get("x-request-id").unwrap().len(), 36);
     assert!(refused.get_error_details().error_info().is_some());
 }
+
+#[tokio::test]
+async fn headers_that_are_too_large_fail_their_call_alone() {
+    let app = TestApp::start().await;
+    let mut sidecar = app.sidecar().await;
+    // Of 16 KiB; the others take some as well.
+    for (kibibytes, fits) in [(15, true), (17, false), (15, true)] {
+        let padding = ("x-padding", "x".repeat(kibibytes * 1024));
+        sidecar.metadata.push(padding);
+        let answer = sidecar.introspect(introspect("x")).await;
+        sidecar.metadata.pop();
+        match answer {
+            Ok(_) => assert!(fits, "{kibibytes} KiB"),
+            // HTTP's own refusal, before it is a call: gRPC has no code for it.
+            Err(refused) => assert!(!fits && refused.message().contains("431"), "{refused:?}"),
+        }
+    }
+}

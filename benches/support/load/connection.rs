@@ -109,9 +109,11 @@ impl Slot {
         (self.read >= MESSAGE_HEAD).then(|| MESSAGE_HEAD + length())
     }
 
-    /// Whether the message is whole, and begins with `active = true`.
+    /// Whether the message is whole, and begins as a good one does: with
+    /// `active = true`, or for a check, with a status that is OK.
     fn is_good(&self) -> bool {
-        self.is_whole() && self.begin[MESSAGE_HEAD..] == [8, 1]
+        let begin = &self.begin[MESSAGE_HEAD..];
+        self.is_whole() && (begin == [8, 1] || begin == [0x0a, 0])
     }
 }
 

@@ -1,0 +1,118 @@
+//! `healthcheck`: asks a running server, as a container's probe.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::TlsConnector;
+use tonic::transport::Endpoint;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::{Failure, print};
+use crate::{
+    config::HealthcheckArgs,
+    server::listeners::Address,
+    store::{error::causes, tls},
+};
+
+pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
+    let address = reachable(args.address());
+    let failed = |why: String| Failure::new(format_args!("{address} does not answer: {why}"));
+    let (to, encrypted) = (address.clone(), args.is_encrypted());
+    let ask = async {
+        let channel = Endpoint::from_static("http://localhost")
+            .connect_with_connector(tower::service_fn(move |_: Uri| {
+                let to = to.clone();
+                async move { connect(&to, encrypted).await.map(TokioIo::new) }
+            }))
+            .await
+            .map_err(|error| failed(causes(&error)))?;
+        let answer = HealthClient::new(channel)
+            .check(HealthCheckRequest::default())
+            .await;
+        answer.map_err(|status| failed(status.message().to_owned()))
+    };
+    let answer = tokio::time::timeout(args.timeout, ask).await;
+    let late = || {
+        Failure::new(format_args!(
+            "{address} did not answer within {:?}",
+            args.timeout
+        ))
+    };
+    let answer = answer.ok().ok_or_else(late)??;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => print("SERVING"),
+        status => Err(Failure::new(format_args!(
+            "{address} is {}",
+            status.as_str_name()
+        ))),
+    }
+}
+
+/// A connection of either kind.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+/// Connects. Whose certificate the server shows does not matter: it is told no secret,
+/// and is asked for the health of this machine.
+async fn connect(address: &Address, encrypted: bool) -> io::Result<Box<dyn Connection>> {
+    let connection = match address {
+        Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Tcp(address) => TcpStream::connect(address).await?,
+    };
+    connection.set_nodelay(true)?;
+    if !encrypted {
+        return Ok(Box::new(connection));
+    }
+    let mut config = tls::with_anybody();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from("localhost").expect("it is a name");
+    let connector = TlsConnector::from(Arc::new(config));
+    Ok(Box::new(connector.connect(name, connection).await?))
+}
+
+/// Where to connect to a server that listens on that address: it may name all
+/// interfaces, which is no place to connect to.
+fn reachable(listen: &Address) -> Address {
+    let Address::Tcp(text) = listen else {
+        return listen.clone();
+    };
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            let loopback: IpAddr = match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            Address::Tcp(SocketAddr::new(loopback, address.port()).to_string())
+        }
+        // A name, or an address of one interface.
+        _ => listen.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_interfaces_are_reached_over_the_loopback() {
+        let reached = |listen: &str| reachable(&listen.parse().unwrap()).to_string();
+        assert_eq!(reached("0.0.0.0:50051"), "127.0.0.1:50051");
+        assert_eq!(reached("[::]:50051"), "[::1]:50051");
+        assert_eq!(reached("10.0.0.0:50051"), "10.0.0.0:50051");
+        assert_eq!(reached("auth.internal:50051"), "auth.internal:50051");
+        assert_eq!(reached("unix:/run/auth.sock"), "unix:/run/auth.sock");
+    }
+}

@@ -1,0 +1,148 @@
+//! A connection's bytes, encrypted or not, and how long its first ones may take: who
+//! connects and says nothing is not kept.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+use tokio_rustls::server::TlsStream;
+
+/// How long the first words of HTTP/2 may take. From then on, whoever does not answer
+/// to a ping is not kept.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long they are: the preface, and the settings frame's header.
+const GREETING_BYTES: usize = 24 + 9;
+
+/// A connection.
+pub(super) struct Wire<IO> {
+    bytes: Bytes<IO>,
+    /// What is still missing of the greeting, and how long it may take.
+    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+enum Bytes<IO> {
+    Plain(IO),
+    Encrypted(Box<TlsStream<IO>>),
+}
+
+impl<IO> Wire<IO> {
+    pub(super) fn plain(io: IO) -> Self {
+        Self::new(Bytes::Plain(io))
+    }
+
+    pub(super) fn encrypted(stream: TlsStream<IO>) -> Self {
+        Self::new(Bytes::Encrypted(Box::new(stream)))
+    }
+
+    fn new(bytes: Bytes<IO>) -> Self {
+        let greeting = Some((GREETING_BYTES, Box::pin(sleep(GREETING_TIMEOUT))));
+        Self { bytes, greeting }
+    }
+}
+
+macro_rules! either {
+    ($wire:expr, $one:ident => $asked:expr) => {
+        match &mut $wire.get_mut().bytes {
+            Bytes::Plain($one) => $asked,
+            Bytes::Encrypted($one) => $asked,
+        }
+    };
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = match &mut self.bytes {
+            Bytes::Plain(io) => Pin::new(io).poll_read(context, buffer),
+            Bytes::Encrypted(io) => Pin::new(io).poll_read(context, buffer),
+        };
+        if let Some((missing, patience)) = &mut self.greeting {
+            if polled.is_pending() {
+                ready!(patience.as_mut().poll(context));
+                let why = "it was opened, and then nothing came";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+            }
+            *missing = missing.saturating_sub(buffer.filled().len() - before);
+            if *missing == 0 {
+                self.greeting = None;
+            }
+        }
+        polled
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, io => Pin::new(io).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, io => Pin::new(io).poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.bytes {
+            Bytes::Plain(io) => io.is_write_vectored(),
+            Bytes::Encrypted(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, io => Pin::new(io).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, io => Pin::new(io).poll_shutdown(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_too_little_is_not_waited_for() {
+        for said in [0, 1, GREETING_BYTES - 1] {
+            let (mut theirs, ours) = duplex(1024);
+            theirs.write_all(&vec![0; said]).await.unwrap();
+            let mut read = Vec::new();
+            let error = Wire::plain(ours).read_to_end(&mut read).await.unwrap_err();
+            assert_eq!((error.kind(), read.len()), (io::ErrorKind::TimedOut, said));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_greeted_may_be_silent() {
+        let (mut theirs, ours) = duplex(1024);
+        let mut wire = Wire::plain(ours);
+        theirs.write_all(&[0; 20]).await.unwrap();
+        theirs.write_all(&[0; GREETING_BYTES - 20]).await.unwrap();
+        wire.read_exact(&mut [0; GREETING_BYTES]).await.unwrap();
+        let mut silence = Box::pin(async move { wire.read_u8().await });
+        let long = tokio::time::timeout(GREETING_TIMEOUT * 10, &mut silence).await;
+        assert!(long.is_err(), "{long:?}");
+        theirs.write_u8(7).await.unwrap();
+        assert_eq!(silence.await.unwrap(), 7);
+    }
+}

@@ -1,0 +1,1 @@
+//! Callers that show a certificate.

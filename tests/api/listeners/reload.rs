@@ -1,0 +1,135 @@
+//! Certificates that are replaced on disk.
+
+use std::{os::unix::fs::symlink, path::PathBuf};
+
+use hitkeep_auth::server::tls::{Files, Look, Tls, TlsError};
+use rustls::{DEFAULT_VERSIONS, pki_types::ServerName};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    Listening,
+    tls::{NAME, load},
+};
+use crate::{
+    fixtures::*,
+    support::certificates::{Authority, Folder, Identity},
+};
+
+impl Listening {
+    /// The certificate that it shows to a new connection.
+    async fn shown(&self, authority: &Authority) -> Vec<u8> {
+        let config = authority.client(DEFAULT_VERSIONS, None);
+        let connector = TlsConnector::from(std::sync::Arc::new(config));
+        let name = ServerName::try_from(NAME).unwrap();
+        let stream = connector.connect(name, self.socket().await).await.unwrap();
+        let (_, session) = stream.get_ref();
+        session.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    async fn shows(&self, authority: &Authority, identity: &Identity) -> bool {
+        self.shown(authority).await == identity.certificate.der().to_vec()
+    }
+}
+
+#[tokio::test]
+async fn what_replaces_the_files_is_taken_up_and_connections_go_on() {
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let first = authority.sign(&[NAME]);
+    let (tls, mut watcher) = load(&folder, &first);
+    let server = Listening::with(&tls).await;
+    assert!(matches!(watcher.look(), Look::Same));
+    let channel = server
+        .channel(authority.client(DEFAULT_VERSIONS, None))
+        .await;
+    let caller = server.caller(channel.unwrap());
+    caller.introspect(introspect("x")).await.unwrap();
+    assert!(server.shows(&authority, &first).await);
+
+    // In place, and by renaming.
+    let second = authority.sign_until(&[NAME], 2100);
+    folder.write_identity("server", &second);
+    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(server.shows(&authority, &second).await);
+    assert_eq!(
+        tls.not_after().unwrap().to_rfc3339(),
+        "2100-01-01T00:00:00+00:00"
+    );
+    let third = authority.sign(&[NAME]);
+    folder.replace("server.pem", &third.certificate.pem());
+    folder.replace("server.key", &third.key.serialize_pem());
+    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(server.shows(&authority, &third).await);
+    assert!(matches!(watcher.look(), Look::Same));
+    // The connection from before knows nothing of it.
+    caller.introspect(introspect("x")).await.unwrap();
+}
+
+/// As Kubernetes replaces the files of a secret: a link to a folder is turned.
+#[tokio::test]
+async fn links_may_be_turned() {
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let [first, second] = [(), ()].map(|()| authority.sign(&[NAME]));
+    for (name, identity) in [("one", &first), ("two", &second)] {
+        std::fs::create_dir(folder.path(name)).unwrap();
+        folder.write_identity(&format!("{name}/tls"), identity);
+    }
+    symlink("one", folder.path("data")).unwrap();
+    for file in ["tls.pem", "tls.key"] {
+        symlink(PathBuf::from("data").join(file), folder.path(file)).unwrap();
+    }
+    let (tls, mut watcher) = Tls::load(Files {
+        certificate: folder.path("tls.pem"),
+        key: folder.path("tls.key"),
+        client_authorities: None,
+    })
+    .unwrap();
+    let server = Listening::with(&tls).await;
+    assert!(server.shows(&authority, &first).await);
+    symlink("two", folder.path("data.new")).unwrap();
+    std::fs::rename(folder.path("data.new"), folder.path("data")).unwrap();
+    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(server.shows(&authority, &second).await);
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_changes_nothing_and_is_told_of_once() {
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let [first, second] = [(), ()].map(|()| authority.sign(&[NAME]));
+    let (tls, mut watcher) = load(&folder, &first);
+    let server = Listening::with(&tls).await;
+    let pem = second.certificate.pem();
+
+    // The certificate first, half of it and then the whole; the key later.
+    folder.write("server.pem", &pem[..pem.len() / 2]);
+    assert!(matches!(
+        watcher.look(),
+        Look::Refused(TlsError::Lacks { .. })
+    ));
+    assert!(matches!(watcher.look(), Look::Same));
+    folder.write("server.pem", &pem);
+    assert!(matches!(
+        watcher.look(),
+        Look::Refused(TlsError::NoPair { .. })
+    ));
+    assert!(matches!(watcher.look(), Look::Same));
+    assert!(server.shows(&authority, &first).await);
+    std::fs::remove_file(folder.path("server.key")).unwrap();
+    assert!(matches!(
+        watcher.look(),
+        Look::Refused(TlsError::Unreadable { .. })
+    ));
+    assert!(matches!(watcher.look(), Look::Same));
+    assert!(server.shows(&authority, &first).await);
+    folder.write("server.key", &second.key.serialize_pem());
+    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(server.shows(&authority, &second).await);
+
+    // Put back as it was, there is nothing to do; and the next mistake is told of.
+    folder.write("server.pem", "");
+    assert!(matches!(watcher.look(), Look::Refused(_)));
+    folder.write("server.pem", &pem);
+    assert!(matches!(watcher.look(), Look::Same));
+    folder.write("server.pem", "");
+    assert!(matches!(watcher.look(), Look::Refused(_)));
+    assert!(server.shows(&authority, &second).await);
+}

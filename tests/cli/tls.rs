@@ -1,0 +1,137 @@
+//! `serve` with certificates and sockets, as an operator runs it.
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use crate::{
+    certificates::{Authority, Folder, text},
+    postgres::migrated_database,
+    process::{Process, binary},
+    run::{run, run_on},
+};
+
+const NAME: &str = "auth.internal";
+
+/// A new connection over TLS, with whatever certificate is shown now.
+async fn connect(address: &str, authority: &Authority) -> Channel {
+    let config = ClientTlsConfig::new()
+        .domain_name(NAME)
+        .ca_certificate(Certificate::from_pem(authority.pem()));
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+    let channel = endpoint.tls_config(config).unwrap().connect().await;
+    channel.expect("a handshake")
+}
+
+#[tokio::test]
+async fn certificates_are_replaced_while_it_serves() {
+    let (folder, authority) = (Folder::new(), Authority::new("first"));
+    let (certificate, key) = folder.write_identity("tls", &authority.sign(&[NAME]));
+    let database = migrated_database().await;
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--database-url",
+        &database,
+    ];
+    let often = ["--tls-cert", text(&certificate), "--tls-key", text(&key)];
+    for every in ["10ms", "1day"] {
+        let interval = ["--tls-poll-interval", every];
+        let all = arguments.iter().chain(&often).chain(&interval);
+        let mut server = Process::start(binary(all));
+        let address = server.address().await;
+        server.stderr.line("introspection serves").await;
+        connect(&address, &authority).await;
+        let ask = [
+            "healthcheck",
+            "--listen",
+            &address,
+            "--tls-cert",
+            text(&certificate),
+        ];
+        assert_eq!(run(ask).await.given(), "SERVING\n");
+        let said = run(&ask[..3]).await.refused(1);
+        assert!(said.contains(&address), "{said}");
+
+        // Another authority's: who connects now must see the new one.
+        let next = Authority::new("next");
+        let identity = next.sign_until(&[NAME], 2100);
+        folder.replace("tls.key", &identity.key.serialize_pem());
+        if every == "10ms" {
+            let said = server.stderr.line("cannot be used").await;
+            assert!(said.contains("tls.key"), "{said}");
+        }
+        folder.replace("tls.pem", &identity.certificate.pem());
+        if every == "1day" {
+            server.signal("HUP").await;
+        }
+        let said = server.stderr.line("the certificates were replaced").await;
+        assert!(said.contains("2100-01-01"), "{said}");
+        connect(&address, &next).await;
+        server.signal("TERM").await;
+        assert_eq!(server.ended().await.code, Some(0));
+        folder.write_identity("tls", &authority.sign(&[NAME]));
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_no_use_are_refused_at_the_start() {
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let (certificate, _) = folder.write_identity("one", &authority.sign(&[NAME]));
+    let (_, key) = folder.write_identity("other", &authority.sign(&[NAME]));
+    let files = ["--tls-cert", text(&certificate), "--tls-key", text(&key)];
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    let arguments: Vec<_> = serve.iter().chain(&files).copied().collect();
+    let said = run_on(&migrated_database().await, &arguments)
+        .await
+        .refused(1);
+    assert!(
+        said.contains(text(&certificate)) && said.contains(text(&key)),
+        "{said}"
+    );
+    // What is set to nothing is not set.
+    let mut command = binary(["serve", "--listen", "127.0.0.1:0", "--database-url"]);
+    command.arg(migrated_database().await);
+    for variable in [
+        "HITKEEP_AUTH_TLS_CERT",
+        "HITKEEP_AUTH_TLS_KEY",
+        "HITKEEP_AUTH_TLS_CLIENT_CA",
+    ] {
+        command.env(variable, "");
+    }
+    let mut server = Process::start(command);
+    server.stderr.line("introspection serves").await;
+}
+
+#[tokio::test]
+async fn a_socket_comes_and_goes_with_the_server() {
+    let folder = Folder::new();
+    let path = folder.path("auth.sock");
+    let unix = format!("unix:{}", text(&path));
+    let database = migrated_database().await;
+    let start = || {
+        let mut command = binary(["serve", "--database-url", &database]);
+        command.env("HITKEEP_AUTH_LISTEN", format!("{unix},127.0.0.1:0"));
+        Process::start(command)
+    };
+    let mut killed = start();
+    assert_eq!(killed.address().await, unix);
+    killed.stderr.line("serving on 127.0.0.1:").await;
+    killed.stderr.line("introspection serves").await;
+    let said = run_on(&database, &["serve", "--listen", &unix])
+        .await
+        .refused(1);
+    assert!(said.contains("another program listens there"), "{said}");
+    killed.signal("KILL").await;
+    assert_eq!(killed.ended().await.code, None);
+    assert!(path.exists());
+
+    let mut server = start();
+    server.stderr.line("introspection serves").await;
+    // The first of the addresses, as a container has them in its environment.
+    let mut command = binary(["healthcheck"]);
+    command.env("HITKEEP_AUTH_LISTEN", format!("{unix},127.0.0.1:1"));
+    assert_eq!(Process::start(command).ended().await.given(), "SERVING\n");
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await.code, Some(0));
+    assert!(!path.exists());
+}
