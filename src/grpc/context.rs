@@ -1,7 +1,10 @@
 //! What the layers in front of the services found out about a request, and pass
 //! on with it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -10,8 +13,9 @@ use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
     certificate::CertificateName,
-    token::TokenHash,
+    token::{TokenHash, may_contain_token},
 };
+use crate::telemetry::traces;
 
 /// The proven caller of a request.
 #[derive(Clone, Debug)]
@@ -20,6 +24,33 @@ pub struct Caller {
     pub account: Arc<ServiceAccount>,
     /// The hash of the token that it showed.
     pub token: TokenHash,
+}
+
+/// Where those in front of the caller's proof learn who it is, once that is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proven(Arc<OnceLock<Arc<ServiceAccount>>>);
+
+impl Proven {
+    /// Notes the caller of a request.
+    pub(crate) fn note(extensions: &http::Extensions, caller: &Caller) {
+        let name = caller.account.name.as_str();
+        tracing::Span::current().record("caller.name", name);
+        if let Some(Self(proven)) = extensions.get() {
+            // A request is proven once.
+            proven.set(Arc::clone(&caller.account)).ok();
+        }
+    }
+
+    /// The caller's name; empty while it is not known.
+    pub(crate) fn name(&self) -> &str {
+        self.0.get().map_or("", |account| account.name.as_str())
+    }
+}
+
+impl From<Arc<ServiceAccount>> for Proven {
+    fn from(account: Arc<ServiceAccount>) -> Self {
+        Self(Arc::new(account.into()))
+    }
 }
 
 /// The names in the certificate that was shown on the request's connection.
@@ -36,7 +67,10 @@ impl RequestId {
 
     /// Whether a caller's own is taken over.
     pub(crate) fn is_usable(id: &str) -> bool {
-        (1..=Self::MAX_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        (1..=Self::MAX_LENGTH).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_graphic())
+            // It gets into logs, and into the audit trail.
+            && !may_contain_token(id)
     }
 }
 
@@ -64,6 +98,7 @@ pub(super) fn provenance(
         .unwrap_or_default();
     if let Some(actor) = &actor {
         tracing::Span::current().record("actor.user_id", tracing::field::display(actor.user));
+        traces::note("actor.user_id", actor.user);
     }
     Ok(Arc::new(Provenance {
         actor,

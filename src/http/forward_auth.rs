@@ -19,7 +19,7 @@ use crate::{
         credential::Credentials,
         route::{Mistake, Route},
     },
-    grpc::{error::ApiError, introspection::give_up_after, sidecar::Asked},
+    grpc::{context::Proven, error::ApiError, introspection::give_up_after, sidecar::Asked},
 };
 
 /// The headers in which proxies tell the path of the request: Caddy and Traefik, and
@@ -43,8 +43,7 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
     let may = Some(CallerPermission::Introspect);
     match shared.callers.prove(shown, may, give_up).await {
         Ok(caller) => {
-            let name = caller.account.name.as_str();
-            tracing::Span::current().record("caller.name", name);
+            Proven::note(&head.extensions, &caller);
         }
         Err(error) => return refused(&error),
     }

@@ -16,7 +16,11 @@ use tonic::{Status, server::NamedService};
 
 use crate::{
     domain::caller::CallerPermission,
-    grpc::{Services, callers::Callers, context::Deadline},
+    grpc::{
+        Services,
+        callers::Callers,
+        context::{Deadline, Proven},
+    },
     pb::{
         api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
@@ -85,8 +89,7 @@ pub(super) async fn authenticate(
     let shown = bearer(request.headers());
     match callers.prove(shown, needed, give_up).await {
         Ok(caller) => {
-            let name = caller.account.name.as_str();
-            tracing::Span::current().record("caller.name", name);
+            Proven::note(request.extensions(), &caller);
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

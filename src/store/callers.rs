@@ -55,7 +55,7 @@ impl Store {
                 .await
                 .optional()
         };
-        let (lease, row): (_, Option<Row>) = self.start(find).await?;
+        let (lease, row): (_, Option<Row>) = self.start("find_caller", find).await?;
         lease.finish();
         row.map(Row::into_account).transpose()
     }

@@ -13,6 +13,7 @@ use hitkeep_auth::{
         Store,
         feed::{CatchUp, Feed, Position, State},
     },
+    telemetry::metrics::Metrics,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -46,7 +47,8 @@ async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
 
 /// What a replica knows that begins now: of each token, and of whom it can say nothing.
 async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<ClientId>) {
-    let (replica, _writer) = Replica::start(store, replica::Options::default());
+    let (replica, _writer) =
+        Replica::start(store, replica::Options::default(), &Metrics::default());
     let give_up = Instant::now() + Duration::from_secs(20);
     let view = replica.loaded_view(give_up).await.unwrap();
     let (mut known, mut unreadable) = (Known::new(), BTreeSet::new());

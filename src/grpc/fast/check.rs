@@ -278,12 +278,14 @@ impl AtOnce<'_> {
             Err(Refused::Misconfigured(_)) => return None,
             Err(refused) => return Some(Verdict::Refused(refused)),
         };
+        if read.has_reserved {
+            // Which of them are to be removed is found out there. Before the judgement,
+            // which counts as a use of the token.
+            return None;
+        }
         let judged = self.services.judge(&self.view, &presented, need.check());
         let judged = judged.ok()??;
-        let verdict = conclude(&judged, need);
-        // Which of them are to be removed is found out there.
-        let is_simple = !(read.has_reserved && matches!(verdict, Verdict::Allowed(_)));
-        is_simple.then_some(verdict)
+        Some(conclude(&judged, need))
     }
 }
 
