@@ -42,9 +42,9 @@ mod support;
 
 use support::{
     arguments::Arguments,
-    calls, cores,
+    cores,
     figures::{Table, median},
-    load::{Saturation, Shape, Style, Target, frames::Blocks, saturate},
+    load::{Saturation, Shape, Style, Target, saturate},
     population,
     postgres::{Durability, Postgres},
     service::{Caller, Service},
@@ -57,19 +57,9 @@ const KNOWN: usize = 1000;
 /// What must be left of the throughput.
 const BOUND: f64 = 0.95;
 /// The methods, and how many calls are under way at once on each connection.
-const WAYS: [(&str, &str, Style, usize); 2] = [
-    (
-        "Introspect",
-        "/hitkeep.auth.v1.IntrospectionService/Introspect",
-        Style::Unary,
-        32,
-    ),
-    (
-        "IntrospectStream",
-        "/hitkeep.auth.v1.IntrospectionService/IntrospectStream",
-        Style::Stream,
-        128,
-    ),
+const WAYS: [(&str, Style, usize); 2] = [
+    ("Introspect", Style::Unary, 32),
+    ("IntrospectStream", Style::Stream, 128),
 ];
 
 /// What was measured of a server, in one of the ways.
@@ -162,20 +152,12 @@ async fn set_up(
         [&[][..], &variables].map(|program| Service::start_under(program, &database, &[]))
     });
     let mut rows = Vec::new();
-    for (title, path, style, calls) in WAYS {
+    for (title, style, calls) in WAYS {
         for (service, exports) in [(&off, "exports nothing"), (&on, "exports everything")] {
             service.serving().await;
-            let message =
-                |known: &population::Known| calls::framed(&calls::introspect(&known.token));
             rows.push(Row {
                 title: format!("{title}, {exports}"),
-                target: Target {
-                    address: service.address(),
-                    pid: service.pid(),
-                    blocks: Blocks::of(&caller, path).await,
-                    messages: known.iter().map(message).collect(),
-                    style,
-                },
+                target: Target::of(service, &caller, style, &known).await,
                 calls,
                 runs: Vec::new(),
             });

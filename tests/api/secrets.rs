@@ -1,6 +1,6 @@
 //! A token is shown once, in the reply that reveals it, and nowhere else: not in
-//! a log with everything in it, what is exported, an error, a debug print, an audit event, another
-//! reply or the database. The binary itself runs, all of its output is searched
+//! a log with everything in it, what is exported over OTLP, an error, a debug
+//! print, an audit event, another reply or the database. The binary itself runs, all of its output is searched
 //! for every token that was issued, and for what is kept of each.
 
 use std::time::Duration;
