@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The name that the tests' servers go by.
-pub const NAME: &str = "auth.internal";
+pub const NAME: &str = "auth.example";
 
 /// Files of an identity, and TLS with them.
 pub fn load(folder: &Folder, identity: &Identity) -> (Tls, Watcher) {
