@@ -375,7 +375,7 @@ async fn callers_are_those_that_are_not_revoked() {
     let hash = accounts[0].0;
     let found = store.find_caller(hash).await.unwrap().unwrap();
     assert_eq!(found, accounts[0].1);
-    assert_eq!(found.certificate_names[0].as_str(), "dns:live.internal");
+    assert_eq!(found.certificate_names[0].as_str(), "dns:live.example");
 
     // One that nobody can read is none, and the others are there.
     let more = "ALTER TABLE service_accounts DROP CONSTRAINT service_accounts_permissions_check; \
