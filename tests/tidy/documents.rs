@@ -1,5 +1,5 @@
 //! The documentation: every command, option and variable that it mentions
-//! exists, and every option of `serve` is explained.
+//! exists, and every option and alert is explained.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ const CALLS: [&str; 3] = ["cargo run -- ", "cargo run --release -- ", "hitkeep-a
 fn documents() -> Vec<File> {
     let mut files = below("docs", "md");
     let readme = below("", "md").into_iter();
-    files.extend(readme.filter(|file| file.path == "README.md"));
+    files.extend(readme.filter(|file| ["README.md", "SECURITY.md"].contains(&&*file.path)));
     files
 }
 
@@ -167,28 +167,56 @@ fn every_option_and_variable_that_is_mentioned_exists() {
 }
 
 #[test]
-fn the_readme_explains_every_option_of_serve() {
-    let readme = std::fs::read_to_string("README.md").unwrap();
-    let rows: Vec<_> = readme
-        .lines()
-        .filter(|line| line.starts_with('|'))
-        .collect();
-    let commands = help::all();
-    let serve = commands.iter().find(|help| help.path == ["serve"]).unwrap();
-    for (option, said) in &serve.options {
-        if option == "--help" {
-            continue;
-        }
-        let (_, variable) = said.split_once("[env: ").expect("a variable");
-        let variable = variable.split(['=', ']']).next().unwrap();
-        let row = rows.iter().find(|row| row.contains(&format!("`{option}`")));
-        let row = row.unwrap_or_else(|| panic!("README.md has no row for {option}"));
-        assert!(row.contains(variable), "README.md: {variable} in {row}");
-        if let Some((_, default)) = said.split_once("[default: ") {
-            let default = default.split(']').next().unwrap();
-            assert!(row.contains(default), "README.md: {default} in {row}");
+fn every_option_of_every_command_is_explained() {
+    let page = "docs/OPERATIONS.md";
+    let text = std::fs::read_to_string(page).unwrap();
+    let rows: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
+    for help in help::all() {
+        for (option, said) in &help.options {
+            if option == "--help" || option == "--version" {
+                continue;
+            }
+            let (_, variable) = said.split_once("[env: ").expect("a variable");
+            let variable = variable.split(['=', ']']).next().unwrap();
+            let default = said.split_once("[default: ").map_or("", |(_, rest)| rest);
+            // It may be on two lines.
+            let words: Vec<_> = default
+                .split(']')
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .collect();
+            let needed = [
+                format!("`{option}`"),
+                format!("`{variable}`"),
+                words.join(" "),
+            ];
+            let explained = rows
+                .iter()
+                .any(|row| needed.iter().all(|text| row.contains(text)));
+            assert!(
+                explained,
+                "{page}: no row for {needed:?} of {:?}",
+                help.path
+            );
         }
     }
+}
+
+#[test]
+fn every_alert_has_an_answer() {
+    let page = std::fs::read_to_string("docs/OPERATIONS.md").unwrap();
+    let alerts = std::fs::read_to_string("deploy/prometheus/alerts.yml").unwrap();
+    let names: Vec<_> = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(names.len() > 10);
+    for name in &names {
+        let row = format!("| `{name}` | ");
+        assert!(page.contains(&row), "docs/OPERATIONS.md has no {name}");
+    }
+    assert_eq!(page.matches("| `HitkeepAuth").count(), names.len());
 }
 
 #[test]
