@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 
 use tokio_postgres::{
     Config,
-    config::{Host, SslMode, TargetSessionAttrs},
+    config::{Host, SslMode},
 };
 
 use super::tls::Encryption;
@@ -226,6 +226,8 @@ fn place(config: &Config) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio_postgres::config::TargetSessionAttrs;
+
     use super::{
         super::tls::{Authorities, Names},
         *,
