@@ -22,7 +22,7 @@ use crate::{
     server::listeners::BadAddress,
     store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
-    telemetry::{self, TelemetryError},
+    telemetry::{self, TelemetryError, settings::WrongSettings},
 };
 
 /// Why a command failed, for people: what, and what to do about it.
@@ -56,7 +56,8 @@ impl Failure {
         let usage = error.is::<MalformedUrl>()
             || error.is::<HalfTls>()
             || error.is::<BadAddress>()
-            || error.is::<TelemetryError>();
+            || error.is::<TelemetryError>()
+            || error.is::<WrongSettings>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },
@@ -72,48 +73,52 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 
 /// Runs a command.
 pub fn run(cli: &Cli) -> ExitCode {
-    let done = telemetry::start(&cli.telemetry())
-        .map_err(Failure::from)
-        .and_then(|()| match &cli.command {
-            Command::Dev(args) => dev::run(args),
-            Command::Serve(args) => runtime()?.block_on(serve::run(args)),
-            Command::Migrate(args) => runtime()?.block_on(migrate(args)),
-            Command::ServiceAccount(args) => {
-                let runtime = runtime()?;
-                match &args.command {
-                    ServiceAccountCommand::Create {
-                        name,
-                        allow,
-                        certificate_name,
-                        database,
-                        output,
-                    } => {
-                        let made = accounts::Wanted {
-                            name,
-                            allow,
-                            certificate_names: certificate_name,
-                        };
-                        runtime.block_on(accounts::create(&made, database, *output))
-                    }
-                    ServiceAccountCommand::List { database, output } => {
-                        runtime.block_on(accounts::list(database, *output))
-                    }
-                    ServiceAccountCommand::Revoke {
-                        name,
-                        database,
-                        output,
-                    } => runtime.block_on(accounts::revoke(name, database, *output)),
-                }
-            }
-            Command::Explain(args) => runtime()?.block_on(explain::run(args)),
-            Command::Healthcheck(args) => runtime()?.block_on(healthcheck::run(args)),
-        });
-    match done {
+    match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { why, code }) => {
             complain(&why);
             ExitCode::from(code)
         }
+    }
+}
+
+fn start(cli: &Cli) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let telemetry = {
+        // What is exported goes over the runtime.
+        let _inside = runtime.enter();
+        telemetry::start(&cli.telemetry()?)?
+    };
+    match &cli.command {
+        Command::Dev(args) => dev::run(args, runtime, telemetry),
+        Command::Serve(args) => runtime.block_on(serve::run(args, telemetry)),
+        Command::Migrate(args) => runtime.block_on(migrate(args)),
+        Command::ServiceAccount(args) => match &args.command {
+            ServiceAccountCommand::Create {
+                name,
+                allow,
+                certificate_name,
+                database,
+                output,
+            } => {
+                let wanted = accounts::Wanted {
+                    name,
+                    allow,
+                    certificate_names: certificate_name,
+                };
+                runtime.block_on(accounts::create(&wanted, database, *output))
+            }
+            ServiceAccountCommand::List { database, output } => {
+                runtime.block_on(accounts::list(database, *output))
+            }
+            ServiceAccountCommand::Revoke {
+                name,
+                database,
+                output,
+            } => runtime.block_on(accounts::revoke(name, database, *output)),
+        },
+        Command::Explain(args) => runtime.block_on(explain::run(args)),
+        Command::Healthcheck(args) => runtime.block_on(healthcheck::run(args)),
     }
 }
 

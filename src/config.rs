@@ -27,7 +27,10 @@ use crate::{
         tls,
     },
     store::{self, DatabaseUrl, MalformedUrl},
-    telemetry,
+    telemetry::{
+        self,
+        settings::{Settings, WrongSettings},
+    },
 };
 
 /// Where everything listens unless told otherwise.
@@ -362,12 +365,23 @@ pub struct HealthcheckArgs {
 }
 
 impl Cli {
-    /// What to log, and how.
-    pub fn telemetry(&self) -> telemetry::Options {
-        telemetry::Options {
+    /// What to log, and how, and what to export: only the service exports.
+    ///
+    /// # Errors
+    /// Where a variable of OpenTelemetry's is wrong.
+    pub fn telemetry(&self) -> Result<telemetry::Options, WrongSettings> {
+        let export = match self.command {
+            Command::Dev(_) | Command::Serve(_) => Settings::read(|name| {
+                let value = std::env::var_os(name)?;
+                Some(value.to_string_lossy().into_owned())
+            })?,
+            _ => Settings::default(),
+        };
+        Ok(telemetry::Options {
             filter: self.log.log.clone(),
             format: self.log.log_format,
-        }
+            export,
+        })
     }
 }
 

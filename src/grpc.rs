@@ -20,12 +20,13 @@ mod page;
 pub(crate) mod sidecar;
 mod usage;
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     domain::audit::Provenance,
     replica::Replica,
     store::{Body, Committed, IsCollision, Store, Transaction, error::StoreError},
+    telemetry::metrics::{Metrics, Outcome},
 };
 
 /// What the services can be set to.
@@ -52,6 +53,7 @@ impl Default for Options {
 pub struct Services {
     store: Store,
     replica: Replica,
+    metrics: Metrics,
     options: Arc<Options>,
     complaints: Arc<sidecar::Complaints>,
     /// How long a request may take that is one of a stream's.
@@ -65,6 +67,7 @@ impl Services {
     pub fn new(
         store: Store,
         replica: Replica,
+        metrics: Metrics,
         options: Options,
         request_timeout: Duration,
         draining: watch::Receiver<bool>,
@@ -72,6 +75,7 @@ impl Services {
         Self {
             store,
             replica,
+            metrics,
             options: Arc::new(options),
             complaints: Arc::default(),
             request_timeout,
@@ -88,8 +92,13 @@ impl Services {
         T: Send,
         E: From<StoreError> + IsCollision + Send,
     {
-        let committed = self.store.transaction(provenance, body).await?;
-        self.replica.take_in(committed.revision).await;
-        Ok(committed)
+        let begun = Instant::now();
+        let written = self.store.transaction(provenance, body).await;
+        if let Ok(committed) = &written {
+            self.replica.take_in(committed.revision).await;
+        }
+        let outcome = Outcome::from(&written);
+        self.metrics.write(outcome, begun.elapsed());
+        written
     }
 }

@@ -24,7 +24,7 @@ mod probes;
 
 use crate::{
     grpc::{Services, callers::Callers, error::ApiError},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Sampling},
 };
 pub(crate) use connections::Connections;
 
@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) services: Services,
     pub(crate) callers: Callers,
     pub(crate) metrics: Metrics,
+    /// Which requests are traced.
+    pub(crate) sampling: Sampling,
     /// How many requests that ask about a token may be under way, together with the
     /// introspections over gRPC.
     pub(crate) limit: Arc<Semaphore>,

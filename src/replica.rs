@@ -30,6 +30,7 @@ mod whole;
 use crate::{
     domain::{Revision, Timestamp, clock::Clock, usage::Outcome},
     store::Store,
+    telemetry::metrics::Metrics,
 };
 use index::{Client, Index};
 use usage::Ledger;
@@ -117,6 +118,7 @@ struct Shared {
     /// Whether there is somebody to hear it.
     listening: AtomicBool,
     waiting: Semaphore,
+    metrics: Metrics,
 }
 
 /// How far the feed has come.
@@ -187,8 +189,8 @@ impl View {
 impl Replica {
     /// Starts following the store's database, until the last clone is dropped, and
     /// writing what is noted to it.
-    pub fn start(store: &Store, options: Options) -> (Self, UsageWriter) {
-        Self::start_when(std::future::ready(()), store, options)
+    pub fn start(store: &Store, options: Options, metrics: &Metrics) -> (Self, UsageWriter) {
+        Self::start_when(std::future::ready(()), store, options, metrics)
     }
 
     /// The same; asks the database for nothing until `ready` is.
@@ -196,6 +198,7 @@ impl Replica {
         ready: impl Future<Output = ()> + Send + 'static,
         store: &Store,
         options: Options,
+        metrics: &Metrics,
     ) -> (Self, UsageWriter) {
         let options = Options {
             // A poll or two may be lost without harm.
@@ -213,6 +216,7 @@ impl Replica {
             heard: Notify::new(),
             listening: AtomicBool::new(false),
             waiting: Semaphore::new(options.max_waiting),
+            metrics: metrics.clone(),
         });
         let feed = feed::start(ready, store.clone(), Arc::clone(&shared));
         let (ledger, flusher) = Ledger::new();
@@ -221,7 +225,8 @@ impl Replica {
             // A writer that nobody can stop any more is as good as stopped.
             drop(stopped.await);
         };
-        let task = tokio::spawn(flusher.run(store.clone(), options.usage, stopped));
+        let task =
+            tokio::spawn(flusher.run(store.clone(), options.usage, metrics.clone(), stopped));
         let replica = Self {
             shared,
             ledger,
@@ -344,6 +349,7 @@ impl Replica {
     pub async fn ask(&self, give_up: Instant) -> Result<(), CannotTell> {
         let shared = &*self.shared;
         let Ok(_permit) = shared.waiting.try_acquire() else {
+            shared.metrics.turned_away();
             let staleness = self.view()?.staleness;
             if staleness <= shared.options.poll_interval * MISSED_POLLS {
                 return Ok(());

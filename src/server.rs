@@ -12,6 +12,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 
 mod auth;
+mod calls;
 mod connections;
 mod hot;
 mod layers;
@@ -36,7 +37,7 @@ use crate::{
     },
     replica::{self, Replica},
     store::Store,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Sampling},
 };
 
 /// The largest message that is read. A batch of 1,000 changes is a tenth of it.
@@ -102,6 +103,8 @@ pub struct Server<G, H> {
     pub options: Options,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Which calls it traces.
+    pub sampling: Sampling,
     /// Connections that speak gRPC. The server ends with them.
     pub grpc: G,
     /// Connections that speak HTTP.
@@ -125,6 +128,7 @@ where
         store,
         options,
         metrics: Metrics::default(),
+        sampling: Sampling::default(),
         grpc: incoming,
         http: tokio_stream::empty::<Result<C, E>>(),
     };
@@ -157,6 +161,7 @@ where
             store,
             options,
             metrics,
+            sampling,
             grpc: incoming,
             http,
         } = self;
@@ -164,8 +169,9 @@ where
             tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
             Workers::here()
         });
-        let (replica, usage) = Replica::start_when(ready, &store, options.replica);
+        let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
         measured::observe(&metrics, &replica, &store);
+        measured::name_hot(&metrics);
         let (health, health_service) = tonic_health::server::health_reporter();
         let status = lifecycle::report_health(&replica, &health).await;
         let watch = tokio::spawn(lifecycle::watch_health(
@@ -177,6 +183,7 @@ where
         let services = Services::new(
             store.clone(),
             replica.clone(),
+            metrics.clone(),
             options.grpc,
             options.request_timeout,
             draining.clone(),
@@ -194,13 +201,15 @@ where
             services: services.clone(),
             callers: callers.clone(),
             metrics: metrics.clone(),
+            sampling,
             limit: Arc::clone(&limits.introspections),
             request_timeout: options.request_timeout,
             draining,
         };
         let tracing = layers::Tracing {
             store: store.clone(),
-            metrics,
+            metrics: metrics.clone(),
+            sampling,
         };
         let layers = Layers {
             tracing,
@@ -212,6 +221,8 @@ where
             services: services.clone(),
             replica,
             store,
+            metrics,
+            sampling,
             router: router(services, layers, health_service),
             runtime: Handle::current(),
         };
@@ -306,7 +317,7 @@ fn router(
         .layer(from_fn_with_state(limits, layers::shed))
         .layer(from_fn(layers::catch_panic))
         // Outermost, so that every answer has a request id, and every failure a
-        // line in the log, and is counted.
+        // line in the log, and is counted, and traced.
         .layer(from_fn_with_state(tracing, layers::trace))
 }
 

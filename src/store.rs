@@ -26,6 +26,7 @@ use diesel_async::{
 };
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 pub mod audit;
 pub mod callers;
@@ -37,6 +38,7 @@ pub mod explanation;
 mod facts;
 pub mod feed;
 pub mod introspection;
+mod lease;
 pub mod migrations;
 mod schema;
 pub mod tls;
@@ -52,12 +54,11 @@ use crate::domain::{
 use connect::Connector;
 pub use connect::NoConnection;
 use error::StoreError;
+use lease::{Lease, Work};
 pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How often a transaction is tried that collides with another.
 const MAX_TRIES: u32 = 5;
-/// How long an abandoned statement may take to be cancelled.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part of the pool that writers may have. They wait for each other anyway,
 /// and must not keep those who read waiting for a connection.
 const WRITERS_SHARE: usize = 4;
@@ -101,12 +102,17 @@ pub struct Store {
     connect_timeout: Duration,
 }
 
-/// A connection that is put back into the pool only when its work was finished.
-struct Lease {
-    connection: Option<Object<AsyncPgConnection>>,
-    /// Whether the connection has nothing under way.
-    idle: bool,
-    connector: Arc<Connector>,
+/// How the pool is used at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Connections that there are.
+    pub connections: usize,
+    /// Of these, those that nobody uses.
+    pub idle: usize,
+    /// Connections that there may be.
+    pub at_most: usize,
+    /// Those who wait for one.
+    pub waiting: usize,
 }
 
 /// A snapshot of the database: everything read through it is of one moment.
@@ -209,10 +215,15 @@ impl Store {
         &*self.entropy
     }
 
-    /// How many connections the pool has, and how many of them are idle.
-    pub fn pool_status(&self) -> (usize, usize) {
+    /// How the pool is used.
+    pub fn pool_status(&self) -> PoolStatus {
         let status = self.pool.status();
-        (status.size, status.available)
+        PoolStatus {
+            connections: status.size,
+            idle: status.available,
+            at_most: status.max_size,
+            waiting: status.waiting,
+        }
     }
 
     /// Sees whether the database takes connections, with one of its own.
@@ -225,14 +236,11 @@ impl Store {
         self.connector.place()
     }
 
-    /// How many connections the pool may have.
-    pub fn pool_size(&self) -> usize {
-        self.pool.status().max_size
-    }
-
     /// The migrations that the database still needs.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
-        let (mut lease, ()) = self.start(async |_: &mut AsyncPgConnection| Ok(())).await?;
+        let (mut lease, ()) = self
+            .start("migrations", async |_: &mut AsyncPgConnection| Ok(()))
+            .await?;
         let pending = migrations::pending(lease.start()).await?;
         lease.finish();
         Ok(pending)
@@ -242,7 +250,7 @@ impl Store {
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let state = "SELECT revision, clock_timestamp() AS now FROM index_state";
-        let (lease, state): (_, StateRow) = self.begin_with(begin, state).await?;
+        let (lease, state): (_, StateRow) = self.begin_with("snapshot", begin, state).await?;
         Ok(Snapshot {
             lease,
             now: self.clock.adopt(state.now),
@@ -308,7 +316,7 @@ impl Store {
         // The time is taken after the lock, so that it orders the writes too.
         let lock = "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
                     SELECT clock_timestamp() AS now FROM locked";
-        let (lease, state): (_, TimeRow) = self.begin_with("BEGIN", lock).await?;
+        let (lease, state): (_, TimeRow) = self.begin_with("transaction", "BEGIN", lock).await?;
         Ok(Transaction {
             lease,
             now: self.clock.adopt(state.now),
@@ -321,6 +329,7 @@ impl Store {
     /// sent before the first answer is there.
     async fn begin_with<R>(
         &self,
+        operation: &'static str,
         begin: &'static str,
         first: &'static str,
     ) -> Result<(Lease, R), StoreError>
@@ -337,13 +346,32 @@ impl Store {
             begun?;
             row
         };
-        self.start(begin).await
+        self.start(operation, begin).await
     }
 
     /// Takes a connection and runs the first statement of some work, which must
     /// change nothing. A connection that died while it lay idle says nothing
-    /// about the database: then the next one is tried, at last a new one.
-    async fn start<T, F>(&self, first: F) -> Result<(Lease, T), StoreError>
+    /// about the database: then the next one is tried, at last a new one. The
+    /// operation names the work's span.
+    async fn start<T, F>(&self, operation: &'static str, first: F) -> Result<(Lease, T), StoreError>
+    where
+        F: for<'c> AsyncFn(&'c mut AsyncPgConnection) -> QueryResult<T>
+            + for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>, Future: Send>
+            + Sync,
+        T: Send,
+    {
+        let work = Work::begin(operation);
+        let started = self.start_in(&work, first).instrument(work.span()).await;
+        match started {
+            Ok((lease, value)) => Ok((lease.of(work), value)),
+            Err(error) => {
+                work.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_in<T, F>(&self, work: &Work, first: F) -> Result<(Lease, T), StoreError>
     where
         F: for<'c> AsyncFn(&'c mut AsyncPgConnection) -> QueryResult<T>
             + for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>, Future: Send>
@@ -351,13 +379,9 @@ impl Store {
         T: Send,
     {
         loop {
-            let object = self.pool.get().await?;
+            let object = self.pool.get().instrument(work.connecting()).await?;
             let used_before = Object::metrics(&object).recycle_count > 0;
-            let mut lease = Lease {
-                connection: Some(object),
-                idle: true,
-                connector: Arc::clone(&self.connector),
-            };
+            let mut lease = Lease::new(object, Arc::clone(&self.connector));
             match first(lease.start()).await.map_err(StoreError::from) {
                 Err(StoreError::Unavailable(error)) if used_before => {
                     tracing::debug!(error, "an idle connection had died");
@@ -393,47 +417,6 @@ pub trait IsCollision {
 impl IsCollision for StoreError {
     fn is_collision(&self) -> bool {
         matches!(self, Self::Collision(_))
-    }
-}
-
-impl Lease {
-    /// The connection, which from here on has something under way.
-    fn start(&mut self) -> &mut AsyncPgConnection {
-        self.idle = false;
-        self.connection
-            .as_mut()
-            .expect("taken out only when dropped")
-    }
-
-    /// Says that nothing is under way any more: the pool may have it back.
-    fn finish(mut self) {
-        self.idle = true;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some(object) = self.connection.take() else {
-            return;
-        };
-        if self.idle {
-            return;
-        }
-        // Left in the middle: the next user of the connection would wait for the
-        // statement's end, and a lock that it holds would stay held until then.
-        let connection = Object::take(object);
-        let cancel = connection.cancel_token();
-        let connector = Arc::clone(&self.connector);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let cancelled = connector.cancel(cancel);
-                let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancelled).await;
-                if !matches!(cancelled, Ok(Ok(()))) {
-                    tracing::debug!("an abandoned statement could not be cancelled");
-                }
-                drop(connection);
-            });
-        }
     }
 }
 

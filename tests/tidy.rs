@@ -1,5 +1,5 @@
 //! What no compiler checks: which room may use which, the sizes and names of
-//! files, and that what the documentation mentions exists.
+//! files, and that what the documentation and the files of deploy/ mention exists.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
@@ -7,6 +7,8 @@
 #[path = "support/help.rs"]
 mod help;
 
+#[path = "tidy/deploy.rs"]
+mod deploy;
 #[path = "tidy/documents.rs"]
 mod documents;
 #[path = "tidy/files.rs"]

@@ -19,6 +19,8 @@ use crate::support::{
 /// Where CI puts it, and the tests look for it.
 const PROGRAM: &str = "target/ci-tools/envoy/envoy/_bin/envoy";
 const CONFIGURATION: &str = include_str!("../../deploy/envoy/envoy.yaml");
+/// How long Envoy may take to accept.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Calls of one kind, until it is the other's turn.
 const TURN: usize = 100;
 /// Calls that do not count.
@@ -98,7 +100,7 @@ fn through(
     assert!(begun, "Envoy begins to serve");
     std::thread::spawn(move || lines.for_each(drop));
 
-    let mut connection = TcpStream::connect(("127.0.0.1", ingress)).expect("Envoy accepts");
+    let mut connection = connect(ingress);
     connection.set_nodelay(true).expect("a socket");
     let mut failures = 0;
     let mut latencies = [Vec::new(), Vec::new()];
@@ -123,6 +125,17 @@ fn through(
     }
     report(latencies.map(Samples::of), calls);
     failures
+}
+
+/// Connects, once Envoy accepts: it says that it begins a little earlier.
+fn connect(port: u16) -> TcpStream {
+    let begun = Instant::now();
+    loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(connection) => return connection,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "Envoy accepts: {error}"),
+        }
+    }
 }
 
 fn report([without, with]: [Samples; 2], calls: usize) {

@@ -133,7 +133,9 @@ pub async fn check(service: &Service, caller: &Caller, known: &[Known]) {
 const KNOWN: &str = "
     SELECT client.id::text AS id, manager.id::text AS actor,
         CASE WHEN is_teams THEN team.id::text END AS team,
-        ARRAY(SELECT site::text FROM granted WHERE granted.team = client.team ORDER BY place) AS sites
+        granted.sites
     FROM client JOIN team ON team.n = client.team
     JOIN member AS manager ON manager.n = CASE WHEN is_teams THEN client.team ELSE client.member END
+    JOIN (SELECT team, array_agg(site::text ORDER BY place) AS sites FROM granted GROUP BY team)
+        AS granted ON granted.team = client.team
     WHERE is_known ORDER BY client.n";

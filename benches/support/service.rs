@@ -71,7 +71,8 @@ fn binary_under(program: &[&str]) -> Command {
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         // What is set for somebody's own server does not concern this one.
-        if name.to_string_lossy().starts_with("HITKEEP_AUTH_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("HITKEEP_AUTH_") || text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }

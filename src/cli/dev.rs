@@ -3,8 +3,9 @@
 use std::{future::ready, path::Path};
 
 use serde_json::json;
+use tokio::runtime::Runtime;
 
-use super::{Failure, complain, open, print, runtime, serve};
+use super::{Failure, complain, open, print, serve};
 use crate::{
     config::DevArgs,
     dev::{
@@ -14,6 +15,7 @@ use crate::{
     domain::caller::CallerPermission,
     server,
     store::{self, migrations},
+    telemetry::Telemetry,
 };
 
 /// The database in the private Postgres: the one that initdb makes.
@@ -23,8 +25,7 @@ const TOKENS: &str = "demo-tokens.json";
 
 /// Runs until a signal says to stop. On the main thread, which the private
 /// Postgres must not outlive.
-pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
-    let runtime = runtime()?;
+pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Result<(), Failure> {
     // First of all, because it is what fails most often, and quickest.
     let listeners = runtime.block_on(serve::Doors::open(
         std::slice::from_ref(&args.listen),
@@ -55,7 +56,8 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
         } else {
             shown.as_text()
         })?;
-        serve::serve(ready(()), store, listeners, server::Options::default()).await
+        let options = server::Options::default();
+        serve::serve(ready(()), store, listeners, options, telemetry).await
     });
     // In this order: nothing connects to the database any more.
     drop(runtime);

@@ -23,7 +23,7 @@ use crate::{
         error::{StoreError, causes},
     },
     system::SystemClock,
-    telemetry::metrics::Metrics,
+    telemetry::Telemetry,
 };
 
 /// How long to wait until Postgres is tried again, at first and at last. Half of it
@@ -33,7 +33,11 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// How often it is said that it still is waited for.
 const REMINDER: Duration = Duration::from_mins(1);
 
-pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
+/// How long the last export may take, where no shorter time is left for calls. It
+/// comes after all else, and a collector that hangs must not hold up a restart.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Failure> {
     let (tls, watcher) = match args.tls.files()? {
         Some(files) => {
             let (tls, watcher) = Tls::load(files)?;
@@ -66,7 +70,7 @@ pub(super) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     tokio::select! {
         // In this order: first it says where it serves.
         biased;
-        served = serve(ready, store.clone(), doors, args.server()) => served,
+        served = serve(ready, store.clone(), doors, args.server(), telemetry) => served,
         Err(failure) = check => Err(failure),
     }
 }
@@ -118,6 +122,7 @@ pub(super) async fn serve(
     store: Store,
     doors: Doors,
     options: Options,
+    telemetry: Telemetry,
 ) -> Result<(), Failure> {
     let stop = lifecycle::signals()?;
     if let Some(http) = &doors.http {
@@ -131,7 +136,8 @@ pub(super) async fn serve(
     let server = Server {
         store,
         options,
-        metrics: Metrics::default(),
+        metrics: telemetry.metrics.clone(),
+        sampling: telemetry.sampling,
         grpc: doors.grpc.incoming(),
         http: stream::iter(doors.http).flat_map(Listeners::incoming),
     };
@@ -139,6 +145,9 @@ pub(super) async fn serve(
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
+    telemetry
+        .stop(EXPORT_PATIENCE.min(options.drain_timeout))
+        .await;
     Ok(())
 }
 

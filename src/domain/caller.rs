@@ -106,6 +106,7 @@ pub struct IssuedAccount {
 
 impl IssuedAccount {
     /// The same, known by these names in certificates too.
+    #[must_use]
     pub fn known_by(mut self, names: &[CertificateName]) -> Self {
         let mut names = names.to_vec();
         names.sort_unstable();

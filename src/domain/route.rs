@@ -180,7 +180,7 @@ impl<'s> Route<'s> {
         let place = match (site_id, site_path) {
             (None, None) => None,
             (Some(id), None) => Some(Place::Fixed(
-                site(id).ok_or_else(|| Mistake::SiteMalformed(Shown::new(id)))?,
+                site(id.as_bytes()).ok_or_else(|| Mistake::SiteMalformed(Shown::new(id)))?,
             )),
             (None, Some(template)) => {
                 let malformed = |wrong| Mistake::PathMalformed(Shown::new(template), wrong);
@@ -265,8 +265,8 @@ impl Need {
 
 /// A site's id in upper or lower case (RFC 9562: they are the same), and in no other
 /// spelling: not without hyphens, in braces or as a URN, which some programs take.
-fn site(text: &str) -> Option<SiteId> {
-    let id = (text.len() == UUID_LENGTH).then(|| Uuid::try_parse(text).ok())??;
+fn site(text: &[u8]) -> Option<SiteId> {
+    let id = (text.len() == UUID_LENGTH).then(|| Uuid::try_parse_ascii(text).ok())??;
     Some(SiteId::from_uuid(id))
 }
 

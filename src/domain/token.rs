@@ -39,6 +39,16 @@ words! {
     }
 }
 
+/// Whether a token could be in a text, that was to have none: somebody mixed up two
+/// fields, and what is logged or exported must not show it.
+pub fn may_contain_token(text: &str) -> bool {
+    let mut prefixes = TokenKind::ALL.iter().map(|kind| kind.as_str());
+    prefixes.any(|prefix| {
+        let mut found = text.match_indices(prefix);
+        found.any(|(at, _)| text[at + prefix.len()..].starts_with('_'))
+    })
+}
+
 /// The text is not a token: a wrong length, prefix, character or checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a token")]

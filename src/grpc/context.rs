@@ -1,7 +1,10 @@
 //! What the layers in front of the services found out about a request, and pass
 //! on with it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -10,9 +13,9 @@ use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
     certificate::CertificateName,
-    token::{Token, TokenHash, TokenKind},
+    token::{Token, TokenHash, TokenKind, may_contain_token},
 };
-use crate::replica::index::Callers;
+use crate::{replica::index::Callers, telemetry::traces};
 
 /// The proven caller of a request.
 #[derive(Clone, Debug)]
@@ -52,6 +55,33 @@ impl Proof {
 #[derive(Clone, Debug)]
 pub struct Peer(pub Arc<[CertificateName]>);
 
+/// Where those in front of the caller's proof learn who it is, once that is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proven(Arc<OnceLock<Arc<ServiceAccount>>>);
+
+impl Proven {
+    /// Notes the caller of a request.
+    pub(crate) fn note(extensions: &http::Extensions, caller: &Caller) {
+        let name = caller.account.name.as_str();
+        tracing::Span::current().record("caller.name", name);
+        if let Some(Self(proven)) = extensions.get() {
+            // A request is proven once.
+            proven.set(Arc::clone(&caller.account)).ok();
+        }
+    }
+
+    /// The caller's name; empty while it is not known.
+    pub(crate) fn name(&self) -> &str {
+        self.0.get().map_or("", |account| account.name.as_str())
+    }
+}
+
+impl From<Arc<ServiceAccount>> for Proven {
+    fn from(account: Arc<ServiceAccount>) -> Self {
+        Self(Arc::new(account.into()))
+    }
+}
+
 /// The request's id: the caller's own, or one made here.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
@@ -62,7 +92,10 @@ impl RequestId {
 
     /// Whether a caller's own is taken over.
     pub(crate) fn is_usable(id: &str) -> bool {
-        (1..=Self::MAX_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        (1..=Self::MAX_LENGTH).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_graphic())
+            // It gets into logs, and into the audit trail.
+            && !may_contain_token(id)
     }
 }
 
@@ -90,6 +123,7 @@ pub(super) fn provenance(
         .unwrap_or_default();
     if let Some(actor) = &actor {
         tracing::Span::current().record("actor.user_id", tracing::field::display(actor.user));
+        traces::note("actor.user_id", &actor.user);
     }
     Ok(Arc::new(Provenance {
         actor,

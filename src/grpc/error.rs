@@ -1,7 +1,7 @@
 //! Every error that a caller can see, and the one table that says its code and
 //! reason. A database's message, a path or a query never gets through here.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -10,7 +10,11 @@ use crate::{
     domain::{Revision, caller::CallerPermission, directory::Removal, refusal::Refusal},
     pb::{self, ErrorReason},
     replica::CannotTell,
-    store::{IsCollision, directory::DirectoryError, error::StoreError},
+    store::{
+        IsCollision,
+        directory::DirectoryError,
+        error::{StoreError, causes},
+    },
 };
 
 /// The domain of every `google.rpc.ErrorInfo`.
@@ -173,6 +177,12 @@ impl ApiError {
         }
     }
 
+    /// The reason's name.
+    pub(crate) fn reason(&self) -> &'static str {
+        let (_, reason) = self.code_and_reason();
+        reason.as_str_name().trim_start_matches(REASON_PREFIX)
+    }
+
     /// What the reason is about, for programs.
     fn metadata(&self) -> HashMap<String, String> {
         let pairs = match self {
@@ -228,7 +238,17 @@ impl ApiError {
         }
     }
 
-    /// What a person should look at goes to the log, here and nowhere else.
+    /// What is behind it, for our log alone; nothing where it says everything itself.
+    pub(crate) fn causes(&self) -> Option<String> {
+        match self {
+            Self::Store(failure) => Some(format!("{failure}: {}", causes(failure))),
+            Self::Defect(what) => Some((*what).to_owned()),
+            _ => None,
+        }
+    }
+
+    /// What a person should look at goes to the log, of an error that is part of an
+    /// answer that goes well.
     pub(crate) fn log(&self) {
         match self {
             Self::Store(failure) => failure.log(),
@@ -255,10 +275,9 @@ impl ApiError {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        error.log();
-        let (code, reason) = error.code_and_reason();
-        let reason = reason.as_str_name().trim_start_matches(REASON_PREFIX);
-        let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, error.metadata());
+        let (code, _) = error.code_and_reason();
+        let mut details =
+            ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, error.metadata());
         let violations = error.violations();
         let named = fitting(&violations, MAX_NAMED_BYTES);
         for violation in named {
@@ -268,7 +287,10 @@ impl From<ApiError> for Status {
             let rest = format!("and {} more", violations.len() - named.len());
             details.add_bad_request_violation("...", rest);
         }
-        Self::with_error_details(code, error.to_string(), details)
+        let mut status = Self::with_error_details(code, error.to_string(), details);
+        // For the line in our log. It never gets to the caller.
+        status.set_source(Arc::new(error));
+        status
     }
 }
 

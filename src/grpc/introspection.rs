@@ -31,6 +31,7 @@ use crate::{
     },
     pb::{self, introspection_service_server::IntrospectionService},
     replica::{View, index::Known},
+    telemetry::metrics::Verdict,
 };
 
 /// The part of the remaining time that is spent on waiting. The rest is for the
@@ -246,8 +247,15 @@ impl Services {
         self.replica.ask(give_up).await?;
         let view = self.replica.view()?;
         let judged = self.judge(&view, presented, check)?;
-        let judged = judged.unwrap_or(Judged::Inactive(InactiveReason::UnknownToken));
+        let judged = judged.unwrap_or_else(|| self.unknown());
         Ok(answer(judged, view.index().revision))
+    }
+
+    /// What is said of a token that is of no client.
+    fn unknown(&self) -> Judged<'static> {
+        let reason = InactiveReason::UnknownToken;
+        self.metrics.verdict(to_verdict(Some(reason), None));
+        Judged::Inactive(reason)
     }
 
     /// What this version of the index says of a token, and notes its use; `None`
@@ -260,9 +268,7 @@ impl Services {
     ) -> Result<Option<Judged<'v>>, ApiError> {
         let hash = match presented {
             Presented::Hash(hash) => hash,
-            Presented::Unknown => {
-                return Ok(Some(Judged::Inactive(InactiveReason::UnknownToken)));
-            }
+            Presented::Unknown => return Ok(Some(self.unknown())),
         };
         let Some(found) = view.index().find(hash) else {
             return Ok(None);
@@ -271,6 +277,7 @@ impl Services {
             return Err(ApiError::Defect("something of the client cannot be read"));
         };
         let note = |inactive, decision| {
+            self.metrics.verdict(to_verdict(inactive, decision));
             if let Some(outcome) = Outcome::of(inactive, decision) {
                 self.replica.note(found.client(), outcome, view.now);
             }
@@ -297,6 +304,24 @@ impl Services {
             cache_age: cache_age(ends, at_most, view.now),
             decision,
         }))
+    }
+}
+
+/// What a verdict counts as.
+const fn to_verdict(inactive: Option<InactiveReason>, decision: Option<Decision>) -> Verdict {
+    match (inactive, decision) {
+        (Some(InactiveReason::TokenRotated), _) => Verdict::TokenRotated,
+        (Some(InactiveReason::Revoked), _) => Verdict::Revoked,
+        (Some(InactiveReason::Expired), _) => Verdict::Expired,
+        (Some(InactiveReason::OwnerInactive), _) => Verdict::OwnerInactive,
+        // No token that works is decided on as if it did not.
+        (Some(InactiveReason::UnknownToken), _) | (None, Some(Decision::Inactive)) => {
+            Verdict::UnknownToken
+        }
+        (None, None) => Verdict::Active,
+        (None, Some(Decision::Allowed)) => Verdict::Allowed,
+        (None, Some(Decision::NoSiteGrant)) => Verdict::NoSiteGrant,
+        (None, Some(Decision::RoleTooLow)) => Verdict::RoleTooLow,
     }
 }
 

@@ -36,20 +36,38 @@ pub(super) fn invalid_request(status: StatusCode, description: &str) -> Response
     refusal(status, "invalid_request", description)
 }
 
-/// Why a request could not be answered, where that is not the asker's doing. What a
-/// person should look at goes to the log.
+/// Why a request failed, for its line in the log.
+#[derive(Clone, Debug)]
+pub(super) struct Why {
+    /// In a word.
+    pub(super) reason: &'static str,
+    /// What is behind it, if there is more to say.
+    pub(super) causes: Option<String>,
+}
+
+/// Why a request could not be answered, where that is not the asker's doing.
 pub(super) fn failure(error: &ApiError) -> Response {
-    error.log();
     let (code, _) = error.code_and_reason();
     let cannot_tell = matches!(code, Code::Unavailable | Code::DeadlineExceeded);
-    if !cannot_tell {
+    let mut response = if cannot_tell {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = refusal(status, "temporarily_unavailable", &error.to_string());
+        response.headers_mut().insert(RETRY_AFTER, TRY_AGAIN);
+        response
+    } else {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return refusal(status, "server_error", "internal error");
-    }
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    let mut response = refusal(status, "temporarily_unavailable", &error.to_string());
-    response.headers_mut().insert(RETRY_AFTER, TRY_AGAIN);
+        refusal(status, "server_error", "internal error")
+    };
+    explain(&mut response, error);
     response
+}
+
+/// Notes the error that a response is about.
+pub(super) fn explain(response: &mut Response, error: &ApiError) {
+    response.extensions_mut().insert(Why {
+        reason: error.reason(),
+        causes: error.causes(),
+    });
 }
 
 /// What a proxy is told.

@@ -19,7 +19,12 @@ use crate::{
         credential::Credentials,
         route::{Mistake, Route},
     },
-    grpc::{context::Proof, error::ApiError, introspection::give_up_after, sidecar::Asked},
+    grpc::{
+        context::{Proof, Proven},
+        error::ApiError,
+        introspection::give_up_after,
+        sidecar::Asked,
+    },
 };
 
 /// The headers in which proxies tell the path of the request: Caddy and Traefik, and
@@ -47,8 +52,7 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
         .await
     {
         Ok(caller) => {
-            let name = caller.account.name.as_str();
-            tracing::Span::current().record("caller.name", name);
+            Proven::note(&head.extensions, &caller);
         }
         Err(error) => return refused(&error),
     }

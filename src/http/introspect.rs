@@ -32,7 +32,7 @@ use crate::{
         role::{InstancePermission, SiteRole},
     },
     grpc::{
-        context::Proof,
+        context::{Proof, Proven},
         error::ApiError,
         introspection::{Judged, Presented, give_up_after},
     },
@@ -123,8 +123,7 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
     let proof = shown.token.as_deref().and_then(Proof::of_token);
     match shared.callers.prove(proof, may, give_up).await {
         Ok(caller) => {
-            let name = caller.account.name.as_str();
-            tracing::Span::current().record("caller.name", name);
+            Proven::note(&head.extensions, &caller);
         }
         Err(error) => return Err(Refused::Caller(error, shown)),
     }
@@ -142,7 +141,7 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
 /// What is said to a caller that is not known, or may not ask (RFC 6749, section
 /// 5.2, and RFC 6750, section 3.1).
 fn refused(error: &ApiError, shown: &Shown) -> Response {
-    match error {
+    let mut response = match error {
         ApiError::CallerUnknown => {
             let description = "authorization must have a service account's token, as Bearer or \
                                as the password of Basic";
@@ -164,8 +163,10 @@ fn refused(error: &ApiError, shown: &Shown) -> Response {
                 .insert(WWW_AUTHENTICATE, INSUFFICIENT);
             response
         }
-        other => answer::failure(other),
-    }
+        other => return answer::failure(other),
+    };
+    answer::explain(&mut response, error);
+    response
 }
 
 fn refuse_query(uri: &Uri) -> Result<(), Invalid> {

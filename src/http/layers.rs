@@ -1,6 +1,6 @@
 //! The layers around the routes, and what is answered where there is none.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -8,22 +8,35 @@ use axum::{
     response::Response,
 };
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, StatusCode, Version, header::CONNECTION};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header::CONNECTION};
 use tokio::time::Instant;
-use tracing::{Instrument, field::Empty, info_span};
+use tracing::{Instrument, Span, field::Empty, info_span};
 
-use super::{FORWARD_AUTH, INTROSPECT, LIVEZ, METRICS, READYZ, Shared, answer};
-use crate::{domain::id, grpc::context::RequestId, telemetry::panic_message};
+use super::{
+    FORWARD_AUTH, INTROSPECT, LIVEZ, METRICS, READYZ, Shared,
+    answer::{self, Why},
+};
+use crate::{
+    domain::id,
+    grpc::context::{Proven, RequestId},
+    telemetry::{panic_message, traces},
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What stands for all paths that there are not.
 const NO_ROUTE: &str = "none";
+/// What is asked all the time, and by nobody's order.
+const PROBES: [&str; 3] = [LIVEZ, READYZ, METRICS];
 
-/// Gives the request an id and a span, counts it, and gives a failure of ours its
-/// line in the log. What a proxy is answered has none here: its clients would fill
-/// the log with one mistake, or one outage, of which is told elsewhere. Nor has
-/// what a probe is answered.
-pub(super) async fn trace(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+/// Gives the request an id and its spans, counts it, and gives a failure its line in
+/// the log. What a proxy is answered has none here: its clients would fill the log
+/// with one mistake, or one outage, of which is told elsewhere. Nor has what a probe
+/// is answered.
+pub(super) async fn trace(
+    State(shared): State<Shared>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begun = Instant::now();
     let given = request.headers().get(REQUEST_ID);
     let given = given.and_then(|id| id.to_str().ok());
@@ -36,6 +49,7 @@ pub(super) async fn trace(State(shared): State<Shared>, request: Request, next: 
         str::to_owned,
     );
     let route = route(&request);
+    let method = method(request.method());
     let version = request.version();
     let span = info_span!(
         "request",
@@ -43,18 +57,26 @@ pub(super) async fn trace(State(shared): State<Shared>, request: Request, next: 
         request.id = request_id,
         caller.name = Empty,
     );
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let duration = begun.elapsed();
-    let status = response.status();
-    shared.metrics.request(route, status.as_u16(), duration);
-    if status.is_server_error() && ![FORWARD_AUTH, READYZ].contains(&route) {
-        tracing::info!(
-            parent: &span,
-            http.status = status.as_u16(),
-            duration_ms = duration.as_millis(),
-            "{route} failed with {status}",
-        );
-    }
+    let traced = traced(&shared, &request, method, route);
+    let caller = Proven::default();
+    request.extensions_mut().insert(caller.clone());
+    let answered = next.run(request).instrument(span.clone());
+    let mut response = answered.instrument(traced.clone()).await;
+    let ended = Ended {
+        method,
+        route,
+        status: response.status(),
+        why: response.extensions().get(),
+        request_id: &request_id,
+        caller: caller.name(),
+        duration: begun.elapsed(),
+    };
+    ended.trace(&traced);
+    traced.in_scope(|| span.in_scope(|| ended.tell()));
+    let status = response.status().as_u16();
+    shared
+        .metrics
+        .request(method, route, status, ended.duration);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         headers.insert(REQUEST_ID, id);
@@ -64,6 +86,102 @@ pub(super) async fn trace(State(shared): State<Shared>, request: Request, next: 
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The span of a request, by OpenTelemetry's conventions for HTTP. Probes ask all the
+/// time, and theirs would say nothing.
+fn traced(shared: &Shared, request: &Request, method: &'static str, route: &'static str) -> Span {
+    if PROBES.contains(&route) {
+        return Span::none();
+    }
+    let span = info_span!(
+        target: traces::TARGET,
+        "request",
+        otel.name = %format_args!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        error.type = Empty,
+        hitkeep_auth.reason = Empty,
+        request.id = Empty,
+        caller.name = Empty,
+    );
+    if !span.is_disabled() {
+        let is_traced = shared.sampling.traces(request.headers());
+        shared.sampling.begin(&span, request.headers(), is_traced);
+    }
+    span
+}
+
+/// A request that was answered.
+struct Ended<'r> {
+    method: &'static str,
+    route: &'static str,
+    status: StatusCode,
+    why: Option<&'r Why>,
+    request_id: &'r str,
+    caller: &'r str,
+    duration: Duration,
+}
+
+impl Ended<'_> {
+    fn trace(&self, span: &Span) {
+        let status = self.status.as_u16();
+        span.record("http.response.status_code", i64::from(status));
+        span.record("request.id", self.request_id);
+        if !self.caller.is_empty() {
+            span.record("caller.name", self.caller);
+        }
+        if let Some(why) = self.why {
+            span.record("hitkeep_auth.reason", why.reason);
+        }
+        if self.status.is_server_error() {
+            span.record("error.type", status.to_string());
+            span.record("otel.status_code", traces::ERROR);
+        }
+    }
+
+    fn tell(&self) {
+        let is_failure = self.status.is_client_error() || self.status.is_server_error();
+        if !is_failure || [FORWARD_AUTH, READYZ].contains(&self.route) {
+            return;
+        }
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    http.request.method = self.method,
+                    http.route = self.route,
+                    http.status = self.status.as_u16(),
+                    http.reason = self.why.map_or("", |why| why.reason),
+                    request.id = self.request_id,
+                    caller.name = self.caller,
+                    duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+                    causes = self.why.and_then(|why| why.causes.as_deref()),
+                    "{} {} failed with {}",
+                    self.method,
+                    self.route,
+                    self.status,
+                )
+            };
+        }
+        match self.status {
+            StatusCode::INTERNAL_SERVER_ERROR => line!(error),
+            status if status.is_server_error() => line!(warn),
+            // Callers' mistakes wake nobody.
+            _ => line!(info),
+        }
+    }
+}
+
+/// The name of a request's method, of those that there are: a caller may invent some.
+fn method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = [
+        "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
+    ];
+    let known = KNOWN.into_iter().find(|known| *known == method.as_str());
+    known.unwrap_or("_OTHER")
 }
 
 /// The route of a request, of those that there are.
@@ -80,9 +198,13 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
-            tracing::error!(panic = panic_message(&*panic), "a handler panicked");
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            answer::refusal(status, "server_error", "internal error")
+            let mut response = answer::refusal(status, "server_error", "internal error");
+            response.extensions_mut().insert(Why {
+                reason: "INTERNAL",
+                causes: Some(format!("a handler panicked: {}", panic_message(&*panic))),
+            });
+            response
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         error::StoreError,
         feed::{CatchUp, Feed, Position, State},
     },
+    telemetry::metrics::FeedConnection,
 };
 
 /// How long to wait after a failure before the next try, at first and at last. A
@@ -133,7 +134,10 @@ impl Follower {
         tokio::select! {
             biased;
             () = shared.heard.notified() => Reason::Heard,
-            () = asked => Reason::Poll,
+            () = asked => {
+                shared.metrics.lookup();
+                Reason::Poll
+            }
             () = sleep_until(self.asked_at + shared.options.poll_interval) => Reason::Poll,
         }
     }
@@ -156,13 +160,21 @@ impl Follower {
         // middle of something is of no use.
         let mut feed = match self.connection.take() {
             Some(feed) if !feed.is_closed() => feed,
-            _ => self.store.connect_feed().await?,
+            _ => {
+                let feed = self.store.connect_feed().await?;
+                self.shared.metrics.feed_connected(FeedConnection::Reading);
+                feed
+            }
         };
         match self.held.as_mut() {
             Some(held) => {
                 let asked_at = self.shared.clock.elapsed();
                 if held.catch_up(&mut feed, reason, &self.shared).await? {
+                    let is_changed = !held.published;
                     self.shared.publish(held, asked_at);
+                    if is_changed {
+                        self.shared.metrics.fed(self.asked_at.elapsed());
+                    }
                 } else {
                     tracing::warn!(
                         revision = held.position.revision.0,
@@ -210,6 +222,7 @@ impl Follower {
             }
         }
         self.shared.publish(&mut held, asked_at);
+        self.shared.metrics.feed_loaded();
         let clients = held.writer.clients();
         tracing::info!(
             clients,
@@ -328,6 +341,7 @@ async fn listen(store: Store, shared: Arc<Shared>) {
         let woken = Arc::clone(&shared);
         match store.listen(move || woken.heard.notify_one()).await {
             Ok(mut listener) => {
+                shared.metrics.feed_connected(FeedConnection::Listening);
                 if trouble {
                     tracing::info!("changes are heard of again");
                 }

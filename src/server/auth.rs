@@ -19,7 +19,7 @@ use crate::{
     grpc::{
         Services,
         callers::Callers,
-        context::{Deadline, Peer, Proof},
+        context::{Deadline, Peer, Proof, Proven},
     },
     pb::{
         api_client_service_server::ApiClientServiceServer,
@@ -96,8 +96,7 @@ pub(super) async fn authenticate(
     };
     match callers.prove(shown, needed, give_up).await {
         Ok(caller) => {
-            let name = caller.account.name.as_str();
-            tracing::Span::current().record("caller.name", name);
+            Proven::note(request.extensions(), &caller);
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

@@ -21,18 +21,22 @@ use http::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
+    body::{Body, Incoming},
     service::Service,
 };
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 use tonic::Status;
 use tower::Service as _;
+use tracing::{Span, info_span};
 
+mod reply;
 mod stream;
 
 use super::{
     auth,
+    calls::{self, Head, UnderWay, id_header},
     layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID},
+    measured,
 };
 use crate::{
     domain::{
@@ -40,10 +44,21 @@ use crate::{
         id,
         token::{Token, TokenHash, TokenKind},
     },
-    grpc::{Services, context::RequestId, error::ApiError, fast::PREFIX_BYTES},
+    grpc::{
+        Services,
+        context::{Proven, RequestId},
+        error::ApiError,
+        fast::PREFIX_BYTES,
+    },
     replica::{Replica, index::Callers},
     store::Store,
+    telemetry::{
+        metrics::{Hot, Metrics},
+        traces::Sampling,
+    },
 };
+pub(super) use reply::Reply;
+use reply::{Replayed, response};
 use stream::Conversation;
 
 /// The paths of the calls.
@@ -51,48 +66,46 @@ const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_ENCODING: &str = "grpc-encoding";
-const GRPC_STATUS: &str = "grpc-status";
 const OK: HeaderValue = HeaderValue::from_static("0");
 
-/// A call that may go the short way.
-#[derive(Clone, Copy)]
-enum Call {
-    Introspect,
-    Check,
+/// The call at that path, if it may go the short way.
+fn call_at(path: &str) -> Option<Hot> {
+    match path {
+        INTROSPECT => Some(Hot::Introspect),
+        CHECK => Some(Hot::Check),
+        _ => None,
+    }
 }
 
-impl Call {
-    /// The call at that path.
-    fn of(path: &str) -> Option<Self> {
-        match path {
-            INTROSPECT => Some(Self::Introspect),
-            CHECK => Some(Self::Check),
-            _ => None,
-        }
+/// The path of a call.
+pub(super) const fn path(call: Hot) -> &'static str {
+    match call {
+        Hot::Introspect => INTROSPECT,
+        Hot::Check => CHECK,
     }
+}
 
-    /// The longest message that is looked at here: whatever an introspection may need,
-    /// and as many headers as Envoy lets through where nobody tells it otherwise.
-    const fn max_body(self) -> usize {
-        match self {
-            Self::Introspect => 1024,
-            Self::Check => 64 * 1024,
-        }
+/// The longest message that is looked at here: whatever an introspection may need,
+/// and as many headers as Envoy lets through where nobody tells it otherwise.
+const fn max_body(call: Hot) -> usize {
+    match call {
+        Hot::Introspect => 1024,
+        Hot::Check => 64 * 1024,
     }
+}
 
-    /// What a reply takes: with three grants and a short name, or with a site.
-    const fn usual_reply(self) -> usize {
-        match self {
-            Self::Introspect => 320,
-            Self::Check => 768,
-        }
+/// What a reply takes: with three grants and a short name, or with a site.
+const fn usual_reply(call: Hot) -> usize {
+    match call {
+        Hot::Introspect => 320,
+        Hot::Check => 768,
     }
 }
 
 /// Whether a call that goes well is answered without a request id that nobody asked
 /// for: making one takes longer than the answer.
 pub(super) fn makes_no_id(path: &str) -> bool {
-    Call::of(path).is_some()
+    call_at(path).is_some()
 }
 
 /// What all connections share.
@@ -100,6 +113,8 @@ pub(super) struct Ways {
     pub(super) services: Services,
     pub(super) replica: Replica,
     pub(super) store: Store,
+    pub(super) metrics: Metrics,
+    pub(super) sampling: Sampling,
     pub(super) router: axum::Router,
     /// Where the usual way is gone, so that what takes longer keeps no thread from
     /// its callers.
@@ -107,11 +122,44 @@ pub(super) struct Ways {
 }
 
 impl Ways {
-    /// A request's id, where its caller gave it none.
-    fn request_id(&self) -> Option<HeaderValue> {
-        let store = &self.store;
-        let id = id::RequestId::mint(store.clock().now(), store.entropy());
-        HeaderValue::from_str(&id.to_string()).ok()
+    /// A stream that goes the short way.
+    fn converse(&self, caller: TokenHash, request: Request<Incoming>) -> Response<Reply> {
+        let headers = request.headers();
+        let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+        let request_id: Arc<str> = if let Some(id) = given {
+            id.into()
+        } else {
+            let store = &self.store;
+            let id = id::RequestId::mint(store.clock().now(), store.entropy());
+            id.to_string().into()
+        };
+        let method = measured::Method::of(INTROSPECT_STREAM);
+        let is_traced = self.sampling.traces(headers);
+        let traced = calls::span(self.sampling, method, headers, is_traced);
+        let index = self.replica.index();
+        let account = index.as_ref().and_then(|index| index.caller(&caller));
+        let proven = account.map_or_else(Proven::default, |account| Arc::clone(account).into());
+        let call = UnderWay {
+            metrics: self.metrics.clone(),
+            method,
+            path: INTROSPECT_STREAM.to_owned(),
+            request_id: Arc::clone(&request_id),
+            span: info_span!(
+                "request",
+                rpc.method = INTROSPECT_STREAM,
+                request.id = &*request_id,
+                caller.name = proven.name(),
+            ),
+            caller: proven,
+            traced,
+            begun: Instant::now(),
+            is_timed: false,
+            has_ended: false,
+        };
+        let (services, replica) = (self.services.clone(), self.replica.clone());
+        let requests = request.into_body();
+        let answers = Conversation::new(services, replica, caller, requests, call);
+        response(Reply::Stream(Box::new(answers)), id_header(&request_id))
     }
 
     fn route<B>(&self, request: Request<B>) -> Routed
@@ -149,7 +197,7 @@ impl Routed {
 
 /// Which way a call goes.
 enum Way {
-    Short(Call),
+    Short(Hot),
     /// The short one, for a stream of that caller's.
     Stream(TokenHash),
     Usual,
@@ -182,7 +230,7 @@ impl Dispatch {
     fn way_of(&self, request: &Request<Incoming>) -> Way {
         let headers = request.headers();
         let path = request.uri().path();
-        let call = Call::of(path);
+        let call = call_at(path);
         // Nothing here ends a stream at its caller's own deadline.
         let is_stream = path == INTROSPECT_STREAM && !headers.contains_key(GRPC_TIMEOUT);
         if call.is_none() && !is_stream {
@@ -241,20 +289,22 @@ impl Service<Request<Incoming>> for Dispatch {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         match self.way_of(&request) {
-            Way::Short(call) => Answer::Reading(Some(Reading {
-                call,
-                ways: Arc::clone(&self.ways),
-                request,
-                read: Bytes::new(),
-            })),
-            Way::Stream(caller) => {
-                let id = request.headers().get(REQUEST_ID).cloned();
-                let id = id.or_else(|| self.ways.request_id());
-                let (services, replica) = (self.ways.services.clone(), self.ways.replica.clone());
-                let requests = request.into_body();
-                let answers = Conversation::new(services, replica, caller, requests);
-                Answer::Begun(Some(response(Reply::Stream(Box::new(answers)), id)))
+            Way::Short(call) => {
+                let ways = Arc::clone(&self.ways);
+                let is_traced = ways.sampling.traces(request.headers());
+                Answer::Reading(Some(Reading {
+                    call,
+                    traced: is_traced.then(|| {
+                        let method = measured::Method::of(path(call));
+                        Box::new(calls::span(ways.sampling, method, request.headers(), true))
+                    }),
+                    timed: Metrics::is_timed().then(Instant::now),
+                    ways,
+                    request,
+                    read: Bytes::new(),
+                }))
             }
+            Way::Stream(caller) => Answer::Begun(Some(self.ways.converse(caller, request))),
             Way::Usual => Answer::Routed(self.ways.route(request)),
         }
     }
@@ -262,7 +312,11 @@ impl Service<Request<Incoming>> for Dispatch {
 
 /// A call whose message is being read.
 pub(super) struct Reading {
-    call: Call,
+    call: Hot,
+    /// Its span, where it is traced.
+    traced: Option<Box<Span>>,
+    /// When it began, where its time is taken.
+    timed: Option<Instant>,
     ways: Arc<Ways>,
     request: Request<Incoming>,
     read: Bytes,
@@ -321,7 +375,7 @@ impl Reading {
             } else {
                 self.read = [&self.read[..], &data[..]].concat().into();
             }
-            if self.read.len() > self.call.max_body() {
+            if self.read.len() > max_body(self.call) {
                 return Poll::Ready(false);
             }
             if self.request.body().is_end_stream() {
@@ -337,117 +391,46 @@ impl Reading {
         if *compressed != 0 || usize::try_from(length) != Ok(message.len()) {
             return None;
         }
-        let mut reply = Vec::with_capacity(self.call.usual_reply());
+        let mut reply = Vec::with_capacity(usual_reply(self.call));
         let at_once = self.ways.services.at_once()?;
         let is_answered = match self.call {
-            Call::Introspect => at_once.answer(message, &mut reply),
-            Call::Check => at_once.check(message, &mut reply),
+            Hot::Introspect => at_once.answer(message, &mut reply),
+            Hot::Check => at_once.check(message, &mut reply),
         };
         if !is_answered {
             return None;
         }
+        self.note_success();
         let id = self.request.headers().get(REQUEST_ID).cloned();
         Some(response(Reply::Hot(Some(reply.into())), id))
+    }
+
+    fn note_success(&self) {
+        let metrics = &self.ways.metrics;
+        metrics.hot(self.call);
+        if let Some(begun) = self.timed {
+            metrics.introspection(measured::Method::of(path(self.call)).name, begun.elapsed());
+        }
+        if let Some(span) = &self.traced {
+            span.record("rpc.grpc.status_code", 0);
+        }
     }
 
     /// Hands the call over, with what was read of it.
     fn route(self) -> Routed {
         let Self {
+            traced,
+            timed,
             ways,
-            request,
+            mut request,
             read,
             ..
         } = self;
+        let span = traced.map(|span| *span);
+        request.extensions_mut().insert(Head { span, timed });
         ways.route(request.map(|rest| Replayed {
             first: Some(read).filter(|read| !read.is_empty()),
             rest,
         }))
-    }
-}
-
-fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, GRPC);
-    if let Some(id) = request_id {
-        headers.insert(REQUEST_ID, id);
-    }
-    response
-}
-
-/// A body of which a part was read already.
-struct Replayed {
-    first: Option<Bytes>,
-    rest: Incoming,
-}
-
-impl Body for Replayed {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
-            None => Pin::new(&mut self.rest).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
-    }
-}
-
-/// A reply's body.
-pub(super) enum Reply {
-    /// One message, or none where it was taken already, and then the status.
-    Hot(Option<Bytes>),
-    /// The status was taken as well.
-    Done,
-    /// Answers to a stream.
-    Stream(Box<Conversation>),
-    /// What the router replied.
-    Routed(axum::body::Body),
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match &mut *self {
-            Self::Hot(message) => {
-                if let Some(message) = message.take() {
-                    return Poll::Ready(Some(Ok(Frame::data(message))));
-                }
-                *self = Self::Done;
-                let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert(GRPC_STATUS, OK);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
-            Self::Done => Poll::Ready(None),
-            Self::Stream(answers) => answers.poll_frame(context),
-            Self::Routed(body) => Pin::new(body).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Hot(_) | Self::Stream(_) => false,
-            Self::Done => true,
-            Self::Routed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Hot(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
-            Self::Routed(body) => body.size_hint(),
-        }
     }
 }

@@ -9,32 +9,28 @@ use axum::{
     response::Response,
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 use tracing::{Instrument, field::Empty, info_span};
 
 use super::{
     auth::Access,
-    measured::{self, Method},
+    calls::{self, Head, UnderWay, Watched, failure, id_header},
+    measured::Method,
 };
 use crate::{
-    domain::{caller::CallerPermission, id},
+    domain::{caller::CallerPermission, id, token::may_contain_token},
     grpc::{
-        context::{Deadline, RequestId},
+        context::{Deadline, Proven, RequestId},
         error::ApiError,
     },
     store::Store,
-    telemetry::{
-        metrics::{Call, Metrics},
-        panic_message,
-    },
+    telemetry::{metrics::Metrics, panic_message, traces::Sampling},
 };
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
-const GRPC_STATUS: &str = "grpc-status";
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 /// How much earlier than the caller we give up, so that our answer, with its
 /// details, arrives before the caller stops listening: a tenth of the time, at
@@ -67,12 +63,17 @@ pub(super) struct Tracing {
     pub(super) store: Store,
     /// Where calls are counted.
     pub(super) metrics: Metrics,
+    /// Which calls are traced.
+    pub(super) sampling: Sampling,
 }
 
-/// Gives the request an id and a span, and a failure its line in the log, and
-/// counts it.
+/// Gives the request an id and its spans; see [`UnderWay`] for what becomes of it.
 pub(super) async fn trace(
-    State(Tracing { store, metrics }): State<Tracing>,
+    State(Tracing {
+        store,
+        metrics,
+        sampling,
+    }): State<Tracing>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -88,10 +89,16 @@ pub(super) async fn trace(
             .to_string()
             .into(),
     };
-    request
-        .extensions_mut()
-        .insert(RequestId(Arc::clone(&request_id)));
     let path = shown_path(&request);
+    let method = Method::of(request.uri().path());
+    let head = request.extensions_mut().remove::<Head>();
+    let head = head.unwrap_or_else(|| {
+        let is_traced = sampling.traces(request.headers());
+        Head {
+            span: Some(calls::span(sampling, method, request.headers(), is_traced)),
+            timed: (method.hot.is_some() && Metrics::is_timed()).then(Instant::now),
+        }
+    });
     let span = info_span!(
         "request",
         rpc.method = path,
@@ -99,90 +106,53 @@ pub(super) async fn trace(
         caller.name = Empty,
         actor.user_id = Empty,
     );
-    let mut unanswered = Unanswered {
-        span: &span,
-        path: &path,
-        method: Method::of(request.uri().path()),
-        metrics: &metrics,
-        begun: Instant::now(),
-        answered: false,
+    let traced = head.span.unwrap_or_else(tracing::Span::none);
+    let caller = Proven::default();
+    request.extensions_mut().insert(caller.clone());
+    request
+        .extensions_mut()
+        .insert(RequestId(Arc::clone(&request_id)));
+    let mut call = UnderWay {
+        metrics,
+        method,
+        path,
+        request_id: Arc::clone(&request_id),
+        caller,
+        span: span.clone(),
+        traced: traced.clone(),
+        begun: head.timed.unwrap_or_else(Instant::now),
+        is_timed: head.timed.is_some(),
+        has_ended: false,
     };
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let failed = unanswered.answered_with(response.headers());
-    if (told || failed)
-        && let Ok(id) = HeaderValue::from_str(&request_id)
-    {
+    let answered = next.run(request).instrument(span).instrument(traced);
+    let mut response = answered.await;
+    let failure = failure_of(&response);
+    if let Some(id) = id_header(&request_id).filter(|_| told || failure.is_some()) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
+    if failure.is_none() && method.streams {
+        return response.map(|body| axum::body::Body::new(Watched::new(body, call)));
+    }
+    call.end(failure.as_ref());
     response
 }
 
-/// A request without an answer so far. Dropped before it has one, its caller
-/// went away, and that is a failure like any other.
-struct Unanswered<'r> {
-    span: &'r tracing::Span,
-    path: &'r str,
-    method: Method,
-    metrics: &'r Metrics,
-    begun: Instant,
-    answered: bool,
+/// Why a response failed, if it did: as it was made here, with what is behind it, or
+/// as its headers tell.
+fn failure_of(response: &Response) -> Option<Status> {
+    let told = failure(response.headers())?;
+    let made = response.extensions().get::<Status>();
+    Some(
+        made.filter(|made| made.code() == told.code())
+            .cloned()
+            .unwrap_or(told),
+    )
 }
 
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.count(Code::Cancelled);
-            let duration_ms = self.begun.elapsed().as_millis();
-            tracing::info!(
-                parent: self.span,
-                rpc.code = ?Code::Cancelled,
-                duration_ms,
-                "{:?} failed: its caller went away",
-                self.path,
-            );
-        }
-    }
-}
-
-impl Unanswered<'_> {
-    /// Tells of a failure, and whether it is one.
-    fn answered_with(&mut self, headers: &HeaderMap) -> bool {
-        self.answered = true;
-        let failure = failure(headers);
-        self.count(failure.as_ref().map_or(Code::Ok, Status::code));
-        if let Some(status) = &failure {
-            let duration_ms = self.begun.elapsed().as_millis();
-            let details = status.get_error_details();
-            let reason = details.error_info().map_or("", |info| info.reason.as_str());
-            // Quoted, since a path and a message may hold anything.
-            tracing::info!(
-                parent: self.span,
-                rpc.code = ?status.code(),
-                rpc.reason = reason,
-                duration_ms,
-                "{:?} failed: {:?}",
-                self.path,
-                status.message(),
-            );
-        }
-        failure.is_some()
-    }
-
-    /// A stream counts when it begins; how it ends is between it and its caller.
-    fn count(&self, code: Code) {
-        let Method {
-            service,
-            name: method,
-            streams,
-        } = self.method;
-        self.metrics.call(Call {
-            service,
-            method,
-            code: measured::name(code),
-            duration: (!streams).then(|| self.begun.elapsed()),
-        });
-    }
-}
+/// What a handler's panic said, for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("a handler panicked: {0}")]
+struct Panicked(String);
 
 /// Turns a panic into INTERNAL: one bad request must not end the other streams
 /// of its connection.
@@ -190,8 +160,9 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
-            tracing::error!(panic = panic_message(&*panic), "a handler panicked");
-            Status::from(ApiError::Defect("a handler panicked")).into_http()
+            let mut status = Status::from(ApiError::Defect("a handler panicked"));
+            status.set_source(Arc::new(Panicked(panic_message(&*panic).to_owned())));
+            status.into_http()
         }
     }
 }
@@ -267,15 +238,11 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
 
 /// A request's path, cut to what can be shown.
 fn shown_path(request: &Request) -> String {
-    request.uri().path().chars().take(MAX_SHOWN_PATH).collect()
-}
-
-/// The status of a response that failed before its first message.
-fn failure(headers: &HeaderMap) -> Option<Status> {
-    let status = headers
-        .contains_key(GRPC_STATUS)
-        .then(|| Status::from_header_map(headers))??;
-    (status.code() != Code::Ok).then_some(status)
+    let path = request.uri().path();
+    if may_contain_token(path) {
+        return "/a token".to_owned();
+    }
+    path.chars().take(MAX_SHOWN_PATH).collect()
 }
 
 /// Reads a `grpc-timeout`: at most eight digits and a unit. One that cannot be

@@ -7,11 +7,12 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
+use super::hot;
 use crate::{
     pb,
     replica::{Replica, View},
     store::Store,
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Hot, Metrics},
 };
 
 /// A method that there is.
@@ -23,6 +24,9 @@ pub(super) struct Method {
     pub(super) name: &'static str,
     /// Whether it answers with a stream.
     pub(super) streams: bool,
+    /// Set for introspections. There are so many of them, and they take so little
+    /// time, that only some are timed.
+    pub(super) hot: Option<Hot>,
 }
 
 /// What is counted where a method does not exist: a caller may name any.
@@ -30,6 +34,7 @@ const UNKNOWN: Method = Method {
     service: "unknown",
     name: "unknown",
     streams: false,
+    hot: None,
 };
 
 /// The methods by their paths, out of the descriptors that reflection shows.
@@ -53,6 +58,7 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
                         service: full,
                         name: method.name().to_owned().leak(),
                         streams: method.server_streaming(),
+                        hot: Hot::ALL.into_iter().find(|call| hot::path(*call) == path),
                     };
                     methods.insert(path, method);
                 }
@@ -67,6 +73,14 @@ impl Method {
     pub(super) fn of(path: &str) -> Self {
         METHODS.get(path).copied().unwrap_or(UNKNOWN)
     }
+}
+
+/// What the calls are called that are counted apart.
+pub(super) fn name_hot(metrics: &Metrics) {
+    metrics.name_hot(Hot::ALL.map(|call| {
+        let Method { service, name, .. } = Method::of(hot::path(call));
+        (service, name)
+    }));
 }
 
 /// A code's name, as documents write it.
@@ -92,86 +106,123 @@ pub(super) const fn name(code: Code) -> &'static str {
     }
 }
 
-/// Shows the index and the pool in the metrics.
+/// Shows the index, the feed and the pool in the metrics.
 pub(super) fn observe(metrics: &Metrics, replica: &Replica, store: &Store) {
-    // Counts are exact up to 2^53.
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    fn float(count: usize) -> f64 {
-        count as f64
-    }
+    observe_index(metrics, replica);
+    observe_feed(metrics, replica);
+    observe_pool(metrics, store);
+}
+
+// Counts are exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn float(count: usize) -> f64 {
+    count as f64
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn observe_index(metrics: &Metrics, replica: &Replica) {
     let of_view = |name, unit, what, value: fn(&View) -> f64| {
         let replica = replica.clone();
         // None until there is an index.
         metrics.gauge(name, unit, what, move || Some(value(&replica.view().ok()?)));
     };
     of_view(
-        "index_revision",
+        "hitkeep_auth.index.revision",
         "",
         "The revision that answers are based on.",
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         |view| view.index().revision.0 as f64,
     );
-    of_view("index_clients", "", "API clients in the index.", |view| {
-        float(view.index().clients())
-    });
     of_view(
-        "index_staleness",
+        "hitkeep_auth.index.clients",
+        "{client}",
+        "API clients in the index.",
+        |view| float(view.index().clients()),
+    );
+    of_view(
+        "hitkeep_auth.index.staleness",
         "s",
         "How long ago the index was last known to be complete.",
         |view| view.staleness.as_secs_f64(),
     );
+    let of = replica.clone();
+    metrics.gauge(
+        "hitkeep_auth.index.ready",
+        "",
+        "1 where introspection can answer, 0 where the index is not loaded or too old.",
+        move || Some(f64::from(u8::from(of.require_fresh().is_ok()))),
+    );
+    let of = replica.clone();
+    metrics.gauge(
+        "hitkeep_auth.index.max_staleness",
+        "s",
+        "The staleness from which on no token is answered as active.",
+        move || Some(of.options().max_staleness.as_secs_f64()),
+    );
+}
+
+fn observe_feed(metrics: &Metrics, replica: &Replica) {
     let of_replica = |name, what, value: fn(&Replica) -> bool| {
         let replica = replica.clone();
         let value = move || Some(f64::from(u8::from(value(&replica))));
         metrics.gauge(name, "", what, value);
     };
     of_replica(
-        "index_ready",
-        "1 where introspection can answer, 0 where the index is not loaded or too old.",
-        |replica| replica.require_fresh().is_ok(),
-    );
-    of_replica(
-        "feed_listening",
+        "hitkeep_auth.feed.listening",
         "1 where Postgres tells of changes, 0 where only polling finds them.",
         Replica::is_listening,
     );
     of_replica(
-        "database_reachable",
+        "hitkeep_auth.database.reachable",
         "1 where Postgres answered when it was asked last.",
         |replica| replica.progress().borrow().reaches_database(),
     );
     let of = replica.clone();
-    metrics.gauge(
-        "index_max_staleness",
-        "s",
-        "The staleness from which on no token is answered as active.",
-        move || Some(of.options().max_staleness.as_secs_f64()),
-    );
-    let of = replica.clone();
     metrics.counter(
-        "feed_failures",
+        "hitkeep_auth.feed.failures",
+        "{failure}",
         "How many times Postgres could not be asked for changes.",
         move || of.progress().borrow().failures,
     );
+    let of = replica.clone();
+    metrics.gauge(
+        "hitkeep_auth.lookups.limit",
+        "",
+        "How many times in a second Postgres may be asked on behalf of unknown tokens.",
+        move || Some(f64::from(of.options().max_lookups)),
+    );
+}
+
+/// By OpenTelemetry's conventions for pools.
+fn observe_pool(metrics: &Metrics, store: &Store) {
     let of = store.clone();
-    metrics.gauges(
-        "pool_connections",
+    metrics.up_down(
+        "db.client.connection.count",
+        "{connection}",
         "Connections to Postgres in the pool.",
-        "state",
+        "db.client.connection.state",
         move || {
-            let (all, idle) = of.pool_status();
-            [
-                ("idle", float(idle)),
-                ("used", float(all.saturating_sub(idle))),
-            ]
+            let pool = of.pool_status();
+            let used = pool.connections.saturating_sub(pool.idle);
+            [("idle", signed(pool.idle)), ("used", signed(used))]
         },
     );
     let of = store.clone();
-    metrics.gauge(
-        "pool_max_connections",
-        "",
+    metrics.up_down_alone(
+        "db.client.connection.max",
+        "{connection}",
         "Connections to Postgres that the pool may have.",
-        move || Some(float(of.pool_size())),
+        move || signed(of.pool_status().at_most),
+    );
+    let of = store.clone();
+    metrics.up_down_alone(
+        "db.client.connection.pending_requests",
+        "{request}",
+        "Those who wait for a connection.",
+        move || signed(of.pool_status().waiting),
     );
 }
 
@@ -185,6 +236,7 @@ mod tests {
             service,
             name,
             streams,
+            hot: (name == "Introspect").then_some(Hot::Introspect),
         };
         let introspection = "hitkeep.auth.v1.IntrospectionService";
         for (path, expected) in [

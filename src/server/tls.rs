@@ -352,10 +352,10 @@ impl Contents {
             _ => builder.with_no_client_auth(),
         };
         let chain = certificates(&self.certificate, &files.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| TlsError::Lacks {
+        let key = PrivateKeyDer::from_pem_slice(&self.key).or(Err(TlsError::Lacks {
             path: files.key.clone(),
             what: "unencrypted private key",
-        })?;
+        }))?;
         let not_after = chain.first().and_then(not_after);
         let mut config = builder
             .with_single_cert(chain, key)

@@ -70,7 +70,7 @@ impl Store {
                 .optional()?;
             with_names(connection, row).await
         };
-        let (lease, found) = self.start(find).await?;
+        let (lease, found) = self.start("find_caller", find).await?;
         lease.finish();
         found.map(into_account).transpose()
     }
@@ -95,7 +95,7 @@ impl Store {
             let only = if rows.len() == 1 { rows.pop() } else { None };
             with_names(connection, only).await
         };
-        let (lease, found) = self.start(find).await?;
+        let (lease, found) = self.start("find_named_caller", find).await?;
         lease.finish();
         found.map(into_account).transpose()
     }

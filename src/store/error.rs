@@ -115,6 +115,17 @@ impl StoreError {
         }
     }
 
+    /// Its class, in a word.
+    pub(super) const fn class(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Overloaded(_) => "overloaded",
+            Self::Collision(_) => "collision",
+            Self::Inconsistent(_) => "inconsistent",
+            Self::Defect(_) => "defect",
+        }
+    }
+
     /// The name of the constraint that a statement ran into, if one did.
     pub(crate) fn violated(error: &DieselError) -> Option<&str> {
         match error {

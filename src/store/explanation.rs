@@ -34,7 +34,7 @@ impl Store {
                 .await
                 .optional()
         };
-        let (lease, hash) = self.start(find).await?;
+        let (lease, hash) = self.start("newest_token", find).await?;
         lease.finish();
         let hash = hash.map(|hash| {
             let length = hash.len();
@@ -52,7 +52,7 @@ impl Store {
                 .get_result(connection)
                 .await
         };
-        let (lease, found) = self.start(find).await?;
+        let (lease, found) = self.start("has_client", find).await?;
         lease.finish();
         Ok(found)
     }
@@ -68,7 +68,7 @@ impl Store {
             .get_result::<LastChange>(connection)
             .await
         };
-        let (lease, found) = self.start(find).await?;
+        let (lease, found) = self.start("last_change", find).await?;
         lease.finish();
         found.revision.map(revision).transpose()
     }

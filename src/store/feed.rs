@@ -14,11 +14,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_postgres::{Client, RowStream, Statement, types::ToSql};
+use tracing::Instrument;
 use uuid::Uuid;
 
 mod rows;
 
-use super::{Store, connect, error::StoreError, revision};
+use super::{Store, connect, error::StoreError, lease::Work, revision};
 use crate::domain::{
     Revision, Timestamp,
     caller::ServiceAccount,
@@ -255,6 +256,14 @@ impl Feed {
         known: Position,
         sink: &mut dyn Sink,
     ) -> Result<CatchUp, StoreError> {
+        in_span("catch_up", self.try_catch_up(known, sink)).await
+    }
+
+    async fn try_catch_up(
+        &mut self,
+        known: Position,
+        sink: &mut dyn Sink,
+    ) -> Result<CatchUp, StoreError> {
         let since = stored(known.revision)?;
         let parameters: [&(dyn ToSql + Sync); 3] = [&known.database, &since, &known.nonce];
         let revision: [&(dyn ToSql + Sync); 1] = [&since];
@@ -319,6 +328,13 @@ impl Feed {
 
     /// Reads everything, of one snapshot.
     pub async fn read_all(
+        &mut self,
+        sink: &mut dyn WholeSink,
+    ) -> Result<(State, Accounts), StoreError> {
+        in_span("read_all", self.try_read_all(sink)).await
+    }
+
+    async fn try_read_all(
         &mut self,
         sink: &mut dyn WholeSink,
     ) -> Result<(State, Accounts), StoreError> {
@@ -416,6 +432,20 @@ impl Feed {
     pub fn is_closed(&self) -> bool {
         self.driver.0.is_finished()
     }
+}
+
+/// Runs some work of the feed's in a span. Questions whether anything changed have
+/// none: there are several in a second.
+async fn in_span<T>(
+    operation: &'static str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let span = Work::begin(operation);
+    let done = work.instrument(span.span()).await;
+    if let Err(error) = &done {
+        span.failed(error);
+    }
+    done
 }
 
 /// Runs a step, unless the database takes too long for it.

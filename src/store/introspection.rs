@@ -144,7 +144,7 @@ impl Store {
         let statement = LookUpStatement { hash };
         let look_up =
             async |connection: &mut AsyncPgConnection| (&statement).load::<Row>(connection).await;
-        let (lease, rows) = self.start(look_up).await?;
+        let (lease, rows) = self.start("look_up", look_up).await?;
         lease.finish();
         let [first, ..] = rows.as_slice() else {
             return Err(StoreError::Inconsistent("no index_state".to_owned()));

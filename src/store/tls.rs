@@ -90,7 +90,7 @@ impl Encryption {
                         let provider = Arc::clone(&provider);
                         WebPkiServerVerifier::builder_with_provider(roots, provider)
                             .build()
-                            .map_err(|_| TlsError::NoAuthority)?
+                            .or(Err(TlsError::NoAuthority))?
                     }
                 }
             }

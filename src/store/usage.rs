@@ -121,7 +121,7 @@ impl Store {
         // What finds an idle connection dead must change nothing: it is tried on
         // the next one.
         let ping = async |connection: &mut AsyncPgConnection| connection.batch_execute(PING).await;
-        let (mut lease, ()) = self.start(ping).await?;
+        let (mut lease, ()) = self.start("flush_usage", ping).await?;
         let mut last = None;
         loop {
             let mut columns = Columns::default();
@@ -146,7 +146,7 @@ impl Store {
     /// Removes the counts of days before that one, 10,000 of them at most.
     pub async fn trim_usage(&self, before: Day) -> Result<Trimmed, StoreError> {
         let ping = async |connection: &mut AsyncPgConnection| connection.batch_execute(PING).await;
-        let (mut lease, ()) = self.start(ping).await?;
+        let (mut lease, ()) = self.start("trim_usage", ping).await?;
         let removed = diesel::sql_query(TRIM)
             .bind::<Date, _>(before.date())
             .bind::<BigInt, _>(DAYS_PER_TRIM)

@@ -1,22 +1,42 @@
-//! What is measured, as instruments of OpenTelemetry, and the page that
-//! Prometheus reads. Names begin with the project's and end with the unit; labels
+//! What is measured, as instruments of OpenTelemetry, and the page that Prometheus
+//! reads. `docs/metrics.md` has all of them. Names are those of OpenTelemetry's
+//! conventions where there are, and begin with the project's otherwise; attributes
 //! have few values, none of which a caller chooses.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, MeterProvider},
+    metrics::{Counter, Gauge, Histogram, Meter, MeterProvider},
 };
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    metrics::{SdkMeterProvider, reader::MetricReader},
+};
 use prometheus::{Registry, TextEncoder};
 
-/// What stands in front of every name.
-const NAMESPACE: &str = "hitkeep_auth";
+mod counts;
+mod words;
+
+use counts::Counts;
+pub use words::{FeedConnection, Hot, Outcome, Verdict};
+
+/// The code of a call that went well.
+const OK: i64 = 0;
 /// From an answer out of memory to a call that ran into its deadline, in seconds.
 const DURATIONS: [f64; 15] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
     2.5, 10.0,
+];
+/// From what is read where it lies to what had to wait, in seconds.
+const INTROSPECTIONS: [f64; 12] = [
+    0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.01,
+    0.1, 1.0,
 ];
 
 /// The instruments. Cheap to clone; all clones count together.
@@ -26,24 +46,50 @@ pub struct Metrics(Arc<Instruments>);
 struct Instruments {
     meter: Meter,
     registry: Registry,
-    /// The readers end with it.
-    _provider: SdkMeterProvider,
-    calls: Counter<u64>,
+    provider: SdkMeterProvider,
+    shared: Arc<Shared>,
     call_durations: Histogram<f64>,
-    requests: Counter<u64>,
+    introspection_durations: Histogram<f64>,
     request_durations: Histogram<f64>,
+    write_durations: Histogram<f64>,
+    flush_durations: Histogram<f64>,
+    unwritten: Gauge<u64>,
+    feed_lags: Histogram<f64>,
+    feed_connections: Counter<u64>,
+    feed_loads: Counter<u64>,
+    lookups: Counter<u64>,
+    turned_away: Counter<u64>,
 }
 
-/// A gRPC call that was answered.
+/// What is counted beside the SDK, which looks at it when somebody reads.
+#[derive(Default)]
+struct Shared {
+    /// Calls that are counted one by one.
+    calls: Mutex<BTreeMap<Calls, u64>>,
+    /// What is counted too often for that.
+    counts: Counts,
+    /// The service and the method of each of [`Hot`].
+    hot: OnceLock<[(&'static str, &'static str); Hot::ALL.len()]>,
+}
+
+/// Calls of a method that ended with a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Calls {
+    service: &'static str,
+    method: &'static str,
+    code: i64,
+}
+
+/// A gRPC call that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// The full name of the service.
     pub service: &'static str,
     /// The name of the method.
     pub method: &'static str,
-    /// The name of the code, as in `UNAVAILABLE`.
-    pub code: &'static str,
-    /// How long it took; none for a stream, which takes as long as its caller likes.
+    /// The number of the code.
+    pub code: i32,
+    /// How long it took; none where that says nothing, as of a stream.
     pub duration: Option<Duration>,
 }
 
@@ -54,71 +100,241 @@ pub struct PageError(#[from] prometheus::Error);
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::on(|provider| provider)
+    }
+}
+
+impl Metrics {
+    /// Metrics that are exported besides, where there is a reader for that.
+    pub(super) fn exported(resource: Resource, reader: Option<impl MetricReader>) -> Self {
+        Self::on(|provider| {
+            let provider = provider.with_resource(resource);
+            match reader {
+                Some(reader) => provider.with_reader(reader),
+                None => provider,
+            }
+        })
+    }
+
+    fn on(
+        build: impl FnOnce(
+            opentelemetry_sdk::metrics::MeterProviderBuilder,
+        ) -> opentelemetry_sdk::metrics::MeterProviderBuilder,
+    ) -> Self {
         let registry = Registry::new();
-        let exporter = opentelemetry_prometheus::exporter()
+        let page = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
-            .with_namespace(NAMESPACE)
             // There is one scope, and nobody asks which.
             .scope_info_enabled(false)
             .without_target_info()
             .build()
             .expect("the registry is new, so nothing in it is in the way");
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
-        let meter = provider.meter(NAMESPACE);
+        let provider = build(SdkMeterProvider::builder()).with_reader(page).build();
+        let meter = provider.meter(env!("CARGO_PKG_NAME"));
         let durations = |name: &'static str, what: &'static str| {
             let histogram = meter.f64_histogram(name).with_unit("s");
             let histogram = histogram.with_boundaries(DURATIONS.to_vec());
             histogram.with_description(what).build()
         };
+        let counter = |name: &'static str, unit: &'static str, what: &'static str| {
+            let counter = meter.u64_counter(name).with_unit(unit);
+            counter.with_description(what).build()
+        };
+        // One that is there from the start, so that its first step is seen.
+        let from_zero = |name, unit, what| {
+            let counter: Counter<u64> = counter(name, unit, what);
+            counter.add(0, &[]);
+            counter
+        };
+        let shared = Arc::<Shared>::default();
+        Shared::observe(&shared, &meter);
         Self(Arc::new(Instruments {
-            calls: meter
-                .u64_counter("grpc_requests")
-                .with_description("gRPC calls that were answered, by the code they ended with.")
+            call_durations: meter
+                .f64_histogram("rpc.server.duration")
+                .with_unit("ms")
+                .with_boundaries(DURATIONS.map(|seconds| seconds * 1000.0).to_vec())
+                .with_description(
+                    "How long gRPC calls took. Introspections and streams are not in it.",
+                )
                 .build(),
-            call_durations: durations(
-                "grpc_request_duration",
-                "How long gRPC calls took, streams of answers apart.",
+            introspection_durations: meter
+                .f64_histogram("hitkeep_auth.introspection.duration")
+                .with_unit("s")
+                .with_boundaries(INTROSPECTIONS.to_vec())
+                .with_description("How long introspections took, of one in 64.")
+                .build(),
+            request_durations: durations(
+                "http.server.request.duration",
+                "How long HTTP requests took.",
             ),
-            requests: meter
-                .u64_counter("http_requests")
-                .with_description("HTTP requests that were answered, by their status.")
+            write_durations: durations(
+                "hitkeep_auth.write.duration",
+                "How long writing transactions took, until this replica answered by them.",
+            ),
+            flush_durations: durations(
+                "hitkeep_auth.usage.flush.duration",
+                "How long it took to write the uses of API clients.",
+            ),
+            unwritten: meter
+                .u64_gauge("hitkeep_auth.usage.unwritten")
+                .with_unit("{client}")
+                .with_description("API clients with uses that the last flush could not write.")
                 .build(),
-            request_durations: durations("http_request_duration", "How long HTTP requests took."),
+            feed_lags: durations(
+                "hitkeep_auth.feed.lag",
+                "From asking what changed to having it in the index.",
+            ),
+            feed_connections: counter(
+                "hitkeep_auth.feed.connections",
+                "{connection}",
+                "Connections that the feed made; all but the first of each kind are anew.",
+            ),
+            feed_loads: from_zero(
+                "hitkeep_auth.feed.loads",
+                "{load}",
+                "How many times everything was read.",
+            ),
+            lookups: from_zero(
+                "hitkeep_auth.lookups",
+                "{lookup}",
+                "How many times Postgres was asked on behalf of unknown tokens.",
+            ),
+            turned_away: from_zero(
+                "hitkeep_auth.lookups.turned_away",
+                "{request}",
+                "Requests with unknown tokens that Postgres was not asked for: too many waited.",
+            ),
             meter,
             registry,
-            _provider: provider,
+            provider,
+            shared,
         }))
     }
-}
 
-impl Metrics {
     /// Counts a gRPC call.
     pub fn call(&self, call: Call) {
-        let method = [
-            KeyValue::new("service", call.service),
-            KeyValue::new("method", call.method),
-        ];
-        if let Some(duration) = call.duration {
-            let seconds = duration.as_secs_f64();
-            self.0.call_durations.record(seconds, &method);
+        let Call {
+            service,
+            method,
+            code,
+            duration,
+        } = call;
+        let code = i64::from(code);
+        if let Some(duration) = duration {
+            let labels = [
+                KeyValue::new("rpc.system", "grpc"),
+                KeyValue::new("rpc.service", service),
+                KeyValue::new("rpc.method", method),
+                KeyValue::new("rpc.grpc.status_code", code),
+            ];
+            let milliseconds = duration.as_secs_f64() * 1000.0;
+            self.0.call_durations.record(milliseconds, &labels);
         }
-        let [service, method] = method;
-        let labels = [service, method, KeyValue::new("code", call.code)];
-        self.0.calls.add(1, &labels);
+        let calls = Calls {
+            service,
+            method,
+            code,
+        };
+        let counted = &self.0.shared.calls;
+        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        *counted.entry(calls).or_default() += 1;
+    }
+
+    /// Says what the calls are called that are counted apart: service and method of
+    /// each, in their order.
+    pub fn name_hot(&self, names: [(&'static str, &'static str); Hot::ALL.len()]) {
+        // Whoever comes second says the same.
+        self.0.shared.hot.set(names).ok();
+    }
+
+    /// Counts a call that went well, in a few nanoseconds.
+    pub fn hot(&self, call: Hot) {
+        self.0.shared.counts.call(call);
+    }
+
+    /// Counts what was said of a token, in a few nanoseconds.
+    pub fn verdict(&self, verdict: Verdict) {
+        self.0.shared.counts.verdict(verdict);
+    }
+
+    /// Whether the time of the introspection that begins now is to be taken. It is of
+    /// one in 64, so that it costs the others nothing.
+    pub fn is_timed() -> bool {
+        counts::is_timed()
+    }
+
+    /// How long an introspection took whose time was to be taken.
+    pub fn introspection(&self, method: &'static str, duration: Duration) {
+        let method = [KeyValue::new("rpc.method", method)];
+        let durations = &self.0.introspection_durations;
+        durations.record(duration.as_secs_f64(), &method);
     }
 
     /// Counts an HTTP request.
-    pub fn request(&self, route: &'static str, status: u16, duration: Duration) {
-        let route = KeyValue::new("route", route);
-        let seconds = duration.as_secs_f64();
+    pub fn request(
+        &self,
+        method: &'static str,
+        route: &'static str,
+        status: u16,
+        duration: Duration,
+    ) {
+        let labels = [
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("http.route", route),
+            KeyValue::new("http.response.status_code", i64::from(status)),
+        ];
         let durations = &self.0.request_durations;
-        durations.record(seconds, std::slice::from_ref(&route));
-        let labels = [route, KeyValue::new("status", i64::from(status))];
-        self.0.requests.add(1, &labels);
+        durations.record(duration.as_secs_f64(), &labels);
     }
 
-    /// A value that is looked at when somebody reads the page, and is left out
-    /// where there is none. The unit ends up in the name; it may be empty.
+    /// Counts a writing transaction.
+    pub fn write(&self, outcome: Outcome, duration: Duration) {
+        let outcome = [KeyValue::new("outcome", outcome.word())];
+        let durations = &self.0.write_durations;
+        durations.record(duration.as_secs_f64(), &outcome);
+    }
+
+    /// Counts an attempt to write the uses of API clients.
+    pub fn flush(&self, outcome: Outcome, duration: Duration) {
+        let outcome = [KeyValue::new("outcome", outcome.word())];
+        let durations = &self.0.flush_durations;
+        durations.record(duration.as_secs_f64(), &outcome);
+    }
+
+    /// How long it took to have a change in the index.
+    pub fn fed(&self, lag: Duration) {
+        self.0.feed_lags.record(lag.as_secs_f64(), &[]);
+    }
+
+    /// Notes of how many API clients there are uses that are not written.
+    pub fn unwritten(&self, clients: usize) {
+        let clients = u64::try_from(clients).unwrap_or(u64::MAX);
+        self.0.unwritten.record(clients, &[]);
+    }
+
+    /// Counts a connection of the feed's.
+    pub fn feed_connected(&self, connection: FeedConnection) {
+        let labels = [KeyValue::new("for", connection.word())];
+        self.0.feed_connections.add(1, &labels);
+    }
+
+    /// Counts that everything was read.
+    pub fn feed_loaded(&self) {
+        self.0.feed_loads.add(1, &[]);
+    }
+
+    /// Counts that Postgres is asked on behalf of unknown tokens.
+    pub fn lookup(&self) {
+        self.0.lookups.add(1, &[]);
+    }
+
+    /// Counts a request that it is not asked for, because too many wait.
+    pub fn turned_away(&self) {
+        self.0.turned_away.add(1, &[]);
+    }
+
+    /// A value that is looked at when somebody reads the metrics, and is left out
+    /// where there is none.
     pub fn gauge(
         &self,
         name: &'static str,
@@ -137,17 +353,18 @@ impl Metrics {
             .build();
     }
 
-    /// The same for several values of a kind, told apart by a label.
-    pub fn gauges<const N: usize>(
+    /// The same for several counts of what there is now, told apart by a label.
+    pub fn up_down<const N: usize>(
         &self,
         name: &'static str,
+        unit: &'static str,
         what: &'static str,
         label: &'static str,
-        values: impl Fn() -> [(&'static str, f64); N] + Send + Sync + 'static,
+        values: impl Fn() -> [(&'static str, i64); N] + Send + Sync + 'static,
     ) {
-        let gauge = self.0.meter.f64_observable_gauge(name);
-        let gauge = gauge.with_description(what);
-        gauge
+        let counter = self.0.meter.i64_observable_up_down_counter(name);
+        let counter = counter.with_unit(unit).with_description(what);
+        counter
             .with_callback(move |observer| {
                 for (named, value) in values() {
                     observer.observe(value, &[KeyValue::new(label, named)]);
@@ -156,14 +373,30 @@ impl Metrics {
             .build();
     }
 
-    /// A count that somebody else keeps, looked at when somebody reads the page.
+    /// A count of what there is now, looked at when somebody reads the metrics.
+    pub fn up_down_alone(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        what: &'static str,
+        value: impl Fn() -> i64 + Send + Sync + 'static,
+    ) {
+        let counter = self.0.meter.i64_observable_up_down_counter(name);
+        let counter = counter.with_unit(unit).with_description(what);
+        counter
+            .with_callback(move |observer| observer.observe(value(), &[]))
+            .build();
+    }
+
+    /// A count that somebody else keeps, looked at when somebody reads the metrics.
     pub fn counter(
         &self,
         name: &'static str,
+        unit: &'static str,
         what: &'static str,
         count: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
-        let counter = self.0.meter.u64_observable_counter(name);
+        let counter = self.0.meter.u64_observable_counter(name).with_unit(unit);
         let counter = counter.with_description(what);
         counter
             .with_callback(move |observer| observer.observe(count(), &[]))
@@ -178,6 +411,61 @@ impl Metrics {
         let families = self.0.registry.gather();
         Ok(TextEncoder::new().encode_to_string(&families)?)
     }
+
+    /// Exports what was measured last, and no more after that.
+    pub(super) fn stop(&self, limit: Duration) -> OTelSdkResult {
+        self.0.provider.shutdown_with_timeout(limit)
+    }
+}
+
+impl Shared {
+    fn observe(shared: &Arc<Self>, meter: &Meter) {
+        let of = Arc::clone(shared);
+        meter
+            .u64_observable_counter("hitkeep_auth.grpc.requests")
+            .with_unit("{request}")
+            .with_description("gRPC calls that have ended, by the code they ended with.")
+            .with_callback(move |observer| {
+                for (calls, count) in of.calls() {
+                    let labels = [
+                        KeyValue::new("rpc.service", calls.service),
+                        KeyValue::new("rpc.method", calls.method),
+                        KeyValue::new("rpc.grpc.status_code", calls.code),
+                    ];
+                    observer.observe(count, &labels);
+                }
+            })
+            .build();
+        let of = Arc::clone(shared);
+        meter
+            .u64_observable_counter("hitkeep_auth.verdicts")
+            .with_unit("{verdict}")
+            .with_description("What was said of tokens, over all ways to ask.")
+            .with_callback(move |observer| {
+                for verdict in Verdict::ALL {
+                    let reason = [KeyValue::new("reason", verdict.word())];
+                    observer.observe(of.counts.verdicts(verdict), &reason);
+                }
+            })
+            .build();
+    }
+
+    /// All calls, however they were counted.
+    fn calls(&self) -> BTreeMap<Calls, u64> {
+        let counted = self.calls.lock();
+        let mut calls = counted.unwrap_or_else(PoisonError::into_inner).clone();
+        for (names, call) in self.hot.get().into_iter().flatten().zip(Hot::ALL) {
+            let (service, method) = *names;
+            let code = OK;
+            let hot = Calls {
+                service,
+                method,
+                code,
+            };
+            *calls.entry(hot).or_default() += self.counts.calls(call);
+        }
+        calls
+    }
 }
 
 #[cfg(test)]
@@ -187,35 +475,44 @@ mod tests {
     #[test]
     fn the_page_has_stable_names_with_units() {
         let metrics = Metrics::default();
-        metrics.call(Call {
+        metrics.name_hot([("a.Service", "Introspect"), ("a.Service", "Check")]);
+        let call = |method, code, duration| Call {
             service: "a.Service",
-            method: "Method",
-            code: "OK",
-            duration: Some(Duration::from_millis(3)),
+            method,
+            code,
+            duration,
+        };
+        metrics.call(call("Method", 0, Some(Duration::from_millis(3))));
+        metrics.call(call("Method", 14, None));
+        // Counted in either way.
+        metrics.call(call("Introspect", 0, None));
+        metrics.hot(Hot::Introspect);
+        metrics.hot(Hot::Introspect);
+        metrics.verdict(Verdict::Revoked);
+        metrics.introspection("Introspect", Duration::from_micros(3));
+        metrics.request("GET", "/livez", 200, Duration::from_micros(60));
+        metrics.write(Outcome::NotDone, Duration::from_millis(2));
+        metrics.gauge("hitkeep_auth.age", "s", "An age.", || Some(1.5));
+        metrics.gauge("hitkeep_auth.absent", "", "Nothing.", || None);
+        metrics.up_down("hitkeep_auth.things", "{thing}", "Things.", "state", || {
+            [("one", 1), ("two", 2)]
         });
-        metrics.call(Call {
-            service: "a.Service",
-            method: "Method",
-            code: "UNAVAILABLE",
-            duration: None,
-        });
-        metrics.request("/livez", 200, Duration::from_micros(60));
-        metrics.gauge("age", "s", "An age.", || Some(1.5));
-        metrics.gauge("absent", "", "Nothing.", || None);
-        metrics.gauges("things", "Things.", "state", || {
-            [("one", 1.0), ("two", 2.0)]
-        });
-        metrics.counter("failures", "Failures.", || 7);
+        metrics.counter("hitkeep_auth.failures", "{failure}", "Failures.", || 7);
         let page = metrics.clone().page().unwrap();
         for line in [
             "# TYPE hitkeep_auth_grpc_requests_total counter",
-            r#"hitkeep_auth_grpc_requests_total{code="OK",method="Method",service="a.Service"} 1"#,
-            r#"hitkeep_auth_grpc_requests_total{code="UNAVAILABLE",method="Method",service="a.Service"} 1"#,
-            r#"hitkeep_auth_grpc_request_duration_seconds_count{method="Method",service="a.Service"} 1"#,
-            r#"hitkeep_auth_grpc_request_duration_seconds_bucket{method="Method",service="a.Service",le="0.0025"} 0"#,
-            r#"hitkeep_auth_grpc_request_duration_seconds_bucket{method="Method",service="a.Service",le="0.005"} 1"#,
-            r#"hitkeep_auth_http_requests_total{route="/livez",status="200"} 1"#,
-            r#"hitkeep_auth_http_request_duration_seconds_count{route="/livez"} 1"#,
+            r#"hitkeep_auth_grpc_requests_total{rpc_grpc_status_code="0",rpc_method="Method",rpc_service="a.Service"} 1"#,
+            r#"hitkeep_auth_grpc_requests_total{rpc_grpc_status_code="14",rpc_method="Method",rpc_service="a.Service"} 1"#,
+            r#"hitkeep_auth_grpc_requests_total{rpc_grpc_status_code="0",rpc_method="Introspect",rpc_service="a.Service"} 3"#,
+            r#"hitkeep_auth_grpc_requests_total{rpc_grpc_status_code="0",rpc_method="Check",rpc_service="a.Service"} 0"#,
+            r#"hitkeep_auth_verdicts_total{reason="REVOKED"} 1"#,
+            r#"hitkeep_auth_verdicts_total{reason="ALLOWED"} 0"#,
+            r#"hitkeep_auth_introspection_duration_seconds_bucket{rpc_method="Introspect",le="0.000002"} 0"#,
+            r#"hitkeep_auth_introspection_duration_seconds_bucket{rpc_method="Introspect",le="0.000005"} 1"#,
+            r#"rpc_server_duration_milliseconds_bucket{rpc_grpc_status_code="0",rpc_method="Method",rpc_service="a.Service",rpc_system="grpc",le="2.5"} 0"#,
+            r#"rpc_server_duration_milliseconds_bucket{rpc_grpc_status_code="0",rpc_method="Method",rpc_service="a.Service",rpc_system="grpc",le="5"} 1"#,
+            r#"http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",http_route="/livez"} 1"#,
+            r#"hitkeep_auth_write_duration_seconds_count{outcome="not_done"} 1"#,
             "# HELP hitkeep_auth_age_seconds An age.",
             "# TYPE hitkeep_auth_age_seconds gauge",
             "hitkeep_auth_age_seconds 1.5",

@@ -16,7 +16,7 @@ use hitkeep_auth::{
     },
     server::{self, Ended, Server},
     store::{self, Store, Transaction, callers::InsertAccountError},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Sampling},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{io::DuplexStream, sync::mpsc, task::JoinHandle};
@@ -121,6 +121,7 @@ impl TestApp {
             store: store.clone(),
             options,
             metrics: Metrics::default(),
+            sampling: Sampling::default(),
             grpc: UnboundedReceiverStream::new(incoming),
             http: UnboundedReceiverStream::new(http_incoming),
         };

@@ -77,7 +77,7 @@ impl Listening {
     pub async fn channel(&self, config: ClientConfig) -> Result<Channel, Error> {
         let socket = self.socket().await;
         let connector = TlsConnector::from(Arc::new(config));
-        let name = ServerName::try_from("auth.internal").unwrap();
+        let name = ServerName::try_from("auth.example").unwrap();
         let connect = async move { connector.connect(name, socket).await.map(TokioIo::new) };
         through(connect).await
     }
@@ -133,7 +133,7 @@ where
         let connect = once.take();
         async move { connect.ok_or(std::io::Error::other("it was closed"))?.await }
     });
-    Endpoint::from_static("http://auth.internal")
+    Endpoint::from_static("http://auth.example")
         .connect_with_connector(connector)
         .await
 }

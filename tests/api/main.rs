@@ -39,5 +39,6 @@ mod secrets;
 mod shutdown;
 mod sidecars;
 mod stream;
+mod telemetry;
 mod update;
 mod usage;

@@ -1,6 +1,6 @@
 //! A token is shown once, in the reply that reveals it, and nowhere else: not in
-//! a log with everything in it, an error, a debug print, an audit event, another
-//! reply or the database. The binary itself runs, all of its output is searched
+//! a log with everything in it, what is exported over OTLP, an error, a debug
+//! print, an audit event, another reply or the database. The binary itself runs, all of its output is searched
 //! for every token that was issued, and for what is kept of each.
 
 use std::time::Duration;
@@ -26,6 +26,7 @@ use crate::{
         postgres,
         process::{Process, binary},
     },
+    telemetry::collector::Collector,
 };
 
 /// A server with a log of everything, and all callers.
@@ -35,6 +36,8 @@ struct Run {
     /// Where it listens for HTTP.
     http: String,
     server: Process,
+    /// What gets everything that is exported.
+    collector: Collector,
     said: Said,
     tokens: Vec<String>,
 }
@@ -48,7 +51,10 @@ impl Run {
         let anywhere = "127.0.0.1:0";
         let listen = ["serve", "--listen", anywhere, "--http-listen", anywhere];
         let options = ["--database-url", &url];
-        let mut server = Process::start(binary(listen.iter().chain(&options).chain(&LOG)));
+        let mut server = binary(listen.iter().chain(&options).chain(&LOG));
+        let collector = Collector::start().await;
+        collector.of(&mut server);
+        let mut server = Process::start(server);
         let http = server.http_address().await;
         let address = server.address().await;
         Self {
@@ -56,6 +62,7 @@ impl Run {
             address,
             http,
             server,
+            collector,
             said: Said::default(),
             tokens: Vec::new(),
         }
@@ -449,11 +456,17 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         assert!(ended.stderr.contains(logged), "{logged}");
     }
     run.said.note("the log", ended.stderr.clone());
+    let exported = run.collector.kept();
+    // That everything was exported: calls, what they did, what is counted and logged.
+    assert!(exported.spans.len() > 100 && exported.metrics.len() > 20);
+    assert!(exported.logs.len() > 20, "{}", exported.logs.len());
+    run.said.note("what was exported", &exported.bytes);
 
     let plain: Vec<_> = run.tokens.iter().flat_map(|token| plain(token)).collect();
     assert_eq!(run.said.found(&plain), Vec::<String>::new());
     let log = Said::default();
     log.note("the log", ended.stderr);
+    log.note("what was exported", exported.bytes);
     let hashed: Vec<_> = run.tokens.iter().flat_map(|token| hashed(token)).collect();
     assert_eq!(log.found(&hashed), Vec::<String>::new());
     // That one would be found: the database has them, and as base64 in XML.

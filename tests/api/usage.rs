@@ -16,6 +16,7 @@ use hitkeep_auth::{
     pb::{self, InstanceRole, TeamRole, UsageRefusalReason},
     replica::usage::{Flusher, Ledger, Options, UsageSlot},
     server, store,
+    telemetry::metrics::Metrics,
 };
 use tokio::sync::oneshot;
 
@@ -371,7 +372,7 @@ async fn what_was_noted_before_the_end_is_written_at_the_end() {
     let (ledger, flusher) = Ledger::new();
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
-    let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, stopped));
+    let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, Metrics::default(), stopped));
     let slot = UsageSlot::default();
     ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
     stop.send(()).unwrap();
@@ -395,7 +396,7 @@ async fn the_last_flush_is_tried_again() {
         .unwrap();
     let slot = UsageSlot::default();
     ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
-    let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, async {}));
+    let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, Metrics::default(), async {}));
     // Once somebody has taken the turn, it was tried.
     let tried = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                  AND state = 'idle' AND query LIKE '%pg_advisory_xact_lock%' \
@@ -420,7 +421,8 @@ async fn it_is_seen_within_the_interval() {
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
-    let running = tokio::spawn(flusher.run(app.store.clone(), options, stopped));
+    let running =
+        tokio::spawn(flusher.run(app.store.clone(), options, Metrics::default(), stopped));
     let slot = UsageSlot::default();
     for _ in 0..3 {
         app.clock.advance(TimeDelta::seconds(1));

@@ -130,18 +130,18 @@ async fn names_of_certificates_are_bound_and_shown() {
         .copied()
         .collect();
     let made = run_on(&url, &arguments).await.given_json();
-    let bound = json!(["dns:side.internal", "spiffe://example.org/sidecar"]);
+    let bound = json!(["dns:side.example", "spiffe://example.org/sidecar"]);
     assert_eq!(made["certificate_names"], bound);
     let listed = run_on(&url, &LIST).await.given();
     assert!(
-        listed.contains(" dns:side.internal,spiffe://example.org/sidecar\n"),
+        listed.contains(" dns:side.example,spiffe://example.org/sidecar\n"),
         "{listed}"
     );
 
     let other = ["service-account", "create", "other", "--allow", "audit"];
     let taken = [
         "--certificate-name",
-        "dns:other.internal",
+        "dns:other.example",
         "--certificate-name",
         bound[0].as_str().unwrap(),
     ];
@@ -161,10 +161,10 @@ async fn names_of_certificates_are_bound_and_shown() {
         .given_json();
     let names = |at: usize| listed["service_accounts"][at]["certificate_names"].clone();
     assert_eq!(names(0), json!([]));
-    assert_eq!(names(1), json!(["dns:other.internal", "dns:side.internal"]));
+    assert_eq!(names(1), json!(["dns:other.example", "dns:side.example"]));
     let changes = "SELECT 1 / count(*) FROM audit_events, jsonb_array_elements(changes) AS change \
                    WHERE action = 'service_account.revoked' \
-                   AND change ->> 'before' = 'dns:side.internal,spiffe://example.org/sidecar'";
+                   AND change ->> 'before' = 'dns:side.example,spiffe://example.org/sidecar'";
     execute(&url, changes).await;
 }
 

@@ -9,7 +9,7 @@ use crate::{
     run::{run, run_on},
 };
 
-const NAME: &str = "auth.internal";
+const NAME: &str = "auth.example";
 
 /// A new connection over TLS, with whatever certificate is shown now.
 async fn connect(address: &str, authority: &Authority) -> Channel {

@@ -177,7 +177,7 @@ async fn what_cannot_be_read_exits_with_2() {
                 "--allow",
                 "audit",
                 "--certificate-name",
-                "*.internal",
+                "*.example",
             ],
             "spiffe://",
         ),

@@ -66,6 +66,9 @@ impl Envoy {
         let mut process = Process::start(command);
         process.stderr.line("starting workers").await;
         let admin = fs::read_to_string(&admin).expect("it says where its admin is");
+        // The line comes before they accept, so they are asked until they do.
+        let workers = "/stats?filter=workers_started";
+        while !get(&admin, workers, &[]).await.body.contains("started: 1") {}
         let listeners = get(&admin, "/listeners?format=json", &[]).await.body;
         // It is sent in chunks.
         let listeners: String = listeners

@@ -141,7 +141,7 @@ async fn callers_have_a_nonce_of_their_own() {
         "UPDATE service_accounts SET revoke_time = now() WHERE id = id(51)",
         "UPDATE service_accounts SET permissions = '{audit}'",
         "DELETE FROM service_accounts WHERE id = id(52)",
-        "INSERT INTO service_account_certificates VALUES ('dns:new.internal', id(53))",
+        "INSERT INTO service_account_certificates VALUES ('dns:new.example', id(53))",
         "UPDATE service_account_certificates SET service_account_id = id(51)",
         "DELETE FROM service_account_certificates",
         "TRUNCATE service_account_certificates",

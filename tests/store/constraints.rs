@@ -414,8 +414,8 @@ const CASES: &[Case] = &[
     },
     Case {
         constraint: "service_account_certificates_pkey",
-        breaks: "INSERT INTO service_account_certificates VALUES ('dns:live.internal', id(52))",
-        keeps: "INSERT INTO service_account_certificates VALUES ('dns:other.internal', id(51))",
+        breaks: "INSERT INTO service_account_certificates VALUES ('dns:live.example', id(52))",
+        keeps: "INSERT INTO service_account_certificates VALUES ('dns:other.example', id(51))",
     },
     Case {
         constraint: "service_account_certificates_service_account_id_fkey",
@@ -424,7 +424,7 @@ const CASES: &[Case] = &[
     },
     Case {
         constraint: "service_account_certificates_name_check",
-        breaks: "UPDATE service_account_certificates SET name = 'dns:Live.internal'",
+        breaks: "UPDATE service_account_certificates SET name = 'dns:Live.example'",
         keeps: "UPDATE service_account_certificates SET name = 'spiffe://example.org/Live'",
     },
 ];

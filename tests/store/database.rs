@@ -44,7 +44,7 @@ pub const WORLD: &str = "
         (id, name, permissions, token_hash, token_hint, create_time, revoke_time)
         VALUES (id(51), 'live', '{introspect}', hash(51), 'hks_...0051', now(), NULL),
                (id(52), 'gone', '{introspect}', hash(52), 'hks_...0052', now(), now());
-    INSERT INTO service_account_certificates VALUES ('dns:live.internal', id(51));
+    INSERT INTO service_account_certificates VALUES ('dns:live.example', id(51));
 ";
 
 /// A migrated database with the world in it.

@@ -13,6 +13,7 @@ use hitkeep_auth::{
         Store,
         feed::{CatchUp, Feed, Position, State},
     },
+    telemetry::metrics::Metrics,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -46,7 +47,8 @@ async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
 
 /// What a replica knows that begins now: of each token, and of whom it can say nothing.
 async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<ClientId>) {
-    let (replica, _writer) = Replica::start(store, replica::Options::default());
+    let (replica, _writer) =
+        Replica::start(store, replica::Options::default(), &Metrics::default());
     let give_up = Instant::now() + Duration::from_secs(20);
     let view = replica.loaded_view(give_up).await.unwrap();
     let (mut known, mut unreadable) = (Known::new(), BTreeSet::new());
@@ -373,7 +375,7 @@ async fn callers_are_those_that_are_not_revoked() {
     let hash = accounts[0].0;
     let found = store.find_caller(hash).await.unwrap().unwrap();
     assert_eq!(found, accounts[0].1);
-    assert_eq!(found.certificate_names[0].as_str(), "dns:live.internal");
+    assert_eq!(found.certificate_names[0].as_str(), "dns:live.example");
 
     // One that nobody can read is none, and the others are there.
     let more = "ALTER TABLE service_accounts DROP CONSTRAINT service_accounts_permissions_check; \

@@ -65,7 +65,7 @@ const FILL: &str = "
         SELECT id(n), 'account-' || n, '{introspect}', hash(n), '', now(), NULL
         FROM generate_series(1, 3000) AS n;
     INSERT INTO service_account_certificates
-        SELECT 'dns:' || n || '.internal', id(n) FROM generate_series(1, 3000) AS n;
+        SELECT 'dns:' || n || '.example', id(n) FROM generate_series(1, 3000) AS n;
     ANALYZE;
 ";
 /// As often as it takes Postgres to consider one plan for all parameters.
@@ -118,7 +118,7 @@ async fn find_callers(store: &Store) {
                 .unwrap()
                 .is_none()
         );
-        let name = |n: u128| format!("dns:{n}.internal").parse().unwrap();
+        let name = |n: u128| format!("dns:{n}.example").parse().unwrap();
         let names = [name(n * 100), name(1_000_000 + n)];
         assert!(store.find_named_caller(&names).await.unwrap().is_some());
     }

@@ -11,7 +11,8 @@ use std::{
     },
 };
 
-use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use diesel::{dsl::sql, sql_types::Integer};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use hitkeep_auth::{
     config,
     dev::postgres::{Durability, Options, PrivatePostgres},
@@ -20,6 +21,9 @@ use hitkeep_auth::{
 
 /// The database that the others are copies of.
 const TEMPLATE: &str = "migrated";
+/// The variable that names the version of Postgres that has to be found. The newest
+/// of those that are installed is, so one that comes first on the path may not be.
+const REQUIRED: &str = "REQUIRED_POSTGRES";
 
 /// Where the server is: the URL of a database, with its name left out.
 fn server() -> &'static str {
@@ -53,6 +57,7 @@ fn start() -> PrivatePostgres {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     runtime.block_on(async {
         let admin = server.url("postgres");
+        require_version(&admin).await;
         execute(&admin, &format!("CREATE DATABASE {TEMPLATE}")).await;
         migrations::apply(&server.url(TEMPLATE))
             .await
@@ -61,6 +66,21 @@ fn start() -> PrivatePostgres {
         execute(&admin, &closed).await;
     });
     server
+}
+
+/// Where a version is asked for, the tests are to be about that one.
+async fn require_version(url: &str) {
+    let Some(required) = std::env::var_os(REQUIRED) else {
+        return;
+    };
+    let mut connection = connect(url).await;
+    // 180006 is 18.6.
+    let query = sql::<Integer>("SELECT current_setting('server_version_num')::int / 10000");
+    let major: i32 = query
+        .get_result(&mut connection)
+        .await
+        .expect("Postgres knows its version");
+    assert_eq!(required.to_string_lossy(), major.to_string(), "{REQUIRED}");
 }
 
 /// Statics are never dropped: a shell waits for our end, which closes its

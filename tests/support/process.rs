@@ -49,7 +49,8 @@ pub fn binary<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Command {
 /// Takes the settings of our own environment away from a command.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HITKEEP_AUTH_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("HITKEEP_AUTH_") || text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }
@@ -95,7 +96,12 @@ impl Process {
 
     async fn address_in(&mut self, text: &str) -> String {
         let line = self.stderr.line(text).await;
-        let line: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON in a pipe");
+        // Where it was not told to log as JSON, it is the end of what is said.
+        let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else {
+            let (_, said) = line.split_once(text).expect("it was found there");
+            let address = said.split_whitespace().next();
+            return address.expect("an address").to_owned();
+        };
         line["address"].as_str().expect("an address").to_owned()
     }
 

@@ -42,7 +42,7 @@ pub enum PathMistake {
 /// else a program that decodes sees another path than one that does not) nor a
 /// control character, and decodes to UTF-8 without a blank at either end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NormalPath<'p>(&'p str);
+pub struct NormalPath<'p>(&'p [u8]);
 
 impl<'p> NormalPath<'p> {
     /// Reads a request's target: its path, and maybe a query, which does not matter.
@@ -51,38 +51,47 @@ impl<'p> NormalPath<'p> {
     /// A `#` is not the beginning of a fragment here. There is none in a request, so
     /// some programs end the path there, and others go on.
     pub fn read(target: &'p str) -> Option<Self> {
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
-        let mut segments = path.strip_prefix('/')?.split('/').peekable();
-        while let Some(segment) = segments.next() {
-            let is_last = segments.peek().is_none();
+        let target = target.as_bytes();
+        let end = target.iter().position(|byte| *byte == b'?');
+        let path = &target[..end.unwrap_or(target.len())];
+        let segments = split(path.strip_prefix(b"/")?);
+        // The last one may be empty, and is so where it begins at the end.
+        let mut at = 1;
+        for segment in segments {
             let is_normal = if segment.is_empty() {
-                is_last
+                at == path.len()
             } else {
                 is_normal_segment(segment)
             };
             if !is_normal {
                 return None;
             }
+            at += segment.len() + 1;
         }
         Some(Self(path))
     }
 
     /// Its segments. The last one is empty where it ends with a slash.
-    fn segments(self) -> impl Iterator<Item = &'p str> {
-        self.0.split('/').skip(1)
+    fn segments(self) -> impl Iterator<Item = &'p [u8]> {
+        split(self.0).skip(1)
     }
 }
 
+/// What is between slashes.
+fn split(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/')
+}
+
 /// Whether everybody reads a segment, which is not empty, alike.
-fn is_normal_segment(segment: &str) -> bool {
-    if matches!(segment, "." | "..") {
+fn is_normal_segment(segment: &[u8]) -> bool {
+    if matches!(segment, b"." | b"..") {
         return false;
     }
-    if segment.bytes().all(is_plain) {
+    if segment.iter().copied().all(is_plain) {
         return true;
     }
     let mut decoded = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
+    let mut rest = segment.iter().copied();
     while let Some(byte) = rest.next() {
         match byte {
             b'%' => match (rest.next().and_then(hex), rest.next().and_then(hex)) {
@@ -166,7 +175,7 @@ impl<'s> SitePath<'s> {
                 "" if at == closed.len() && !is_open => return Err(PathMistake::EndsWithSlash),
                 "" => return Err(PathMistake::NotNormal),
                 text if text.contains(['*', '{', '}']) => return Err(PathMistake::PartOfSegment),
-                text if !is_normal_segment(text) => return Err(PathMistake::NotNormal),
+                text if !is_normal_segment(text.as_bytes()) => return Err(PathMistake::NotNormal),
                 _ => {}
             }
             at += segment.len() + 1;
@@ -186,7 +195,7 @@ impl<'s> SitePath<'s> {
     }
 
     /// The segment of the path that is the site, where the path is such a one.
-    pub fn find<'p>(&self, path: NormalPath<'p>) -> Option<&'p str> {
+    pub fn find<'p>(&self, path: NormalPath<'p>) -> Option<&'p [u8]> {
         let mut segments = path.segments();
         for step in steps(self.before) {
             segments.next().filter(|segment| fits(step, segment))?;
@@ -200,13 +209,13 @@ impl<'s> SitePath<'s> {
 }
 
 /// The segments of a part of a template, none of which is empty.
-fn steps(part: &str) -> impl Iterator<Item = &str> {
-    part.split('/').filter(|step| !step.is_empty())
+fn steps(part: &str) -> impl Iterator<Item = &[u8]> {
+    split(part.as_bytes()).filter(|step| !step.is_empty())
 }
 
-fn fits(step: &str, segment: &str) -> bool {
+fn fits(step: &[u8], segment: &[u8]) -> bool {
     match step {
-        "*" => !segment.is_empty(),
+        b"*" => !segment.is_empty(),
         text => text == segment,
     }
 }
@@ -359,7 +368,7 @@ mod tests {
         ] {
             let template = SitePath::read(template).unwrap();
             let found = template.find(NormalPath::read(path).unwrap());
-            assert_eq!(found, site, "{template:?} {path}");
+            assert_eq!(found, site.map(str::as_bytes), "{template:?} {path}");
         }
     }
 }

@@ -68,7 +68,8 @@ impl<'m> Read<'m> {
             SOURCE | DESTINATION => sound(&PEER, content, MAX_DEPTH),
             REQUEST => self.request(content),
             CONTEXT_EXTENSIONS => {
-                let setting = pair(content)?;
+                let (name, value) = pair(content)?;
+                let setting = (from_utf8(name).ok()?, from_utf8(value).ok()?);
                 *self.settings.get_mut(self.set)? = setting;
                 self.set += 1;
                 Some(())
@@ -92,7 +93,7 @@ impl<'m> Read<'m> {
         each(message, |Field { key, content }| match key {
             HEADERS => {
                 let (name, value) = pair(content)?;
-                self.header(name, value.as_bytes());
+                self.header(name, value);
                 Some(())
             }
             HEADER_MAP => each(content, |Field { key, content }| match key {
@@ -108,16 +109,16 @@ impl<'m> Read<'m> {
                 Some(())
             }
             ID | METHOD | HOST | SCHEME | QUERY | FRAGMENT | PROTOCOL | BODY => {
-                from_utf8(content).ok().map(|_| ())
+                is_text(content).then_some(())
             }
             SIZE | RAW_BODY => Some(()),
             _ => None,
         })
     }
 
-    fn header(&mut self, name: &str, value: &'m [u8]) {
-        self.credentials.see(name.as_bytes(), value);
-        self.has_reserved |= is_reserved(name.as_bytes());
+    fn header(&mut self, name: &[u8], value: &'m [u8]) {
+        self.credentials.see(name, value);
+        self.has_reserved |= is_reserved(name);
     }
 }
 
@@ -131,40 +132,38 @@ fn each<'m>(mut message: &'m [u8], mut look: impl FnMut(Field<'m>) -> Option<()>
     Some(())
 }
 
+/// Whether a field is text. Nearly all is ASCII, and that is seen sooner.
+fn is_text(content: &[u8]) -> bool {
+    content.is_ascii() || from_utf8(content).is_ok()
+}
+
 /// An entry of a map of texts.
-fn pair(message: &[u8]) -> Option<(&str, &str)> {
-    let (mut name, mut value) = ("", "");
+fn pair(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mut name, mut value) = (&[][..], &[][..]);
     each(message, |Field { key, content }| {
         match key {
-            FIRST => name = from_utf8(content).ok()?,
-            SECOND => value = from_utf8(content).ok()?,
+            FIRST => name = content,
+            SECOND => value = content,
             _ => return None,
         }
-        Some(())
+        is_text(content).then_some(())
     })?;
     Some((name, value))
 }
 
 /// A header that stands by itself: its value is text or bytes, and those come first.
-fn header(message: &[u8]) -> Option<(&str, &[u8])> {
-    let (mut name, mut value, mut raw) = ("", "", &[][..]);
+fn header(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mut name, mut value, mut raw) = (&[][..], &[][..], &[][..]);
     each(message, |Field { key, content }| {
         match key {
-            FIRST => name = from_utf8(content).ok()?,
-            SECOND => value = from_utf8(content).ok()?,
+            FIRST => name = content,
+            SECOND => value = content,
             THIRD => raw = content,
             _ => return None,
         }
-        Some(())
+        (key == THIRD || is_text(content)).then_some(())
     })?;
-    Some((
-        name,
-        if raw.is_empty() {
-            value.as_bytes()
-        } else {
-            raw
-        },
-    ))
+    Some((name, if raw.is_empty() { value } else { raw }))
 }
 
 // The keys of the fields: their numbers, and that they have a length.
@@ -241,7 +240,7 @@ fn sound(shape: &Shape, message: &[u8], depth: u8) -> Option<()> {
             let (expected, is_sound) = match kind {
                 Number => (NUMBER, true),
                 Double => (EIGHT_BYTES, true),
-                Text => (LENGTH, from_utf8(content).is_ok()),
+                Text => (LENGTH, is_text(content)),
                 Of(shape) => (LENGTH, sound(shape, content, depth).is_some()),
             };
             (is_sound && found == key(number, expected)).then_some(())
@@ -278,12 +277,14 @@ impl AtOnce<'_> {
             Err(Refused::Misconfigured(_)) => return None,
             Err(refused) => return Some(Verdict::Refused(refused)),
         };
+        if read.has_reserved {
+            // Which of them are to be removed is found out there. Before the judgement,
+            // which counts as a use of the token.
+            return None;
+        }
         let judged = self.services.judge(&self.view, &presented, need.check());
         let judged = judged.ok()??;
-        let verdict = conclude(&judged, need);
-        // Which of them are to be removed is found out there.
-        let is_simple = !(read.has_reserved && matches!(verdict, Verdict::Allowed(_)));
-        is_simple.then_some(verdict)
+        Some(conclude(&judged, need))
     }
 }
 

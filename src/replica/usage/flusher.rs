@@ -16,6 +16,7 @@ use crate::{
         error::{StoreError, causes},
         usage::Trimmed,
     },
+    telemetry::metrics::{Metrics, Outcome},
 };
 
 /// How long the last flush may take, with all its tries.
@@ -66,7 +67,13 @@ impl Flusher {
 
     /// Flushes every interval until `stop` is ready, and then once more, for five
     /// seconds at most. What is noted after that is not written.
-    pub async fn run(mut self, store: Store, options: Options, stop: impl Future<Output = ()>) {
+    pub async fn run(
+        mut self,
+        store: Store,
+        options: Options,
+        metrics: Metrics,
+        stop: impl Future<Output = ()>,
+    ) {
         let mut stop = pin!(stop);
         let give_up = loop {
             tokio::select! {
@@ -74,7 +81,7 @@ impl Flusher {
                 () = &mut stop => break Instant::now() + LAST_FLUSH,
                 () = sleep(options.flush_interval) => {}
             }
-            let mut flush = pin!(self.flush_and_tell(&store));
+            let mut flush = pin!(self.flush_and_tell(&store, &metrics));
             tokio::select! {
                 () = &mut flush => {}
                 () = &mut stop => {
@@ -89,7 +96,10 @@ impl Flusher {
                 }
             }
         };
-        if timeout_at(give_up, self.flush_all(&store)).await.is_err() {
+        if timeout_at(give_up, self.flush_all(&store, &metrics))
+            .await
+            .is_err()
+        {
             let clients = self.batch.len();
             tracing::warn!(
                 clients,
@@ -142,16 +152,27 @@ impl Flusher {
         Ok(())
     }
 
-    async fn flush_and_tell(&mut self, store: &Store) {
+    async fn flush_and_tell(&mut self, store: &Store, metrics: &Metrics) {
+        let begun = Instant::now();
+        let has_some = !(self.entries.is_empty() && self.batch.is_empty());
         let done = self.flush(store).await;
+        if has_some {
+            metrics.flush(Outcome::from(&done), begun.elapsed());
+        }
+        metrics.unwritten(self.batch.len());
         self.tell(&done);
     }
 
     /// Writes everything, and tries until it is.
-    async fn flush_all(&mut self, store: &Store) {
+    async fn flush_all(&mut self, store: &Store, metrics: &Metrics) {
         loop {
+            let begun = Instant::now();
             self.take();
+            let has_some = !self.batch.is_empty();
             let done = store.flush_usage(&mut self.batch).await;
+            if has_some {
+                metrics.flush(Outcome::from(&done), begun.elapsed());
+            }
             self.tell(&done);
             if self.batch.is_empty() {
                 return;

@@ -21,7 +21,10 @@ use crate::{
     grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
     pb,
     replica::Replica,
-    server::MAX_MESSAGE_BYTES,
+    server::{
+        MAX_MESSAGE_BYTES,
+        calls::{GRPC_STATUS, UnderWay},
+    },
 };
 
 /// How much is answered until it is sent: a frame of HTTP/2, about.
@@ -42,6 +45,7 @@ pub(in crate::server) struct Conversation {
     /// What there is to say at the end, once that has come.
     end: Option<Result<(), ApiError>>,
     is_over: bool,
+    call: UnderWay,
 }
 
 impl Conversation {
@@ -50,6 +54,7 @@ impl Conversation {
         replica: Replica,
         caller: TokenHash,
         requests: Incoming,
+        call: UnderWay,
     ) -> Self {
         let mut draining = services.draining();
         Self {
@@ -65,6 +70,7 @@ impl Conversation {
             }),
             end: None,
             is_over: false,
+            call,
         }
     }
 
@@ -173,19 +179,15 @@ impl Conversation {
         }
         self.is_over = true;
         let mut trailers = HeaderMap::new();
-        match self.end.take() {
-            Some(Err(error)) => {
-                let status = Status::from(error);
-                if status.add_header(&mut trailers).is_err() {
-                    trailers.insert(
-                        super::GRPC_STATUS,
-                        HeaderValue::from(i32::from(status.code())),
-                    );
-                }
+        if let Some(Err(error)) = self.end.take() {
+            let status = Status::from(error);
+            self.call.end(Some(&status));
+            if status.add_header(&mut trailers).is_err() {
+                trailers.insert(GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
             }
-            Some(Ok(())) | None => {
-                trailers.insert(super::GRPC_STATUS, super::OK);
-            }
+        } else {
+            self.call.end(None);
+            trailers.insert(GRPC_STATUS, super::OK);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }

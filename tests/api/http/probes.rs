@@ -10,7 +10,7 @@ use hitkeep_auth::{
     },
     server::{self, Ended, Server},
     store::{self, Store},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Sampling},
 };
 use tokio::{io::DuplexStream, sync::mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -92,6 +92,7 @@ async fn a_server_that_has_no_index_is_alive_and_not_ready() {
             ..server::Options::default()
         },
         metrics: Metrics::default(),
+        sampling: Sampling::default(),
         grpc: tokio_stream::pending::<std::io::Result<DuplexStream>>(),
         http: UnboundedReceiverStream::new(http),
     };
@@ -169,32 +170,49 @@ async fn metrics_say_what_there_is_and_what_was_asked() {
         ("hitkeep_auth_index_max_staleness_seconds ", 10.0),
         ("hitkeep_auth_database_reachable ", 1.0),
         ("hitkeep_auth_feed_failures_total ", 0.0),
-        ("hitkeep_auth_pool_max_connections ", 8.0),
+        ("hitkeep_auth_feed_loads_total ", 1.0),
+        ("hitkeep_auth_feed_connections_total{for=\"reading\"} ", 1.0),
+        ("db_client_connection_max ", 8.0),
     ] {
         assert_eq!(value(&page, series), Some(expected), "{series}\n{page}");
     }
-    let calls = |method: &str, code: &str| {
+    let calls = |name: &str, method: &str, code: tonic::Code, more: &str| {
         let service = "hitkeep.auth.v1.ApiClientService";
+        let code = i32::from(code);
         let series = format!(
-            "hitkeep_auth_grpc_requests_total{{code=\"{code}\",method=\"{method}\",\
-             service=\"{service}\"}}"
+            "{name}{{rpc_grpc_status_code=\"{code}\",rpc_method=\"{method}\",\
+             rpc_service=\"{service}\"{more}}}"
         );
         value(&page, &series)
     };
-    assert_eq!(calls("CreateApiClient", "OK"), Some(1.0));
-    assert_eq!(calls("GetApiClient", "OK"), Some(1.0));
-    assert_eq!(calls("GetApiClient", "NOT_FOUND"), Some(1.0));
-    // Above authentication, so that refusals are counted.
-    assert_eq!(calls("GetApiClient", "UNAUTHENTICATED"), Some(1.0));
-    let series = "hitkeep_auth_grpc_request_duration_seconds_count{method=\"GetApiClient\",\
-                  service=\"hitkeep.auth.v1.ApiClientService\"}";
-    assert_eq!(value(&page, series), Some(3.0));
-    let series = "hitkeep_auth_http_requests_total{route=\"none\",status=\"404\"}";
-    assert_eq!(value(&page, series), Some(1.0));
+    for (method, code) in [
+        ("CreateApiClient", tonic::Code::Ok),
+        ("GetApiClient", tonic::Code::Ok),
+        ("GetApiClient", tonic::Code::NotFound),
+        // Above authentication, so that refusals are counted.
+        ("GetApiClient", tonic::Code::Unauthenticated),
+    ] {
+        let counted = calls("hitkeep_auth_grpc_requests_total", method, code, "");
+        assert_eq!(counted, Some(1.0), "{method} {code}");
+        let name = "rpc_server_duration_milliseconds_count";
+        let timed = calls(name, method, code, ",rpc_system=\"grpc\"");
+        assert_eq!(timed, Some(1.0), "{method} {code}");
+    }
+    let requests = |method: &str, status: u16, route: &str| {
+        format!(
+            "http_server_request_duration_seconds_count{{http_request_method=\"{method}\",\
+             http_response_status_code=\"{status}\",http_route=\"{route}\"}}"
+        )
+    };
+    assert_eq!(value(&page, &requests("GET", 404, "none")), Some(1.0));
     assert!(!page.contains("invented"));
-    assert!(value(&page, "hitkeep_auth_pool_connections{state=\"idle\"}").is_some());
+    let writes = "hitkeep_auth_write_duration_seconds_count{outcome=\"done\"}";
+    // The directory, and the client.
+    assert_eq!(value(&page, writes), Some(2.0));
+    let idle = "db_client_connection_count{db_client_connection_state=\"idle\"}";
+    assert!(value(&page, idle).is_some());
     let again = metrics(&app).await;
-    let series = "hitkeep_auth_http_requests_total{route=\"/metrics\",status=\"200\"}";
+    let series = &requests("GET", 200, "/metrics");
     assert_eq!(value(&page, series), None);
     assert_eq!(value(&again, series), Some(1.0));
 }

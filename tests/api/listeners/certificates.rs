@@ -134,13 +134,13 @@ async fn a_name_that_is_bound_to_an_account_makes_a_caller() {
     let world = World::new().await;
     world.account("sidecar", &[Introspect], &[SPIFFE]).await;
     world
-        .account("dashboard", &[Manage, Audit], &["dns:dashboard.internal"])
+        .account("dashboard", &[Manage, Audit], &["dns:dashboard.example"])
         .await;
     // Case does not matter in DNS, and other names beside are no obstacle.
     let dashboard = world
-        .showing(&["other.internal", "Dashboard.Internal", "10.0.0.1"])
+        .showing(&["other.example", "Dashboard.Internal", "10.0.0.1"])
         .await;
-    let sidecar = world.showing(&[SPIFFE, "anything.internal"]).await;
+    let sidecar = world.showing(&[SPIFFE, "anything.example"]).await;
     for _ in 0..2 {
         assert!(!sidecar.introspect(introspect("x")).await.unwrap().active);
         assert_eq!(told(&sidecar.get(get(VERA, VERA)).await), NOT_PERMITTED);
@@ -170,15 +170,15 @@ async fn a_name_that_is_bound_to_an_account_makes_a_caller() {
 async fn a_certificate_that_nobody_is_known_by_is_none() {
     let world = World::new().await;
     world
-        .account("sidecar", &[Introspect], &[SPIFFE, "dns:sidecar.internal"])
+        .account("sidecar", &[Introspect], &[SPIFFE, "dns:sidecar.example"])
         .await;
     for names in [
         &[][..],
-        &["other.internal"],
-        &["sub.sidecar.internal"],
-        &["*.internal"],
+        &["other.example"],
+        &["sub.sidecar.example"],
+        &["*.example"],
         // Names that look like another kind's.
-        &["https://sidecar.internal/"],
+        &["https://sidecar.example/"],
         // Of several URIs none counts.
         &[SPIFFE, "spiffe://example.org/other"],
     ] {
@@ -240,15 +240,15 @@ async fn names_of_several_accounts_are_nobodys() {
         .account(
             "one",
             &[Introspect],
-            &["dns:one.internal", "dns:uno.internal"],
+            &["dns:one.example", "dns:uno.example"],
         )
         .await;
     world
-        .account("two", &[Introspect], &["dns:two.internal"])
+        .account("two", &[Introspect], &["dns:two.example"])
         .await;
-    let one = world.showing(&["one.internal", "uno.internal"]).await;
+    let one = world.showing(&["one.example", "uno.example"]).await;
     assert!(!one.introspect(introspect("x")).await.unwrap().active);
-    let both = world.showing(&["one.internal", "two.internal"]).await;
+    let both = world.showing(&["one.example", "two.example"]).await;
     assert_eq!(told(&both.introspect(introspect("x")).await), UNKNOWN);
     assert_eq!(told(&both.get(get(VERA, VERA)).await), UNKNOWN);
 }
@@ -261,7 +261,7 @@ async fn a_name_is_one_accounts_until_that_is_revoked() {
     let caller = world.showing(&[SPIFFE]).await;
     let mut stream = caller.stream().await;
     assert!(!stream.ask(introspect("x")).await.unwrap().active);
-    let taken = make(store, "second", &[Audit], &["dns:new.internal", SPIFFE]).await;
+    let taken = make(store, "second", &[Audit], &["dns:new.example", SPIFFE]).await;
     assert!(
         matches!(taken, Err(InsertAccountError::CertificateNameTaken)),
         "{taken:?}"
@@ -274,7 +274,7 @@ async fn a_name_is_one_accounts_until_that_is_revoked() {
     assert_eq!(told(&caller.introspect(introspect("x")).await), UNKNOWN);
     assert_eq!(told(&stream.ask(introspect("x")).await), UNKNOWN);
     world
-        .account("second", &[Audit], &["dns:new.internal", SPIFFE])
+        .account("second", &[Audit], &["dns:new.example", SPIFFE])
         .await;
     caller
         .events(pb::ListAuditEventsRequest::default())
@@ -287,26 +287,26 @@ async fn a_name_is_one_accounts_until_that_is_revoked() {
 async fn callers_are_known_without_an_index() {
     let world = World::new().await;
     world
-        .account("auditor", &[Audit], &[SPIFFE, "dns:auditor.internal"])
+        .account("auditor", &[Audit], &[SPIFFE, "dns:auditor.example"])
         .await;
     world
-        .account("other", &[Audit], &["dns:other.internal"])
+        .account("other", &[Audit], &["dns:other.example"])
         .await;
     let names = |names: &[&str]| -> Vec<CertificateName> {
         names.iter().map(|name| name.parse().unwrap()).collect()
     };
     let store = &world.server.app.store;
     let find = async |of: &[&str]| store.find_named_caller(&names(of)).await.unwrap();
-    let found = find(&["dns:nobody.internal", SPIFFE, "dns:auditor.internal"])
+    let found = find(&["dns:nobody.example", SPIFFE, "dns:auditor.example"])
         .await
         .unwrap();
     assert_eq!(found.name.as_str(), "auditor");
     assert_eq!(
         found.certificate_names,
-        names(&["dns:auditor.internal", SPIFFE])
+        names(&["dns:auditor.example", SPIFFE])
     );
-    assert_eq!(find(&[SPIFFE, "dns:other.internal"]).await, None);
-    assert_eq!(find(&["dns:nobody.internal"]).await, None);
+    assert_eq!(find(&[SPIFFE, "dns:other.example"]).await, None);
+    assert_eq!(find(&["dns:nobody.example"]).await, None);
     assert_eq!(find(&[]).await, None);
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The name that the tests' servers go by.
-pub const NAME: &str = "auth.internal";
+pub const NAME: &str = "auth.example";
 
 /// Files of an identity, and TLS with them.
 pub fn load(folder: &Folder, identity: &Identity) -> (Tls, Watcher) {
@@ -211,7 +211,7 @@ fn files_of_no_use_are_refused_and_named() {
         let files = Files {
             certificate: std::path::PathBuf::clone(certificate),
             key: std::path::PathBuf::clone(key),
-            client_authorities: authorities.map(std::path::PathBuf::clone),
+            client_authorities: authorities.cloned(),
         };
         Tls::load(files).expect_err("it is of no use")
     };

@@ -1,0 +1,297 @@
+//! A call from its beginning to its end: what the log, the metrics and its trace
+//! learn of it. A call that goes well has no line in the log, and one that fails has
+//! exactly one.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use tracing::{Span, field::Empty, info_span};
+
+use super::measured::{self, Method};
+use crate::{
+    grpc::{context::Proven, error::ApiError},
+    telemetry::{
+        metrics::{Call, Metrics},
+        traces::{self, Sampling},
+    },
+};
+
+/// The header that has a status, and the trailer.
+pub(super) const GRPC_STATUS: &str = "grpc-status";
+
+/// What is noted of a call before its way is known.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    /// Its span; none where it is not traced.
+    pub(super) span: Option<Span>,
+    /// When it began, where its time is to be taken.
+    pub(super) timed: Option<Instant>,
+}
+
+/// The span of a call that is traced, by OpenTelemetry's conventions for RPC.
+pub(super) fn span(sampling: Sampling, method: Method, headers: &HeaderMap, traced: bool) -> Span {
+    let Method { service, name, .. } = method;
+    let span = info_span!(
+        target: traces::TARGET,
+        "call",
+        otel.name = %format_args!("{service}/{name}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = name,
+        rpc.grpc.status_code = Empty,
+        error.type = Empty,
+        hitkeep_auth.reason = Empty,
+        request.id = Empty,
+        caller.name = Empty,
+    );
+    if !span.is_disabled() {
+        sampling.begin(&span, headers, traced);
+    }
+    span
+}
+
+/// A call under way. Dropped before it has ended, its caller went away, and that is
+/// a failure like any other.
+pub(super) struct UnderWay {
+    pub(super) metrics: Metrics,
+    pub(super) method: Method,
+    /// The path, as it can be shown.
+    pub(super) path: String,
+    pub(super) request_id: Arc<str>,
+    pub(super) caller: Proven,
+    /// What the lines of the log are in.
+    pub(super) span: Span,
+    /// What is exported.
+    pub(super) traced: Span,
+    pub(super) begun: Instant,
+    /// Whether its time is taken, and not only that of calls of its kind.
+    pub(super) is_timed: bool,
+    pub(super) has_ended: bool,
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UnderWay").field(&self.path).finish()
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let status = Status::cancelled("its caller went away");
+            self.end(Some(&status));
+        }
+    }
+}
+
+impl UnderWay {
+    /// Notes how it ended: with that failure, or well.
+    pub(super) fn end(&mut self, failure: Option<&Status>) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        let code = failure.map_or(Code::Ok, Status::code);
+        self.count(code);
+        self.traced
+            .record("rpc.grpc.status_code", i64::from(i32::from(code)));
+        self.traced.record("request.id", &*self.request_id);
+        if !self.caller.name().is_empty() {
+            self.traced.record("caller.name", self.caller.name());
+        }
+        if let Some(status) = failure {
+            self.tell(status);
+        }
+    }
+
+    fn count(&self, code: Code) {
+        let Method {
+            service,
+            name: method,
+            streams,
+            hot,
+        } = self.method;
+        let duration = self.begun.elapsed();
+        if hot.is_some() && self.is_timed {
+            self.metrics.introspection(method, duration);
+        }
+        self.metrics.call(Call {
+            service,
+            method,
+            code: code.into(),
+            // A stream takes as long as its caller likes.
+            duration: (!streams && hot.is_none()).then_some(duration),
+        });
+    }
+
+    fn tell(&self, status: &Status) {
+        let code = measured::name(status.code());
+        let details = status.get_error_details();
+        let reason = details.error_info().map_or("", |info| info.reason.as_str());
+        let fault = Fault::of(status.code(), self.method.streams);
+        self.traced.record("error.type", code);
+        self.traced.record("hitkeep_auth.reason", reason);
+        if fault >= Fault::Ours {
+            self.traced.record("otel.status_code", traces::ERROR);
+        }
+        let source = std::error::Error::source(status);
+        let causes = source.and_then(|source| match source.downcast_ref() {
+            Some(error) => ApiError::causes(error),
+            None => Some(source.to_string()),
+        });
+        let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Quoted, since a path and a message may hold anything.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc.service = self.method.service,
+                    rpc.method = self.method.name,
+                    rpc.code = code,
+                    rpc.reason = reason,
+                    request.id = &*self.request_id,
+                    caller.name = self.caller.name(),
+                    duration_ms,
+                    causes,
+                    "{:?} failed: {:?}",
+                    self.path,
+                    status.message(),
+                )
+            };
+        }
+        let tell = || match fault {
+            Fault::Nobodys => line!(debug),
+            Fault::Callers => line!(info),
+            Fault::Ours => line!(warn),
+            Fault::Defect => line!(error),
+        };
+        self.traced.in_scope(|| self.span.in_scope(tell));
+    }
+}
+
+/// Whose fault a failure is, which says how loud it is told: an operator who is woken
+/// by warnings sleeps through what callers do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    /// Somebody hung up on a stream, which is how most of them end.
+    Nobodys,
+    /// The caller asked for what it does not get, or went away.
+    Callers,
+    /// We could not do our work: it is too much, too old, or Postgres is away.
+    Ours,
+    /// A defect of ours: a person should look.
+    Defect,
+}
+
+impl Fault {
+    const fn of(code: Code, streams: bool) -> Self {
+        match code {
+            Code::Ok => Self::Nobodys,
+            Code::Cancelled if streams => Self::Nobodys,
+            Code::Cancelled
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => Self::Callers,
+            Code::DeadlineExceeded | Code::Unavailable => Self::Ours,
+            Code::Unknown | Code::Internal | Code::DataLoss => Self::Defect,
+        }
+    }
+}
+
+/// The answers of a stream, whose end is that of its call.
+pub(super) struct Watched<B> {
+    body: B,
+    call: UnderWay,
+}
+
+impl<B> Watched<B> {
+    pub(super) const fn new(body: B, call: UnderWay) -> Self {
+        Self { body, call }
+    }
+}
+
+impl<B> Body for Watched<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    let failure = failure(trailers);
+                    self.call.end(failure.as_ref());
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.call
+                    .end(Some(&Status::unknown("the stream broke off")));
+            }
+            Poll::Ready(None) => self.call.end(None),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The status in headers or trailers, where it is a failure.
+pub(super) fn failure(headers: &HeaderMap) -> Option<Status> {
+    let status = headers
+        .contains_key(GRPC_STATUS)
+        .then(|| Status::from_header_map(headers))??;
+    (status.code() != Code::Ok).then_some(status)
+}
+
+/// An id as a header.
+pub(super) fn id_header(id: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(id).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_mistakes_wake_nobody() {
+        for code in [Code::NotFound, Code::Unauthenticated, Code::InvalidArgument] {
+            assert_eq!(Fault::of(code, false), Fault::Callers);
+        }
+        for code in [Code::Unavailable, Code::DeadlineExceeded] {
+            assert_eq!(Fault::of(code, false), Fault::Ours);
+        }
+        assert_eq!(Fault::of(Code::Internal, false), Fault::Defect);
+        assert_eq!(Fault::of(Code::Cancelled, true), Fault::Nobodys);
+        assert_eq!(Fault::of(Code::Cancelled, false), Fault::Callers);
+    }
+}

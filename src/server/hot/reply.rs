@@ -1,0 +1,101 @@
+//! What goes in and out: the body of a request that was read in part, and replies.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::{GRPC, OK, stream::Conversation};
+use crate::server::{calls::GRPC_STATUS, layers::REQUEST_ID};
+
+/// A response with that body.
+pub(super) fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, GRPC);
+    if let Some(id) = request_id {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// A body of which a part was read already.
+pub(super) struct Replayed {
+    pub(super) first: Option<Bytes>,
+    pub(super) rest: Incoming,
+}
+
+impl Body for Replayed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+}
+
+/// A reply's body.
+pub(in crate::server) enum Reply {
+    /// One message, or none where it was taken already, and then the status.
+    Hot(Option<Bytes>),
+    /// The status was taken as well.
+    Done,
+    /// Answers to a stream.
+    Stream(Box<Conversation>),
+    /// What the router replied.
+    Routed(axum::body::Body),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match &mut *self {
+            Self::Hot(message) => {
+                if let Some(message) = message.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(message))));
+                }
+                *self = Self::Done;
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(GRPC_STATUS, OK);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Self::Done => Poll::Ready(None),
+            Self::Stream(answers) => answers.poll_frame(context),
+            Self::Routed(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hot(_) | Self::Stream(_) => false,
+            Self::Done => true,
+            Self::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hot(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
+            Self::Routed(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Which calls are traced, and what becomes of their spans.
+//!
+//! Spans that are to be exported are those with the target [`TARGET`], and no
+//! others; the log never shows them. Where traces are off, nobody wants them, and
+//! making one costs a look at a flag. Whether a call is traced is decided here, once,
+//! before anything is made for it; the SDK only does as it is told.
+
+use std::{
+    cell::Cell,
+    hash::{BuildHasher, Hasher, RandomState},
+};
+
+use http::{HeaderMap, HeaderValue};
+use opentelemetry::{
+    Context, KeyValue,
+    propagation::{Extractor, TextMapPropagator},
+    trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState},
+};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{SamplingDecision, SamplingResult, ShouldSample},
+};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// The target of spans that are exported, where traces are on.
+pub const TARGET: &str = "hitkeep_auth::traces";
+/// What is recorded of a span that failed, as the SDK's layer understands it.
+pub const ERROR: &str = "ERROR";
+
+/// Where callers tell of the trace that a call is part of (W3C Trace Context).
+const TRACEPARENT: &str = "traceparent";
+/// The length of `00-<trace>-<span>-<flags>`.
+const TRACEPARENT_BYTES: usize = 55;
+/// Of the flags, the one that says that the caller traces this.
+const SAMPLED: u8 = 1;
+
+/// Which calls are traced.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// The part of the calls that are traced, of those for which nothing else decides.
+    pub ratio: f64,
+    /// Whether the caller decides, where it has a trace.
+    pub by_parent: bool,
+    /// Whether the caller's trace goes on here.
+    pub takes_parents: bool,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Self {
+            ratio: 1.0,
+            by_parent: true,
+            takes_parents: true,
+        }
+    }
+}
+
+/// Decides which calls are traced. By default none are, at no cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sampling(Option<Rule>);
+
+impl Sampling {
+    /// Decides by that rule.
+    pub(super) const fn by(rule: Rule) -> Self {
+        Self(Some(rule))
+    }
+
+    /// Whether a call with those headers is traced. To be asked once for each: the
+    /// answer may be drawn by lot.
+    pub fn traces(&self, headers: &HeaderMap) -> bool {
+        self.0.as_ref().is_some_and(|rule| rule.takes(headers))
+    }
+
+    /// Makes the span of a call part of its caller's trace, or the first of a new
+    /// one, that is recorded or not.
+    pub fn begin(&self, span: &Span, headers: &HeaderMap, is_traced: bool) {
+        let Some(rule) = &self.0 else { return };
+        let nothing = Context::new();
+        let parent = if rule.takes_parents {
+            TraceContextPropagator::new().extract_with_context(&nothing, &Headers(headers))
+        } else {
+            nothing
+        };
+        // Where nobody exports the span, there is nothing to be part of.
+        span.set_parent(parent.with_value(Decided(is_traced))).ok();
+    }
+}
+
+/// Adds something to the span that everything here is part of, if it is recorded.
+pub fn note(name: &'static str, value: &impl ToString) {
+    let current = Context::current();
+    let span = current.span();
+    if span.is_recording() {
+        span.set_attribute(KeyValue::new(name, value.to_string()));
+    }
+}
+
+impl Rule {
+    fn takes(&self, headers: &HeaderMap) -> bool {
+        let parent = if self.takes_parents {
+            headers.get(TRACEPARENT).and_then(Parent::read)
+        } else {
+            None
+        };
+        match parent {
+            Some(parent) if self.by_parent => parent.is_sampled,
+            Some(parent) => self.takes_trace(parent.trace),
+            None => self.takes_trace(draw()),
+        }
+    }
+
+    /// Whether a trace is recorded whose id ends with those 64 bits: as the SDK of
+    /// OpenTelemetry decides it, so that those with the same ratio agree.
+    fn takes_trace(&self, low: u64) -> bool {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a part of 2^63, where the last bits do not matter"
+        )]
+        let bound = (self.ratio.max(0.0) * (1_u64 << 63) as f64) as u64;
+        self.ratio >= 1.0 || low >> 1 < bound
+    }
+}
+
+/// What a caller says of its trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Parent {
+    /// The last 64 bits of the trace's id.
+    trace: u64,
+    is_sampled: bool,
+}
+
+impl Parent {
+    /// Reads a `traceparent`. `None` where it is none, and then the call begins a
+    /// trace of its own.
+    fn read(value: &HeaderValue) -> Option<Self> {
+        let bytes = value.as_bytes();
+        let (head, rest) = bytes.split_at_checked(TRACEPARENT_BYTES)?;
+        let version = hex(&head[..2])?;
+        // Later versions may say more, after another hyphen.
+        let may_go_on = version != 0 && rest.first() == Some(&b'-');
+        let is_shaped = version != 0xff && [2, 35, 52].iter().all(|at| head[*at] == b'-');
+        if !is_shaped || !(rest.is_empty() || may_go_on) {
+            return None;
+        }
+        let (high, low) = (hex(&head[3..19])?, hex(&head[19..35])?);
+        let is_valid = (high, low) != (0, 0) && hex(&head[36..52])? != 0;
+        let flags = hex(&head[53..])?;
+        is_valid.then_some(Self {
+            trace: low,
+            is_sampled: flags & u64::from(SAMPLED) != 0,
+        })
+    }
+}
+
+/// Reads up to 16 hexadecimal digits, of which letters have to be small.
+fn hex(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |number, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u64::from(value))
+    })
+}
+
+/// A number by lot (xorshift), from a sequence of the thread's own. It decides what
+/// is recorded and nothing else, so it need not be hard to guess.
+fn draw() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = const { Cell::new(0) };
+    }
+    STATE.with(|state| {
+        let mut number = state.get();
+        if number == 0 {
+            number = RandomState::new().build_hasher().finish() | 1;
+        }
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        state.set(number);
+        // The state itself is never 0, and its bits are not all alike.
+        number.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    })
+}
+
+/// What was decided of a trace, on its way to the SDK.
+#[derive(Clone, Copy, Debug)]
+struct Decided(bool);
+
+/// The SDK's sampler: what was decided of a call holds for all that is done for it.
+/// Work that no call asked for is drawn by lot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AsDecided(pub(super) Rule);
+
+impl ShouldSample for AsDecided {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        _: &str,
+        _: &SpanKind,
+        _: &[KeyValue],
+        _: &[Link],
+    ) -> SamplingResult {
+        let parent_span = parent.filter(|context| context.has_active_span());
+        let of_parent = parent_span.map(|context| context.span().span_context().clone());
+        let decided = parent.and_then(|context| context.get::<Decided>());
+        let trace = trace.to_bytes();
+        let random = trace.last_chunk().expect("it is twice as long");
+        let is_traced = match (decided, &of_parent) {
+            (Some(Decided(is_traced)), _) => *is_traced,
+            (None, Some(parent)) => parent.is_sampled(),
+            (None, None) => self.0.takes_trace(u64::from_be_bytes(*random)),
+        };
+        SamplingResult {
+            decision: if is_traced {
+                SamplingDecision::RecordAndSample
+            } else {
+                SamplingDecision::Drop
+            },
+            attributes: Vec::new(),
+            trace_state: of_parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone()),
+        }
+    }
+}
+
+/// Headers, as propagators read them.
+struct Headers<'h>(&'h HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+    fn headers(traceparent: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACEPARENT, HeaderValue::from_static(traceparent));
+        headers
+    }
+
+    fn rule(ratio: f64, by_parent: bool) -> Sampling {
+        Sampling::by(Rule {
+            ratio,
+            by_parent,
+            takes_parents: true,
+        })
+    }
+
+    #[test]
+    fn a_parent_is_read_as_the_standard_writes_it() {
+        let read = |text| Parent::read(&HeaderValue::from_static(text));
+        let parent = |is_sampled| {
+            Some(Parent {
+                trace: 0x8448_eb21_1c80_319c,
+                is_sampled,
+            })
+        };
+        assert_eq!(read(SAMPLED), parent(true));
+        assert_eq!(read(UNSAMPLED), parent(false));
+        // Other flags, and a later version that says more.
+        let flags = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02";
+        assert_eq!(read(flags), parent(false));
+        let later = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03-more";
+        assert_eq!(read(later), parent(true));
+        for none in [
+            "",
+            "00",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331-01",
+        ] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_caller_decides_or_the_lot_does() {
+        let nothing = HeaderMap::new();
+        let (yes, no) = (headers(SAMPLED), headers(UNSAMPLED));
+        let off = Sampling::default();
+        assert!(!off.traces(&yes) && !off.traces(&nothing));
+        let never = rule(0.0, true);
+        assert!(never.traces(&yes) && !never.traces(&no) && !never.traces(&nothing));
+        let always = rule(1.0, true);
+        assert!(always.traces(&yes) && !always.traces(&no) && always.traces(&nothing));
+        // The trace's id decides, and not the caller: here its upper half.
+        let (half, more) = (rule(0.5, false), rule(0.6, false));
+        assert!(!half.traces(&yes) && !half.traces(&no));
+        assert!(more.traces(&yes) && more.traces(&no));
+        let alone = Sampling::by(Rule {
+            ratio: 1.0,
+            by_parent: true,
+            takes_parents: false,
+        });
+        assert!(alone.traces(&no));
+    }
+
+    #[test]
+    fn the_lot_takes_as_many_as_it_should() {
+        let nothing = HeaderMap::new();
+        let tenth = rule(0.1, true);
+        let taken = (0..100_000).filter(|_| tenth.traces(&nothing)).count();
+        // Thirty standard deviations on either side.
+        assert!((7_000..13_000).contains(&taken), "{taken}");
+    }
+}

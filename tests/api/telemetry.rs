@@ -1,0 +1,7 @@
+//! What the binary exports over OTLP, as a real collector gets it, and what it logs.
+
+pub mod collector;
+mod exports;
+mod lines;
+mod metrics;
+mod run;

@@ -1,0 +1,157 @@
+//! Lines of the log: one for each request that failed, none for one that did not,
+//! and none that a caller made up.
+
+use hitkeep_auth::{
+    domain::caller::CallerPermission::{Audit, Introspect, Manage},
+    pb,
+};
+use serde_json::Value;
+use tonic::Code;
+
+use super::run::Run;
+use crate::{fixtures::*, support::postgres};
+
+/// The lines, of which each is one JSON object.
+fn lines(log: &str) -> Vec<Value> {
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+    log.lines().map(line).collect()
+}
+
+/// The lines about a request.
+fn about<'l>(lines: &'l [Value], request: &str) -> Vec<&'l Value> {
+    let lines = lines.iter();
+    lines.filter(|line| line["request.id"] == request).collect()
+}
+
+fn alone(_: &super::collector::Collector, _: &mut tokio::process::Command) {}
+
+#[tokio::test]
+async fn a_request_that_fails_has_one_line_and_another_has_none() {
+    let run = Run::with_world(alone).await;
+    let called = async |permission, id: &str| {
+        let mut caller = run.caller(permission).await;
+        caller.metadata.push(("x-request-id", id.to_owned()));
+        caller
+    };
+    let made = called(Manage, "good").await.created(personal(VERA)).await;
+    let good = called(Introspect, "good").await;
+    assert!(
+        good.introspect(introspect(&made.token))
+            .await
+            .unwrap()
+            .active
+    );
+    let absent = called(Manage, "absent").await;
+    absent.get(get(VERA, NOBODY)).await.unwrap_err();
+    let forbidden = called(Introspect, "forbidden").await;
+    forbidden.get(get(VERA, &made.id)).await.unwrap_err();
+    let mut stranger = called(Manage, "stranger").await;
+    stranger.metadata[0].1 = "Bearer hks_x".to_owned();
+    stranger.get(get(VERA, &made.id)).await.unwrap_err();
+    postgres::execute(&run.url, "ALTER TABLE audit_events RENAME TO renamed").await;
+    let broken = called(Audit, "broken").await;
+    let query = pb::ListAuditEventsRequest::default();
+    let refused = broken.events(query).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
+    let asked = run
+        .ask(
+            "POST /oauth2/introspect HTTP/1.1\r\nx-request-id: over-http",
+            "token=hkp_x",
+        )
+        .await;
+    assert!(asked.starts_with("HTTP/1.1 401"), "{asked}");
+
+    let (ended, _) = run.stop().await;
+    let lines = lines(&ended.stderr);
+    assert!(about(&lines, "good").is_empty(), "{}", ended.stderr);
+    for (request, level, code, reason, caller) in [
+        (
+            "absent",
+            "INFO",
+            "NOT_FOUND",
+            "API_CLIENT_NOT_FOUND",
+            "manage",
+        ),
+        (
+            "forbidden",
+            "INFO",
+            "PERMISSION_DENIED",
+            "CALLER_NOT_PERMITTED",
+            "",
+        ),
+        ("stranger", "INFO", "UNAUTHENTICATED", "CALLER_UNKNOWN", ""),
+        ("broken", "ERROR", "INTERNAL", "INTERNAL", "audit"),
+    ] {
+        let [line] = *about(&lines, request) else {
+            panic!("one line for {request}: {}", ended.stderr)
+        };
+        assert_eq!(line["level"], level, "{line}");
+        assert_eq!(line["rpc.code"], code, "{line}");
+        assert_eq!(line["rpc.reason"], reason, "{line}");
+        assert_eq!(line["caller.name"], caller, "{line}");
+        assert!(
+            line["rpc.method"].is_string() && line["duration_ms"].is_u64(),
+            "{line}"
+        );
+    }
+    let [broken] = *about(&lines, "broken") else {
+        panic!("it was there")
+    };
+    // For us, and not for the caller.
+    let causes = broken["causes"].as_str().expect("causes");
+    assert!(causes.contains("audit_events"), "{broken}");
+    assert!(!refused.message().contains("audit_events"));
+    let [over_http] = *about(&lines, "over-http") else {
+        panic!("one line: {}", ended.stderr)
+    };
+    assert_eq!(over_http["http.status"], 401);
+    assert_eq!(over_http["http.reason"], "CALLER_UNKNOWN");
+    // No other line says that something failed.
+    let failed = lines.iter().filter(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("failed")
+    });
+    assert_eq!(failed.count(), 5, "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn nobody_makes_up_a_line() {
+    let made_up = "x\n{\"level\":\"ERROR\",\"message\":\"made up\"}\n";
+    for format in ["json", "text"] {
+        let run = Run::with_world(|_, command| {
+            command.args(["--log-format", format, "--log", "debug"]);
+        })
+        .await;
+        let dashboard = run.caller(Manage).await;
+        let request = pb::ListApiClientsRequest {
+            page_token: made_up.to_owned(),
+            ..list(VERA, of_user(VERA))
+        };
+        dashboard.list(request).await.unwrap_err();
+        dashboard.get(get(made_up, made_up)).await.unwrap_err();
+        let named = pb::ApiClient {
+            name: made_up.to_owned(),
+            ..personal(VERA).api_client.unwrap()
+        };
+        let request = pb::CreateApiClientRequest {
+            api_client: Some(named),
+            ..personal(VERA)
+        };
+        dashboard.create(request).await.ok();
+        // What Postgres says has the names of its objects in it.
+        let spoil = "ALTER TABLE api_clients ADD CONSTRAINT \"a\nmade up\" CHECK (false) NOT VALID";
+        postgres::execute(&run.url, spoil).await;
+        dashboard.create(personal(VERA)).await.unwrap_err();
+        let (ended, _) = run.stop().await;
+        if format == "json" {
+            let lines = lines(&ended.stderr);
+            assert!(!lines.iter().any(|line| line["message"] == "made up"));
+        } else {
+            for line in ended.stderr.lines() {
+                // Each begins with the time.
+                assert!(line.starts_with("20"), "{line}");
+            }
+        }
+        assert!(ended.stderr.contains("made up"), "{}", ended.stderr);
+    }
+}

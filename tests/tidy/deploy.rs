@@ -1,0 +1,149 @@
+//! What runs the service: containers, Kubernetes, alerts and the dashboard agree with
+//! the service and with each other. Whether they are what their programs read is for
+//! those programs to say, in `.ci/run`.
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::Value;
+
+use crate::{
+    files::{File, below},
+    help,
+};
+
+const DASHBOARD: &str = "deploy/grafana/dashboards/hitkeep-auth.json";
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All that starts the binary in a container, or something beside it.
+fn container_files() -> Vec<File> {
+    let mut files = below("deploy", "");
+    for path in ["Dockerfile", "docker-compose.yml"] {
+        files.push(File {
+            path: path.to_owned(),
+            text: read(path),
+        });
+    }
+    files
+}
+
+/// What follows `key: ` in lines that begin with it.
+fn values<'t>(text: &'t str, key: &str) -> Vec<&'t str> {
+    let lines = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches("- "));
+    lines.filter_map(|line| line.strip_prefix(key)).collect()
+}
+
+#[test]
+fn every_variable_that_is_set_is_one_of_ours() {
+    let said: String = help::all().into_iter().map(|help| help.text).collect();
+    let mut found = BTreeSet::new();
+    for file in container_files() {
+        for (at, _) in file.text.match_indices("HITKEEP_AUTH_") {
+            let name: String = file.text[at..]
+                .chars()
+                .take_while(|c| c.is_ascii_uppercase() || *c == '_')
+                .collect();
+            let known = said.contains(&format!("[env: {name}]"))
+                || said.contains(&format!("[env: {name}="));
+            assert!(known, "{}: no {name}", file.path);
+            found.insert(name);
+        }
+    }
+    assert!(found.contains("HITKEEP_AUTH_DATABASE_URL"));
+}
+
+#[test]
+fn every_image_is_of_one_version() {
+    let mut images = 0;
+    for file in container_files() {
+        let stages = values(&file.text, "FROM ").into_iter();
+        for image in stages.chain(values(&file.text, "image: ")) {
+            let image = image.split(' ').next().unwrap();
+            let (_, tag) = image.rsplit_once(':').unwrap_or((image, ""));
+            let exact = tag.contains(|c: char| c.is_ascii_digit()) || image == "hitkeep-auth:local";
+            assert!(exact, "{}: {image} is not of one version", file.path);
+            images += 1;
+        }
+    }
+    assert!(images > 10);
+}
+
+#[test]
+fn kubernetes_runs_this_version() {
+    let ours = format!("hitkeep-auth:{}", env!("CARGO_PKG_VERSION"));
+    for path in ["deployment.yaml", "migrate.yaml"] {
+        let text = read(&format!("deploy/kubernetes/{path}"));
+        let images = values(&text, "image: ");
+        assert_eq!(images.len(), 1, "{path}");
+        assert!(
+            images[0].ends_with(&ours),
+            "{path}: {} is not {ours}",
+            images[0]
+        );
+    }
+}
+
+/// Only that is sent to whoever builds the image.
+#[test]
+fn the_dockerfile_copies_what_is_not_ignored() {
+    let text = read("Dockerfile");
+    let copied: BTreeSet<_> = values(&text, "COPY ")
+        .into_iter()
+        .filter(|line| !line.starts_with("--from"))
+        .flat_map(|line| {
+            let words: Vec<_> = line.split(' ').collect();
+            words[..words.len() - 1].to_vec()
+        })
+        .collect();
+    let ignored = read(".dockerignore");
+    let sent: BTreeSet<_> = ignored
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+        .collect();
+    assert_eq!(copied, sent);
+}
+
+#[test]
+fn the_dashboard_asks_the_source_that_is_set_up() {
+    let source = read("deploy/grafana/provisioning/datasources/prometheus.yaml");
+    let uids = values(&source, "uid: ");
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let charts: Vec<_> = panels
+        .iter()
+        .filter(|panel| panel["type"] != "row")
+        .collect();
+    assert!(charts.len() > 15);
+    for panel in charts {
+        let title = panel["title"].as_str().unwrap();
+        assert_ne!(
+            panel["description"],
+            Value::Null,
+            "{title} explains nothing"
+        );
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{title}");
+        for target in targets {
+            assert_eq!(target["datasource"]["uid"], uids[0], "{title}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_is_tested() {
+    let alerts = read("deploy/prometheus/alerts.yml");
+    let alerts: BTreeSet<_> = values(&alerts, "alert: ").into_iter().collect();
+    assert!(alerts.len() > 10);
+    let tests = read("deploy/prometheus/alerts_test.yml");
+    for alert in alerts {
+        // Raised: a case without an alert would pass for one that never is.
+        let raised = tests.split("eval_time:").any(|case| {
+            case.contains(&format!("alertname: {alert}\n")) && case.contains("exp_labels")
+        });
+        assert!(raised, "no test raises {alert}");
+    }
+}
