@@ -98,7 +98,7 @@ pub(super) fn provenance(
         .unwrap_or_default();
     if let Some(actor) = &actor {
         tracing::Span::current().record("actor.user_id", tracing::field::display(actor.user));
-        traces::note("actor.user_id", actor.user);
+        traces::note("actor.user_id", &actor.user);
     }
     Ok(Arc::new(Provenance {
         actor,

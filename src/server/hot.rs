@@ -126,13 +126,12 @@ impl Ways {
     fn converse(&self, caller: TokenHash, request: Request<Incoming>) -> Response<Reply> {
         let headers = request.headers();
         let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-        let request_id: Arc<str> = match given {
-            Some(id) => id.into(),
-            None => {
-                let store = &self.store;
-                let id = id::RequestId::mint(store.clock().now(), store.entropy());
-                id.to_string().into()
-            }
+        let request_id: Arc<str> = if let Some(id) = given {
+            id.into()
+        } else {
+            let store = &self.store;
+            let id = id::RequestId::mint(store.clock().now(), store.entropy());
+            id.to_string().into()
         };
         let method = measured::Method::of(INTROSPECT_STREAM);
         let is_traced = self.sampling.traces(headers);

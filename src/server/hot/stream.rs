@@ -179,18 +179,16 @@ impl Conversation {
         }
         self.is_over = true;
         let mut trailers = HeaderMap::new();
-        match self.end.take() {
-            Some(Err(error)) => {
-                let status = Status::from(error);
-                self.call.end(Some(&status));
-                if status.add_header(&mut trailers).is_err() {
-                    trailers.insert(GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
-                }
+        if let Some(Err(error)) = self.end.take() {
+            let status = Status::from(error);
+            self.call.end(Some(&status));
+            if status.add_header(&mut trailers).is_err() {
+                let code = HeaderValue::from(i32::from(status.code()));
+                trailers.insert(GRPC_STATUS, code);
             }
-            Some(Ok(())) | None => {
-                self.call.end(None);
-                trailers.insert(GRPC_STATUS, super::OK);
-            }
+        } else {
+            self.call.end(None);
+            trailers.insert(GRPC_STATUS, super::OK);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }

@@ -133,7 +133,8 @@ impl Kept {
 
 /// Bytes as traces are written.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let each: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    each.concat()
 }
 
 /// An attribute's value as text; empty where there is none.
