@@ -11,6 +11,10 @@ COPY proto proto
 COPY migrations migrations
 COPY src src
 
+# Functions keep their names in a backtrace; their lines would be three quarters of
+# the binary.
+ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
+
 # Downloads and compiled dependencies outlive a build in caches, which are not
 # part of the image: the binary has to leave them in the same step. Two builds at
 # once would disturb each other there, so the second one waits.
@@ -25,6 +29,8 @@ RUN --mount=type=cache,id=hitkeep-auth-registry,target=/usr/local/cargo/registry
 FROM debian:bookworm-20260824-slim
 
 COPY --from=builder /usr/local/bin/hitkeep-auth /usr/local/bin/hitkeep-auth
+# Whom to trust where a collector or Postgres shows a certificate of a public authority.
+COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 
 # By number, so that an orchestrator can tell that it is not root.
 USER 65532:65532
@@ -32,7 +38,8 @@ USER 65532:65532
 # The port has to be open to other containers, not to this one alone. The health
 # check reads the same variable: change the address here and not with --listen.
 ENV HITKEEP_AUTH_LISTEN=0.0.0.0:50051
-EXPOSE 50051
+# The second one is open where HITKEEP_AUTH_HTTP_LISTEN says so.
+EXPOSE 50051 50052
 
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["hitkeep-auth", "healthcheck"]

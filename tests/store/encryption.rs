@@ -179,13 +179,12 @@ async fn join(
     socket: &Path,
     tell: impl FnOnce(bool),
 ) -> std::io::Result<()> {
-    let first = match read {
-        Some(first) => first,
-        None => {
-            let mut first = [0; 8];
-            client.read_exact(&mut first).await?;
-            first
-        }
+    let first = if let Some(first) = read {
+        first
+    } else {
+        let mut first = [0; 8];
+        client.read_exact(&mut first).await?;
+        first
     };
     tell(first[4..] == WANTS_CANCEL);
     let mut server = UnixStream::connect(socket).await?;

@@ -133,6 +133,57 @@ fn the_dashboard_asks_the_source_that_is_set_up() {
     }
 }
 
+/// What docs/metrics.md has: the series on the page of Prometheus, and their labels.
+fn documented() -> BTreeSet<String> {
+    let text = read("docs/metrics.md");
+    let mut names = BTreeSet::new();
+    for row in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let [_, name, kind, unit, attributes, ..] = cells[..] else {
+            panic!("{row}");
+        };
+        let of_prometheus = |name: &str| name.trim_matches('`').replace('.', "_");
+        let unit = match unit {
+            "`s`" => "_seconds",
+            "`ms`" => "_milliseconds",
+            _ => "",
+        };
+        let endings: &[_] = match kind {
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_count", "_sum"],
+            _ => &[""],
+        };
+        names.extend(
+            endings
+                .iter()
+                .map(|ending| of_prometheus(name) + unit + ending),
+        );
+        let labels = attributes.split(", ").filter(|label| !label.is_empty());
+        names.extend(labels.map(of_prometheus));
+    }
+    names
+}
+
+#[test]
+fn alerts_and_the_dashboard_ask_for_what_is_measured() {
+    let documented = documented();
+    let ours = ["hitkeep_auth_", "db_client_", "http_", "rpc_"];
+    for path in [DASHBOARD, "deploy/prometheus/alerts.yml"] {
+        let text = read(path);
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let asked: BTreeSet<_> = words
+            .filter(|word| ours.iter().any(|start| word.starts_with(start)))
+            .collect();
+        assert!(asked.len() > 10, "{path}");
+        for name in asked {
+            assert!(
+                documented.contains(name),
+                "{path}: docs/metrics.md has no {name}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_alert_is_tested() {
     let alerts = read("deploy/prometheus/alerts.yml");
