@@ -246,6 +246,8 @@ async fn names_of_several_accounts_are_nobodys() {
     world
         .account("two", &[Introspect], &["dns:two.example"])
         .await;
+    // Until the second one is known, they are the first one's alone.
+    world.settle().await;
     let one = world.showing(&["one.example", "uno.example"]).await;
     assert!(!one.introspect(introspect("x")).await.unwrap().active);
     let both = world.showing(&["one.example", "two.example"]).await;
