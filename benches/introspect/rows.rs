@@ -125,6 +125,10 @@ impl Row {
         let shape = options.shape(self.target.style);
         let run = steady(&self.target, shape, load.rate, WARM_UP, options.time);
         let run = run.unwrap_or_else(|error| panic!("{}: {error}", self.title));
+        // Kept from its work so long that no call was made in the time that counts.
+        if run.latencies.is_empty() {
+            return run.failures;
+        }
         let samples = Samples::of(run.latencies);
         let latencies = &mut self.latencies[at];
         latencies.p50.push(samples.median().as_secs_f64() * 1e6);

@@ -16,7 +16,10 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{self, CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
     server::ParsedCertificate,
 };
 use tokio_postgres::config::SslMode;
@@ -60,7 +63,7 @@ pub(super) enum TlsError {
     File {
         path: PathBuf,
         what: &'static str,
-        source: rustls::pki_types::pem::Error,
+        source: pem::Error,
     },
     /// No authority can be used.
     #[error("no authority is known that could have signed the server's certificate")]
@@ -139,7 +142,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         source,
     };
     let read = CertificateDer::pem_file_iter(path).map_err(failed)?;
-    read.collect::<Result<_, _>>().map_err(failed)
+    let read: Vec<_> = read.collect::<Result<_, _>>().map_err(failed)?;
+    if read.is_empty() {
+        return Err(failed(pem::Error::NoItemsFound));
+    }
+    Ok(read)
 }
 
 /// Takes the authorities' word, whatever host they signed for.

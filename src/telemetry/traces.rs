@@ -209,12 +209,14 @@ impl ShouldSample for AsDecided {
         let parent_span = parent.filter(|context| context.has_active_span());
         let of_parent = parent_span.map(|context| context.span().span_context().clone());
         let decided = parent.and_then(|context| context.get::<Decided>());
-        let trace = trace.to_bytes();
-        let random = trace.last_chunk().expect("it is twice as long");
+        let low = || {
+            let [_, _, _, _, _, _, _, _, low @ ..] = trace.to_bytes();
+            u64::from_be_bytes(low)
+        };
         let is_traced = match (decided, &of_parent) {
             (Some(Decided(is_traced)), _) => *is_traced,
             (None, Some(parent)) => parent.is_sampled(),
-            (None, None) => self.0.takes_trace(u64::from_be_bytes(*random)),
+            (None, None) => self.0.takes_trace(low()),
         };
         SamplingResult {
             decision: if is_traced {

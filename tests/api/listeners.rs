@@ -67,10 +67,14 @@ impl Listening {
     }
 
     pub async fn socket(&self) -> TcpStream {
+        self.try_socket().await.unwrap()
+    }
+
+    pub async fn try_socket(&self) -> std::io::Result<TcpStream> {
         let Address::Tcp(address) = &self.addresses[0] else {
             panic!("the first one is of TCP");
         };
-        TcpStream::connect(address).await.unwrap()
+        TcpStream::connect(address).await
     }
 
     /// A connection over TLS.

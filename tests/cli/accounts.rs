@@ -121,7 +121,7 @@ async fn names_of_certificates_are_bound_and_shown() {
     let url = migrated_database().await;
     let names = [
         "--certificate-name",
-        "spiffe://example.org/sidecar,dns:Side.Internal",
+        "spiffe://example.org/sidecar,dns:Side.Example",
     ];
     let arguments: Vec<_> = SIDECAR
         .iter()

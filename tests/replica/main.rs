@@ -31,6 +31,7 @@ mod steps;
 mod waiting;
 
 mod cut;
+mod failover;
 mod killed;
 mod lost;
 mod model;

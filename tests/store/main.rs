@@ -4,6 +4,9 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "../support/certificates.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod certificates;
 #[path = "../support/dice.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod dice;
@@ -17,6 +20,7 @@ mod database;
 
 mod changes;
 mod constraints;
+mod encryption;
 mod feed;
 mod foreign_keys;
 mod inconsistent;

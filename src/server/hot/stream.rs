@@ -183,7 +183,8 @@ impl Conversation {
             let status = Status::from(error);
             self.call.end(Some(&status));
             if status.add_header(&mut trailers).is_err() {
-                trailers.insert(GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
+                let code = HeaderValue::from(i32::from(status.code()));
+                trailers.insert(GRPC_STATUS, code);
             }
         } else {
             self.call.end(None);

@@ -92,7 +92,7 @@ impl<'u> Settings<'u> {
         };
         let (url, query) = url.split_at(behind_credentials + query);
         let mut rest = Vec::new();
-        for setting in query[1..].split('&') {
+        for setting in query[1..].split('&').filter(|setting| !setting.is_empty()) {
             let (key, value) = setting.split_once('=')?;
             let value = percent_decoded(value)?;
             if !self.take(&percent_decoded(key)?, value) {

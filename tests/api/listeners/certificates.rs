@@ -138,7 +138,7 @@ async fn a_name_that_is_bound_to_an_account_makes_a_caller() {
         .await;
     // Case does not matter in DNS, and other names beside are no obstacle.
     let dashboard = world
-        .showing(&["other.example", "Dashboard.Internal", "10.0.0.1"])
+        .showing(&["other.example", "Dashboard.Example", "10.0.0.1"])
         .await;
     let sidecar = world.showing(&[SPIFFE, "anything.example"]).await;
     for _ in 0..2 {
@@ -246,6 +246,8 @@ async fn names_of_several_accounts_are_nobodys() {
     world
         .account("two", &[Introspect], &["dns:two.example"])
         .await;
+    // Until the second one is known, they are the first one's alone.
+    world.settle().await;
     let one = world.showing(&["one.example", "uno.example"]).await;
     assert!(!one.introspect(introspect("x")).await.unwrap().active);
     let both = world.showing(&["one.example", "two.example"]).await;

@@ -1,6 +1,13 @@
 //! Certificates that are replaced on disk.
 
-use std::{os::unix::fs::symlink, path::PathBuf};
+use std::{
+    os::unix::fs::symlink,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use hitkeep_auth::server::tls::{Files, Look, Tls, TlsError};
 use rustls::{DEFAULT_VERSIONS, pki_types::ServerName};
@@ -19,7 +26,7 @@ impl Listening {
     /// The certificate that it shows to a new connection.
     async fn shown(&self, authority: &Authority) -> Vec<u8> {
         let config = authority.client(DEFAULT_VERSIONS, None);
-        let connector = TlsConnector::from(std::sync::Arc::new(config));
+        let connector = TlsConnector::from(Arc::new(config));
         let name = ServerName::try_from(NAME).unwrap();
         let stream = connector.connect(name, self.socket().await).await.unwrap();
         let (_, session) = stream.get_ref();
@@ -132,4 +139,55 @@ async fn what_cannot_be_used_changes_nothing_and_is_told_of_once() {
     folder.write("server.pem", "");
     assert!(matches!(watcher.look(), Look::Refused(_)));
     assert!(server.shows(&authority, &second).await);
+}
+
+/// As many callers as like, on connections that stay and on new ones, while the
+/// certificate changes again and again: none of them notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_notices_a_change_under_load() {
+    const CHANGES: usize = 30;
+    const CALLERS: usize = 4;
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let (tls, mut watcher) = load(&folder, &authority.sign(&[NAME]));
+    let server = Arc::new(Listening::with(&tls).await);
+    let config = authority.client(DEFAULT_VERSIONS, None);
+    let done = Arc::new(AtomicBool::new(false));
+    let caller = |stays: bool| {
+        let (server, config, done) = (Arc::clone(&server), config.clone(), Arc::clone(&done));
+        async move {
+            let connect = async || {
+                let channel = server.channel(config.clone()).await.expect("a handshake");
+                server.caller(channel)
+            };
+            let (mut caller, mut calls) = (connect().await, 0_u64);
+            while !done.load(Ordering::Relaxed) {
+                if !stays {
+                    caller = connect().await;
+                }
+                caller
+                    .introspect(introspect("x"))
+                    .await
+                    .expect("it goes on");
+                calls += 1;
+            }
+            calls
+        }
+    };
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|n| tokio::spawn(caller(n % 2 == 0)))
+        .collect();
+    for _ in 0..CHANGES {
+        let next = authority.sign(&[NAME]);
+        // Between the two, what is on disk is no pair.
+        folder.replace("server.pem", &next.certificate.pem());
+        assert!(matches!(watcher.look(), Look::Refused(_)));
+        server.shown(&authority).await;
+        folder.replace("server.key", &next.key.serialize_pem());
+        assert!(matches!(watcher.look(), Look::Taken));
+        assert!(server.shows(&authority, &next).await);
+    }
+    done.store(true, Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
+    }
 }

@@ -1,15 +1,26 @@
 //! Callers over TLS: which versions, which keys, and what is not let in.
 
-use hitkeep_auth::server::tls::{Files, Tls, TlsError, Watcher};
+use hitkeep_auth::{
+    domain::caller::CallerPermission::Manage,
+    server::{
+        Ended,
+        tls::{Files, Tls, TlsError, Watcher},
+    },
+};
 use hyper_util::rt::TokioIo;
 use rustls::{
     DEFAULT_VERSIONS,
     version::{TLS12, TLS13},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinHandle,
+};
+use tonic::Status;
 
 use super::{Listening, over_unix, text, through};
 use crate::{
+    blocked::Blocker,
     fixtures::*,
     support::certificates::{Authority, Folder, Identity},
 };
@@ -155,10 +166,7 @@ async fn who_says_nothing_keeps_nobody_waiting() {
     assert!(!answer.unwrap().active);
     // Nor does it keep the server from ending.
     server.stop.send(()).await.unwrap();
-    assert_eq!(
-        server.server.await.unwrap(),
-        hitkeep_auth::server::Ended::Drained
-    );
+    assert_eq!(server.server.await.unwrap(), Ended::Drained);
     for mut socket in silent {
         assert!(!matches!(socket.read(&mut [0]).await, Ok(1..)));
     }
@@ -232,4 +240,47 @@ fn files_of_no_use_are_refused_and_named() {
     assert!(error.contains("private key"), "{error}");
     // Nothing of a key is in what is said of it.
     assert!(!error.contains("BEGIN"), "{error}");
+}
+
+/// A server with TLS, and a call that waits for the write lock.
+async fn with_a_call_under_way() -> (Listening, Blocker, JoinHandle<Result<(), Status>>, Folder) {
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let (tls, _) = load(&folder, &authority.sign(&[NAME]));
+    let server = Listening::with(&tls).await;
+    server.app.change(world()).await;
+    let config = authority.client(DEFAULT_VERSIONS, None);
+    let mut dashboard = server.caller(server.channel(config).await.unwrap());
+    dashboard.metadata = vec![(
+        "authorization",
+        format!("Bearer {}", server.app.token(Manage)),
+    )];
+    let blocker = server.app.hold_write_lock().await;
+    let call = async move { dashboard.create(personal(VERA)).await.map(drop) };
+    let call = tokio::spawn(call);
+    server.app.until_waiting(1).await;
+    (server, blocker, call, folder)
+}
+
+#[tokio::test]
+async fn a_call_under_way_is_finished_first() {
+    let (server, blocker, call, _folder) = with_a_call_under_way().await;
+    server.stop.send(()).await.unwrap();
+    // Nobody is let in any more, which is seen from when the listener is closed.
+    while let Ok(mut late) = server.try_socket().await {
+        assert!(!matches!(late.read(&mut [0]).await, Ok(1..)));
+    }
+    assert!(!call.is_finished() && !server.server.is_finished());
+    blocker.release().await;
+    call.await.unwrap().expect("it is finished");
+    assert_eq!(server.server.await.unwrap(), Ended::Drained);
+}
+
+#[tokio::test]
+async fn a_second_word_cuts_it_off() {
+    let (server, blocker, call, _folder) = with_a_call_under_way().await;
+    server.stop.send(()).await.unwrap();
+    server.stop.send(()).await.unwrap();
+    assert_eq!(server.server.await.unwrap(), Ended::CutOff);
+    call.await.unwrap().expect_err("it is cut off");
+    blocker.release().await;
 }

@@ -133,9 +133,8 @@ impl Kept {
 
 /// Bytes as traces are written.
 pub fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]);
-    let digits = digits.map(|digit| char::from_digit(digit.into(), 16).expect("it is below 16"));
-    digits.collect()
+    let each: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    each.concat()
 }
 
 /// An attribute's value as text; empty where there is none.
