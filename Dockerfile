@@ -2,11 +2,12 @@
 # Needs BuildKit, which is Docker's default from version 23 on.
 
 # Both stages are Debian 12, so that the binary meets the libc it was linked with.
-FROM rust:1.95.0-slim-bookworm AS builder
+FROM rust:1.95.0-bookworm AS builder
 WORKDIR /build
 
 # What the build reads and no more: a change of a test or a page rebuilds nothing.
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY .cargo .cargo
 COPY proto proto
 COPY migrations migrations
 COPY src src
