@@ -81,6 +81,12 @@ async fn keep(
     })
 }
 
+/// Says in the log what was done to a client: where the database is lost, and its
+/// audit trail with it, this is what is left.
+fn tell(done: &str, client: ClientId) {
+    tracing::info!(client.id = %client, "{done} API client {client}");
+}
+
 impl Services {
     /// Runs a call that may change one client.
     async fn change<F>(
@@ -138,7 +144,7 @@ impl ApiClientService for Services {
             value: (seen, token),
             revision,
         } = self.write(&provenance, body).await?;
-        tracing::info!(client.id = %seen.client.id, "created API client {}", seen.client.id);
+        tell("created", seen.client.id);
         Ok(Response::new(pb::CreateApiClientResponse {
             api_client: Some(seen.to_pb()),
             token: token.reveal(),
@@ -191,6 +197,7 @@ impl ApiClientService for Services {
             value: seen,
             revision,
         } = self.write(&provenance, body).await?;
+        tell("updated", seen.client.id);
         Ok(Response::new(pb::UpdateApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -225,6 +232,7 @@ impl ApiClientService for Services {
             value: (seen, token),
             revision,
         } = self.write(&provenance, body).await?;
+        tell("rotated", seen.client.id);
         Ok(Response::new(pb::RotateApiClientResponse {
             api_client: Some(seen.to_pb()),
             token: token.reveal(),
@@ -245,6 +253,7 @@ impl ApiClientService for Services {
         } = self
             .change(&provenance, &on_client, ApiClient::revoke)
             .await?;
+        tell("revoked", on_client.id);
         Ok(Response::new(pb::RevokeApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -264,6 +273,7 @@ impl ApiClientService for Services {
         } = self
             .change(&provenance, &on_client, ApiClient::reactivate)
             .await?;
+        tell("reactivated", on_client.id);
         Ok(Response::new(pb::ReactivateApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -285,6 +295,7 @@ impl ApiClientService for Services {
             Ok(tx.record(event).await?)
         };
         let Committed { revision, .. } = self.write(&provenance, body).await?;
+        tell("deleted", on_client.id);
         Ok(Response::new(pb::DeleteApiClientResponse {
             revision: revision.0,
         }))

@@ -452,6 +452,8 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         r#""target":"h2::codec::framed_read""#,
         r#""target":"hitkeep_auth::grpc::api_clients""#,
         "a statement failed",
+        "revoked API client ",
+        "deleted API client ",
     ] {
         assert!(ended.stderr.contains(logged), "{logged}");
     }
