@@ -211,8 +211,9 @@ fn readable<T>(
 ) -> Result<Option<T>, StoreError> {
     match read {
         Err(error @ StoreError::Inconsistent(_)) => {
-            error.log();
-            sink.unreadable(ClientId::from_uuid(row.try_get(0)?));
+            let client = ClientId::from_uuid(row.try_get(0)?);
+            tracing::error!(client.id = %client, "API client {client} cannot be read: {error}");
+            sink.unreadable(client);
             Ok(None)
         }
         read => read.map(Some),
