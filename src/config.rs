@@ -80,7 +80,7 @@ pub enum Command {
     /// Try it: a private Postgres, demo data, and the service, with nothing set up
     Dev(DevArgs),
     /// Run the service against a Postgres
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Apply the migrations to a Postgres, and say which
     Migrate(MigrateArgs),
     /// Manage the callers of the service
@@ -215,6 +215,9 @@ pub struct TlsArgs {
     /// The authorities that sign callers' certificates, in PEM: with it, callers may show one
     #[arg(long, env = "HITKEEP_AUTH_TLS_CLIENT_CA", value_name = "FILE")]
     tls_client_ca: Option<OsString>,
+    /// Encrypt the HTTP listener too, with the same certificate
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_TLS", value_parser = yes_or_no)]
+    pub http_tls: bool,
     /// How often to see whether these files were replaced; SIGHUP has it done at once
     #[arg(long, env = "HITKEEP_AUTH_TLS_POLL_INTERVAL", default_value = "5s", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
     pub tls_poll_interval: Duration,
@@ -229,6 +232,9 @@ pub enum HalfTls {
     /// Without TLS nobody shows a certificate.
     #[error("--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS")]
     OnlyAuthorities,
+    /// There is nothing to encrypt it with.
+    #[error("--http-tls needs --tls-cert and --tls-key")]
+    OnlyHttp,
 }
 
 impl TlsArgs {
@@ -245,8 +251,9 @@ impl TlsArgs {
                 key,
                 client_authorities,
             })),
-            (None, None) if client_authorities.is_none() => Ok(None),
-            (None, None) => Err(HalfTls::OnlyAuthorities),
+            (None, None) if client_authorities.is_some() => Err(HalfTls::OnlyAuthorities),
+            (None, None) if self.http_tls => Err(HalfTls::OnlyHttp),
+            (None, None) => Ok(None),
             _ => Err(HalfTls::Pair),
         }
     }

@@ -229,7 +229,8 @@ where
         let mut connections = Connections::new(ways, workers, options.max_connections);
         let mut http_connections = http::Connections::new(http::router(shared));
         let http = http.map(|connection| match connection {
-            Ok(connection) => connection.here().map_err(|error| error.to_string()),
+            // Whoever is known by a certificate is so over gRPC alone.
+            Ok(connection) => Ok(async { Ok(connections::open(connection).await?.0) }),
             Err(error) => Err(error.to_string()),
         });
         tokio::pin!(http);

@@ -30,7 +30,7 @@ pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Res
     let listeners = runtime.block_on(serve::Doors::open(
         std::slice::from_ref(&args.listen),
         &args.http_listen()?,
-        None,
+        [None, None],
     ))?;
     let options = args.postgres()?;
     let postgres = PrivatePostgres::start(&options, &complain)?;

@@ -46,7 +46,12 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Fa
         None => (None, None),
     };
     let http = args.http_listen()?;
-    let doors = Doors::open(&args.listen, http.as_slice(), tls.as_ref()).await?;
+    let for_http = tls
+        .as_ref()
+        .filter(|_| args.tls.http_tls)
+        .map(Tls::for_http);
+    let tls = [tls.as_ref(), for_http.as_ref()];
+    let doors = Doors::open(&args.listen, http.as_slice(), tls).await?;
     // Also without TLS: nobody who says it means to end the process.
     let hangups = lifecycle::hangups()?;
     if let Some(watcher) = watcher {
@@ -82,26 +87,26 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    /// Opens them; for HTTP the first of the addresses that is free, which is not
-    /// encrypted.
+    /// Opens them, for gRPC and for HTTP with the TLS of each; for HTTP the first of the
+    /// addresses that is free.
     ///
     /// # Errors
     /// Each says what to do.
     pub(super) async fn open(
         grpc: &[Address],
         http: &[Address],
-        tls: Option<&Tls>,
+        [for_grpc, for_http]: [Option<&Tls>; 2],
     ) -> Result<Self, Failure> {
         let failed = |error: ListenError, option: &str| {
             Failure::new(format_args!(
                 "{error}; choose another address with {option}"
             ))
         };
-        let grpc = Listeners::open(grpc, tls).await;
+        let grpc = Listeners::open(grpc, for_grpc).await;
         let grpc = grpc.map_err(|error| failed(error, "--listen"))?;
         let mut refused = None;
         for address in http {
-            match Listeners::open(std::slice::from_ref(address), None).await {
+            match Listeners::open(std::slice::from_ref(address), for_http).await {
                 Ok(http) => {
                     let http = Some(http);
                     return Ok(Self { grpc, http });

@@ -15,6 +15,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
     task::JoinSet,
     time::{Instant, Sleep, sleep},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Connections {
     router: axum::Router,
     http: auto::Builder<TokioExecutor>,
     draining: GracefulShutdown,
+    /// Ends what is not encrypted yet.
+    closing: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
@@ -62,15 +65,18 @@ impl Connections {
             router,
             http,
             draining: GracefulShutdown::new(),
+            closing: watch::Sender::new(false),
             tasks: JoinSet::new(),
         }
     }
 
-    /// Serves what comes in, until dropped.
-    pub(crate) async fn accept<I, C, E>(&mut self, mut incoming: Pin<&mut I>)
+    /// Serves what comes in, until dropped. A connection may take its time until it is
+    /// one, as where it is encrypted first.
+    pub(crate) async fn accept<I, C, IO, E>(&mut self, mut incoming: Pin<&mut I>)
     where
         I: Stream<Item = Result<C, E>>,
-        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        C: Future<Output = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         E: std::fmt::Display,
     {
         let mut ended = false;
@@ -94,22 +100,38 @@ impl Connections {
     pub(crate) async fn drain(self) {
         let Self {
             draining,
+            closing,
             mut tasks,
             ..
         } = self;
+        closing.send_replace(true);
         draining.shutdown().await;
         while tasks.join_next().await.is_some() {}
     }
 
-    fn serve<C>(&mut self, connection: C)
+    fn serve<C, IO>(&mut self, connection: C)
     where
-        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        C: Future<Output = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = TowerToHyperService::new(self.router.clone());
-        let connection = TokioIo::new(Impatient::new(connection));
-        let served = self.http.serve_connection(connection, service).into_owned();
-        let served = self.draining.watch(served);
+        let (http, watcher) = (self.http.clone(), self.draining.watcher());
+        let mut closing = self.closing.subscribe();
         self.tasks.spawn(async move {
+            let opened = tokio::select! {
+                opened = connection => opened,
+                // No request was begun on it.
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            let connection = match opened {
+                Ok(opened) => TokioIo::new(Impatient::new(opened)),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection could not be opened");
+                    return;
+                }
+            };
+            let served = http.serve_connection(connection, service).into_owned();
+            let served = watcher.watch(served);
             if let Err(error) = served.await {
                 // The peer's doing: it broke off, was too slow, or speaks no HTTP.
                 tracing::debug!(%error, "a connection ended before its time");
@@ -239,7 +261,7 @@ mod tests {
     fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, Connections) {
         let mut connections = Connections::new(router);
         let (ours, theirs) = tokio::io::duplex(bytes);
-        connections.serve(theirs);
+        connections.serve(std::future::ready(Ok(theirs)));
         (ours, connections)
     }
 

@@ -184,11 +184,6 @@ impl Index {
         Some(Found { token })
     }
 
-    /// Finds a caller that is not revoked by the hash of its token.
-    pub fn caller(&self, hash: &TokenHash) -> Option<&Arc<ServiceAccount>> {
-        self.callers.find(hash)
-    }
-
     /// The callers that are not revoked.
     pub fn callers(&self) -> &Arc<Callers> {
         &self.callers

@@ -5,12 +5,8 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
-use http::{HeaderMap, header::AUTHORIZATION};
+use axum::{body::Body, extract::State, middleware::Next, response::Response};
+use http::{HeaderMap, Request, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tonic::{Status, server::NamedService};
 
@@ -72,7 +68,7 @@ impl Access {
 /// Passes a request on with its proven caller, or refuses it.
 pub(super) async fn authenticate(
     State(callers): State<Callers>,
-    mut request: Request,
+    mut request: Request<Body>,
     next: Next,
 ) -> Response {
     let access = Access::of(request.uri().path());
@@ -86,15 +82,7 @@ pub(super) async fn authenticate(
     let deadline = request.extensions().get::<Deadline>().copied();
     // A stream has none; it does not wait for long in any case.
     let give_up = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
-    // Who sends a token means that: a bad one is not made good by a certificate, and a
-    // good one may have other permissions than the certificate's account.
-    let shown = if request.headers().contains_key(AUTHORIZATION) {
-        bearer(request.headers()).and_then(Proof::of_token)
-    } else {
-        let peer = request.extensions().get::<Peer>().cloned();
-        peer.map(Proof::Certificate)
-    };
-    match callers.prove(shown, needed, give_up).await {
+    match callers.prove(shown(&request), needed, give_up).await {
         Ok(caller) => {
             Proven::note(request.extensions(), &caller);
             request.extensions_mut().insert(caller);
@@ -104,9 +92,21 @@ pub(super) async fn authenticate(
     }
 }
 
+/// What a request's caller shows of itself. Who sends a token means that: a bad one is
+/// not made good by a certificate, and a good one may have other permissions than the
+/// certificate's account.
+pub(super) fn shown<B>(request: &Request<B>) -> Option<Proof> {
+    if request.headers().contains_key(AUTHORIZATION) {
+        bearer(request.headers()).and_then(Proof::of_token)
+    } else {
+        let peer = request.extensions().get::<Peer>().cloned();
+        peer.map(Proof::Certificate)
+    }
+}
+
 /// The token in the `authorization` metadata, which must be there once: with two
 /// of them it is open which one the caller means.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
     if values.next().is_some() {

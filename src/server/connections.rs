@@ -15,7 +15,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::{
     hot::{Dispatch, Ways},
-    wire::Wire,
+    wire::{Bytes, Wire},
     workers::{Handed, Workers},
 };
 use crate::grpc::context::Peer;
@@ -137,7 +137,7 @@ impl Connections {
                 // No call was begun on it.
                 _ = closing.wait_for(|closing| *closing) => return,
             };
-            let (wire, peer) = match opened {
+            let (bytes, peer) = match opened {
                 Ok(opened) => opened,
                 Err(error) => {
                     // The peer's doing, nearly always: it will not speak TLS, or takes
@@ -147,7 +147,8 @@ impl Connections {
                 }
             };
             let service = Known { dispatch, peer };
-            let served = watcher.watch(http.serve_connection(TokioIo::new(wire), service));
+            let served =
+                watcher.watch(http.serve_connection(TokioIo::new(Wire::new(bytes)), service));
             if let Err(error) = served.await {
                 // The peer's doing: it broke off, or speaks no HTTP/2.
                 tracing::debug!(%error, "a connection ended before its time");
@@ -158,14 +159,14 @@ impl Connections {
 }
 
 /// Makes a connection one of this runtime, and encrypts it where it is to be.
-async fn open<C: Handed>(connection: C) -> io::Result<(Wire<C::Io>, Option<Peer>)> {
+pub(super) async fn open<C: Handed>(connection: C) -> io::Result<(Bytes<C::Io>, Option<Peer>)> {
     let tls = connection.tls().cloned();
     let io = connection.here()?;
     let Some(tls) = tls else {
-        return Ok((Wire::plain(io), None));
+        return Ok((Bytes::Plain(io), None));
     };
     let (stream, peer) = tls.accept(io).await?;
-    Ok((Wire::encrypted(stream), peer))
+    Ok((Bytes::Encrypted(Box::new(stream)), peer))
 }
 
 /// Answers the calls of a connection, whose certificate says who calls.

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
+    HeaderValue, Method, Request, Response,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use hyper::{
@@ -39,14 +39,10 @@ use super::{
     measured,
 };
 use crate::{
-    domain::{
-        caller::CallerPermission,
-        id,
-        token::{Token, TokenHash, TokenKind},
-    },
+    domain::{caller::CallerPermission, id},
     grpc::{
         Services,
-        context::{Proven, RequestId},
+        context::{Proof, Proven, RequestId},
         error::ApiError,
         fast::PREFIX_BYTES,
     },
@@ -123,7 +119,7 @@ pub(super) struct Ways {
 
 impl Ways {
     /// A stream that goes the short way.
-    fn converse(&self, caller: TokenHash, request: Request<Incoming>) -> Response<Reply> {
+    fn converse(&self, caller: Proof, request: Request<Incoming>) -> Response<Reply> {
         let headers = request.headers();
         let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
         let request_id: Arc<str> = if let Some(id) = given {
@@ -137,7 +133,9 @@ impl Ways {
         let is_traced = self.sampling.traces(headers);
         let traced = calls::span(self.sampling, method, headers, is_traced);
         let index = self.replica.index();
-        let account = index.as_ref().and_then(|index| index.caller(&caller));
+        let account = index
+            .as_ref()
+            .and_then(|index| caller.account(index.callers()));
         let proven = account.map_or_else(Proven::default, |account| Arc::clone(account).into());
         let call = UnderWay {
             metrics: self.metrics.clone(),
@@ -199,7 +197,7 @@ impl Routed {
 enum Way {
     Short(Hot),
     /// The short one, for a stream of that caller's.
-    Stream(TokenHash),
+    Stream(Proof),
     Usual,
 }
 
@@ -212,8 +210,9 @@ pub(super) struct Dispatch {
 
 /// A caller that may introspect.
 struct Remembered {
-    authorization: HeaderValue,
-    token: TokenHash,
+    /// None of a caller that is known by its certificate, which is the connection's.
+    authorization: Option<HeaderValue>,
+    proof: Proof,
     /// The callers among which it was found. Others, and it is looked for again.
     among: Arc<Callers>,
 }
@@ -241,16 +240,16 @@ impl Dispatch {
             && headers.get(CONTENT_TYPE) == Some(&GRPC)
             && !headers.contains_key(GRPC_ENCODING)
             && id.is_none_or(|id| id.to_str().is_ok_and(RequestId::is_usable));
-        match self.introspecting_caller(headers) {
+        match self.introspecting_caller(request) {
             Some(caller) if is_ordinary => call.map_or(Way::Stream(caller), Way::Short),
             _ => Way::Usual,
         }
     }
 
-    /// The token of the caller, where that is known and may introspect.
-    fn introspecting_caller(&self, headers: &HeaderMap) -> Option<TokenHash> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(shown), None) = (values.next(), values.next()) else {
+    /// What the caller shows of itself, where it is known by that and may introspect.
+    fn introspecting_caller(&self, request: &Request<Incoming>) -> Option<Proof> {
+        let mut values = request.headers().get_all(AUTHORIZATION).iter();
+        let (shown, None) = (values.next(), values.next()) else {
             return None;
         };
         let index = self.ways.replica.index();
@@ -260,25 +259,22 @@ impl Dispatch {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*remembered
-            && known.authorization == shown
+            && known.authorization.as_ref() == shown
             && Arc::ptr_eq(&known.among, callers)
         {
-            return Some(known.token);
+            return Some(known.proof.clone());
         }
-        let token = Token::parse(auth::bearer(headers)?).ok()?;
-        if token.kind() != TokenKind::ServiceAccount {
-            return None;
-        }
-        let token = token.hash();
-        if !callers.find(&token)?.may(CallerPermission::Introspect) {
+        let proof = auth::shown(request)?;
+        let account = proof.account(callers)?;
+        if !account.may(CallerPermission::Introspect) {
             return None;
         }
         *remembered = Some(Remembered {
-            authorization: shown.clone(),
-            token,
+            authorization: shown.cloned(),
+            proof: proof.clone(),
             among: Arc::clone(callers),
         });
-        Some(token)
+        Some(proof)
     }
 }
 

@@ -40,8 +40,9 @@ use crate::{
     grpc::context::Peer,
 };
 
-/// What HTTP/2 is called in a handshake: gRPC speaks nothing else.
+/// What the versions of HTTP are called in a handshake.
 const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes under way at once. One more, and the oldest is given up: those that
@@ -97,9 +98,22 @@ pub enum TlsError {
     },
 }
 
-/// TLS, with the latest files that could be used. Cheap to clone.
+/// TLS for callers of one kind, with the latest files that could be used. Cheap to
+/// clone.
 #[derive(Clone)]
-pub struct Tls(Arc<Shared>);
+pub struct Tls {
+    shared: Arc<Shared>,
+    callers: Callers,
+}
+
+/// What callers speak.
+#[derive(Clone, Copy)]
+enum Callers {
+    /// gRPC, and so HTTP/2 and nothing else. They may show a certificate.
+    Grpc,
+    /// HTTP of either version. They are known by their tokens alone.
+    Http,
+}
 
 struct Shared {
     latest: ArcSwap<Loaded>,
@@ -108,7 +122,8 @@ struct Shared {
 
 /// What was made of the files.
 struct Loaded {
-    config: Arc<ServerConfig>,
+    grpc: Arc<ServerConfig>,
+    http: Arc<ServerConfig>,
     not_after: Option<Timestamp>,
 }
 
@@ -126,10 +141,13 @@ impl Tls {
     pub fn load(files: Files) -> Result<(Self, Watcher), TlsError> {
         let contents = Contents::read(&files)?;
         let loaded = contents.load(&files)?;
-        let tls = Self(Arc::new(Shared {
-            latest: ArcSwap::from_pointee(loaded),
-            handshakes: Handshakes::default(),
-        }));
+        let tls = Self {
+            shared: Arc::new(Shared {
+                latest: ArcSwap::from_pointee(loaded),
+                handshakes: Handshakes::default(),
+            }),
+            callers: Callers::Grpc,
+        };
         let watcher = Watcher {
             used: contents.fingerprint(),
             tls: tls.clone(),
@@ -140,9 +158,19 @@ impl Tls {
         Ok((tls, watcher))
     }
 
+    /// The same certificates for callers that speak plain HTTP, of version 2 or 1.1. They
+    /// are asked for no certificate.
+    #[must_use]
+    pub fn for_http(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            callers: Callers::Http,
+        }
+    }
+
     /// When the certificate that is shown ends; none where that cannot be read.
     pub fn not_after(&self) -> Option<Timestamp> {
-        self.0.latest.load().not_after
+        self.shared.latest.load().not_after
     }
 
     /// Shakes hands, and tells whom the caller's certificate names.
@@ -153,8 +181,13 @@ impl Tls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = Arc::clone(&self.0.latest.load().config);
-        let given_up = self.0.handshakes.begin();
+        let latest = self.shared.latest.load();
+        let config = Arc::clone(match self.callers {
+            Callers::Grpc => &latest.grpc,
+            Callers::Http => &latest.http,
+        });
+        drop(latest);
+        let given_up = self.shared.handshakes.begin();
         let shaken = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(io));
         let stream = tokio::select! {
             shaken = shaken => shaken??,
@@ -230,7 +263,7 @@ impl Watcher {
         }
         match contents.and_then(|contents| contents.load(&self.files)) {
             Ok(loaded) => {
-                self.tls.0.latest.store(Arc::new(loaded));
+                self.tls.shared.latest.store(Arc::new(loaded));
                 self.used = seen;
                 self.refused = None;
                 Look::Taken
@@ -331,9 +364,12 @@ impl Contents {
             why: why.to_string(),
         };
         let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|error| unusable(&files.certificate, &error))?;
+        let versions = || {
+            ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(&[&TLS13, &TLS12])
+                .map_err(|error| unusable(&files.certificate, &error))
+        };
+        let builder = versions()?;
         let builder = match (&self.client_authorities, &files.client_authorities) {
             (Some(pem), Some(path)) => {
                 let mut roots = RootCertStore::empty();
@@ -341,7 +377,7 @@ impl Contents {
                     let added = roots.add(authority);
                     added.map_err(|error| unusable(path, &error))?;
                 }
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
                     // Callers with a token need no certificate.
                     .allow_unauthenticated()
                     .build();
@@ -370,8 +406,13 @@ impl Contents {
                 _ => unusable(&files.key, &error),
             })?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
+        let mut http = versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&config.cert_resolver));
+        http.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         Ok(Loaded {
-            config: Arc::new(config),
+            grpc: Arc::new(config),
+            http: Arc::new(http),
             not_after,
         })
     }

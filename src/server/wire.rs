@@ -20,69 +20,46 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long they are: the preface, and the settings frame's header.
 const GREETING_BYTES: usize = 24 + 9;
 
-/// A connection.
+/// A connection of HTTP/2.
 pub(super) struct Wire<IO> {
     bytes: Bytes<IO>,
     /// What is still missing of the greeting, and how long it may take.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
-enum Bytes<IO> {
+/// A connection's bytes.
+pub(super) enum Bytes<IO> {
     Plain(IO),
     Encrypted(Box<TlsStream<IO>>),
 }
 
 impl<IO> Wire<IO> {
-    pub(super) fn plain(io: IO) -> Self {
-        Self::new(Bytes::Plain(io))
-    }
-
-    pub(super) fn encrypted(stream: TlsStream<IO>) -> Self {
-        Self::new(Bytes::Encrypted(Box::new(stream)))
-    }
-
-    fn new(bytes: Bytes<IO>) -> Self {
+    pub(super) fn new(bytes: Bytes<IO>) -> Self {
         let greeting = Some((GREETING_BYTES, Box::pin(sleep(GREETING_TIMEOUT))));
         Self { bytes, greeting }
     }
 }
 
 macro_rules! either {
-    ($wire:expr, $one:ident => $asked:expr) => {
-        match &mut $wire.get_mut().bytes {
-            Bytes::Plain($one) => $asked,
-            Bytes::Encrypted($one) => $asked,
+    ($bytes:expr, $one:ident => $asked:expr) => {
+        match $bytes.get_mut() {
+            Self::Plain($one) => $asked,
+            Self::Encrypted($one) => $asked,
         }
     };
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Bytes<IO> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = match &mut self.bytes {
-            Bytes::Plain(io) => Pin::new(io).poll_read(context, buffer),
-            Bytes::Encrypted(io) => Pin::new(io).poll_read(context, buffer),
-        };
-        if let Some((missing, patience)) = &mut self.greeting {
-            if polled.is_pending() {
-                ready!(patience.as_mut().poll(context));
-                let why = "it was opened, and then nothing came";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
-            }
-            *missing = missing.saturating_sub(buffer.filled().len() - before);
-            if *missing == 0 {
-                self.greeting = None;
-            }
-        }
-        polled
+        either!(self, io => Pin::new(io).poll_read(context, buffer))
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bytes<IO> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -100,9 +77,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.bytes {
-            Bytes::Plain(io) => io.is_write_vectored(),
-            Bytes::Encrypted(io) => io.is_write_vectored(),
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Encrypted(io) => io.is_write_vectored(),
         }
     }
 
@@ -112,6 +89,59 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, io => Pin::new(io).poll_shutdown(context))
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.bytes).poll_read(context, buffer);
+        if let Some((missing, patience)) = &mut self.greeting {
+            if polled.is_pending() {
+                ready!(patience.as_mut().poll(context));
+                let why = "it was opened, and then nothing came";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+            }
+            *missing = missing.saturating_sub(buffer.filled().len() - before);
+            if *missing == 0 {
+                self.greeting = None;
+            }
+        }
+        polled
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.bytes.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(context)
     }
 }
 
@@ -127,7 +157,10 @@ mod tests {
             let (mut theirs, ours) = duplex(1024);
             theirs.write_all(&vec![0; said]).await.unwrap();
             let mut read = Vec::new();
-            let error = Wire::plain(ours).read_to_end(&mut read).await.unwrap_err();
+            let error = Wire::new(Bytes::Plain(ours))
+                .read_to_end(&mut read)
+                .await
+                .unwrap_err();
             assert_eq!((error.kind(), read.len()), (io::ErrorKind::TimedOut, said));
         }
     }
@@ -135,7 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_greeted_may_be_silent() {
         let (mut theirs, ours) = duplex(1024);
-        let mut wire = Wire::plain(ours);
+        let mut wire = Wire::new(Bytes::Plain(ours));
         theirs.write_all(&[0; 20]).await.unwrap();
         theirs.write_all(&[0; GREETING_BYTES - 20]).await.unwrap();
         wire.read_exact(&mut [0; GREETING_BYTES]).await.unwrap();

@@ -46,12 +46,17 @@ pub struct Listening {
 impl Listening {
     /// Opens those addresses.
     pub async fn on(addresses: &[&str], tls: Option<&Tls>) -> Self {
+        Self::set_to(server::Options::default(), addresses, tls).await
+    }
+
+    /// The same, set to something else than usual.
+    pub async fn set_to(options: server::Options, addresses: &[&str], tls: Option<&Tls>) -> Self {
         let app = TestApp::start().await;
         let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
         let listeners = Listeners::open(&addresses, tls).await.unwrap();
         let addresses = listeners.addresses().unwrap();
         let (stop, stopped) = mpsc::channel(2);
-        let (store, options) = (app.store.clone(), server::Options::default());
+        let store = app.store.clone();
         let server = tokio::spawn(server::serve(store, options, listeners.incoming(), stopped));
         Self {
             app,

@@ -1,15 +1,28 @@
 //! `serve` with certificates and sockets, as an operator runs it.
 
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::{
     certificates::{Authority, Folder, text},
     postgres::migrated_database,
     process::{Process, binary},
-    run::{run, run_on},
+    run::{http_get, run, run_on},
 };
 
 const NAME: &str = "auth.example";
+const HTTP1: Option<&[u8]> = Some(b"http/1.1");
 
 /// A new connection over TLS, with whatever certificate is shown now.
 async fn connect(address: &str, authority: &Authority) -> Channel {
@@ -71,6 +84,79 @@ async fn certificates_are_replaced_while_it_serves() {
         assert_eq!(server.ended().await.code, Some(0));
         folder.write_identity("tls", &authority.sign(&[NAME]));
     }
+}
+
+/// What a path answers over TLS, to a client that speaks HTTP/1.1 and perhaps
+/// says so in the handshake.
+async fn https_get(
+    address: &str,
+    authority: &Authority,
+    path: &str,
+    offered: Option<&[u8]>,
+) -> String {
+    let mut roots = RootCertStore::empty();
+    let own = CertificateDer::from_pem_slice(authority.pem().as_bytes());
+    roots.add(own.unwrap()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = offered.map(Vec::from).into_iter().collect();
+    let socket = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(NAME).unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(name, socket).await.expect("a handshake");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), offered);
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {NAME}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_http_listener_is_encrypted_where_it_is_to_be() {
+    let (folder, authority) = (Folder::new(), Authority::new("first"));
+    let (certificate, key) = folder.write_identity("tls", &authority.sign(&[NAME]));
+    let database = migrated_database().await;
+    let mut command = binary(["serve", "--database-url", &database]);
+    command.args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    command.args(["--tls-cert", text(&certificate), "--tls-key", text(&key)]);
+    command.args(["--tls-poll-interval", "10ms", "--http-tls"]);
+    let mut server = Process::start(command);
+    let http = server.http_address().await;
+    server.stderr.line("introspection serves").await;
+    for offered in [None, HTTP1] {
+        let ready = https_get(&http, &authority, "/readyz", offered).await;
+        assert!(ready.starts_with("HTTP/1.1 200 OK"), "{ready}");
+    }
+    // In clear text it is no handshake.
+    let plain = http_get(&http, "/readyz").await;
+    assert!(!plain.contains("200 OK"), "{plain}");
+
+    let next = Authority::new("next");
+    let identity = next.sign(&[NAME]);
+    folder.replace("tls.key", &identity.key.serialize_pem());
+    folder.replace("tls.pem", &identity.certificate.pem());
+    server.stderr.line("the certificates were replaced").await;
+    let alive = https_get(&http, &next, "/livez", HTTP1).await;
+    assert!(alive.starts_with("HTTP/1.1 200 OK"), "{alive}");
+
+    // One that never shakes hands holds up nothing.
+    let _silent = TcpStream::connect(&http).await.unwrap();
+    https_get(&http, &next, "/livez", HTTP1).await;
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("every call under way was finished"));
+}
+
+#[tokio::test]
+async fn encryption_without_a_certificate_is_refused() {
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--http-tls"];
+    let said = run_on(&migrated_database().await, &serve).await.refused(2);
+    assert!(said.contains("--http-tls needs --tls-cert"), "{said}");
 }
 
 #[tokio::test]

@@ -182,7 +182,10 @@ impl Model {
                 (known.clone(), *standing)
             });
             prop_assert_eq!(found, expected, "hash {}", number);
-            let caller = index.caller(&hash).map(|account| account.name.clone());
+            let caller = index
+                .callers()
+                .find(&hash)
+                .map(|account| account.name.clone());
             let expected = self.callers.contains(&number);
             prop_assert_eq!(caller, expected.then(|| account(number).1.name));
         }

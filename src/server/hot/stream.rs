@@ -17,8 +17,7 @@ use prost::Message;
 use tonic::Status;
 
 use crate::{
-    domain::token::TokenHash,
-    grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
+    grpc::{Services, context::Proof, error::ApiError, fast::PREFIX_BYTES},
     pb,
     replica::Replica,
     server::{
@@ -35,7 +34,7 @@ pub(in crate::server) struct Conversation {
     services: Services,
     replica: Replica,
     /// The caller's: a stream may outlive it.
-    caller: TokenHash,
+    caller: Proof,
     requests: Incoming,
     read: BytesMut,
     /// The answer to a request that could not be answered at once.
@@ -52,7 +51,7 @@ impl Conversation {
     pub(super) fn new(
         services: Services,
         replica: Replica,
-        caller: TokenHash,
+        caller: Proof,
         requests: Incoming,
         call: UnderWay,
     ) -> Self {
@@ -150,7 +149,9 @@ impl Conversation {
                     self.read.extend_from_slice(&data);
                 }
                 let index = self.replica.index();
-                let known = index.as_ref().and_then(|index| index.caller(&self.caller));
+                let known = index
+                    .as_ref()
+                    .and_then(|index| self.caller.account(index.callers()));
                 if known.is_none() {
                     self.end = Some(Err(ApiError::CallerUnknown));
                 }
