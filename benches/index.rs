@@ -39,6 +39,11 @@ use support::{
     population::Seeded,
 };
 
+/// The service's own, which lays the index in huge pages.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Look-ups in one round.
 const LOOK_UPS: u32 = 1_000_000;
 /// What a hit may take, with a million clients.

@@ -201,7 +201,7 @@ where
             services: services.clone(),
             callers: callers.clone(),
             metrics: metrics.clone(),
-            sampling,
+            sampling: sampling.clone(),
             limit: Arc::clone(&limits.introspections),
             request_timeout: options.request_timeout,
             draining,
@@ -209,7 +209,7 @@ where
         let tracing = layers::Tracing {
             store: store.clone(),
             metrics: metrics.clone(),
-            sampling,
+            sampling: sampling.clone(),
         };
         let layers = Layers {
             tracing,

@@ -124,9 +124,12 @@ pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
     let resource = export::resource(settings, instance());
     let traces = export::traces(settings, &resource)?;
     let logs = export::logs(settings, &resource)?;
-    let spans = traces.as_ref().map(|provider| {
+    let tracer = traces
+        .as_ref()
+        .map(|provider| provider.tracer(env!("CARGO_PKG_NAME")));
+    let spans = tracer.clone().map(|tracer| {
         tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+            .with_tracer(tracer)
             .with_location(false)
             .with_threads(false)
             .with_target(false)
@@ -148,10 +151,9 @@ pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
     panic::set_hook(Box::new(tell_panic));
     let reader = export::metrics(settings)?;
     Ok(Telemetry {
-        sampling: match traces {
-            Some(_) => Sampling::by(settings.rule),
-            None => Sampling::default(),
-        },
+        sampling: tracer
+            .map(|tracer| Sampling::by(settings.rule, tracer))
+            .unwrap_or_default(),
         metrics: Metrics::exported(resource, reader),
         traces,
         logs,

@@ -142,7 +142,7 @@ pub(super) async fn serve(
         store,
         options,
         metrics: telemetry.metrics.clone(),
-        sampling: telemetry.sampling,
+        sampling: telemetry.sampling.clone(),
         grpc: doors.grpc.incoming(),
         http: stream::iter(doors.http).flat_map(Listeners::incoming),
     };

@@ -39,7 +39,8 @@ pub(super) struct Head {
 }
 
 /// The span of a call that is traced, by OpenTelemetry's conventions for RPC.
-pub(super) fn span(sampling: Sampling, method: Method, headers: &HeaderMap, traced: bool) -> Span {
+/// One that is answered at once has the same from [`Sampling::record`].
+pub(super) fn span(sampling: &Sampling, method: Method, headers: &HeaderMap, traced: bool) -> Span {
     let Method { service, name, .. } = method;
     let span = info_span!(
         target: traces::TARGET,

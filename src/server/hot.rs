@@ -13,6 +13,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -50,7 +51,7 @@ use crate::{
     store::Store,
     telemetry::{
         metrics::{Hot, Metrics},
-        traces::Sampling,
+        traces::{self, Answered, Sampling},
     },
 };
 pub(super) use reply::Reply;
@@ -131,7 +132,7 @@ impl Ways {
         };
         let method = measured::Method::of(INTROSPECT_STREAM);
         let is_traced = self.sampling.traces(headers);
-        let traced = calls::span(self.sampling, method, headers, is_traced);
+        let traced = calls::span(&self.sampling, method, headers, is_traced);
         let index = self.replica.index();
         let account = index
             .as_ref()
@@ -290,10 +291,7 @@ impl Service<Request<Incoming>> for Dispatch {
                 let is_traced = ways.sampling.traces(request.headers());
                 Answer::Reading(Some(Reading {
                     call,
-                    traced: is_traced.then(|| {
-                        let method = measured::Method::of(path(call));
-                        Box::new(calls::span(ways.sampling, method, request.headers(), true))
-                    }),
+                    traced: is_traced.then(|| Traced::Since(traces::now())),
                     timed: Metrics::is_timed().then(Instant::now),
                     ways,
                     request,
@@ -309,13 +307,20 @@ impl Service<Request<Incoming>> for Dispatch {
 /// A call whose message is being read.
 pub(super) struct Reading {
     call: Hot,
-    /// Its span, where it is traced.
-    traced: Option<Box<Span>>,
+    traced: Option<Traced>,
     /// When it began, where its time is taken.
     timed: Option<Instant>,
     ways: Arc<Ways>,
     request: Request<Incoming>,
     read: Bytes,
+}
+
+/// How a call is traced.
+enum Traced {
+    /// Begun then, and with no span as long as it may be answered at once.
+    Since(SystemTime),
+    /// As it takes longer.
+    Open(Box<Span>),
 }
 
 /// The answer to a call, as it comes.
@@ -332,7 +337,11 @@ impl Future for Answer {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Self::Reading(reading) = &mut *self {
             let call = reading.as_mut().expect("it is not polled after its end");
-            let is_whole = ready!(call.poll_message(context));
+            let polled = call.poll_message(context);
+            if polled.is_pending() {
+                call.open_span();
+            }
+            let is_whole = ready!(polled);
             let answer = if is_whole { call.answer() } else { None };
             if let Some(answer) = answer {
                 return Poll::Ready(Ok(answer));
@@ -407,13 +416,40 @@ impl Reading {
         if let Some(begun) = self.timed {
             metrics.introspection(measured::Method::of(path(self.call)).name, begun.elapsed());
         }
-        if let Some(span) = &self.traced {
-            span.record("rpc.grpc.status_code", 0);
+        match &self.traced {
+            None => {}
+            Some(Traced::Since(begun)) => self.record(*begun),
+            Some(Traced::Open(span)) => {
+                span.record("rpc.grpc.status_code", 0);
+            }
+        }
+    }
+
+    fn record(&self, begun: SystemTime) {
+        let path = path(self.call);
+        let measured::Method { service, name, .. } = measured::Method::of(path);
+        let call = Answered {
+            name: &path[1..],
+            service,
+            method: name,
+            begun,
+        };
+        self.ways.sampling.record(self.request.headers(), call);
+    }
+
+    /// Opens the span of a call that is traced and is not answered at once.
+    fn open_span(&mut self) {
+        if let Some(Traced::Since(_)) = self.traced {
+            let method = measured::Method::of(path(self.call));
+            let headers = self.request.headers();
+            let span = calls::span(&self.ways.sampling, method, headers, true);
+            self.traced = Some(Traced::Open(Box::new(span)));
         }
     }
 
     /// Hands the call over, with what was read of it.
-    fn route(self) -> Routed {
+    fn route(mut self) -> Routed {
+        self.open_span();
         let Self {
             traced,
             timed,
@@ -422,7 +458,10 @@ impl Reading {
             read,
             ..
         } = self;
-        let span = traced.map(|span| *span);
+        let span = match traced {
+            Some(Traced::Open(span)) => Some(*span),
+            Some(Traced::Since(_)) | None => None,
+        };
         request.extensions_mut().insert(Head { span, timed });
         ways.route(request.map(|rest| Replayed {
             first: Some(read).filter(|read| !read.is_empty()),

@@ -95,7 +95,7 @@ pub(super) async fn trace(
     let head = head.unwrap_or_else(|| {
         let is_traced = sampling.traces(request.headers());
         Head {
-            span: Some(calls::span(sampling, method, request.headers(), is_traced)),
+            span: Some(calls::span(&sampling, method, request.headers(), is_traced)),
             timed: (method.hot.is_some() && Metrics::is_timed()).then(Instant::now),
         }
     });

@@ -8,17 +8,18 @@
 use std::{
     cell::Cell,
     hash::{BuildHasher, Hasher, RandomState},
+    time::SystemTime,
 };
 
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::{
     Context, KeyValue,
     propagation::{Extractor, TextMapPropagator},
-    trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState},
+    trace::{Link, SpanBuilder, SpanKind, TraceContextExt, TraceId, TraceState},
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
-    trace::{SamplingDecision, SamplingResult, ShouldSample},
+    trace::{SamplingDecision, SamplingResult, SdkTracer, ShouldSample},
 };
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -57,33 +58,71 @@ impl Default for Rule {
 }
 
 /// Decides which calls are traced. By default none are, at no cost.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sampling(Option<Rule>);
+#[derive(Clone, Debug, Default)]
+pub struct Sampling(Option<(Rule, SdkTracer)>);
+
+/// A call that was answered at once and with success.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    /// Both of the names below, as its span is called.
+    pub name: &'static str,
+    /// The full name of its service.
+    pub service: &'static str,
+    /// Its method.
+    pub method: &'static str,
+    /// When it began.
+    pub begun: SystemTime,
+}
+
+/// What the time is, where it is for a span alone.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the SDK reads it so for all others"
+)]
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
 
 impl Sampling {
-    /// Decides by that rule.
-    pub(super) const fn by(rule: Rule) -> Self {
-        Self(Some(rule))
+    /// Decides by that rule, and makes spans with that tracer.
+    pub(super) const fn by(rule: Rule, tracer: SdkTracer) -> Self {
+        Self(Some((rule, tracer)))
     }
 
     /// Whether a call with those headers is traced. To be asked once for each: the
     /// answer may be drawn by lot.
     pub fn traces(&self, headers: &HeaderMap) -> bool {
-        self.0.as_ref().is_some_and(|rule| rule.takes(headers))
+        self.0.as_ref().is_some_and(|(rule, _)| rule.takes(headers))
     }
 
     /// Makes the span of a call part of its caller's trace, or the first of a new
     /// one, that is recorded or not.
     pub fn begin(&self, span: &Span, headers: &HeaderMap, is_traced: bool) {
-        let Some(rule) = &self.0 else { return };
-        let nothing = Context::new();
-        let parent = if rule.takes_parents {
-            TraceContextPropagator::new().extract_with_context(&nothing, &Headers(headers))
-        } else {
-            nothing
-        };
+        let Some((rule, _)) = &self.0 else { return };
         // Where nobody exports the span, there is nothing to be part of.
-        span.set_parent(parent.with_value(Decided(is_traced))).ok();
+        span.set_parent(rule.parent(headers, is_traced)).ok();
+    }
+
+    /// Makes the span of a call that is over and that [`Self::traces`], and hands it to
+    /// the exporter. What `tracing` does for a span that others may look into costs more
+    /// than the answer to such a call.
+    pub fn record(&self, headers: &HeaderMap, call: Answered) {
+        let Some((rule, tracer)) = &self.0 else {
+            return;
+        };
+        let attributes = [
+            KeyValue::new("rpc.system", "grpc"),
+            KeyValue::new("rpc.service", call.service),
+            KeyValue::new("rpc.method", call.method),
+            KeyValue::new("rpc.grpc.status_code", 0),
+        ];
+        let span = SpanBuilder::from_name(call.name)
+            .with_kind(SpanKind::Server)
+            .with_start_time(call.begun)
+            .with_attributes(attributes)
+            .start_with_context(tracer, &rule.parent(headers, true));
+        // It ends as it is dropped.
+        drop(span);
     }
 }
 
@@ -97,6 +136,18 @@ pub fn note(name: &'static str, value: &impl ToString) {
 }
 
 impl Rule {
+    /// What a call is part of: its caller's trace, where it has one, that is recorded
+    /// or not.
+    fn parent(&self, headers: &HeaderMap, is_traced: bool) -> Context {
+        let nothing = Context::new();
+        let parent = if self.takes_parents && headers.contains_key(TRACEPARENT) {
+            TraceContextPropagator::new().extract_with_context(&nothing, &Headers(headers))
+        } else {
+            nothing
+        };
+        parent.with_value(Decided(is_traced))
+    }
+
     fn takes(&self, headers: &HeaderMap) -> bool {
         let parent = if self.takes_parents {
             headers.get(TRACEPARENT).and_then(Parent::read)
@@ -245,6 +296,9 @@ impl Extractor for Headers<'_> {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::TracerProvider;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+
     use super::*;
 
     const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -256,8 +310,12 @@ mod tests {
         headers
     }
 
+    fn by(rule: Rule) -> Sampling {
+        Sampling::by(rule, SdkTracerProvider::default().tracer("tests"))
+    }
+
     fn rule(ratio: f64, by_parent: bool) -> Sampling {
-        Sampling::by(Rule {
+        by(Rule {
             ratio,
             by_parent,
             takes_parents: true,
@@ -309,7 +367,7 @@ mod tests {
         let (half, more) = (rule(0.5, false), rule(0.6, false));
         assert!(!half.traces(&yes) && !half.traces(&no));
         assert!(more.traces(&yes) && more.traces(&no));
-        let alone = Sampling::by(Rule {
+        let alone = by(Rule {
             ratio: 1.0,
             by_parent: true,
             takes_parents: false,

@@ -1,16 +1,21 @@
 //! Traces and logs as the collector gets them.
 
-use hitkeep_auth::domain::caller::CallerPermission::{Introspect, Manage};
+use hitkeep_auth::{
+    domain::caller::CallerPermission::{Introspect, Manage},
+    pb,
+};
 use opentelemetry_proto::tonic::{
     logs::v1::SeverityNumber,
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use tokio::net::TcpListener;
-use tonic::Code;
+use tokio::{net::TcpListener, sync::oneshot};
+use tonic::{Code, client::Grpc};
+use tonic_prost::ProstCodec;
 
 use super::run::{PARENT, Run, TRACE, traced, within};
 use crate::{
     fixtures::*,
+    harness::Caller,
     telemetry::collector::{Kept, attribute, hex, text},
 };
 
@@ -120,6 +125,26 @@ async fn a_failure_is_a_span_and_a_record_of_the_same_trace() {
     assert_eq!(line["span_id"], hex(&span.span_id));
 }
 
+/// An introspection whose message comes once that other caller, on the same connection,
+/// was answered, so that the server waits for it.
+async fn introspected_late(caller: &Caller, other: &Caller, token: &str) -> pb::IntrospectResponse {
+    let mut grpc = Grpc::new(caller.channel.clone());
+    grpc.ready().await.expect("the connection is open");
+    let (send, sent) = oneshot::channel();
+    let message = futures_util::stream::once(async { sent.await.expect("it is sent") });
+    let path = "/hitkeep.auth.v1.IntrospectionService/Introspect";
+    let codec = ProstCodec::<pb::IntrospectRequest, _>::default();
+    let call = grpc.client_streaming(caller.request(message), path.parse().unwrap(), codec);
+    let others = async {
+        let answer = other.introspect(introspect(token)).await;
+        send.send(introspect(token)).expect("it is waited for");
+        answer
+    };
+    let (answer, others) = tokio::join!(call, others);
+    assert!(others.unwrap().active);
+    answer.unwrap().into_inner()
+}
+
 /// One that is answered out of memory has no database in it; its caller says whether
 /// it is recorded.
 #[tokio::test]
@@ -128,12 +153,17 @@ async fn an_introspection_is_recorded_where_its_caller_records_it() {
     let made = run.caller(Manage).await.created(personal(VERA)).await;
     let sidecar = run.caller(Introspect).await;
     let unrecorded = within(sidecar.clone(), OTHER, "00");
-    let recorded = within(sidecar, TRACE, "01");
+    let mut recorded = within(sidecar, TRACE, "01");
+    recorded
+        .metadata
+        .push(("tracestate", "vendor=opaque".into()));
     for _ in 0..3 {
         let answer = unrecorded.introspect(introspect(&made.token)).await;
         assert!(answer.unwrap().active);
     }
     let answer = recorded.introspect(introspect(&made.token)).await.unwrap();
+    assert!(answer.active);
+    let answer = introspected_late(&recorded, &unrecorded, &made.token).await;
     assert!(answer.active);
     // One that the index does not know, on the usual way.
     let unknown = recorded.introspect(introspect("hkp_x")).await.unwrap();
@@ -151,13 +181,21 @@ async fn an_introspection_is_recorded_where_its_caller_records_it() {
         spans.collect::<Vec<_>>()
     };
     let introspections = named("Introspect");
-    assert_eq!(introspections.len(), 2, "{introspections:#?}");
+    assert_eq!(introspections.len(), 3, "{introspections:#?}");
     let streams = named("IntrospectStream");
     assert_eq!(streams.len(), 1, "{streams:#?}");
     for span in introspections.iter().chain(&streams) {
         assert_eq!(hex(&span.trace_id), TRACE);
         assert_eq!(hex(&span.parent_span_id), PARENT);
+        assert_eq!(span.trace_state, "vendor=opaque");
+        assert_eq!(span.kind(), SpanKind::Server);
+        assert!(span.end_time_unix_nano > span.start_time_unix_nano);
+        let name = format!("{}/{}", of(span, "rpc.service"), of(span, "rpc.method"));
+        assert_eq!(span.name, name);
+        assert_eq!(of(span, "rpc.system"), "grpc");
         assert_eq!(of(span, "rpc.grpc.status_code"), "0");
+        let status = span.status.clone().unwrap_or_default();
+        assert_eq!(status.code(), StatusCode::Unset);
     }
     let others = kept
         .spans
