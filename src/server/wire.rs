@@ -1,8 +1,10 @@
-//! A connection's bytes, encrypted or not, and how long its first ones may take: who
-//! connects and says nothing is not kept.
+//! A connection's bytes, encrypted or not, and how long its first ones and its last
+//! ones may take: who connects and says nothing is not kept, and who is still talking
+//! when we have said all is heard out.
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -19,12 +21,19 @@ use tokio_rustls::server::TlsStream;
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long they are: the preface, and the settings frame's header.
 const GREETING_BYTES: usize = 24 + 9;
+/// How long a connection that we have ended is still read, where its peer does not end
+/// it as well.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much of what is not looked at is read at once.
+const UNHEARD_BYTES: usize = 4096;
 
 /// A connection.
 pub(super) struct Wire<IO> {
     bytes: Bytes<IO>,
     /// What is still missing of the greeting, and how long it may take.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    /// How long the peer still has, once we have said our last.
+    parting: Option<Pin<Box<Sleep>>>,
 }
 
 enum Bytes<IO> {
@@ -43,7 +52,11 @@ impl<IO> Wire<IO> {
 
     fn new(bytes: Bytes<IO>) -> Self {
         let greeting = Some((GREETING_BYTES, Box::pin(sleep(GREETING_TIMEOUT))));
-        Self { bytes, greeting }
+        Self {
+            bytes,
+            greeting,
+            parting: None,
+        }
     }
 }
 
@@ -110,8 +123,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
         either!(self, io => Pin::new(io).poll_flush(context))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, io => Pin::new(io).poll_shutdown(context))
+    /// Says that nothing more comes, and reads until the peer says so too.
+    ///
+    /// A connection that is closed while its peer is talking is reset. The peer then may
+    /// lose what it has not read yet: the last answers, and the word up to which call we
+    /// went on, without which it cannot tell a call that was never begun from one that
+    /// was lost.
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.parting.is_none() {
+            ready!(either!(self.as_mut(), io => Pin::new(io).poll_shutdown(context)))?;
+            self.parting = Some(Box::pin(sleep(PARTING_TIMEOUT)));
+        }
+        loop {
+            let patience = self.parting.as_mut().expect("it was set above");
+            if patience.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut space = [MaybeUninit::uninit(); UNHEARD_BYTES];
+            let mut unheard = ReadBuf::uninit(&mut space);
+            let read = either!(self.as_mut(), io => Pin::new(io).poll_read(context, &mut unheard));
+            if ready!(read).is_err() || unheard.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -144,5 +178,38 @@ mod tests {
         assert!(long.is_err(), "{long:?}");
         theirs.write_u8(7).await.unwrap();
         assert_eq!(silence.await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_still_talking_at_the_end_is_heard_out() {
+        let (mut theirs, ours) = duplex(16);
+        let mut wire = Wire::plain(ours);
+        wire.write_all(b"the last").await.unwrap();
+        let parting = tokio::spawn(async move { wire.shutdown().await });
+        // More than there is room for, so that somebody has to read it.
+        theirs.write_all(&[0; 1000]).await.unwrap();
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"the last");
+        theirs.write_all(&[0; 1000]).await.unwrap();
+        assert!(!parting.is_finished());
+        drop(theirs);
+        parting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_come_to_an_end_is_not_waited_for() {
+        let (mut theirs, ours) = duplex(16);
+        let mut wire = Wire::plain(ours);
+        let begun = tokio::time::Instant::now();
+        let talking = tokio::spawn(async move {
+            while theirs.write_all(&[0; 16]).await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        wire.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), PARTING_TIMEOUT.as_secs());
+        drop(wire);
+        talking.await.unwrap();
     }
 }
