@@ -4,11 +4,12 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tonic::{
     Request,
     metadata::{Ascii, MetadataValue},
@@ -22,6 +23,8 @@ use tonic_health::pb::{
 const PATIENCE: Duration = Duration::from_mins(5);
 /// How often its health is asked for.
 const POLL: Duration = Duration::from_millis(2);
+/// What says where it listens; without it, on a port of its own.
+pub const LISTEN: &str = "--listen";
 /// Lines of its log that are kept to be shown where it fails.
 const TAIL: usize = 20;
 
@@ -108,8 +111,12 @@ impl Service {
 
     fn run(mut command: Command, database_url: &str, options: &[&str]) -> Self {
         let begun = Instant::now();
+        command.arg("serve");
+        if !options.contains(&LISTEN) {
+            command.args([LISTEN, "127.0.0.1:0"]);
+        }
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--log-format", "json"])
             .args(["--log", "warn,hitkeep_auth::cli=info"])
             .args(["--database-url", database_url])
             .args(options)
@@ -152,7 +159,12 @@ impl Service {
     /// Waits until its health says that it serves, and says how long that took
     /// since the start of the process.
     pub async fn serving(&self) -> Duration {
-        let mut health = HealthClient::new(self.connect().await);
+        self.serving_over(self.connect().await).await
+    }
+
+    /// The same, asked over that connection.
+    pub async fn serving_over(&self, channel: Channel) -> Duration {
+        let mut health = HealthClient::new(channel);
         while self.begun.elapsed() < PATIENCE {
             let answer = health.check(HealthCheckRequest::default()).await;
             if answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving) {
@@ -163,11 +175,16 @@ impl Service {
         panic!("the server does not become ready:\n{}", self.log());
     }
 
+    /// Where callers find it, without TLS.
+    pub fn endpoint(&self) -> Endpoint {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
+        endpoint.expect("an address").tcp_nodelay(true)
+    }
+
     /// A connection of its own.
     pub async fn connect(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
-        let endpoint = endpoint.expect("an address").tcp_nodelay(true);
-        endpoint.connect().await.expect("the server accepts")
+        let connection = self.endpoint().connect().await;
+        connection.expect("the server accepts")
     }
 
     /// Where it listens.
@@ -178,6 +195,19 @@ impl Service {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a pid"), signal).expect("it is our child");
+    }
+
+    /// Tells it to stop, and waits until it has; with the end of its log.
+    pub fn stop(mut self) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        let status = self.child.wait().expect("it is our child");
+        (status, self.log())
     }
 
     /// The memory that it has in use.

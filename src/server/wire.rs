@@ -1,8 +1,10 @@
-//! A connection's bytes, encrypted or not, and how long its first ones may take: who
-//! connects and says nothing is not kept.
+//! A connection's bytes, encrypted or not, and how long its first ones and its last
+//! ones may take: who connects and says nothing is not kept, and who is still talking
+//! when we have said all is heard out.
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -19,12 +21,19 @@ use tokio_rustls::server::TlsStream;
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long they are: the preface, and the settings frame's header.
 const GREETING_BYTES: usize = 24 + 9;
+/// How long a connection that we have ended is still read, where its peer does not end
+/// it as well.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much of what is not looked at is read at once.
+const UNHEARD_BYTES: usize = 4096;
 
 /// A connection of HTTP/2.
 pub(super) struct Wire<IO> {
     bytes: Bytes<IO>,
     /// What is still missing of the greeting, and how long it may take.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    /// How long the peer still has, once we have said our last.
+    parting: Option<Pin<Box<Sleep>>>,
 }
 
 /// A connection's bytes.
@@ -36,7 +45,11 @@ pub(super) enum Bytes<IO> {
 impl<IO> Wire<IO> {
     pub(super) fn new(bytes: Bytes<IO>) -> Self {
         let greeting = Some((GREETING_BYTES, Box::pin(sleep(GREETING_TIMEOUT))));
-        Self { bytes, greeting }
+        Self {
+            bytes,
+            greeting,
+            parting: None,
+        }
     }
 }
 
@@ -140,8 +153,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
         Pin::new(&mut self.bytes).poll_flush(context)
     }
 
+    /// Says that nothing more comes, and reads until the peer says so too.
+    ///
+    /// A connection that is closed while its peer is talking is reset. The peer then may
+    /// lose what it has not read yet: the last answers, and the word up to which call we
+    /// went on, without which it cannot tell a call that was never begun from one that
+    /// was lost.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.bytes).poll_shutdown(context)
+        if self.parting.is_none() {
+            ready!(Pin::new(&mut self.bytes).poll_shutdown(context))?;
+            self.parting = Some(Box::pin(sleep(PARTING_TIMEOUT)));
+        }
+        loop {
+            let patience = self.parting.as_mut().expect("it was set above");
+            if patience.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut space = [MaybeUninit::uninit(); UNHEARD_BYTES];
+            let mut unheard = ReadBuf::uninit(&mut space);
+            let read = Pin::new(&mut self.bytes).poll_read(context, &mut unheard);
+            if ready!(read).is_err() || unheard.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -177,5 +211,38 @@ mod tests {
         assert!(long.is_err(), "{long:?}");
         theirs.write_u8(7).await.unwrap();
         assert_eq!(silence.await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_still_talking_at_the_end_is_heard_out() {
+        let (mut theirs, ours) = duplex(16);
+        let mut wire = Wire::new(Bytes::Plain(ours));
+        wire.write_all(b"the last").await.unwrap();
+        let parting = tokio::spawn(async move { wire.shutdown().await });
+        // More than there is room for, so that somebody has to read it.
+        theirs.write_all(&[0; 1000]).await.unwrap();
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"the last");
+        theirs.write_all(&[0; 1000]).await.unwrap();
+        assert!(!parting.is_finished());
+        drop(theirs);
+        parting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_come_to_an_end_is_not_waited_for() {
+        let (mut theirs, ours) = duplex(16);
+        let mut wire = Wire::new(Bytes::Plain(ours));
+        let begun = tokio::time::Instant::now();
+        let talking = tokio::spawn(async move {
+            while theirs.write_all(&[0; 16]).await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        wire.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), PARTING_TIMEOUT.as_secs());
+        drop(wire);
+        talking.await.unwrap();
     }
 }

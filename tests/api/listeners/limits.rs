@@ -37,9 +37,12 @@ async fn there_are_only_so_many_connections_at_once() {
     assert!(answered);
     assert!(!connect().await.1);
     assert!(!connect().await.1);
-    // It says something that is no HTTP/2, and is closed: there is room for one.
+    // It says something that is no HTTP/2, and is ended. Its place is kept until it ends
+    // on its side as well: then there is room for one.
     first.write_all(&[0xff; 64]).await.unwrap();
     first.read_to_end(&mut Vec::new()).await.unwrap();
+    assert!(!connect().await.1);
+    drop(first);
     let (_third, answered) = connect().await;
     assert!(answered);
     assert!(!connect().await.1);
