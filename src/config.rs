@@ -1,19 +1,15 @@
 //! The command line and the environment, and nothing but: every option is also
 //! an environment variable, and each room gets its `Options` filled from here.
 
-use std::{
-    ffi::{OsStr, OsString},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+mod folders;
+mod values;
+
 use crate::{
-    dev::{
-        postgres::{self, Durability},
-        users,
-    },
+    dev::postgres::{self, Durability},
     domain::{
         caller::{CallerName, CallerPermission},
         certificate::CertificateName,
@@ -33,12 +29,17 @@ use crate::{
     },
 };
 
+use folders::data_folder;
+pub use folders::{NoHome, cache_folder};
+use values::{
+    a_second_or_longer, at_least_one, given, one_for_each_core, permission, some_time,
+    ten_milliseconds_or_longer, yes_or_no,
+};
+
 /// Where everything listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:50051";
 /// Where `dev` listens for HTTP, and where it does when somebody else does there.
 const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
-/// This project's folder among those of other programs.
-const FOLDER: &str = "hitkeep-auth";
 
 /// Issues, manages and introspects HitKeep's API client tokens over gRPC.
 #[derive(Debug, Parser)]
@@ -490,92 +491,4 @@ impl DevArgs {
             cache: cache_folder(),
         })
     }
-}
-
-/// Nowhere to keep data.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("there is no home folder to keep data in: name a folder with --data-dir")]
-pub struct NoHome;
-
-/// Where data of the user's is kept. Root's home is closed to the user that
-/// Postgres runs as.
-fn data_folder() -> Option<PathBuf> {
-    user_folder("XDG_DATA_HOME", ".local/share", "/var/lib")
-}
-
-/// Where the user's programs put what they can get again.
-pub fn cache_folder() -> Option<PathBuf> {
-    user_folder("XDG_CACHE_HOME", ".cache", "/var/cache")
-}
-
-/// A folder by the XDG base directory rules, for root by the file hierarchy's.
-fn user_folder(variable: &str, below_home: &str, of_root: &str) -> Option<PathBuf> {
-    if users::is_root() {
-        return Some(PathBuf::from(of_root).join(FOLDER));
-    }
-    let set =
-        |variable: &str| std::env::var_os(variable).filter(|value: &OsString| !value.is_empty());
-    // The rules say that a relative path is to be ignored.
-    let named = set(variable)
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
-    let folder = named.or_else(|| Some(PathBuf::from(set("HOME")?).join(below_home)))?;
-    Some(folder.join(FOLDER))
-}
-
-fn permission(text: &str) -> Result<CallerPermission, String> {
-    let known: Vec<_> = CallerPermission::ALL
-        .iter()
-        .map(|permission| permission.as_str())
-        .collect();
-    let known = || format!("must be one of {}", known.join(", "));
-    text.parse().ok().ok_or_else(known)
-}
-
-/// A variable that is set to nothing is not set: compose files do that.
-fn given<T: AsRef<OsStr>>(text: Option<&T>) -> Option<&T> {
-    text.filter(|text| !text.as_ref().is_empty())
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    let read = text.parse().ok().filter(|number| *number >= 1);
-    read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
-}
-
-/// A time that is not zero.
-fn some_time(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    let some = Some(time).filter(|time| !time.is_zero());
-    some.ok_or_else(|| "must be more than nothing".to_owned())
-}
-
-/// A variable that is set to nothing is not set: compose files do that.
-fn yes_or_no(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "1" | "true" | "yes" | "on" | "y" => Ok(true),
-        "" | "0" | "false" | "no" | "off" | "n" => Ok(false),
-        _ => Err("must be yes or no".to_owned()),
-    }
-}
-
-fn a_second_or_longer(text: &str) -> Result<Duration, String> {
-    at_least(Duration::from_secs(1), text)
-}
-
-fn ten_milliseconds_or_longer(text: &str) -> Result<Duration, String> {
-    at_least(Duration::from_millis(10), text)
-}
-
-fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
-    let read = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if read < least {
-        let least = humantime::format_duration(least);
-        return Err(format!("must be at least {least}"));
-    }
-    Ok(read)
-}
-
-/// Of those cores that this process may use.
-fn one_for_each_core() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

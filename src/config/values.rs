@@ -1,0 +1,63 @@
+//! How values are read that are more than a word or a number, and what stands in for
+//! one that is not given.
+
+use std::{ffi::OsStr, time::Duration};
+
+use crate::domain::caller::CallerPermission;
+
+pub(super) fn permission(text: &str) -> Result<CallerPermission, String> {
+    let known: Vec<_> = CallerPermission::ALL
+        .iter()
+        .map(|permission| permission.as_str())
+        .collect();
+    let known = || format!("must be one of {}", known.join(", "));
+    text.parse().ok().ok_or_else(known)
+}
+
+/// A variable that is set to nothing is not set: compose files do that.
+pub(super) fn given<T: AsRef<OsStr>>(text: Option<&T>) -> Option<&T> {
+    text.filter(|text| !text.as_ref().is_empty())
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    let read = text.parse().ok().filter(|number| *number >= 1);
+    read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
+}
+
+/// A time that is not zero.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let some = Some(time).filter(|time| !time.is_zero());
+    some.ok_or_else(|| "must be more than nothing".to_owned())
+}
+
+/// A variable that is set to nothing is not set: compose files do that.
+pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "y" => Ok(true),
+        "" | "0" | "false" | "no" | "off" | "n" => Ok(false),
+        _ => Err("must be yes or no".to_owned()),
+    }
+}
+
+pub(super) fn a_second_or_longer(text: &str) -> Result<Duration, String> {
+    at_least(Duration::from_secs(1), text)
+}
+
+pub(super) fn ten_milliseconds_or_longer(text: &str) -> Result<Duration, String> {
+    at_least(Duration::from_millis(10), text)
+}
+
+fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
+    let read = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if read < least {
+        let least = humantime::format_duration(least);
+        return Err(format!("must be at least {least}"));
+    }
+    Ok(read)
+}
+
+/// Of those cores that this process may use.
+pub(super) fn one_for_each_core() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
