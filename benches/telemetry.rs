@@ -1,10 +1,13 @@
-//! What telemetry costs where calls are fastest: introspections out of memory, of a
-//! server that exports nothing and of one that exports metrics and logs, and traces
+//! What telemetry costs where calls are fastest: introspections out of memory, of
+//! servers that export nothing and of ones that export metrics and logs, and trace
 //! one call in a hundred, to a collector of our own that takes everything.
 //!
-//! Both are there at once, on the same core and database; one load generator on
-//! another core drives them in turns. Counting is in both of them, since there is no
-//! server that does not count.
+//! What others do on a machine slows a server down by a fifth from one moment to the
+//! next, so servers take turns of a quarter of a second, on the same core and database,
+//! driven by one load generator on another core. Each round starts them anew. Those that
+//! export nothing are there twice: by as much as the second differs from the first,
+//! these figures may be wrong. Counting is in all of them, since there is no server
+//! that does not count.
 
 #![expect(clippy::print_stdout, reason = "it prints what it measured")]
 #![expect(unreachable_pub, reason = "a benchmark has no outside")]
@@ -43,15 +46,18 @@ mod support;
 use support::{
     arguments::Arguments,
     cores,
-    figures::{Table, median},
+    figures::Table,
     load::{Saturation, Shape, Style, Target, saturate},
-    population,
+    population::{self, Known},
     postgres::{Durability, Postgres},
     service::{Caller, Service},
 };
 
-/// How long each run goes on before it counts.
+/// How long a new server is driven before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// How long a turn is, and how long it goes on before it counts.
+const TURN: Duration = Duration::from_millis(250);
+const BEFORE_EACH: Duration = Duration::from_millis(20);
 /// Clients that present their tokens, in turn.
 const KNOWN: usize = 1000;
 /// What must be left of the throughput.
@@ -62,29 +68,54 @@ const WAYS: [(&str, Style, usize); 2] = [
     ("IntrospectStream", Style::Stream, 128),
 ];
 
-/// What was measured of a server, in one of the ways.
-struct Row {
-    title: String,
-    target: Target,
-    calls: usize,
-    runs: Vec<Saturation>,
+/// The servers that take turns. The others are compared with the first.
+const KINDS: [(&str, bool); 3] = [
+    ("exports nothing", false),
+    ("exports nothing, again", false),
+    ("exports everything", true),
+];
+
+/// What came of the turns that a server had in one round, in one of the ways.
+struct Turns(Vec<Saturation>);
+
+impl Turns {
+    /// Answers a second.
+    fn rate(&self) -> f64 {
+        mean(self.0.iter().map(|turn| turn.rate))
+    }
+
+    /// Answers for each second of work. All turns are equally long.
+    fn rate_at_work(&self) -> f64 {
+        self.rate() / mean(self.0.iter().map(|turn| turn.server_busy))
+    }
 }
 
-impl Row {
-    fn median(&self, figure: fn(&Saturation) -> f64) -> f64 {
-        median(&self.runs.iter().map(figure).collect::<Vec<_>>())
-    }
+/// What was measured in one round, in one of the ways: of each kind.
+type Round = [Turns; KINDS.len()];
+
+/// What servers are started with, and driven by.
+struct Setting {
+    database: String,
+    caller: Caller,
+    known: Vec<Known>,
+    /// What makes a server export, in front of its command line.
+    exporting: Vec<String>,
+    core_of_servers: usize,
+    core_of_generator: usize,
+    connections: usize,
+    /// How long each server is driven in a round, in each of the ways.
+    time: Duration,
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::read();
-    let rounds: usize = arguments.value("--rounds", 5);
-    let time = arguments.time("--time", Duration::from_secs(3));
+    let rounds = arguments.value("--rounds", 10).max(2);
+    let time = arguments.time("--time", Duration::from_secs(10));
     let connections: usize = arguments.value("--connections", 4);
     let ratio: f64 = arguments.value("--ratio", 0.01);
     arguments.done();
     let cores = cores::available();
-    let (of_server, of_generator, others) = match cores.as_slice() {
+    let (core_of_servers, core_of_generator, others) = match cores.as_slice() {
         [first, second, others @ ..] if !others.is_empty() => (*first, *second, others),
         _ => {
             println!("fewer than three cores: these figures are not worth much");
@@ -96,29 +127,48 @@ fn main() -> ExitCode {
         tokio::runtime::Runtime::new().expect("a runtime starts")
     });
     let collector = Collector::default();
-    let (services, mut rows) = runtime.block_on(set_up(&postgres, &collector, of_server, ratio));
-    println!(
-        "{connections} connections; servers on core {of_server}, load generator on core \
-         {of_generator}; {} % traced",
-        ratio * 100.0
-    );
-    let mut failures = 0;
-    cores::on(&[of_generator], || {
-        for _ in 0..rounds {
-            for row in &mut rows {
-                let shape = Shape {
-                    connections,
-                    calls: row.calls,
-                };
-                let run = saturate(&row.target, shape, WARM_UP, time);
-                let run = run.unwrap_or_else(|error| panic!("{}: {error}", row.title));
-                failures += run.failures;
-                row.runs.push(run);
-            }
+    let setting = runtime.block_on(async {
+        let database = postgres.migrated("bench").await;
+        Setting {
+            known: population::fill(&database, KNOWN, KNOWN).await,
+            caller: Caller::create(&database),
+            database,
+            exporting: vec![
+                "env".to_owned(),
+                format!(
+                    "OTEL_EXPORTER_OTLP_ENDPOINT=http://{}",
+                    collector.serve().await
+                ),
+                "OTEL_TRACES_SAMPLER=parentbased_traceidratio".to_owned(),
+                format!("OTEL_TRACES_SAMPLER_ARG={ratio}"),
+                "OTEL_METRIC_EXPORT_INTERVAL=1000".to_owned(),
+            ],
+            core_of_servers,
+            core_of_generator,
+            connections,
+            time,
         }
     });
-    drop(services);
-    report(&rows, rounds, time, &collector);
+    println!(
+        "{connections} connections; servers on core {core_of_servers}, load generator on core \
+         {core_of_generator}; {} % traced",
+        ratio * 100.0
+    );
+    let mut measured: [Vec<Round>; WAYS.len()] = Default::default();
+    for _ in 0..rounds {
+        let servers = setting.start();
+        for (way, rounds) in WAYS.iter().zip(&mut measured) {
+            let targets = runtime.block_on(setting.targets(&servers, way.1));
+            rounds.push(setting.drive(way, &targets));
+        }
+    }
+    report(&measured, rounds, time, &collector);
+    let turns = measured
+        .iter()
+        .flatten()
+        .flatten()
+        .flat_map(|turns| &turns.0);
+    let failures: u64 = turns.map(|turn| turn.failures).sum();
     if failures == 0 {
         ExitCode::SUCCESS
     } else {
@@ -127,70 +177,98 @@ fn main() -> ExitCode {
     }
 }
 
-async fn set_up(
-    postgres: &Postgres,
-    collector: &Collector,
-    core: usize,
-    ratio: f64,
-) -> ([Service; 2], Vec<Row>) {
-    let database = postgres.migrated("bench").await;
-    let known = population::fill(&database, KNOWN, KNOWN).await;
-    let caller = Caller::create(&database);
-    let endpoint = format!(
-        "OTEL_EXPORTER_OTLP_ENDPOINT=http://{}",
-        collector.serve().await
-    );
-    let ratio = format!("OTEL_TRACES_SAMPLER_ARG={ratio}");
-    let variables = [
-        "env",
-        endpoint.as_str(),
-        "OTEL_TRACES_SAMPLER=parentbased_traceidratio",
-        ratio.as_str(),
-        "OTEL_METRIC_EXPORT_INTERVAL=1000",
-    ];
-    let [off, on] = cores::on(&[core], || {
-        [&[][..], &variables].map(|program| Service::start_under(program, &database, &[]))
-    });
-    let mut rows = Vec::new();
-    for (title, style, calls) in WAYS {
-        for (service, exports) in [(&off, "exports nothing"), (&on, "exports everything")] {
-            service.serving().await;
-            rows.push(Row {
-                title: format!("{title}, {exports}"),
-                target: Target::of(service, &caller, style, &known).await,
-                calls,
-                runs: Vec::new(),
-            });
-        }
+impl Setting {
+    /// Starts a server of each kind.
+    fn start(&self) -> [Service; KINDS.len()] {
+        let exporting: Vec<_> = self.exporting.iter().map(String::as_str).collect();
+        cores::on(&[self.core_of_servers], || {
+            KINDS.map(|(_, exports)| {
+                let program = if exports { exporting.as_slice() } else { &[] };
+                Service::start_under(program, &self.database, &[])
+            })
+        })
     }
-    ([off, on], rows)
+
+    async fn targets(&self, servers: &[Service; KINDS.len()], style: Style) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for server in servers {
+            server.serving().await;
+            targets.push(Target::of(server, &self.caller, style, &self.known).await);
+        }
+        targets
+    }
+
+    /// Drives those servers in turns.
+    fn drive(&self, (title, _, calls): &(&str, Style, usize), targets: &[Target]) -> Round {
+        let shape = Shape {
+            connections: self.connections,
+            calls: *calls,
+        };
+        let turn = |kind: usize, before: Duration, time: Duration| {
+            saturate(&targets[kind], shape, before, time)
+                .unwrap_or_else(|error| panic!("{title}, {}: {error}", KINDS[kind].0))
+        };
+        let turns = self.time.as_millis().div_ceil(TURN.as_millis());
+        let mut round = KINDS.map(|_| Turns(Vec::new()));
+        cores::on(&[self.core_of_generator], || {
+            for kind in 0..KINDS.len() {
+                turn(kind, WARM_UP, TURN);
+            }
+            for _ in 0..turns {
+                for (kind, of_kind) in round.iter_mut().enumerate() {
+                    of_kind.0.push(turn(kind, BEFORE_EACH, TURN));
+                }
+            }
+        });
+        round
+    }
 }
 
-fn report(rows: &[Row], rounds: usize, time: Duration, collector: &Collector) {
+fn report(measured: &[Vec<Round>], rounds: usize, time: Duration, collector: &Collector) {
     let mut table = Table::new(&["", "calls/s", "ratio", "calls/s of work", "ratio "]);
-    for pair in rows.chunks(2) {
-        for row in pair {
-            let (rate, at_work) = (
-                row.median(|run| run.rate),
-                row.median(|run| run.rate_at_work),
-            );
+    for ((title, ..), of_way) in WAYS.iter().zip(measured) {
+        for (kind, (name, _)) in KINDS.iter().enumerate() {
+            let rate = |figure: fn(&Turns) -> f64| {
+                let rate = mean(of_way.iter().map(|round| figure(&round[kind])));
+                format!("{rate:.0}")
+            };
+            let ratio = |figure: fn(&Turns) -> f64| {
+                let ratio = |round: &Round| figure(&round[kind]) / figure(&round[0]);
+                with_error(&of_way.iter().map(ratio).collect::<Vec<_>>())
+            };
             table.row([
-                row.title.clone(),
-                format!("{rate:.0}"),
-                format!("{:.3}", rate / pair[0].median(|run| run.rate)),
-                format!("{at_work:.0}"),
-                format!("{:.3}", at_work / pair[0].median(|run| run.rate_at_work)),
+                format!("{title}, {name}"),
+                rate(Turns::rate),
+                ratio(Turns::rate),
+                rate(Turns::rate_at_work),
+                ratio(Turns::rate_at_work),
             ]);
         }
     }
     table.print();
     let Kept { spans, metrics } = &*collector.kept;
     println!(
-        "medians of {rounds} rounds of {time:?} each, in turns; the bound is {BOUND}; the \
-         collector got {} spans, and metrics {} times",
+        "means of {rounds} rounds, each with servers of its own and {time:?} for each of them; \
+         with standard errors; the bound is {BOUND}; the collector got {} spans, and metrics {} \
+         times",
         spans.load(Relaxed),
         metrics.load(Relaxed)
     );
+}
+
+fn mean(figures: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = u32::try_from(figures.len()).expect("fewer than four billion");
+    figures.sum::<f64>() / f64::from(count)
+}
+
+/// The mean of some ratios, and how far it may be off: its standard error.
+fn with_error(ratios: &[f64]) -> String {
+    let mean_ratio = mean(ratios.iter().copied());
+    let squares = ratios.iter().map(|ratio| (ratio - mean_ratio).powi(2));
+    let variance = mean(squares);
+    let others = u32::try_from(ratios.len()).expect("fewer than four billion") - 1;
+    let error = (variance / f64::from(others)).sqrt();
+    format!("{mean_ratio:.3} ± {error:.3}")
 }
 
 /// Takes everything.

@@ -15,10 +15,15 @@ use std::{
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
-use opentelemetry_sdk::{error::OTelSdkResult, logs::SdkLoggerProvider, trace::SdkTracerProvider};
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    logs::SdkLoggerProvider,
+    trace::{SdkTracer, SdkTracerProvider},
+};
 use tokio::sync::mpsc;
+use tracing::Subscriber;
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::LevelFilter, filter::Targets, layer::SubscriberExt,
+    EnvFilter, Layer, Registry, filter::LevelFilter, filter::Targets, layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
@@ -105,21 +110,6 @@ const OF_EXPORTERS: [&str; 9] = [
 /// # Errors
 /// Each says what is wrong.
 pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
-    let is_terminal = std::io::stderr().is_terminal();
-    let json = match options.format {
-        LogFormat::Auto => !is_terminal,
-        LogFormat::Text => false,
-        LogFormat::Json => true,
-    };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = if json {
-        let (format, fields) = lines::for_programs();
-        lines.event_format(format).fmt_fields(fields).boxed()
-    } else {
-        let (format, fields) = lines::for_people(is_terminal);
-        let lines = lines.with_ansi(is_terminal);
-        lines.event_format(format).fmt_fields(fields).boxed()
-    };
     let settings = &options.export;
     let resource = export::resource(settings, instance());
     let traces = export::traces(settings, &resource)?;
@@ -127,27 +117,7 @@ pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
     let tracer = traces
         .as_ref()
         .map(|provider| provider.tracer(env!("CARGO_PKG_NAME")));
-    let spans = tracer.clone().map(|tracer| {
-        tracing_opentelemetry::layer()
-            .with_tracer(tracer)
-            .with_location(false)
-            .with_threads(false)
-            .with_target(false)
-            .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_target(traces::TARGET, LevelFilter::TRACE))
-    });
-    let mut quiet = log_filter(&options.filter)?;
-    for of_exporters in OF_EXPORTERS {
-        let directive = format!("{of_exporters}=off");
-        quiet = quiet.add_directive(directive.parse()?);
-    }
-    let records = logs.as_ref().map(OpenTelemetryTracingBridge::new);
-    tracing_subscriber::registry()
-        // First, so that the others find themselves in a trace.
-        .with(spans)
-        .with(records.map(|records| records.with_filter(quiet)))
-        .with(lines.with_filter(log_filter(&options.filter)?))
-        .try_init()?;
+    subscriber(options, tracer.clone(), logs.as_ref())?.try_init()?;
     panic::set_hook(Box::new(tell_panic));
     let reader = export::metrics(settings)?;
     Ok(Telemetry {
@@ -158,6 +128,65 @@ pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
         traces,
         logs,
         exports: settings.exports(),
+    })
+}
+
+/// What is made of events and spans: lines always, spans and log records where they are
+/// exported.
+///
+/// Those are in a list, and not one upon the other with nothing where one is missing:
+/// then whatever is instrumented anywhere, such as each frame of HTTP/2, would be made
+/// into a span and thrown away.
+fn subscriber(
+    options: &Options,
+    tracer: Option<SdkTracer>,
+    logs: Option<&SdkLoggerProvider>,
+) -> Result<impl Subscriber + Send + Sync + use<>, TelemetryError> {
+    // First, so that the others find themselves in a trace.
+    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+    if let Some(tracer) = tracer {
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false);
+        // None of them is of a lower level. Were it allowed, whatever has one anywhere
+        // would have to ask whether it is wanted, each time.
+        let only = Targets::new().with_target(traces::TARGET, LevelFilter::INFO);
+        layers.push(spans.with_filter(only).boxed());
+    }
+    if let Some(logs) = logs {
+        let mut quiet = log_filter(&options.filter)?;
+        for of_exporters in OF_EXPORTERS {
+            let directive = format!("{of_exporters}=off");
+            quiet = quiet.add_directive(directive.parse()?);
+        }
+        let records = OpenTelemetryTracingBridge::new(logs);
+        layers.push(records.with_filter(quiet).boxed());
+    }
+    layers.push(lines(options)?);
+    Ok(tracing_subscriber::registry().with(layers))
+}
+
+fn lines(options: &Options) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
+    let is_terminal = std::io::stderr().is_terminal();
+    let json = match options.format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let filter = log_filter(&options.filter)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    Ok(if json {
+        let (format, fields) = lines::for_programs();
+        let lines = lines.event_format(format).fmt_fields(fields);
+        lines.with_filter(filter).boxed()
+    } else {
+        let (format, fields) = lines::for_people(is_terminal);
+        let lines = lines.with_ansi(is_terminal);
+        let lines = lines.event_format(format).fmt_fields(fields);
+        lines.with_filter(filter).boxed()
     })
 }
 
@@ -239,4 +268,54 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Dispatch, Level, dispatcher::with_default, enabled, span_enabled};
+
+    use super::*;
+
+    fn subscriber_with(
+        log: &str,
+        exports_traces: bool,
+        exports_logs: bool,
+    ) -> impl Subscriber + use<> {
+        let options = Options {
+            filter: log.to_owned(),
+            format: LogFormat::Json,
+            export: Settings::default(),
+        };
+        let tracer = SdkTracerProvider::default().tracer("tests");
+        let logs = SdkLoggerProvider::builder().build();
+        let subscriber = subscriber(
+            &options,
+            exports_traces.then_some(tracer),
+            exports_logs.then_some(&logs),
+        );
+        subscriber.unwrap()
+    }
+
+    #[test]
+    fn whatever_is_exported_nobody_asks_for_more_than_is_wanted() {
+        for (traces, logs) in [(false, false), (false, true), (true, false), (true, true)] {
+            let case = format!("traces {traces}, logs {logs}");
+            let subscriber = subscriber_with("warn", traces, logs);
+            let hint = subscriber.max_level_hint();
+            // Spans are of the level INFO.
+            let most = if traces {
+                LevelFilter::INFO
+            } else {
+                LevelFilter::WARN
+            };
+            assert_eq!(hint, Some(most), "{case}");
+            with_default(&Dispatch::new(subscriber), || {
+                assert!(!span_enabled!(target: "h2", Level::TRACE, "x"), "{case}");
+                assert!(enabled!(target: "h2", Level::WARN), "{case}");
+                assert!(!enabled!(target: "h2", Level::INFO), "{case}");
+                let is_traced = span_enabled!(target: traces::TARGET, Level::INFO, "x");
+                assert_eq!(is_traced, traces, "{case}");
+            });
+        }
+    }
 }
