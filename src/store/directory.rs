@@ -4,6 +4,8 @@
 //! Everything is set-based: a run of changes of one kind is one statement, so
 //! that a full batch does not hold the write lock for a thousand round trips.
 
+use std::collections::HashSet;
+
 use diesel::{
     prelude::*,
     sql_types::{BigInt, Nullable},
@@ -140,30 +142,48 @@ impl Transaction {
         types::expect_rows("noting a sequence", rows, 1)
     }
 
-    /// Applies changes in their order. Fails as a whole where one of them names
-    /// what does not exist at its point of the batch.
+    /// Applies changes in their order. Fails as a whole where some of them name what
+    /// does not exist at their point of the batch, and tells of all of them.
     pub async fn apply_changes(
         &mut self,
         changes: &[DirectoryChange],
     ) -> Result<(), DirectoryError> {
+        let mut unknown: Vec<UnknownReference> = Vec::new();
+        // What they would have made: who names that, makes no mistake of its own.
+        let mut not_made = HashSet::new();
         let mut first = 0;
         for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
-            self.apply_run(first, run).await?;
+            let of_run = References::of(first, run).unknown(self).await?;
+            if of_run.is_empty() {
+                self.apply_run(run).await?;
+            } else {
+                // The others are applied all the same, so that it is known of those
+                // after them what they name. All of it is rolled back in the end.
+                let wrong: HashSet<_> = of_run.iter().map(|unknown| unknown.index).collect();
+                let (wrong, right): (Vec<_>, Vec<_>) =
+                    (first..).zip(run).partition(|(index, _)| wrong.contains(index));
+                let right: Vec<_> = right.into_iter().map(|(_, change)| *change).collect();
+                self.apply_run(&right).await?;
+                unknown.extend(of_run.iter().filter(|named| !not_made.contains(&named.id)));
+                not_made.extend(wrong.into_iter().filter_map(|(_, change)| match change {
+                    DirectoryChange::PutSite(site) => Some(site.id.uuid()),
+                    _ => None,
+                }));
+            }
             first += run.len();
         }
-        Ok(())
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(DirectoryError::Unknown(unknown))
+        }
     }
 
-    /// Applies changes of one kind. The last of several puts of one thing wins,
-    /// as it would one by one.
-    async fn apply_run(
-        &mut self,
-        first: usize,
-        run: &[DirectoryChange],
-    ) -> Result<(), DirectoryError> {
+    /// Applies changes of one kind, which name nothing unknown. The last of several
+    /// puts of one thing wins, as it would one by one.
+    async fn apply_run(&mut self, run: &[DirectoryChange]) -> Result<(), DirectoryError> {
         use DirectoryChange as Change;
 
-        let mut references = References::new(first);
         let mut rows = Directory::default();
         let (mut gone, mut gone_pairs) = (Vec::new(), (Vec::new(), Vec::new()));
         for change in run {
@@ -185,9 +205,7 @@ impl Transaction {
                     gone_pairs.1.push(user.uuid());
                 }
             }
-            references.add(change);
         }
-        references.check(self).await?;
         match run.first() {
             None => Difference::default(),
             Some(Change::PutUser(_)) => self.put_users(&rows.users).await?,
@@ -235,13 +253,18 @@ struct References {
 }
 
 impl References {
-    const fn new(first: usize) -> Self {
-        Self {
+    /// Those of a run that begins there in its batch.
+    fn of(first: usize, run: &[DirectoryChange]) -> Self {
+        let mut references = Self {
             next: first,
             users: Vec::new(),
             teams: Vec::new(),
             sites: Vec::new(),
+        };
+        for change in run {
+            references.add(change);
         }
+        references
     }
 
     fn add(&mut self, change: &DirectoryChange) {
@@ -274,7 +297,11 @@ impl References {
         }
     }
 
-    async fn check(self, transaction: &mut Transaction) -> Result<(), DirectoryError> {
+    /// Those that are unknown, in the order of the changes.
+    async fn unknown(
+        self,
+        transaction: &mut Transaction,
+    ) -> Result<Vec<UnknownReference>, DirectoryError> {
         let mut found = Vec::new();
         let tables = [
             ("users", self.users),
@@ -295,11 +322,7 @@ impl References {
             }));
         }
         found.sort_by_key(|reference| (reference.index, reference.field));
-        if found.is_empty() {
-            Ok(())
-        } else {
-            Err(DirectoryError::Unknown(found))
-        }
+        Ok(found)
     }
 }
 

@@ -151,7 +151,15 @@ async fn unknown_references_are_named_with_their_place_and_their_id() {
         member(TEAM, NOBODY),
         member(gone, EVE),
         member(gone, NOBODY),
+        // Of other kinds, too, up to the last one.
+        put_site(SITE, gone),
+        put_site(gone, gone),
+        put_site_member(SITE, NOBODY, SiteRole::Viewer),
+        // That site would be known if its team were.
+        put_site_member(gone, EVE, SiteRole::Viewer),
+        put_site_member(NOBODY, EVE, SiteRole::Viewer),
     ];
+    let before = app.everything().await;
     let refused = app.pusher().await.apply(batch(changes)).await.unwrap_err();
     let details = refused.get_error_details();
     let violations = &details.bad_request().unwrap().field_violations;
@@ -164,8 +172,13 @@ async fn unknown_references_are_named_with_their_place_and_their_id() {
         format!("changes[3].put_team_member.team_id names {gone}, which is unknown"),
         format!("changes[4].put_team_member.team_id names {gone}, which is unknown"),
         format!("changes[4].put_team_member.user_id names {NOBODY}, which is unknown"),
+        format!("changes[5].put_site.team_id names {gone}, which is unknown"),
+        format!("changes[6].put_site.team_id names {gone}, which is unknown"),
+        format!("changes[7].put_site_member.user_id names {NOBODY}, which is unknown"),
+        format!("changes[9].put_site_member.site_id names {NOBODY}, which is unknown"),
     ];
     assert_eq!(told, expected);
+    assert_eq!(app.everything().await, before);
 }
 
 #[tokio::test]
