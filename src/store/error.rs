@@ -115,6 +115,17 @@ impl StoreError {
         }
     }
 
+    /// Whether it is the way to Postgres that failed, or Postgres as a whole, and not what
+    /// it was asked for: that may merely have taken too long.
+    pub fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Unavailable(source) => !source.is::<tokio::time::error::Elapsed>(),
+            Self::Overloaded(_) | Self::Collision(_) | Self::Inconsistent(_) | Self::Defect(_) => {
+                false
+            }
+        }
+    }
+
     /// Its class, in a word.
     pub(super) const fn class(&self) -> &'static str {
         match self {

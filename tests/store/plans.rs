@@ -333,7 +333,7 @@ async fn follow_changes(url: &str, feed: &mut Feed, mut position: Position) {
             let state = feed.state(position).await.unwrap();
             assert!(state.continues);
             let caught_up = feed
-                .catch_up(position, &mut read)
+                .catch_up(position, usize::MAX, &mut read)
                 .await
                 .unwrap();
             let CatchUp::Changed(state, changed) = caught_up else {
@@ -366,7 +366,7 @@ async fn a_change_costs_the_same_however_many_clients_there_are() {
     // All of them at once, and then one after the other.
     let mut feed = store(&url).connect_feed().await.unwrap();
     let caught_up = feed
-        .catch_up(position, &mut Void(0))
+        .catch_up(position, usize::MAX, &mut Void(0))
         .await
         .unwrap();
     let CatchUp::Changed(state, changed) = caught_up else {
