@@ -41,7 +41,7 @@ impl DirectoryService for Services {
         let Committed {
             value: applied,
             revision,
-        } = self.write(&provenance, body).await?;
+        } = self.write(&extensions, &provenance, body).await?;
         Ok(Response::new(pb::ApplyDirectoryChangesResponse {
             revision: revision.0,
             applied_sequence: applied.unwrap_or_default(),
@@ -76,7 +76,7 @@ impl DirectoryService for Services {
         let Committed {
             value: difference,
             revision,
-        } = self.write(&provenance, body).await?;
+        } = self.write(&extensions, &provenance, body).await?;
         Ok(Response::new(pb::ReplaceDirectoryResponse {
             revision: revision.0,
             added: difference.added,

@@ -111,3 +111,22 @@ async fn a_log_that_cannot_be_read_is_given_up() {
     let revision = change(&url, "").await;
     reaches(&replica, revision).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_not_taken_in_is_not_waited_for_beyond_a_time() {
+    let store = database::store("host=nowhere user=nobody");
+    let (options, metrics) = (replica::Options::default(), Metrics::default());
+    let never = std::future::pending();
+    let (replica, _writer) = Replica::start_when(never, &store, options, &metrics);
+    for (left, waited) in [
+        (None, 500),
+        (Some(600), 500),
+        (Some(200), 200),
+        (Some(0), 0),
+    ] {
+        let begun = Instant::now();
+        let give_up = left.map(|left| begun + Duration::from_millis(left));
+        replica.take_in(Revision(1), give_up).await;
+        assert_eq!(begun.elapsed().as_millis(), waited, "{left:?}");
+    }
+}
