@@ -126,6 +126,14 @@ impl StoreError {
         }
     }
 
+    /// Whether a person should look at it: no other try mends it.
+    pub const fn is_defect(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Overloaded(_) | Self::Collision(_) => false,
+            Self::Inconsistent(_) | Self::Defect(_) => true,
+        }
+    }
+
     /// Its class, in a word.
     pub(super) const fn class(&self) -> &'static str {
         match self {
