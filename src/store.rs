@@ -72,7 +72,7 @@ pub struct Options {
     pub pool_size: usize,
     /// How long a request waits for a connection. Default 2 s.
     pub pool_wait: Duration,
-    /// How long connecting may take. Default 3 s.
+    /// How long connecting may take, where the URL does not say it. Default 3 s.
     pub connect_timeout: Duration,
 }
 

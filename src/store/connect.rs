@@ -20,8 +20,6 @@ use super::{
 /// How long a peer may leave data unacknowledged before it is taken for gone: a
 /// statement that waits for it fails then, and does not wait for ever.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// After how much silence a connection is asked whether it is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// What every connection is set to. The service's own deadline comes first; these
 /// end what it has lost hold of.
 pub(super) const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
@@ -123,11 +121,12 @@ impl Connector {
         }
     }
 
-    /// How long connecting may take: so much, or as much as there is time for every
-    /// one of several servers.
+    /// How long connecting may take: so much, or as much as the URL says, or as much as
+    /// there is time for every one of several servers.
     pub(super) fn patience(&self, least: Duration) -> Duration {
         match &self.target {
             Ok(target) if target.servers.len() > 1 => least.max(target.patience()),
+            Ok(target) if target.is_patience_given => target.patience(),
             _ => least,
         }
     }
@@ -182,7 +181,6 @@ impl Connector {
 
 async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire), ConnectError> {
     let mut config = server.config.clone();
-    config.keepalives_idle(KEEPALIVE_IDLE);
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(TCP_USER_TIMEOUT);
     }
