@@ -2,18 +2,23 @@
 //! connection is set to.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use diesel::{ConnectionError, ConnectionResult};
+use arc_swap::ArcSwapOption;
+use diesel::{ConnectionError, ConnectionResult, sql_types::Text};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use rustls::ClientConfig;
 use tokio_postgres::{CancelToken, Client, Connection, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     error::{StoreError, causes},
-    tls::TlsError,
+    tls::{Encryption, TlsError},
     url::{DatabaseUrl, MalformedUrl, Server, Target},
 };
 
@@ -37,6 +42,8 @@ pub(super) struct Connector {
     target: Result<Target, MalformedUrl>,
     /// The server that let us in last, which is tried first.
     last: AtomicUsize,
+    /// How the last connection was encrypted.
+    tls: ArcSwapOption<ClientConfig>,
 }
 
 /// Why there is no connection. Tells all the causes, but nothing of the URL.
@@ -110,6 +117,7 @@ impl Connector {
         Self {
             target: Target::parse(url.as_str()),
             last: AtomicUsize::new(0),
+            tls: ArcSwapOption::empty(),
         }
     }
 
@@ -134,7 +142,7 @@ impl Connector {
     /// Connects beneath diesel. Nothing is done on the connection until it is polled.
     pub(super) async fn open(&self) -> Result<(Client, Wire), ConnectError> {
         let target = self.target.as_ref().map_err(|error| *error)?;
-        let tls = MakeRustlsConnect::new(target.encryption.client()?);
+        let tls = self.encrypt(&target.encryption).await?;
         let first = self.last.load(Ordering::Relaxed);
         let count = target.servers.len();
         let mut failed = Vec::new();
@@ -174,8 +182,25 @@ impl Connector {
     /// Cancels what a connection has under way, the way that it came.
     pub(super) async fn cancel(&self, token: CancelToken) -> Result<(), ConnectError> {
         let target = self.target.as_ref().map_err(|error| *error)?;
-        let tls = MakeRustlsConnect::new(target.encryption.client()?);
+        let tls = match self.tls.load_full() {
+            Some(client) => MakeRustlsConnect::new((*client).clone()),
+            None => self.encrypt(&target.encryption).await?,
+        };
         Ok(token.cancel_query(tls).await?)
+    }
+
+    /// Reads the files anew, since they may have been replaced: not on a thread that
+    /// others wait for, because the authorities of a system are many.
+    async fn encrypt(&self, encryption: &Encryption) -> Result<MakeRustlsConnect, ConnectError> {
+        let client = if encryption.has_files() {
+            let encryption = encryption.clone();
+            let read = tokio::task::spawn_blocking(move || encryption.client());
+            read.await.expect("it neither panics nor is aborted")?
+        } else {
+            encryption.client()?
+        };
+        self.tls.store(Some(Arc::new(client.clone())));
+        Ok(MakeRustlsConnect::new(client))
     }
 }
 
