@@ -30,9 +30,19 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
                        SET idle_in_transaction_session_timeout = '20s'; SET timezone = 'UTC'";
 /// Outages are told from defects by the text of a message, which must be the
-/// English one. Where only a superuser may say so, the server's own language
-/// stays.
-pub(super) const MESSAGES: &str = "SET lc_messages = 'C'";
+/// English one: diesel keeps the SQLSTATE to itself. Only a superuser, or who was
+/// granted that, may say so; otherwise the server's own language stays, and is told.
+pub(super) const MESSAGES: &str = "SELECT CASE \
+     WHEN has_parameter_privilege('lc_messages', 'SET') THEN set_config('lc_messages', 'C', false) \
+     ELSE current_setting('lc_messages') END AS language";
+/// Says once that Postgres does not speak English.
+static TOLD: Once = Once::new();
+
+#[derive(diesel::QueryableByName)]
+struct LanguageRow {
+    #[diesel(sql_type = Text)]
+    language: String,
+}
 
 /// A connection's bytes, which are moved when it is polled.
 pub(super) type Wire = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
@@ -217,9 +227,51 @@ async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire)
 
 /// Sets a new connection up.
 pub(super) async fn set_up(connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
+    // Only here: its methods would hide those of other types.
+    use diesel_async::RunQueryDsl;
+
     connection.batch_execute(SESSION).await?;
-    if let Err(error) = connection.batch_execute(MESSAGES).await {
-        tracing::debug!(%error, "the language of messages stays the server's");
+    let row: LanguageRow = diesel::sql_query(MESSAGES).get_result(connection).await?;
+    let language = row.language;
+    if !is_english(&language) {
+        TOLD.call_once(|| {
+            tracing::warn!(
+                language,
+                "Postgres words its errors in the language {language}, in which outages look like \
+                 defects: a superuser has to run ALTER ROLE … SET lc_messages = 'C' for this role"
+            );
+        });
     }
     Ok(())
+}
+
+/// Whether a locale's messages are the ones that are known here.
+fn is_english(locale: &str) -> bool {
+    let language = locale.split(['_', '.', '-', '@']).next().unwrap_or(locale);
+    ["", "c", "posix", "en", "english"].contains(&&*language.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn english_has_several_names() {
+        for english in [
+            "",
+            "C",
+            "C.UTF-8",
+            "POSIX",
+            "en_US.utf8",
+            "en_GB",
+            "en-US",
+            "en",
+            "English_United States.1252",
+        ] {
+            assert!(is_english(english), "{english}");
+        }
+        for other in ["de_DE.UTF-8", "ca_ES", "fr", "German_Germany.1252", "eng"] {
+            assert!(!is_english(other), "{other}");
+        }
+    }
 }

@@ -175,9 +175,8 @@ impl Store {
                 }
             }));
             client.batch_execute(connect::SESSION).await?;
-            if let Err(error) = client.batch_execute(connect::MESSAGES).await {
-                tracing::debug!(%error, "the language of messages stays the server's");
-            }
+            // Here errors have their SQLSTATE: this is for the log alone.
+            client.batch_execute(connect::MESSAGES).await?;
             let (state, changed, clients, grants, tokens) = tokio::try_join!(
                 client.prepare(STATE),
                 client.prepare(CHANGED),
