@@ -27,6 +27,7 @@ pub mod usage;
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
 /// The number of a committed state of the database: one higher with every
-/// committed change that can alter what Introspect answers. Never negative.
+/// committed change of what Introspect answers from, whether or not any answer is
+/// another one for it. Never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);

@@ -82,9 +82,17 @@ impl Services {
             draining,
         }
     }
+
     /// Writes, and comes back when this replica answers by what was written: a
-    /// revocation that was acknowledged is in force here, and the others follow.
-    async fn write<T, E, F>(&self, provenance: &Arc<Provenance>, body: F) -> Result<Committed<T>, E>
+    /// revocation that was acknowledged is in force here, and the others follow. Where
+    /// that takes longer than the request has time, it comes back before: what was
+    /// committed has to be told, and a new token is told once.
+    async fn write<T, E, F>(
+        &self,
+        extensions: &tonic::Extensions,
+        provenance: &Arc<Provenance>,
+        body: F,
+    ) -> Result<Committed<T>, E>
     where
         F: for<'t> AsyncFn(&'t mut Transaction) -> Result<T, E>
             + for<'t> Body<&'t mut Transaction, Result<T, E>, Future: Send>
@@ -95,7 +103,8 @@ impl Services {
         let begun = Instant::now();
         let written = self.store.transaction(provenance, body).await;
         if let Ok(committed) = &written {
-            self.replica.take_in(committed.revision).await;
+            let give_up = context::answer_by(extensions);
+            self.replica.take_in(committed.revision, give_up).await;
         }
         let outcome = Outcome::from(&written);
         self.metrics.write(outcome, begun.elapsed());

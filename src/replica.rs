@@ -307,14 +307,15 @@ impl Replica {
     }
 
     /// Takes in what was just committed at that revision, without waiting for word
-    /// from the database. Gives up after a while: then the feed is in trouble, and
-    /// the change is none the less committed.
-    pub async fn take_in(&self, committed: Revision) {
+    /// from the database. Gives up after a while, and in any case by then: the feed is
+    /// in trouble, and the change is none the less committed.
+    pub async fn take_in(&self, committed: Revision, give_up: Option<Instant>) {
         let reached = |progress: &Progress| progress.revision.is_some_and(|at| at >= committed);
         let mut progress = self.progress();
         if !reached(&progress.borrow_and_update()) {
             self.shared.heard.notify_one();
-            let give_up = Instant::now() + TAKE_IN_TIMEOUT;
+            let ours = Instant::now() + TAKE_IN_TIMEOUT;
+            let give_up = give_up.map_or(ours, |theirs| theirs.min(ours));
             drop(timeout_at(give_up, progress.wait_for(reached)).await);
         }
     }

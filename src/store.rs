@@ -72,7 +72,7 @@ pub struct Options {
     pub pool_size: usize,
     /// How long a request waits for a connection. Default 2 s.
     pub pool_wait: Duration,
-    /// How long connecting may take. Default 3 s.
+    /// How long connecting may take, where the URL does not say it. Default 3 s.
     pub connect_timeout: Duration,
 }
 
@@ -316,7 +316,11 @@ impl Store {
         // The time is taken after the lock, so that it orders the writes too.
         let lock = "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
                     SELECT clock_timestamp() AS now FROM locked";
-        let (lease, state): (_, TimeRow) = self.begin_with("transaction", "BEGIN", lock).await?;
+        // Said, since a database can have another default: at a higher level whoever
+        // waited for the lock would collide with whom it waited for. A database that
+        // was made read-only by default stays so.
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let (lease, state): (_, TimeRow) = self.begin_with("transaction", begin, lock).await?;
         Ok(Transaction {
             lease,
             now: self.clock.adopt(state.now),

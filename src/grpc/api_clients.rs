@@ -91,6 +91,7 @@ impl Services {
     /// Runs a call that may change one client.
     async fn change<F>(
         &self,
+        extensions: &tonic::Extensions,
         provenance: &Arc<Provenance>,
         on_client: &OnClient,
         decide: F,
@@ -103,7 +104,7 @@ impl Services {
             let transition = decide(client.clone(), &facts, tx.now)?;
             keep(tx, &client, transition, &facts).await
         };
-        self.write(provenance, body).await
+        self.write(extensions, provenance, body).await
     }
 }
 
@@ -143,7 +144,7 @@ impl ApiClientService for Services {
         let Committed {
             value: (seen, token),
             revision,
-        } = self.write(&provenance, body).await?;
+        } = self.write(&extensions, &provenance, body).await?;
         tell("created", seen.client.id);
         Ok(Response::new(pb::CreateApiClientResponse {
             api_client: Some(seen.to_pb()),
@@ -196,7 +197,7 @@ impl ApiClientService for Services {
         let Committed {
             value: seen,
             revision,
-        } = self.write(&provenance, body).await?;
+        } = self.write(&extensions, &provenance, body).await?;
         tell("updated", seen.client.id);
         Ok(Response::new(pb::UpdateApiClientResponse {
             api_client: Some(seen.to_pb()),
@@ -231,7 +232,7 @@ impl ApiClientService for Services {
         let Committed {
             value: (seen, token),
             revision,
-        } = self.write(&provenance, body).await?;
+        } = self.write(&extensions, &provenance, body).await?;
         tell("rotated", seen.client.id);
         Ok(Response::new(pb::RotateApiClientResponse {
             api_client: Some(seen.to_pb()),
@@ -251,7 +252,7 @@ impl ApiClientService for Services {
             value: seen,
             revision,
         } = self
-            .change(&provenance, &on_client, ApiClient::revoke)
+            .change(&extensions, &provenance, &on_client, ApiClient::revoke)
             .await?;
         tell("revoked", on_client.id);
         Ok(Response::new(pb::RevokeApiClientResponse {
@@ -271,7 +272,7 @@ impl ApiClientService for Services {
             value: seen,
             revision,
         } = self
-            .change(&provenance, &on_client, ApiClient::reactivate)
+            .change(&extensions, &provenance, &on_client, ApiClient::reactivate)
             .await?;
         tell("reactivated", on_client.id);
         Ok(Response::new(pb::ReactivateApiClientResponse {
@@ -294,7 +295,7 @@ impl ApiClientService for Services {
             tx.delete_client(id).await?;
             Ok(tx.record(event).await?)
         };
-        let Committed { revision, .. } = self.write(&provenance, body).await?;
+        let Committed { revision, .. } = self.write(&extensions, &provenance, body).await?;
         tell("deleted", on_client.id);
         Ok(Response::new(pb::DeleteApiClientResponse {
             revision: revision.0,

@@ -110,6 +110,16 @@ impl RequestId {
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
+/// What is left of a request's time where its answer is ready: enough to send it before
+/// the request is given up.
+const TO_ANSWER: Duration = Duration::from_millis(50);
+
+/// When to begin to answer with what there is; none where nobody said.
+pub(super) fn answer_by(extensions: &tonic::Extensions) -> Option<Instant> {
+    let Deadline(deadline) = *extensions.get::<Deadline>()?;
+    Some(deadline.checked_sub(TO_ANSWER).unwrap_or(deadline))
+}
+
 /// How long the request may still take; `ours` where the layers set nothing.
 pub(super) fn remaining(extensions: &tonic::Extensions, ours: Duration) -> Duration {
     let deadline = extensions.get::<Deadline>();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::{Stream, TryStreamExt};
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -15,8 +17,9 @@ use crate::{
     store::{Committed, Transaction},
 };
 
-/// How long each chunk of a replacement may take.
+/// How long each chunk of a replacement may take, and all of them.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+const CHUNKS_TIMEOUT: Duration = Duration::from_mins(10);
 
 #[tonic::async_trait]
 impl DirectoryService for Services {
@@ -41,7 +44,7 @@ impl DirectoryService for Services {
         let Committed {
             value: applied,
             revision,
-        } = self.write(&provenance, body).await?;
+        } = self.write(&extensions, &provenance, body).await?;
         Ok(Response::new(pb::ApplyDirectoryChangesResponse {
             revision: revision.0,
             applied_sequence: applied.unwrap_or_default(),
@@ -57,15 +60,19 @@ impl DirectoryService for Services {
         // The whole directory is here before the write lock is taken: a slow
         // sender holds up nobody.
         let mut replacement = Replacement::default();
-        while let Some(chunk) = next_chunk(&mut chunks).await? {
+        let until = Instant::now() + CHUNKS_TIMEOUT;
+        while let Some(chunk) = next_chunk(&mut chunks, until).await? {
             replacement.add(&chunk)?;
         }
+        // Millions of entries are looked at: not between other calls.
+        let checked = tokio::task::spawn_blocking(|| replacement.finish()).await;
+        let checked = checked.or(Err(ApiError::Defect("the check of a directory broke off")))?;
         let Replacement {
             directory,
             allow_mass_removal,
             sequence,
             ..
-        } = replacement.finish()?;
+        } = checked?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let difference = tx.replace_directory(&directory, allow_mass_removal).await?;
             if let Some(sequence) = sequence {
@@ -76,7 +83,7 @@ impl DirectoryService for Services {
         let Committed {
             value: difference,
             revision,
-        } = self.write(&provenance, body).await?;
+        } = self.write(&extensions, &provenance, body).await?;
         Ok(Response::new(pb::ReplaceDirectoryResponse {
             revision: revision.0,
             added: difference.added,
@@ -93,10 +100,14 @@ impl DirectoryService for Services {
     }
 }
 
-/// The next chunk, unless it takes too long: a sender that has gone silent must
-/// not keep others from replacing the directory.
-async fn next_chunk<C>(chunks: &mut Streaming<C>) -> Result<Option<C>, Status> {
-    match tokio::time::timeout(CHUNK_TIMEOUT, chunks.message()).await {
+/// The next chunk, unless it takes too long, or all of them do: neither a sender that has
+/// gone silent nor one that dawdles may keep others from replacing the directory.
+async fn next_chunk<C>(
+    chunks: &mut (impl Stream<Item = Result<C, Status>> + Unpin),
+    until: Instant,
+) -> Result<Option<C>, Status> {
+    let until = until.min(Instant::now() + CHUNK_TIMEOUT);
+    match timeout_at(until, chunks.try_next()).await {
         Ok(chunk) => chunk,
         Err(_) => Err(ApiError::DeadlineExceeded.into()),
     }
@@ -116,5 +127,46 @@ impl Services {
             sites: status.sites,
             memberships: status.memberships,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::{StreamExt, stream};
+    use tokio::time::sleep;
+    use tonic::Code;
+
+    use super::*;
+
+    /// For how long a sender is listened to that takes so long for each chunk.
+    async fn patience(pause: Duration) -> Duration {
+        let begun = Instant::now();
+        let chunks = stream::repeat(()).then(async |()| {
+            sleep(pause).await;
+            Ok(())
+        });
+        let mut chunks = pin!(chunks);
+        let until = begun + CHUNKS_TIMEOUT;
+        loop {
+            match next_chunk(&mut chunks, until).await {
+                Ok(chunk) => assert_eq!(chunk, Some(())),
+                Err(status) => {
+                    assert_eq!(status.code(), Code::DeadlineExceeded);
+                    return begun.elapsed();
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_has_a_time_for_each_chunk_and_one_for_all() {
+        let moment = Duration::from_millis(1);
+        assert_eq!(patience(CHUNK_TIMEOUT + moment).await, CHUNK_TIMEOUT);
+        assert_eq!(
+            patience(CHUNK_TIMEOUT.saturating_sub(moment)).await,
+            CHUNKS_TIMEOUT
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Keeps the index up with Postgres: the change log is the truth, a notification
 //! only wakes, and a short poll covers one that was lost. Where the log does not
 //! lead from what is known to what there is (a restored backup, another database, a
-//! log that was trimmed), everything is read anew beside the index that is there.
+//! log that was trimmed), or following it is no use (too much changed, or it fails again
+//! and again), everything is read anew beside the index that is there.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,6 +14,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
+
+mod supervisor;
 
 use super::{Shared, assembly::Assembly, index::Writer, whole::Whole};
 use crate::{
@@ -31,6 +34,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// The same for the listener, without which nothing is lost but a little time.
 const LAST_LISTENER_PAUSE: Duration = Duration::from_secs(5);
+/// The share of the clients that may have changed where they are read by their ids: of
+/// more than a quarter, reading everything is quicker. In any case so many.
+const SHARE_READ_BY_ID: usize = 4;
+const ALWAYS_READ_BY_ID: usize = 10_000;
+/// How often following the log may fail, though the database answers, until it is given
+/// up.
+const MAX_FAILED_CATCH_UPS: u32 = 3;
 
 /// The task that follows the database. It ends when this is dropped.
 pub(super) struct Task(JoinHandle<()>);
@@ -47,22 +57,16 @@ pub(super) fn start(
     store: Store,
     shared: Arc<Shared>,
 ) -> Task {
-    let listener = listen(store.clone(), Arc::clone(&shared));
-    let follower = Follower {
-        store,
-        shared,
-        connection: None,
-        held: None,
-        asked_at: Instant::now(),
-        trouble: None,
-    };
-    Task(tokio::spawn(async {
+    Task(tokio::spawn(async move {
         ready.await;
-        // Each of them a task of its own, and aborted with this one.
-        let mut tasks = JoinSet::new();
-        tasks.spawn(listener);
-        tasks.spawn(follower.run());
-        tasks.join_all().await;
+        let follow = || {
+            // Each of them a task of its own, and aborted with this one.
+            let mut tasks = JoinSet::new();
+            tasks.spawn(listen(store.clone(), Arc::clone(&shared)));
+            tasks.spawn(Follower::new(store.clone(), Arc::clone(&shared)).run());
+            tasks
+        };
+        supervisor::supervise(follow, || shared.broken_off()).await;
     }))
 }
 
@@ -73,6 +77,19 @@ struct Held {
     accounts: Uuid,
     /// Whether a version was given out that has everything.
     published: bool,
+    /// How often it could not be brought up to the database that answers, on end.
+    failed: u32,
+}
+
+/// Why everything is read anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anew {
+    /// The log does not lead from what is known to what there is.
+    Lost,
+    /// So much changed that it takes longer to read it by itself.
+    TooMuch,
+    /// Following the log fails.
+    Failing,
 }
 
 /// As many clients as are worked out beside the other tasks of their thread. More
@@ -100,6 +117,17 @@ enum Reason {
 }
 
 impl Follower {
+    fn new(store: Store, shared: Arc<Shared>) -> Self {
+        Self {
+            store,
+            shared,
+            connection: None,
+            held: None,
+            asked_at: Instant::now(),
+            trouble: None,
+        }
+    }
+
     #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
@@ -169,20 +197,20 @@ impl Follower {
         match self.held.as_mut() {
             Some(held) => {
                 let asked_at = self.shared.clock.elapsed();
-                if held.catch_up(&mut feed, reason, &self.shared).await? {
-                    let is_changed = !held.published;
-                    self.shared.publish(held, asked_at);
-                    if is_changed {
-                        self.shared.metrics.fed(self.asked_at.elapsed());
+                match held.catch_up(&mut feed, reason, &self.shared).await? {
+                    None => {
+                        let is_changed = !held.published;
+                        self.shared.publish(held, asked_at);
+                        if is_changed {
+                            self.shared.metrics.fed(self.asked_at.elapsed());
+                        }
                     }
-                } else {
-                    tracing::warn!(
-                        revision = held.position.revision.0,
-                        "the change log does not continue what is known here: the database is \
-                         another one, or a restored one, or went on too far. Everything is \
-                         read anew"
-                    );
-                    self.load(&mut feed).await?;
+                    Some(anew) => {
+                        anew.tell(held.position.revision);
+                        // Should this fail as well, the log has its turn again.
+                        held.failed = 0;
+                        self.load(&mut feed).await?;
+                    }
                 }
             }
             None => self.load(&mut feed).await?,
@@ -213,12 +241,18 @@ impl Follower {
             position: state.position,
             accounts: state.accounts,
             published: false,
+            failed: 0,
         };
-        // What was changed meanwhile.
+        // What was changed meanwhile. Where that fails, what was read is kept.
+        let mut followed = Ok(None);
         if begun.elapsed() > self.shared.options.poll_interval {
-            asked_at = self.shared.clock.elapsed();
-            if !held.catch_up(feed, Reason::Heard, &self.shared).await? {
-                asked_at = Duration::ZERO;
+            let then = self.shared.clock.elapsed();
+            followed = held.catch_up(feed, Reason::Heard, &self.shared).await;
+            match &followed {
+                Ok(None) => asked_at = then,
+                // Nobody knows of when it is.
+                Ok(Some(Anew::Lost)) => asked_at = Duration::ZERO,
+                Ok(Some(Anew::TooMuch | Anew::Failing)) | Err(_) => {}
             }
         }
         self.shared.publish(&mut held, asked_at);
@@ -233,7 +267,7 @@ impl Follower {
         let old = self.held.replace(held);
         // Taking a large index apart takes a while too.
         drop(tokio::task::spawn_blocking(move || drop(old)));
-        Ok(())
+        followed.map(drop)
     }
 
     fn answered(&mut self, number: u64) {
@@ -263,24 +297,35 @@ impl Follower {
 }
 
 impl Held {
-    /// Brings what is held up to the database. False: the log does not lead there.
+    /// Brings what is held up to the database, or says why it has to be read anew.
     async fn catch_up(
         &mut self,
         feed: &mut Feed,
         reason: Reason,
         shared: &Shared,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Anew>, StoreError> {
+        if self.failed >= MAX_FAILED_CATCH_UPS {
+            return Ok(Some(Anew::Failing));
+        }
         let asked_at = shared.clock.elapsed();
         if reason == Reason::Poll {
             let state = feed.state(self.position).await?;
             shared.calibrate(&state, asked_at);
             if state.position == self.position && state.accounts == self.accounts {
-                return Ok(true);
+                return Ok(None);
             }
         }
         let mut assembly = Assembly::default();
-        let state = match feed.catch_up(self.position, &mut assembly).await? {
-            CatchUp::Lost => return Ok(false),
+        let at_most = read_by_id(self.writer.clients());
+        let caught_up = feed.catch_up(self.position, at_most, &mut assembly).await;
+        self.failed = match &caught_up {
+            Err(error) if !error.is_of_connection() => self.failed + 1,
+            Err(_) => self.failed,
+            Ok(_) => 0,
+        };
+        let state = match caught_up? {
+            CatchUp::Lost => return Ok(Some(Anew::Lost)),
+            CatchUp::TooMuch => return Ok(Some(Anew::TooMuch)),
             CatchUp::Nothing(state) => state,
             CatchUp::Changed(state, changed) => {
                 self.published = false;
@@ -298,7 +343,34 @@ impl Held {
             self.writer.set_callers(accounts);
             self.accounts = state.accounts;
         }
-        Ok(true)
+        Ok(None)
+    }
+}
+
+/// How many changed clients are read by their ids, of so many that are known.
+fn read_by_id(clients: usize) -> usize {
+    ALWAYS_READ_BY_ID.max(clients / SHARE_READ_BY_ID)
+}
+
+impl Anew {
+    fn tell(self, known: Revision) {
+        let revision = known.0;
+        match self {
+            Self::Lost => tracing::warn!(
+                revision,
+                "the change log does not continue what is known here: the database is another \
+                 one, or a restored one, or went on too far. Everything is read anew"
+            ),
+            Self::TooMuch => tracing::info!(
+                revision,
+                "so many API clients changed that everything is read anew"
+            ),
+            Self::Failing => tracing::warn!(
+                revision,
+                "the change log cannot be followed, though the database answers: everything is \
+                 read anew"
+            ),
+        }
     }
 }
 
@@ -315,6 +387,15 @@ async fn write(assembly: Assembly, changed: Vec<ClientId>, mut writer: Writer) -
 }
 
 impl Shared {
+    /// Says that nobody follows the database: who waits need not wait for that.
+    fn broken_off(&self) {
+        self.listening.store(false, Ordering::Relaxed);
+        self.progress.send_modify(|progress| {
+            progress.failed = self.begun.load(Ordering::SeqCst);
+            progress.failures += 1;
+        });
+    }
+
     /// Gives out a version, of which is known that it was complete at that time.
     fn publish(&self, held: &mut Held, asked_at: Duration) {
         if !held.published {
@@ -362,5 +443,22 @@ async fn listen(store: Store, shared: Arc<Shared>) {
         }
         sleep(pause).await;
         pause = LAST_LISTENER_PAUSE.min(pause * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_the_clients_is_read_by_id() {
+        for (clients, read) in [
+            (0, 10_000),
+            (40_003, 10_000),
+            (40_004, 10_001),
+            (1_000_000, 250_000),
+        ] {
+            assert_eq!(read_by_id(clients), read, "{clients}");
+        }
     }
 }

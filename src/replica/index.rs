@@ -93,7 +93,8 @@ pub struct Client {
     pub known: Known,
     /// The newest token; none only where somebody removed it by hand.
     current: Option<TokenHash>,
-    /// Those that it replaced, each with its overlap's end.
+    /// Those that it replaced, each with its overlap's end, in the order of their
+    /// hashes: so what a client costs grows with its tokens, and not with their square.
     replaced: Box<[(TokenHash, Timestamp)]>,
     /// Where its uses are noted. Handed on to what comes in this one's place.
     pub usage: UsageSlot,
@@ -234,9 +235,10 @@ impl Writer {
         let usage = old.map(|old| old.client.usage.clone()).unwrap_or_default();
         let client = Client::new(known, tokens, usage);
         if let Some(old) = self.clients.put(&id, Placed::new(Arc::clone(&client))) {
-            let is_kept = |hash: &TokenHash| client.hashes().any(|kept| kept == hash);
-            for hash in old.client.hashes().filter(|hash| !is_kept(hash)) {
-                self.remove_token(hash, id);
+            for (hash, _) in old.client.standings() {
+                if !client.has(&hash) {
+                    self.remove_token(&hash, id);
+                }
             }
         } else {
             self.count += 1;
@@ -250,8 +252,8 @@ impl Writer {
     pub fn remove(&mut self, id: ClientId) {
         if let Some(old) = self.clients.remove(&id) {
             self.count -= 1;
-            for hash in old.client.hashes() {
-                self.remove_token(hash, id);
+            for (hash, _) in old.client.standings() {
+                self.remove_token(&hash, id);
             }
         }
     }
@@ -298,6 +300,7 @@ impl Client {
                 TokenStanding::ReplacedUntil(end) => replaced.push((*hash, *end)),
             }
         }
+        replaced.sort_unstable_by_key(|(hash, _)| hash.0);
         Arc::new(Self {
             known,
             current,
@@ -306,27 +309,38 @@ impl Client {
         })
     }
 
-    fn hashes(&self) -> impl Iterator<Item = &TokenHash> {
-        let replaced = self.replaced.iter().map(|(hash, _)| hash);
-        self.current.iter().chain(replaced)
+    /// Its tokens, each with its place among them.
+    fn standings(&self) -> impl Iterator<Item = (TokenHash, TokenStanding)> {
+        let current = self.current.iter();
+        let current = current.map(|hash| (*hash, TokenStanding::Current));
+        let replaced = self.replaced.iter();
+        current.chain(replaced.map(|(hash, end)| (*hash, TokenStanding::ReplacedUntil(*end))))
+    }
+
+    /// When one of its tokens ends that was replaced.
+    fn end(&self, hash: &TokenHash) -> Option<Timestamp> {
+        let found = self
+            .replaced
+            .binary_search_by_key(&hash.0, |(hash, _)| hash.0);
+        found.ok().map(|at| self.replaced[at].1)
+    }
+
+    fn has(&self, hash: &TokenHash) -> bool {
+        self.current.as_ref() == Some(hash) || self.end(hash).is_some()
     }
 
     /// The place of one of its tokens.
     fn standing(&self, hash: &TokenHash) -> TokenStanding {
-        let mut replaced = self.replaced.iter();
-        replaced
-            .find(|(other, _)| other == hash)
-            .map_or(TokenStanding::Current, |(_, end)| {
-                TokenStanding::ReplacedUntil(*end)
-            })
+        self.end(hash)
+            .map_or(TokenStanding::Current, TokenStanding::ReplacedUntil)
     }
 
     /// An entry for each of its tokens.
     fn tokens(self: &Arc<Self>) -> impl Iterator<Item = Token> {
-        self.hashes().map(|hash| Token {
-            hash: *hash,
+        self.standings().map(|(hash, standing)| Token {
+            hash,
             works: match &self.known {
-                Known::Settled(settled) => settled.works_until(self.standing(hash)),
+                Known::Settled(settled) => settled.works_until(standing),
                 Known::Unreadable(_) => WorksUntil::NEVER,
             },
             client: Arc::clone(self),

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use diesel::{dsl::count_star, prelude::*};
+use diesel::{
+    dsl::count_star,
+    prelude::*,
+    sql_types::{BigInt, Uuid as SqlUuid},
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -20,6 +24,18 @@ use crate::domain::{
     role::InstanceRole,
     token::{TokenHash, TokenHint},
 };
+
+/// How many tokens that were replaced are kept of each client, to be answered as
+/// rotated. Every one of them is in the memory of every replica, and all are read anew
+/// with each change of their client, so there has to be an end to them.
+pub const MAX_REPLACED_TOKENS: u16 = 1000;
+/// Tokens that one rotation removes at most, should there be many more than that.
+const REMOVED_AT_ONCE: i64 = 10_000;
+/// Those that ended first go first: so none that still works.
+const REMOVE_OLDEST: &str = "
+    DELETE FROM api_client_tokens WHERE hash IN (
+        SELECT hash FROM api_client_tokens WHERE client_id = $1 AND end_time IS NOT NULL
+        ORDER BY end_time DESC, create_time DESC, hash OFFSET $2 LIMIT $3)";
 
 /// Clients with the hints of their newest tokens, and their last uses.
 macro_rules! newest_tokens {
@@ -168,7 +184,8 @@ impl Transaction {
     }
 
     /// Writes a client with its new token. The token before it works until
-    /// `old_token_ends`, earlier ones no longer.
+    /// `old_token_ends`, earlier ones no longer. Of those, the last
+    /// [`MAX_REPLACED_TOKENS`] are kept.
     pub async fn rotate_client(
         &mut self,
         client: &ApiClient,
@@ -194,7 +211,14 @@ impl Transaction {
             .execute(self.connection())
             .await?;
         types::expect_rows("rotating a client", rows, 1)?;
-        self.insert_token(client, token).await
+        self.insert_token(client, token).await?;
+        diesel::sql_query(REMOVE_OLDEST)
+            .bind::<SqlUuid, _>(id)
+            .bind::<BigInt, _>(i64::from(MAX_REPLACED_TOKENS))
+            .bind::<BigInt, _>(REMOVED_AT_ONCE)
+            .execute(self.connection())
+            .await?;
+        Ok(())
     }
 
     /// Deletes a client with its grants and tokens.

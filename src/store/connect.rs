@@ -2,34 +2,47 @@
 //! connection is set to.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use diesel::{ConnectionError, ConnectionResult};
+use arc_swap::ArcSwapOption;
+use diesel::{ConnectionError, ConnectionResult, sql_types::Text};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use rustls::ClientConfig;
 use tokio_postgres::{CancelToken, Client, Connection, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     error::{StoreError, causes},
-    tls::TlsError,
+    tls::{Encryption, TlsError},
     url::{DatabaseUrl, MalformedUrl, Server, Target},
 };
 
 /// How long a peer may leave data unacknowledged before it is taken for gone: a
 /// statement that waits for it fails then, and does not wait for ever.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// After how much silence a connection is asked whether it is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// What every connection is set to. The service's own deadline comes first; these
 /// end what it has lost hold of.
 pub(super) const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
                        SET idle_in_transaction_session_timeout = '20s'; SET timezone = 'UTC'";
 /// Outages are told from defects by the text of a message, which must be the
-/// English one. Where only a superuser may say so, the server's own language
-/// stays.
-pub(super) const MESSAGES: &str = "SET lc_messages = 'C'";
+/// English one: diesel keeps the SQLSTATE to itself. Only a superuser, or who was
+/// granted that, may say so; otherwise the server's own language stays, and is told.
+pub(super) const MESSAGES: &str = "SELECT CASE \
+     WHEN has_parameter_privilege('lc_messages', 'SET') THEN set_config('lc_messages', 'C', false) \
+     ELSE current_setting('lc_messages') END AS language";
+/// Says once that Postgres does not speak English.
+static TOLD: Once = Once::new();
+
+#[derive(diesel::QueryableByName)]
+struct LanguageRow {
+    #[diesel(sql_type = Text)]
+    language: String,
+}
 
 /// A connection's bytes, which are moved when it is polled.
 pub(super) type Wire = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
@@ -39,6 +52,8 @@ pub(super) struct Connector {
     target: Result<Target, MalformedUrl>,
     /// The server that let us in last, which is tried first.
     last: AtomicUsize,
+    /// How the last connection was encrypted.
+    tls: ArcSwapOption<ClientConfig>,
 }
 
 /// Why there is no connection. Tells all the causes, but nothing of the URL.
@@ -112,6 +127,7 @@ impl Connector {
         Self {
             target: Target::parse(url.as_str()),
             last: AtomicUsize::new(0),
+            tls: ArcSwapOption::empty(),
         }
     }
 
@@ -123,11 +139,12 @@ impl Connector {
         }
     }
 
-    /// How long connecting may take: so much, or as much as there is time for every
-    /// one of several servers.
+    /// How long connecting may take: so much, or as much as the URL says, or as much as
+    /// there is time for every one of several servers.
     pub(super) fn patience(&self, least: Duration) -> Duration {
         match &self.target {
             Ok(target) if target.servers.len() > 1 => least.max(target.patience()),
+            Ok(target) if target.is_patience_given => target.patience(),
             _ => least,
         }
     }
@@ -135,7 +152,7 @@ impl Connector {
     /// Connects beneath diesel. Nothing is done on the connection until it is polled.
     pub(super) async fn open(&self) -> Result<(Client, Wire), ConnectError> {
         let target = self.target.as_ref().map_err(|error| *error)?;
-        let tls = MakeRustlsConnect::new(target.encryption.client()?);
+        let tls = self.encrypt(&target.encryption).await?;
         let first = self.last.load(Ordering::Relaxed);
         let count = target.servers.len();
         let mut failed = Vec::new();
@@ -175,14 +192,30 @@ impl Connector {
     /// Cancels what a connection has under way, the way that it came.
     pub(super) async fn cancel(&self, token: CancelToken) -> Result<(), ConnectError> {
         let target = self.target.as_ref().map_err(|error| *error)?;
-        let tls = MakeRustlsConnect::new(target.encryption.client()?);
+        let tls = match self.tls.load_full() {
+            Some(client) => MakeRustlsConnect::new((*client).clone()),
+            None => self.encrypt(&target.encryption).await?,
+        };
         Ok(token.cancel_query(tls).await?)
+    }
+
+    /// Reads the files anew, since they may have been replaced: not on a thread that
+    /// others wait for, because the authorities of a system are many.
+    async fn encrypt(&self, encryption: &Encryption) -> Result<MakeRustlsConnect, ConnectError> {
+        let client = if encryption.has_files() {
+            let encryption = encryption.clone();
+            let read = tokio::task::spawn_blocking(move || encryption.client());
+            read.await.expect("it neither panics nor is aborted")?
+        } else {
+            encryption.client()?
+        };
+        self.tls.store(Some(Arc::new(client.clone())));
+        Ok(MakeRustlsConnect::new(client))
     }
 }
 
 async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire), ConnectError> {
     let mut config = server.config.clone();
-    config.keepalives_idle(KEEPALIVE_IDLE);
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(TCP_USER_TIMEOUT);
     }
@@ -194,9 +227,51 @@ async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire)
 
 /// Sets a new connection up.
 pub(super) async fn set_up(connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
+    // Only here: its methods would hide those of other types.
+    use diesel_async::RunQueryDsl;
+
     connection.batch_execute(SESSION).await?;
-    if let Err(error) = connection.batch_execute(MESSAGES).await {
-        tracing::debug!(%error, "the language of messages stays the server's");
+    let row: LanguageRow = diesel::sql_query(MESSAGES).get_result(connection).await?;
+    let language = row.language;
+    if !is_english(&language) {
+        TOLD.call_once(|| {
+            tracing::warn!(
+                language,
+                "Postgres words its errors in the language {language}, in which outages look like \
+                 defects: a superuser has to run ALTER ROLE … SET lc_messages = 'C' for this role"
+            );
+        });
     }
     Ok(())
+}
+
+/// Whether a locale's messages are the ones that are known here.
+fn is_english(locale: &str) -> bool {
+    let language = locale.split(['_', '.', '-', '@']).next().unwrap_or(locale);
+    ["", "c", "posix", "en", "english"].contains(&&*language.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn english_has_several_names() {
+        for english in [
+            "",
+            "C",
+            "C.UTF-8",
+            "POSIX",
+            "en_US.utf8",
+            "en_GB",
+            "en-US",
+            "en",
+            "English_United States.1252",
+        ] {
+            assert!(is_english(english), "{english}");
+        }
+        for other in ["de_DE.UTF-8", "ca_ES", "fr", "German_Germany.1252", "eng"] {
+            assert!(!is_english(other), "{other}");
+        }
+    }
 }

@@ -115,6 +115,25 @@ impl StoreError {
         }
     }
 
+    /// Whether it is the way to Postgres that failed, or Postgres as a whole, and not what
+    /// it was asked for: that may merely have taken too long.
+    pub fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Unavailable(source) => !source.is::<tokio::time::error::Elapsed>(),
+            Self::Overloaded(_) | Self::Collision(_) | Self::Inconsistent(_) | Self::Defect(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether a person should look at it: no other try mends it.
+    pub const fn is_defect(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Overloaded(_) | Self::Collision(_) => false,
+            Self::Inconsistent(_) | Self::Defect(_) => true,
+        }
+    }
+
     /// Its class, in a word.
     pub(super) const fn class(&self) -> &'static str {
         match self {

@@ -61,7 +61,7 @@ const STATE: &str = "
                SELECT FROM index_revisions AS known
                WHERE known.revision = $2 AND known.nonce = $3) END
     FROM index_state";
-const CHANGED: &str = "SELECT DISTINCT client_id FROM index_changes WHERE revision > $1";
+const CHANGED: &str = "SELECT DISTINCT client_id FROM index_changes WHERE revision > $1 LIMIT $2";
 
 /// One revision of one history of one database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +124,8 @@ pub enum CatchUp {
     Nothing(State),
     /// These clients changed, or are gone; their rows were handed over.
     Changed(State, Vec<ClientId>),
+    /// More clients changed than were to be read.
+    TooMuch,
     /// The log does not lead from what is known to here: read everything.
     Lost,
 }
@@ -173,9 +175,8 @@ impl Store {
                 }
             }));
             client.batch_execute(connect::SESSION).await?;
-            if let Err(error) = client.batch_execute(connect::MESSAGES).await {
-                tracing::debug!(%error, "the language of messages stays the server's");
-            }
+            // Here errors have their SQLSTATE: this is for the log alone.
+            client.batch_execute(connect::MESSAGES).await?;
             let (state, changed, clients, grants, tokens) = tokio::try_join!(
                 client.prepare(STATE),
                 client.prepare(CHANGED),
@@ -250,29 +251,33 @@ impl Feed {
         state(within(ANSWER_TIMEOUT, asked).await?.as_ref())
     }
 
-    /// Reads all that changed since, of one snapshot.
+    /// Reads all that changed since, of one snapshot, unless it is more than so many
+    /// clients.
     pub async fn catch_up(
         &mut self,
         known: Position,
+        at_most: usize,
         sink: &mut dyn Sink,
     ) -> Result<CatchUp, StoreError> {
-        in_span("catch_up", self.try_catch_up(known, sink)).await
+        in_span("catch_up", self.try_catch_up(known, at_most, sink)).await
     }
 
     async fn try_catch_up(
         &mut self,
         known: Position,
+        at_most: usize,
         sink: &mut dyn Sink,
     ) -> Result<CatchUp, StoreError> {
         let since = stored(known.revision)?;
         let parameters: [&(dyn ToSql + Sync); 3] = [&known.database, &since, &known.nonce];
-        let revision: [&(dyn ToSql + Sync); 1] = [&since];
+        let enough = i64::try_from(at_most).map_or(i64::MAX, |most| most.saturating_add(1));
+        let changes: [&(dyn ToSql + Sync); 2] = [&since, &enough];
         let asked = async {
             // In this order, and all sent before the first answer is there.
             let ((), state_row, changed) = tokio::try_join!(
                 self.client.batch_execute(BEGIN_CHANGES),
                 self.client.query_opt(&self.statements.state, &parameters),
-                self.client.query(&self.statements.changed, &revision),
+                self.client.query(&self.statements.changed, &changes),
             )?;
             Ok((state(state_row.as_ref())?, changed))
         };
@@ -281,7 +286,8 @@ impl Feed {
             .iter()
             .map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
             .collect::<Result<Vec<_>, StoreError>>()?;
-        if state.continues {
+        let is_too_much = changed.len() > at_most;
+        if state.continues && !is_too_much {
             for some in changed.chunks(CLIENTS_AT_ONCE) {
                 self.read_clients(some, sink).await?;
             }
@@ -292,6 +298,8 @@ impl Feed {
         .await?;
         Ok(if !state.continues {
             CatchUp::Lost
+        } else if is_too_much {
+            CatchUp::TooMuch
         } else if changed.is_empty() && state.position == known {
             CatchUp::Nothing(state)
         } else {

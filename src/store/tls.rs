@@ -1,7 +1,7 @@
 //! Encryption where this process is the client: when, and whose certificate will do.
 //!
 //! The files are read for each connection anew, so those that replace them are taken
-//! up with the next one.
+//! up with the next one. That takes a while, and is not for a thread that others need.
 
 use std::{
     path::{Path, PathBuf},
@@ -74,6 +74,11 @@ pub(super) enum TlsError {
 }
 
 impl Encryption {
+    /// Whether files are read for it.
+    pub(super) const fn has_files(&self) -> bool {
+        self.authorities.is_some() || self.identity.is_some()
+    }
+
     /// How a client shakes hands.
     pub(super) fn client(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());

@@ -23,6 +23,12 @@ const DEFAULT_PORT: u16 = 5432;
 /// another one may be tried instead.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
+/// How long one address of a server may take to answer at all: most servers have one, or
+/// one of each family, and the second needs its turn as well. Where a time is given, half
+/// of that.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// After how much silence a connection is asked whether it is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// What a URL begins with.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
@@ -38,6 +44,12 @@ pub enum MalformedUrl {
         "the database URL cannot be read: it must be like postgres://USER:PASSWORD@HOST/DATABASE"
     )]
     Unreadable,
+    /// A setting of libpq's that is not known here, or has such a value.
+    #[error("the database URL's {0} cannot be used: it, or its value, is not known here")]
+    Setting(&'static str),
+    /// What is behind the password's own is taken for the host, and would be shown.
+    #[error("the database URL has an @ too many: one in a password must be written as %40")]
+    StrayAt,
     /// There is no such mode.
     #[error(
         "the database URL's sslmode must be one of disable, allow, prefer, require, verify-ca and \
@@ -70,6 +82,8 @@ pub(super) struct Target {
     /// The servers, in the order in which they are tried: each on its own.
     pub(super) servers: Vec<Server>,
     pub(super) encryption: Encryption,
+    /// Whether it says how long connecting may take.
+    pub(super) is_patience_given: bool,
 }
 
 /// One server.
@@ -116,8 +130,18 @@ impl Target {
         } else {
             settings.take_from_pairs(text)
         };
-        let all: Option<Config> = rest.and_then(|rest| rest.parse().ok());
-        let mut all = all.ok_or(MalformedUrl::Unreadable)?;
+        let all: Result<Config, _> = rest?.parse();
+        let mut all = all.or(Err(MalformedUrl::Unreadable))?;
+        let is_stray = |host: &Host| matches!(host, Host::Tcp(host) if host.contains('@'));
+        if all.get_hosts().iter().any(is_stray) {
+            return Err(MalformedUrl::StrayAt);
+        }
+        if let Some(timeout) = settings.user_timeout()? {
+            all.tcp_user_timeout(timeout);
+        }
+        if !settings.is_idle_given() {
+            all.keepalives_idle(KEEPALIVE_IDLE);
+        }
         let mut encryption = settings.encryption()?;
         let count = all.get_hosts().len().max(all.get_hostaddrs().len());
         all.target_session_attrs(settings.target(count)?);
@@ -128,12 +152,14 @@ impl Target {
         }
         all.ssl_mode(encryption.when);
         let given = all.get_connect_timeout().copied();
+        let given = given.filter(|given| !given.is_zero());
         let default = if count > 1 {
             CONNECT_TIMEOUT_OF_SEVERAL
         } else {
             CONNECT_TIMEOUT
         };
-        let patience = given.filter(|given| !given.is_zero()).unwrap_or(default);
+        let patience = given.unwrap_or(default);
+        all.connect_timeout(given.map_or(ADDRESS_TIMEOUT, |given| given / 2));
         let server = |at| {
             let config = only(&all, at)?;
             Some(Server {
@@ -147,6 +173,7 @@ impl Target {
         Ok(Self {
             servers: servers.ok_or(MalformedUrl::Unreadable)?,
             encryption,
+            is_patience_given: given.is_some(),
         })
     }
 
@@ -195,6 +222,9 @@ fn only(all: &Config, at: usize) -> Option<Config> {
     }
     if let Some(name) = all.get_application_name() {
         one.application_name(name);
+    }
+    if let Some(timeout) = all.get_connect_timeout() {
+        one.connect_timeout(*timeout);
     }
     if let Some(timeout) = all.get_tcp_user_timeout() {
         one.tcp_user_timeout(*timeout);
@@ -313,7 +343,7 @@ mod tests {
                 "target_session_attrs=read-only",
                 MalformedUrl::NotForWriting,
             ),
-            ("sslcompression=1", MalformedUrl::Unreadable),
+            ("sslcompression=1", MalformedUrl::Setting("sslcompression")),
             ("sslmode", MalformedUrl::Unreadable),
             ("sslmode=%zz", MalformedUrl::Unreadable),
         ] {
@@ -333,6 +363,130 @@ mod tests {
         ] {
             assert_eq!(refused(text), MalformedUrl::Unreadable, "{text:?}");
         }
+    }
+
+    #[test]
+    fn settings_are_written_as_for_libpq() {
+        // Milliseconds; seconds; a count.
+        let config = |settings: &str| {
+            let of_url = read(&format!("postgres://u:p@h/d?{settings}"));
+            let pairs = settings.replace('&', " ");
+            let of_pairs = read(&format!("host=h password=p {pairs} user=u dbname=d"));
+            let config = of_url.servers[0].config.clone();
+            assert_eq!(config, of_pairs.servers[0].config, "{settings}");
+            config
+        };
+        let seconds = Duration::from_secs;
+        let usual = config("");
+        assert_eq!(usual.get_tcp_user_timeout(), None);
+        assert_eq!(usual.get_keepalives_idle(), KEEPALIVE_IDLE);
+        let given = config(
+            "tcp_user_timeout=7500&keepalives=1&keepalives_idle=7&keepalives_interval=2&\
+             keepalives_count=3",
+        );
+        assert_eq!(
+            given.get_tcp_user_timeout(),
+            Some(&seconds(7).saturating_add(seconds(1) / 2))
+        );
+        assert_eq!(given.get_keepalives_idle(), seconds(7));
+        assert_eq!(given.get_keepalives_interval(), Some(seconds(2)));
+        assert_eq!(given.get_keepalives_retries(), Some(3));
+        assert_eq!(config("tcp_user_timeout=0").get_tcp_user_timeout(), None);
+        // What makes no difference here.
+        for harmless in [
+            "gssencmode=prefer",
+            "gssencmode=disable&krbsrvname=postgres",
+            "sslsni=1&sslcompression=0",
+            "client_encoding=UTF8",
+            "fallback_application_name=x",
+            "ssl_min_protocol_version=TLSv1.2",
+        ] {
+            assert_eq!(config(harmless), usual, "{harmless}");
+        }
+        for unset in [
+            "postgres://u:p@h/d?sslcrl=&passfile=",
+            "host=h user=u password=p sslcrl='' dbname=d passfile=''",
+        ] {
+            assert_eq!(read(unset).servers[0].config, usual, "{unset}");
+        }
+        // What would, and nobody would notice.
+        for (setting, value) in [
+            ("gssencmode", "require"),
+            ("sslsni", "0"),
+            ("client_encoding", "LATIN1"),
+            ("ssl_min_protocol_version", "TLSv1.3"),
+            ("sslcrl", "revoked.pem"),
+            ("sslpassword", "secret"),
+            ("passfile", "secret"),
+            ("require_auth", "scram-sha-256"),
+            ("tcp_user_timeout", "7s"),
+            ("keepalives_count", "x"),
+            ("connect_timeout", "soon"),
+            ("channel_binding", "perhaps"),
+        ] {
+            let error = MalformedUrl::Setting(setting);
+            let url = format!("postgres://u:p@h/d?application_name=x&{setting}={value}");
+            assert_eq!(refused(&url), error);
+            let pairs = format!("host=h user=u {setting} = '{value}'");
+            assert_eq!(refused(&pairs), error);
+            assert!(error.to_string().contains(setting));
+            assert!(!error.to_string().contains(value));
+        }
+        // This may be a part of a password.
+        for text in [
+            "postgres://u:p@h/d?secret=1",
+            "host=h password=very secret=1",
+        ] {
+            assert_eq!(refused(text), MalformedUrl::Unreadable);
+        }
+    }
+
+    #[test]
+    fn a_password_does_not_become_a_host() {
+        for text in [
+            "postgres://u:p@ss@db/auth",
+            "postgres://u:p@ss,word@db/auth?sslmode=require",
+            "postgres://u:p@ss/word@db/auth",
+            "postgres://u:p@ss%40db/auth",
+            "host=ss@db user=u",
+        ] {
+            assert_eq!(refused(text), MalformedUrl::StrayAt, "{text}");
+        }
+        for text in [
+            "postgres://u:p%40ss@db/auth",
+            "postgres://u:p%40ss@db/auth?application_name=a@b",
+            "host=db user=u@home password=p@ss dbname=auth",
+        ] {
+            assert_eq!(read(text).place(), "db:5432/auth", "{text}");
+        }
+    }
+
+    #[test]
+    fn a_second_address_has_its_turn() {
+        let timeouts = |text: &str| {
+            let target = read(text);
+            let server = &target.servers[0];
+            let of_address = *server.config.get_connect_timeout().unwrap();
+            (
+                of_address.as_millis(),
+                server.patience.as_secs(),
+                target.is_patience_given,
+            )
+        };
+        assert_eq!(timeouts("postgres://u@one/d"), (1500, 10, false));
+        assert_eq!(timeouts("postgres://u@one,two/d"), (1500, 2, false));
+        assert_eq!(
+            timeouts("postgres://u@one/d?connect_timeout=7"),
+            (3500, 7, true)
+        );
+        assert_eq!(
+            timeouts("postgres://u@one,two/d?connect_timeout=7"),
+            (3500, 7, true)
+        );
+        assert_eq!(
+            timeouts("postgres://u@one/d?connect_timeout=0"),
+            (1500, 10, false)
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `CreateApiClient`: what is made, and what nobody may hand out.
 
+use std::time::Duration;
+
 use hitkeep_auth::pb::{ApiClientState, InstanceRole, SiteRole};
 
 use crate::{
@@ -213,4 +215,19 @@ async fn an_owner_has_a_hundred_clients_at_most() {
     );
     dashboard.delete(delete(VERA, &last)).await.unwrap();
     dashboard.created(personal(VERA)).await;
+}
+
+/// The token is told once: who made it must not lose it to a wait for the index.
+#[tokio::test]
+async fn what_was_committed_is_told_in_time_though_the_index_does_not_have_it() {
+    let app = TestApp::with_world().await;
+    // The feed reads it, and the creation of a client without grants does not.
+    let blocker = app
+        .hold("LOCK TABLE site_members IN ACCESS EXCLUSIVE MODE")
+        .await;
+    let hurried = app.dashboard().await.within(Duration::from_millis(500));
+    let made = hurried.create(personal(VERA)).await.unwrap();
+    blocker.release().await;
+    let sidecar = app.sidecar().await;
+    assert_eq!(sidecar.inactive_reason(&made.token).await, None);
 }

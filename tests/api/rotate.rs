@@ -1,7 +1,10 @@
 //! `RotateApiClient`: a new token, and how long the old one lives.
 
 use chrono::TimeDelta;
-use hitkeep_auth::pb::{self, ApiClientState, InactiveReason, SiteRole};
+use hitkeep_auth::{
+    pb::{self, ApiClientState, InactiveReason, SiteRole},
+    store::clients::MAX_REPLACED_TOKENS,
+};
 
 use crate::{
     fixtures::*,
@@ -200,4 +203,53 @@ async fn only_whoever_manages_the_owner_rotates() {
         .unwrap();
     assert_eq!(seen.state(), ApiClientState::Active);
     assert_eq!(seen.etag, hers.client.etag);
+}
+
+#[tokio::test]
+async fn the_last_thousand_that_were_replaced_are_known() {
+    let app = TestApp::with_world().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let tokens = async |client: &str| {
+        let sql = format!("SELECT count(*) FROM api_client_tokens WHERE client_id = '{client}'");
+        app.number(&sql).await
+    };
+    let other = dashboard.created(personal(VERA)).await;
+    dashboard.rotate(rotate(VERA, &other.id)).await.unwrap();
+    let made = dashboard.created(personal(VERA)).await;
+    let oldest = made.token;
+    let mut newest = dashboard
+        .rotate(rotate(VERA, &made.id))
+        .await
+        .unwrap()
+        .token;
+    // As if it had been rotated so often since.
+    app.psql(&format!(
+        "INSERT INTO api_client_tokens \
+         SELECT sha256(n::text::bytea), client_id, hint, create_time, \
+                end_time + interval '1 microsecond' \
+         FROM api_client_tokens, generate_series(1, {MAX_REPLACED_TOKENS} - 2) AS n \
+         WHERE client_id = '{}' AND end_time IS NOT NULL",
+        made.id
+    ))
+    .await;
+    app.settle().await;
+    app.clock.advance(TimeDelta::seconds(1));
+    let mut rotate_once = async || {
+        let request = rotate_with_overlap(VERA, &made.id, 60);
+        let replaced = newest.clone();
+        newest = dashboard.rotate(request).await.unwrap().token;
+        assert_eq!(sidecar.inactive_reason(&replaced).await, None);
+        assert_eq!(sidecar.inactive_reason(&newest).await, None);
+    };
+    let all = i64::from(MAX_REPLACED_TOKENS) + 1;
+    rotate_once().await;
+    assert_eq!(tokens(&made.id).await, all);
+    assert_eq!(sidecar.inactive_reason(&oldest).await, ROTATED);
+    for _ in 0..2 {
+        rotate_once().await;
+        assert_eq!(tokens(&made.id).await, all);
+        let unknown = Some(InactiveReason::UnknownToken);
+        assert_eq!(sidecar.inactive_reason(&oldest).await, unknown);
+    }
+    assert_eq!(tokens(&other.id).await, 2, "another client's stay");
 }

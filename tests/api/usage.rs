@@ -449,8 +449,20 @@ async fn days_of_long_ago_are_removed() {
         let then = app.clock.now() - TimeDelta::days(day);
         ledger.note(id(&made.id), &slot, Outcome::Used, then);
     }
-    flush(&app, &mut flusher).await;
     let left = "SELECT count(*) FROM api_client_usage_days";
+    // What cannot be removed keeps nothing from being written.
+    app.psql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN RAISE 'not now'; END $$; \
+         CREATE TRIGGER refuse BEFORE DELETE ON api_client_usage_days EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    flush(&app, &mut flusher).await;
+    assert!(flusher.trim(&app.store).await.is_err());
+    assert_eq!(app.number(left).await, 6);
+    app.psql("DROP TRIGGER refuse ON api_client_usage_days")
+        .await;
+    flusher.trim(&app.store).await.unwrap();
     assert_eq!(app.number(left).await, 3);
     let oldest = "SELECT extract(epoch FROM min(day)) / 86400 FROM api_client_usage_days";
     assert_eq!(app.number(oldest).await, 1_767_225_600 / DAY - 400);

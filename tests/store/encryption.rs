@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use hitkeep_auth::{
@@ -339,4 +340,29 @@ async fn a_silent_server_is_not_the_end() {
     for place in &places[..2] {
         assert!(why.contains(place.as_str()), "{why}");
     }
+}
+
+/// Files can be slow, on a network for instance. Here, a file without an end until
+/// somebody else on the same thread has done something.
+#[tokio::test]
+async fn nobody_waits_while_files_are_read() {
+    let folder = Folder::new();
+    let slow = folder.path("ca.pem");
+    let made = std::process::Command::new("mkfifo").arg(&slow).status();
+    assert!(made.unwrap().success());
+    let (done, is_done) = std::sync::mpsc::channel();
+    let file = slow.clone();
+    let writer = std::thread::spawn(move || {
+        // Opens when somebody reads.
+        let _open = std::fs::File::create(&file).unwrap();
+        is_done.recv_timeout(Duration::from_secs(10)).is_ok()
+    });
+    let url = format!(
+        "postgres://postgres@localhost:1/x?sslmode=verify-full&sslrootcert={}",
+        slow.display()
+    );
+    let store = store(&url);
+    let (probed, ()) = tokio::join!(store.probe(), async { done.send(()).unwrap() });
+    assert!(matches!(probed, Err(NoConnection::Away(_))), "{probed:?}");
+    assert!(writer.join().unwrap(), "all else stood still");
 }

@@ -34,6 +34,8 @@ const WORLDS: usize = 4;
 const ROUNDS: usize = 15;
 /// Statements between two looks at the log, at most.
 const STATEMENTS: usize = 4;
+/// Of changed clients, for who reads them all.
+const ANY_NUMBER: usize = usize::MAX;
 
 /// What the database says of each token, asked about one by one.
 async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
@@ -75,7 +77,11 @@ async fn all(feed: &mut Feed) -> (Known, State) {
 /// read.
 async fn follow(feed: &mut Feed, known: &mut Known, position: &mut Position) -> usize {
     let mut rows = Rows::default();
-    match feed.catch_up(*position, &mut rows).await.unwrap() {
+    match feed
+        .catch_up(*position, ANY_NUMBER, &mut rows)
+        .await
+        .unwrap()
+    {
         CatchUp::Nothing(state) => {
             assert_eq!(state.position, *position);
             assert!(rows.clients.is_empty());
@@ -91,7 +97,7 @@ async fn follow(feed: &mut Feed, known: &mut Known, position: &mut Position) -> 
             *position = state.position;
             named.len()
         }
-        CatchUp::Lost => panic!("nothing was trimmed"),
+        CatchUp::Lost | CatchUp::TooMuch => panic!("nothing was trimmed"),
     }
 }
 
@@ -166,6 +172,32 @@ async fn what_is_read_is_of_one_moment() {
     assert_eq!(known, Known::new());
 }
 
+#[tokio::test]
+async fn more_changes_than_are_wanted_are_not_read() {
+    let url = full_world().await;
+    let store = store(&url);
+    let mut feed = store.connect_feed().await.unwrap();
+    let known = all(&mut feed).await.1.position;
+    postgres::execute(&url, "UPDATE api_clients SET name = name || '!'").await;
+    let mut rows = Rows::default();
+    let caught_up = feed.catch_up(known, ANY_NUMBER, &mut rows).await.unwrap();
+    let CatchUp::Changed(_, changed) = caught_up else {
+        panic!("{caught_up:?}");
+    };
+    let all = changed.len();
+    assert!(all > 2);
+    for (at_most, is_too_much) in [(all, false), (all - 1, true), (0, true)] {
+        let mut rows = Rows::default();
+        let caught_up = feed.catch_up(known, at_most, &mut rows).await.unwrap();
+        assert_eq!(matches!(caught_up, CatchUp::TooMuch), is_too_much);
+        assert_eq!(rows.clients.len(), if is_too_much { 0 } else { all });
+    }
+    // The connection goes on being of use, also where nothing changed.
+    let now = feed.state(known).await.unwrap().position;
+    let caught_up = feed.catch_up(now, 0, &mut Rows::default()).await.unwrap();
+    assert!(matches!(caught_up, CatchUp::Nothing(_)), "{caught_up:?}");
+}
+
 /// Where the log does not lead from what is known to what there is.
 #[tokio::test]
 async fn a_log_that_does_not_lead_here_is_no_use() {
@@ -179,7 +211,7 @@ async fn a_log_that_does_not_lead_here_is_no_use() {
     let another = Uuid::from_u128(7);
     let is_lost = async |feed: &mut Feed, known: Position| {
         let mut rows = Rows::default();
-        let caught_up = feed.catch_up(known, &mut rows).await.unwrap();
+        let caught_up = feed.catch_up(known, ANY_NUMBER, &mut rows).await.unwrap();
         let lost = matches!(caught_up, CatchUp::Lost);
         assert!(!lost || rows.clients.is_empty(), "nothing is handed over");
         let state = feed.state(known).await.unwrap();
@@ -349,7 +381,10 @@ async fn a_row_that_nobody_can_read_is_told_and_no_other_client_suffers() {
         assert_eq!(unreadable, expected_of_all.collect(), "{write}");
 
         let mut rows = Rows::default();
-        let caught_up = feed.catch_up(before.position, &mut rows).await.unwrap();
+        let caught_up = feed
+            .catch_up(before.position, ANY_NUMBER, &mut rows)
+            .await
+            .unwrap();
         let CatchUp::Changed(_, changed) = caught_up else {
             panic!("{write}: {caught_up:?}");
         };

@@ -22,6 +22,7 @@ mod changes;
 mod constraints;
 mod encryption;
 mod feed;
+mod following;
 mod foreign_keys;
 mod inconsistent;
 mod migrations;

@@ -332,7 +332,10 @@ async fn follow_changes(url: &str, feed: &mut Feed, mut position: Position) {
             postgres::execute(url, &change.replace('$', &n.to_string())).await;
             let state = feed.state(position).await.unwrap();
             assert!(state.continues);
-            let caught_up = feed.catch_up(position, &mut read).await.unwrap();
+            let caught_up = feed
+                .catch_up(position, usize::MAX, &mut read)
+                .await
+                .unwrap();
             let CatchUp::Changed(state, changed) = caught_up else {
                 panic!("{change}: {caught_up:?}");
             };
@@ -362,7 +365,10 @@ async fn a_change_costs_the_same_however_many_clients_there_are() {
     settled("a change by hand", scans(&url).await);
     // All of them at once, and then one after the other.
     let mut feed = store(&url).connect_feed().await.unwrap();
-    let caught_up = feed.catch_up(position, &mut Void(0)).await.unwrap();
+    let caught_up = feed
+        .catch_up(position, usize::MAX, &mut Void(0))
+        .await
+        .unwrap();
     let CatchUp::Changed(state, changed) = caught_up else {
         panic!("{caught_up:?}");
     };
@@ -370,6 +376,39 @@ async fn a_change_costs_the_same_however_many_clients_there_are() {
     follow_changes(&url, &mut feed, state.position).await;
     drop(feed);
     settled("a look at the log", scans(&url).await);
+}
+
+/// An index that holds all events in their order is read from end to end as well, if
+/// it is the only one that helps.
+#[tokio::test]
+async fn a_rare_action_is_found_without_looking_at_the_others() {
+    let url = postgres::migrated_database().await;
+    postgres::execute(&url, FILL).await;
+    // The oldest ones, which come last.
+    let rare = "UPDATE audit_events SET action = 'api_client.deleted' WHERE id > id(19997); \
+                ANALYZE audit_events";
+    postgres::execute(&url, rare).await;
+    let entries_read = async || {
+        scans(&url).await;
+        let sql = "SELECT sum(idx_tup_read)::text AS text FROM pg_stat_user_indexes \
+                   WHERE relname = 'audit_events'";
+        let read = texts(&mut postgres::connect(&url).await, sql).await;
+        read[0].parse::<u64>().unwrap()
+    };
+    let before = entries_read().await;
+    let store = store(&url);
+    let mut snapshot = store.snapshot().await.unwrap();
+    let filter = Filter {
+        action: Some(Action::ClientDeleted),
+        ..Filter::default()
+    };
+    for _ in 1..=TIMES {
+        let events = snapshot.page_events(&filter, None, 51).await.unwrap();
+        assert_eq!(events.len(), 3);
+    }
+    snapshot.close().await.unwrap();
+    let read = entries_read().await - before;
+    assert_eq!(u128::from(read), 3 * TIMES);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use hitkeep_auth::{
 use tokio::sync::Barrier;
 
 use crate::{
-    database::{nobody, store},
+    database::{nobody, store, texts},
     postgres,
 };
 
@@ -196,4 +196,27 @@ async fn revisions_follow_the_commits_without_gaps() {
     let total = u64::try_from(WRITERS * WRITES).unwrap();
     assert_eq!(all, (1..=total).map(Revision).collect());
     assert_eq!(current(&stores[0]).await, Revision(total));
+}
+
+/// Whatever the database's own default is.
+#[tokio::test]
+async fn a_transaction_is_of_the_level_that_it_relies_on() {
+    let url = postgres::migrated_database().await;
+    let sql = "
+        DO $$ BEGIN
+            EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable',
+                           current_database());
+        END $$;
+        CREATE TABLE levels (level text);
+        CREATE FUNCTION note_level() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO levels VALUES (current_setting('transaction_isolation'));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER note_level AFTER INSERT ON users EXECUTE FUNCTION note_level()";
+    postgres::execute(&url, sql).await;
+    let store = store(&url);
+    apply(&store, &[put(1)]).await.unwrap();
+    let mut connection = postgres::connect(&url).await;
+    let levels = texts(&mut connection, "SELECT level AS text FROM levels").await;
+    assert_eq!(levels, ["read committed"]);
 }

@@ -1,8 +1,11 @@
 //! What `AuditService` takes and gives.
 
+use std::fmt::Display;
+
 use super::{reader::Reader, to_owner, to_timestamp};
 use crate::{
     domain::{
+        Timestamp,
         audit::{Action, Actor, FieldChange, Filter, RecordedEvent},
         id::{ClientId, EventId, UserId},
     },
@@ -61,10 +64,7 @@ pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<List,
             end: end?,
         })
     })();
-    let list = filter
-        .as_ref()
-        .map(|filter: &Filter| format!("events {filter:?}"));
-    let list = list.map_err(|wrong| *wrong);
+    let list = filter.as_ref().map(identity).map_err(|wrong| *wrong);
     let after = reader.page_token(list.as_deref().ok(), &request.page_token);
     reader.finish(|| {
         let after = after?.map(|(time, id)| Cursor {
@@ -78,6 +78,32 @@ pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<List,
             list: list?,
         })
     })
+}
+
+/// Everything that selects a list's events: a page token is good for the same alone, also
+/// on another server, of another version.
+fn identity(filter: &Filter) -> String {
+    fn text(value: Option<impl Display>) -> String {
+        value.map(|value| value.to_string()).unwrap_or_default()
+    }
+    let Filter {
+        subject,
+        owner,
+        actor,
+        action,
+        start,
+        end,
+    } = filter;
+    let micros = |time: Option<Timestamp>| text(time.map(|time| time.timestamp_micros()));
+    format!(
+        "events subject={} owner={} actor={} action={} start={} end={}",
+        text(*subject),
+        text(*owner),
+        text(*actor),
+        text(action.map(Action::as_str)),
+        micros(*start),
+        micros(*end),
+    )
 }
 
 /// The token that leads to the page after that event.
@@ -116,5 +142,41 @@ pub(in crate::grpc) fn to_event(recorded: RecordedEvent) -> pb::AuditEvent {
         caller: provenance.caller,
         request_id: provenance.request_id,
         changes: event.changes.into_iter().map(change).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{access::Owner, id::TeamId};
+
+    /// Whoever changes these refuses the page tokens that servers of another version have
+    /// given out.
+    #[test]
+    fn a_list_is_known_by_all_that_selects_its_events() {
+        let id = Uuid::from_u128(0xab);
+        let time = |seconds| Timestamp::from_timestamp(seconds, 1000);
+        let all = Filter {
+            subject: Some(id),
+            owner: Some(Owner::Team(TeamId::from_uuid(id))),
+            actor: Some(UserId::from_uuid(id)),
+            action: Some(Action::ClientRotated),
+            start: time(7),
+            end: time(8),
+        };
+        let id = "00000000-0000-0000-0000-0000000000ab";
+        assert_eq!(
+            identity(&all),
+            format!(
+                "events subject={id} owner=team:{id} actor={id} action=api_client.rotated \
+                 start=7000001 end=8000001"
+            )
+        );
+        assert_eq!(
+            identity(&Filter::default()),
+            "events subject= owner= actor= action= start= end="
+        );
     }
 }

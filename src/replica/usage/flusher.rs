@@ -27,6 +27,9 @@ const LAST_FLUSH_PAUSE: Duration = Duration::from_millis(100);
 /// being once a day.
 const TRIM_INTERVAL: Duration = Duration::from_hours(1);
 
+const CANNOT_WRITE: &str = "uses of API clients cannot be written and are kept";
+const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago cannot be removed";
+
 /// What noting uses can be set to.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -51,6 +54,8 @@ pub struct Flusher {
     batch: Batch,
     /// Whether the last flush failed.
     failing: bool,
+    /// Whether the last try to remove days of long ago did.
+    trim_failing: bool,
     /// When days of long ago are next looked for; `None`: with the next flush.
     next_trim: Option<Instant>,
 }
@@ -61,6 +66,7 @@ impl Flusher {
             entries,
             batch: Batch::default(),
             failing: false,
+            trim_failing: false,
             next_trim: None,
         }
     }
@@ -109,18 +115,13 @@ impl Flusher {
     }
 
     /// Takes what was noted so far and writes it, with what could not be written
-    /// before. Where there is nothing to write, Postgres is left alone; otherwise
-    /// days that are older than 400 days are removed as well, now and then.
+    /// before. Where there is nothing to write, Postgres is left alone.
     ///
     /// # Errors
     /// Where it cannot be written. It is kept, and written with the next.
     pub async fn flush(&mut self, store: &Store) -> Result<(), StoreError> {
         self.take();
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        store.flush_usage(&mut self.batch).await?;
-        self.trim(store).await
+        store.flush_usage(&mut self.batch).await
     }
 
     /// How many clients have something that was taken and is not written.
@@ -140,7 +141,11 @@ impl Flusher {
         }
     }
 
-    async fn trim(&mut self, store: &Store) -> Result<(), StoreError> {
+    /// Removes days that are older than 400 days, if it is time to look for them again.
+    ///
+    /// # Errors
+    /// Where they cannot be removed. What is noted is written all the same.
+    pub async fn trim(&mut self, store: &Store) -> Result<(), StoreError> {
         if self.next_trim.is_some_and(|next| Instant::now() < next) {
             return Ok(());
         }
@@ -161,6 +166,11 @@ impl Flusher {
         }
         metrics.unwritten(self.batch.len());
         self.tell(&done);
+        if has_some && done.is_ok() {
+            // Whatever becomes of this, the uses are written.
+            let trimmed = self.trim(store).await;
+            self.tell_trim(&trimmed);
+        }
     }
 
     /// Writes everything, and tries until it is.
@@ -187,26 +197,35 @@ impl Flusher {
         match done {
             Ok(()) if self.failing => tracing::info!("uses of API clients are written again"),
             Err(error) if !self.failing => {
-                let causes = causes(error);
-                let clients = self.batch.len();
-                match error {
-                    StoreError::Unavailable(_)
-                    | StoreError::Overloaded(_)
-                    | StoreError::Collision(_) => tracing::warn!(
-                        causes,
-                        clients,
-                        "uses of API clients cannot be written and are kept: {error}"
-                    ),
-                    StoreError::Inconsistent(_) | StoreError::Defect(_) => tracing::error!(
-                        causes,
-                        clients,
-                        "uses of API clients cannot be written and are kept: {error}"
-                    ),
+                let (causes, clients) = (causes(error), self.batch.len());
+                if error.is_defect() {
+                    tracing::error!(causes, clients, "{CANNOT_WRITE}: {error}");
+                } else {
+                    tracing::warn!(causes, clients, "{CANNOT_WRITE}: {error}");
                 }
             }
             Ok(()) | Err(_) => {}
         }
         self.failing = done.is_err();
+    }
+
+    /// The same for the removal of days of long ago.
+    fn tell_trim(&mut self, done: &Result<(), StoreError>) {
+        match done {
+            Ok(()) if self.trim_failing => {
+                tracing::info!("uses of long ago are removed again");
+            }
+            Err(error) if !self.trim_failing => {
+                let causes = causes(error);
+                if error.is_defect() {
+                    tracing::error!(causes, "{CANNOT_REMOVE}: {error}");
+                } else {
+                    tracing::warn!(causes, "{CANNOT_REMOVE}: {error}");
+                }
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.trim_failing = done.is_err();
     }
 }
 
@@ -247,36 +266,81 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_failure_is_told_when_it_begins_and_when_it_ends() {
+    /// What is logged meanwhile, line by line.
+    fn logged(done: impl FnOnce()) -> Vec<String> {
         let log = Log::default();
         let into = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(move || into.clone())
             .with_ansi(false)
             .finish();
+        tracing::subscriber::with_default(subscriber, done);
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_failure_is_told_when_it_begins_and_when_it_ends() {
+        type Tell = fn(&mut Flusher, &Result<(), StoreError>);
+        let tells: [(Tell, [&str; 3]); 2] = [
+            (
+                Flusher::tell,
+                [
+                    "cannot be written",
+                    "are written again",
+                    "cannot be written",
+                ],
+            ),
+            (
+                Flusher::tell_trim,
+                [
+                    "cannot be removed",
+                    "are removed again",
+                    "cannot be removed",
+                ],
+            ),
+        ];
+        for (tell, expected) in tells {
+            let (_ledger, mut flusher) = Ledger::new();
+            let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
+            let lines = logged(|| {
+                for done in [
+                    Ok(()),
+                    failed(),
+                    failed(),
+                    failed(),
+                    Ok(()),
+                    Ok(()),
+                    failed(),
+                ] {
+                    tell(&mut flusher, &done);
+                }
+            });
+            assert_eq!(lines.len(), 3, "{lines:?}");
+            for (line, said) in lines.iter().zip(expected) {
+                assert!(line.contains(said), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_failure_hides_no_other() {
         let (_ledger, mut flusher) = Ledger::new();
         let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
-        tracing::subscriber::with_default(subscriber, || {
-            for done in [
-                Ok(()),
-                failed(),
-                failed(),
-                failed(),
-                Ok(()),
-                Ok(()),
-                failed(),
-            ] {
-                flusher.tell(&done);
-            }
+        let lines = logged(|| {
+            flusher.tell(&Ok(()));
+            flusher.tell_trim(&failed());
+            flusher.tell(&Ok(()));
+            flusher.tell(&failed());
+            flusher.tell_trim(&Ok(()));
         });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 3, "{text}");
-        for (line, said) in lines
-            .iter()
-            .zip(["cannot be", "are written again", "cannot be"])
-        {
+        let said = [
+            "cannot be removed",
+            "cannot be written",
+            "are removed again",
+        ];
+        assert_eq!(lines.len(), said.len(), "{lines:?}");
+        for (line, said) in lines.iter().zip(said) {
             assert!(line.contains(said), "{line}");
         }
     }

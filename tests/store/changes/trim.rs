@@ -40,19 +40,65 @@ async fn change(connection: &mut AsyncPgConnection) -> Stand {
 
 #[tokio::test]
 async fn at_least_the_last_ten_thousand_revisions_are_kept() {
-    let (_, mut connection) = filled(10_998).await;
+    let (_, mut connection) = filled(10_008).await;
     let stand = change(&mut connection).await;
-    assert_eq!((stand.revision, stand.trimmed), (10_999, 0));
+    assert_eq!((stand.revision, stand.trimmed), (10_009, 0));
     assert_eq!(left(&mut connection).await, "1 0");
     let stand = change(&mut connection).await;
-    assert_eq!((stand.revision, stand.trimmed), (11_000, 1000));
-    // Who knows revision 1,000 needs the changes after it, and proves with its nonce
+    assert_eq!((stand.revision, stand.trimmed), (10_010, 10));
+    // Who knows revision 10 needs the changes after it, and proves with its nonce
     // that it is of this history.
-    assert_eq!(left(&mut connection).await, "1001 1000");
+    assert_eq!(left(&mut connection).await, "11 10");
     let stand = change(&mut connection).await;
-    assert_eq!((stand.revision, stand.trimmed), (11_001, 1000));
-    assert_eq!(left(&mut connection).await, "1001 1000");
+    assert_eq!((stand.revision, stand.trimmed), (10_011, 10));
+    assert_eq!(left(&mut connection).await, "11 10");
     assert!(stand.noted);
+}
+
+/// Up to the next trim, and its revision.
+async fn change_until_trim(connection: &mut AsyncPgConnection) -> Stand {
+    loop {
+        let stand = change(connection).await;
+        if stand.revision % 10 == 0 {
+            return stand;
+        }
+    }
+}
+
+/// However much is due: what a change costs has a bound.
+#[tokio::test]
+async fn a_trim_removes_ten_thousand_changes_at_most() {
+    let (_, mut connection) = filled(10_009).await;
+    let touch_many = "INSERT INTO index_changes \
+                      SELECT 3, gen_random_uuid() FROM generate_series(1, 25000)";
+    run(&mut connection, touch_many).await;
+    let of_it = "SELECT count(*)::text AS text FROM index_changes WHERE revision = 3";
+    for (revision, trimmed, first, of_it_left) in [
+        (10_010, 3, "3 3", "15003"),
+        (10_020, 3, "3 3", "5003"),
+        (10_030, 30, "31 30", "0"),
+    ] {
+        let stand = change_until_trim(&mut connection).await;
+        assert_eq!((stand.revision, stand.trimmed), (revision, trimmed));
+        assert_eq!(left(&mut connection).await, first);
+        assert_eq!(text(&mut connection, of_it).await, of_it_left);
+    }
+}
+
+/// However many revisions are due.
+#[tokio::test]
+async fn a_trim_catches_up_a_thousand_revisions_at_a_time() {
+    let (_, mut connection) = filled(12_499).await;
+    for (revision, trimmed, first) in [
+        (12_500, 1000, "1001 1000"),
+        (12_510, 2000, "2001 2000"),
+        (12_520, 2520, "2521 2520"),
+        (12_530, 2530, "2531 2530"),
+    ] {
+        let stand = change_until_trim(&mut connection).await;
+        assert_eq!((stand.revision, stand.trimmed), (revision, trimmed));
+        assert_eq!(left(&mut connection).await, first);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,132 @@
+//! A replica that cannot go on as it did begins anew, and knows what there is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hitkeep_auth::{
+    domain::{Revision, Timestamp, clock::Clock},
+    replica::{self, Replica, UsageWriter},
+    store::{Options, Store},
+    system::{SystemClock, SystemEntropy},
+    telemetry::metrics::Metrics,
+};
+use tokio::time::Instant;
+
+use crate::{
+    by_hand::{full_world, text},
+    database, postgres,
+};
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A replica that knows what there is.
+async fn loaded(store: &Store) -> (Replica, UsageWriter) {
+    let (replica, writer) = Replica::start(store, replica::Options::default(), &Metrics::default());
+    let loaded = replica.loaded_view(Instant::now() + PATIENCE).await;
+    assert!(loaded.is_ok(), "nothing is known after {PATIENCE:?}");
+    (replica, writer)
+}
+
+/// Changes something, and gives the revision.
+async fn change(url: &str, besides: &str) -> Revision {
+    let mut connection = postgres::connect(url).await;
+    let change = format!("BEGIN; UPDATE api_clients SET name = name || '!'; {besides} COMMIT");
+    postgres::execute(url, &change).await;
+    let revision = "SELECT revision::text AS text FROM index_state";
+    Revision(text(&mut connection, revision).await.parse().unwrap())
+}
+
+async fn reaches(replica: &Replica, revision: Revision) {
+    let reached = replica.reach(revision, Instant::now() + PATIENCE).await;
+    assert_eq!(reached, Ok(()), "it wants {revision:?}");
+}
+
+/// A clock that breaks the next time that the feed looks at it.
+#[derive(Default)]
+struct Fragile {
+    clock: SystemClock,
+    breaks: AtomicBool,
+}
+
+impl Clock for Fragile {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn adopt(&self, database: Timestamp) -> Timestamp {
+        self.clock.adopt(database)
+    }
+
+    fn calibrate(&self, database: Timestamp, waited: Duration) {
+        let breaks = self.breaks.swap(false, Ordering::SeqCst);
+        assert!(!breaks, "the clock is broken, as it should be");
+        self.clock.calibrate(database, waited);
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+}
+
+#[tokio::test]
+async fn a_defect_while_following_is_not_the_end_of_it() {
+    let url = full_world().await;
+    let clock = Arc::new(Fragile::default());
+    let store = Store::new(
+        &Options::new(&url),
+        Arc::clone(&clock) as _,
+        Arc::new(SystemEntropy),
+    );
+    let (replica, _writer) = loaded(&store).await;
+    for _ in 0..2 {
+        clock.breaks.store(true, Ordering::SeqCst);
+        let revision = change(&url, "").await;
+        reaches(&replica, revision).await;
+        assert!(!clock.breaks.load(Ordering::SeqCst));
+        // What is known is given out all the time.
+        assert!(replica.view().is_ok());
+        let revision = change(&url, "").await;
+        reaches(&replica, revision).await;
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_is_given_up() {
+    let url = full_world().await;
+    let store = database::store(&url);
+    let (replica, _writer) = loaded(&store).await;
+    let break_log = "ALTER TABLE index_changes RENAME TO hidden_changes; \
+                     CREATE VIEW index_changes AS SELECT revision, client_id \
+                         FROM hidden_changes WHERE 1 / (revision - revision) = 0;";
+    let revision = change(&url, break_log).await;
+    reaches(&replica, revision).await;
+    let mend_log = "DROP VIEW index_changes; ALTER TABLE hidden_changes RENAME TO index_changes";
+    postgres::execute(&url, mend_log).await;
+    let revision = change(&url, "").await;
+    reaches(&replica, revision).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_not_taken_in_is_not_waited_for_beyond_a_time() {
+    let store = database::store("host=nowhere user=nobody");
+    let (options, metrics) = (replica::Options::default(), Metrics::default());
+    let never = std::future::pending();
+    let (replica, _writer) = Replica::start_when(never, &store, options, &metrics);
+    for (left, waited) in [
+        (None, 500),
+        (Some(600), 500),
+        (Some(200), 200),
+        (Some(0), 0),
+    ] {
+        let begun = Instant::now();
+        let give_up = left.map(|left| begun + Duration::from_millis(left));
+        replica.take_in(Revision(1), give_up).await;
+        assert_eq!(begun.elapsed().as_millis(), waited, "{left:?}");
+    }
+}
