@@ -21,3 +21,4 @@ mod caddy;
 mod envoy;
 mod forward_auth;
 mod nginx;
+mod traefik;

@@ -47,7 +47,8 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     let mut process = Process::start(command);
     process.stderr.line("using the").await;
     Some(Front {
-        folder,
+        address: folder.socket(),
+        _folder: folder,
         _process: process,
     })
 }

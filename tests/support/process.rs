@@ -69,7 +69,8 @@ impl Process {
         Self::spawn(command, read.into())
     }
 
-    fn spawn(mut command: Command, stdin: Stdio) -> Self {
+    /// The same, with whatever that is as its standard input.
+    pub fn spawn(mut command: Command, stdin: Stdio) -> Self {
         let mut child = command
             .stdin(stdin)
             .stdout(Stdio::piped())

@@ -1,0 +1,64 @@
+"""Holds that the manifests fit together, which their schemas do not.
+
+That is: what selects pods selects those of the Deployment and no others, and every
+port that is named is one that they open.
+"""
+
+import sys
+import yaml
+
+items = []
+for path in sys.argv[1:]:
+    with open(path, encoding="utf-8") as file:
+        items += [(path, item) for item in yaml.safe_load_all(file) if item]
+
+
+def of_kind(kind):
+    return [(path, item) for path, item in items if item["kind"] == kind]
+
+
+def selectors(item):
+    """The selectors of an object that are for pods of its own namespace."""
+    spec = item["spec"]
+    if item["kind"] == "Service":
+        return [spec["selector"]]
+    found = [spec[key]["matchLabels"] for key in ("selector", "podSelector") if key in spec]
+    pod = spec.get("template", {}).get("spec", {})
+    spread = pod.get("topologySpreadConstraints", [])
+    return found + [constraint["labelSelector"]["matchLabels"] for constraint in spread]
+
+
+def named_ports(value, keys=("port", "targetPort")):
+    """Every port below a value that is given by its name."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if key in keys and isinstance(below, str):
+                yield below
+            yield from named_ports(below, keys)
+    elif isinstance(value, list):
+        for below in value:
+            yield from named_ports(below, keys)
+
+
+[(_, servers)] = of_kind("Deployment")
+[(_, migration)] = of_kind("Job")
+labels, others = (
+    item["spec"]["template"]["metadata"]["labels"] for item in (servers, migration)
+)
+[container] = servers["spec"]["template"]["spec"]["containers"]
+opened = {port["name"] for port in container["ports"]}
+problems, selected, ports = [], 0, 0
+for path, item in items:
+    name = f"{path}: {item['kind']} {item['metadata']['name']}"
+    for selector in selectors(item):
+        selected += 1
+        if not selector.items() <= labels.items() or selector.items() <= others.items():
+            problems.append(f"{name} selects {selector}, and the servers are {labels}")
+    for port in named_ports(item["spec"]):
+        ports += 1
+        if port not in opened:
+            problems.append(f"{name} names the port {port}, and the servers open {opened}")
+# Or else it would find nothing wrong for want of something to look at.
+if selected < 6 or ports < 8:
+    problems.append(f"{selected} selectors and {ports} ports are fewer than there were")
+sys.exit("\n".join(problems) or None)
