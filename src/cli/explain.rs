@@ -10,7 +10,7 @@ use crate::{
     config::ExplainArgs,
     domain::{
         Revision, Timestamp,
-        access::{Decision, OwnerStanding, PermissionCheck, UserStanding},
+        access::{CurrentOwner, Decision, PermissionCheck, UserStanding},
         client::Expiry,
         explanation::{ExplainedGrant, Explanation},
         id::ClientId,
@@ -221,7 +221,7 @@ impl Answer {
                 json["client_id"] = explanation.subject.client.to_string().into();
                 json["client_name"] = explanation.subject.name.clone().into();
                 json["owner"] = explanation.subject.delegated.owner().to_string().into();
-                json["owner_can_act"] = explanation.subject.owner.can_act().into();
+                json["owner_can_act"] = explanation.subject.owner.current.can_act().into();
                 json["revoked"] = explanation.subject.revoked.into();
                 json["expire_time"] = time(explanation.subject.expiry);
                 json["token_end_time"] = time(explanation.subject.token.end());
@@ -280,9 +280,9 @@ fn verdict(explanation: &Explanation, now: Timestamp) -> String {
                     "its client expired {}",
                     end_of(explanation.subject.expiry, now)
                 ),
-                InactiveReason::OwnerInactive => match &explanation.subject.owner {
-                    OwnerStanding::User(_) => "the user whose it is is disabled".to_owned(),
-                    OwnerStanding::Team(_) => "the team whose it is is archived".to_owned(),
+                InactiveReason::OwnerInactive => match explanation.subject.owner.current {
+                    CurrentOwner::User(..) => "the user whose it is is disabled".to_owned(),
+                    CurrentOwner::Team { .. } => "the team whose it is is archived".to_owned(),
                 },
             };
             format!("The token does NOT work ({}): {why}.", word(reason))
@@ -296,7 +296,7 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
     line("client", format!("{} {:?}", subject.client, subject.name));
     line(
         "owner",
-        format!("{}: {}", subject.delegated.owner(), owner(&subject.owner)),
+        format!("{}: {}", subject.delegated.owner(), owner(subject.owner.current)),
     );
     line(
         "token",
@@ -348,17 +348,14 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
     }));
 }
 
-fn owner(standing: &OwnerStanding) -> String {
-    match standing {
-        OwnerStanding::User(holder) => match holder.user {
-            None => "there is no such user".to_owned(),
-            Some(UserStanding { disabled: true, .. }) => {
-                "disabled, so it may do nothing".to_owned()
-            }
-            Some(user) => format!("{} of the instance", user.instance_role),
-        },
-        OwnerStanding::Team(team) if team.archived => "archived".to_owned(),
-        OwnerStanding::Team(_) => "not archived".to_owned(),
+fn owner(owner: CurrentOwner) -> String {
+    match owner {
+        CurrentOwner::User(_, UserStanding { disabled: true, .. }) => {
+            "disabled, so it may do nothing".to_owned()
+        }
+        CurrentOwner::User(_, user) => format!("{} of the instance", user.instance_role),
+        CurrentOwner::Team { archived: true, .. } => "archived".to_owned(),
+        CurrentOwner::Team { .. } => "not archived".to_owned(),
     }
 }
 
