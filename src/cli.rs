@@ -148,6 +148,18 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Prints a secret that there is no second copy of. Here it is a failure if nobody is
+/// listening any more; the `remedy` says what to do about it.
+fn print_secret(text: &str, remedy: impl Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.map_err(|error| {
+        Failure::new(format_args!(
+            "the token could not be written to standard output, and is lost ({error}): {remedy}"
+        ))
+    })
+}
+
 /// Prints what went wrong, or what takes long.
 fn complain(text: &str) {
     // There is nowhere left to complain about this one.
