@@ -5,7 +5,7 @@ use std::{future::ready, path::Path};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::{Failure, complain, open, print, serve};
+use super::{Failure, complain, end, open, print, serve};
 use crate::{
     config::DevArgs,
     dev::{
@@ -13,7 +13,7 @@ use crate::{
         postgres::PrivatePostgres,
     },
     domain::caller::CallerPermission,
-    server,
+    server::{self, Ended},
     store::{self, migrations},
     telemetry::Telemetry,
 };
@@ -25,7 +25,11 @@ const TOKENS: &str = "demo-tokens.json";
 
 /// Runs until a signal says to stop. On the main thread, which the private
 /// Postgres must not outlive.
-pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Result<(), Failure> {
+pub(super) fn run(
+    args: &DevArgs,
+    runtime: Runtime,
+    telemetry: Telemetry,
+) -> Result<Ended, Failure> {
     // First of all, because it is what fails most often, and quickest.
     let listeners = runtime.block_on(serve::Doors::open(
         std::slice::from_ref(&args.listen),
@@ -60,7 +64,7 @@ pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Res
         serve::serve(ready(()), store, listeners, options, telemetry).await
     });
     // In this order: nothing connects to the database any more.
-    drop(runtime);
+    end(runtime);
     drop(postgres);
     served
 }

@@ -37,7 +37,7 @@ const REMINDER: Duration = Duration::from_mins(1);
 /// comes after all else, and a collector that hangs must not hold up a restart.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Failure> {
+pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
     let (tls, watcher) = match args.tls.files()? {
         Some(files) => {
             let (tls, watcher) = Tls::load(files)?;
@@ -121,15 +121,22 @@ impl Doors {
     }
 }
 
-/// Serves until a signal says to stop.
+/// Serves until a signal says to stop. A second one ends whatever is under way, the last
+/// export as well.
 pub(super) async fn serve(
     ready: impl Future<Output = ()> + Send + 'static,
     store: Store,
     doors: Doors,
     options: Options,
     telemetry: Telemetry,
-) -> Result<(), Failure> {
+) -> Result<Ended, Failure> {
     let stop = lifecycle::signals()?;
+    // The same signals, for what comes when the server has ended.
+    let mut told = lifecycle::signals()?;
+    let told_twice = async move {
+        told.recv().await;
+        told.recv().await;
+    };
     if let Some(http) = &doors.http {
         for address in http.addresses()? {
             tracing::info!(%address, "HTTP is on {address}");
@@ -146,14 +153,18 @@ pub(super) async fn serve(
         grpc: doors.grpc.incoming(),
         http: stream::iter(doors.http).flat_map(Listeners::incoming),
     };
-    match server.run_when(ready, stop).await {
+    let ended = server.run_when(ready, stop).await;
+    match ended {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
-    telemetry
-        .stop(EXPORT_PATIENCE.min(options.drain_timeout))
-        .await;
-    Ok(())
+    tokio::select! {
+        // In this order: where nothing is exported, nothing is lost either.
+        biased;
+        () = telemetry.stop(EXPORT_PATIENCE.min(options.drain_timeout)) => {}
+        () = told_twice => tracing::warn!("told again to stop: not all telemetry was exported"),
+    }
+    Ok(ended)
 }
 
 /// Waits until the database answers and is what this version needs. Postgres may
