@@ -20,7 +20,7 @@ mod serve;
 
 use crate::{
     config::{Cli, Command, HalfTls, MigrateArgs, ServiceAccountCommand},
-    server::{Ended, listeners::BadAddress},
+    server::Ended,
     store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
     telemetry::{self, TelemetryError, settings::WrongSettings},
@@ -56,7 +56,6 @@ impl Failure {
         };
         let usage = error.is::<MalformedUrl>()
             || error.is::<HalfTls>()
-            || error.is::<BadAddress>()
             || error.is::<TelemetryError>()
             || error.is::<WrongSettings>();
         Self {

@@ -1,10 +1,11 @@
 //! The command line and the environment, and nothing but: every option is also
 //! an environment variable, and each room gets its `Options` filled from here.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+mod environment;
 mod folders;
 mod values;
 
@@ -17,11 +18,7 @@ use crate::{
     },
     grpc,
     replica::{self, usage},
-    server::{
-        self,
-        listeners::{Address, BadAddress},
-        tls,
-    },
+    server::{self, listeners::Address, tls},
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry::{
         self,
@@ -32,7 +29,7 @@ use crate::{
 use folders::data_folder;
 pub use folders::{NoHome, cache_folder};
 use values::{
-    a_second_or_longer, at_least_one, given, one_for_each_core, permission, some_time,
+    a_second_or_longer, at_least_one, one_for_each_core, permission, some_time,
     ten_milliseconds_or_longer, yes_or_no,
 };
 
@@ -131,7 +128,7 @@ pub struct DevArgs {
     pub listen: Address,
     /// Address to listen on for HTTP [default: 127.0.0.1:50052, or a free port if that is taken]
     #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
-    http_listen: Option<String>,
+    http_listen: Option<Address>,
     /// Folder for the private Postgres and the demo tokens [default: in the user's data folder]
     #[arg(long, env = "HITKEEP_AUTH_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
@@ -157,7 +154,7 @@ pub struct ServeArgs {
     pub tls: TlsArgs,
     /// Address to listen on for HTTP: introspection, forward auth, probes, metrics [default: none]
     #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
-    http_listen: Option<String>,
+    pub http_listen: Option<Address>,
     /// Maximum number of connections to Postgres in the pool; two more follow changes
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
@@ -185,7 +182,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HITKEEP_AUTH_USAGE_FLUSH_INTERVAL", default_value = "5s", value_parser = some_time, value_name = "TIME")]
     usage_flush_interval: Duration,
     /// Deadline for calls whose caller sets no shorter one
-    #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = some_time, value_name = "TIME")]
     request_timeout: Duration,
     /// How long calls in progress may take to finish on shutdown before they are cut off
     #[arg(long, env = "HITKEEP_AUTH_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
@@ -209,13 +206,13 @@ pub struct ServeArgs {
 pub struct TlsArgs {
     /// Server certificate chain (PEM); turns TLS on for every TCP address
     #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<OsString>,
+    tls_cert: Option<PathBuf>,
     /// Private key of the certificate (PEM, unencrypted)
     #[arg(long, env = "HITKEEP_AUTH_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<OsString>,
+    tls_key: Option<PathBuf>,
     /// CA certificates for client certificates (PEM); lets callers authenticate with one
     #[arg(long, env = "HITKEEP_AUTH_TLS_CLIENT_CA", value_name = "FILE")]
-    tls_client_ca: Option<OsString>,
+    tls_client_ca: Option<PathBuf>,
     /// Use TLS on the HTTP listener as well, with the same certificate
     #[arg(long, env = "HITKEEP_AUTH_HTTP_TLS", value_parser = yes_or_no)]
     pub http_tls: bool,
@@ -244,9 +241,8 @@ impl TlsArgs {
     /// # Errors
     /// Where some are missing.
     pub fn files(&self) -> Result<Option<tls::Files>, HalfTls> {
-        let path = |file: &Option<OsString>| given(file.as_ref()).map(PathBuf::from);
-        let client_authorities = path(&self.tls_client_ca);
-        match (path(&self.tls_cert), path(&self.tls_key)) {
+        let client_authorities = self.tls_client_ca.clone();
+        match (self.tls_cert.clone(), self.tls_key.clone()) {
             (Some(certificate), Some(key)) => Ok(Some(tls::Files {
                 certificate,
                 key,
@@ -366,13 +362,20 @@ pub struct HealthcheckArgs {
     listen: Vec<Address>,
     /// Set if the server uses TLS; the file itself is not read, and no certificate is verified
     #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<OsString>,
+    tls_cert: Option<PathBuf>,
     /// How long to wait for an answer
-    #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = some_time, value_name = "TIME")]
     pub timeout: Duration,
 }
 
 impl Cli {
+    /// Reads the command line and the environment. Ends the process where they cannot be
+    /// read, and where only help is asked for.
+    pub fn read() -> Self {
+        let command = environment::without_empty(Self::command());
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
     /// What to log, and how, and what to export: only the service exports.
     ///
     /// # Errors
@@ -412,13 +415,6 @@ impl DatabaseArgs {
 }
 
 impl ServeArgs {
-    /// The address to listen on for HTTP.
-    pub fn http_listen(&self) -> Result<Option<Address>, BadAddress> {
-        given(self.http_listen.as_ref())
-            .map(|address| address.parse())
-            .transpose()
-    }
-
     /// How to reach Postgres.
     pub fn store(&self) -> Result<store::Options, MalformedUrl> {
         let pool_size = self.pool_size;
@@ -462,16 +458,19 @@ impl HealthcheckArgs {
 
     /// Whether the server speaks TLS over TCP.
     pub fn is_encrypted(&self) -> bool {
-        given(self.tls_cert.as_ref()).is_some()
+        self.tls_cert.is_some()
     }
 }
 
 impl DevArgs {
     /// The addresses to listen on for HTTP: the first that is free.
-    pub fn http_listen(&self) -> Result<Vec<Address>, BadAddress> {
-        match given(self.http_listen.as_ref()) {
-            Some(address) => Ok(vec![address.parse()?]),
-            None => DEV_HTTP.iter().map(|address| address.parse()).collect(),
+    pub fn http_listen(&self) -> Vec<Address> {
+        match &self.http_listen {
+            Some(address) => vec![address.clone()],
+            None => DEV_HTTP
+                .iter()
+                .map(|address| address.parse().expect("it is an address"))
+                .collect(),
         }
     }
 

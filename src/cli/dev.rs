@@ -33,7 +33,7 @@ pub(super) fn run(
     // First of all, because it is what fails most often, and quickest.
     let listeners = runtime.block_on(serve::Doors::open(
         std::slice::from_ref(&args.listen),
-        &args.http_listen()?,
+        &args.http_listen(),
         [None, None],
     ))?;
     let options = args.postgres()?;

@@ -45,13 +45,12 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         }
         None => (None, None),
     };
-    let http = args.http_listen()?;
     let for_http = tls
         .as_ref()
         .filter(|_| args.tls.http_tls)
         .map(Tls::for_http);
     let tls = [tls.as_ref(), for_http.as_ref()];
-    let doors = Doors::open(&args.listen, http.as_slice(), tls).await?;
+    let doors = Doors::open(&args.listen, args.http_listen.as_slice(), tls).await?;
     // Also without TLS: nobody who says it means to end the process.
     let hangups = lifecycle::hangups()?;
     if let Some(watcher) = watcher {
