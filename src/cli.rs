@@ -13,6 +13,7 @@ use std::{
 use tokio::runtime::Runtime;
 
 mod accounts;
+mod descriptors;
 mod dev;
 mod explain;
 mod healthcheck;

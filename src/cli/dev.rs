@@ -5,7 +5,7 @@ use std::{future::ready, path::Path};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::{Failure, complain, end, open, print, serve};
+use super::{Failure, complain, descriptors, end, open, print, serve};
 use crate::{
     config::DevArgs,
     dev::{
@@ -41,7 +41,10 @@ pub(super) fn run(
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
         migrations::apply(&url).await?;
-        let store = open(&store::Options::new(&url));
+        let (options, database) = (server::Options::default(), store::Options::new(&url));
+        // Not before its Postgres was started, which would have it as well.
+        descriptors::make_room(options.max_connections, database.pool_size);
+        let store = open(&database);
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
         let address = listeners.grpc.addresses()?[0].to_string();
         let http = match &listeners.http {
@@ -60,7 +63,6 @@ pub(super) fn run(
         } else {
             shown.as_text()
         })?;
-        let options = server::Options::default();
         serve::serve(ready(()), store, listeners, options, telemetry).await
     });
     // In this order: nothing connects to the database any more.

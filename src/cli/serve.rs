@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
-use super::{Failure, open};
+use super::{Failure, descriptors, open};
 use crate::{
     config::ServeArgs,
     server::{
@@ -38,6 +38,8 @@ const REMINDER: Duration = Duration::from_mins(1);
 const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
+    let (options, database) = (args.server(), args.store()?);
+    descriptors::make_room(options.max_connections, database.pool_size);
     let (tls, watcher) = match args.tls.files()? {
         Some(files) => {
             let (tls, watcher) = Tls::load(files)?;
@@ -57,7 +59,7 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         let clock = Arc::new(SystemClock::default());
         tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
     }
-    let store = open(&args.store()?);
+    let store = open(&database);
     let (tell, told) = oneshot::channel();
     let ready = async {
         // One that will never be ready is not served for long.
@@ -74,7 +76,7 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
     tokio::select! {
         // In this order: first it says where it serves.
         biased;
-        served = serve(ready, store.clone(), doors, args.server(), telemetry) => served,
+        served = serve(ready, store.clone(), doors, options, telemetry) => served,
         Err(failure) = check => Err(failure),
     }
 }

@@ -3,7 +3,7 @@
 use hitkeep_auth::pb::{
     IntrospectRequest, IntrospectResponse, introspection_service_client::IntrospectionServiceClient,
 };
-use tokio::task::JoinHandle;
+use tokio::{process::Command, task::JoinHandle};
 use tonic::{Response, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
@@ -13,7 +13,7 @@ use tonic_health::pb::{
 use crate::{
     empty::empty_database,
     postgres::{execute, migrated_database, url},
-    process::{Process, binary},
+    process::{Process, binary, without_settings},
     run::{connect, from_caller, http_get, run, run_on, serve, serve_with},
 };
 
@@ -292,4 +292,47 @@ async fn wrong_variables_of_opentelemetry_are_refused_with_advice() {
     command.env("OTEL_TRACES_SAMPLER", "sometimes");
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "x");
     Process::start(command).ended().await.refused(1);
+}
+
+/// The shell's limit is of the kind that a process may raise by itself.
+#[tokio::test]
+async fn it_takes_as_many_open_files_as_it_may() {
+    let url = migrated_database().await;
+    let mut server = limited("-Sn", "256", &url, &["--max-connections", "100"]);
+    let pid = server.stdout.line("").await;
+    server.stderr.line("introspection serves").await;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let row = { limits.lines() }.find_map(|row| row.strip_prefix("Max open files"));
+    let words: Vec<_> = row.unwrap().split_whitespace().collect();
+    assert_eq!(words[0], words[1], "{limits}");
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert!(!ended.stderr.contains("open files"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn it_says_that_it_may_have_too_few_open_files() {
+    let url = migrated_database().await;
+    // 100 for callers, 16 for Postgres, 100 for all else.
+    for (limit, is_enough) in [("215", false), ("216", true)] {
+        let mut server = limited("-n", limit, &url, &["--max-connections", "100"]);
+        server.stderr.line("introspection serves").await;
+        server.signal("TERM").await;
+        let ended = server.ended().await;
+        let said = format!("the limit of open files is {limit}, and 100 connections");
+        assert_eq!(ended.stderr.contains(&said), !is_enough, "{ended:?}");
+    }
+}
+
+/// `serve` with a limit of open files. It prints its process id first.
+fn limited(which: &str, limit: &str, url: &str, more: &[&str]) -> Process {
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--database-url", url];
+    let binary = binary(serve.iter().chain(more));
+    let script = "ulimit \"$0\" \"$1\" && shift && echo $$ && exec \"$@\"";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, which, limit]);
+    command.arg(binary.as_std().get_program());
+    command.args(binary.as_std().get_args());
+    without_settings(&mut command);
+    Process::start(command)
 }
