@@ -156,13 +156,13 @@ impl Shown<'_> {
         let rotate = json!({ "actor": actor, "id": personal.id, "overlap": "60s" });
         let commands = [
             (
-                "Is this token good, and may it view the first site?",
+                "Is this token valid, and may it view the first site?",
                 introspect,
                 check,
                 "IntrospectionService/Introspect",
             ),
             (
-                "Create a client: its token is shown once.",
+                "Create a client; its token is shown only once.",
                 manage,
                 create,
                 "ApiClientService/CreateApiClient",
@@ -174,13 +174,13 @@ impl Shown<'_> {
                 "ApiClientService/ListApiClients",
             ),
             (
-                "Rotate: a new token, and the old one works for another minute.",
+                "Rotate: get a new token; the old one works for another minute.",
                 manage,
                 rotate,
                 "ApiClientService/RotateApiClient",
             ),
             (
-                "Revoke: introspect again, and it is inactive.",
+                "Revoke: introspect again, and the token is inactive.",
                 manage,
                 on,
                 "ApiClientService/RevokeApiClient",
@@ -197,7 +197,7 @@ impl Shown<'_> {
             .collect::<Vec<_>>()
             .join("\n");
         format!(
-            "hitkeep-auth listens on {address}{and_http}. Ctrl-C stops it and its Postgres.\n\n\
+            "hitkeep-auth listens on {address}{and_http}. Ctrl-C stops the service and its Postgres.\n\n\
              Callers, one for each permission (authorization: Bearer …)\n{callers}\n\n\
              API clients (what an end user presents)\n\
              \x20 personal   {}  Alice: editor of the first site, viewer of the second\n\
@@ -225,15 +225,15 @@ fn over_http(http: &str, caller: &str, token: &str) -> String {
     let route = "permission=site.view&site_path=/api/sites/%7Bsite_id%7D/**";
     format!(
         "\n\
-         # Over HTTP: introspect as RFC 7662 has it.\n\
-         curl --user sidecar:{caller} --data token={token} \\\n  \
+         # Introspect over HTTP (RFC 7662).\n\
+         curl --write-out '\\n' --user sidecar:{caller} --data token={token} \\\n  \
          http://{http}/oauth2/introspect\n\n\
          # What nginx, Caddy and Traefik ask about each request: may it pass?\n\
          curl --include --header 'x-hitkeep-caller: {caller}' \\\n  \
          --header 'x-forwarded-uri: /api/sites/{first}/stats' \\\n  \
          --header 'authorization: Bearer {token}' \\\n  \
          'http://{http}/forward-auth?{route}'\n\n\
-         # Is it ready, and what does it count?\n\
+         # Readiness and metrics.\n\
          curl http://{http}/readyz http://{http}/metrics\n"
     )
 }
