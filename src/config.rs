@@ -38,6 +38,9 @@ const LISTEN: &str = "127.0.0.1:50051";
 /// Where `dev` listens for HTTP: the second where the first is taken.
 const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
 
+/// Where the help has what every command takes: behind what is the command's own.
+const LAST: usize = 500;
+
 /// Issues, manages and introspects HitKeep's API client tokens over gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "hitkeep-auth", version, arg_required_else_help = true)]
@@ -57,6 +60,7 @@ struct LogArgs {
         global = true,
         env = "HITKEEP_AUTH_LOG",
         default_value = "info",
+        display_order = LAST,
         value_name = "FILTER"
     )]
     log: String,
@@ -67,6 +71,7 @@ struct LogArgs {
         env = "HITKEEP_AUTH_LOG_FORMAT",
         value_enum,
         default_value_t,
+        display_order = LAST,
         value_name = "FORMAT"
     )]
     log_format: telemetry::LogFormat,
@@ -115,7 +120,7 @@ impl std::fmt::Debug for DatabaseArgs {
 /// Whether a program reads the output.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
-    /// Print JSON, for use by programs
+    /// Print JSON instead of text
     #[arg(long, env = "HITKEEP_AUTH_JSON", value_parser = yes_or_no)]
     pub json: bool,
 }
