@@ -1,17 +1,19 @@
 //! The commands. What a command gives is on stdout, whatever goes wrong is on
 //! stderr; it exits with 0, or with 1 where it failed, or with 2 where its
-//! arguments cannot be read.
+//! arguments cannot be read. A server that had to cut calls off failed.
 
 use std::{
     fmt::Display,
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::runtime::Runtime;
 
 mod accounts;
+mod descriptors;
 mod dev;
 mod explain;
 mod healthcheck;
@@ -19,7 +21,7 @@ mod serve;
 
 use crate::{
     config::{Cli, Command, HalfTls, MigrateArgs, ServiceAccountCommand},
-    server::listeners::BadAddress,
+    server::Ended,
     store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
     telemetry::{self, TelemetryError, settings::WrongSettings},
@@ -55,7 +57,6 @@ impl Failure {
         };
         let usage = error.is::<MalformedUrl>()
             || error.is::<HalfTls>()
-            || error.is::<BadAddress>()
             || error.is::<TelemetryError>()
             || error.is::<WrongSettings>();
         Self {
@@ -71,10 +72,16 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
     }
 }
 
+/// How long what still runs when a command has ended may hold up the process: a look-up
+/// of a host's name, say, that no server answers.
+const LAST_WAIT: Duration = Duration::from_millis(500);
+
 /// Runs a command.
 pub fn run(cli: &Cli) -> ExitCode {
     match start(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        // The log says so.
+        Ok(Ended::CutOff) => ExitCode::from(FAILED),
         Err(Failure { why, code }) => {
             complain(&why);
             ExitCode::from(code)
@@ -82,43 +89,49 @@ pub fn run(cli: &Cli) -> ExitCode {
     }
 }
 
-fn start(cli: &Cli) -> Result<(), Failure> {
+fn start(cli: &Cli) -> Result<Ended, Failure> {
     let runtime = runtime()?;
     let telemetry = {
         // What is exported goes over the runtime.
         let _inside = runtime.enter();
         telemetry::start(&cli.telemetry()?)?
     };
-    match &cli.command {
-        Command::Dev(args) => dev::run(args, runtime, telemetry),
+    let done = |()| Ended::Drained;
+    let ended = match &cli.command {
+        // It ends the runtime before its Postgres.
+        Command::Dev(args) => return dev::run(args, runtime, telemetry),
         Command::Serve(args) => runtime.block_on(serve::run(args, telemetry)),
-        Command::Migrate(args) => runtime.block_on(migrate(args)),
-        Command::ServiceAccount(args) => match &args.command {
-            ServiceAccountCommand::Create {
+        Command::Migrate(args) => runtime.block_on(migrate(args)).map(done),
+        Command::ServiceAccount(args) => runtime.block_on(manage(&args.command)).map(done),
+        Command::Explain(args) => runtime.block_on(explain::run(args)).map(done),
+        Command::Healthcheck(args) => runtime.block_on(healthcheck::run(args)).map(done),
+    };
+    end(runtime);
+    ended
+}
+
+async fn manage(command: &ServiceAccountCommand) -> Result<(), Failure> {
+    match command {
+        ServiceAccountCommand::Create {
+            name,
+            allow,
+            certificate_name,
+            database,
+            output,
+        } => {
+            let wanted = accounts::Wanted {
                 name,
                 allow,
-                certificate_name,
-                database,
-                output,
-            } => {
-                let wanted = accounts::Wanted {
-                    name,
-                    allow,
-                    certificate_names: certificate_name,
-                };
-                runtime.block_on(accounts::create(&wanted, database, *output))
-            }
-            ServiceAccountCommand::List { database, output } => {
-                runtime.block_on(accounts::list(database, *output))
-            }
-            ServiceAccountCommand::Revoke {
-                name,
-                database,
-                output,
-            } => runtime.block_on(accounts::revoke(name, database, *output)),
-        },
-        Command::Explain(args) => runtime.block_on(explain::run(args)),
-        Command::Healthcheck(args) => runtime.block_on(healthcheck::run(args)),
+                certificate_names: certificate_name,
+            };
+            accounts::create(&wanted, database, *output).await
+        }
+        ServiceAccountCommand::List { database, output } => accounts::list(database, *output).await,
+        ServiceAccountCommand::Revoke {
+            name,
+            database,
+            output,
+        } => accounts::revoke(name, database, *output).await,
     }
 }
 
@@ -128,6 +141,11 @@ fn runtime() -> Result<Runtime, Failure> {
         .enable_all()
         .build();
     Ok(runtime?)
+}
+
+/// Ends what still runs. To drop a runtime is to wait for its blocking work, however long.
+fn end(runtime: Runtime) {
+    runtime.shutdown_timeout(LAST_WAIT);
 }
 
 /// A store with the machine's own clock and randomness.
@@ -146,6 +164,18 @@ fn print(text: &str) -> Result<(), Failure> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Prints a secret that there is no second copy of. Here it is a failure if nobody is
+/// listening any more; the `remedy` says what to do about it.
+fn print_secret(text: &str, remedy: impl Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.map_err(|error| {
+        Failure::new(format_args!(
+            "the token could not be written to standard output, and is lost ({error}): {remedy}"
+        ))
+    })
 }
 
 /// Prints what went wrong, or what takes long.
@@ -167,4 +197,27 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
         applied.len(),
         applied.join("\n  ")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// As a look-up of a name is that no server answers.
+    #[test]
+    fn what_hangs_does_not_hold_up_the_end() {
+        let runtime = runtime().unwrap();
+        let (begun, has_begun) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        runtime.spawn_blocking(move || {
+            begun.send(()).unwrap();
+            released.recv().unwrap_err();
+        });
+        has_begun.recv().unwrap();
+        // This would wait for ever.
+        end(runtime);
+        drop(release);
+    }
 }

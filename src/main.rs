@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use hitkeep_auth::{cli, config::Cli};
 
 /// Half of what it costs to answer with a million clients is to reach them in memory, and
@@ -12,5 +11,5 @@ use hitkeep_auth::{cli, config::Cli};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    cli::run(&Cli::parse())
+    cli::run(&Cli::read())
 }

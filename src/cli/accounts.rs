@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Failure, open, print};
+use super::{Failure, open, print, print_secret};
 use crate::{
     config::{DatabaseArgs, OutputArgs},
     domain::{
@@ -57,16 +57,22 @@ pub(super) async fn create(
         .transaction(&Arc::new(Provenance::default()), body)
         .await?;
     let (account, token) = made.value;
-    if output.json {
+    let name = wanted.name.as_str();
+    let text = if output.json {
         let mut account = as_json(&account);
         account["token"] = token.reveal().into();
-        return print(&account.to_string());
-    }
-    print(&format!(
-        "{}\n\nThis is the token of {}. It is shown once: keep it now.",
-        token.reveal(),
-        wanted.name.as_str(),
-    ))
+        account.to_string()
+    } else {
+        format!(
+            "{}\n\nThis is the token of {name}. It is shown only once: store it now.",
+            token.reveal(),
+        )
+    };
+    let remedy = format_args!(
+        "the service account {name} was created; revoke it with `hitkeep-auth service-account \
+         revoke {name}`, and create it again"
+    );
+    print_secret(&text, remedy)
 }
 
 pub(super) async fn list(database: &DatabaseArgs, output: OutputArgs) -> Result<(), Failure> {

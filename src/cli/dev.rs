@@ -5,7 +5,7 @@ use std::{future::ready, path::Path};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::{Failure, complain, open, print, serve};
+use super::{Failure, complain, descriptors, end, open, print, serve};
 use crate::{
     config::DevArgs,
     dev::{
@@ -13,7 +13,7 @@ use crate::{
         postgres::PrivatePostgres,
     },
     domain::caller::CallerPermission,
-    server,
+    server::{self, Ended},
     store::{self, migrations},
     telemetry::Telemetry,
 };
@@ -25,11 +25,15 @@ const TOKENS: &str = "demo-tokens.json";
 
 /// Runs until a signal says to stop. On the main thread, which the private
 /// Postgres must not outlive.
-pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Result<(), Failure> {
+pub(super) fn run(
+    args: &DevArgs,
+    runtime: Runtime,
+    telemetry: Telemetry,
+) -> Result<Ended, Failure> {
     // First of all, because it is what fails most often, and quickest.
     let listeners = runtime.block_on(serve::Doors::open(
         std::slice::from_ref(&args.listen),
-        &args.http_listen()?,
+        &args.http_listen(),
         [None, None],
     ))?;
     let options = args.postgres()?;
@@ -37,7 +41,10 @@ pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Res
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
         migrations::apply(&url).await?;
-        let store = open(&store::Options::new(&url));
+        let (options, database) = (server::Options::default(), store::Options::new(&url));
+        // Not before its Postgres was started, which would have it as well.
+        descriptors::make_room(options.max_connections, database.pool_size);
+        let store = open(&database);
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
         let address = listeners.grpc.addresses()?[0].to_string();
         let http = match &listeners.http {
@@ -56,11 +63,10 @@ pub(super) fn run(args: &DevArgs, runtime: Runtime, telemetry: Telemetry) -> Res
         } else {
             shown.as_text()
         })?;
-        let options = server::Options::default();
         serve::serve(ready(()), store, listeners, options, telemetry).await
     });
     // In this order: nothing connects to the database any more.
-    drop(runtime);
+    end(runtime);
     drop(postgres);
     served
 }
@@ -150,13 +156,13 @@ impl Shown<'_> {
         let rotate = json!({ "actor": actor, "id": personal.id, "overlap": "60s" });
         let commands = [
             (
-                "Is this token good, and may it view the first site?",
+                "Is this token valid, and may it view the first site?",
                 introspect,
                 check,
                 "IntrospectionService/Introspect",
             ),
             (
-                "Create a client: its token is shown once.",
+                "Create a client; its token is shown only once.",
                 manage,
                 create,
                 "ApiClientService/CreateApiClient",
@@ -168,13 +174,13 @@ impl Shown<'_> {
                 "ApiClientService/ListApiClients",
             ),
             (
-                "Rotate: a new token, and the old one works for another minute.",
+                "Rotate: get a new token; the old one works for another minute.",
                 manage,
                 rotate,
                 "ApiClientService/RotateApiClient",
             ),
             (
-                "Revoke: introspect again, and it is inactive.",
+                "Revoke: introspect again, and the token is inactive.",
                 manage,
                 on,
                 "ApiClientService/RevokeApiClient",
@@ -191,7 +197,7 @@ impl Shown<'_> {
             .collect::<Vec<_>>()
             .join("\n");
         format!(
-            "hitkeep-auth listens on {address}{and_http}. Ctrl-C stops it and its Postgres.\n\n\
+            "hitkeep-auth listens on {address}{and_http}. Ctrl-C stops the service and its Postgres.\n\n\
              Callers, one for each permission (authorization: Bearer …)\n{callers}\n\n\
              API clients (what an end user presents)\n\
              \x20 personal   {}  Alice: editor of the first site, viewer of the second\n\
@@ -219,15 +225,15 @@ fn over_http(http: &str, caller: &str, token: &str) -> String {
     let route = "permission=site.view&site_path=/api/sites/%7Bsite_id%7D/**";
     format!(
         "\n\
-         # Over HTTP: introspect as RFC 7662 has it.\n\
-         curl --user sidecar:{caller} --data token={token} \\\n  \
+         # Introspect over HTTP (RFC 7662).\n\
+         curl --write-out '\\n' --user sidecar:{caller} --data token={token} \\\n  \
          http://{http}/oauth2/introspect\n\n\
          # What nginx, Caddy and Traefik ask about each request: may it pass?\n\
          curl --include --header 'x-hitkeep-caller: {caller}' \\\n  \
          --header 'x-forwarded-uri: /api/sites/{first}/stats' \\\n  \
          --header 'authorization: Bearer {token}' \\\n  \
          'http://{http}/forward-auth?{route}'\n\n\
-         # Is it ready, and what does it count?\n\
+         # Readiness and metrics.\n\
          curl http://{http}/readyz http://{http}/metrics\n"
     )
 }

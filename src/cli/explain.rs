@@ -10,7 +10,7 @@ use crate::{
     config::ExplainArgs,
     domain::{
         Revision, Timestamp,
-        access::{Decision, OwnerStanding, PermissionCheck, UserStanding},
+        access::{CurrentOwner, Decision, PermissionCheck, UserStanding},
         client::Expiry,
         explanation::{ExplainedGrant, Explanation},
         id::ClientId,
@@ -29,9 +29,6 @@ enum Asked {
     Caller,
     /// What is no token, and why.
     Nothing(Flaw),
-    /// A client without a token that is not replaced.
-    Tokenless(ClientId),
-    UnknownClient(ClientId),
 }
 
 /// What somebody wants to know.
@@ -122,8 +119,7 @@ async fn ask(
         About::Presented(asked) => asked,
         About::Client(client) => match store.newest_token(client).await? {
             Some(hash) => Asked::Token(hash),
-            None if store.has_client(client).await? => Asked::Tokenless(client),
-            None => Asked::UnknownClient(client),
+            None => return Err(nothing_to_explain(store, client).await?),
         },
     };
     let hash = match asked {
@@ -145,6 +141,19 @@ async fn ask(
         last_change,
         now: found.now,
     })
+}
+
+/// Why nothing can be said of a client's newest token. That is no verdict on a token,
+/// so it is no answer either.
+async fn nothing_to_explain(store: &Store, client: ClientId) -> Result<Failure, Failure> {
+    Ok(Failure::new(if store.has_client(client).await? {
+        format!(
+            "API client {client} has no newest token: it was removed from the database by hand. \
+             Rotate the client to give it one, or revoke or delete the client"
+        )
+    } else {
+        format!("there is no API client {client}")
+    }))
 }
 
 impl Answer {
@@ -171,22 +180,15 @@ impl Answer {
     fn unknown(&self) -> String {
         let why = match &self.asked {
             Asked::Token(_) => {
-                "no API client has it, or ever had. A client that was deleted takes its tokens \
-                 with it."
+                "no API client has this token. (Deleting a client also deletes its tokens.)"
                     .to_owned()
             }
             Asked::Caller => {
-                "it is a service account's, which is a caller of this service and no API client."
+                "it belongs to a service account, which is a caller of this service and not an \
+                 API client."
                     .to_owned()
             }
             Asked::Nothing(flaw) => format!("it is not a token: {flaw}."),
-            Asked::Tokenless(client) => {
-                return format!(
-                    "API client {client} has no newest token: somebody removed it from the \
-                     database. Rotate the client."
-                );
-            }
-            Asked::UnknownClient(client) => return format!("There is no API client {client}."),
         };
         format!("The token does NOT work (UNKNOWN_TOKEN): {why}")
     }
@@ -199,8 +201,9 @@ impl Answer {
         );
         match self.last_change {
             Some(change) => format!(
-                "{at}\nRevision {} was the last to change the client, or what it depends on: a \
-                 server that has come\nso far (GetIndexStatus tells) answers the same.",
+                "{at}\nRevision {} was the last to change the client, or something that it \
+                 depends on: every server\nthat has reached it (see GetIndexStatus) gives the \
+                 same answer.",
                 change.0
             ),
             None => at,
@@ -213,51 +216,43 @@ impl Answer {
             "revision": self.revision.0,
             "time": self.now.to_rfc3339(),
         });
-        match &self.explanation {
-            Some(explanation) => {
-                if let Err(reason) = explanation.verdict {
-                    json["inactive_reason"] = word(reason).into();
-                }
-                json["client_id"] = explanation.subject.client.to_string().into();
-                json["client_name"] = explanation.subject.name.clone().into();
-                json["owner"] = explanation.subject.delegated.owner().to_string().into();
-                json["owner_can_act"] = explanation.subject.owner.can_act().into();
-                json["revoked"] = explanation.subject.revoked.into();
-                json["expire_time"] = time(explanation.subject.expiry);
-                json["token_end_time"] = time(explanation.subject.token.end());
-                json["instance_role"] = json!({
-                    "delegated": explanation.subject.delegated.instance_role().as_str(),
-                    "owner_holds": explanation.instance_ceiling.as_str(),
-                    "effective": explanation.access.instance_role.as_str(),
-                });
-                let grants = explanation.grants.iter().map(|grant| {
-                    json!({
-                        "site_id": grant.site.to_string(),
-                        "granted": grant.granted.as_str(),
-                        "owner_holds": grant.rule.role().map(SiteRole::as_str),
-                        "because": because(grant.rule),
-                        "effective": grant.effective.map(SiteRole::as_str),
-                    })
-                });
-                json["site_grants"] = grants.collect();
-                if let Some(decision) = explanation.decision {
-                    json["decision"] = json!({
-                        "allowed": decision == Decision::Allowed,
-                        "reason": decision_word(decision),
-                    });
-                }
-                json["last_change_revision"] = self.last_change.map(|change| change.0).into();
-            }
-            None => match &self.asked {
-                Asked::UnknownClient(_) | Asked::Tokenless(_) => {
-                    json["error"] = self.unknown().into();
-                }
-                _ => {
-                    json["inactive_reason"] = word(InactiveReason::UnknownToken).into();
-                    json["because"] = self.unknown().into();
-                }
-            },
+        let Some(explanation) = &self.explanation else {
+            json["inactive_reason"] = word(InactiveReason::UnknownToken).into();
+            json["because"] = self.unknown().into();
+            return json;
+        };
+        if let Err(reason) = explanation.verdict {
+            json["inactive_reason"] = word(reason).into();
         }
+        json["client_id"] = explanation.subject.client.to_string().into();
+        json["client_name"] = explanation.subject.name.clone().into();
+        json["owner"] = explanation.subject.delegated.owner().to_string().into();
+        json["owner_can_act"] = explanation.subject.owner.current.can_act().into();
+        json["revoked"] = explanation.subject.revoked.into();
+        json["expire_time"] = time(explanation.subject.expiry);
+        json["token_end_time"] = time(explanation.subject.token.end());
+        json["instance_role"] = json!({
+            "delegated": explanation.subject.delegated.instance_role().as_str(),
+            "owner_holds": explanation.instance_ceiling.as_str(),
+            "effective": explanation.access.instance_role.as_str(),
+        });
+        let grants = explanation.grants.iter().map(|grant| {
+            json!({
+                "site_id": grant.site.to_string(),
+                "granted": grant.granted.as_str(),
+                "owner_holds": grant.rule.role().map(SiteRole::as_str),
+                "because": because(grant.rule),
+                "effective": grant.effective.map(SiteRole::as_str),
+            })
+        });
+        json["site_grants"] = grants.collect();
+        if let Some(decision) = explanation.decision {
+            json["decision"] = json!({
+                "allowed": decision == Decision::Allowed,
+                "reason": decision_word(decision),
+            });
+        }
+        json["last_change_revision"] = self.last_change.map(|change| change.0).into();
         json
     }
 }
@@ -268,21 +263,21 @@ fn verdict(explanation: &Explanation, now: Timestamp) -> String {
         Ok(Expiry::At(end)) => format!("The token works, until {}.", moment(end)),
         Err(reason) => {
             let why = match reason {
-                InactiveReason::UnknownToken => "no API client has it".to_owned(),
+                InactiveReason::UnknownToken => "no API client has this token".to_owned(),
                 InactiveReason::TokenRotated => format!(
-                    "a newer token took its place, and its overlap ended {}",
+                    "it was replaced by a newer token, and its overlap ended {}",
                     end_of(explanation.subject.token.end(), now)
                 ),
-                InactiveReason::Revoked => "its client was revoked. ListAuditEvents tells by \
-                                            whom and when"
+                InactiveReason::Revoked => "its client was revoked (ListAuditEvents says when \
+                                            and by whom)"
                     .to_owned(),
                 InactiveReason::Expired => format!(
                     "its client expired {}",
                     end_of(explanation.subject.expiry, now)
                 ),
-                InactiveReason::OwnerInactive => match &explanation.subject.owner {
-                    OwnerStanding::User(_) => "the user whose it is is disabled".to_owned(),
-                    OwnerStanding::Team(_) => "the team whose it is is archived".to_owned(),
+                InactiveReason::OwnerInactive => match explanation.subject.owner.current {
+                    CurrentOwner::User(..) => "the owning user is disabled".to_owned(),
+                    CurrentOwner::Team { .. } => "the owning team is archived".to_owned(),
                 },
             };
             format!("The token does NOT work ({}): {why}.", word(reason))
@@ -296,12 +291,16 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
     line("client", format!("{} {:?}", subject.client, subject.name));
     line(
         "owner",
-        format!("{}: {}", subject.delegated.owner(), owner(&subject.owner)),
+        format!(
+            "{}: {}",
+            subject.delegated.owner(),
+            owner(subject.owner.current)
+        ),
     );
     line(
         "token",
         match subject.token {
-            TokenStanding::Current => "the client's newest".to_owned(),
+            TokenStanding::Current => "the client's newest token".to_owned(),
             TokenStanding::ReplacedUntil(end) => {
                 format!("replaced by a newer one; overlap ends {}", moment(end))
             }
@@ -314,7 +313,7 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
         match subject.expiry {
             Expiry::Never => "never".to_owned(),
             Expiry::At(end) if subject.expiry.has_come(now) => {
-                format!("{}: it has come", moment(end))
+                format!("{}, which has passed", moment(end))
             }
             Expiry::At(end) => moment(end),
         },
@@ -322,7 +321,7 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
     line(
         "instance role",
         format!(
-            "{}: {} was delegated, and the owner holds {}",
+            "{}: the client was given {}, and the owner holds {}",
             explanation.access.instance_role,
             subject.delegated.instance_role(),
             explanation.instance_ceiling,
@@ -336,29 +335,24 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
     let row = |site: &str, may: &str, granted: &str, held: &str, why: &str| {
         format!("{site:<36}  {may:<8} {granted:<8} {held:<11}  {why}")
     };
-    lines.push(row("SITE", "MAY BE", "GRANTED", "OWNER HOLDS", "BECAUSE"));
+    lines.push(row("SITE", "ROLE", "GRANTED", "OWNER HOLDS", "BECAUSE"));
     lines.extend(explanation.grants.iter().map(|grant| {
         row(
             &grant.site.to_string(),
-            grant.effective.map_or("nothing", |role| role.as_str()),
+            grant.effective.map_or("none", |role| role.as_str()),
             grant.granted.as_str(),
-            grant.rule.role().map_or("nothing", |role| role.as_str()),
+            grant.rule.role().map_or("none", |role| role.as_str()),
             because(grant.rule),
         )
     }));
 }
 
-fn owner(standing: &OwnerStanding) -> String {
-    match standing {
-        OwnerStanding::User(holder) => match holder.user {
-            None => "there is no such user".to_owned(),
-            Some(UserStanding { disabled: true, .. }) => {
-                "disabled, so it may do nothing".to_owned()
-            }
-            Some(user) => format!("{} of the instance", user.instance_role),
-        },
-        OwnerStanding::Team(team) if team.archived => "archived".to_owned(),
-        OwnerStanding::Team(_) => "not archived".to_owned(),
+fn owner(owner: CurrentOwner) -> String {
+    match owner {
+        CurrentOwner::User(_, UserStanding { disabled: true, .. }) => "disabled".to_owned(),
+        CurrentOwner::User(_, user) => format!("instance role {}", user.instance_role),
+        CurrentOwner::Team { archived: true, .. } => "archived".to_owned(),
+        CurrentOwner::Team { .. } => "not archived".to_owned(),
     }
 }
 
@@ -370,7 +364,7 @@ fn decided(explanation: &Explanation, check: &PermissionCheck, decision: Decisio
                 None => "it has no grant on that site".to_owned(),
                 Some(grant) => match grant.effective {
                     None => format!("its grant there is dormant: {}", because(grant.rule)),
-                    Some(role) => format!("it is {role} there"),
+                    Some(role) => format!("its role there is {role}"),
                 },
             };
             let needs = permission.needs();
@@ -384,7 +378,7 @@ fn decided(explanation: &Explanation, check: &PermissionCheck, decision: Decisio
             let needs = permission.needs();
             (
                 permission.to_string(),
-                format!("it is {role} of the instance, and {permission} needs {needs}"),
+                format!("its instance role is {role}, and {permission} needs {needs}"),
             )
         }
     };
@@ -406,15 +400,15 @@ fn capital(text: &str) -> String {
 
 const fn because(rule: SiteRule) -> &'static str {
     match rule {
-        SiteRule::Unknown => "there is no such site, or no such owner",
+        SiteRule::Unknown => "there is no such site",
         SiteRule::Disabled => "the owner is disabled",
         SiteRule::TeamArchived => "the site's team is archived",
-        SiteRule::InstanceOwner => "an owner of the instance owns every site",
+        SiteRule::InstanceOwner => "an instance owner owns every site",
         SiteRule::NotInTeam => "the owner is not in the site's team",
-        SiteRule::Member(_) => "the owner's role on the site itself",
+        SiteRule::Member(_) => "the owner's role on the site",
         SiteRule::InTeam(_) => "the owner's role in the site's team",
-        SiteRule::OwnSite => "the site is the team's",
-        SiteRule::OthersSite => "the site is another team's",
+        SiteRule::OwnSite => "the site belongs to the team",
+        SiteRule::OthersSite => "the site belongs to another team",
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
-use super::{Failure, open};
+use super::{Failure, descriptors, open};
 use crate::{
     config::ServeArgs,
     server::{
@@ -37,7 +37,9 @@ const REMINDER: Duration = Duration::from_mins(1);
 /// comes after all else, and a collector that hangs must not hold up a restart.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Failure> {
+pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
+    let (options, database) = (args.server(), args.store()?);
+    descriptors::make_room(options.max_connections, database.pool_size);
     let (tls, watcher) = match args.tls.files()? {
         Some(files) => {
             let (tls, watcher) = Tls::load(files)?;
@@ -45,20 +47,19 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Fa
         }
         None => (None, None),
     };
-    let http = args.http_listen()?;
     let for_http = tls
         .as_ref()
         .filter(|_| args.tls.http_tls)
         .map(Tls::for_http);
     let tls = [tls.as_ref(), for_http.as_ref()];
-    let doors = Doors::open(&args.listen, http.as_slice(), tls).await?;
+    let doors = Doors::open(&args.listen, args.http_listen.as_slice(), tls).await?;
     // Also without TLS: nobody who says it means to end the process.
     let hangups = lifecycle::hangups()?;
     if let Some(watcher) = watcher {
         let clock = Arc::new(SystemClock::default());
         tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
     }
-    let store = open(&args.store()?);
+    let store = open(&database);
     let (tell, told) = oneshot::channel();
     let ready = async {
         // One that will never be ready is not served for long.
@@ -75,7 +76,7 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Fa
     tokio::select! {
         // In this order: first it says where it serves.
         biased;
-        served = serve(ready, store.clone(), doors, args.server(), telemetry) => served,
+        served = serve(ready, store.clone(), doors, options, telemetry) => served,
         Err(failure) = check => Err(failure),
     }
 }
@@ -121,15 +122,22 @@ impl Doors {
     }
 }
 
-/// Serves until a signal says to stop.
+/// Serves until a signal says to stop. A second one ends whatever is under way, the last
+/// export as well.
 pub(super) async fn serve(
     ready: impl Future<Output = ()> + Send + 'static,
     store: Store,
     doors: Doors,
     options: Options,
     telemetry: Telemetry,
-) -> Result<(), Failure> {
+) -> Result<Ended, Failure> {
     let stop = lifecycle::signals()?;
+    // The same signals, for what comes when the server has ended.
+    let mut told = lifecycle::signals()?;
+    let told_twice = async move {
+        told.recv().await;
+        told.recv().await;
+    };
     if let Some(http) = &doors.http {
         for address in http.addresses()? {
             tracing::info!(%address, "HTTP is on {address}");
@@ -146,14 +154,18 @@ pub(super) async fn serve(
         grpc: doors.grpc.incoming(),
         http: stream::iter(doors.http).flat_map(Listeners::incoming),
     };
-    match server.run_when(ready, stop).await {
+    let ended = server.run_when(ready, stop).await;
+    match ended {
         Ended::Drained => tracing::info!("stopped: every call under way was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
     }
-    telemetry
-        .stop(EXPORT_PATIENCE.min(options.drain_timeout))
-        .await;
-    Ok(())
+    tokio::select! {
+        // In this order: where nothing is exported, nothing is lost either.
+        biased;
+        () = telemetry.stop(EXPORT_PATIENCE.min(options.drain_timeout)) => {}
+        () = told_twice => tracing::warn!("told again to stop: not all telemetry was exported"),
+    }
+    Ok(ended)
 }
 
 /// Waits until the database answers and is what this version needs. Postgres may

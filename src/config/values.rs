@@ -1,7 +1,7 @@
 //! How values are read that are more than a word or a number, and what stands in for
 //! one that is not given.
 
-use std::{ffi::OsStr, time::Duration};
+use std::time::Duration;
 
 use crate::domain::caller::CallerPermission;
 
@@ -14,11 +14,6 @@ pub(super) fn permission(text: &str) -> Result<CallerPermission, String> {
     text.parse().ok().ok_or_else(known)
 }
 
-/// A variable that is set to nothing is not set: compose files do that.
-pub(super) fn given<T: AsRef<OsStr>>(text: Option<&T>) -> Option<&T> {
-    text.filter(|text| !text.as_ref().is_empty())
-}
-
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     let read = text.parse().ok().filter(|number| *number >= 1);
     read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
@@ -28,14 +23,13 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
 pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let some = Some(time).filter(|time| !time.is_zero());
-    some.ok_or_else(|| "must be more than nothing".to_owned())
+    some.ok_or_else(|| "must be longer than zero".to_owned())
 }
 
-/// A variable that is set to nothing is not set: compose files do that.
 pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" | "y" => Ok(true),
-        "" | "0" | "false" | "no" | "off" | "n" => Ok(false),
+        "0" | "false" | "no" | "off" | "n" => Ok(false),
         _ => Err("must be yes or no".to_owned()),
     }
 }

@@ -199,9 +199,10 @@ async fn client_works(store: &Store, client: Option<&DemoClient>) -> Result<bool
         return Ok(false);
     };
     let found = store.look_up(Some(hash)).await?;
-    Ok(found
-        .subject
-        .is_some_and(|subject| subject.judge(found.now).is_ok()))
+    Ok(found.subject.is_some_and(|subject| {
+        let (token, client) = subject.settle();
+        client.judge(token, found.now).is_ok()
+    }))
 }
 
 fn hash(token: &SecretText) -> Option<TokenHash> {

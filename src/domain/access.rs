@@ -88,12 +88,12 @@ impl Delegated {
     /// its owner holds.
     pub fn effective(&self, owner: &OwnerStanding) -> EffectiveAccess {
         let site = |(site, granted): (&SiteId, &SiteRole)| {
-            owner
-                .site_ceiling(*site)
-                .map(|held| (*site, held.min(*granted)))
+            let standing = owner.sites.get(site)?;
+            let role = owner.current.effective_site_role(standing, *granted)?;
+            Some((*site, role))
         };
         EffectiveAccess {
-            instance_role: self.instance_role().min(owner.instance_ceiling()),
+            instance_role: owner.current.effective_instance_role(self.instance_role()),
             grants: self.grants().iter().filter_map(site).collect(),
         }
     }
@@ -176,61 +176,6 @@ impl Holder {
     }
 }
 
-/// A team and which of the sites asked about are in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TeamStanding {
-    /// An archived team's clients do not work.
-    pub archived: bool,
-    /// The sites of the team, of those that were asked about.
-    pub sites: Vec<SiteId>,
-}
-
-/// An API client's owner and what it holds right now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OwnerStanding {
-    /// A personal client's owner.
-    User(Holder),
-    /// A team client's owner.
-    Team(TeamStanding),
-}
-
-impl OwnerStanding {
-    /// Whether the owner can act at all: no disabled user, no archived team.
-    pub fn can_act(&self) -> bool {
-        match self {
-            Self::User(holder) => holder.instance_role().is_some(),
-            Self::Team(team) => !team.archived,
-        }
-    }
-
-    /// The most that a client of this owner can be on the instance.
-    pub fn instance_ceiling(&self) -> InstanceRole {
-        match self {
-            Self::User(holder) => holder.instance_role().unwrap_or(InstanceRole::User),
-            Self::Team(_) => InstanceRole::User,
-        }
-    }
-
-    /// The most that a client of this owner can be on a site; `None` makes a
-    /// grant on it dormant.
-    fn site_ceiling(&self, site: SiteId) -> Option<SiteRole> {
-        self.site_rule(site).role()
-    }
-
-    /// What decides on what a client of this owner can be on a site.
-    pub fn site_rule(&self, site: SiteId) -> SiteRule {
-        match self {
-            Self::User(Holder { user, sites, .. }) => match (user, sites.get(&site)) {
-                (Some(user), Some(site)) => user.site_rule(site),
-                _ => SiteRule::Unknown,
-            },
-            Self::Team(team) if team.archived => SiteRule::TeamArchived,
-            Self::Team(team) if team.sites.contains(&site) => SiteRule::OwnSite,
-            Self::Team(_) => SiteRule::OthersSite,
-        }
-    }
-}
-
 /// An API client's owner as it is right now, apart from the sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CurrentOwner {
@@ -262,25 +207,52 @@ impl CurrentOwner {
         }
     }
 
-    /// What is left of a delegated role on the instance.
-    pub fn effective_instance_role(&self, delegated: InstanceRole) -> InstanceRole {
-        let ceiling = match self {
+    /// The most that a client of this owner can be on the instance.
+    pub fn instance_ceiling(&self) -> InstanceRole {
+        match self {
             Self::User(_, user) => user.current_instance_role().unwrap_or(InstanceRole::User),
             Self::Team { .. } => InstanceRole::User,
-        };
-        delegated.min(ceiling)
+        }
+    }
+
+    /// What decides on what a client of this owner can be on a site. The site's standing
+    /// is towards the owner, where that is a user.
+    pub fn site_rule(&self, site: &SiteStanding) -> SiteRule {
+        match self {
+            Self::User(_, user) => user.site_rule(site),
+            Self::Team { archived: true, .. } => SiteRule::TeamArchived,
+            Self::Team { id, .. } if site.team == *id => SiteRule::OwnSite,
+            Self::Team { .. } => SiteRule::OthersSite,
+        }
+    }
+
+    /// What is left of a delegated role on the instance.
+    pub fn effective_instance_role(&self, delegated: InstanceRole) -> InstanceRole {
+        delegated.min(self.instance_ceiling())
     }
 
     /// What is left of a role granted on a site; `None`: the grant is dormant.
-    /// The site's standing is towards the owner, where that is a user.
     pub fn effective_site_role(&self, site: &SiteStanding, granted: SiteRole) -> Option<SiteRole> {
-        let ceiling = match self {
-            Self::User(_, user) => user.site_role(site)?,
-            Self::Team { id, archived } => {
-                (!archived && site.team == *id).then_some(SiteRole::Owner)?
-            }
-        };
+        let ceiling = self.site_rule(site).role()?;
         Some(granted.min(ceiling))
+    }
+}
+
+/// An API client's owner and what it holds right now, on those sites that were asked
+/// about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerStanding {
+    /// The owner.
+    pub current: CurrentOwner,
+    /// The sites asked about; a site that is not in here does not exist.
+    pub sites: BTreeMap<SiteId, SiteStanding>,
+}
+
+impl OwnerStanding {
+    /// What decides on what a client of this owner can be on a site.
+    pub fn site_rule(&self, site: SiteId) -> SiteRule {
+        let standing = self.sites.get(&site);
+        standing.map_or(SiteRule::Unknown, |site| self.current.site_rule(site))
     }
 }
 

@@ -49,7 +49,7 @@ pub struct ApiClient {
     /// When one of its tokens was last found good, as far as that was written; no
     /// part of what was delegated, and so of neither the etag nor `update_time`.
     pub last_used: Option<Timestamp>,
-    /// What is shown of its newest token.
+    /// What is shown of its newest token; empty where somebody removed that by hand.
     pub token_hint: TokenHint,
 }
 

@@ -59,7 +59,7 @@ impl Explanation {
         };
         Self {
             verdict,
-            instance_ceiling: subject.owner.instance_ceiling(),
+            instance_ceiling: subject.owner.current.instance_ceiling(),
             grants: subject.delegated.grants().iter().map(grant).collect(),
             decision: check.map(decide),
             access: settled.access,

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 
 use super::{
     Timestamp,
-    access::{Decision, Delegated, EffectiveAccess, Owner, OwnerStanding, PermissionCheck},
+    access::{Delegated, EffectiveAccess, Owner, OwnerStanding},
     client::{ClientState, Expiry},
     id::ClientId,
 };
@@ -90,23 +90,6 @@ pub struct WorksUntil(
     i64,
 );
 
-/// What a working token may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Active {
-    /// The client.
-    pub client: ClientId,
-    /// Its name.
-    pub name: String,
-    /// Its owner.
-    pub owner: Owner,
-    /// Its effective access.
-    pub access: EffectiveAccess,
-    /// When the client expires.
-    pub expiry: Expiry,
-    /// When this token ends by itself: the expiry, or an overlap's end.
-    pub ends: Expiry,
-}
-
 impl TokenStanding {
     /// When the token ends by its place alone.
     pub const fn end(self) -> Expiry {
@@ -187,25 +170,11 @@ impl Subject {
             client: self.client,
             owner: self.delegated.owner(),
             access: self.delegated.effective(&self.owner),
-            life: Life::of(self.revoked, self.owner.can_act()),
+            life: Life::of(self.revoked, self.owner.current.can_act()),
             name: self.name.into_boxed_str(),
             expiry: self.expiry,
         };
         (self.token, settled)
-    }
-
-    /// The verdict at a moment.
-    pub fn judge(self, now: Timestamp) -> Result<Active, InactiveReason> {
-        let (token, settled) = self.settle();
-        let ends = settled.judge(token, now)?;
-        Ok(Active {
-            client: settled.client,
-            name: settled.name.into_string(),
-            owner: settled.owner,
-            access: settled.access,
-            expiry: settled.expiry,
-            ends,
-        })
     }
 }
 
@@ -215,14 +184,6 @@ pub fn cache_age(ends: Expiry, at_most: TimeDelta, now: Timestamp) -> TimeDelta 
     match ends {
         Expiry::Never => at_most,
         Expiry::At(end) => at_most.min(end - now),
-    }
-}
-
-/// The answer to a check, given the verdict on the token.
-pub fn decide(verdict: &Result<Active, InactiveReason>, check: &PermissionCheck) -> Decision {
-    match verdict {
-        Ok(active) => active.access.decide(check),
-        Err(_) => Decision::Inactive,
     }
 }
 

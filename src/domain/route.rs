@@ -16,6 +16,7 @@ use super::{
     access::PermissionCheck,
     id::SiteId,
     role::{InstancePermission, SitePermission},
+    token::may_contain_token,
 };
 
 /// The settings of a route, by name.
@@ -116,7 +117,7 @@ pub struct Shown(String);
 impl Shown {
     /// Makes a value fit to be shown.
     pub fn new(value: &str) -> Self {
-        if ["hkp_", "hkt_", "hks_"].iter().any(|t| value.contains(t)) {
+        if may_contain_token(value) {
             return Self("that holds a token".to_owned());
         }
         let mut shown: String = value.chars().take(MAX_SHOWN).collect();

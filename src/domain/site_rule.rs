@@ -6,7 +6,7 @@ use super::role::{SiteRole, TeamRole};
 /// Why somebody holds what they hold on a site: the first that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SiteRule {
-    /// There is no such site, or no such user.
+    /// There is no such site.
     Unknown,
     /// A disabled user holds nothing.
     Disabled,

@@ -62,49 +62,65 @@ async fn load(
     Ok(Loaded { client, facts })
 }
 
-/// Writes what a transition came to, with its event.
-async fn keep(
-    tx: &mut Transaction,
-    old: &ApiClient,
-    transition: Transition,
-    facts: &Facts,
-) -> Result<Seen, ApiError> {
-    let Transition { client, event } = transition;
-    if let Some(event) = event {
-        tx.update_client(old, &client).await?;
-        tx.record(event).await?;
-    }
-    Ok(Seen {
-        client,
-        owner_can_act: facts.owner_can_act(),
-        now: tx.now,
-    })
-}
-
 /// Says in the log what was done to a client: where the database is lost, and its
-/// audit trail with it, this is what is left.
+/// audit trail with it, this is what is left. Only after the commit, and only where
+/// something was done.
 fn tell(done: &str, client: ClientId) {
     tracing::info!(client.id = %client, "{done} API client {client}");
 }
 
+/// A call that may change one client.
+struct Change<'c> {
+    /// Which client, and for whom.
+    on_client: &'c OnClient,
+    /// The sites that the call names.
+    named: &'c [SiteId],
+    /// What is done, for the log.
+    done: &'static str,
+}
+
 impl Services {
-    /// Runs a call that may change one client.
+    /// Decides on a change, and writes what it comes to with its event.
     async fn change<F>(
         &self,
         extensions: &tonic::Extensions,
         provenance: &Arc<Provenance>,
-        on_client: &OnClient,
+        Change {
+            on_client,
+            named,
+            done,
+        }: Change<'_>,
         decide: F,
     ) -> Result<Committed<Seen>, ApiError>
     where
         F: Fn(ApiClient, &Facts, Timestamp) -> Result<Transition, Refusal> + Sync,
     {
-        let body = async |tx: &mut Transaction| {
-            let Loaded { client, facts } = load(tx, on_client, &[]).await?;
-            let transition = decide(client.clone(), &facts, tx.now)?;
-            keep(tx, &client, transition, &facts).await
+        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let Loaded { client: old, facts } = load(tx, on_client, named).await?;
+            let Transition { client, event } = decide(old.clone(), &facts, tx.now)?;
+            let is_done = event.is_some();
+            if let Some(event) = event {
+                tx.update_client(&old, &client).await?;
+                tx.record(event).await?;
+            }
+            let seen = Seen {
+                client,
+                owner_can_act: facts.owner_can_act(),
+                now: tx.now,
+            };
+            Ok((seen, is_done))
         };
-        self.write(extensions, provenance, body).await
+        let Committed {
+            value: (seen, is_done),
+            revision,
+        } = self.write(extensions, provenance, body).await?;
+        if is_done {
+            tell(done, on_client.id);
+        }
+        Ok(Committed {
+            value: seen,
+            revision,
+        })
     }
 }
 
@@ -189,16 +205,19 @@ impl ApiClientService for Services {
             .flatten()
             .map(|(site, _)| *site)
             .collect();
-        let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
-            let Loaded { client, facts } = load(tx, &on_client, &named).await?;
-            let transition = client.clone().update(update.clone(), &facts, tx.now)?;
-            keep(tx, &client, transition, &facts).await
+        let change = Change {
+            on_client: &on_client,
+            named: &named,
+            done: "updated",
         };
         let Committed {
             value: seen,
             revision,
-        } = self.write(&extensions, &provenance, body).await?;
-        tell("updated", seen.client.id);
+        } = self
+            .change(&extensions, &provenance, change, |client, facts, now| {
+                client.update(update.clone(), facts, now)
+            })
+            .await?;
         Ok(Response::new(pb::UpdateApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -248,13 +267,17 @@ impl ApiClientService for Services {
         let (_, extensions, request) = request.into_parts();
         let on_client = clients::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let change = Change {
+            on_client: &on_client,
+            named: &[],
+            done: "revoked",
+        };
         let Committed {
             value: seen,
             revision,
         } = self
-            .change(&extensions, &provenance, &on_client, ApiClient::revoke)
+            .change(&extensions, &provenance, change, ApiClient::revoke)
             .await?;
-        tell("revoked", on_client.id);
         Ok(Response::new(pb::RevokeApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,
@@ -268,13 +291,17 @@ impl ApiClientService for Services {
         let (_, extensions, request) = request.into_parts();
         let on_client = clients::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let change = Change {
+            on_client: &on_client,
+            named: &[],
+            done: "reactivated",
+        };
         let Committed {
             value: seen,
             revision,
         } = self
-            .change(&extensions, &provenance, &on_client, ApiClient::reactivate)
+            .change(&extensions, &provenance, change, ApiClient::reactivate)
             .await?;
-        tell("reactivated", on_client.id);
         Ok(Response::new(pb::ReactivateApiClientResponse {
             api_client: Some(seen.to_pb()),
             revision: revision.0,

@@ -37,23 +37,28 @@ const REMOVE_OLDEST: &str = "
         SELECT hash FROM api_client_tokens WHERE client_id = $1 AND end_time IS NOT NULL
         ORDER BY end_time DESC, create_time DESC, hash OFFSET $2 LIMIT $3)";
 
-/// Clients with the hints of their newest tokens, and their last uses.
-macro_rules! newest_tokens {
+/// Clients with the hints of their newest tokens, and their last uses. A client whose
+/// newest token was removed by hand is found as well: a token before it may still work,
+/// and somebody must be able to revoke it.
+macro_rules! with_newest_tokens {
     () => {
         api_clients::table
-            .inner_join(api_client_tokens::table)
+            .left_join(
+                api_client_tokens::table.on(api_client_tokens::client_id
+                    .eq(api_clients::id)
+                    .and(api_client_tokens::end_time.is_null())),
+            )
             .left_join(api_client_usage::table)
-            .filter(api_client_tokens::end_time.is_null())
             .select((
                 ClientRow::as_select(),
-                api_client_tokens::hint,
+                api_client_tokens::hint.nullable(),
                 api_client_usage::last_used_time.nullable(),
             ))
     };
 }
 
 /// A client's row, the hint of its newest token, and its last use.
-type Found = (ClientRow, String, Option<Timestamp>);
+type Found = (ClientRow, Option<String>, Option<Timestamp>);
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = api_clients, check_for_backend(diesel::pg::Pg), treat_none_as_null = true)]
@@ -205,7 +210,8 @@ impl Transaction {
             .set(api_client_tokens::end_time.eq(old_token_ends))
             .execute(self.connection())
             .await?;
-        types::expect_rows("replacing a token", rows, 1)?;
+        // None where it was removed by hand. An index sees to it that there are not two.
+        types::expect_rows("replacing a token", rows, rows.min(1))?;
         let rows = diesel::update(api_clients::table.find(id))
             .set(api_clients::update_time.eq(client.update_time))
             .execute(self.connection())
@@ -275,7 +281,7 @@ async fn find(
     connection: &mut AsyncPgConnection,
     id: ClientId,
 ) -> Result<Option<ApiClient>, StoreError> {
-    let row: Option<Found> = newest_tokens!()
+    let row: Option<Found> = with_newest_tokens!()
         .filter(api_clients::id.eq(id.uuid()))
         .first(connection)
         .await
@@ -290,7 +296,7 @@ async fn page(
     listing: Listing,
     now: Timestamp,
 ) -> Result<Vec<ApiClient>, StoreError> {
-    let mut query = newest_tokens!()
+    let mut query = with_newest_tokens!()
         .order((api_clients::create_time.desc(), api_clients::id.asc()))
         .limit(i64::from(listing.limit))
         .into_boxed();
@@ -341,7 +347,7 @@ async fn with_grants(
     }
     let client = |(row, hint, last_used): Found| {
         let grants = grants.remove(&row.id).unwrap_or_default();
-        row.into_client(grants, TokenHint(hint), last_used)
+        row.into_client(grants, TokenHint(hint.unwrap_or_default()), last_used)
     };
     rows.into_iter().map(client).collect()
 }

@@ -160,8 +160,9 @@ impl Transaction {
                 // The others are applied all the same, so that it is known of those
                 // after them what they name. All of it is rolled back in the end.
                 let wrong: HashSet<_> = of_run.iter().map(|unknown| unknown.index).collect();
-                let (wrong, right): (Vec<_>, Vec<_>) =
-                    (first..).zip(run).partition(|(index, _)| wrong.contains(index));
+                let (wrong, right): (Vec<_>, Vec<_>) = (first..)
+                    .zip(run)
+                    .partition(|(index, _)| wrong.contains(index));
                 let right: Vec<_> = right.into_iter().map(|(_, change)| *change).collect();
                 self.apply_run(&right).await?;
                 unknown.extend(of_run.iter().filter(|named| !not_made.contains(&named.id)));

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::domain::{
     Revision, Timestamp,
-    access::{Holder, Owner, OwnerStanding, SiteGrants, TeamStanding, UserStanding},
+    access::{CurrentOwner, Owner, OwnerStanding, SiteGrants, UserStanding},
     client::Expiry,
     id::{ClientId, SiteId},
     introspection::{Subject, TokenStanding},
@@ -187,19 +187,12 @@ fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
         };
         standings.insert(site, columns.read()?);
     }
-    let owner_standing = match owner {
-        Owner::User(id) => OwnerStanding::User(Holder {
+    let current = match owner {
+        Owner::User(id) => CurrentOwner::User(id, user(row).ok_or_else(|| missing("owner"))??),
+        Owner::Team(id) => CurrentOwner::Team {
             id,
-            user: Some(user(row).ok_or_else(|| missing("owner"))??),
-            sites: standings,
-        }),
-        Owner::Team(id) => OwnerStanding::Team(TeamStanding {
             archived: row.team_archived.ok_or_else(|| missing("owner"))?,
-            sites: {
-                let inside = standings.iter().filter(|(_, standing)| standing.team == id);
-                inside.map(|(site, _)| *site).collect()
-            },
-        }),
+        },
     };
     Ok(Some(Subject {
         token: row
@@ -210,7 +203,10 @@ fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
         delegated: clients::delegated(owner, instance_role, grants)?,
         expiry: Expiry::from(row.expire_time),
         revoked: row.revoke_time.is_some(),
-        owner: owner_standing,
+        owner: OwnerStanding {
+            current,
+            sites: standings,
+        },
     }))
 }
 

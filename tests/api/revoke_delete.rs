@@ -182,3 +182,48 @@ async fn nobody_else_revokes_or_deletes() {
         2
     );
 }
+
+/// Somebody removed the row of the newest token by hand. The one before it works on, so
+/// its client must not be out of everybody's reach.
+#[tokio::test]
+async fn a_client_without_its_newest_token_can_be_ended_and_mended() {
+    let app = TestApp::with_world().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let (mut made, mut lost) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let client = dashboard.created(personal(VERA)).await;
+        let overlapping = rotate_with_overlap(VERA, &client.id, 60);
+        lost.push(dashboard.rotate(overlapping).await.unwrap().token);
+        made.push(client);
+    }
+    app.psql("DELETE FROM api_client_tokens WHERE end_time IS NULL")
+        .await;
+    app.settle().await;
+
+    let seen = dashboard.get(get(VERA, &made[0].id)).await.unwrap();
+    assert_eq!(seen.api_client.unwrap().token_hint, "");
+    let listed = dashboard.list(list(VERA, of_user(VERA))).await.unwrap();
+    assert_eq!(listed.api_clients.len(), 3);
+    for client in &made {
+        assert_eq!(sidecar.inactive_reason(&client.token).await, None);
+    }
+    let unknown = Some(InactiveReason::UnknownToken);
+    for token in &lost {
+        assert_eq!(sidecar.inactive_reason(token).await, unknown);
+    }
+
+    dashboard.revoke(revoke(VERA, &made[0].id)).await.unwrap();
+    dashboard.delete(delete(VERA, &made[1].id)).await.unwrap();
+    let rotated = dashboard.rotate(rotate(VERA, &made[2].id)).await.unwrap();
+    let reasons = [
+        InactiveReason::Revoked,
+        InactiveReason::UnknownToken,
+        InactiveReason::TokenRotated,
+    ];
+    for (client, reason) in made.iter().zip(reasons) {
+        assert_eq!(sidecar.inactive_reason(&client.token).await, Some(reason));
+    }
+    assert_eq!(sidecar.inactive_reason(&rotated.token).await, None);
+    // Once more, as any other.
+    dashboard.rotate(rotate(VERA, &made[2].id)).await.unwrap();
+}

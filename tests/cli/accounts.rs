@@ -1,6 +1,8 @@
 //! `service-account`: the callers of the service, and their tokens, each shown
 //! once.
 
+use std::process::Stdio;
+
 use hitkeep_auth::pb::{
     IntrospectRequest, ListAuditEventsRequest, audit_service_client::AuditServiceClient,
     introspection_service_client::IntrospectionServiceClient,
@@ -11,6 +13,7 @@ use tonic::Code;
 use crate::{
     empty::empty_database,
     postgres::{execute, migrated_database},
+    process::{Ended, binary},
     run::{connect, from_caller, introspect, run_on, serve},
 };
 
@@ -84,6 +87,45 @@ async fn programs_get_json() {
     let revoked = run_on(&url, &arguments).await.given_json();
     assert!(revoked["revoke_time"].is_string(), "{revoked}");
     assert_eq!(list().await, json!([revoked]));
+}
+
+/// As in `service-account create … | head -0`: the account is there, and nobody has seen
+/// its token.
+#[tokio::test]
+async fn a_token_that_nobody_reads_is_a_failure() {
+    let url = migrated_database().await;
+    for more in [&[][..], &["--json"]] {
+        let ended = unread(&url, &[&SIDECAR[..], more].concat()).await;
+        let said = ended.refused(1);
+        assert!(said.contains("is lost"), "{said}");
+        let remedy = "`hitkeep-auth service-account revoke sidecar`, and create it again";
+        assert!(said.contains(remedy), "{said}");
+        // What can be asked for again is no failure.
+        assert_eq!(unread(&url, &LIST).await.given(), "");
+        // The remedy works.
+        run_on(&url, &REVOKE).await.given();
+        run_on(&url, &SIDECAR).await.given();
+        run_on(&url, &REVOKE).await.given();
+    }
+}
+
+/// Runs a command whose output nobody reads.
+async fn unread(url: &str, arguments: &[&str]) -> Ended {
+    let (read, write) = std::io::pipe().unwrap();
+    drop(read);
+    let ended = binary(arguments.iter().chain(&["--database-url", url]))
+        .stdin(Stdio::null())
+        .stdout(write)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output();
+    let ended = ended.await.unwrap();
+    Ended {
+        code: ended.status.code(),
+        stdout: String::new(),
+        stderr: String::from_utf8(ended.stderr).unwrap(),
+    }
 }
 
 #[tokio::test]

@@ -220,15 +220,16 @@ async fn it_says_why_in_words() {
         (
             "works",
             vec![
-                format!("{c1}  viewer   editor   viewer       the owner's role on the site itself"),
+                format!("{c1}  viewer   editor   viewer       the owner's role on the site"),
                 format!("{c2}  admin    owner    admin        the owner's role in the site's team"),
-                format!("{c3}  nothing  viewer   nothing      the site's team is archived"),
-                "instance role  user: admin was delegated, and the owner holds user".to_owned(),
+                format!("{c3}  none     viewer   none         the site's team is archived"),
+                "instance role  user: the client was given admin, and the owner holds user"
+                    .to_owned(),
             ],
         ),
         (
             "replaced",
-            vec!["NOT work (TOKEN_ROTATED): a newer token took".to_owned()],
+            vec!["NOT work (TOKEN_ROTATED): it was replaced by a newer token".to_owned()],
         ),
         ("overlapping", vec!["The token works, until ".to_owned()]),
         ("revoked", vec!["NOT work (REVOKED)".to_owned()]),
@@ -236,27 +237,21 @@ async fn it_says_why_in_words() {
             "expired",
             vec!["NOT work (EXPIRED): its client expired ".to_owned()],
         ),
-        (
-            "disabled",
-            vec!["the user whose it is is disabled".to_owned()],
-        ),
+        ("disabled", vec!["the owning user is disabled".to_owned()]),
         (
             "owner",
             vec![format!(
-                "{c2}  owner    owner    owner        an owner of the instance"
+                "{c2}  owner    owner    owner        an instance owner owns every site"
             )],
         ),
         (
             "team's",
             vec![
-                format!("{c2}  owner    owner    owner        the site is the team's"),
-                format!("{c3}  nothing  viewer   nothing      the site is another team's"),
+                format!("{c2}  owner    owner    owner        the site belongs to the team"),
+                format!("{c3}  none     viewer   none         the site belongs to another team"),
             ],
         ),
-        (
-            "archived",
-            vec!["the team whose it is is archived".to_owned()],
-        ),
+        ("archived", vec!["the owning team is archived".to_owned()]),
     ] {
         let said = explain(&url, &of(name).token, &[]).await.given();
         for expected in expected {
@@ -269,7 +264,7 @@ async fn it_says_why_in_words() {
     let more = ["--site", &c1, "--permission", "site.manage_goals"];
     let said = explain(&url, &works.token, &more).await.given();
     let rule =
-        "NOT allowed (ROLE_TOO_LOW): it is viewer there, and site.manage_goals needs editor.";
+        "NOT allowed (ROLE_TOO_LOW): its role there is viewer, and site.manage_goals needs editor.";
     assert!(said.contains(rule), "{said}");
     // By the client's id: its newest token.
     let by_id = run_on(&url, &["explain", &works.id]).await.given();
@@ -277,10 +272,25 @@ async fn it_says_why_in_words() {
         by_id.contains("The token works.") && by_id.contains("client 0"),
         "{by_id}"
     );
-    let replaced = run_on(&url, &["explain", &of("replaced").id]).await.given();
-    assert!(replaced.contains("has no newest token"), "{replaced}");
-    let nobody = run_on(&url, &["explain", &id("ff")]).await.given();
-    assert!(nobody.contains("There is no API client"), "{nobody}");
+}
+
+/// There is no verdict to tell, so nothing is given that a program could take for one.
+#[tokio::test]
+async fn a_client_without_a_token_to_explain_is_a_failure() {
+    let url = migrated_database().await;
+    execute(&url, DIRECTORY).await;
+    let clients = clients(&url).await;
+    let (_, replaced) = { clients.iter() }
+        .find(|(name, _)| *name == "replaced")
+        .unwrap();
+    for more in [&[][..], &["--json"]] {
+        let arguments = |client| [&["explain", client], more].concat();
+        let nobody = id("ff");
+        let said = run_on(&url, &arguments(&nobody)).await.refused(1);
+        assert!(said.contains("there is no API client"), "{said}");
+        let said = run_on(&url, &arguments(&replaced.id)).await.refused(1);
+        assert!(said.contains("has no newest token"), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -289,9 +299,9 @@ async fn what_is_no_token_is_told_apart() {
     let token = Token::mint(TokenKind::Personal, &SystemEntropy).reveal();
     let caller = Token::mint(TokenKind::ServiceAccount, &SystemEntropy).reveal();
     for (presented, expected) in [
-        (token.as_str(), "no API client has it, or ever had"),
-        (&format!("  {token}\r"), "no API client has it, or ever had"),
-        (&caller, "a service account's"),
+        (token.as_str(), "no API client has this token"),
+        (&format!("  {token}\r"), "no API client has this token"),
+        (&caller, "belongs to a service account"),
         ("", "it has 0 characters, and a token has 53"),
         (&token.replace("hkp_", "key_"), "does not begin with"),
         (&token.replace("hkp_", "hkt_"), "its checksum is wrong"),

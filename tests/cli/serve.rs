@@ -1,16 +1,19 @@
 //! `serve` and `healthcheck`.
 
 use hitkeep_auth::pb::{
-    IntrospectRequest, introspection_service_client::IntrospectionServiceClient,
+    IntrospectRequest, IntrospectResponse, introspection_service_client::IntrospectionServiceClient,
 };
+use tokio::{process::Command, task::JoinHandle};
+use tonic::{Response, Status, Streaming};
 use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 
 use crate::{
     empty::empty_database,
     postgres::{execute, migrated_database, url},
-    process::{Process, binary},
+    process::{Process, binary, without_settings},
     run::{connect, from_caller, http_get, run, run_on, serve, serve_with},
 };
 
@@ -113,47 +116,112 @@ async fn a_signal_stops_it_in_order() {
     }
 }
 
-/// A call waits for a revision that does not exist yet. The server is told to
-/// stop, and only then comes the revision.
+/// A call that waits for a revision that does not exist yet, at a server that watches.
+struct Waiting {
+    server: Process,
+    call: JoinHandle<Result<Response<IntrospectResponse>, Status>>,
+    health: Streaming<HealthCheckResponse>,
+}
+
+impl Waiting {
+    async fn at(url: &str, more: &[&str]) -> Self {
+        let token = caller(url).await;
+        let (server, address) = serve_with(url, more).await;
+        let channel = connect(&address).await;
+        let mut health = HealthClient::new(channel.clone());
+        let mut client = IntrospectionServiceClient::new(channel);
+        let unreached = IntrospectRequest {
+            at_least_revision: Some(1),
+            ..IntrospectRequest::default()
+        };
+        let mut second = client.clone();
+        let unreached = from_caller(&token, unreached);
+        let mut waiting = Box::pin(async move { client.introspect(unreached).await });
+        let quick = from_caller(&token, IntrospectRequest::default());
+        // Sent one after the other on one connection: when the second is answered,
+        // the first has begun.
+        tokio::select! {
+            biased;
+            early = &mut waiting => panic!("it does not wait: {early:?}"),
+            answer = second.introspect(quick) => assert!(!answer.unwrap().into_inner().active),
+        }
+        let call = tokio::spawn(waiting);
+        let health = health.watch(HealthCheckRequest::default()).await;
+        let mut waiting = Self {
+            server,
+            call,
+            health: health.unwrap().into_inner(),
+        };
+        assert_eq!(waiting.next_health().await, ServingStatus::Serving);
+        waiting
+    }
+
+    async fn next_health(&mut self) -> ServingStatus {
+        let status = self.health.message().await.unwrap();
+        status.expect("it is told").status()
+    }
+
+    /// Tells the server to stop, and waits until it does.
+    async fn stop(&mut self) {
+        self.server.signal("TERM").await;
+        assert_eq!(self.next_health().await, ServingStatus::NotServing);
+    }
+}
+
+/// The server is told to stop, and only then comes the revision.
 #[tokio::test]
 async fn a_call_under_way_is_finished_first() {
     let url = migrated_database().await;
-    let token = caller(&url).await;
-    let (server, address) = serve(&url).await;
-    let channel = connect(&address).await;
-    let mut health = HealthClient::new(channel.clone());
-    let mut client = IntrospectionServiceClient::new(channel);
-    let unreached = IntrospectRequest {
-        at_least_revision: Some(1),
-        ..IntrospectRequest::default()
-    };
-    let mut second = client.clone();
-    let unreached = from_caller(&token, unreached);
-    let mut waiting = Box::pin(async move { client.introspect(unreached).await });
-    let quick = from_caller(&token, IntrospectRequest::default());
-    // Sent one after the other on one connection: when the second is answered,
-    // the first has begun.
-    tokio::select! {
-        biased;
-        early = &mut waiting => panic!("it does not wait: {early:?}"),
-        answer = second.introspect(quick) => assert!(!answer.unwrap().into_inner().active),
-    }
-    let waiting = tokio::spawn(waiting);
-    let watch = health.watch(HealthCheckRequest::default()).await;
-    let mut watch = watch.unwrap().into_inner();
-    let status = watch.message().await.unwrap().unwrap().status();
-    assert_eq!(status, ServingStatus::Serving);
-
-    server.signal("TERM").await;
-    let status = watch.message().await.unwrap().unwrap().status();
-    assert_eq!(status, ServingStatus::NotServing);
-    assert!(!waiting.is_finished());
+    let mut waiting = Waiting::at(&url, &[]).await;
+    waiting.stop().await;
+    assert!(!waiting.call.is_finished());
     execute(&url, "UPDATE index_state SET revision = 1").await;
-    let answer = waiting.await.unwrap().expect("it is finished");
+    let answer = waiting.call.await.unwrap().expect("it is finished");
     assert_eq!(answer.into_inner().revision, 1);
-    let ended = server.ended().await;
+    let ended = waiting.server.ended().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stderr.contains("every call under way was finished"));
+}
+
+/// Whoever supervises the process learns that not everything went well.
+#[tokio::test]
+async fn calls_that_are_cut_off_are_a_failure() {
+    let url = migrated_database().await;
+    let mut impatient = Waiting::at(&url, &[]).await;
+    impatient.stop().await;
+    impatient.server.signal("TERM").await;
+    let ended = impatient.server.ended().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let said = "stopped before every call under way was finished";
+    assert!(ended.stderr.contains(said), "{ended:?}");
+
+    let url = migrated_database().await;
+    let mut late = Waiting::at(&url, &["--drain-timeout", "100ms"]).await;
+    late.stop().await;
+    let ended = late.server.ended().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains(said), "{ended:?}");
+}
+
+/// The collector accepts connections, and says nothing.
+#[tokio::test]
+async fn a_second_signal_ends_the_last_export() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let collector = format!("http://{}", silent.local_addr().unwrap());
+    let url = migrated_database().await;
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
+    let mut command = binary(arguments);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
+    let mut server = Process::start(command);
+    server.stderr.line("introspection serves").await;
+    server.signal("TERM").await;
+    let finished = "every call under way was finished";
+    server.stderr.line(finished).await;
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert!(ended.stderr.contains("told again to stop"), "{ended:?}");
+    // It is calls that count.
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[tokio::test]
@@ -224,4 +292,47 @@ async fn wrong_variables_of_opentelemetry_are_refused_with_advice() {
     command.env("OTEL_TRACES_SAMPLER", "sometimes");
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "x");
     Process::start(command).ended().await.refused(1);
+}
+
+/// The shell's limit is of the kind that a process may raise by itself.
+#[tokio::test]
+async fn it_takes_as_many_open_files_as_it_may() {
+    let url = migrated_database().await;
+    let mut server = limited("-Sn", "256", &url, &["--max-connections", "100"]);
+    let pid = server.stdout.line("").await;
+    server.stderr.line("introspection serves").await;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let row = { limits.lines() }.find_map(|row| row.strip_prefix("Max open files"));
+    let words: Vec<_> = row.unwrap().split_whitespace().collect();
+    assert_eq!(words[0], words[1], "{limits}");
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert!(!ended.stderr.contains("open files"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn it_says_that_it_may_have_too_few_open_files() {
+    let url = migrated_database().await;
+    // 100 for callers, 16 for Postgres, 100 for all else.
+    for (limit, is_enough) in [("215", false), ("216", true)] {
+        let mut server = limited("-n", limit, &url, &["--max-connections", "100"]);
+        server.stderr.line("introspection serves").await;
+        server.signal("TERM").await;
+        let ended = server.ended().await;
+        let said = format!("the limit of open files is {limit}, and 100 connections");
+        assert_eq!(ended.stderr.contains(&said), !is_enough, "{ended:?}");
+    }
+}
+
+/// `serve` with a limit of open files. It prints its process id first.
+fn limited(which: &str, limit: &str, url: &str, more: &[&str]) -> Process {
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--database-url", url];
+    let binary = binary(serve.iter().chain(more));
+    let script = "ulimit \"$0\" \"$1\" && shift && echo $$ && exec \"$@\"";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, which, limit]);
+    command.arg(binary.as_std().get_program());
+    command.args(binary.as_std().get_args());
+    without_settings(&mut command);
+    Process::start(command)
 }

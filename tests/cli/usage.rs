@@ -1,5 +1,7 @@
 //! Help, usage errors, and options that are environment variables as well.
 
+use std::collections::BTreeSet;
+
 use crate::{
     empty::empty_database,
     help,
@@ -97,6 +99,50 @@ async fn options_are_taken_from_the_environment() {
     );
 }
 
+/// As compose files set those that nobody gave a value.
+#[tokio::test]
+async fn variables_that_are_set_to_nothing_are_not_set() {
+    let mut variables = BTreeSet::new();
+    for said in help::all().iter().flat_map(|help| help.options.values()) {
+        let variable = said.split_once("[env: ").map(|(_, rest)| rest);
+        variables.extend(variable.and_then(|rest| Some(rest.split(['=', ']']).next()?.to_owned())));
+    }
+    assert!(variables.len() > 30, "{variables:?}");
+    let with_nothing = |arguments: &[&str]| {
+        let mut command = binary(arguments);
+        command.envs(variables.iter().map(|name| (name, "")));
+        command
+    };
+    let url = crate::postgres::migrated_database().await;
+    let database = ["--database-url", &*url];
+    let allow = ["service-account", "create", "a", "--allow", "audit"];
+    for arguments in [&["migrate"][..], &["service-account", "list"], &allow] {
+        let command = with_nothing(&[arguments, &database].concat());
+        Process::start(command).ended().await.given();
+    }
+    let mut server = Process::start(with_nothing(
+        &[&["serve", "--listen", "127.0.0.1:0"], &database[..]].concat(),
+    ));
+    let address = server.address().await;
+    server.stderr.line("introspection serves").await;
+    let command = with_nothing(&["healthcheck", "--listen", &address]);
+    Process::start(command).ended().await.given();
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await.code, Some(0));
+
+    // What is required is missing, and what is asked for help still tells the name.
+    let said = Process::start(with_nothing(&["serve"])).ended().await;
+    let said = said.refused(2);
+    assert!(said.contains("--database-url <URL>"), "{said}");
+    let help = Process::start(with_nothing(&["help", "serve"]))
+        .ended()
+        .await;
+    let help = help.given();
+    let help: Vec<_> = help.split_whitespace().collect();
+    let help = help.join(" ");
+    assert!(help.contains("[env: HITKEEP_AUTH_POOL_SIZE=]"), "{help}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_read_exits_with_2() {
     let url = unreachable_database();
@@ -113,6 +159,7 @@ async fn what_cannot_be_read_exits_with_2() {
         (&["service-account", "create", "--allow", "audit"], "<NAME>"),
         (&["service-account", "revoke"], "<NAME>"),
         (&["healthcheck", "--timeout", "soon"], "--timeout"),
+        (&["healthcheck", "--timeout", "0s"], "--timeout"),
     ];
     for (arguments, named) in cases {
         let said = run(*arguments).await.refused(2);
@@ -132,6 +179,8 @@ async fn what_cannot_be_read_exits_with_2() {
         ),
         (&["serve", "--max-calls", "0"], "--max-calls"),
         (&["serve", "--request-timeout=-1"], "--request-timeout"),
+        (&["serve", "--request-timeout", "0s"], "--request-timeout"),
+        (&["serve", "--http-listen", "unix:"], "--http-listen"),
         (
             &["serve", "--usage-flush-interval", "0s"],
             "--usage-flush-interval",

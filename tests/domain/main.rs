@@ -15,6 +15,8 @@ mod rules;
 mod run;
 mod script;
 mod tables;
+#[path = "../support/verdict.rs"]
+mod verdict;
 mod world;
 
 use std::cell::RefCell;

@@ -15,7 +15,7 @@ use hitkeep_auth::domain::{
     client::ApiClient,
     directory::DirectoryChange,
     id::{ClientId, UserId},
-    introspection::{Active, InactiveReason},
+    introspection::InactiveReason,
     refusal::Refusal,
     token::TokenHash,
 };
@@ -32,6 +32,7 @@ use crate::{
     resolve::Act,
     rules::{Rule, Violation},
     script::{Script, Step},
+    verdict::Active,
     world::World,
 };
 

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use hitkeep_auth::domain::{
     Timestamp,
     access::{
-        Facts, Holder, Owner, OwnerFacts, OwnerStanding, SiteStanding, TeamStanding, UserStanding,
+        CurrentOwner, Facts, Holder, Owner, OwnerFacts, OwnerStanding, SiteStanding, UserStanding,
     },
     client::ApiClient,
     directory::DirectoryChange,
     id::{ClientId, SiteId, TeamId, UserId},
     introspection::{Subject, TokenStanding},
-    role::{SiteRole, TeamRole},
+    role::{InstanceRole, SiteRole, TeamRole},
     token::TokenHash,
 };
 
@@ -270,20 +270,25 @@ impl Tables {
     pub(crate) fn subject(&self, token: TokenHash) -> Option<Subject> {
         let token = self.tokens.iter().find(|row| row.hash == token)?;
         let client = self.clients.get(&token.client)?;
-        let granted: Vec<SiteId> = client.delegated.grants().keys().copied().collect();
-        let owner = match owner_of(client) {
-            Owner::User(id) => OwnerStanding::User(self.holder(id, &granted)),
-            Owner::Team(id) => {
-                let inside = granted
-                    .iter()
-                    .filter(|site| self.sites.get(site) == Some(&id));
-                // No client is left behind without its team.
-                let archived = self.teams.get(&id).copied().unwrap_or(true);
-                OwnerStanding::Team(TeamStanding {
-                    archived,
-                    sites: inside.copied().collect(),
-                })
+        // No client is left behind without its owner, which would do nothing.
+        let (current, user) = match owner_of(client) {
+            Owner::User(id) => {
+                let unknown = UserStanding {
+                    instance_role: InstanceRole::User,
+                    disabled: true,
+                };
+                let user = self.users.get(&id).copied().unwrap_or(unknown);
+                (CurrentOwner::User(id, user), Some(id))
             }
+            Owner::Team(id) => {
+                let archived = self.teams.get(&id).copied().unwrap_or(true);
+                (CurrentOwner::Team { id, archived }, None)
+            }
+        };
+        let granted = client.delegated.grants().keys();
+        let owner = OwnerStanding {
+            current,
+            sites: self.standings(user, granted.copied()),
         };
         Some(Subject {
             token: token
@@ -300,20 +305,29 @@ impl Tables {
 
     /// A user and what they have to do with some sites.
     pub(crate) fn holder(&self, id: UserId, asked: &[SiteId]) -> Holder {
-        let standing = |site: &SiteId| {
-            let team = *self.sites.get(site)?;
-            let standing = SiteStanding {
-                team,
-                team_archived: self.teams.get(&team).copied().unwrap_or(false),
-                team_role: self.team_members.get(&(team, id)).copied(),
-                site_role: self.site_members.get(&(*site, id)).copied(),
-            };
-            Some((*site, standing))
-        };
         Holder {
             id,
             user: self.users.get(&id).copied(),
-            sites: asked.iter().filter_map(standing).collect(),
+            sites: self.standings(Some(id), asked.iter().copied()),
         }
+    }
+
+    /// Those of some sites that there are, and what a user has to do with each.
+    fn standings(
+        &self,
+        user: Option<UserId>,
+        asked: impl Iterator<Item = SiteId>,
+    ) -> BTreeMap<SiteId, SiteStanding> {
+        let standing = |site: SiteId| {
+            let team = *self.sites.get(&site)?;
+            let standing = SiteStanding {
+                team,
+                team_archived: self.teams.get(&team).copied().unwrap_or(false),
+                team_role: user.and_then(|user| self.team_members.get(&(team, user)).copied()),
+                site_role: user.and_then(|user| self.site_members.get(&(site, user)).copied()),
+            };
+            Some((site, standing))
+        };
+        asked.filter_map(standing).collect()
     }
 }

@@ -11,7 +11,7 @@ use hitkeep_auth::domain::{
     client::{ApiClient, ClientState, Quota},
     clock::Entropy,
     id::UserId,
-    introspection::{self, Active, InactiveReason},
+    introspection::InactiveReason,
     refusal::Refusal,
     role::InstanceRole,
     token::{Token, TokenHash},
@@ -22,6 +22,7 @@ use crate::{
     faults::Fault,
     model::life::owner_of,
     tables::{Tables, TokenRow},
+    verdict::{self, Active},
 };
 
 /// What there is.
@@ -126,7 +127,7 @@ impl World {
             .subject(token)
             .ok_or(InactiveReason::UnknownToken)?;
         match self.fault {
-            None => subject.judge(self.now),
+            None => verdict::judge(subject, self.now),
             Some(fault) => fault.judge(&subject, self.now),
         }
     }
@@ -139,11 +140,12 @@ impl World {
     ) -> Decision {
         match (self.fault, verdict) {
             (Some(Fault::InstanceOwnerPassesSiteChecks), Ok(active))
-                if active.access.instance_role == InstanceRole::Owner =>
+                if active.client.access.instance_role == InstanceRole::Owner =>
             {
                 Decision::Allowed
             }
-            _ => introspection::decide(verdict, check),
+            (_, Ok(active)) => active.client.access.decide(check),
+            (_, Err(_)) => Decision::Inactive,
         }
     }
 

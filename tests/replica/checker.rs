@@ -9,13 +9,17 @@ use hitkeep_auth::{
         Timestamp,
         access::{Decision, Owner, PermissionCheck},
         client::Expiry,
-        introspection::{Active, InactiveReason, Subject, decide},
+        introspection::{InactiveReason, Subject},
         role::{InstanceRole, SiteRole},
     },
     pb::{self, InactiveReason::UnknownToken},
 };
 
-use crate::{cluster::to_reason, index::BOUND};
+use crate::{
+    cluster::to_reason,
+    index::BOUND,
+    verdict::{Active, judge},
+};
 
 /// How far a replica's idea of the time may be off, and how long a call may take
 /// between the moment it judges at and the two that are measured around it.
@@ -147,7 +151,7 @@ impl History {
         };
         let most = self.at(answered.answer.revision).into_iter().map(|state| {
             let subject = state.subjects.get(answered.token).cloned().flatten();
-            match subject.map(|subject| subject.judge(answered.sent - SLACK)) {
+            match subject.map(|subject| judge(subject, answered.sent - SLACK)) {
                 Some(Ok(active)) => match active.ends {
                     Expiry::Never => MAX_CACHE_AGE,
                     Expiry::At(end) => MAX_CACHE_AGE.min(end - answered.sent + SLACK),
@@ -212,10 +216,13 @@ pub fn expected(
     check: Option<&pb::PermissionCheck>,
 ) -> pb::IntrospectResponse {
     let verdict = match subject {
-        Some(subject) => subject.judge(now),
+        Some(subject) => judge(subject, now),
         None => Err(InactiveReason::UnknownToken),
     };
-    let decision = check.map(|check| decide(&verdict, &read(check)));
+    let decision = check.map(|check| match &verdict {
+        Ok(active) => active.client.access.decide(&read(check)),
+        Err(_) => Decision::Inactive,
+    });
     let answer = match verdict {
         Ok(active) => to_active(active),
         Err(reason) => pb::IntrospectResponse {
@@ -229,17 +236,17 @@ pub fn expected(
     }
 }
 
-fn to_active(active: Active) -> pb::IntrospectResponse {
-    let owner = match active.owner {
+fn to_active(Active { client, .. }: Active) -> pb::IntrospectResponse {
+    let owner = match client.owner {
         Owner::User(id) => pb::owner::Owner::UserId(id.to_string()),
         Owner::Team(id) => pb::owner::Owner::TeamId(id.to_string()),
     };
-    let instance_role = match active.access.instance_role {
+    let instance_role = match client.access.instance_role {
         InstanceRole::User => pb::InstanceRole::User,
         InstanceRole::Admin => pb::InstanceRole::Admin,
         InstanceRole::Owner => pb::InstanceRole::Owner,
     };
-    let grants = active.access.grants.iter().map(|(site, role)| {
+    let grants = client.access.grants.iter().map(|(site, role)| {
         let role = match role {
             SiteRole::Viewer => pb::SiteRole::Viewer,
             SiteRole::Editor => pb::SiteRole::Editor,
@@ -251,7 +258,7 @@ fn to_active(active: Active) -> pb::IntrospectResponse {
             role: role.into(),
         }
     });
-    let expire_time = match active.expiry {
+    let expire_time = match client.expiry {
         Expiry::Never => None,
         Expiry::At(time) => Some(prost_types::Timestamp {
             seconds: time.timestamp(),
@@ -260,8 +267,8 @@ fn to_active(active: Active) -> pb::IntrospectResponse {
     };
     pb::IntrospectResponse {
         active: true,
-        client_id: active.client.to_string(),
-        client_name: active.name,
+        client_id: client.client.to_string(),
+        client_name: client.name.into_string(),
         owner: Some(pb::Owner { owner: Some(owner) }),
         instance_role: instance_role.into(),
         site_grants: grants.collect(),

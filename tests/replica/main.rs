@@ -21,6 +21,8 @@ mod harness;
 
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/verdict.rs"]
+mod verdict;
 
 mod changes;
 mod checker;

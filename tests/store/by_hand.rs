@@ -6,12 +6,7 @@ use std::collections::BTreeMap;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::future::join_all;
 use hitkeep_auth::{
-    domain::{
-        clock::Entropy,
-        id::ClientId,
-        introspection::{Active, InactiveReason},
-        token::TokenHash,
-    },
+    domain::{clock::Entropy, id::ClientId, introspection::InactiveReason, token::TokenHash},
     store::Store,
     system::SystemEntropy,
 };
@@ -21,6 +16,7 @@ use crate::{
     database::{WORLD, texts},
     dice::Dice,
     postgres,
+    verdict::{Active, judge},
 };
 
 /// More of the world of the other tests: users 2 and 3 are members of teams 11
@@ -96,7 +92,7 @@ pub async fn answers(store: &Store, hashes: &[TokenHash]) -> BTreeMap<[u8; 32], 
     let answers = answers.filter_map(|(hash, found)| {
         let found = found.unwrap();
         let subject = found.subject?;
-        Some((hash.0, (subject.client, subject.judge(found.now))))
+        Some((hash.0, (subject.client, judge(subject, found.now))))
     });
     answers.collect()
 }

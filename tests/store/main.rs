@@ -14,6 +14,8 @@ mod dice;
 mod empty;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/verdict.rs"]
+mod verdict;
 
 mod by_hand;
 mod database;

@@ -196,6 +196,27 @@ fn every_room_of_the_crate_is_in_the_table() {
     assert!(count >= 10, "the modules are found");
 }
 
+/// There is one such table for people, and it is this one.
+#[test]
+fn the_documentation_has_the_same_table() {
+    let page = std::fs::read_to_string("docs/ARCHITECTURE.md").unwrap();
+    let rows = page
+        .lines()
+        .skip_while(|line| *line != "| room | may use |");
+    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+    let documented: BTreeMap<&str, Vec<&str>> = rows
+        .map(|row| {
+            let mut words = row.split('`').skip(1).step_by(2);
+            (words.next().unwrap(), words.collect())
+        })
+        .collect();
+    // That one is no room: it is who starts the command line.
+    let rooms = ROOMS.iter().filter(|(room, _)| *room != "main");
+    let rooms: BTreeMap<&str, Vec<&str>> =
+        rooms.map(|(room, uses)| (*room, uses.to_vec())).collect();
+    assert_eq!(documented, rooms);
+}
+
 #[test]
 fn uses_are_found_in_every_spelling() {
     let found = |text: &str| -> Vec<String> {

@@ -423,5 +423,8 @@ async fn what_is_answered_at_once_takes_no_place_of_those_who_wait() {
 fn assert_too_many(head: &str, reply: &[u8]) {
     assert!(head.contains(WENT_WELL), "{head}");
     let reply = CheckResponse::decode(&reply[5..]).unwrap();
-    assert_eq!(reply.status.unwrap().code, i32::from(tonic::Code::Unavailable));
+    assert_eq!(
+        reply.status.unwrap().code,
+        i32::from(tonic::Code::Unavailable)
+    );
 }

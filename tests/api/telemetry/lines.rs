@@ -114,6 +114,43 @@ async fn a_request_that_fails_has_one_line_and_another_has_none() {
     assert_eq!(failed.count(), 5, "{}", ended.stderr);
 }
 
+/// The log is what is left of the audit trail where the database is lost: it must not
+/// tell of changes that were none.
+#[tokio::test]
+async fn only_what_changed_a_client_is_told() {
+    let run = Run::with_world(alone).await;
+    let dashboard = run.caller(Manage).await;
+    let made = dashboard.created(personal(VERA)).await;
+    let renamed = pb::ApiClient {
+        id: made.id.clone(),
+        name: "another name".to_owned(),
+        ..pb::ApiClient::default()
+    };
+    for _ in 0..2 {
+        let rename = update(VERA, renamed.clone(), &["name"]);
+        dashboard.update(rename).await.unwrap();
+    }
+    for _ in 0..2 {
+        dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    }
+    for _ in 0..2 {
+        let back = reactivate(VERA, &made.id);
+        dashboard.reactivate(back).await.unwrap();
+    }
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    let (ended, _) = run.stop().await;
+    let lines = lines(&ended.stderr);
+    let told = lines.iter().filter(|line| line["client.id"] == made.id);
+    let told: Vec<_> = told
+        .filter_map(|line| line["message"].as_str()?.split_once(" API client "))
+        .map(|(done, _)| done)
+        .collect();
+    assert_eq!(
+        told,
+        ["created", "updated", "revoked", "reactivated", "revoked"]
+    );
+}
+
 #[tokio::test]
 async fn nobody_makes_up_a_line() {
     let made_up = "x\n{\"level\":\"ERROR\",\"message\":\"made up\"}\n";

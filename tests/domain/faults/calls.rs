@@ -1,6 +1,8 @@
 //! Faults around a call. The domain is told something that is not so, or its
 //! answer is changed before anybody sees it.
 
+use std::collections::BTreeMap;
+
 use chrono::TimeDelta;
 use hitkeep_auth::domain::{
     access::{Authority, Delegated, Facts, Holder, OwnerFacts, SiteStanding},
@@ -28,7 +30,8 @@ impl Fault {
         entropy: &dyn Entropy,
     ) -> Result<Answer, Refusal> {
         let mut told = question.clone();
-        self.misplace(&mut told.facts.actor);
+        let actor = &mut told.facts.actor;
+        self.misplace(actor.instance_role(), &mut actor.sites);
         self.misinform(&mut told, tables);
         self.miscast(&mut told.facts);
         let answer = told.decide(entropy);
@@ -36,9 +39,12 @@ impl Fault {
     }
 
     /// What is wrong with where a user stands.
-    pub(super) fn misplace(self, holder: &mut Holder) {
-        let instance_role = holder.instance_role();
-        for site in holder.sites.values_mut() {
+    pub(super) fn misplace(
+        self,
+        instance_role: Option<InstanceRole>,
+        sites: &mut BTreeMap<SiteId, SiteStanding>,
+    ) {
+        for site in sites.values_mut() {
             let derived = site.team_role.and_then(TeamRole::derived_site_role);
             match self {
                 Self::ArchivedTeamGivesRoles => site.team_archived = false,

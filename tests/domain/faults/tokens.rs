@@ -4,14 +4,17 @@
 use chrono::TimeDelta;
 use hitkeep_auth::domain::{
     Timestamp,
-    access::{OwnerStanding, SiteGrants},
+    access::{CurrentOwner, SiteGrants},
     client::{ApiClient, Expiry},
-    introspection::{Active, InactiveReason, Subject, TokenStanding},
+    introspection::{InactiveReason, Subject, TokenStanding},
     role::{InstanceRole, SiteRole},
 };
 
 use super::Fault;
-use crate::model::life::grants_of;
+use crate::{
+    model::life::grants_of,
+    verdict::{self, Active},
+};
 
 /// The shortest time that there is.
 const MOMENT: TimeDelta = TimeDelta::microseconds(1);
@@ -21,7 +24,7 @@ impl Fault {
     pub(crate) fn judge(self, subject: &Subject, now: Timestamp) -> Result<Active, InactiveReason> {
         let mut told = subject.clone();
         self.misjudge(&mut told);
-        let verdict = told.judge(now);
+        let verdict = verdict::judge(told, now);
         let is_expired = subject.expiry.time().is_some_and(|end| end <= now);
         match (self, verdict) {
             (Self::RevokedGoesBeforeRotated, Err(_)) if subject.revoked => {
@@ -31,7 +34,7 @@ impl Fault {
                 Err(InactiveReason::Expired)
             }
             (Self::OwnerGoesBeforeExpired, Err(InactiveReason::Expired))
-                if !subject.owner.can_act() =>
+                if !subject.owner.current.can_act() =>
             {
                 Err(InactiveReason::OwnerInactive)
             }
@@ -45,10 +48,10 @@ impl Fault {
 
     /// What is wrong with what is known of a token.
     fn misjudge(self, told: &mut Subject) {
-        match &mut told.owner {
-            OwnerStanding::User(holder) => {
-                self.misplace(holder);
-                let Some(user) = &mut holder.user else { return };
+        let owner = &mut told.owner;
+        match &mut owner.current {
+            CurrentOwner::User(_, user) => {
+                self.misplace(user.current_instance_role(), &mut owner.sites);
                 match (self, user.instance_role) {
                     (Self::DisabledOwnersClientsWork, _) => user.disabled = false,
                     (Self::InstanceOwnershipIsForgotten, InstanceRole::Owner) => {
@@ -57,10 +60,10 @@ impl Fault {
                     _ => {}
                 }
             }
-            OwnerStanding::Team(team) => match self {
-                Self::ArchivedTeamsClientsWork => team.archived = false,
+            CurrentOwner::Team { id, archived } => match self {
+                Self::ArchivedTeamsClientsWork => *archived = false,
                 Self::TeamClientReachesOutside => {
-                    team.sites = told.delegated.grants().keys().copied().collect();
+                    owner.sites.values_mut().for_each(|site| site.team = *id);
                 }
                 _ => {}
             },
@@ -78,11 +81,8 @@ impl Fault {
 
     /// What is wrong with what a token is said to be good for.
     fn misattribute(self, subject: &Subject, active: &mut Active) {
-        let access = &mut active.access;
-        let held = |site| match &subject.owner {
-            OwnerStanding::User(holder) => holder.site_role(site),
-            OwnerStanding::Team(team) => team.sites.contains(&site).then_some(SiteRole::Owner),
-        };
+        let access = &mut active.client.access;
+        let held = |site| subject.owner.site_rule(site).role();
         let mut grants: SiteGrants = access.grants.iter().map(|(s, r)| (*s, *r)).collect();
         for (site, granted) in subject.delegated.grants() {
             match (self, grants.get(site).copied()) {
@@ -101,22 +101,23 @@ impl Fault {
             };
         }
         access.grants = grants.into_iter().collect();
-        match (self, &subject.owner) {
+        match (self, subject.owner.current) {
             (Self::InstanceRoleIsNotCut, _) => {
                 access.instance_role = subject.delegated.instance_role();
             }
-            (Self::InstanceRoleIsTheOwners, OwnerStanding::User(holder)) => {
-                access.instance_role = holder.instance_role().unwrap_or(InstanceRole::User);
+            (Self::InstanceRoleIsTheOwners, CurrentOwner::User(..)) => {
+                access.instance_role = subject.owner.current.instance_ceiling();
             }
-            (Self::InstanceOwnershipIsForgotten, OwnerStanding::User(holder)) => {
+            (Self::InstanceOwnershipIsForgotten, CurrentOwner::User(_, user)) => {
                 let cut = subject.delegated.instance_role().min(InstanceRole::Owner);
-                access.instance_role = holder.instance_role().map_or(cut, |role| role.min(cut));
+                let held = user.current_instance_role();
+                access.instance_role = held.map_or(cut, |role| role.min(cut));
             }
-            (Self::TeamClientHasInstanceRole, OwnerStanding::Team(_)) => {
+            (Self::TeamClientHasInstanceRole, CurrentOwner::Team { .. }) => {
                 access.instance_role = InstanceRole::Admin;
             }
             (Self::ExpiryIsJudgedLate | Self::OverlapIsJudgedLate, _) => {
-                active.expiry = subject.expiry;
+                active.client.expiry = subject.expiry;
                 active.ends = match subject.token {
                     TokenStanding::Current => subject.expiry,
                     TokenStanding::ReplacedUntil(end) => subject.expiry.min(Expiry::At(end)),

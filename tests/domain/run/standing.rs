@@ -10,7 +10,7 @@ use hitkeep_auth::domain::{
     access::{Decision, Owner, PermissionCheck},
     client::{ClientState, Expiry, Update},
     id::{ClientId, UserId},
-    introspection::{Active, InactiveReason, cache_age},
+    introspection::{InactiveReason, cache_age},
     refusal::Refusal,
     role::{InstancePermission, InstanceRole, SitePermission},
     token::TokenHash,
@@ -27,6 +27,7 @@ use crate::{
     },
     rules::Rule,
     script::{SITES, TEAMS, USERS, site, team, user},
+    verdict::Active,
 };
 
 /// How long an answer may be kept at most.
@@ -91,10 +92,13 @@ impl Run<'_> {
         for token in self.model.tokens.clone() {
             let verdict = self.world.judge(token.hash);
             if let Ok(active) = &verdict {
-                *working.entry(active.client).or_default() += 1;
-                let reported = reported_by(&active.access);
+                *working.entry(active.client.client).or_default() += 1;
+                let reported = reported_by(&active.client.access);
                 self.check_bounds(&token, active, &reported);
-                usable.entry(active.client).or_default().extend(reported);
+                usable
+                    .entry(active.client.client)
+                    .or_default()
+                    .extend(reported);
             }
             self.check_verdict(&token, verdict);
         }
@@ -144,7 +148,8 @@ impl Run<'_> {
         let Some(client) = self.model.clients.get(&token.client) else {
             return;
         };
-        self.coverage.note_access(&client.delegated, &active.access);
+        self.coverage
+            .note_access(&client.delegated, &active.client.access);
         let carried = carried_by(&client.delegated);
         match owner_of(client) {
             Owner::User(id) => {
@@ -154,7 +159,7 @@ impl Run<'_> {
                 });
             }
             Owner::Team(_) => {
-                let role = active.access.instance_role;
+                let role = active.client.access.instance_role;
                 self.check(Rule::TeamClientIsUser, role == InstanceRole::User, || {
                     role.to_string()
                 });
@@ -193,11 +198,11 @@ impl Run<'_> {
         let client = &self.model.clients[&token.client];
         let ends = client.expiry.time().into_iter().chain(token.until).min();
         let left = ends.map_or(CACHE_AGE, |end| CACHE_AGE.min(end - self.model.now));
-        let is_right = reported_by(&active.access) == *usable
-            && active.client == client.id
-            && active.name == client.name.as_str()
-            && active.owner == owner_of(client)
-            && active.expiry == client.expiry
+        let is_right = reported_by(&active.client.access) == *usable
+            && active.client.client == client.id
+            && *active.client.name == *client.name.as_str()
+            && active.client.owner == owner_of(client)
+            && active.client.expiry == client.expiry
             && active.ends == Expiry::from(ends)
             && cache_age(active.ends, CACHE_AGE, self.model.now) == left;
         self.check(Rule::Verdict, is_right, || {
