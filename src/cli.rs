@@ -22,7 +22,7 @@ use crate::{
     server::listeners::BadAddress,
     store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
-    telemetry::{self, TelemetryError, settings::WrongSettings},
+    telemetry::{self, TelemetryError},
 };
 
 /// Why a command failed, for people: what, and what to do about it.
@@ -56,8 +56,7 @@ impl Failure {
         let usage = error.is::<MalformedUrl>()
             || error.is::<HalfTls>()
             || error.is::<BadAddress>()
-            || error.is::<TelemetryError>()
-            || error.is::<WrongSettings>();
+            || error.is::<TelemetryError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },
@@ -87,7 +86,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
     let telemetry = {
         // What is exported goes over the runtime.
         let _inside = runtime.enter();
-        telemetry::start(&cli.telemetry()?)?
+        telemetry::start(&cli.telemetry())?
     };
     match &cli.command {
         Command::Dev(args) => dev::run(args, runtime, telemetry),
