@@ -221,13 +221,13 @@ where
             services: services.clone(),
             replica,
             store,
-            metrics,
+            metrics: metrics.clone(),
             sampling,
             router: router(services, layers, health_service),
             runtime: Handle::current(),
         };
         let mut connections = Connections::new(ways, workers, options.max_connections);
-        let mut http_connections = http::Connections::new(http::router(shared));
+        let mut http_connections = http::Connections::new(http::router(shared), metrics);
         let http = http.map(|connection| match connection {
             // Whoever is known by a certificate is so over gRPC alone.
             Ok(connection) => Ok(async { Ok(connections::open(connection).await?.0) }),

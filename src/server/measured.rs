@@ -10,7 +10,7 @@ use tonic::Code;
 use super::hot;
 use crate::{
     pb,
-    replica::{Replica, View},
+    replica::{Glance, Replica, View},
     store::Store,
     telemetry::metrics::{Hot, Metrics},
 };
@@ -108,8 +108,10 @@ pub(super) const fn name(code: Code) -> &'static str {
 
 /// Shows the index, the feed and the pool in the metrics.
 pub(super) fn observe(metrics: &Metrics, replica: &Replica, store: &Store) {
-    observe_index(metrics, replica);
-    observe_feed(metrics, replica);
+    // The replica counts here as well: whoever kept it would keep itself.
+    let replica = replica.glance();
+    observe_index(metrics, &replica);
+    observe_feed(metrics, &replica);
     observe_pool(metrics, store);
 }
 
@@ -123,11 +125,13 @@ fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn observe_index(metrics: &Metrics, replica: &Replica) {
+fn observe_index(metrics: &Metrics, replica: &Glance) {
     let of_view = |name, unit, what, value: fn(&View) -> f64| {
         let replica = replica.clone();
         // None until there is an index.
-        metrics.gauge(name, unit, what, move || Some(value(&replica.view().ok()?)));
+        metrics.gauge(name, unit, what, move || {
+            Some(value(&replica.replica()?.view().ok()?))
+        });
     };
     of_view(
         "hitkeep_auth.index.revision",
@@ -153,21 +157,21 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
         "hitkeep_auth.index.ready",
         "",
         "1 where introspection can answer, 0 where the index is not loaded or too old.",
-        move || Some(f64::from(u8::from(of.require_fresh().is_ok()))),
+        move || Some(f64::from(u8::from(of.replica()?.require_fresh().is_ok()))),
     );
     let of = replica.clone();
     metrics.gauge(
         "hitkeep_auth.index.max_staleness",
         "s",
         "The staleness from which on no token is answered as active.",
-        move || Some(of.options().max_staleness.as_secs_f64()),
+        move || Some(of.replica()?.options().max_staleness.as_secs_f64()),
     );
 }
 
-fn observe_feed(metrics: &Metrics, replica: &Replica) {
+fn observe_feed(metrics: &Metrics, replica: &Glance) {
     let of_replica = |name, what, value: fn(&Replica) -> bool| {
         let replica = replica.clone();
-        let value = move || Some(f64::from(u8::from(value(&replica))));
+        let value = move || Some(f64::from(u8::from(value(&replica.replica()?))));
         metrics.gauge(name, "", what, value);
     };
     of_replica(
@@ -185,14 +189,14 @@ fn observe_feed(metrics: &Metrics, replica: &Replica) {
         "hitkeep_auth.feed.failures",
         "{failure}",
         "How many times Postgres could not be asked for changes.",
-        move || of.progress().borrow().failures,
+        move || Some(of.replica()?.progress().borrow().failures),
     );
     let of = replica.clone();
     metrics.gauge(
         "hitkeep_auth.lookups.limit",
         "",
         "How many times in a second Postgres may be asked on behalf of unknown tokens.",
-        move || Some(f64::from(of.options().max_lookups)),
+        move || Some(f64::from(of.replica()?.options().max_lookups)),
     );
 }
 
