@@ -45,6 +45,9 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<(), Fa
         }
         None => (None, None),
     };
+    if let Some(tls) = &tls {
+        tls.observe(&telemetry.metrics);
+    }
     let http = args.http_listen()?;
     let for_http = tls
         .as_ref()
