@@ -10,7 +10,7 @@ use tonic::Code;
 use super::hot;
 use crate::{
     pb,
-    replica::{Glance, Replica, View},
+    replica::{Replica, View},
     store::Store,
     telemetry::metrics::{Hot, Metrics},
 };
@@ -108,10 +108,8 @@ pub(super) const fn name(code: Code) -> &'static str {
 
 /// Shows the index, the feed and the pool in the metrics.
 pub(super) fn observe(metrics: &Metrics, replica: &Replica, store: &Store) {
-    // The replica counts here as well: whoever kept it would keep itself.
-    let replica = replica.glance();
-    observe_index(metrics, &replica);
-    observe_feed(metrics, &replica);
+    observe_index(metrics, replica);
+    observe_feed(metrics, replica);
     observe_pool(metrics, store);
 }
 
@@ -121,16 +119,23 @@ fn float(count: usize) -> f64 {
     count as f64
 }
 
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
+}
+
 fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn observe_index(metrics: &Metrics, replica: &Glance) {
+// The replica holds the metrics: were it held here, neither would ever end. What does
+// not need it is there until the last export.
+fn observe_index(metrics: &Metrics, replica: &Replica) {
+    let glance = replica.glance();
     let of_view = |name, unit, what, value: fn(&View) -> f64| {
-        let replica = replica.clone();
+        let glance = glance.clone();
         // None until there is an index.
         metrics.gauge(name, unit, what, move || {
-            Some(value(&replica.replica()?.view().ok()?))
+            Some(value(&glance.replica()?.view().ok()?))
         });
     };
     of_view(
@@ -152,51 +157,50 @@ fn observe_index(metrics: &Metrics, replica: &Glance) {
         "How long ago the index was last known to be complete.",
         |view| view.staleness.as_secs_f64(),
     );
-    let of = replica.clone();
+    let of = glance.clone();
     metrics.gauge(
         "hitkeep_auth.index.ready",
         "",
         "1 where introspection can answer, 0 where the index is not loaded or too old.",
-        move || Some(f64::from(u8::from(of.replica()?.require_fresh().is_ok()))),
+        move || Some(flag(of.replica()?.require_fresh().is_ok())),
     );
-    let of = replica.clone();
+    let max_staleness = replica.options().max_staleness.as_secs_f64();
     metrics.gauge(
         "hitkeep_auth.index.max_staleness",
         "s",
         "The staleness from which on no token is answered as active.",
-        move || Some(of.replica()?.options().max_staleness.as_secs_f64()),
+        move || Some(max_staleness),
     );
 }
 
-fn observe_feed(metrics: &Metrics, replica: &Glance) {
-    let of_replica = |name, what, value: fn(&Replica) -> bool| {
-        let replica = replica.clone();
-        let value = move || Some(f64::from(u8::from(value(&replica.replica()?))));
-        metrics.gauge(name, "", what, value);
-    };
-    of_replica(
+fn observe_feed(metrics: &Metrics, replica: &Replica) {
+    let glance = replica.glance();
+    metrics.gauge(
         "hitkeep_auth.feed.listening",
+        "",
         "1 where Postgres tells of changes, 0 where only polling finds them.",
-        Replica::is_listening,
+        move || Some(flag(glance.replica()?.is_listening())),
     );
-    of_replica(
+    let progress = replica.progress();
+    metrics.gauge(
         "hitkeep_auth.database.reachable",
+        "",
         "1 where Postgres answered when it was asked last.",
-        |replica| replica.progress().borrow().reaches_database(),
+        move || Some(flag(progress.borrow().reaches_database())),
     );
-    let of = replica.clone();
+    let progress = replica.progress();
     metrics.counter(
         "hitkeep_auth.feed.failures",
         "{failure}",
         "How many times Postgres could not be asked for changes.",
-        move || Some(of.replica()?.progress().borrow().failures),
+        move || progress.borrow().failures,
     );
-    let of = replica.clone();
+    let max_lookups = f64::from(replica.options().max_lookups);
     metrics.gauge(
         "hitkeep_auth.lookups.limit",
         "",
         "How many times in a second Postgres may be asked on behalf of unknown tokens.",
-        move || Some(f64::from(of.replica()?.options().max_lookups)),
+        move || Some(max_lookups),
     );
 }
 

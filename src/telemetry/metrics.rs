@@ -413,23 +413,18 @@ impl Metrics {
             .build();
     }
 
-    /// A count that somebody else keeps, looked at when somebody reads the metrics, and
-    /// left out where there is none.
+    /// A count that somebody else keeps, looked at when somebody reads the metrics.
     pub fn counter(
         &self,
         name: &'static str,
         unit: &'static str,
         what: &'static str,
-        count: impl Fn() -> Option<u64> + Send + Sync + 'static,
+        count: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
         let counter = self.0.meter.u64_observable_counter(name).with_unit(unit);
         let counter = counter.with_description(what);
         counter
-            .with_callback(move |observer| {
-                if let Some(count) = count() {
-                    observer.observe(count, &[]);
-                }
-            })
+            .with_callback(move |observer| observer.observe(count(), &[]))
             .build();
     }
 
@@ -560,10 +555,7 @@ mod tests {
         metrics.up_down("hitkeep_auth.things", "{thing}", "Things.", "state", || {
             [("one", 1), ("two", 2)]
         });
-        metrics.counter("hitkeep_auth.failures", "{failure}", "Failures.", || {
-            Some(7)
-        });
-        metrics.counter("hitkeep_auth.absent.either", "", "Nothing.", || None);
+        metrics.counter("hitkeep_auth.failures", "{failure}", "Failures.", || 7);
         let open = [(); 2].map(|()| metrics.connected(Listener::Http));
         let [_open, closed] = open;
         drop(closed);
