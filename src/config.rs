@@ -20,6 +20,7 @@ use crate::{
     server::{
         self,
         listeners::{Address, BadAddress},
+        pulse::Patience,
         tls,
     },
     store::{self, DatabaseUrl, MalformedUrl},
@@ -193,7 +194,7 @@ pub struct ServeArgs {
     /// Other calls under way at once, over all connections
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
-    /// Connections at once; one more is closed
+    /// Connections at once, on each of the two listeners; one more is closed
     #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = at_least_one, value_name = "N")]
     max_connections: usize,
     /// Threads that speak to callers; 0 shares the others [default: cores]
@@ -443,6 +444,7 @@ impl ServeArgs {
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
             max_connections: self.max_connections,
+            patience: Patience::default(),
             threads: self.threads.unwrap_or_else(one_for_each_core),
         }
     }

@@ -13,7 +13,7 @@ pub mod context;
 mod convert;
 pub mod directory;
 pub mod error;
-mod ext_authz;
+pub(crate) mod ext_authz;
 pub mod fast;
 pub mod introspection;
 mod page;

@@ -12,6 +12,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 
 mod auth;
+mod bodies;
 mod calls;
 mod connections;
 mod hot;
@@ -19,11 +20,13 @@ mod layers;
 pub mod lifecycle;
 pub mod listeners;
 mod measured;
+pub mod pulse;
 pub mod tls;
 mod wire;
 pub mod workers;
 
 use connections::Connections;
+use pulse::Patience;
 use workers::{Handed, Workers};
 
 use crate::{
@@ -42,6 +45,10 @@ use crate::{
 
 /// The largest message that is read. A batch of 1,000 changes is a tenth of it.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The largest one of a caller who need not be known: what health and reflection are
+/// asked for is the name of something. As soon as a message begins, memory is set aside
+/// for the whole of it.
+const MAX_OPEN_MESSAGE_BYTES: usize = 4 * 1024;
 
 /// Replacements of the directory under way at once: each may be large, and each
 /// holds the write lock while it is applied.
@@ -64,8 +71,11 @@ pub struct Options {
     pub max_introspections: usize,
     /// Other calls under way at once, over all connections. Default 256.
     pub max_calls: usize,
-    /// Connections at once; one more is closed. Default 10,000.
+    /// Connections at once, on each of the two listeners; one more is closed. Default
+    /// 10,000.
     pub max_connections: usize,
+    /// For how long connections of gRPC are kept that are of no use.
+    pub patience: Patience,
     /// Threads that speak to callers and do nothing else. Default 0: the runtime
     /// that serves does it.
     pub threads: usize,
@@ -81,6 +91,7 @@ impl Default for Options {
             max_introspections: 4096,
             max_calls: 256,
             max_connections: 10_000,
+            patience: Patience::default(),
             threads: 0,
         }
     }
@@ -188,11 +199,13 @@ where
             options.request_timeout,
             draining.clone(),
         );
-        let limits = Arc::new(layers::Limits {
-            introspections: Arc::new(Semaphore::new(options.max_introspections)),
-            replacements: Semaphore::new(MAX_REPLACEMENTS),
-            others: Semaphore::new(options.max_calls),
-        });
+        let introspections = Arc::new(Semaphore::new(options.max_introspections));
+        let limits = Arc::new(layers::Limits::new(
+            Arc::clone(&introspections),
+            MAX_REPLACEMENTS,
+            options.max_calls,
+            draining.clone(),
+        ));
         let callers = Callers {
             store: store.clone(),
             replica: replica.clone(),
@@ -202,7 +215,7 @@ where
             callers: callers.clone(),
             metrics: metrics.clone(),
             sampling: sampling.clone(),
-            limit: Arc::clone(&limits.introspections),
+            limit: introspections,
             request_timeout: options.request_timeout,
             draining,
         };
@@ -225,9 +238,11 @@ where
             sampling,
             router: router(services, layers, health_service),
             runtime: Handle::current(),
+            request_timeout: options.request_timeout,
         };
-        let mut connections = Connections::new(ways, workers, options.max_connections);
-        let mut http_connections = http::Connections::new(http::router(shared), metrics);
+        let max = options.max_connections;
+        let mut connections = Connections::new(ways, workers, max, options.patience);
+        let mut http_connections = http::Connections::new(http::router(shared), metrics, max);
         let http = http.map(|connection| match connection {
             // Whoever is known by a certificate is so over gRPC alone.
             Ok(connection) => Ok(async { Ok(connections::open(connection).await?.0) }),
@@ -258,9 +273,11 @@ where
             () = tokio::time::sleep(options.drain_timeout) => Ended::CutOff,
             Some(()) = stop.recv() => Ended::CutOff,
         };
-        // After the last answer, so that every use is in it.
-        usage.finish().await;
-        ended
+        tokio::select! {
+            // After the last answer, so that every use is in it.
+            () = usage.finish() => ended,
+            Some(()) = stop.recv() => Ended::CutOff,
+        }
     }
 }
 
@@ -293,6 +310,10 @@ fn router(
     let v1 = v1.build_v1().expect(sound);
     let v1alpha = reflection(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
     let v1alpha = v1alpha.build_v1alpha().expect(sound);
+    let (v1, v1alpha) = (
+        v1.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
+        v1alpha.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
+    );
     let api_clients = ApiClientServiceServer::new(services.clone());
     let introspection = IntrospectionServiceServer::new(services.clone());
     let authorization = AuthorizationServer::new(services.clone());
@@ -305,7 +326,7 @@ fn router(
         .add_service(authorization.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(directory.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(audit.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(health)
+        .add_service(health.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES))
         .add_service(v1)
         .add_service(v1alpha)
         .into_axum_router()
@@ -317,9 +338,10 @@ fn router(
         // Above the deadline: what is shed has not begun.
         .layer(from_fn_with_state(limits, layers::shed))
         .layer(from_fn(layers::catch_panic))
-        // Outermost, so that every answer has a request id, and every failure a
-        // line in the log, and is counted, and traced.
+        // Around all that may fail, so that every answer has a request id, and every
+        // failure a line in the log, and is counted, and traced.
         .layer(from_fn_with_state(tracing, layers::trace))
+        .layer(from_fn(hot::answer_envoy))
 }
 
 /// Reflection in one version, that lists the other as well: by itself it lists

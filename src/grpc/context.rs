@@ -49,6 +49,13 @@ impl Proof {
             Self::Certificate(Peer(names)) => callers.named(names),
         }
     }
+
+    /// Whether it is still that account's: a name may be bound to another one meanwhile,
+    /// which may be permitted less.
+    pub(crate) fn is_still(&self, account: &ServiceAccount, callers: &Callers) -> bool {
+        let now = self.account(callers);
+        now.is_some_and(|now| now.id == account.id)
+    }
 }
 
 /// The names in the certificate that was shown on the request's connection.

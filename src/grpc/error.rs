@@ -58,7 +58,10 @@ pub enum ApiError {
     )]
     MassRemoval(Removal),
     /// Nobody known is at the other end.
-    #[error("the authorization metadata must be \"Bearer\" and a service account's token")]
+    #[error(
+        "no known caller: send \"authorization: Bearer\" with a service account's token, or a \
+         certificate with a name that is bound to one service account"
+    )]
     CallerUnknown,
     /// The caller may not ask for that.
     #[error("the service account lacks the permission \"{0}\"")]

@@ -6,9 +6,17 @@
 use tonic::{Request, Response, Status};
 
 use super::{Services, context::remaining, convert::ext_authz as convert};
-use crate::pb::envoy::service::auth::v3::{
-    CheckRequest, CheckResponse, authorization_server::Authorization,
+use crate::{
+    domain::sidecar::Refused,
+    pb::envoy::service::auth::v3::{
+        CheckRequest, CheckResponse, authorization_server::Authorization,
+    },
 };
+
+/// The answer where the call itself failed, and not the check.
+pub(crate) fn cannot_tell() -> CheckResponse {
+    convert::to_denied(&Refused::CannotTell)
+}
 
 #[tonic::async_trait]
 impl Authorization for Services {

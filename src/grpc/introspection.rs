@@ -130,12 +130,9 @@ impl Conversation {
 
     /// Whether the caller still is one: a stream may outlive it.
     fn caller_is_known(&self) -> bool {
+        let Caller { account, proof } = &self.caller;
         let view = self.services.replica.view();
-        let known = |view: View| {
-            let account = self.caller.proof.account(view.index().callers());
-            account.is_some_and(|account| account.id == self.caller.account.id)
-        };
-        view.is_ok_and(known)
+        view.is_ok_and(|view| proof.is_still(account, view.index().callers()))
     }
 }
 

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 
 /// The header of a proxy's own token.
 pub(super) const OF_PROXY: &str = "x-hitkeep-caller";
+const BASIC: &str = "basic";
 
 /// What a caller showed.
 pub(super) struct Shown {
@@ -18,32 +19,30 @@ pub(super) struct Shown {
 
 /// What is shown in `authorization`.
 pub(super) fn in_authorization(headers: &HeaderMap) -> Shown {
-    let Some((scheme, rest)) = once(headers, AUTHORIZATION.as_str()).and_then(scheme) else {
-        return Shown {
-            token: None,
-            basic: false,
-        };
-    };
-    let basic = scheme.eq_ignore_ascii_case("basic");
-    let token = if basic {
-        password(rest)
-    } else if scheme.eq_ignore_ascii_case("bearer") {
-        Some(rest.to_owned())
-    } else {
-        None
-    };
-    Shown { token, basic }
+    let shown = once(headers, AUTHORIZATION.as_str()).and_then(scheme);
+    Shown {
+        token: shown.and_then(token),
+        basic: shown.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(BASIC)),
+    }
 }
 
-/// What a proxy shows: the token, with or without `Bearer` before it.
-pub(super) fn of_proxy(headers: &HeaderMap) -> Option<&str> {
-    let value = once(headers, OF_PROXY)?.to_str().ok()?.trim();
-    match value.split_once(' ') {
-        None => Some(value),
-        Some((scheme, token)) => {
-            let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-            is_bearer.then(|| token.trim())
-        }
+/// The token that comes in that scheme.
+fn token((scheme, rest): (&str, &str)) -> Option<String> {
+    if scheme.eq_ignore_ascii_case(BASIC) {
+        password(rest)
+    } else {
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| rest.to_owned())
+    }
+}
+
+/// What a proxy shows: the token by itself, or as in `authorization`.
+pub(super) fn of_proxy(headers: &HeaderMap) -> Option<String> {
+    let value = once(headers, OF_PROXY)?;
+    match scheme(value) {
+        None => Some(value.to_str().ok()?.trim().to_owned()),
+        Some(with_scheme) => token(with_scheme),
     }
 }
 
@@ -56,7 +55,7 @@ fn once<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h HeaderValue> {
 }
 
 fn scheme(value: &HeaderValue) -> Option<(&str, &str)> {
-    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
+    let (scheme, rest) = value.to_str().ok()?.trim().split_once(' ')?;
     Some((scheme, rest.trim()))
 }
 
@@ -112,12 +111,15 @@ mod tests {
 
     #[test]
     fn a_proxy_shows_its_token_in_a_header_of_its_own() {
-        let shown = |values: &[&str]| of_proxy(&headers(OF_PROXY, values)).map(str::to_owned);
+        let shown = |values: &[&str]| of_proxy(&headers(OF_PROXY, values));
         for value in ["hks_x", " hks_x ", "Bearer hks_x", "bearer  hks_x"] {
             assert_eq!(shown(&[value]).as_deref(), Some("hks_x"), "{value}");
         }
         assert_eq!(shown(&[]), None);
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("proxy:hks_x"));
+        assert_eq!(shown(&[&basic]).as_deref(), Some("hks_x"));
         assert_eq!(shown(&["Basic hks_x"]), None);
+        assert_eq!(shown(&["Digest hks_x"]), None);
         assert_eq!(shown(&["hks_x", "hks_x"]), None);
     }
 }

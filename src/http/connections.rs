@@ -49,10 +49,14 @@ pub(crate) struct Connections {
     /// Ends what is not encrypted yet.
     closing: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    max: usize,
+    /// Whether there are as many as there may be, and that was said.
+    is_full: bool,
 }
 
 impl Connections {
-    pub(crate) fn new(router: axum::Router, metrics: Metrics) -> Self {
+    /// No more than `max` at once.
+    pub(crate) fn new(router: axum::Router, metrics: Metrics, max: usize) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
@@ -71,6 +75,8 @@ impl Connections {
             draining: GracefulShutdown::new(),
             closing: watch::Sender::new(false),
             tasks: JoinSet::new(),
+            max,
+            is_full: false,
         }
     }
 
@@ -87,7 +93,9 @@ impl Connections {
         loop {
             tokio::select! {
                 connection = incoming.next(), if !ended => match connection {
-                    Some(Ok(connection)) => self.serve(connection),
+                    Some(Ok(connection)) if self.has_room() => self.serve(connection),
+                    // Closed at once.
+                    Some(Ok(_)) => {}
                     Some(Err(error)) => tracing::debug!(%error, "a connection was lost at once"),
                     None => ended = true,
                 },
@@ -97,6 +105,20 @@ impl Connections {
                 else => std::future::pending().await,
             }
         }
+    }
+
+    /// Whether there may be one more.
+    fn has_room(&mut self) -> bool {
+        while self.tasks.try_join_next().is_some() {}
+        let is_full = self.tasks.len() >= self.max;
+        if is_full && !self.is_full {
+            tracing::warn!(
+                connections = self.max,
+                "the HTTP connection limit is reached: new connections are closed"
+            );
+        }
+        self.is_full = is_full;
+        !is_full
     }
 
     /// Tells every connection that no request may be begun on it, and waits for
@@ -265,7 +287,7 @@ mod tests {
 
     /// The peer's end of a connection that is served.
     fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, Connections) {
-        let mut connections = Connections::new(router, Metrics::default());
+        let mut connections = Connections::new(router, Metrics::default(), 10);
         let (ours, theirs) = tokio::io::duplex(bytes);
         connections.serve(std::future::ready(Ok(theirs)));
         (ours, connections)

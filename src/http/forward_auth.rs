@@ -48,7 +48,7 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
     let may = Some(CallerPermission::Introspect);
     match shared
         .callers
-        .prove(shown.and_then(Proof::of_token), may, give_up)
+        .prove(shown.as_deref().and_then(Proof::of_token), may, give_up)
         .await
     {
         Ok(caller) => {

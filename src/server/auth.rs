@@ -31,8 +31,10 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// What a method asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Nothing: health and reflection.
-    Open,
+    /// Nothing: health.
+    Health,
+    /// Nothing: reflection.
+    Reflection,
     /// A known caller with that permission.
     Permitted(CallerPermission),
     /// A known caller; the method does not exist.
@@ -48,9 +50,10 @@ impl Access {
             .next()
             .unwrap_or_default();
         match service {
-            "grpc.health.v1.Health"
-            | "grpc.reflection.v1.ServerReflection"
-            | "grpc.reflection.v1alpha.ServerReflection" => Self::Open,
+            "grpc.health.v1.Health" => Self::Health,
+            "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => {
+                Self::Reflection
+            }
             ApiClientServiceServer::<Services>::NAME => Self::Permitted(CallerPermission::Manage),
             IntrospectionServiceServer::<Services>::NAME
             | AuthorizationServer::<Services>::NAME => {
@@ -71,13 +74,10 @@ pub(super) async fn authenticate(
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
-    let access = Access::of(request.uri().path());
-    if access == Access::Open {
-        return next.run(request).await;
-    }
-    let needed = match access {
+    let needed = match Access::of(request.uri().path()) {
+        Access::Health | Access::Reflection => return next.run(request).await,
         Access::Permitted(permission) => Some(permission),
-        Access::Open | Access::Known => None,
+        Access::Known => None,
     };
     let deadline = request.extensions().get::<Deadline>().copied();
     // A stream has none; it does not wait for long in any case.

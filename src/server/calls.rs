@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -27,15 +27,17 @@ use crate::{
 };
 
 /// The header that has a status, and the trailer.
-pub(super) const GRPC_STATUS: &str = "grpc-status";
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What is noted of a call before its way is known.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
     /// Its span; none where it is not traced.
     pub(super) span: Option<Span>,
-    /// When it began, where its time is to be taken.
-    pub(super) timed: Option<Instant>,
+    /// When it began; none where that was a moment ago.
+    pub(super) begun: Option<Instant>,
+    /// Whether its time is to be taken.
+    pub(super) is_timed: bool,
 }
 
 /// The span of a call that is traced, by OpenTelemetry's conventions for RPC.
@@ -272,6 +274,16 @@ pub(super) fn failure(headers: &HeaderMap) -> Option<Status> {
         .contains_key(GRPC_STATUS)
         .then(|| Status::from_header_map(headers))??;
     (status.code() != Code::Ok).then_some(status)
+}
+
+/// A status as trailers.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        let code = HeaderValue::from(i32::from(status.code()));
+        trailers.insert(GRPC_STATUS, code);
+    }
+    trailers
 }
 
 /// An id as a header.

@@ -6,15 +6,17 @@ use std::{io, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::Service};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
 };
-use tokio::{sync::watch, task::JoinSet};
 use tokio_stream::{Stream, StreamExt};
 
 use super::{
     hot::{Dispatch, Ways},
+    pulse::{Patience, Pulse, Useless},
     wire::{Bytes, Wire},
     workers::{Handed, Workers},
 };
@@ -24,6 +26,8 @@ use crate::{grpc::context::Peer, telemetry::metrics::Listener};
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it has to answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection on which nothing was ever called has to end at the end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Calls under way on one connection.
 const MAX_STREAMS: u32 = 1024;
 /// The largest headers of a call that are read, in bytes.
@@ -41,19 +45,19 @@ const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 pub(super) struct Connections {
     ways: Arc<Ways>,
     http: http2::Builder<TokioExecutor>,
-    draining: GracefulShutdown,
-    /// Ends what has not come to HTTP/2 yet.
+    /// True once no call may be begun any more.
     closing: watch::Sender<bool>,
     tasks: JoinSet<()>,
     workers: Workers,
     max: usize,
     /// Whether there are as many as there may be, and that was said.
     is_full: bool,
+    patience: Patience,
 }
 
 impl Connections {
     /// No more than `max` at once.
-    pub(super) fn new(ways: Ways, workers: Workers, max: usize) -> Self {
+    pub(super) fn new(ways: Ways, workers: Workers, max: usize, patience: Patience) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -65,12 +69,12 @@ impl Connections {
         Self {
             ways: Arc::new(ways),
             http,
-            draining: GracefulShutdown::new(),
             closing: watch::Sender::new(false),
             tasks: JoinSet::new(),
             workers,
             max,
             is_full: false,
+            patience,
         }
     }
 
@@ -102,7 +106,10 @@ impl Connections {
         while self.tasks.try_join_next().is_some() {}
         let is_full = self.tasks.len() >= self.max;
         if is_full && !self.is_full {
-            tracing::warn!(connections = self.max, "no more connections are taken");
+            tracing::warn!(
+                connections = self.max,
+                "the connection limit is reached: new connections are closed"
+            );
         }
         self.is_full = is_full;
         !is_full
@@ -112,7 +119,6 @@ impl Connections {
     /// those under way.
     pub(super) async fn drain(self) {
         let Self {
-            draining,
             closing,
             mut tasks,
             // They have to live until the last one is done.
@@ -120,15 +126,15 @@ impl Connections {
             ..
         } = self;
         closing.send_replace(true);
-        draining.shutdown().await;
         while tasks.join_next().await.is_some() {}
     }
 
     fn serve<C: Handed>(&mut self, connection: C) {
         let place = self.workers.place();
         let runtime = place.runtime.clone();
-        let dispatch = Dispatch::new(Arc::clone(&self.ways));
-        let (http, watcher) = (self.http.clone(), self.draining.watcher());
+        let pulse = Arc::new(Pulse::default());
+        let dispatch = Dispatch::new(Arc::clone(&self.ways), Arc::clone(&pulse));
+        let (http, patience) = (self.http.clone(), self.patience);
         let mut closing = self.closing.subscribe();
         let connected = self.ways.metrics.connected(Listener::Grpc);
         let served = async move {
@@ -148,11 +154,35 @@ impl Connections {
                 }
             };
             let service = Known { dispatch, peer };
-            let served =
-                watcher.watch(http.serve_connection(TokioIo::new(Wire::new(bytes)), service));
-            if let Err(error) = served.await {
-                // The peer's doing: it broke off, or speaks no HTTP/2.
-                tracing::debug!(%error, "a connection ended before its time");
+            let served = http.serve_connection(TokioIo::new(Wire::new(bytes)), service);
+            let useless = pulse.useless(patience);
+            let leave = sleep(LEAVE_TIMEOUT);
+            tokio::pin!(served, useless, leave);
+            let mut is_ending = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = served.as_mut() => {
+                        if let Err(error) = ended {
+                            // The peer's doing: it broke off, or speaks no HTTP/2.
+                            tracing::debug!(%error, "a connection ended before its time");
+                        }
+                        return;
+                    }
+                    _ = closing.wait_for(|closing| *closing), if !is_ending => {}
+                    // Whoever has called nothing so far need not even have greeted.
+                    () = leave.as_mut(), if is_ending && pulse.is_unused() => return,
+                    why = useless.as_mut(), if !is_ending => {
+                        tracing::debug!(?why, "a connection is ended that is of no use");
+                        if why == Useless::Stalled {
+                            return;
+                        }
+                    }
+                }
+                // Calls that are under way go on, and no more may be begun.
+                is_ending = true;
+                served.as_mut().graceful_shutdown();
+                leave.as_mut().reset(Instant::now() + LEAVE_TIMEOUT);
             }
         };
         self.tasks.spawn_on(served, &runtime);

@@ -6,16 +6,18 @@
 //! exist: a caller that is unknown or may not ask, a compressed or malformed
 //! message, a token that the index does not know, anything that has to wait. So
 //! there is one place for each refusal, and limits and deadlines, which an answer
-//! given at once cannot run into, are kept there.
+//! given at once cannot run into, are kept there. Only the time that a message takes
+//! to come is kept here as well.
 
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::SystemTime,
+    time::Duration,
 };
 
+use axum::middleware::Next;
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response,
@@ -26,18 +28,20 @@ use hyper::{
     service::Service,
 };
 use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
-use tonic::Status;
+use tonic::{Code, Status};
 use tower::Service as _;
-use tracing::{Span, info_span};
+use tracing::info_span;
 
+mod reading;
 mod reply;
 mod stream;
 
 use super::{
     auth,
-    calls::{self, Head, UnderWay, id_header},
+    calls::{self, UnderWay, id_header},
     layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID},
     measured,
+    pulse::{Call, Pulse, Taken},
 };
 use crate::{
     domain::{
@@ -48,17 +52,18 @@ use crate::{
         Services,
         context::{Proof, Proven, RequestId},
         error::ApiError,
-        fast::PREFIX_BYTES,
+        ext_authz::cannot_tell,
     },
     replica::{Replica, index::Callers},
     store::Store,
     telemetry::{
         metrics::{Hot, Metrics},
-        traces::{self, Answered, Sampling},
+        traces::Sampling,
     },
 };
+use reading::Reading;
 pub(super) use reply::Reply;
-use reply::{Replayed, response};
+use reply::{append, response};
 use stream::Conversation;
 
 /// The paths of the calls.
@@ -102,6 +107,30 @@ const fn usual_reply(call: Hot) -> usize {
     }
 }
 
+/// Gives Envoy an answer where its call failed by no fault of its own: that it cannot be
+/// told. Of an error it would make what its own configuration says, and that is 403 where
+/// nobody thought of it. What the log and the metrics get of the call stays an error.
+pub(super) async fn answer_envoy(
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    let is_check = request.uri().path() == CHECK;
+    let answer = next.run(request).await;
+    let failure = if is_check {
+        calls::failure(answer.headers())
+    } else {
+        None
+    };
+    match failure.map(|status| status.code()) {
+        Some(Code::Unavailable | Code::DeadlineExceeded | Code::Internal) => {}
+        _ => return answer,
+    }
+    let id = answer.headers().get(REQUEST_ID).cloned();
+    let mut message = Vec::new();
+    append(&cannot_tell(), &mut message);
+    response(Reply::Hot(Some(message.into())), id).map(axum::body::Body::new)
+}
+
 /// Whether a call that goes well is answered without a request id that nobody asked
 /// for: making one takes longer than the answer.
 pub(super) fn makes_no_id(path: &str) -> bool {
@@ -119,11 +148,18 @@ pub(super) struct Ways {
     /// Where the usual way is gone, so that what takes longer keeps no thread from
     /// its callers.
     pub(super) runtime: Handle,
+    /// How long a call may take where its caller asks for no less.
+    pub(super) request_timeout: Duration,
 }
 
 impl Ways {
     /// A stream that goes the short way.
-    fn converse(&self, caller: Proof, request: Request<Incoming>) -> Response<Reply> {
+    fn converse(
+        &self,
+        caller: KnownCaller,
+        request: Request<Incoming>,
+        under_way: Call,
+    ) -> Response<Reply> {
         let headers = request.headers();
         let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
         let request_id: Arc<str> = if let Some(id) = given {
@@ -136,11 +172,7 @@ impl Ways {
         let method = measured::Method::of(INTROSPECT_STREAM);
         let is_traced = self.sampling.traces(headers);
         let traced = calls::span(&self.sampling, method, headers, is_traced);
-        let index = self.replica.index();
-        let account = index
-            .as_ref()
-            .and_then(|index| caller.account(index.callers()));
-        let proven = account.map_or_else(Proven::default, |account| Arc::clone(account).into());
+        let proven = Proven::from(Arc::clone(&caller.account));
         let call = UnderWay {
             metrics: self.metrics.clone(),
             method,
@@ -160,40 +192,56 @@ impl Ways {
         };
         let (services, replica) = (self.services.clone(), self.replica.clone());
         let requests = request.into_body();
-        let answers = Conversation::new(services, replica, caller, requests, call);
+        let answers = Conversation::new(services, replica, caller, requests, call, under_way);
         response(Reply::Stream(Box::new(answers)), id_header(&request_id))
     }
 
-    fn route<B>(&self, request: Request<B>) -> Routed
+    fn route<B>(&self, request: Request<B>, call: Call) -> Routed
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let mut router = self.router.clone();
-        Routed(
-            self.runtime
-                .spawn(async move { router.call(request.map(axum::body::Body::new)).await }),
-        )
+        let streams = measured::Method::of(request.uri().path()).streams;
+        let routed = async move { router.call(request.map(axum::body::Body::new)).await };
+        Routed {
+            task: self.runtime.spawn(routed),
+            call: Some(call),
+            streams,
+        }
     }
 }
 
 /// A call that goes the usual way. Dropped, it ends: its caller went away.
-pub(super) struct Routed(JoinHandle<Result<Response<axum::body::Body>, Infallible>>);
+pub(super) struct Routed {
+    task: JoinHandle<Result<Response<axum::body::Body>, Infallible>>,
+    /// Until there is an answer, which has it then.
+    call: Option<Call>,
+    streams: bool,
+}
 
 impl Drop for Routed {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
 impl Routed {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<Reply>> {
-        let response = match ready!(Pin::new(&mut self.0).poll(context)) {
+        let response = match ready!(Pin::new(&mut self.task).poll(context)) {
             Ok(Ok(response)) => response,
             // Panics are caught in there: its runtime has ended.
             Err(_) => Status::from(ApiError::ShuttingDown).into_http(),
         };
-        Poll::Ready(response.map(Reply::Routed))
+        let call = self.call.take().expect("it is not polled after its end");
+        let streams = self.streams;
+        Poll::Ready(response.map(|body| {
+            Reply::Routed(if streams {
+                Taken::at_leisure(body, call)
+            } else {
+                Taken::at_once(body, call)
+            })
+        }))
     }
 }
 
@@ -201,30 +249,43 @@ impl Routed {
 enum Way {
     Short(Hot),
     /// The short one, for a stream of that caller's.
-    Stream(Proof),
+    Stream(KnownCaller),
     Usual,
+}
+
+/// What the calls of one connection share.
+struct Line {
+    ways: Arc<Ways>,
+    pulse: Arc<Pulse>,
 }
 
 /// What answers the calls of one connection.
 pub(super) struct Dispatch {
-    ways: Arc<Ways>,
+    line: Arc<Line>,
     /// The caller that showed itself last: nearly always the only one.
     remembered: Mutex<Option<Remembered>>,
 }
 
-/// A caller that may introspect.
+/// A caller that may introspect, and what it showed of itself.
+#[derive(Clone)]
+struct KnownCaller {
+    account: Arc<ServiceAccount>,
+    proof: Proof,
+}
+
+/// The caller that was known last.
 struct Remembered {
     /// None of a caller that is known by its certificate, which is the connection's.
     authorization: Option<HeaderValue>,
-    proof: Proof,
+    caller: KnownCaller,
     /// The callers among which it was found. Others, and it is looked for again.
     among: Arc<Callers>,
 }
 
 impl Dispatch {
-    pub(super) fn new(ways: Arc<Ways>) -> Self {
+    pub(super) fn new(ways: Arc<Ways>, pulse: Arc<Pulse>) -> Self {
         Self {
-            ways,
+            line: Arc::new(Line { ways, pulse }),
             remembered: Mutex::default(),
         }
     }
@@ -244,19 +305,30 @@ impl Dispatch {
             && headers.get(CONTENT_TYPE) == Some(&GRPC)
             && !headers.contains_key(GRPC_ENCODING)
             && id.is_none_or(|id| id.to_str().is_ok_and(RequestId::is_usable));
-        match self.introspecting_caller(request) {
-            Some(caller) if is_ordinary => call.map_or(Way::Stream(caller), Way::Short),
-            _ => Way::Usual,
+        if !is_ordinary {
+            return Way::Usual;
+        }
+        match call {
+            Some(call) if self.introspecting_caller(request, |_| ()).is_some() => Way::Short(call),
+            Some(_) => Way::Usual,
+            None => self
+                .introspecting_caller(request, KnownCaller::clone)
+                .map_or(Way::Usual, Way::Stream),
         }
     }
 
-    /// What the caller shows of itself, where it is known by that and may introspect.
-    fn introspecting_caller(&self, request: &Request<Incoming>) -> Option<Proof> {
+    /// What is wanted of the caller, where it is known by what it shows of itself, and may
+    /// introspect.
+    fn introspecting_caller<T>(
+        &self,
+        request: &Request<Incoming>,
+        wanted: impl FnOnce(&KnownCaller) -> T,
+    ) -> Option<T> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
         let (shown, None) = (values.next(), values.next()) else {
             return None;
         };
-        let index = self.ways.replica.index();
+        let index = self.line.ways.replica.index();
         let callers = index.as_ref()?.callers();
         let mut remembered = self
             .remembered
@@ -266,19 +338,19 @@ impl Dispatch {
             && known.authorization.as_ref() == shown
             && Arc::ptr_eq(&known.among, callers)
         {
-            return Some(known.proof.clone());
+            return Some(wanted(&known.caller));
         }
         let proof = auth::shown(request)?;
-        let account = proof.account(callers)?;
+        let account = Arc::clone(proof.account(callers)?);
         if !account.may(CallerPermission::Introspect) {
             return None;
         }
-        *remembered = Some(Remembered {
+        let known = remembered.insert(Remembered {
             authorization: shown.cloned(),
-            proof: proof.clone(),
+            caller: KnownCaller { account, proof },
             among: Arc::clone(callers),
         });
-        Some(proof)
+        Some(wanted(&known.caller))
     }
 }
 
@@ -288,42 +360,18 @@ impl Service<Request<Incoming>> for Dispatch {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
+        let Line { ways, pulse } = &*self.line;
+        pulse.beat();
         match self.way_of(&request) {
             Way::Short(call) => {
-                let ways = Arc::clone(&self.ways);
-                let is_traced = ways.sampling.traces(request.headers());
-                Answer::Reading(Some(Reading {
-                    call,
-                    traced: is_traced.then(|| Traced::Since(traces::now())),
-                    timed: Metrics::is_timed().then(Instant::now),
-                    ways,
-                    request,
-                    read: Bytes::new(),
-                }))
+                Answer::Reading(Some(Reading::begin(call, Arc::clone(&self.line), request)))
             }
-            Way::Stream(caller) => Answer::Begun(Some(self.ways.converse(caller, request))),
-            Way::Usual => Answer::Routed(self.ways.route(request)),
+            Way::Stream(caller) => {
+                Answer::Begun(Some(ways.converse(caller, request, pulse.call())))
+            }
+            Way::Usual => Answer::Routed(ways.route(request, pulse.call())),
         }
     }
-}
-
-/// A call whose message is being read.
-pub(super) struct Reading {
-    call: Hot,
-    traced: Option<Traced>,
-    /// When it began, where its time is taken.
-    timed: Option<Instant>,
-    ways: Arc<Ways>,
-    request: Request<Incoming>,
-    read: Bytes,
-}
-
-/// How a call is traced.
-enum Traced {
-    /// Begun then, and with no span as long as it may be answered at once.
-    Since(SystemTime),
-    /// As it takes longer.
-    Open(Box<Span>),
 }
 
 /// The answer to a call, as it comes.
@@ -340,11 +388,15 @@ impl Future for Answer {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Self::Reading(reading) = &mut *self {
             let call = reading.as_mut().expect("it is not polled after its end");
-            let polled = call.poll_message(context);
-            if polled.is_pending() {
-                call.open_span();
-            }
-            let is_whole = ready!(polled);
+            let is_whole = match call.poll_message(context) {
+                Poll::Ready(is_whole) => is_whole,
+                Poll::Pending => {
+                    call.open_span();
+                    ready!(call.poll_late(context));
+                    // The usual way says that its time is up, as of every other call.
+                    false
+                }
+            };
             let answer = if is_whole { call.answer() } else { None };
             if let Some(answer) = answer {
                 return Poll::Ready(Ok(answer));
@@ -360,140 +412,5 @@ impl Future for Answer {
             }
             Self::Reading(_) => unreachable!("it was replaced above"),
         }
-    }
-}
-
-impl Reading {
-    /// Reads the message. False where it does not come as messages do: what was
-    /// read so far is kept.
-    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<bool> {
-        loop {
-            let body = Pin::new(self.request.body_mut());
-            let frame = match ready!(body.poll_frame(context)) {
-                None => return Poll::Ready(true),
-                Some(Ok(frame)) => frame,
-                Some(Err(_)) => return Poll::Ready(false),
-            };
-            // Trailers of a request mean nothing.
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            if self.read.is_empty() {
-                self.read = data;
-            } else {
-                self.read = [&self.read[..], &data[..]].concat().into();
-            }
-            if self.read.len() > max_body(self.call) {
-                return Poll::Ready(false);
-            }
-            if self.request.body().is_end_stream() {
-                return Poll::Ready(true);
-            }
-        }
-    }
-
-    fn answer(&self) -> Option<Response<Reply>> {
-        let (prefix, message) = self.read.split_at_checked(PREFIX_BYTES)?;
-        let (compressed, length) = prefix.split_first()?;
-        let length = u32::from_be_bytes(length.try_into().ok()?);
-        if *compressed != 0 || usize::try_from(length) != Ok(message.len()) {
-            return None;
-        }
-        let mut reply = Vec::with_capacity(usual_reply(self.call));
-        let at_once = self.ways.services.at_once()?;
-        let is_answered = match self.call {
-            Hot::Introspect => at_once.answer(message, &mut reply),
-            Hot::Check => at_once.check(message, &mut reply),
-        };
-        if !is_answered {
-            return None;
-        }
-        self.note_success();
-        let id = self.request.headers().get(REQUEST_ID).cloned();
-        Some(response(Reply::Hot(Some(reply.into())), id))
-    }
-
-    fn note_success(&self) {
-        let metrics = &self.ways.metrics;
-        metrics.hot(self.call);
-        if let Some(begun) = self.timed {
-            metrics.introspection(measured::Method::of(path(self.call)).name, begun.elapsed());
-        }
-        match &self.traced {
-            None => {}
-            Some(Traced::Since(begun)) => self.record(*begun),
-            Some(Traced::Open(span)) => self.complete(span),
-        }
-    }
-
-    fn record(&self, begun: SystemTime) {
-        let path = path(self.call);
-        let measured::Method { service, name, .. } = measured::Method::of(path);
-        let caller = self.caller();
-        let call = Answered {
-            name: &path[1..],
-            service,
-            method: name,
-            begun,
-            request_id: self.request_id(),
-            caller: caller.as_ref().map(|caller| caller.name.as_str()),
-        };
-        self.ways.sampling.record(self.request.headers(), call);
-    }
-
-    /// Says in the span of a call how it ended.
-    fn complete(&self, span: &Span) {
-        span.record("rpc.grpc.status_code", 0);
-        if let Some(id) = self.request_id() {
-            span.record("request.id", id);
-        }
-        if let Some(caller) = self.caller() {
-            span.record("caller.name", caller.name.as_str());
-        }
-    }
-
-    /// The id that the call came with.
-    fn request_id(&self) -> Option<&str> {
-        self.request.headers().get(REQUEST_ID)?.to_str().ok()
-    }
-
-    /// Whose call it is. Only asked of one that is traced, since that takes longer than
-    /// to know that it may.
-    fn caller(&self) -> Option<Arc<ServiceAccount>> {
-        let index = self.ways.replica.index();
-        let callers = index.as_ref()?.callers();
-        auth::shown(&self.request)?.account(callers).cloned()
-    }
-
-    /// Opens the span of a call that is traced and is not answered at once.
-    fn open_span(&mut self) {
-        if let Some(Traced::Since(_)) = self.traced {
-            let method = measured::Method::of(path(self.call));
-            let headers = self.request.headers();
-            let span = calls::span(&self.ways.sampling, method, headers, true);
-            self.traced = Some(Traced::Open(Box::new(span)));
-        }
-    }
-
-    /// Hands the call over, with what was read of it.
-    fn route(mut self) -> Routed {
-        self.open_span();
-        let Self {
-            traced,
-            timed,
-            ways,
-            mut request,
-            read,
-            ..
-        } = self;
-        let span = match traced {
-            Some(Traced::Open(span)) => Some(*span),
-            Some(Traced::Since(_)) | None => None,
-        };
-        request.extensions_mut().insert(Head { span, timed });
-        ways.route(request.map(|rest| Replayed {
-            first: Some(read).filter(|read| !read.is_empty()),
-            rest,
-        }))
     }
 }

@@ -4,19 +4,24 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     middleware::Next,
     response::Response,
 };
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue};
-use tokio::{sync::Semaphore, time::Instant};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tonic::{Code, Status};
 use tracing::{Instrument, field::Empty, info_span};
 
 use super::{
     auth::Access,
-    calls::{self, Head, UnderWay, Watched, failure, id_header},
+    bodies::{End, Until},
+    calls::{self, Head, UnderWay, Watched, failure, id_header, trailers},
     measured::Method,
 };
 use crate::{
@@ -45,16 +50,48 @@ const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirect
 /// A stream that goes on for as long as its caller likes.
 pub(super) const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
 
+/// How many streams of health may be open, and how many of reflection. Anybody may open
+/// one, with no token, and keep it open for ever; but who is told of health that way is
+/// a client, of which there may be many, and who asks for descriptors is a person.
+const MAX_HEALTH_STREAMS: usize = 4096;
+const MAX_REFLECTION_STREAMS: usize = 64;
+
 /// How much may be under way at once.
 #[derive(Debug)]
 pub(super) struct Limits {
     /// Introspections: many, and quick. Those over HTTP count as well.
-    pub(super) introspections: Arc<Semaphore>,
+    introspections: Arc<Semaphore>,
     /// Replacements of the directory: few, and large.
-    pub(super) replacements: Semaphore,
+    replacements: Semaphore,
     /// Everything else that works on the database.
-    pub(super) others: Semaphore,
+    others: Semaphore,
+    health_streams: Arc<Semaphore>,
+    reflection_streams: Arc<Semaphore>,
+    /// True once the server is about to end.
+    draining: watch::Receiver<bool>,
 }
+
+impl Limits {
+    pub(super) fn new(
+        introspections: Arc<Semaphore>,
+        replacements: usize,
+        others: usize,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            introspections,
+            replacements: Semaphore::new(replacements),
+            others: Semaphore::new(others),
+            health_streams: Arc::new(Semaphore::new(MAX_HEALTH_STREAMS)),
+            reflection_streams: Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)),
+            draining,
+        }
+    }
+}
+
+/// When a request began, which is what its deadline counts from.
+#[derive(Clone, Copy, Debug)]
+struct Begun(Instant);
 
 /// What [`trace`] needs.
 #[derive(Clone)]
@@ -96,9 +133,12 @@ pub(super) async fn trace(
         let is_traced = sampling.traces(request.headers());
         Head {
             span: Some(calls::span(&sampling, method, request.headers(), is_traced)),
-            timed: (method.hot.is_some() && Metrics::is_timed()).then(Instant::now),
+            begun: None,
+            is_timed: method.hot.is_some() && Metrics::is_timed(),
         }
     });
+    let begun = head.begun.unwrap_or_else(Instant::now);
+    request.extensions_mut().insert(Begun(begun));
     let span = info_span!(
         "request",
         rpc.method = path,
@@ -120,8 +160,8 @@ pub(super) async fn trace(
         caller,
         span: span.clone(),
         traced: traced.clone(),
-        begun: head.timed.unwrap_or_else(Instant::now),
-        is_timed: head.timed.is_some(),
+        begun,
+        is_timed: head.is_timed,
         has_ended: false,
     };
     let answered = next.run(request).instrument(span).instrument(traced);
@@ -131,7 +171,7 @@ pub(super) async fn trace(
         response.headers_mut().insert(REQUEST_ID, id);
     }
     if failure.is_none() && method.streams {
-        return response.map(|body| axum::body::Body::new(Watched::new(body, call)));
+        return response.map(|body| Body::new(Watched::new(body, call)));
     }
     call.end(failure.as_ref());
     response
@@ -176,7 +216,11 @@ pub(super) async fn shed(
 ) -> Response {
     let path = request.uri().path();
     let limit = match Access::of(path) {
-        Access::Open => return next.run(request).await,
+        Access::Health if !Method::of(path).streams => return next.run(request).await,
+        Access::Health => return open_stream(&limits, &limits.health_streams, request, next).await,
+        Access::Reflection => {
+            return open_stream(&limits, &limits.reflection_streams, request, next).await;
+        }
         Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
         Access::Permitted(_) | Access::Known => &limits.others,
@@ -187,25 +231,57 @@ pub(super) async fn shed(
     }
 }
 
+/// Lets a stream in that needs no caller, where there is room for one more, and ends it
+/// with the server: by itself it goes on for as long as its caller likes.
+async fn open_stream(
+    limits: &Limits,
+    room: &Arc<Semaphore>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
+        return Status::from(ApiError::Overloaded).into_http();
+    };
+    // Those who watch health are told how it ends, and by then end by themselves.
+    let ends = Access::of(request.uri().path()) == Access::Reflection;
+    let drained = || -> End {
+        let mut draining = limits.draining.clone();
+        Box::pin(async move {
+            if !ends || draining.wait_for(|draining| *draining).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    };
+    // Both ways, since who answers goes on for as long as its caller may ask.
+    let request = request.map(|body| Body::new(Until::request(body, drained())));
+    let response = next.run(request).await;
+    let last_words = trailers(&Status::from(ApiError::ShuttingDown));
+    response.map(|body| Body::new(Until::response(body, drained(), last_words, permit)))
+}
+
+/// How long a call may take, from its beginning: as long as its caller allows, less
+/// what our answer needs to get there, and no longer than we do.
+pub(super) fn time_limit(headers: &HeaderMap, ours: Option<Duration>) -> Option<Duration> {
+    let theirs = headers.get(GRPC_TIMEOUT).and_then(parse_timeout);
+    let theirs = theirs.map(|timeout| timeout.saturating_sub(MAX_HEAD_START.min(timeout / 10)));
+    theirs.into_iter().chain(ours).min()
+}
+
 /// Ends a call that takes longer than its caller, or we, allow.
 pub(super) async fn deadline(
     State(ours): State<Duration>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let begun = Instant::now();
-    let theirs = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
-    let theirs = theirs.map(|timeout| timeout.saturating_sub(MAX_HEAD_START.min(timeout / 10)));
     let path = request.uri().path();
-    let exempt =
-        [REPLACE_DIRECTORY, INTROSPECT_STREAM].contains(&path) || Access::of(path) == Access::Open;
-    let timeout = match theirs {
-        None if exempt => return next.run(request).await,
-        None => ours,
-        Some(theirs) if exempt => theirs,
-        Some(theirs) => theirs.min(ours),
+    let is_exempt = [REPLACE_DIRECTORY, INTROSPECT_STREAM].contains(&path)
+        || matches!(Access::of(path), Access::Health | Access::Reflection)
+            && Method::of(path).streams;
+    let Some(limit) = time_limit(request.headers(), (!is_exempt).then_some(ours)) else {
+        return next.run(request).await;
     };
-    let deadline = begun + timeout;
+    let begun = request.extensions().get::<Begun>();
+    let deadline = begun.map_or_else(Instant::now, |begun| begun.0) + limit;
     request.extensions_mut().insert(Deadline(deadline));
     match tokio::time::timeout_at(deadline, next.run(request)).await {
         Ok(response) => response,

@@ -33,6 +33,7 @@ mod introspect;
 mod layers;
 mod listeners;
 mod outage;
+mod patience;
 mod revoke_delete;
 mod rotate;
 mod secrets;

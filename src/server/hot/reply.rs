@@ -8,9 +8,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use prost::Message;
 
 use super::{GRPC, OK, stream::Conversation};
-use crate::server::{calls::GRPC_STATUS, layers::REQUEST_ID};
+use crate::server::{calls::GRPC_STATUS, layers::REQUEST_ID, pulse::Taken};
 
 /// A response with that body.
 pub(super) fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
@@ -21,6 +22,16 @@ pub(super) fn response(body: Reply, request_id: Option<HeaderValue>) -> Response
         headers.insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Appends a message with gRPC's head in front of it.
+pub(super) fn append(message: &impl Message, to: &mut Vec<u8>) {
+    let length = u32::try_from(message.encoded_len()).expect("an answer is small");
+    to.push(0);
+    to.extend_from_slice(&length.to_be_bytes());
+    message
+        .encode(to)
+        .expect("a vector grows as far as it is needed");
 }
 
 /// A body of which a part was read already.
@@ -57,7 +68,7 @@ pub(in crate::server) enum Reply {
     /// Answers to a stream.
     Stream(Box<Conversation>),
     /// What the router replied.
-    Routed(axum::body::Body),
+    Routed(Taken<axum::body::Body>),
 }
 
 impl Body for Reply {
@@ -79,7 +90,7 @@ impl Body for Reply {
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Self::Done => Poll::Ready(None),
-            Self::Stream(answers) => answers.poll_frame(context),
+            Self::Stream(answers) => Pin::new(answers).poll_frame(context),
             Self::Routed(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -95,7 +106,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hot(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
-            Self::Routed(body) => body.size_hint(),
+            Self::Routed(body) => Body::size_hint(body),
         }
     }
 }

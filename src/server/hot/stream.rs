@@ -11,18 +11,20 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming};
 use prost::Message;
 use tonic::Status;
 
+use super::{KnownCaller, reply::append};
 use crate::{
-    grpc::{Services, context::Proof, error::ApiError, fast::PREFIX_BYTES},
+    grpc::{Services, error::ApiError, fast::PREFIX_BYTES},
     pb,
     replica::Replica,
     server::{
         MAX_MESSAGE_BYTES,
-        calls::{GRPC_STATUS, UnderWay},
+        calls::{GRPC_STATUS, UnderWay, trailers},
+        pulse::Call,
     },
 };
 
@@ -34,26 +36,31 @@ pub(in crate::server) struct Conversation {
     services: Services,
     replica: Replica,
     /// The caller's: a stream may outlive it.
-    caller: Proof,
+    caller: KnownCaller,
     requests: Incoming,
     read: BytesMut,
     /// The answer to a request that could not be answered at once.
     waiting: Option<Pin<Box<dyn Future<Output = pb::IntrospectResponse> + Send>>>,
     /// Ready when the server ends.
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Whether it does: what was read is answered then, as far as that needs no waiting,
+    /// and no more is read.
+    is_draining: bool,
     /// What there is to say at the end, once that has come.
     end: Option<Result<(), ApiError>>,
     is_over: bool,
     call: UnderWay,
+    _under_way: Call,
 }
 
 impl Conversation {
     pub(super) fn new(
         services: Services,
         replica: Replica,
-        caller: Proof,
+        caller: KnownCaller,
         requests: Incoming,
         call: UnderWay,
+        under_way: Call,
     ) -> Self {
         let mut draining = services.draining();
         Self {
@@ -67,9 +74,11 @@ impl Conversation {
                 // Also where whoever could tell is gone.
                 draining.wait_for(|draining| *draining).await.ok();
             }),
+            is_draining: false,
             end: None,
             is_over: false,
             call,
+            _under_way: under_way,
         }
     }
 
@@ -89,6 +98,9 @@ impl Conversation {
                 }
             }
             self.answer_read(&mut answers);
+            if self.is_draining && (self.waiting.take().is_some() || answers.len() < ENOUGH) {
+                self.end.get_or_insert(Err(ApiError::ShuttingDown));
+            }
             if answers.len() >= ENOUGH || self.end.is_some() {
                 break;
             }
@@ -148,11 +160,10 @@ impl Conversation {
                 if let Ok(data) = frame.into_data() {
                     self.read.extend_from_slice(&data);
                 }
+                let KnownCaller { account, proof } = &self.caller;
                 let index = self.replica.index();
-                let known = index
-                    .as_ref()
-                    .and_then(|index| self.caller.account(index.callers()));
-                if known.is_none() {
+                let index = index.as_ref();
+                if !index.is_some_and(|index| proof.is_still(account, index.callers())) {
                     self.end = Some(Err(ApiError::CallerUnknown));
                 }
             }
@@ -163,43 +174,35 @@ impl Conversation {
         Poll::Ready(())
     }
 
-    pub(super) fn poll_frame(
-        &mut self,
+    fn last_words(&mut self) -> HeaderMap {
+        if let Some(Err(error)) = self.end.take() {
+            let status = Status::from(error);
+            self.call.end(Some(&status));
+            return trailers(&status);
+        }
+        self.call.end(None);
+        HeaderMap::from_iter([(GRPC_STATUS, super::OK)])
+    }
+}
+
+impl Body for Conversation {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         if self.is_over {
             return Poll::Ready(None);
         }
-        if self.end.is_none() && self.draining.as_mut().poll(context).is_ready() {
-            self.end = Some(Err(ApiError::ShuttingDown));
-        }
+        self.is_draining = self.is_draining || self.draining.as_mut().poll(context).is_ready();
         if self.end.is_none()
             && let Some(answers) = ready!(self.poll_answers(context))
         {
             return Poll::Ready(Some(Ok(Frame::data(answers))));
         }
         self.is_over = true;
-        let mut trailers = HeaderMap::new();
-        if let Some(Err(error)) = self.end.take() {
-            let status = Status::from(error);
-            self.call.end(Some(&status));
-            if status.add_header(&mut trailers).is_err() {
-                let code = HeaderValue::from(i32::from(status.code()));
-                trailers.insert(GRPC_STATUS, code);
-            }
-        } else {
-            self.call.end(None);
-            trailers.insert(GRPC_STATUS, super::OK);
-        }
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready(Some(Ok(Frame::trailers(self.last_words()))))
     }
-}
-
-fn append(answer: &pb::IntrospectResponse, answers: &mut Vec<u8>) {
-    let length = u32::try_from(answer.encoded_len()).expect("an answer is small");
-    answers.push(0);
-    answers.extend_from_slice(&length.to_be_bytes());
-    answer
-        .encode(answers)
-        .expect("a vector grows as far as it is needed");
 }

@@ -47,3 +47,35 @@ async fn there_are_only_so_many_connections_at_once() {
     assert!(answered);
     assert!(!connect().await.1);
 }
+
+/// The other listener has as many of its own.
+#[tokio::test]
+async fn there_are_only_so_many_connections_of_http_at_once() {
+    let app = TestApp::with(server::Options {
+        max_connections: 2,
+        ..server::Options::default()
+    })
+    .await;
+    let connect = async || {
+        let (mut ours, theirs) = duplex(1024);
+        app.connect_http(theirs);
+        // Where it is closed already, reading says so.
+        let asked = b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n";
+        ours.write_all(asked).await.ok();
+        let answered = ours.read_u8().await.is_ok();
+        (ours, answered)
+    };
+    let (first, answered) = connect().await;
+    assert!(answered);
+    let (_second, answered) = connect().await;
+    assert!(answered);
+    assert!(!connect().await.1);
+    // There is room again once the server has seen that one has gone.
+    drop(first);
+    let _third = loop {
+        if let (third, true) = connect().await {
+            break third;
+        }
+    };
+    assert!(!connect().await.1);
+}

@@ -1,0 +1,287 @@
+//! Whether a connection is of any use: one on which nobody calls anything for long, or
+//! whose peer does not take its answers, is not kept. To pings such a peer may well
+//! answer, so HTTP/2's own keep-alive does not find it.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// For how long connections are kept that are of no use.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// With no call. Default 30 min.
+    pub idle: Duration,
+    /// With an answer of one message, and a large one, of which the peer takes nothing.
+    /// Default 30 s.
+    pub stalled: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_mins(30),
+            stalled: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How often a connection is looked at, in a time after which it may be ended.
+const LOOKS: u32 = 4;
+
+/// What goes on on a connection.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    /// The calls that were begun.
+    begun: AtomicU64,
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    last: u64,
+    /// The calls that are not answered at once, and since when the peer was to take
+    /// what there is of the answer; none while it has taken everything.
+    calls: HashMap<u64, Option<Instant>>,
+}
+
+/// Why a connection is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Useless {
+    /// Nothing was called for too long.
+    Idle,
+    /// Its peer does not take an answer.
+    Stalled,
+}
+
+impl Pulse {
+    /// Notes that a call begins.
+    pub(super) fn beat(&self) {
+        self.begun.fetch_add(1, Relaxed);
+    }
+
+    /// Whether nothing was ever called.
+    pub(super) fn is_unused(&self) -> bool {
+        self.begun.load(Relaxed) == 0
+    }
+
+    /// Notes a call that takes longer, until what it gives is dropped.
+    pub(super) fn call(self: &Arc<Self>) -> Call {
+        let mut under_way = self.under_way();
+        under_way.last += 1;
+        let number = under_way.last;
+        under_way.calls.insert(number, None);
+        Call {
+            pulse: Arc::clone(self),
+            number,
+        }
+    }
+
+    /// Comes back once the connection is of no use.
+    pub(super) async fn useless(&self, patience: Patience) -> Useless {
+        let mut looks = interval(patience.idle.min(patience.stalled) / LOOKS);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut last, mut idle_since) = (0, Instant::now());
+        loop {
+            let now = looks.tick().await;
+            let begun = self.begun.load(Relaxed);
+            let under_way = self.under_way();
+            let is_stalled = |since: &Instant| now.duration_since(*since) >= patience.stalled;
+            if under_way.calls.values().flatten().any(is_stalled) {
+                return Useless::Stalled;
+            }
+            if begun != last || !under_way.calls.is_empty() {
+                (last, idle_since) = (begun, now);
+            } else if now.duration_since(idle_since) >= patience.idle {
+                return Useless::Idle;
+            }
+        }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub(super) struct Call {
+    pulse: Arc<Pulse>,
+    number: u64,
+}
+
+impl Call {
+    /// Notes since when the peer is to take something.
+    fn waits(&self, since: Option<Instant>) {
+        self.pulse.under_way().calls.insert(self.number, since);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.pulse.under_way().calls.remove(&self.number);
+    }
+}
+
+/// How much of an answer is given away at a time. hyper asks for more of it as soon as
+/// there is any room, and h2 keeps what does not fit: in one piece, a large answer would
+/// be gone from here before its peer has taken anything.
+const PIECE: usize = 16 * 1024;
+
+/// The answer of a call that is under way until then.
+pub(super) struct Taken<B> {
+    body: B,
+    call: Call,
+    /// What was not given away yet.
+    rest: Bytes,
+    is_due: bool,
+}
+
+impl<B> Taken<B> {
+    /// One message, which every client takes as soon as it comes. More of it is asked for
+    /// once there is room, so it is seen whether the peer takes it.
+    pub(super) fn at_once(body: B, call: Call) -> Self {
+        call.waits(Some(Instant::now()));
+        Self {
+            body,
+            call,
+            rest: Bytes::new(),
+            is_due: true,
+        }
+    }
+
+    /// A stream, of which the peer takes as much as it likes, and no more is made.
+    pub(super) const fn at_leisure(body: B, call: Call) -> Self {
+        Self {
+            body,
+            call,
+            rest: Bytes::new(),
+            is_due: false,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Taken<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if !self.is_due {
+            return Pin::new(&mut self.body).poll_frame(context);
+        }
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                    self.rest = frame.into_data().unwrap_or_default();
+                }
+                other => {
+                    let waits = matches!(&other, Poll::Ready(Some(Ok(_))));
+                    self.call.waits(waits.then(Instant::now));
+                    return other;
+                }
+            }
+        }
+        let length = self.rest.len().min(PIECE);
+        self.call.waits(Some(Instant::now()));
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::time::sleep;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        idle: Duration::from_secs(1000),
+        stalled: Duration::from_secs(100),
+    };
+
+    /// How the connection ends, and after how many seconds.
+    async fn end(pulse: &Pulse) -> (Useless, u64) {
+        let begun = Instant::now();
+        let end = pulse.useless(PATIENCE).await;
+        (end, begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_calls_it_ends() {
+        let pulse = Pulse::default();
+        assert_eq!(end(&pulse).await, (Useless::Idle, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_keeps_it() {
+        let pulse = Arc::new(Pulse::default());
+        let calls = async {
+            for _ in 0..5 {
+                sleep(Duration::from_mins(15)).await;
+                pulse.beat();
+            }
+        };
+        let ((), (end, after)) = tokio::join!(calls, end(&pulse));
+        assert_eq!(end, Useless::Idle);
+        assert!((5500..=5525).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_does_one_that_takes_long() {
+        let pulse = Arc::new(Pulse::default());
+        let call = async {
+            pulse.beat();
+            let call = pulse.call();
+            sleep(Duration::from_mins(150)).await;
+            drop(call);
+        };
+        let ((), (end, after)) = tokio::join!(call, end(&pulse));
+        assert_eq!(end, Useless::Idle);
+        assert!((9975..=10_025).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_ends_it() {
+        let pulse = Arc::new(Pulse::default());
+        let (send, frames) = tokio::sync::mpsc::unbounded_channel();
+        let frames = UnboundedReceiverStream::new(frames);
+        let body = StreamBody::new(frames);
+        let mut answers = Taken::at_once(body, pulse.call());
+        let reads = async {
+            // Whoever waits for more takes everything, however long it takes to come.
+            let next = answers.frame();
+            let comes = async {
+                sleep(Duration::from_secs(5001)).await;
+                let frame = Frame::data(Bytes::from_static(b"x"));
+                send.send(Ok::<_, Infallible>(frame)).unwrap();
+            };
+            let (frame, ()) = tokio::join!(next, comes);
+            frame.unwrap().unwrap();
+        };
+        let ((), (end, after)) = tokio::join!(reads, end(&pulse));
+        assert_eq!(end, Useless::Stalled);
+        assert!((5100..=5130).contains(&after), "{after}");
+    }
+}
