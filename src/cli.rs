@@ -24,7 +24,7 @@ use crate::{
     server::Ended,
     store::{self, MalformedUrl, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
-    telemetry::{self, TelemetryError, settings::WrongSettings},
+    telemetry::{self, TelemetryError},
 };
 
 /// Why a command failed, for people: what, and what to do about it.
@@ -55,10 +55,8 @@ impl Failure {
         } else {
             format!("{error}: {causes}")
         };
-        let usage = error.is::<MalformedUrl>()
-            || error.is::<HalfTls>()
-            || error.is::<TelemetryError>()
-            || error.is::<WrongSettings>();
+        let usage =
+            error.is::<MalformedUrl>() || error.is::<HalfTls>() || error.is::<TelemetryError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },
@@ -94,7 +92,7 @@ fn start(cli: &Cli) -> Result<Ended, Failure> {
     let telemetry = {
         // What is exported goes over the runtime.
         let _inside = runtime.enter();
-        telemetry::start(&cli.telemetry()?)?
+        telemetry::start(&cli.telemetry())?
     };
     let done = |()| Ended::Drained;
     let ended = match &cli.command {

@@ -20,10 +20,7 @@ use crate::{
     replica::{self, usage},
     server::{self, listeners::Address, pulse::Patience, tls},
     store::{self, DatabaseUrl, MalformedUrl},
-    telemetry::{
-        self,
-        settings::{Settings, WrongSettings},
-    },
+    telemetry::{self, settings::Settings},
 };
 
 use folders::data_folder;
@@ -382,22 +379,19 @@ impl Cli {
     }
 
     /// What to log, and how, and what to export: only the service exports.
-    ///
-    /// # Errors
-    /// Where a variable of OpenTelemetry's is wrong.
-    pub fn telemetry(&self) -> Result<telemetry::Options, WrongSettings> {
+    pub fn telemetry(&self) -> telemetry::Options {
         let export = match self.command {
             Command::Dev(_) | Command::Serve(_) => Settings::read(|name| {
                 let value = std::env::var_os(name)?;
                 Some(value.to_string_lossy().into_owned())
-            })?,
+            }),
             _ => Settings::default(),
         };
-        Ok(telemetry::Options {
+        telemetry::Options {
             filter: self.log.log.clone(),
             format: self.log.log_format,
             export,
-        })
+        }
     }
 }
 

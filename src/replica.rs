@@ -8,7 +8,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -78,7 +78,27 @@ impl Default for Options {
 pub struct Replica {
     shared: Arc<Shared>,
     ledger: Ledger,
-    _feed: Arc<feed::Task>,
+    /// Ends with the last handle.
+    feed: Arc<feed::Task>,
+}
+
+/// A look at a replica that does not keep it: for the metrics, which it keeps itself.
+#[derive(Clone)]
+pub struct Glance {
+    shared: Weak<Shared>,
+    ledger: Ledger,
+    feed: Weak<feed::Task>,
+}
+
+impl Glance {
+    /// The replica, while there is one.
+    pub fn replica(&self) -> Option<Replica> {
+        Some(Replica {
+            shared: self.shared.upgrade()?,
+            ledger: self.ledger.clone(),
+            feed: self.feed.upgrade()?,
+        })
+    }
 }
 
 /// Writes the uses that are noted. Dropped, it writes no more.
@@ -230,7 +250,7 @@ impl Replica {
         let replica = Self {
             shared,
             ledger,
-            _feed: Arc::new(feed),
+            feed: Arc::new(feed),
         };
         (replica, UsageWriter { stop, task })
     }
@@ -239,6 +259,15 @@ impl Replica {
     pub fn note(&self, client: &Client, outcome: Outcome, now: Timestamp) {
         self.ledger
             .note(client.known.id(), &client.usage, outcome, now);
+    }
+
+    /// A look at it that does not keep it.
+    pub fn glance(&self) -> Glance {
+        Glance {
+            shared: Arc::downgrade(&self.shared),
+            ledger: self.ledger.clone(),
+            feed: Arc::downgrade(&self.feed),
+        }
     }
 
     /// What it was set to.

@@ -234,7 +234,7 @@ where
             services: services.clone(),
             replica,
             store,
-            metrics,
+            metrics: metrics.clone(),
             sampling,
             router: router(services, layers, health_service),
             runtime: Handle::current(),
@@ -242,7 +242,7 @@ where
         };
         let max = options.max_connections;
         let mut connections = Connections::new(ways, workers, max, options.patience);
-        let mut http_connections = http::Connections::new(http::router(shared), max);
+        let mut http_connections = http::Connections::new(http::router(shared), metrics, max);
         let http = http.map(|connection| match connection {
             // Whoever is known by a certificate is so over gRPC alone.
             Ok(connection) => Ok(async { Ok(connections::open(connection).await?.0) }),

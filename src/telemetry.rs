@@ -35,7 +35,7 @@ pub mod traces;
 
 use export::ExportError;
 use metrics::Metrics;
-use settings::{Settings, WrongSettings};
+use settings::{Settings, Signal, Wrong};
 use traces::Sampling;
 
 /// How log lines are written.
@@ -67,12 +67,6 @@ pub enum TelemetryError {
     /// A directive is malformed.
     #[error("the log filter cannot be read")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// A variable of OpenTelemetry's is wrong.
-    #[error(transparent)]
-    Settings(#[from] WrongSettings),
-    /// What they say cannot be done.
-    #[error(transparent)]
-    Export(#[from] ExportError),
     /// Set up twice.
     #[error("logging is set up already")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -111,15 +105,22 @@ const OF_EXPORTERS: [&str; 9] = [
 /// Each says what is wrong.
 pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
     let settings = &options.export;
+    let mut wrong = settings.wrong.clone();
     let resource = export::resource(settings, instance());
-    let traces = export::traces(settings, &resource)?;
-    let logs = export::logs(settings, &resource)?;
+    let traces = export::traces(settings, &resource);
+    let traces = made(Signal::Traces, traces, &mut wrong);
+    let logs = made(Signal::Logs, export::logs(settings, &resource), &mut wrong);
+    let reader = made(Signal::Metrics, export::metrics(settings), &mut wrong);
+    let exports = traces.is_some() || logs.is_some() || reader.is_some();
     let tracer = traces
         .as_ref()
         .map(|provider| provider.tracer(env!("CARGO_PKG_NAME")));
     subscriber(options, tracer.clone(), logs.as_ref())?.try_init()?;
     panic::set_hook(Box::new(tell_panic));
-    let reader = export::metrics(settings)?;
+    // Now that there is a log to tell it in.
+    for wrong in &wrong {
+        wrong.tell();
+    }
     Ok(Telemetry {
         sampling: tracer
             .map(|tracer| Sampling::by(settings.rule, tracer))
@@ -127,7 +128,20 @@ pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
         metrics: Metrics::exported(resource, reader),
         traces,
         logs,
-        exports: settings.exports(),
+        exports,
+    })
+}
+
+/// An exporter, if it could be made. Nobody has to do without the service because there
+/// is none.
+fn made<E>(
+    signal: Signal,
+    exporter: Result<Option<E>, ExportError>,
+    wrong: &mut Vec<Wrong>,
+) -> Option<E> {
+    exporter.unwrap_or_else(|error| {
+        wrong.push(error.ends(signal));
+        None
     })
 }
 

@@ -47,6 +47,9 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         }
         None => (None, None),
     };
+    if let Some(tls) = &tls {
+        tls.observe(&telemetry.metrics);
+    }
     let for_http = tls
         .as_ref()
         .filter(|_| args.tls.http_tls)

@@ -232,6 +232,20 @@ impl Services {
         give_up: Instant,
         answer: impl Fn(Judged<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
+        let judged = self.judge_in_time(presented, check, give_up, answer).await;
+        if judged.is_err() {
+            self.metrics.verdict(Verdict::CannotTell);
+        }
+        judged
+    }
+
+    async fn judge_in_time<T>(
+        &self,
+        presented: &Presented,
+        check: Option<PermissionCheck>,
+        give_up: Instant,
+        answer: impl Fn(Judged<'_>, Revision) -> T,
+    ) -> Result<T, ApiError> {
         let view = match self.replica.view() {
             Ok(view) => view,
             Err(_) => self.replica.loaded_view(give_up).await?,

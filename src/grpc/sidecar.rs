@@ -8,21 +8,27 @@ use std::{
     time::Duration,
 };
 
+use tonic::Code;
+
 use super::{
     Services,
+    error::ApiError,
     introspection::{Judged, Presented, give_up_after},
 };
-use crate::domain::{
-    access::Decision,
-    credential::Credential,
-    route::{Mistake, Need, Route},
-    sidecar::{Pass, Refused, Verdict},
+use crate::{
+    domain::{
+        access::Decision,
+        credential::Credential,
+        route::{Mistake, Need, Route},
+        sidecar::{Pass, Refused, Verdict},
+    },
+    telemetry::metrics,
 };
 
-/// For how long nothing more is said of a mistake that was told.
+/// For how long nothing more is said of what was told.
 const QUIET: Duration = Duration::from_secs(10);
-/// How many mistakes are told within that time. There are as many as there are
-/// misconfigured routes, unless somebody makes them up.
+/// How many mistakes of routes are told within that time. There are as many as there
+/// are misconfigured routes, unless somebody makes them up.
 const MAX_TOLD: usize = 64;
 
 /// A request that a proxy asks about.
@@ -53,13 +59,16 @@ impl Asked<'_> {
 
 impl Services {
     /// Whether a request may pass, for a proxy that waits so long for the answer.
-    /// Tells of a route's mistake in the log.
+    /// Tells in the log what its operator has to know, now and then.
     pub(crate) async fn verdict(&self, asked: Asked<'_>, remaining: Duration) -> Verdict {
         let (need, presented) = match asked.read() {
             Ok(read) => read,
             Err(refused) => {
                 if let Refused::Misconfigured(mistake) = &refused {
-                    self.complain(mistake);
+                    self.metrics.verdict(metrics::Verdict::Misconfigured);
+                    if self.is_due(Complaint::Route(mistake.clone())) {
+                        tracing::warn!("a route is misconfigured: {mistake}");
+                    }
                 }
                 return Verdict::Refused(refused);
             }
@@ -68,18 +77,41 @@ impl Services {
         let conclude = |judged: Judged<'_>, _| conclude(&judged, need);
         let judged = self.judge_patiently(&presented, need.check(), give_up, conclude);
         judged.await.unwrap_or_else(|error| {
-            error.log();
+            self.tell_unjudged(&error);
             Verdict::Refused(Refused::CannotTell)
         })
     }
 
-    fn complain(&self, mistake: &Mistake) {
-        if self
-            .complaints
-            .is_due(mistake, self.store.clock().elapsed())
-        {
-            tracing::warn!("a route is misconfigured: {mistake}");
+    /// Notes that a proxy is told that nothing can be told, before its question was read.
+    pub(crate) fn note_unjudged(&self, error: &ApiError) {
+        self.metrics.verdict(metrics::Verdict::CannotTell);
+        self.tell_unjudged(error);
+    }
+
+    fn tell_unjudged(&self, error: &ApiError) {
+        let (code, _) = error.code_and_reason();
+        let (reason, causes) = (error.reason(), error.causes());
+        if !self.is_due(Complaint::Unjudged(reason)) {
+            return;
         }
+        if code == Code::Internal {
+            tracing::error!(reason, causes, "a proxy was answered 503: {error}");
+        } else {
+            tracing::warn!(reason, causes, "a proxy was answered 503: {error}");
+        }
+    }
+
+    /// Notes that a proxy may not ask.
+    pub(crate) fn note_refused(&self, error: &ApiError, description: &str) {
+        let reason = error.reason();
+        if self.is_due(Complaint::Proxy(reason)) {
+            tracing::info!(reason, "a proxy was refused: {description}");
+        }
+    }
+
+    fn is_due(&self, complaint: Complaint) -> bool {
+        let now = self.store.clock().elapsed();
+        self.complaints.is_due(complaint, now)
     }
 }
 
@@ -99,25 +131,37 @@ pub(super) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
     }
 }
 
-/// Which mistakes were told, and when. An end client can make a route show its
-/// mistake as often as it likes, and must not fill the log with it.
+/// What an end client can bring about as often as it likes, and must not fill the log
+/// with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Complaint {
+    /// Its route has that mistake.
+    Route(Mistake),
+    /// It cannot be told whether its request may pass, for that reason.
+    Unjudged(&'static str),
+    /// Its proxy may not ask, for that reason.
+    Proxy(&'static str),
+}
+
+/// What was told, and when.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(Mutex<HashMap<Mistake, Duration>>);
+pub(super) struct Complaints(Mutex<HashMap<Complaint, Duration>>);
 
 impl Complaints {
-    /// Whether a mistake is to be told at that time, which is then noted.
-    fn is_due(&self, mistake: &Mistake, now: Duration) -> bool {
+    /// Whether something is to be told at that time, which is then noted.
+    fn is_due(&self, complaint: Complaint, now: Duration) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_quiet = |at: &Duration| now.saturating_sub(*at) < QUIET;
-        if told.get(mistake).is_some_and(is_quiet) {
+        if told.get(&complaint).is_some_and(is_quiet) {
             return false;
         }
         if told.len() >= MAX_TOLD {
             told.retain(|_, at| is_quiet(at));
         }
-        let is_due = told.len() < MAX_TOLD;
+        // Reasons are few, and nobody makes one up.
+        let is_due = told.len() < MAX_TOLD || !matches!(complaint, Complaint::Route(_));
         if is_due {
-            told.insert(mistake.clone(), now);
+            told.insert(complaint, now);
         }
         is_due
     }
@@ -129,20 +173,26 @@ mod tests {
     use crate::domain::route::Shown;
 
     #[test]
-    fn a_mistake_is_told_once_in_a_while_and_never_too_many_at_once() {
+    fn a_complaint_is_told_once_in_a_while_and_never_too_many_at_once() {
         let complaints = Complaints::default();
+        let is_due = |mistake, now| complaints.is_due(Complaint::Route(mistake), now);
         let second = Duration::from_secs(1);
-        assert!(complaints.is_due(&Mistake::TwoPlaces, second));
-        assert!(!complaints.is_due(&Mistake::TwoPlaces, second * 10));
-        assert!(complaints.is_due(&Mistake::SetTwice("site_id"), second * 10));
-        assert!(complaints.is_due(&Mistake::TwoPlaces, second * 11));
+        assert!(is_due(Mistake::TwoPlaces, second));
+        assert!(!is_due(Mistake::TwoPlaces, second * 10));
+        assert!(is_due(Mistake::SetTwice("site_id"), second * 10));
+        assert!(is_due(Mistake::TwoPlaces, second * 11));
         let made_up = |n: usize| Mistake::UnknownSetting(Shown::new(&n.to_string()));
         let told = |now| {
-            let due = |n: &usize| complaints.is_due(&made_up(*n), now);
+            let due = |n: &usize| is_due(made_up(*n), now);
             (0..2 * MAX_TOLD).filter(due).count()
         };
         assert_eq!(told(second * 12), MAX_TOLD - 2);
         assert_eq!(told(second * 22), MAX_TOLD);
         assert_eq!(told(second * 23), 0);
+        // Whoever makes mistakes up does not hide anything else.
+        for other in [Complaint::Unjudged("STALE_INDEX"), Complaint::Proxy("X")] {
+            assert!(complaints.is_due(other.clone(), second * 23));
+            assert!(!complaints.is_due(other, second * 24));
+        }
     }
 }

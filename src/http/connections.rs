@@ -21,6 +21,8 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt};
 
+use crate::telemetry::metrics::{Listener, Metrics};
+
 /// How long a connection may say nothing, and how long the head of a request may
 /// take to come. It is longer than proxies keep an idle connection (nginx 60 s,
 /// Traefik 90 s, Caddy 2 min), so that it is they who close it, and no request
@@ -41,6 +43,7 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// The connections that there are. Dropped, all of them end at once.
 pub(crate) struct Connections {
     router: axum::Router,
+    metrics: Metrics,
     http: auto::Builder<TokioExecutor>,
     draining: GracefulShutdown,
     /// Ends what is not encrypted yet.
@@ -53,7 +56,7 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// No more than `max` at once.
-    pub(crate) fn new(router: axum::Router, max: usize) -> Self {
+    pub(crate) fn new(router: axum::Router, metrics: Metrics, max: usize) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
@@ -67,6 +70,7 @@ impl Connections {
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         Self {
             router,
+            metrics,
             http,
             draining: GracefulShutdown::new(),
             closing: watch::Sender::new(false),
@@ -139,7 +143,9 @@ impl Connections {
         let service = TowerToHyperService::new(self.router.clone());
         let (http, watcher) = (self.http.clone(), self.draining.watcher());
         let mut closing = self.closing.subscribe();
+        let connected = self.metrics.connected(Listener::Http);
         self.tasks.spawn(async move {
+            let _connected = connected;
             let opened = tokio::select! {
                 opened = connection => opened,
                 // No request was begun on it.
@@ -281,7 +287,7 @@ mod tests {
 
     /// The peer's end of a connection that is served.
     fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, Connections) {
-        let mut connections = Connections::new(router, 10);
+        let mut connections = Connections::new(router, Metrics::default(), 10);
         let (ours, theirs) = tokio::io::duplex(bytes);
         connections.serve(std::future::ready(Ok(theirs)));
         (ours, connections)

@@ -39,7 +39,7 @@ const CALLER_CHALLENGE: HeaderValue = HeaderValue::from_static("X-HitKeep-Caller
 pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request) -> Response {
     let _place = match shared.admit() {
         Ok(place) => place,
-        Err(error) => return answer::failure(&error),
+        Err(error) => return unjudged(&shared, &error),
     };
     let begun = Instant::now();
     let (head, _) = request.into_parts();
@@ -54,7 +54,7 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
         Ok(caller) => {
             Proven::note(&head.extensions, &caller);
         }
-        Err(error) => return refused(&error),
+        Err(error) => return refused(&shared, &error),
     }
     let query = head.uri.query().unwrap_or_default();
     let settings: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
@@ -112,13 +112,19 @@ fn route<'s>(
     Ok(route)
 }
 
+/// What is said to a proxy where nothing can be told of any token.
+fn unjudged(shared: &Shared, error: &ApiError) -> Response {
+    shared.services.note_unjudged(error);
+    answer::failure(error)
+}
+
 /// What is said to a proxy that is not known, or may not ask. It is the operator who
 /// has to do something about it, so it is in the log.
-fn refused(error: &ApiError) -> Response {
+fn refused(shared: &Shared, error: &ApiError) -> Response {
     let (status, word) = match error {
         ApiError::CallerUnknown => (StatusCode::UNAUTHORIZED, "caller_unknown"),
         ApiError::CallerNotPermitted(_) => (StatusCode::FORBIDDEN, "caller_not_permitted"),
-        other => return answer::failure(other),
+        other => return unjudged(shared, other),
     };
     let description = match error {
         ApiError::CallerUnknown => format!(
@@ -127,7 +133,7 @@ fn refused(error: &ApiError) -> Response {
         ),
         other => other.to_string(),
     };
-    tracing::info!("a proxy was refused: {description}");
+    shared.services.note_refused(error, &description);
     let mut response = answer::refusal(status, word, &description);
     response
         .headers_mut()

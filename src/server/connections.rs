@@ -20,7 +20,7 @@ use super::{
     wire::{Bytes, Wire},
     workers::{Handed, Workers},
 };
-use crate::grpc::context::Peer;
+use crate::{grpc::context::Peer, telemetry::metrics::Listener};
 
 /// How often an idle connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -136,8 +136,9 @@ impl Connections {
         let dispatch = Dispatch::new(Arc::clone(&self.ways), Arc::clone(&pulse));
         let (http, patience) = (self.http.clone(), self.patience);
         let mut closing = self.closing.subscribe();
+        let connected = self.ways.metrics.connected(Listener::Grpc);
         let served = async move {
-            let _place = place;
+            let _held = (place, connected);
             let opened = tokio::select! {
                 opened = open(connection) => opened,
                 // No call was begun on it.

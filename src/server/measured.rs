@@ -119,15 +119,24 @@ fn float(count: usize) -> f64 {
     count as f64
 }
 
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
+}
+
 fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+// The replica holds the metrics: were it held here, neither would ever end. What does
+// not need it is there until the last export.
 fn observe_index(metrics: &Metrics, replica: &Replica) {
+    let glance = replica.glance();
     let of_view = |name, unit, what, value: fn(&View) -> f64| {
-        let replica = replica.clone();
+        let glance = glance.clone();
         // None until there is an index.
-        metrics.gauge(name, unit, what, move || Some(value(&replica.view().ok()?)));
+        metrics.gauge(name, unit, what, move || {
+            Some(value(&glance.replica()?.view().ok()?))
+        });
     };
     of_view(
         "hitkeep_auth.index.revision",
@@ -148,51 +157,50 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
         "How long ago the index was last known to be complete.",
         |view| view.staleness.as_secs_f64(),
     );
-    let of = replica.clone();
+    let of = glance.clone();
     metrics.gauge(
         "hitkeep_auth.index.ready",
         "",
         "1 where introspection can answer, 0 where the index is not loaded or too old.",
-        move || Some(f64::from(u8::from(of.require_fresh().is_ok()))),
+        move || Some(flag(of.replica()?.require_fresh().is_ok())),
     );
-    let of = replica.clone();
+    let max_staleness = replica.options().max_staleness.as_secs_f64();
     metrics.gauge(
         "hitkeep_auth.index.max_staleness",
         "s",
         "The staleness from which on no token is answered as active.",
-        move || Some(of.options().max_staleness.as_secs_f64()),
+        move || Some(max_staleness),
     );
 }
 
 fn observe_feed(metrics: &Metrics, replica: &Replica) {
-    let of_replica = |name, what, value: fn(&Replica) -> bool| {
-        let replica = replica.clone();
-        let value = move || Some(f64::from(u8::from(value(&replica))));
-        metrics.gauge(name, "", what, value);
-    };
-    of_replica(
+    let glance = replica.glance();
+    metrics.gauge(
         "hitkeep_auth.feed.listening",
+        "",
         "1 where Postgres tells of changes, 0 where only polling finds them.",
-        Replica::is_listening,
+        move || Some(flag(glance.replica()?.is_listening())),
     );
-    of_replica(
+    let progress = replica.progress();
+    metrics.gauge(
         "hitkeep_auth.database.reachable",
+        "",
         "1 where Postgres answered when it was asked last.",
-        |replica| replica.progress().borrow().reaches_database(),
+        move || Some(flag(progress.borrow().reaches_database())),
     );
-    let of = replica.clone();
+    let progress = replica.progress();
     metrics.counter(
         "hitkeep_auth.feed.failures",
         "{failure}",
         "How many times Postgres could not be asked for changes.",
-        move || of.progress().borrow().failures,
+        move || progress.borrow().failures,
     );
-    let of = replica.clone();
+    let max_lookups = f64::from(replica.options().max_lookups);
     metrics.gauge(
         "hitkeep_auth.lookups.limit",
         "",
         "How many times in a second Postgres may be asked on behalf of unknown tokens.",
-        move || Some(f64::from(of.options().max_lookups)),
+        move || Some(max_lookups),
     );
 }
 

@@ -35,10 +35,15 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
+mod expiry;
+mod measured;
+
 use crate::{
     domain::{Timestamp, certificate::CertificateName, clock::Clock},
     grpc::context::Peer,
 };
+use expiry::{Told, Validity};
+use measured::Failures;
 
 /// What the versions of HTTP are called in a handshake.
 const HTTP2: &[u8] = b"h2";
@@ -118,13 +123,14 @@ enum Callers {
 struct Shared {
     latest: ArcSwap<Loaded>,
     handshakes: Handshakes,
+    failures: Failures,
 }
 
 /// What was made of the files.
 struct Loaded {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
-    not_after: Option<Timestamp>,
+    validity: Option<Validity>,
 }
 
 impl fmt::Debug for Tls {
@@ -145,6 +151,7 @@ impl Tls {
             shared: Arc::new(Shared {
                 latest: ArcSwap::from_pointee(loaded),
                 handshakes: Handshakes::default(),
+                failures: Failures::default(),
             }),
             callers: Callers::Grpc,
         };
@@ -153,7 +160,7 @@ impl Tls {
             tls: tls.clone(),
             files,
             refused: None,
-            expiry_told: None,
+            told: Told::default(),
         };
         Ok((tls, watcher))
     }
@@ -170,7 +177,11 @@ impl Tls {
 
     /// When the certificate that is shown ends; none where that cannot be read.
     pub fn not_after(&self) -> Option<Timestamp> {
-        self.shared.latest.load().not_after
+        Some(self.validity()?.until)
+    }
+
+    fn validity(&self) -> Option<Validity> {
+        self.shared.latest.load().validity
     }
 
     /// Shakes hands, and tells whom the caller's certificate names.
@@ -178,6 +189,17 @@ impl Tls {
     /// # Errors
     /// Where the caller will not, or takes too long.
     pub(super) async fn accept<IO>(&self, io: IO) -> io::Result<(TlsStream<IO>, Option<Peer>)>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let shaken = self.shake(io).await;
+        if shaken.is_err() {
+            self.shared.failures.count(self.callers);
+        }
+        shaken
+    }
+
+    async fn shake<IO>(&self, io: IO) -> io::Result<(TlsStream<IO>, Option<Peer>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -230,8 +252,8 @@ pub struct Watcher {
     used: blake3::Hash,
     /// Those that were there instead at the last look, and cannot be used.
     refused: Option<blake3::Hash>,
-    /// The end of the certificate of which was said that it has come.
-    expiry_told: Option<Timestamp>,
+    /// What was said of the certificate's end.
+    told: Told,
 }
 
 /// What a look at the files came to.
@@ -304,7 +326,7 @@ impl Watcher {
                     "the certificates on disk cannot be used: those from before stay"
                 ),
             }
-            self.warn_of_expiry(clock.now());
+            self.told.tell(self.tls.validity(), clock.now());
         }
     }
 
@@ -313,15 +335,6 @@ impl Watcher {
             tracing::info!(certificate.not_after = %end, "{what}");
         } else {
             tracing::info!("{what}");
-        }
-    }
-
-    /// Says once of each certificate that its time is over.
-    fn warn_of_expiry(&mut self, now: Timestamp) {
-        let end = self.tls.not_after().filter(|end| *end <= now);
-        if end.is_some() && end != self.expiry_told {
-            self.expiry_told = end;
-            tracing::error!("the server's certificate has expired: callers will not accept it");
         }
     }
 }
@@ -392,7 +405,7 @@ impl Contents {
             path: files.key.clone(),
             what: "unencrypted private key",
         }))?;
-        let not_after = chain.first().and_then(not_after);
+        let validity = chain.first().and_then(Validity::of);
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| match error {
@@ -413,7 +426,7 @@ impl Contents {
         Ok(Loaded {
             grpc: Arc::new(config),
             http: Arc::new(http),
-            not_after,
+            validity,
         })
     }
 }
@@ -426,13 +439,6 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
         path: path.to_owned(),
         what: "certificate",
     })
-}
-
-fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
-    let certificate = Certificate::from_der(certificate).ok()?;
-    let end = certificate.tbs_certificate.validity.not_after;
-    let end = i64::try_from(end.to_unix_duration().as_secs()).ok()?;
-    Timestamp::from_timestamp(end, 0)
 }
 
 /// The names in a certificate that a service account can be known by. Of several

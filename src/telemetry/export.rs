@@ -3,8 +3,7 @@
 //! reached is told once, and so is that it can be again.
 
 use std::{
-    fmt, fs, io,
-    path::PathBuf,
+    fmt,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
@@ -12,39 +11,54 @@ use std::{
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{
     Compression, ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithExportConfig,
-    WithTonicConfig,
+    WithHttpConfig, WithTonicConfig,
 };
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
-    logs::{self, LogBatch, SdkLoggerProvider},
+    logs::{self, BatchLogProcessor, LogBatch, SdkLoggerProvider},
     metrics::{PeriodicReader, Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
-    trace::{self, SdkTracerProvider, SpanData},
+    trace::{self, BatchSpanProcessor, SdkTracerProvider, SpanData},
 };
-use tonic::{
-    metadata::MetadataMap,
-    transport::{Certificate, ClientTlsConfig, Identity},
-};
+use tonic::metadata::MetadataMap;
+
+mod over_http;
+mod tls;
 
 use super::{
-    settings::{Collector, Settings},
+    settings::{Collector, Protocol, Settings, Signal, Wrong},
     traces::AsDecided,
 };
+use over_http::{Client, LastCause};
+use tls::TlsError;
 
 /// Why exporters cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// A file that a variable names cannot be read.
-    #[error("{path}, which a variable OTEL_EXPORTER_OTLP_… names, cannot be read")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+pub(super) enum ExportError {
+    /// A file that a variable names is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An exporter cannot be made of what the variables say.
-    #[error("nothing can be exported to the collector")]
+    #[error(transparent)]
     Build(#[from] ExporterBuildError),
+}
+
+impl ExportError {
+    /// What comes of it.
+    pub(super) fn ends(self, signal: Signal) -> Wrong {
+        let (variable, what) = match self {
+            Self::Tls(error) => (error.variable().to_owned(), error.to_string()),
+            Self::Build(error) => (
+                "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
+                format!("names a collector that nothing can be sent to ({error})"),
+            ),
+        };
+        Wrong::Off {
+            signal,
+            variable,
+            what,
+        }
+    }
 }
 
 /// What is said of this process with everything that is exported.
@@ -63,6 +77,18 @@ pub(super) fn resource(settings: &Settings, instance: String) -> Resource {
         .build()
 }
 
+/// An exporter of that kind, for what the collector speaks.
+macro_rules! exporter {
+    ($builder:expr, $signal:expr, $collector:expr) => {{
+        let cause = LastCause::default();
+        let exporter = match $collector.protocol {
+            Protocol::Grpc => over_grpc($builder.with_tonic(), $collector)?.build()?,
+            Protocol::Http => over_http($builder.with_http(), $collector, &cause)?.build()?,
+        };
+        Telling::new($signal.word(), exporter, cause)
+    }};
+}
+
 /// Where spans go.
 pub(super) fn traces(
     settings: &Settings,
@@ -71,11 +97,17 @@ pub(super) fn traces(
     let Some(collector) = &settings.traces else {
         return Ok(None);
     };
-    let exporter = set_up(SpanExporter::builder().with_tonic(), collector)?.build()?;
+    let exporter = exporter!(SpanExporter::builder(), Signal::Traces, collector);
+    let batches = trace::BatchConfigBuilder::default()
+        .with_max_queue_size(settings.spans.queue)
+        .with_max_export_batch_size(settings.spans.size)
+        .with_scheduled_delay(settings.spans.delay)
+        .build();
+    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches);
     let provider = SdkTracerProvider::builder()
         .with_sampler(AsDecided(settings.rule))
         .with_resource(resource.clone())
-        .with_batch_exporter(Telling::new("traces", exporter));
+        .with_span_processor(processor.build());
     Ok(Some(provider.build()))
 }
 
@@ -87,10 +119,16 @@ pub(super) fn logs(
     let Some(collector) = &settings.logs else {
         return Ok(None);
     };
-    let exporter = set_up(LogExporter::builder().with_tonic(), collector)?.build()?;
+    let exporter = exporter!(LogExporter::builder(), Signal::Logs, collector);
+    let batches = logs::BatchConfigBuilder::default()
+        .with_max_queue_size(settings.records.queue)
+        .with_max_export_batch_size(settings.records.size)
+        .with_scheduled_delay(settings.records.delay)
+        .build();
+    let processor = BatchLogProcessor::builder(exporter).with_batch_config(batches);
     let provider = SdkLoggerProvider::builder()
         .with_resource(resource.clone())
-        .with_batch_exporter(Telling::new("logs", exporter));
+        .with_log_processor(processor.build());
     Ok(Some(provider.build()))
 }
 
@@ -102,13 +140,12 @@ pub(super) fn metrics(
         return Ok(None);
     };
     let builder = MetricExporter::builder().with_temporality(settings.temporality);
-    let exporter = set_up(builder.with_tonic(), collector)?.build()?;
-    let reader = PeriodicReader::builder(Telling::new("metrics", exporter))
-        .with_interval(settings.metrics_interval);
+    let exporter = exporter!(builder, Signal::Metrics, collector);
+    let reader = PeriodicReader::builder(exporter).with_interval(settings.metrics_interval);
     Ok(Some(reader.build()))
 }
 
-fn set_up<B>(builder: B, collector: &Collector) -> Result<B, ExportError>
+fn over_grpc<B>(builder: B, collector: &Collector) -> Result<B, ExportError>
 where
     B: WithExportConfig + WithTonicConfig,
 {
@@ -116,34 +153,31 @@ where
         .with_endpoint(collector.endpoint.to_string())
         .with_timeout(collector.timeout);
     if collector.gzip {
-        builder = builder.with_compression(Compression::Gzip);
+        builder = WithTonicConfig::with_compression(builder, Compression::Gzip);
     }
     if !collector.headers.is_empty() {
         let headers = collector.headers.iter().cloned().collect();
         builder = builder.with_metadata(MetadataMap::from_headers(headers));
     }
-    if collector.endpoint.scheme_str() == Some("https") {
-        builder = builder.with_tls_config(tls(collector)?);
+    if tls::is_used(collector) {
+        builder = builder.with_tls_config(tls::for_grpc(collector)?);
     }
     Ok(builder)
 }
 
-fn tls(collector: &Collector) -> Result<ClientTlsConfig, ExportError> {
-    let read = |path: &PathBuf| {
-        fs::read(path).map_err(|source| ExportError::File {
-            path: path.clone(),
-            source,
-        })
-    };
-    let mut tls = ClientTlsConfig::new();
-    tls = match &collector.certificate {
-        Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),
-        None => tls.with_native_roots(),
-    };
-    if let Some((certificate, key)) = &collector.identity {
-        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+fn over_http<B>(builder: B, collector: &Collector, cause: &LastCause) -> Result<B, ExportError>
+where
+    B: WithExportConfig + WithHttpConfig,
+{
+    let mut builder = builder
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_endpoint(collector.endpoint.to_string())
+        .with_timeout(collector.timeout)
+        .with_http_client(Client::new(collector, cause.clone())?);
+    if collector.gzip {
+        builder = WithHttpConfig::with_compression(builder, Compression::Gzip);
     }
-    Ok(tls)
+    Ok(builder)
 }
 
 /// An exporter that tells when it begins to fail, and when it works again: not each
@@ -151,14 +185,16 @@ fn tls(collector: &Collector) -> Result<ClientTlsConfig, ExportError> {
 pub(super) struct Telling<E> {
     what: &'static str,
     exporter: E,
+    cause: LastCause,
     is_failing: AtomicBool,
 }
 
 impl<E> Telling<E> {
-    const fn new(what: &'static str, exporter: E) -> Self {
+    const fn new(what: &'static str, exporter: E, cause: LastCause) -> Self {
         Self {
             what,
             exporter,
+            cause,
             is_failing: AtomicBool::new(false),
         }
     }
@@ -166,17 +202,21 @@ impl<E> Telling<E> {
     fn tell(&self, done: OTelSdkResult) -> OTelSdkResult {
         let what = self.what;
         let was_failing = self.is_failing.swap(done.is_err(), Relaxed);
+        let causes = self.cause.take();
         match &done {
             Ok(()) if was_failing => tracing::info!("{what} are exported again"),
             Err(error) if !was_failing => {
-                tracing::warn!(%error, "{what} cannot be exported, and are lost until they can");
+                tracing::warn!(
+                    %error,
+                    causes,
+                    "{what} cannot be exported, and are lost until they can"
+                );
             }
             Ok(()) | Err(_) => {}
         }
         done
     }
 }
-
 impl<E> fmt::Debug for Telling<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // There may be a secret in the exporter's headers.

@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -24,7 +27,7 @@ mod counts;
 mod words;
 
 use counts::Counts;
-pub use words::{FeedConnection, Hot, Outcome, Verdict};
+pub use words::{FeedConnection, Hot, Listener, Outcome, Verdict};
 
 /// The code of a call that went well.
 const OK: i64 = 0;
@@ -68,6 +71,8 @@ struct Shared {
     calls: Mutex<BTreeMap<Calls, u64>>,
     /// What is counted too often for that.
     counts: Counts,
+    /// How many connections there are, of each of [`Listener`].
+    connections: [AtomicI64; Listener::ALL.len()],
     /// The service and the method of each of [`Hot`].
     hot: OnceLock<[(&'static str, &'static str); Hot::ALL.len()]>,
 }
@@ -91,6 +96,19 @@ pub struct Call {
     pub code: i32,
     /// How long it took; none where that says nothing, as of a stream.
     pub duration: Option<Duration>,
+}
+
+/// A connection that is counted for as long as this is kept.
+#[must_use]
+pub struct Connected {
+    shared: Arc<Shared>,
+    listener: Listener,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.shared.connections[self.listener as usize].fetch_sub(1, Relaxed);
+    }
 }
 
 /// The page cannot be made.
@@ -270,6 +288,13 @@ impl Metrics {
         durations.record(duration.as_secs_f64(), &method);
     }
 
+    /// Counts a connection that came in there, until it ends.
+    pub fn connected(&self, listener: Listener) -> Connected {
+        let shared = Arc::clone(&self.0.shared);
+        shared.connections[listener as usize].fetch_add(1, Relaxed);
+        Connected { shared, listener }
+    }
+
     /// Counts an HTTP request.
     pub fn request(
         &self,
@@ -403,6 +428,26 @@ impl Metrics {
             .build();
     }
 
+    /// The same for several counts, told apart by a label.
+    pub fn counters<const N: usize>(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        what: &'static str,
+        label: &'static str,
+        counts: impl Fn() -> [(&'static str, u64); N] + Send + Sync + 'static,
+    ) {
+        let counter = self.0.meter.u64_observable_counter(name).with_unit(unit);
+        let counter = counter.with_description(what);
+        counter
+            .with_callback(move |observer| {
+                for (named, count) in counts() {
+                    observer.observe(count, &[KeyValue::new(label, named)]);
+                }
+            })
+            .build();
+    }
+
     /// Everything, in the text format of Prometheus.
     ///
     /// # Errors
@@ -445,6 +490,19 @@ impl Shared {
                 for verdict in Verdict::ALL {
                     let reason = [KeyValue::new("reason", verdict.word())];
                     observer.observe(of.counts.verdicts(verdict), &reason);
+                }
+            })
+            .build();
+        let of = Arc::clone(shared);
+        meter
+            .i64_observable_up_down_counter("hitkeep_auth.connections")
+            .with_unit("{connection}")
+            .with_description("Connections that there are, by the listener they came in at.")
+            .with_callback(move |observer| {
+                for listener in Listener::ALL {
+                    let label = [KeyValue::new("listener", listener.word())];
+                    let open = of.connections[listener as usize].load(Relaxed);
+                    observer.observe(open, &label);
                 }
             })
             .build();
@@ -498,6 +556,9 @@ mod tests {
             [("one", 1), ("two", 2)]
         });
         metrics.counter("hitkeep_auth.failures", "{failure}", "Failures.", || 7);
+        let open = [(); 2].map(|()| metrics.connected(Listener::Http));
+        let [_open, closed] = open;
+        drop(closed);
         let page = metrics.clone().page().unwrap();
         for line in [
             "# TYPE hitkeep_auth_grpc_requests_total counter",
@@ -519,6 +580,8 @@ mod tests {
             r#"hitkeep_auth_things{state="two"} 2"#,
             "# TYPE hitkeep_auth_failures_total counter",
             "hitkeep_auth_failures_total 7",
+            r#"hitkeep_auth_connections{listener="grpc"} 0"#,
+            r#"hitkeep_auth_connections{listener="http"} 1"#,
         ] {
             assert!(page.lines().any(|there| there == line), "{line} in\n{page}");
         }

@@ -63,7 +63,7 @@ pub struct Sampling(Option<(Rule, SdkTracer)>);
 
 /// A call that was answered at once and with success.
 #[derive(Clone, Copy, Debug)]
-pub struct Answered {
+pub struct Answered<'c> {
     /// Both of the names below, as its span is called.
     pub name: &'static str,
     /// The full name of its service.
@@ -72,6 +72,10 @@ pub struct Answered {
     pub method: &'static str,
     /// When it began.
     pub begun: SystemTime,
+    /// The id that its caller gave it.
+    pub request_id: Option<&'c str>,
+    /// The name of its caller.
+    pub caller: Option<&'c str>,
 }
 
 /// What the time is, where it is for a span alone.
@@ -106,16 +110,21 @@ impl Sampling {
     /// Makes the span of a call that is over and that [`Self::traces`], and hands it to
     /// the exporter. What `tracing` does for a span that others may look into costs more
     /// than the answer to such a call.
-    pub fn record(&self, headers: &HeaderMap, call: Answered) {
+    pub fn record(&self, headers: &HeaderMap, call: Answered<'_>) {
         let Some((rule, tracer)) = &self.0 else {
             return;
         };
+        let given = |name, value: Option<&str>| Some(KeyValue::new(name, value?.to_owned()));
         let attributes = [
             KeyValue::new("rpc.system", "grpc"),
             KeyValue::new("rpc.service", call.service),
             KeyValue::new("rpc.method", call.method),
             KeyValue::new("rpc.grpc.status_code", 0),
         ];
+        let attributes = attributes
+            .into_iter()
+            .chain(given("request.id", call.request_id))
+            .chain(given("caller.name", call.caller));
         let span = SpanBuilder::from_name(call.name)
             .with_kind(SpanKind::Server)
             .with_start_time(call.begun)

@@ -4,4 +4,6 @@ pub mod collector;
 mod exports;
 mod lines;
 mod metrics;
+mod over_http;
 mod run;
+mod variables;

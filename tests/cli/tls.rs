@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use chrono::{Datelike, TimeDelta};
+use hitkeep_auth::{domain::clock::Clock, system::SystemClock};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -83,6 +85,28 @@ async fn certificates_are_replaced_while_it_serves() {
         server.signal("TERM").await;
         assert_eq!(server.ended().await.code, Some(0));
         folder.write_identity("tls", &authority.sign(&[NAME]));
+    }
+}
+
+/// While there is time left to replace it, and when there is none.
+#[tokio::test]
+async fn a_certificate_that_ends_is_spoken_of() {
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let day = (SystemClock::default().now() + TimeDelta::days(3)).date_naive();
+    let part = |number: u32| u8::try_from(number).unwrap();
+    let in_three_days = (day.year(), part(day.month()), part(day.day()));
+    for (end, level, told) in [
+        (in_three_days, "WARN", "certificate ends soon"),
+        ((2020, 1, 1), "ERROR", "certificate has expired"),
+    ] {
+        let identity = authority.sign_until_day(&[NAME], end);
+        let (certificate, key) = folder.write_identity("tls", &identity);
+        let mut command = binary(["serve", "--listen", "127.0.0.1:0"]);
+        command.args(["--database-url", "postgres://nobody@127.0.0.1:1/x"]);
+        command.args(["--tls-cert", text(&certificate), "--tls-key", text(&key)]);
+        let mut server = Process::start(command);
+        let said = server.stderr.line(told).await;
+        assert!(said.contains(level), "{said}");
     }
 }
 

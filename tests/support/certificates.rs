@@ -35,12 +35,17 @@ impl Authority {
 
     /// The same, that ends when that year begins.
     pub fn sign_until(&self, names: &[&str], year: i32) -> Identity {
+        self.sign_until_day(names, (year, 1, 1))
+    }
+
+    /// The same, that ends when that day begins, of that year and month.
+    pub fn sign_until_day(&self, names: &[&str], (year, month, day): (i32, u8, u8)) -> Identity {
         let (uris, others): (Vec<_>, Vec<_>) = names
             .iter()
             .map(ToString::to_string)
             .partition(|name| name.contains("://"));
         let mut params = CertificateParams::new(others).unwrap();
-        params.not_after = date_time_ymd(year, 1, 1);
+        params.not_after = date_time_ymd(year, month, day);
         let uris = uris
             .into_iter()
             .map(|uri| SanType::URI(uri.try_into().unwrap()));

@@ -20,8 +20,10 @@ use super::{
     usual_reply,
 };
 use crate::{
+    domain::caller::ServiceAccount,
     grpc::fast::PREFIX_BYTES,
     server::{
+        auth,
         calls::{self, Head},
         layers::{REQUEST_ID, time_limit},
         measured,
@@ -189,23 +191,48 @@ impl Reading {
         match &self.traced {
             None => {}
             Some(Traced::Since(begun)) => self.record(*begun),
-            Some(Traced::Open(span)) => {
-                span.record("rpc.grpc.status_code", 0);
-            }
+            Some(Traced::Open(span)) => self.complete(span),
         }
     }
 
     fn record(&self, begun: SystemTime) {
         let path = path(self.call);
         let measured::Method { service, name, .. } = measured::Method::of(path);
+        let caller = self.caller();
         let call = Answered {
             name: &path[1..],
             service,
             method: name,
             begun,
+            request_id: self.request_id(),
+            caller: caller.as_ref().map(|caller| caller.name.as_str()),
         };
         let sampling = &self.line.ways.sampling;
         sampling.record(self.request.headers(), call);
+    }
+
+    /// Says in the span of a call how it ended.
+    fn complete(&self, span: &Span) {
+        span.record("rpc.grpc.status_code", 0);
+        if let Some(id) = self.request_id() {
+            span.record("request.id", id);
+        }
+        if let Some(caller) = self.caller() {
+            span.record("caller.name", caller.name.as_str());
+        }
+    }
+
+    /// The id that the call came with.
+    fn request_id(&self) -> Option<&str> {
+        self.request.headers().get(REQUEST_ID)?.to_str().ok()
+    }
+
+    /// Whose call it is. Only asked of one that is traced, since that takes longer than
+    /// to know that it may.
+    fn caller(&self) -> Option<Arc<ServiceAccount>> {
+        let index = self.line.ways.replica.index();
+        let callers = index.as_ref()?.callers();
+        auth::shown(&self.request)?.account(callers).cloned()
     }
 
     /// Opens the span of a call that is traced and is not answered at once.

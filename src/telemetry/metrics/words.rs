@@ -14,7 +14,7 @@ impl Hot {
     pub const ALL: [Self; 2] = [Self::Introspect, Self::Check];
 }
 
-/// What is said of a token.
+/// What is said of a token, or why nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It works; nothing else was asked.
@@ -35,11 +35,15 @@ pub enum Verdict {
     Expired,
     /// Its client's owner cannot act.
     OwnerInactive,
+    /// It cannot be told whether it works.
+    CannotTell,
+    /// The proxy's route has a mistake, so that it was not looked at.
+    Misconfigured,
 }
 
 impl Verdict {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Active,
         Self::Allowed,
         Self::NoSiteGrant,
@@ -49,6 +53,8 @@ impl Verdict {
         Self::Revoked,
         Self::Expired,
         Self::OwnerInactive,
+        Self::CannotTell,
+        Self::Misconfigured,
     ];
 
     pub(super) const fn word(self) -> &'static str {
@@ -62,6 +68,30 @@ impl Verdict {
             Self::Revoked => "REVOKED",
             Self::Expired => "EXPIRED",
             Self::OwnerInactive => "OWNER_INACTIVE",
+            Self::CannotTell => "CANNOT_TELL",
+            Self::Misconfigured => "MISCONFIGURED",
+        }
+    }
+}
+
+/// Where connections come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// Where gRPC is spoken.
+    Grpc,
+    /// Where HTTP is.
+    Http,
+}
+
+impl Listener {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Grpc, Self::Http];
+
+    /// Its name.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
         }
     }
 }

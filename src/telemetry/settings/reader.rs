@@ -1,73 +1,77 @@
-//! Reading the variables one by one, as OpenTelemetry's specification has them.
+//! Reading the variables one by one, as OpenTelemetry's specification has them: what is
+//! empty is not set, words are taken in any case, and what cannot be read is as if it
+//! were not set, and is told.
 
-use std::{fmt, time::Duration};
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 use opentelemetry_sdk::metrics::Temporality;
 use percent_encoding::percent_decode_str;
 
-use super::{Collector, Rule, Settings};
+use super::{Batches, Collector, File, Protocol, Rule, Settings, Signal, Wrong};
 
 /// What this program is called where nobody calls it something else.
 const SERVICE_NAME: &str = "hitkeep-auth";
+/// Where collectors listen that nobody says anything of.
+const GRPC_COLLECTOR: &str = "http://localhost:4317";
+const HTTP_COLLECTOR: &str = "http://localhost:4318";
+/// The port for HTTP that collectors have where nobody gives them another.
+const HTTP_PORT: u16 = 4318;
 /// How long an export may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often metrics are exported.
 const METRICS_INTERVAL: Duration = Duration::from_mins(1);
-/// Numbers that the SDK reads by itself, and passes over where they are none.
-const NUMBERS: [&str; 13] = [
-    "OTEL_BLRP_EXPORT_TIMEOUT",
-    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
-    "OTEL_BLRP_MAX_QUEUE_SIZE",
-    "OTEL_BLRP_SCHEDULE_DELAY",
-    "OTEL_BSP_EXPORT_TIMEOUT",
-    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-    "OTEL_BSP_MAX_QUEUE_SIZE",
-    "OTEL_BSP_SCHEDULE_DELAY",
-    "OTEL_EXPORTER_OTLP_TIMEOUT",
-    "OTEL_METRIC_EXPORT_TIMEOUT",
+/// How spans and log records wait, as the specification has it.
+const SPANS: Batches = Batches {
+    queue: 2048,
+    size: 512,
+    delay: Duration::from_secs(5),
+};
+const RECORDS: Batches = Batches {
+    delay: Duration::from_secs(1),
+    ..SPANS
+};
+/// How many may wait. There is room for all of them from the start.
+const QUEUES: RangeInclusive<u64> = 1..=1_000_000;
+/// Times, in milliseconds.
+const TIMES: RangeInclusive<u64> = 1..=u32::MAX as u64;
+/// Counts that the SDK reads by itself, and passes over where they are none.
+const LIMITS: [&str; 3] = [
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
     "OTEL_SPAN_EVENT_COUNT_LIMIT",
     "OTEL_SPAN_LINK_COUNT_LIMIT",
 ];
 
-/// What can be exported, as variables spell it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Signal {
-    Traces,
-    Metrics,
-    Logs,
-}
-
-impl Signal {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Traces => "TRACES",
-            Self::Metrics => "METRICS",
-            Self::Logs => "LOGS",
-        }
-    }
-}
-
 /// Reads variables, and notes what is wrong with them.
 pub(super) struct Reader<'v> {
     variable: &'v dyn Fn(&str) -> Option<String>,
-    wrong: Vec<String>,
+    wrong: Vec<Wrong>,
+}
+
+/// An endpoint as it was given.
+struct Endpoint {
+    variable: String,
+    value: String,
+    /// Whether it is for one signal alone.
+    is_own: bool,
 }
 
 impl<'v> Reader<'v> {
     /// What the variables say, and all that is wrong with them.
-    pub(super) fn read(variable: &'v dyn Fn(&str) -> Option<String>) -> (Settings, Vec<String>) {
+    pub(super) fn read(variable: &'v dyn Fn(&str) -> Option<String>) -> Settings {
         let mut reader = Self {
             variable,
             wrong: Vec::new(),
         };
         let settings = reader.settings();
-        (settings, reader.wrong)
+        Settings {
+            wrong: reader.wrong,
+            ..settings
+        }
     }
 
     fn settings(&mut self) -> Settings {
-        if self.yes_or_no("OTEL_SDK_DISABLED") {
+        if self.is_true(["OTEL_SDK_DISABLED".to_owned()]) {
             return Settings::default();
         }
         let [traces, metrics, logs] =
@@ -75,235 +79,330 @@ impl<'v> Reader<'v> {
         if traces.is_none() && metrics.is_none() && logs.is_none() {
             return Settings::default();
         }
-        for name in NUMBERS {
-            self.number(name);
+        for name in LIMITS {
+            self.number(name, 0..=u64::from(u32::MAX));
         }
         let (service_name, resource) = self.resource();
         Settings {
             rule: self.rule(),
             resource,
             service_name,
+            spans: self.batches("OTEL_BSP", SPANS),
+            records: self.batches("OTEL_BLRP", RECORDS),
             metrics_interval: self
-                .milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
+                .milliseconds(["OTEL_METRIC_EXPORT_INTERVAL".to_owned()])
                 .unwrap_or(METRICS_INTERVAL),
             temporality: self.temporality(),
             traces,
             metrics,
             logs,
+            wrong: Vec::new(),
         }
     }
 
-    fn wrong(&mut self, name: &str, why: impl fmt::Display) {
-        let wrong = format!("{name} {why}");
+    fn note(&mut self, wrong: Wrong) {
         // What is for all signals is read for each.
         if !self.wrong.contains(&wrong) {
             self.wrong.push(wrong);
         }
     }
 
+    /// Notes something about a variable.
+    fn remark(&mut self, variable: &str, what: impl Display) {
+        self.note(Wrong::Ignored {
+            variable: variable.to_owned(),
+            what: what.to_string(),
+        });
+    }
+
+    /// Notes that a variable cannot be read.
+    fn ignore(&mut self, variable: &str, must: &str) {
+        self.remark(variable, format_args!("is ignored: it must be {must}"));
+    }
+
     fn given(&self, name: &str) -> Option<String> {
         (self.variable)(name).map(|value| value.trim().to_owned())
     }
 
-    /// A signal's own variable, or else the one for all signals, with its name.
-    fn of_signal(&self, signal: Signal, what: &str) -> Option<(String, String)> {
-        let own = format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.word());
-        let of_all = format!("OTEL_EXPORTER_OTLP_{what}");
-        [own, of_all]
-            .into_iter()
-            .find_map(|name| self.given(&name).map(|value| (name, value)))
+    /// What the first of the variables says that can be read.
+    fn first<T>(
+        &mut self,
+        names: impl IntoIterator<Item = String>,
+        must: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        for name in names {
+            let Some(value) = self.given(&name) else {
+                continue;
+            };
+            let value = read(&value);
+            if value.is_some() {
+                return value;
+            }
+            self.ignore(&name, must);
+        }
+        None
     }
 
-    fn yes_or_no(&mut self, name: &str) -> bool {
-        let Some(value) = self.given(name) else {
+    /// The same for a word, in any case.
+    fn word<T>(
+        &mut self,
+        names: impl IntoIterator<Item = String>,
+        must: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.first(names, must, |value| read(&value.to_ascii_lowercase()))
+    }
+
+    /// The words of a list, in small letters.
+    fn words(&self, name: &str) -> Vec<String> {
+        let value = self.given(name).unwrap_or_default().to_ascii_lowercase();
+        let words = value.split(',').map(str::trim);
+        let words = words.filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect()
+    }
+
+    /// Nothing but `true` is.
+    fn is_true(&mut self, names: impl IntoIterator<Item = String>) -> bool {
+        let mut given = names.into_iter();
+        let given = given.find_map(|name| Some((self.given(&name)?, name)));
+        let Some((value, name)) = given else {
             return false;
         };
-        match value.to_ascii_lowercase().as_str() {
-            "true" => true,
-            "false" => false,
-            _ => {
-                self.wrong(name, "must be true or false");
-                false
-            }
+        let is_true = value.eq_ignore_ascii_case("true");
+        if !is_true && !value.eq_ignore_ascii_case("false") {
+            self.remark(&name, "counts as false: it must be true or false");
         }
+        is_true
     }
 
-    fn number(&mut self, name: &str) -> Option<u64> {
-        let value = self.given(name)?;
-        let number = value.parse().ok().filter(|number| *number > 0);
-        if number.is_none() {
-            self.wrong(name, "must be a whole number of at least 1");
-        }
-        number
+    fn number(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let must = format!("a whole number from {} to {}", range.start(), range.end());
+        self.first([name.to_owned()], &must, |value| {
+            value.parse().ok().filter(|number| range.contains(number))
+        })
     }
 
-    fn milliseconds(&mut self, name: &str) -> Option<Duration> {
-        self.number(name).map(Duration::from_millis)
+    fn milliseconds(&mut self, names: impl IntoIterator<Item = String>) -> Option<Duration> {
+        let number = self.first(names, "a number of milliseconds, of at least 1", |value| {
+            value.parse().ok().filter(|number| TIMES.contains(number))
+        });
+        number.map(Duration::from_millis)
+    }
+
+    fn batches(&mut self, prefix: &str, default: Batches) -> Batches {
+        let mut count = |what, default| {
+            let number = self.number(&format!("{prefix}_{what}"), QUEUES);
+            number
+                .and_then(|number| number.try_into().ok())
+                .unwrap_or(default)
+        };
+        Batches {
+            queue: count("MAX_QUEUE_SIZE", default.queue),
+            size: count("MAX_EXPORT_BATCH_SIZE", default.size),
+            delay: self
+                .milliseconds([format!("{prefix}_SCHEDULE_DELAY")])
+                .unwrap_or(default.delay),
+        }
     }
 
     /// Where a signal goes.
     fn collector(&mut self, signal: Signal) -> Option<Collector> {
-        let exporter = format!("OTEL_{}_EXPORTER", signal.word());
-        let (named, over_otlp) = self.exporter(&exporter, signal);
-        let Some((name, value)) = self.of_signal(signal, "ENDPOINT") else {
-            if named && over_otlp {
-                let variables = format!(
-                    "is otlp, so OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_{}_ENDPOINT \
-                     must name a collector",
-                    signal.word()
-                );
-                self.wrong(&exporter, variables);
-            }
-            return None;
-        };
-        if !over_otlp {
+        let is_otlp = self.exporter(signal);
+        if is_otlp == Some(false) {
             return None;
         }
-        self.protocol(signal);
-        let endpoint = self.endpoint(signal, &name, &value);
-        let headers = self.headers(signal);
-        let timeout = match self.of_signal(signal, "TIMEOUT") {
-            // The one for all is looked at with the other numbers.
-            Some((name, value)) if name == "OTEL_EXPORTER_OTLP_TIMEOUT" => {
-                value.parse().ok().map(Duration::from_millis)
-            }
-            Some((name, _)) => self.milliseconds(&name),
-            None => None,
+        let [own, of_all] = of_signal(signal, "ENDPOINT");
+        let endpoint = |variable: String, is_own| {
+            let value = self.given(&variable)?;
+            Some(Endpoint {
+                variable,
+                value,
+                is_own,
+            })
         };
-        let file = |what| self.of_signal(signal, what).map(|(_, path)| path.into());
-        let certificate = file("CERTIFICATE");
-        let identity = match (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY")) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => {
-                let both = "and OTEL_EXPORTER_OTLP_CLIENT_KEY go together: one of them is missing";
-                self.wrong("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", both);
-                None
-            }
+        let endpoint = endpoint(own, true).or_else(|| endpoint(of_all, false));
+        // A collector is one that somebody named.
+        if endpoint.is_none() && is_otlp.is_none() {
+            return None;
+        }
+        let must = "grpc or http/protobuf";
+        let protocol = self.word(of_signal(signal, "PROTOCOL"), must, |word| match word {
+            "grpc" => Some(Protocol::Grpc),
+            "http/protobuf" => Some(Protocol::Http),
+            _ => None,
+        });
+        let (protocol, endpoint) = match endpoint {
+            Some(endpoint) => self.address(signal, &endpoint, protocol)?,
+            None => default_address(signal, protocol.unwrap_or(Protocol::Grpc)),
         };
+        let gzip = self.word(
+            of_signal(signal, "COMPRESSION"),
+            "gzip or none",
+            |word| match word {
+                "gzip" => Some(true),
+                "none" => Some(false),
+                _ => None,
+            },
+        );
         Some(Collector {
-            endpoint: endpoint?,
-            headers,
-            timeout: timeout.unwrap_or(TIMEOUT),
-            gzip: self.compression(signal),
-            certificate,
-            identity,
+            endpoint,
+            protocol,
+            headers: self.headers(signal),
+            timeout: self
+                .milliseconds(of_signal(signal, "TIMEOUT"))
+                .unwrap_or(TIMEOUT),
+            gzip: gzip.unwrap_or_default(),
+            certificate: self.file(signal, "CERTIFICATE").ok(),
+            identity: self.identity(signal),
         })
     }
 
-    /// Whether a signal's exporter is named, and whether it is OTLP.
-    fn exporter(&mut self, name: &str, signal: Signal) -> (bool, bool) {
-        let Some(value) = self.given(name) else {
-            return (false, true);
-        };
-        let mut over_otlp = false;
-        for word in value.split(',').map(str::trim) {
-            match word {
-                "otlp" => over_otlp = true,
-                "none" => {}
+    /// Whether a signal's exporter is OTLP; none where that is not said.
+    fn exporter(&mut self, signal: Signal) -> Option<bool> {
+        let name = format!("OTEL_{}_EXPORTER", signal.word().to_ascii_uppercase());
+        let mut is_otlp = None;
+        for word in self.words(&name) {
+            match word.as_str() {
+                "otlp" => is_otlp = Some(true),
+                "none" => is_otlp = is_otlp.or(Some(false)),
                 // There is always a page for it.
-                "prometheus" if signal == Signal::Metrics => {}
-                _ => self.wrong(name, "must be otlp or none: there is no other exporter"),
+                "prometheus" if signal == Signal::Metrics => is_otlp = is_otlp.or(Some(false)),
+                _ => self.remark(
+                    &name,
+                    "names an exporter that is ignored: there are otlp and none",
+                ),
             }
         }
-        (true, over_otlp)
+        is_otlp
     }
 
-    fn protocol(&mut self, signal: Signal) {
-        match self.of_signal(signal, "PROTOCOL") {
-            None => {}
-            Some((_, protocol)) if protocol == "grpc" => {}
-            Some((name, _)) => self.wrong(
-                &name,
-                "must be grpc, which is all that is spoken to collectors; their port for it is \
-                 usually 4317",
-            ),
-        }
-    }
-
-    fn endpoint(&mut self, signal: Signal, name: &str, value: &str) -> Option<Uri> {
-        let insecure = self
-            .of_signal(signal, "INSECURE")
-            .is_some_and(|(name, _)| self.yes_or_no(&name));
-        let complete = match (value.contains("://"), insecure) {
-            (true, _) => value.to_owned(),
-            (false, true) => format!("http://{value}"),
-            (false, false) => format!("https://{value}"),
+    /// What an endpoint speaks, and its address for that signal.
+    fn address(
+        &mut self,
+        signal: Signal,
+        endpoint: &Endpoint,
+        protocol: Option<Protocol>,
+    ) -> Option<(Protocol, Uri)> {
+        let Endpoint {
+            variable,
+            value,
+            is_own,
+        } = endpoint;
+        let complete = if value.contains("://") {
+            value.clone()
+        } else if self.is_true(of_signal(signal, "INSECURE")) {
+            format!("http://{value}")
+        } else {
+            format!("https://{value}")
         };
         let uri: Option<Uri> = complete.parse().ok();
-        let is_usable = |uri: &Uri| {
-            let known = matches!(uri.scheme_str(), Some("http" | "https"));
-            let has_host = uri.host().is_some_and(|host| !host.is_empty());
-            let plain = uri.authority().is_some_and(|at| !at.as_str().contains('@'));
-            known && has_host && plain && uri.path() == "/" && uri.query().is_none()
+        let Some(uri) = uri.filter(is_of_a_collector) else {
+            self.note(Wrong::Off {
+                signal,
+                variable: variable.clone(),
+                what: "must be a collector's address, such as http://collector:4317, with no \
+                       user or password in it"
+                    .to_owned(),
+            });
+            return None;
         };
-        let uri = uri.filter(is_usable);
-        if uri.is_none() {
-            self.wrong(
-                name,
-                "must be a collector's address for gRPC and no more, such as \
-                 http://collector:4317",
-            );
-        }
-        uri
+        let has_path = uri.path() != "/" || uri.query().is_some();
+        // Where there is a path, it is of HTTP: gRPC has no use for it.
+        let is_http = has_path || uri.port_u16() == Some(HTTP_PORT);
+        let by_address = if is_http {
+            Protocol::Http
+        } else {
+            Protocol::Grpc
+        };
+        let protocol = protocol.unwrap_or(by_address);
+        let path = match protocol {
+            Protocol::Http if *is_own => return Some((protocol, uri)),
+            Protocol::Http => {
+                let query = uri.query().map(|query| format!("?{query}"));
+                let path = uri.path().trim_end_matches('/');
+                format!("{path}{}{}", path_of(signal), query.unwrap_or_default())
+            }
+            Protocol::Grpc => {
+                if has_path {
+                    let what = "has a path that is ignored: there is none over gRPC";
+                    self.remark(variable, what);
+                }
+                "/".to_owned()
+            }
+        };
+        let mut parts = uri.into_parts();
+        parts.path_and_query = path.parse().ok();
+        Some((protocol, Uri::from_parts(parts).ok()?))
     }
 
+    /// What is sent along. What cannot be read is left out, and the rest is sent: the SDK
+    /// reads the variable as well, and does the same.
     fn headers(&mut self, signal: Signal) -> Vec<(HeaderName, HeaderValue)> {
-        let Some((name, value)) = self.of_signal(signal, "HEADERS") else {
+        let mut given = of_signal(signal, "HEADERS").into_iter();
+        let given = given.find_map(|name| Some((self.given(&name)?, name)));
+        let Some((value, name)) = given else {
             return Vec::new();
         };
-        let read = pairs(&value).and_then(|pairs| {
-            let header = |(key, value): (String, String)| {
-                let mut value = HeaderValue::from_str(&value).ok()?;
-                value.set_sensitive(true);
-                Some((HeaderName::from_bytes(key.as_bytes()).ok()?, value))
-            };
-            pairs.into_iter().map(header).collect()
-        });
-        read.unwrap_or_else(|| {
-            self.wrong(&name, "must be headers, as in name=value,name=value");
-            Vec::new()
-        })
+        let header = |text| {
+            let (key, value) = pair(text)?;
+            let mut value = HeaderValue::from_str(&value).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::from_bytes(key.as_bytes()).ok()?, value))
+        };
+        let all: Vec<_> = parts(&value).map(header).collect();
+        if all.contains(&None) {
+            let what = "is ignored in part: it must be headers, as in name=value,name=value";
+            self.remark(&name, what);
+        }
+        all.into_iter().flatten().collect()
     }
 
-    fn compression(&mut self, signal: Signal) -> bool {
-        match self.of_signal(signal, "COMPRESSION") {
-            None => false,
-            Some((_, value)) if value == "gzip" => true,
-            Some((_, value)) if value == "none" => false,
-            Some((name, _)) => {
-                self.wrong(&name, "must be gzip or none");
-                false
+    /// The file that a variable names; otherwise the variable that could.
+    fn file(&self, signal: Signal, what: &str) -> Result<File, String> {
+        let [own, of_all] = of_signal(signal, what);
+        for variable in [own, of_all.clone()] {
+            if let Some(path) = self.given(&variable) {
+                let path = path.into();
+                return Ok(File { variable, path });
+            }
+        }
+        Err(of_all)
+    }
+
+    /// A certificate to show, and its key.
+    fn identity(&mut self, signal: Signal) -> Option<(File, File)> {
+        let certificate = self.file(signal, "CLIENT_CERTIFICATE");
+        let key = self.file(signal, "CLIENT_KEY");
+        match (certificate, key) {
+            (Ok(certificate), Ok(key)) => Some((certificate, key)),
+            (Err(_), Err(_)) => None,
+            (Ok(File { variable, .. }), Err(missing))
+            | (Err(missing), Ok(File { variable, .. })) => {
+                let what = format_args!("is ignored: it is of no use without {missing}");
+                self.remark(&variable, what);
+                None
             }
         }
     }
 
     fn temporality(&mut self) -> Temporality {
-        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
-        let Some(value) = self.given(name) else {
-            return Temporality::Cumulative;
-        };
-        match value.to_ascii_lowercase().as_str() {
-            "cumulative" => Temporality::Cumulative,
-            "delta" => Temporality::Delta,
-            "lowmemory" => Temporality::LowMemory,
-            _ => {
-                self.wrong(name, "must be cumulative, delta or lowmemory");
-                Temporality::Cumulative
-            }
-        }
+        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE".to_owned();
+        let must = "cumulative, delta or lowmemory";
+        let temporality = self.word([name], must, |word| match word {
+            "cumulative" => Some(Temporality::Cumulative),
+            "delta" => Some(Temporality::Delta),
+            "lowmemory" => Some(Temporality::LowMemory),
+            _ => None,
+        });
+        temporality.unwrap_or(Temporality::Cumulative)
     }
 
     /// The process' name, and what else is said of it.
     fn resource(&mut self) -> (String, Vec<(String, String)>) {
-        let name = "OTEL_RESOURCE_ATTRIBUTES";
-        let attributes = self
-            .given(name)
-            .map_or(Some(Vec::new()), |text| pairs(&text));
-        let mut attributes = attributes.unwrap_or_else(|| {
-            self.wrong(name, "must be attributes, as in name=value,name=value");
-            Vec::new()
-        });
+        let name = "OTEL_RESOURCE_ATTRIBUTES".to_owned();
+        let must = "attributes, as in name=value,name=value";
+        let mut attributes = self.first([name], must, pairs).unwrap_or_default();
         let mut called = None;
         attributes.retain(|(key, value)| {
             let is_name = key == "service.name";
@@ -322,80 +421,103 @@ impl<'v> Reader<'v> {
     /// Which calls are traced.
     fn rule(&mut self) -> Rule {
         let takes_parents = self.propagators();
-        let name = "OTEL_TRACES_SAMPLER";
-        let sampler = self.given(name);
-        let sampler = sampler.as_deref().unwrap_or("parentbased_always_on");
-        let (by_parent, of_roots) = match sampler.strip_prefix("parentbased_") {
-            Some(of_roots) => (true, of_roots),
-            None => (false, sampler),
-        };
-        let ratio = match of_roots {
-            "always_on" => 1.0,
-            "always_off" => 0.0,
-            "traceidratio" => self.ratio(),
-            _ => {
-                self.wrong(
-                    name,
-                    "must be always_on, always_off or traceidratio, with or without parentbased_ \
-                     before it: there is no other sampler",
-                );
-                1.0
+        let name = "OTEL_TRACES_SAMPLER".to_owned();
+        let must = "always_on, always_off or traceidratio, with or without parentbased_ before it";
+        // None of the parts stands for the one that an argument gives.
+        let sampler = self.word([name], must, |word| {
+            let (by_parent, of_roots) = match word.strip_prefix("parentbased_") {
+                Some(of_roots) => (true, of_roots),
+                None => (false, word),
+            };
+            match of_roots {
+                "always_on" => Some((by_parent, Some(1.0))),
+                "always_off" => Some((by_parent, Some(0.0))),
+                "traceidratio" => Some((by_parent, None)),
+                _ => None,
             }
-        };
+        });
+        let (by_parent, ratio) = sampler.unwrap_or((true, Some(1.0)));
         Rule {
-            ratio,
+            ratio: ratio.unwrap_or_else(|| self.ratio()),
             by_parent,
             takes_parents,
         }
     }
 
     fn ratio(&mut self) -> f64 {
-        let name = "OTEL_TRACES_SAMPLER_ARG";
-        let Some(value) = self.given(name) else {
-            return 1.0;
-        };
-        let ratio = value
-            .parse()
-            .ok()
-            .filter(|ratio| (0.0..=1.0).contains(ratio));
-        ratio.unwrap_or_else(|| {
-            self.wrong(name, "must be a number from 0 to 1");
-            1.0
-        })
+        let name = "OTEL_TRACES_SAMPLER_ARG".to_owned();
+        let ratio = self.first([name], "a number from 0 to 1", |value| {
+            let ratio = value.parse().ok();
+            ratio.filter(|ratio| (0.0..=1.0).contains(ratio))
+        });
+        ratio.unwrap_or(1.0)
     }
 
     /// Whether the trace context of callers is taken.
     fn propagators(&mut self) -> bool {
         let name = "OTEL_PROPAGATORS";
-        let Some(value) = self.given(name) else {
-            return true;
-        };
-        let mut takes = false;
-        for word in value.split(',').map(str::trim) {
-            match word {
-                "tracecontext" => takes = true,
+        let mut takes = None;
+        for word in self.words(name) {
+            match word.as_str() {
+                "tracecontext" => takes = Some(true),
                 // Nothing here reads it.
-                "baggage" | "none" => {}
-                _ => self.wrong(
+                "baggage" | "none" => takes = takes.or(Some(false)),
+                _ => self.remark(
                     name,
-                    "must be tracecontext, baggage or none: there is no other",
+                    "names a propagator that is ignored: there are tracecontext, baggage and none",
                 ),
             }
         }
-        takes
+        takes.unwrap_or(true)
     }
 }
 
-/// Reads `key=value,key=value`, with values percent-encoded (W3C baggage).
-fn pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let pair = |pair: &str| {
-        let (key, value) = pair.split_once('=')?;
-        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-        let key = key.trim();
-        (!key.is_empty()).then(|| (key.to_owned(), value.into_owned()))
+/// A signal's own variable, and the one for all signals.
+fn of_signal(signal: Signal, what: &str) -> [String; 2] {
+    let own = signal.word().to_ascii_uppercase();
+    [
+        format!("OTEL_EXPORTER_OTLP_{own}_{what}"),
+        format!("OTEL_EXPORTER_OTLP_{what}"),
+    ]
+}
+
+/// What stands behind an endpoint that is for all signals, over HTTP.
+const fn path_of(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "/v1/traces",
+        Signal::Metrics => "/v1/metrics",
+        Signal::Logs => "/v1/logs",
+    }
+}
+
+fn default_address(signal: Signal, protocol: Protocol) -> (Protocol, Uri) {
+    let address = match protocol {
+        Protocol::Grpc => GRPC_COLLECTOR.to_owned(),
+        Protocol::Http => format!("{HTTP_COLLECTOR}{}", path_of(signal)),
     };
-    text.split(',')
-        .filter(|pair| !pair.trim().is_empty())
-        .map(pair)
-        .collect()
+    (protocol, address.parse().expect("it is one"))
+}
+
+fn is_of_a_collector(uri: &Uri) -> bool {
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    let plain = uri.authority().is_some_and(|at| !at.as_str().contains('@'));
+    known && has_host && plain
+}
+
+/// Reads `key=value,key=value`; none where one of them cannot be read.
+fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+    parts(text).map(pair).collect()
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').filter(|part| !part.trim().is_empty())
+}
+
+/// Reads `key=value`, with the value percent-encoded (W3C baggage).
+fn pair(text: &str) -> Option<(String, String)> {
+    let (key, value) = text.split_once('=')?;
+    let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+    let key = key.trim();
+    (!key.is_empty()).then(|| (key.to_owned(), value.into_owned()))
 }

@@ -7,6 +7,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::{
     collector::{
         logs::v1::{
@@ -28,12 +36,22 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span,
 };
 use prost::Message;
-use tokio::{net::TcpListener, process::Command, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    process::Command,
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, codec::CompressionEncoding::Gzip, metadata::MetadataMap};
 
 /// How long to wait for something to be exported until the test gives up.
 const PATIENCE: Duration = Duration::from_mins(2);
+
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+/// What a body begins with that is compressed.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// A collector. Ends with the runtime that it was started on.
 #[derive(Clone)]
@@ -59,17 +77,42 @@ pub struct Kept {
 
 impl Collector {
     pub async fn start() -> Self {
+        let (collector, listener) = Self::bind().await;
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(collector.clone()).accept_compressed(Gzip))
+            .add_service(MetricsServiceServer::new(collector.clone()).accept_compressed(Gzip))
+            .add_service(LogsServiceServer::new(collector.clone()).accept_compressed(Gzip));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        collector
+    }
+
+    async fn bind() -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let collector = Self {
             address: listener.local_addr().expect("it is bound"),
             kept: Arc::default(),
             news: Arc::default(),
         };
-        let server = tonic::transport::Server::builder()
-            .add_service(TraceServiceServer::new(collector.clone()).accept_compressed(Gzip))
-            .add_service(MetricsServiceServer::new(collector.clone()).accept_compressed(Gzip))
-            .add_service(LogsServiceServer::new(collector.clone()).accept_compressed(Gzip));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        (collector, listener)
+    }
+
+    /// One that is spoken to over HTTP, and over TLS where there is some.
+    pub async fn over_http(tls: Option<TlsAcceptor>) -> Self {
+        let (collector, listener) = Self::bind().await;
+        let taking = collector.clone();
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let (collector, tls) = (taking.clone(), tls.clone());
+                tokio::spawn(async move {
+                    let Some(tls) = tls else {
+                        return collector.talk_http(connection).await;
+                    };
+                    if let Ok(connection) = tls.accept(connection).await {
+                        collector.talk_http(connection).await;
+                    }
+                });
+            }
+        });
         collector
     }
 
@@ -111,12 +154,11 @@ impl Collector {
         self.until(name, |kept| kept.span(trace, name)).await
     }
 
-    fn keep<T: Message>(&self, request: &Request<T>, keep: impl FnOnce(&mut Kept, &T)) {
+    fn keep(&self, metadata: &MetadataMap, message: &impl Message, keep: impl FnOnce(&mut Kept)) {
         let mut kept = self.kept.lock().expect("nobody panics with it");
-        kept.metadata.push(request.metadata().clone());
-        let message = request.get_ref();
+        kept.metadata.push(metadata.clone());
         kept.bytes.extend(message.encode_to_vec());
-        keep(&mut kept, message);
+        keep(&mut kept);
         drop(kept);
         self.news.send_modify(|number| *number += 1);
     }
@@ -161,16 +203,7 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.keep(&request, |kept, message| {
-            for of_resource in &message.resource_spans {
-                let resource = of_resource.resource.as_ref();
-                kept.resources
-                    .push(resource.expect("a resource").attributes.clone());
-                for scope in &of_resource.scope_spans {
-                    kept.spans.extend(scope.spans.iter().cloned());
-                }
-            }
-        });
+        self.keep_traces(request.metadata(), request.get_ref());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -181,7 +214,38 @@ impl MetricsService for Collector {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        self.keep(&request, |kept, message| {
+        self.keep_metrics(request.metadata(), request.get_ref());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.keep_logs(request.metadata(), request.get_ref());
+        Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    fn keep_traces(&self, metadata: &MetadataMap, message: &ExportTraceServiceRequest) {
+        self.keep(metadata, message, |kept| {
+            for of_resource in &message.resource_spans {
+                let resource = of_resource.resource.as_ref();
+                kept.resources
+                    .push(resource.expect("a resource").attributes.clone());
+                for scope in &of_resource.scope_spans {
+                    kept.spans.extend(scope.spans.iter().cloned());
+                }
+            }
+        });
+    }
+
+    fn keep_metrics(&self, metadata: &MetadataMap, message: &ExportMetricsServiceRequest) {
+        self.keep(metadata, message, |kept| {
             // Each export has all of them.
             kept.metrics.clear();
             for of_resource in &message.resource_metrics {
@@ -193,17 +257,10 @@ impl MetricsService for Collector {
                 }
             }
         });
-        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
-}
 
-#[tonic::async_trait]
-impl LogsService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportLogsServiceRequest>,
-    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        self.keep(&request, |kept, message| {
+    fn keep_logs(&self, metadata: &MetadataMap, message: &ExportLogsServiceRequest) {
+        self.keep(metadata, message, |kept| {
             for of_resource in &message.resource_logs {
                 let resource = of_resource.resource.as_ref();
                 kept.resources
@@ -213,6 +270,49 @@ impl LogsService for Collector {
                 }
             }
         });
-        Ok(Response::new(ExportLogsServiceResponse::default()))
     }
+
+    /// Takes what is exported over HTTP on a connection, encrypted or not.
+    async fn talk_http(self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let collector = self.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await?.to_bytes();
+                let status = collector.take_http(&head, &body);
+                let mut response = http::Response::new(Full::<Bytes>::default());
+                *response.status_mut() = status;
+                Ok::<_, hyper::Error>(response)
+            }
+        });
+        let served = http1::Builder::new().serve_connection(TokioIo::new(io), service);
+        // It ends as its peer does.
+        drop(served.await);
+    }
+
+    fn take_http(&self, head: &http::request::Parts, body: &[u8]) -> StatusCode {
+        let is_one =
+            head.method == http::Method::POST && head.headers.get(CONTENT_TYPE) == Some(&PROTOBUF);
+        if !is_one {
+            return StatusCode::BAD_REQUEST;
+        }
+        let metadata = MetadataMap::from_headers(head.headers.clone());
+        if head.headers.contains_key(CONTENT_ENCODING) {
+            // Only that it came so is looked at.
+            assert_eq!(body[..2], GZIP_MAGIC);
+            self.keep(&metadata, &String::new(), |_| {});
+            return StatusCode::OK;
+        }
+        match head.uri.path() {
+            "/v1/traces" => self.keep_traces(&metadata, &decoded(body)),
+            "/v1/metrics" => self.keep_metrics(&metadata, &decoded(body)),
+            "/v1/logs" => self.keep_logs(&metadata, &decoded(body)),
+            _ => return StatusCode::NOT_FOUND,
+        }
+        StatusCode::OK
+    }
+}
+
+fn decoded<T: Message + Default>(body: &[u8]) -> T {
+    T::decode(body).expect("it is what its path says")
 }

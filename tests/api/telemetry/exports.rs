@@ -157,6 +157,9 @@ async fn an_introspection_is_recorded_where_its_caller_records_it() {
     recorded
         .metadata
         .push(("tracestate", "vendor=opaque".into()));
+    recorded
+        .metadata
+        .push(("x-request-id", "the-request".into()));
     for _ in 0..3 {
         let answer = unrecorded.introspect(introspect(&made.token)).await;
         assert!(answer.unwrap().active);
@@ -194,6 +197,8 @@ async fn an_introspection_is_recorded_where_its_caller_records_it() {
         assert_eq!(span.name, name);
         assert_eq!(of(span, "rpc.system"), "grpc");
         assert_eq!(of(span, "rpc.grpc.status_code"), "0");
+        assert_eq!(of(span, "request.id"), "the-request");
+        assert_eq!(of(span, "caller.name"), "introspect");
         let status = span.status.clone().unwrap_or_default();
         assert_eq!(status.code(), StatusCode::Unset);
     }

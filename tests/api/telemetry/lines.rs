@@ -9,7 +9,11 @@ use serde_json::Value;
 use tonic::Code;
 
 use super::run::Run;
-use crate::{fixtures::*, support::postgres};
+use crate::{
+    fixtures::*,
+    sidecars::envoy::{CANNOT_TELL, Sending, asking, refusal},
+    support::postgres,
+};
 
 /// The lines, of which each is one JSON object.
 fn lines(log: &str) -> Vec<Value> {
@@ -149,6 +153,64 @@ async fn only_what_changed_a_client_is_told() {
         told,
         ["created", "updated", "revoked", "reactivated", "revoked"]
     );
+}
+
+/// Whoever is behind a proxy asks as often as it likes.
+#[tokio::test]
+async fn what_proxies_are_told_does_not_fill_the_log() {
+    let run = Run::with_world(alone).await;
+    let dashboard = run.caller(Manage).await;
+    let spoilt = dashboard.created(personal(VERA)).await;
+    for sql in [
+        "ALTER TABLE api_clients DROP CONSTRAINT api_clients_instance_role_check",
+        "UPDATE api_clients SET instance_role = 'emperor'",
+    ] {
+        postgres::execute(&run.url, sql).await;
+    }
+    // When this one is in the index, so is what was before it.
+    dashboard.created(personal(VERA)).await;
+    let sidecar = run.caller(Introspect).await;
+    let asked = async |caller: &str, query: &str| {
+        let head = format!(
+            "GET /forward-auth{query} HTTP/1.1\r\nx-hitkeep-caller: {caller}\r\n\
+             authorization: Bearer {}",
+            spoilt.token
+        );
+        run.ask(&head, "").await
+    };
+    let ours = run.token(Introspect);
+    for _ in 0..5 {
+        for (caller, query, status) in [
+            (ours, "", "503"),
+            (ours, "?invented=1", "500"),
+            ("hks_x", "", "401"),
+        ] {
+            let answer = asked(caller, query).await;
+            let expected = format!("HTTP/1.1 {status}");
+            assert!(answer.starts_with(&expected), "{answer}");
+        }
+        let request = asking(&[], "/").bearing(&spoilt.token);
+        assert_eq!(refusal(&sidecar.check(request).await.unwrap()), CANNOT_TELL);
+    }
+    let page = run.ask("GET /metrics HTTP/1.1", "").await;
+    for (reason, count) in [("CANNOT_TELL", 10), ("MISCONFIGURED", 5)] {
+        let line = format!("hitkeep_auth_verdicts_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(page.contains(&line), "{line} in {page}");
+    }
+    let (ended, _) = run.stop().await;
+    let lines = lines(&ended.stderr);
+    for (text, level) in [
+        ("a proxy was answered 503", "ERROR"),
+        ("a route is misconfigured", "WARN"),
+        ("a proxy was refused", "INFO"),
+    ] {
+        let is_it = |line: &&Value| line["message"].as_str().unwrap().contains(text);
+        let told: Vec<_> = lines.iter().filter(is_it).collect();
+        let [line] = told.as_slice() else {
+            panic!("one line: {text} in {}", ended.stderr)
+        };
+        assert_eq!(line["level"], level, "{line}");
+    }
 }
 
 #[tokio::test]

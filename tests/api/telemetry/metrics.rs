@@ -6,14 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use hitkeep_auth::domain::caller::CallerPermission::{Introspect, Manage};
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
-    metrics::v1::{Metric, metric::Data},
+    metrics::v1::{Metric, metric::Data, number_data_point::Value},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
 
 use super::{
     collector::{Kept, attribute},
     run::{Run, traced},
 };
-use crate::fixtures::*;
+use crate::{
+    fixtures::*,
+    support::certificates::{Authority, Folder, text},
+};
 
 /// The document.
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
@@ -21,8 +28,12 @@ const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 /// A metric: its kind, its unit, and the names of its attributes.
 type Described = (String, String, BTreeSet<String>);
 
-/// The rows of the document's table, by the names of the metrics.
-fn documented() -> BTreeMap<String, Described> {
+/// What the names begin with of those that are there where TLS is on.
+const OF_TLS: &str = "hitkeep_auth.tls.";
+
+/// The rows of the document's table, by the names of the metrics: those of TLS, or all
+/// others.
+fn documented(of_tls: bool) -> BTreeMap<String, Described> {
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
     let row = |line: &str| {
         let cells: Vec<_> = line.trim_matches('|').split('|').collect();
@@ -38,7 +49,9 @@ fn documented() -> BTreeMap<String, Described> {
             .collect();
         Some((cell(name), (cell(kind), cell(unit), attributes)))
     };
-    DOCUMENT.lines().filter_map(row).collect()
+    let rows = DOCUMENT.lines().filter_map(row);
+    rows.filter(|(name, _)| name.starts_with(OF_TLS) == of_tls)
+        .collect()
 }
 
 /// What was exported, in the words of the document.
@@ -91,6 +104,21 @@ fn on_the_page(name: &str, (kind, unit, _): &Described) -> String {
     format!("{}{unit}{kind}", name.replace('.', "_"))
 }
 
+/// What a counter has come to, where an attribute has that value; 0 where there is none.
+fn count(kept: &Kept, name: &str, key: &str, value: &str) -> i64 {
+    let metric = kept.metrics.iter().find(|metric| metric.name == name);
+    let Some(Data::Sum(sum)) = metric.and_then(|metric| metric.data.as_ref()) else {
+        return 0;
+    };
+    let points = sum.data_points.iter();
+    let points = points.filter(|point| attribute(&point.attributes, key) == value);
+    let values = points.map(|point| match point.value {
+        Some(Value::AsInt(number)) => number,
+        _ => panic!("no whole number"),
+    });
+    values.sum()
+}
+
 #[tokio::test]
 async fn the_document_says_what_is_exported() {
     let run = Run::with_world(traced).await;
@@ -106,7 +134,7 @@ async fn the_document_says_what_is_exported() {
     );
     let asked = run.ask("GET /livez HTTP/1.1", "").await;
     assert!(asked.starts_with("HTTP/1.1 200"), "{asked}");
-    let documented = documented();
+    let documented = documented(false);
     assert!(documented.len() > 20, "{documented:?}");
     let all = |kept: &Kept| {
         let names: BTreeSet<_> = kept.metrics.iter().map(|metric| &metric.name).collect();
@@ -133,6 +161,58 @@ async fn the_document_says_what_is_exported() {
 }
 
 #[tokio::test]
+async fn the_document_says_what_is_exported_of_tls() {
+    let (folder, authority) = (Folder::new(), Authority::new("ca"));
+    let identity = authority.sign_until(&["auth.example"], 2100);
+    let (certificate, key) = folder.write_identity("server", &identity);
+    let run = Run::with(|collector, command| {
+        traced(collector, command);
+        command.args(["--tls-cert", text(&certificate), "--tls-key", text(&key)]);
+    })
+    .await;
+    // What is no handshake.
+    let mut connection = TcpStream::connect(&run.address).await.unwrap();
+    connection
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    connection.read_to_end(&mut said).await.ok();
+    let documented = documented(true);
+    assert_eq!(documented.len(), 3);
+    let of_tls = |kept: &Kept| {
+        let metrics = kept.metrics.iter();
+        let of_tls = metrics.filter(|metric| metric.name.starts_with(OF_TLS));
+        let of_tls: Vec<_> = of_tls.cloned().collect();
+        // It is counted a moment after its caller was told.
+        let is_counted = count(
+            kept,
+            "hitkeep_auth.tls.handshake.failures",
+            "listener",
+            "grpc",
+        );
+        (of_tls.len() == documented.len() && is_counted == 1).then_some(of_tls)
+    };
+    let exported = run.collector.until("metrics of TLS", of_tls).await;
+    let exported: BTreeMap<_, _> = exported
+        .iter()
+        .map(|metric| (metric.name.clone(), described(metric)))
+        .collect();
+    assert_eq!(exported, documented);
+    let page = run.ask("GET /metrics HTTP/1.1", "").await;
+    for line in [
+        // The year 2100 begins then.
+        "hitkeep_auth_tls_certificate_expiry_seconds 4102444800",
+        "hitkeep_auth_tls_handshake_failures_total{listener=\"grpc\"} 1",
+        "hitkeep_auth_tls_handshake_failures_total{listener=\"http\"} 0",
+        "hitkeep_auth_connections{listener=\"http\"} 1",
+    ] {
+        assert!(page.lines().any(|there| there == line), "{line} in {page}");
+    }
+    run.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_asked_is_counted_however_it_was_answered() {
     let run = Run::with_world(traced).await;
     let made = run.caller(Manage).await.created(personal(VERA)).await;
@@ -150,27 +230,12 @@ async fn what_was_asked_is_counted_however_it_was_answered() {
     drop(stream);
     let (_, collector) = run.stop().await;
     let kept = collector.kept();
-    let count = |name: &str, key: &str, value: &str| {
-        let metric = kept.metrics.iter().find(|metric| metric.name == name);
-        let Some(Data::Sum(sum)) = metric.and_then(|metric| metric.data.as_ref()) else {
-            panic!("no {name}")
-        };
-        let points = sum.data_points.iter();
-        let points = points.filter(|point| attribute(&point.attributes, key) == value);
-        let values = points.map(|point| match point.value {
-            Some(opentelemetry_proto::tonic::metrics::v1::number_data_point::Value::AsInt(
-                number,
-            )) => number,
-            _ => panic!("no whole number"),
-        });
-        values.sum::<i64>()
-    };
-    let verdicts = |reason| count("hitkeep_auth.verdicts", "reason", reason);
+    let verdicts = |reason| count(&kept, "hitkeep_auth.verdicts", "reason", reason);
     assert_eq!(verdicts("ACTIVE"), 8);
     assert_eq!(verdicts("NO_SITE_GRANT"), 1);
     assert_eq!(verdicts("UNKNOWN_TOKEN"), 1);
     assert_eq!(verdicts("REVOKED"), 0);
-    let calls = |method| count("hitkeep_auth.grpc.requests", "rpc.method", method);
+    let calls = |method| count(&kept, "hitkeep_auth.grpc.requests", "rpc.method", method);
     assert_eq!(calls("Introspect"), 7);
     assert_eq!(calls("CreateApiClient"), 1);
     assert_eq!(calls("IntrospectStream"), 1);

@@ -42,6 +42,11 @@ pub fn traced(collector: &Collector, command: &mut Command) {
 impl Run {
     /// A server with more settings, such as none to export.
     pub async fn with(set: impl FnOnce(&Collector, &mut Command)) -> Self {
+        Self::beside(Collector::start().await, set).await
+    }
+
+    /// The same beside that collector.
+    pub async fn beside(collector: Collector, set: impl FnOnce(&Collector, &mut Command)) -> Self {
         let url = postgres::migrated_database().await;
         let mut tokens = Vec::new();
         for permission in CallerPermission::ALL {
@@ -54,7 +59,6 @@ impl Run {
             let token = made["token"].as_str().expect("a token").to_owned();
             tokens.push((*permission, token));
         }
-        let collector = Collector::start().await;
         let anywhere = "127.0.0.1:0";
         let mut command = binary([
             "serve",

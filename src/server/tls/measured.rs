@@ -1,0 +1,66 @@
+//! What is measured of TLS, where it is on.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::{Callers, Tls};
+use crate::{
+    domain::Timestamp,
+    telemetry::metrics::{Listener, Metrics},
+};
+
+/// How many handshakes came to nothing.
+#[derive(Default)]
+pub(super) struct Failures {
+    grpc: AtomicU64,
+    http: AtomicU64,
+}
+
+impl Failures {
+    pub(super) fn count(&self, callers: Callers) {
+        let failures = match callers {
+            Callers::Grpc => &self.grpc,
+            Callers::Http => &self.http,
+        };
+        failures.fetch_add(1, Relaxed);
+    }
+}
+
+// It is exact up to 2^53 seconds.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn seconds(time: Timestamp) -> f64 {
+    time.timestamp() as f64
+}
+
+impl Tls {
+    /// Shows the certificate's time, and handshakes that failed, in the metrics.
+    pub fn observe(&self, metrics: &Metrics) {
+        let tls = self.clone();
+        metrics.gauge(
+            "hitkeep_auth.tls.certificate.expiry",
+            "s",
+            "When the server's certificate ends, as a Unix time.",
+            move || Some(seconds(tls.validity()?.until)),
+        );
+        let tls = self.clone();
+        metrics.gauge(
+            "hitkeep_auth.tls.certificate.start",
+            "s",
+            "From when on the server's certificate is good, as a Unix time.",
+            move || Some(seconds(tls.validity()?.from)),
+        );
+        let tls = self.clone();
+        metrics.counters(
+            "hitkeep_auth.tls.handshake.failures",
+            "{handshake}",
+            "Handshakes that came to nothing.",
+            "listener",
+            move || {
+                let failures = &tls.shared.failures;
+                [
+                    (Listener::Grpc.word(), failures.grpc.load(Relaxed)),
+                    (Listener::Http.word(), failures.http.load(Relaxed)),
+                ]
+            },
+        );
+    }
+}

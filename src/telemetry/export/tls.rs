@@ -1,0 +1,147 @@
+//! Whom to trust of the collectors that are spoken to over TLS, and what to show them:
+//! out of files that variables name. One that is of no use is found out at the start,
+//! and not with the first export.
+
+use std::{fs, io, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+use crate::telemetry::settings::{Collector, File};
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::telemetry) enum TlsError {
+    /// A file cannot be read.
+    #[error("names {}, which cannot be read ({source})", file.path.display())]
+    Unreadable {
+        /// The file.
+        file: File,
+        /// Why not.
+        source: io::Error,
+    },
+    /// One does not hold what it should.
+    #[error("names {}, which holds no {what} in PEM, or not a whole one", file.path.display())]
+    Lacks {
+        /// The file.
+        file: File,
+        /// What it should hold.
+        what: &'static str,
+    },
+    /// What one holds cannot be used.
+    #[error("names {}, which cannot be used ({source})", file.path.display())]
+    Unusable {
+        /// The file.
+        file: File,
+        /// Why not.
+        source: rustls::Error,
+    },
+    /// There is nobody to trust.
+    #[error("must name whom to trust, because the system trusts nobody")]
+    NoRoots,
+}
+
+impl TlsError {
+    /// The variable to look at.
+    pub(in crate::telemetry) fn variable(&self) -> &str {
+        match self {
+            Self::Unreadable { file, .. }
+            | Self::Lacks { file, .. }
+            | Self::Unusable { file, .. } => &file.variable,
+            Self::NoRoots => "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        }
+    }
+}
+
+/// Whether a collector is spoken to over TLS.
+pub(super) fn is_used(collector: &Collector) -> bool {
+    collector.endpoint.scheme_str() == Some("https")
+}
+
+/// For tonic, which takes them as they are written.
+pub(super) fn for_grpc(collector: &Collector) -> Result<ClientTlsConfig, TlsError> {
+    let mut tls = ClientTlsConfig::new();
+    tls = match &collector.certificate {
+        Some(file) => {
+            let pem = read(file)?;
+            certificates(file, &pem)?;
+            tls.ca_certificate(Certificate::from_pem(pem))
+        }
+        None => tls.with_native_roots(),
+    };
+    if let Some((certificate, key)) = &collector.identity {
+        let (chain, secret) = (read(certificate)?, read(key)?);
+        certificates(certificate, &chain)?;
+        private_key(key, &secret)?;
+        tls = tls.identity(Identity::from_pem(chain, secret));
+    }
+    Ok(tls)
+}
+
+/// For the client that speaks HTTP. Where it is used without TLS, no file is looked at.
+pub(super) fn for_http(collector: &Collector) -> Result<ClientConfig, TlsError> {
+    let builder = |roots: RootCertStore| {
+        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has what these versions need")
+            .with_root_certificates(roots)
+    };
+    if !is_used(collector) {
+        return Ok(builder(RootCertStore::empty()).with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    if let Some(file) = &collector.certificate {
+        for authority in certificates(file, &read(file)?)? {
+            let added = roots.add(authority);
+            added.map_err(|source| unusable(file, source))?;
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if roots.is_empty() {
+        return Err(TlsError::NoRoots);
+    }
+    match &collector.identity {
+        Some((certificate, key)) => {
+            let chain = certificates(certificate, &read(certificate)?)?;
+            let secret = private_key(key, &read(key)?)?;
+            let shown = builder(roots).with_client_auth_cert(chain, secret);
+            shown.map_err(|source| unusable(key, source))
+        }
+        None => Ok(builder(roots).with_no_client_auth()),
+    }
+}
+
+fn read(file: &File) -> Result<Vec<u8>, TlsError> {
+    fs::read(&file.path).map_err(|source| TlsError::Unreadable {
+        file: file.clone(),
+        source,
+    })
+}
+
+fn certificates(file: &File, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let some = all.ok().filter(|certificates| !certificates.is_empty());
+    some.ok_or_else(|| TlsError::Lacks {
+        file: file.clone(),
+        what: "certificate",
+    })
+}
+
+fn private_key(file: &File, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).or(Err(TlsError::Lacks {
+        file: file.clone(),
+        what: "unencrypted private key",
+    }))
+}
+
+fn unusable(file: &File, source: rustls::Error) -> TlsError {
+    TlsError::Unusable {
+        file: file.clone(),
+        source,
+    }
+}
