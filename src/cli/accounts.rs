@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Failure, open, print, print_secret};
+use super::{Failure, complain, open, print, print_secret};
 use crate::{
     config::{DatabaseArgs, OutputArgs},
     domain::{
@@ -63,16 +63,20 @@ pub(super) async fn create(
         account["token"] = token.reveal().into();
         account.to_string()
     } else {
-        format!(
-            "{}\n\nThis is the token of {name}. It is shown only once: store it now.",
-            token.reveal(),
-        )
+        // Alone, for those who keep what is printed in a variable.
+        token.reveal()
     };
     let remedy = format_args!(
         "the service account {name} was created; revoke it with `hitkeep-auth service-account \
          revoke {name}`, and create it again"
     );
-    print_secret(&text, remedy)
+    print_secret(&text, remedy)?;
+    if !output.json {
+        complain(&format!(
+            "this is the token of {name}. It is shown only once: store it now"
+        ));
+    }
+    Ok(())
 }
 
 pub(super) async fn list(database: &DatabaseArgs, output: OutputArgs) -> Result<(), Failure> {

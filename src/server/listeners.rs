@@ -61,8 +61,17 @@ impl FromStr for Address {
                 let named = Some(path).filter(|path| !path.is_empty() && !path.ends_with('/'));
                 named.map(|path| Self::Unix(path.into())).ok_or(BadAddress)
             }
-            None if text.is_empty() => Err(BadAddress),
-            None => Ok(Self::Tcp(text.to_owned())),
+            None => {
+                let (host, port) = text.rsplit_once(':').ok_or(BadAddress)?;
+                let is_bracketed = host.starts_with('[') && host.ends_with(']');
+                let is_host = !host.is_empty() && (is_bracketed || !host.contains(':'));
+                let is_port =
+                    port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+                let is_whole = is_host && is_port;
+                is_whole
+                    .then(|| Self::Tcp(text.to_owned()))
+                    .ok_or(BadAddress)
+            }
         }
     }
 }
@@ -86,12 +95,12 @@ pub enum ListenError {
     #[error("cannot listen on {0}: there is a file of that name, which is no socket")]
     NoSocket(Address),
     /// The system refuses.
-    #[error("cannot listen on {address} ({source})")]
+    #[error("cannot listen on {address} ({why})")]
     Refused {
         /// Where.
         address: Address,
-        /// Why.
-        source: io::Error,
+        /// Why; told already, and so no source.
+        why: io::Error,
     },
 }
 
@@ -159,12 +168,12 @@ impl Listeners {
 
 impl Listener {
     async fn open(address: &Address, tls: Option<&Tls>) -> Result<Self, ListenError> {
-        let failed = |source: io::Error| match source.kind() {
+        let failed = |why: io::Error| match why.kind() {
             io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
             io::ErrorKind::AlreadyExists => ListenError::NoSocket(address.clone()),
             _ => ListenError::Refused {
                 address: address.clone(),
-                source,
+                why,
             },
         };
         match address {
@@ -354,10 +363,24 @@ mod tests {
             assert_eq!(read(same).as_deref(), Ok(same));
         }
         assert_eq!(read("unix:///run/x").as_deref(), Ok("unix:/run/x"));
-        for none in ["", "unix:", "unix:/run/", "unix://host/x", "unix://"] {
+        for none in [
+            "",
+            "host",
+            ":1",
+            "host:",
+            "host:port",
+            "host:+1",
+            "host:65536",
+            "::1:1",
+            "unix:",
+            "unix:/run/",
+            "unix://host/x",
+            "unix://",
+        ] {
             assert_eq!(read(none), Err(BadAddress), "{none:?}");
         }
     }
+
     /// Otherwise an answer that does not fill a packet could wait for the peer to
     /// acknowledge the one before it, which takes 40 ms.
     #[tokio::test]

@@ -70,12 +70,12 @@ pub struct Files {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// One cannot be read.
-    #[error("{} cannot be read ({source})", path.display())]
+    #[error("{} cannot be read ({why})", path.display())]
     Unreadable {
         /// Which one.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why; told already, and so no source.
+        why: io::Error,
     },
     /// One does not hold what it should.
     #[error("{} holds no {what} in PEM, or not a whole one", path.display())]
@@ -349,9 +349,9 @@ struct Contents {
 impl Contents {
     fn read(files: &Files) -> Result<Self, TlsError> {
         let read = |path: &PathBuf| {
-            fs::read(path).map_err(|source| TlsError::Unreadable {
+            fs::read(path).map_err(|why| TlsError::Unreadable {
                 path: path.clone(),
-                source,
+                why,
             })
         };
         Ok(Self {
