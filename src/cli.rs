@@ -176,7 +176,7 @@ fn print_secret(text: &str, remedy: impl Display) -> Result<(), Failure> {
     })
 }
 
-/// Prints what went wrong, what takes long, or what there is to know about what is printed.
+/// Prints what went wrong, or what takes long.
 fn complain(text: &str) {
     // There is nowhere left to complain about this one.
     drop(writeln!(io::stderr().lock(), "hitkeep-auth: {text}"));

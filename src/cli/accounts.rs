@@ -1,10 +1,13 @@
 //! `service-account`: the callers are made, listed and revoked here only.
 
-use std::sync::Arc;
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+};
 
 use serde_json::json;
 
-use super::{Failure, complain, open, print, print_secret};
+use super::{Failure, open, print, print_secret};
 use crate::{
     config::{DatabaseArgs, OutputArgs},
     domain::{
@@ -62,21 +65,20 @@ pub(super) async fn create(
         let mut account = as_json(&account);
         account["token"] = token.reveal().into();
         account.to_string()
+    } else if io::stdout().is_terminal() {
+        format!(
+            "{}\n\nThis is the token of {name}. It is shown only once: store it now.",
+            token.reveal(),
+        )
     } else {
-        // Alone, for those who keep what is printed in a variable.
+        // Alone, for a script that keeps what is printed in a variable.
         token.reveal()
     };
     let remedy = format_args!(
         "the service account {name} was created; revoke it with `hitkeep-auth service-account \
          revoke {name}`, and create it again"
     );
-    print_secret(&text, remedy)?;
-    if !output.json {
-        complain(&format!(
-            "this is the token of {name}. It is shown only once: store it now"
-        ));
-    }
-    Ok(())
+    print_secret(&text, remedy)
 }
 
 pub(super) async fn list(database: &DatabaseArgs, output: OutputArgs) -> Result<(), Failure> {

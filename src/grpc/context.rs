@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use super::error::ApiError;
@@ -13,9 +14,10 @@ use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
     certificate::CertificateName,
+    id,
     token::{Token, TokenHash, TokenKind, may_contain_token},
 };
-use crate::{replica::index::Callers, telemetry::traces};
+use crate::{replica::index::Callers, store::Store, telemetry::traces};
 
 /// The proven caller of a request.
 #[derive(Clone, Debug)]
@@ -89,6 +91,9 @@ impl From<Arc<ServiceAccount>> for Proven {
     }
 }
 
+/// The header with a request's id, in requests and in answers.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The request's id: the caller's own, or one made here.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
@@ -96,6 +101,23 @@ pub struct RequestId(pub Arc<str>);
 impl RequestId {
     /// The longest that is taken over from a caller.
     const MAX_LENGTH: usize = 128;
+
+    /// The id that a request came with, where that is taken over.
+    pub(crate) fn given(headers: &HeaderMap) -> Option<&str> {
+        let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+        Self::is_usable(id).then_some(id)
+    }
+
+    /// The id of a request that came with none.
+    pub(crate) fn made(store: &Store) -> Self {
+        let id = id::RequestId::mint(store.clock().now(), store.entropy());
+        Self(id.to_string().into())
+    }
+
+    /// The one or the other.
+    pub(crate) fn of(headers: &HeaderMap, store: &Store) -> Self {
+        Self::given(headers).map_or_else(|| Self::made(store), |id| Self(id.into()))
+    }
 
     /// Whether a caller's own is taken over.
     pub(crate) fn is_usable(id: &str) -> bool {

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header::CONNECTION};
+use http::{HeaderValue, Method, StatusCode, Version, header::CONNECTION};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
@@ -17,12 +17,10 @@ use super::{
     answer::{self, Why},
 };
 use crate::{
-    domain::id,
-    grpc::context::{Proven, RequestId},
+    grpc::context::{Proven, REQUEST_ID, RequestId},
     telemetry::{panic_message, traces},
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What stands for all paths that there are not.
 const NO_ROUTE: &str = "none";
 /// What is asked all the time, and by nobody's order.
@@ -38,23 +36,14 @@ pub(super) async fn trace(
     next: Next,
 ) -> Response {
     let begun = Instant::now();
-    let given = request.headers().get(REQUEST_ID);
-    let given = given.and_then(|id| id.to_str().ok());
-    let given = given.filter(|id| RequestId::is_usable(id));
-    let request_id = given.map_or_else(
-        || {
-            let store = &shared.callers.store;
-            id::RequestId::mint(store.clock().now(), store.entropy()).to_string()
-        },
-        str::to_owned,
-    );
+    let RequestId(request_id) = RequestId::of(request.headers(), &shared.callers.store);
     let route = route(&request);
     let method = method(request.method());
     let version = request.version();
     let span = info_span!(
         "request",
         http.route = route,
-        request.id = request_id,
+        request.id = &*request_id,
         caller.name = Empty,
     );
     let traced = traced(&shared, &request, method, route);

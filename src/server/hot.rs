@@ -39,18 +39,15 @@ mod stream;
 use super::{
     auth,
     calls::{self, UnderWay, id_header},
-    layers::{GRPC_TIMEOUT, INTROSPECT_STREAM, REQUEST_ID},
+    layers::{GRPC_TIMEOUT, INTROSPECT_STREAM},
     measured,
     pulse::{Call, Pulse, Taken},
 };
 use crate::{
-    domain::{
-        caller::{CallerPermission, ServiceAccount},
-        id,
-    },
+    domain::caller::{CallerPermission, ServiceAccount},
     grpc::{
         Services,
-        context::{Proof, Proven, RequestId},
+        context::{Proof, Proven, REQUEST_ID, RequestId},
         error::ApiError,
         ext_authz::cannot_tell,
     },
@@ -161,14 +158,7 @@ impl Ways {
         under_way: Call,
     ) -> Response<Reply> {
         let headers = request.headers();
-        let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-        let request_id: Arc<str> = if let Some(id) = given {
-            id.into()
-        } else {
-            let store = &self.store;
-            let id = id::RequestId::mint(store.clock().now(), store.entropy());
-            id.to_string().into()
-        };
+        let RequestId(request_id) = RequestId::of(headers, &self.store);
         let method = measured::Method::of(INTROSPECT_STREAM);
         let is_traced = self.sampling.traces(headers);
         let traced = calls::span(&self.sampling, method, headers, is_traced);

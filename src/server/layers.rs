@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
@@ -25,16 +25,15 @@ use super::{
     measured::Method,
 };
 use crate::{
-    domain::{caller::CallerPermission, id, token::may_contain_token},
+    domain::{caller::CallerPermission, token::may_contain_token},
     grpc::{
-        context::{Deadline, Proven, RequestId},
+        context::{Deadline, Proven, REQUEST_ID, RequestId},
         error::ApiError,
     },
     store::Store,
     telemetry::{metrics::Metrics, panic_message, traces::Sampling},
 };
 
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 /// How much earlier than the caller we give up, so that our answer, with its
@@ -114,18 +113,9 @@ pub(super) async fn trace(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let given = request
-        .headers()
-        .get(REQUEST_ID)
-        .and_then(|id| id.to_str().ok());
-    let given = given.filter(|id| RequestId::is_usable(id));
-    let told = given.is_some() || !super::hot::makes_no_id(request.uri().path());
-    let request_id: Arc<str> = match given {
-        Some(id) => id.into(),
-        None => id::RequestId::mint(store.clock().now(), store.entropy())
-            .to_string()
-            .into(),
-    };
+    let is_given = RequestId::given(request.headers()).is_some();
+    let told = is_given || !super::hot::makes_no_id(request.uri().path());
+    let RequestId(request_id) = RequestId::of(request.headers(), &store);
     let path = shown_path(&request);
     let method = Method::of(request.uri().path());
     let head = request.extensions_mut().remove::<Head>();

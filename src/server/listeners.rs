@@ -50,29 +50,23 @@ impl FromStr for Address {
     type Err = BadAddress;
 
     fn from_str(text: &str) -> Result<Self, BadAddress> {
-        match text.strip_prefix(UNIX) {
+        if let Some(path) = text.strip_prefix(UNIX) {
             // As gRPC writes the names of sockets: unix:path, or unix:///path.
-            Some(path) => {
-                let path = match path.strip_prefix("//") {
-                    Some(absolute) if absolute.starts_with('/') => absolute,
-                    Some(_) => return Err(BadAddress),
-                    None => path,
-                };
-                let named = Some(path).filter(|path| !path.is_empty() && !path.ends_with('/'));
-                named.map(|path| Self::Unix(path.into())).ok_or(BadAddress)
-            }
-            None => {
-                let (host, port) = text.rsplit_once(':').ok_or(BadAddress)?;
-                let is_bracketed = host.starts_with('[') && host.ends_with(']');
-                let is_host = !host.is_empty() && (is_bracketed || !host.contains(':'));
-                let is_port =
-                    port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-                let is_whole = is_host && is_port;
-                is_whole
-                    .then(|| Self::Tcp(text.to_owned()))
-                    .ok_or(BadAddress)
-            }
+            let path = match path.strip_prefix("//") {
+                Some(absolute) if absolute.starts_with('/') => absolute,
+                Some(_) => return Err(BadAddress),
+                None => path,
+            };
+            let named = Some(path).filter(|path| !path.is_empty() && !path.ends_with('/'));
+            return named.map(|path| Self::Unix(path.into())).ok_or(BadAddress);
         }
+        let (host, port) = text.rsplit_once(':').ok_or(BadAddress)?;
+        let is_bracketed = host.starts_with('[') && host.ends_with(']');
+        let is_host = !host.is_empty() && (is_bracketed || !host.contains(':'));
+        let is_digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let is_port = is_digits && port.parse::<u16>().is_ok();
+        let named = (is_host && is_port).then(|| text.to_owned());
+        named.map(Self::Tcp).ok_or(BadAddress)
     }
 }
 

@@ -21,11 +21,11 @@ use super::{
 };
 use crate::{
     domain::caller::ServiceAccount,
-    grpc::fast::PREFIX_BYTES,
+    grpc::{context::REQUEST_ID, fast::PREFIX_BYTES},
     server::{
         auth,
         calls::{self, Head},
-        layers::{REQUEST_ID, time_limit},
+        layers::time_limit,
         measured,
     },
     telemetry::{

@@ -11,7 +11,10 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::Message;
 
 use super::{GRPC, OK, stream::Conversation};
-use crate::server::{calls::GRPC_STATUS, layers::REQUEST_ID, pulse::Taken};
+use crate::{
+    grpc::context::REQUEST_ID,
+    server::{calls::GRPC_STATUS, pulse::Taken},
+};
 
 /// A response with that body.
 pub(super) fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
