@@ -109,8 +109,8 @@ struct Setting {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::read();
-    let rounds = arguments.value("--rounds", 10).max(2);
-    let time = arguments.time("--time", Duration::from_secs(10));
+    let rounds = arguments.value("--rounds", 6).max(2);
+    let time = arguments.time("--time", Duration::from_secs(5));
     let connections: usize = arguments.value("--connections", 4);
     let ratio: f64 = arguments.value("--ratio", 0.01);
     arguments.done();
