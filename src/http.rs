@@ -21,12 +21,14 @@ mod forward_auth;
 mod introspect;
 mod layers;
 mod probes;
+mod room;
 
 use crate::{
     grpc::{Services, callers::Callers, error::ApiError},
     telemetry::{metrics::Metrics, traces::Sampling},
 };
 pub(crate) use connections::Connections;
+pub(crate) use room::Room;
 
 /// The paths that there are. They label metrics too.
 const INTROSPECT: &str = "/oauth2/introspect";

@@ -16,11 +16,11 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
-    task::JoinSet,
     time::{Instant, Sleep, sleep},
 };
 use tokio_stream::{Stream, StreamExt};
 
+use super::Room;
 use crate::telemetry::metrics::{Listener, Metrics};
 
 /// How long a connection may say nothing, and how long the head of a request may
@@ -48,10 +48,7 @@ pub(crate) struct Connections {
     draining: GracefulShutdown,
     /// Ends what is not encrypted yet.
     closing: watch::Sender<bool>,
-    tasks: JoinSet<()>,
-    max: usize,
-    /// Whether there are as many as there may be, and that was said.
-    is_full: bool,
+    room: Room,
 }
 
 impl Connections {
@@ -74,9 +71,7 @@ impl Connections {
             http,
             draining: GracefulShutdown::new(),
             closing: watch::Sender::new(false),
-            tasks: JoinSet::new(),
-            max,
-            is_full: false,
+            room: Room::new("http", max),
         }
     }
 
@@ -93,32 +88,18 @@ impl Connections {
         loop {
             tokio::select! {
                 connection = incoming.next(), if !ended => match connection {
-                    Some(Ok(connection)) if self.has_room() => self.serve(connection),
+                    Some(Ok(connection)) if self.room.has_place() => self.serve(connection),
                     // Closed at once.
                     Some(Ok(_)) => {}
                     Some(Err(error)) => tracing::debug!(%error, "a connection was lost at once"),
                     None => ended = true,
                 },
                 // Only to forget those that have ended.
-                Some(_) = self.tasks.join_next() => {}
+                Some(_) = self.room.tasks.join_next() => {}
                 // Nobody comes any more, and nobody is there.
                 else => std::future::pending().await,
             }
         }
-    }
-
-    /// Whether there may be one more.
-    fn has_room(&mut self) -> bool {
-        while self.tasks.try_join_next().is_some() {}
-        let is_full = self.tasks.len() >= self.max;
-        if is_full && !self.is_full {
-            tracing::warn!(
-                connections = self.max,
-                "the HTTP connection limit is reached: new connections are closed"
-            );
-        }
-        self.is_full = is_full;
-        !is_full
     }
 
     /// Tells every connection that no request may be begun on it, and waits for
@@ -127,12 +108,12 @@ impl Connections {
         let Self {
             draining,
             closing,
-            mut tasks,
+            mut room,
             ..
         } = self;
         closing.send_replace(true);
         draining.shutdown().await;
-        while tasks.join_next().await.is_some() {}
+        while room.tasks.join_next().await.is_some() {}
     }
 
     fn serve<C, IO>(&mut self, connection: C)
@@ -144,7 +125,7 @@ impl Connections {
         let (http, watcher) = (self.http.clone(), self.draining.watcher());
         let mut closing = self.closing.subscribe();
         let connected = self.metrics.connected(Listener::Http);
-        self.tasks.spawn(async move {
+        self.room.tasks.spawn(async move {
             let _connected = connected;
             let opened = tokio::select! {
                 opened = connection => opened,
@@ -346,7 +327,7 @@ mod tests {
             .await
             .unwrap();
         let begun = Instant::now();
-        connections.tasks.join_next().await.unwrap().unwrap();
+        connections.room.tasks.join_next().await.unwrap().unwrap();
         let took = begun.elapsed();
         let expected = WRITE_PATIENCE..WRITE_PATIENCE + Duration::from_secs(1);
         assert!(expected.contains(&took), "{took:?}");

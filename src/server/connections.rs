@@ -9,7 +9,6 @@ use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{Instant, sleep},
 };
 use tokio_stream::{Stream, StreamExt};
@@ -20,7 +19,7 @@ use super::{
     wire::{Bytes, Wire},
     workers::{Handed, Workers},
 };
-use crate::{grpc::context::Peer, telemetry::metrics::Listener};
+use crate::{grpc::context::Peer, http::Room, telemetry::metrics::Listener};
 
 /// How often an idle connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -47,11 +46,8 @@ pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
     /// True once no call may be begun any more.
     closing: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    room: Room,
     workers: Workers,
-    max: usize,
-    /// Whether there are as many as there may be, and that was said.
-    is_full: bool,
     patience: Patience,
 }
 
@@ -70,10 +66,8 @@ impl Connections {
             ways: Arc::new(ways),
             http,
             closing: watch::Sender::new(false),
-            tasks: JoinSet::new(),
+            room: Room::new("grpc", max),
             workers,
-            max,
-            is_full: false,
             patience,
         }
     }
@@ -89,30 +83,16 @@ impl Connections {
         loop {
             tokio::select! {
                 connection = incoming.next() => match connection {
-                    Some(Ok(connection)) if self.has_room() => self.serve(connection),
+                    Some(Ok(connection)) if self.room.has_place() => self.serve(connection),
                     // Closed at once: its caller tries another server.
                     Some(Ok(_)) => {}
                     Some(Err(error)) => tracing::debug!(%error, "a connection was lost at once"),
                     None => return,
                 },
                 // Only to forget those that have ended.
-                Some(_) = self.tasks.join_next() => {}
+                Some(_) = self.room.tasks.join_next() => {}
             }
         }
-    }
-
-    /// Whether there may be one more.
-    fn has_room(&mut self) -> bool {
-        while self.tasks.try_join_next().is_some() {}
-        let is_full = self.tasks.len() >= self.max;
-        if is_full && !self.is_full {
-            tracing::warn!(
-                connections = self.max,
-                "the connection limit is reached: new connections are closed"
-            );
-        }
-        self.is_full = is_full;
-        !is_full
     }
 
     /// Tells every connection that no call may be begun on it, and waits for
@@ -120,13 +100,13 @@ impl Connections {
     pub(super) async fn drain(self) {
         let Self {
             closing,
-            mut tasks,
+            mut room,
             // They have to live until the last one is done.
             workers: _workers,
             ..
         } = self;
         closing.send_replace(true);
-        while tasks.join_next().await.is_some() {}
+        while room.tasks.join_next().await.is_some() {}
     }
 
     fn serve<C: Handed>(&mut self, connection: C) {
@@ -185,7 +165,7 @@ impl Connections {
                 leave.as_mut().reset(Instant::now() + LEAVE_TIMEOUT);
             }
         };
-        self.tasks.spawn_on(served, &runtime);
+        self.room.tasks.spawn_on(served, &runtime);
     }
 }
 
