@@ -276,7 +276,10 @@ where
         tokio::select! {
             // After the last answer, so that every use is in it.
             () = usage.finish() => ended,
-            Some(()) = stop.recv() => Ended::CutOff,
+            Some(()) = stop.recv() => {
+                tracing::warn!("told again to stop: the last uses may not be written");
+                ended
+            }
         }
     }
 }

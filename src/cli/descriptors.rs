@@ -9,15 +9,15 @@ const OTHERS: u64 = 100;
 
 /// Makes room for that many connections, as far as this process may, and says where that
 /// is not far enough.
-pub(super) fn make_room(max_connections: usize, pool_size: usize) {
+pub(super) fn make_room(connections: usize, pool_size: usize) {
     let limit = raise();
-    let needed = needed(max_connections, pool_size);
+    let needed = needed(connections, pool_size);
     if let Some(limit) = limit.filter(|limit| *limit < needed) {
         tracing::warn!(
             limit,
             needed,
-            "the limit of open files is {limit}, and {max_connections} connections \
-             (--max-connections) with {pool_size} to Postgres (--pool-size) need {needed}: raise \
+            "the limit of open files is {limit}, and {connections} connections \
+             (--max-connections on each listener) with {pool_size} to Postgres need {needed}: raise \
              the hard limit (ulimit -Hn, LimitNOFILE=), or lower --max-connections"
         );
     }
@@ -41,7 +41,7 @@ fn raise() -> Option<u64> {
     }
 }
 
-fn needed(max_connections: usize, pool_size: usize) -> u64 {
-    let connections = max_connections.saturating_add(pool_size);
+fn needed(connections: usize, pool_size: usize) -> u64 {
+    let connections = connections.saturating_add(pool_size);
     u64::try_from(connections).map_or(u64::MAX, |connections| connections.saturating_add(OTHERS))
 }

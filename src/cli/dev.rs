@@ -43,7 +43,8 @@ pub(super) fn run(
         migrations::apply(&url).await?;
         let (options, database) = (server::Options::default(), store::Options::new(&url));
         // Not before its Postgres was started, which would have it as well.
-        descriptors::make_room(options.max_connections, database.pool_size);
+        // It has two listeners.
+        descriptors::make_room(2 * options.max_connections, database.pool_size);
         let store = open(&database);
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
         let address = listeners.grpc.addresses()?[0].to_string();

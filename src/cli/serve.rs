@@ -39,7 +39,9 @@ const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
     let (options, database) = (args.server(), args.store()?);
-    descriptors::make_room(options.max_connections, database.pool_size);
+    let listeners = 1 + usize::from(args.http_listen.is_some());
+    let connections = options.max_connections.saturating_mul(listeners);
+    descriptors::make_room(connections, database.pool_size);
     let (tls, watcher) = match args.tls.files()? {
         Some(files) => {
             let (tls, watcher) = Tls::load(files)?;

@@ -8,8 +8,8 @@ pub(crate) struct Room {
     pub(crate) tasks: JoinSet<()>,
     listener: &'static str,
     max: usize,
-    /// Whether there are as many as there may be, and that was said.
-    is_full: bool,
+    /// Whether it was said that there are as many as there may be.
+    is_told: bool,
 }
 
 impl Room {
@@ -19,7 +19,7 @@ impl Room {
             tasks: JoinSet::new(),
             listener,
             max,
-            is_full: false,
+            is_told: false,
         }
     }
 
@@ -27,7 +27,11 @@ impl Room {
     pub(crate) fn has_place(&mut self) -> bool {
         while self.tasks.try_join_next().is_some() {}
         let is_full = self.tasks.len() >= self.max;
-        if is_full && !self.is_full {
+        // Once a tenth of them has gone, it is another time: where one comes for each that
+        // goes, the log would be full of it.
+        self.is_told &= self.tasks.len() + self.max / 10 >= self.max;
+        if is_full && !self.is_told {
+            self.is_told = true;
             let (listener, connections) = (self.listener, self.max);
             tracing::warn!(
                 listener,
@@ -35,7 +39,6 @@ impl Room {
                 "{listener}: the connection limit is reached, and new connections are closed"
             );
         }
-        self.is_full = is_full;
         !is_full
     }
 }

@@ -138,7 +138,7 @@ impl Connections {
             let useless = pulse.useless(patience);
             let leave = sleep(LEAVE_TIMEOUT);
             tokio::pin!(served, useless, leave);
-            let mut is_ending = false;
+            let (mut is_ending, mut is_watched) = (false, true);
             loop {
                 tokio::select! {
                     biased;
@@ -151,8 +151,14 @@ impl Connections {
                     }
                     _ = closing.wait_for(|closing| *closing), if !is_ending => {}
                     // Whoever has called nothing so far need not even have greeted.
-                    () = leave.as_mut(), if is_ending && pulse.is_unused() => return,
-                    why = useless.as_mut(), if !is_ending => {
+                    () = leave.as_mut(), if is_ending && pulse.is_unused() => {
+                        // Something may have been called since this was asked.
+                        if pulse.is_unused() {
+                            return;
+                        }
+                    }
+                    why = useless.as_mut(), if is_watched => {
+                        is_watched = false;
                         tracing::debug!(?why, "a connection is ended that is of no use");
                         if why == Useless::Stalled {
                             return;

@@ -43,8 +43,8 @@ pub(in crate::server) struct Conversation {
     waiting: Option<Pin<Box<dyn Future<Output = pb::IntrospectResponse> + Send>>>,
     /// Ready when the server ends.
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Whether it does: what was read is answered then, as far as that needs no waiting,
-    /// and no more is read.
+    /// Whether it does: what was read is answered then, as far as no more waiting has to be
+    /// begun for that, and no more is read.
     is_draining: bool,
     /// What there is to say at the end, once that has come.
     end: Option<Result<(), ApiError>>,
