@@ -224,9 +224,10 @@ impl ApiError {
             .collect()
     }
 
-    /// The error as an answer within a stream, which goes on after it.
+    /// The error as an answer within a stream, which goes on after it. It has its line in
+    /// the log as a call that fails has; whose it is, says the span that this is called in.
     pub(super) fn into_answer(self) -> pb::IntrospectError {
-        self.log();
+        self.tell_of_answer();
         let (code, reason) = self.code_and_reason();
         let violation = |violation: Violation| pb::FieldViolation {
             field: violation.field,
@@ -250,13 +251,22 @@ impl ApiError {
         }
     }
 
-    /// What a person should look at goes to the log, of an error that is part of an
-    /// answer that goes well.
-    pub(crate) fn log(&self) {
-        match self {
-            Self::Store(failure) => failure.log(),
-            Self::Defect(what) => tracing::error!("a defect: {what}"),
-            _ => {}
+    fn tell_of_answer(&self) {
+        let (rpc_reason, causes, why) = (self.reason(), self.causes(), self.to_string());
+        // Quoted, since what is wrong with a request may hold anything.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc.reason = rpc_reason,
+                    causes,
+                    "a request of a stream failed: {why:?}"
+                )
+            };
+        }
+        match self.code_and_reason().0 {
+            Code::Internal => line!(error),
+            Code::Unavailable | Code::DeadlineExceeded => line!(warn),
+            _ => line!(info),
         }
     }
 

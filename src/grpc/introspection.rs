@@ -13,6 +13,7 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument, Span};
 
 use super::{
     Services,
@@ -69,12 +70,16 @@ impl IntrospectionService for Services {
         };
         // An answer is made when there is room for it, and a request is read when
         // the answer to the one before was taken: a slow reader slows itself down.
-        let answers = stream::unfold(Some(conversation), |conversation| async {
-            let mut conversation = conversation?;
-            match conversation.next().await? {
-                Ok(answer) => Some((Ok(answer), Some(conversation))),
-                Err(end) => Some((Err(end), None)),
-            }
+        let span = Span::current();
+        let answers = stream::unfold(Some(conversation), move |conversation| {
+            let next = async {
+                let mut conversation = conversation?;
+                match conversation.next().await? {
+                    Ok(answer) => Some((Ok(answer), Some(conversation))),
+                    Err(end) => Some((Err(end), None)),
+                }
+            };
+            next.instrument(span.clone())
         });
         Ok(Response::new(Box::pin(answers)))
     }

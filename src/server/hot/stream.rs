@@ -15,6 +15,7 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming};
 use prost::Message;
 use tonic::Status;
+use tracing::Instrument;
 
 use super::{KnownCaller, reply::append};
 use crate::{
@@ -144,7 +145,7 @@ impl Conversation {
                     Ok(request) => {
                         let services = self.services.clone();
                         let answer = async move { services.answer_streamed(&request).await };
-                        self.waiting = Some(Box::pin(answer));
+                        self.waiting = Some(Box::pin(answer.instrument(self.call.span.clone())));
                     }
                     Err(_) => self.end = Some(Err(ApiError::unreadable_message())),
                 }

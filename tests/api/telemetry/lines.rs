@@ -1,6 +1,8 @@
 //! Lines of the log: one for each request that failed, none for one that did not,
 //! and none that a caller made up.
 
+use std::time::Duration;
+
 use hitkeep_auth::{
     domain::caller::CallerPermission::{Audit, Introspect, Manage},
     pb,
@@ -116,6 +118,39 @@ async fn a_request_that_fails_has_one_line_and_another_has_none() {
         message.contains("failed")
     });
     assert_eq!(failed.count(), 5, "{}", ended.stderr);
+}
+
+/// A stream goes on, and each of its requests that fails has a line all the same.
+#[tokio::test]
+async fn a_request_of_a_stream_that_fails_has_one_line() {
+    let run = Run::with_world(alone).await;
+    let mut caller = run.caller(Introspect).await;
+    // With a deadline, a stream goes the usual way.
+    for (id, timeout) in [("short", None), ("usual", Some(Duration::from_mins(1)))] {
+        caller.metadata.push(("x-request-id", id.to_owned()));
+        caller.timeout = timeout;
+        let mut stream = caller.stream().await;
+        stream.ask(introspect("x")).await.unwrap();
+        let bad = check("x", SITE, "site.invented");
+        assert!(stream.ask(bad).await.unwrap().error.is_some());
+        stream.ask(introspect("x")).await.unwrap();
+        caller.metadata.pop();
+    }
+    let (ended, _) = run.stop().await;
+    let lines = lines(&ended.stderr);
+    for id in ["short", "usual"] {
+        let told = lines.iter().filter(|line| {
+            let message = line["message"].as_str().unwrap_or_default();
+            line["span"]["request.id"] == id && message.starts_with("a request of a stream")
+        });
+        let told: Vec<_> = told.collect();
+        let [line] = *told else {
+            panic!("one line for {id}: {}", ended.stderr)
+        };
+        assert_eq!(line["level"], "INFO", "{line}");
+        assert_eq!(line["rpc.reason"], "INVALID_FIELD", "{line}");
+        assert_eq!(line["span"]["caller.name"], "introspect", "{line}");
+    }
 }
 
 /// The log is what is left of the audit trail where the database is lost: it must not
