@@ -4,9 +4,14 @@
 //! nothing of all that.
 //!
 //! First it is found what the server can take of `GetApiClient`, which asks
-//! Postgres, with a fixed number of calls under way. Then the calls come at random
+//! Postgres, with a fixed number of calls under way: as many as the server's queue has
+//! where it lasts, so that none is refused. Then the calls come at random
 //! moments, whether or not those before them were answered: half as many, as many,
 //! and twice as many. Each counts from the moment at which it was to be made.
+//!
+//! Postgres is as far away as a network makes it (`--away`). So its connections are what
+//! is short, as they are where a database has a machine of its own, and neither the
+//! server nor whoever measures it waits for a core.
 
 #![expect(clippy::print_stdout, reason = "it prints what it measured")]
 #![expect(unreachable_pub, reason = "a benchmark has no outside")]
@@ -26,6 +31,7 @@ use calls::{Calls, Kind, Tally, closed, open, percentile};
 use support::{
     arguments::Arguments,
     cores::{self, work_of},
+    distance,
     figures::Table,
     population::{self, Known, check},
     postgres::{Durability, Postgres},
@@ -35,8 +41,8 @@ use support::{
 /// Clients, and those among them that are asked for.
 const CLIENTS: usize = 10_000;
 const KNOWN: usize = 1000;
-/// How long each run goes on before it counts.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// How long each run goes on before it counts: longer than the server lets a crowd in.
+const WARM_UP: Duration = Duration::from_secs(2);
 /// The loads, as parts of what the server can take.
 const LOADS: [(&str, f64); 3] = [("half of that", 0.5), ("that", 1.0), ("twice that", 2.0)];
 const OVERLOAD: f64 = 2.0;
@@ -51,24 +57,35 @@ struct Options {
     introspections: f64,
 }
 
+/// What the server is set to, and where its Postgres is.
+struct Setting {
+    /// How long a byte takes to Postgres, and back.
+    away: Duration,
+    /// As it is by itself where it is 0.
+    max_calls: usize,
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::read();
     let options = Options {
         rounds: arguments.value("--rounds", 3),
         time: arguments.time("--time", Duration::from_secs(3)),
         connections: arguments.value("--connections", 4),
-        at_once: arguments.value("--calls", 32),
+        at_once: arguments.value("--calls", 64),
         introspections: arguments.value("--introspections", 1000.0),
     };
-    let max_calls: usize = arguments.value("--max-calls", 0);
+    let setting = Setting {
+        away: arguments.time("--away", Duration::from_millis(2)),
+        max_calls: arguments.value("--max-calls", 0),
+    };
     arguments.done();
-    let cores = cores::shared_out(2);
+    let cores = cores::around_generator(2);
     println!("{cores}");
     let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
     let runtime = cores::on(&cores.others, || {
         tokio::runtime::Runtime::new().expect("a runtime starts")
     });
-    let (service, caller, known) = runtime.block_on(set_up(&postgres, &cores.server, max_calls));
+    let (service, caller, known) = runtime.block_on(set_up(&postgres, &cores.server, &setting));
     let wrong = cores::on(&[cores.generator], || {
         // The connections belong to the thread that calls, too.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -90,14 +107,17 @@ fn main() -> ExitCode {
 async fn set_up(
     postgres: &Postgres,
     cores: &[usize],
-    max_calls: usize,
+    setting: &Setting,
 ) -> (Service, Caller, Arc<[Known]>) {
     let database = postgres.migrated("bench").await;
     let known = population::fill(&database, CLIENTS, KNOWN).await;
     let caller = Caller::create(&database);
-    let limit = max_calls.to_string();
-    let settings = match max_calls {
-        // As it is by itself.
+    let database = match setting.away {
+        Duration::ZERO => database,
+        away => distance::to(postgres, &database, away),
+    };
+    let limit = setting.max_calls.to_string();
+    let settings = match setting.max_calls {
         0 => vec![],
         _ => vec!["--max-calls", &*limit],
     };

@@ -11,6 +11,8 @@ pub mod calls;
 pub mod chance;
 #[path = "support/cores.rs"]
 pub mod cores;
+#[path = "support/distance.rs"]
+pub mod distance;
 #[path = "support/figures.rs"]
 pub mod figures;
 #[path = "support/load.rs"]

@@ -18,7 +18,7 @@ use crate::{
     },
     grpc,
     replica::{self, usage},
-    server::{self, listeners::Address, pulse::Patience, tls},
+    server::{self, listeners::Address, tls},
     store::{self, DatabaseUrl, MalformedUrl},
     telemetry::{self, settings::Settings},
 };
@@ -192,7 +192,8 @@ pub struct ServeArgs {
     /// Limit on introspections that are waiting, over all connections; more are refused
     #[arg(long, env = "HITKEEP_AUTH_MAX_INTROSPECTIONS", default_value_t = 4096, value_parser = at_least_one, value_name = "N")]
     max_introspections: usize,
-    /// Limit on other calls in progress, over all connections; more are refused
+    /// Limit on other calls in progress, over all connections; more are refused. Where calls
+    /// have been waiting for Postgres for a second, 4 reads and 4 writes for each connection to it
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
     /// Connection limit of each listener; connections beyond it are closed. The limit of open files must allow it
@@ -444,8 +445,8 @@ impl ServeArgs {
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
             max_connections: self.max_connections,
-            patience: Patience::default(),
             threads: self.threads.unwrap_or_else(one_for_each_core),
+            ..server::Options::default()
         }
     }
 }

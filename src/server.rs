@@ -11,6 +11,7 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 
+mod admission;
 mod auth;
 mod bodies;
 mod calls;
@@ -25,6 +26,7 @@ pub mod tls;
 mod wire;
 pub mod workers;
 
+use admission::{Admission, Crowd};
 use connections::Connections;
 use pulse::Patience;
 use workers::{Handed, Workers};
@@ -71,6 +73,10 @@ pub struct Options {
     pub max_introspections: usize,
     /// Other calls under way at once, over all connections. Default 256.
     pub max_calls: usize,
+    /// How long so many may come. Where calls have been waiting for Postgres for longer,
+    /// without an end, only four for each connection to it are let in of those who read,
+    /// and as many of those who write. Default 1 s.
+    pub max_crowd: Duration,
     /// Connections at once, on each of the two listeners; one more is closed. Default
     /// 10,000.
     pub max_connections: usize,
@@ -90,6 +96,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
+            max_crowd: Duration::from_secs(1),
             max_connections: 10_000,
             patience: Patience::default(),
             threads: 0,
@@ -200,10 +207,14 @@ where
             draining.clone(),
         );
         let introspections = Arc::new(Semaphore::new(options.max_introspections));
+        let crowd = Crowd {
+            at_most: options.max_calls,
+            may_last: options.max_crowd,
+        };
         let limits = Arc::new(layers::Limits::new(
             Arc::clone(&introspections),
             MAX_REPLACEMENTS,
-            options.max_calls,
+            Admission::new(crowd, store.places()),
             draining.clone(),
         ));
         let callers = Callers {

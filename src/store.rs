@@ -11,7 +11,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool::{Runtime, managed::HookError};
 use diesel::{
     QueryResult, QueryableByName,
     pg::Pg,
@@ -19,12 +18,8 @@ use diesel::{
 };
 use diesel_async::{
     AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
-    pooled_connection::{
-        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
-        deadpool::{Hook, Object, Pool},
-    },
+    pooled_connection::deadpool::{Object, Pool},
 };
-use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
@@ -40,6 +35,7 @@ pub mod feed;
 pub mod introspection;
 mod lease;
 pub mod migrations;
+mod pool;
 mod schema;
 pub mod tls;
 mod types;
@@ -55,13 +51,11 @@ use connect::Connector;
 pub use connect::NoConnection;
 use error::StoreError;
 use lease::{Lease, Work};
+pub use pool::{Places, PoolStatus};
 pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How often a transaction is tried that collides with another.
 const MAX_TRIES: u32 = 5;
-/// The part of the pool that writers may have. They wait for each other anyway,
-/// and must not keep those who read waiting for a connection.
-const WRITERS_SHARE: usize = 4;
 
 /// How to reach Postgres.
 #[derive(Clone, Debug)]
@@ -100,19 +94,6 @@ pub struct Store {
     /// For connections beside the pool.
     connector: Arc<Connector>,
     connect_timeout: Duration,
-}
-
-/// How the pool is used at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolStatus {
-    /// Connections that there are.
-    pub connections: usize,
-    /// Of these, those that nobody uses.
-    pub idle: usize,
-    /// Connections that there may be.
-    pub at_most: usize,
-    /// Those who wait for one.
-    pub waiting: usize,
 }
 
 /// A snapshot of the database: everything read through it is of one moment.
@@ -165,35 +146,10 @@ struct StateRow {
 impl Store {
     /// Makes a store. Connects when first asked for something.
     pub fn new(options: &Options, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        let mut config = ManagerConfig::<AsyncPgConnection>::default();
-        // No round trip at checkout: a dead connection is seen as closed.
-        config.recycling_method = RecyclingMethod::Fast;
         let connector = Arc::new(Connector::new(&options.database_url));
-        let connects = Arc::clone(&connector);
-        config.custom_setup = Box::new(move |_: &str| {
-            let connector = Arc::clone(&connects);
-            async move { connector.connect().await }.boxed()
-        });
-        // The connector knows where to.
-        let manager = AsyncDieselConnectionManager::new_with_config("", config);
         let connect_timeout = connector.patience(options.connect_timeout);
-        let set_up = Hook::async_fn(|connection: &mut AsyncPgConnection, _| {
-            async {
-                let done = connect::set_up(connection).await;
-                done.map_err(|error| HookError::Message(error.to_string().into()))
-            }
-            .boxed()
-        });
-        let pool = Pool::builder(manager)
-            .max_size(options.pool_size)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(options.pool_wait))
-            .create_timeout(Some(connect_timeout))
-            .recycle_timeout(Some(connect_timeout))
-            .post_create(set_up)
-            .build()
-            .expect("a runtime is set, which timeouts need");
-        let writers = (options.pool_size / WRITERS_SHARE).max(1);
+        let pool = pool::of(options, &connector, connect_timeout);
+        let writers = Places::of(options.pool_size).writes;
         Self {
             pool,
             writers: Arc::new(Semaphore::new(writers)),
@@ -215,15 +171,14 @@ impl Store {
         &*self.entropy
     }
 
+    /// How many it works for at once.
+    pub fn places(&self) -> Places {
+        Places::of(self.pool.status().max_size)
+    }
+
     /// How the pool is used.
     pub fn pool_status(&self) -> PoolStatus {
-        let status = self.pool.status();
-        PoolStatus {
-            connections: status.size,
-            idle: status.available,
-            at_most: status.max_size,
-            waiting: status.waiting,
-        }
+        PoolStatus::of(&self.pool)
     }
 
     /// Sees whether the database takes connections, with one of its own.

@@ -37,6 +37,22 @@ pub fn shared_out(for_server: usize) -> Cores {
     }
 }
 
+/// The same where the generator is what must not be late: it has a core of its own,
+/// even where the server then has to share its with Postgres.
+pub fn around_generator(for_server: usize) -> Cores {
+    let shared = shared_out(for_server);
+    let mut rest = available();
+    let generator = rest.pop().expect("there is a core");
+    if !shared.server.contains(&shared.generator) || rest.is_empty() {
+        return shared;
+    }
+    Cores {
+        server: rest.clone(),
+        generator,
+        others: rest,
+    }
+}
+
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 use tracing::{Instrument, field::Empty, info_span};
 
 use super::{
+    admission::{self, Admission},
     auth::Access,
     bodies::{End, Until},
     calls::{self, Head, UnderWay, Watched, failure, id_header, trailers},
@@ -63,7 +64,7 @@ pub(super) struct Limits {
     /// Replacements of the directory: few, and large.
     replacements: Semaphore,
     /// Everything else that works on the database.
-    others: Semaphore,
+    others: Admission,
     health_streams: Arc<Semaphore>,
     reflection_streams: Arc<Semaphore>,
     /// True once the server is about to end.
@@ -74,13 +75,13 @@ impl Limits {
     pub(super) fn new(
         introspections: Arc<Semaphore>,
         replacements: usize,
-        others: usize,
+        others: Admission,
         draining: watch::Receiver<bool>,
     ) -> Self {
         Self {
             introspections,
             replacements: Semaphore::new(replacements),
-            others: Semaphore::new(others),
+            others,
             health_streams: Arc::new(Semaphore::new(MAX_HEALTH_STREAMS)),
             reflection_streams: Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)),
             draining,
@@ -197,8 +198,7 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     }
 }
 
-/// Refuses what is over the limit, at once: a queue would only make everybody
-/// wait.
+/// Refuses what is over the limit, at once.
 pub(super) async fn shed(
     State(limits): State<Arc<Limits>>,
     request: Request,
@@ -213,7 +213,13 @@ pub(super) async fn shed(
         }
         Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
-        Access::Permitted(_) | Access::Known => &limits.others,
+        Access::Permitted(_) | Access::Known => {
+            let kind = admission::Kind::of(Method::of(path));
+            return match limits.others.admit(kind, Instant::now()) {
+                Some(_admitted) => next.run(request).await,
+                None => Status::from(ApiError::Overloaded).into_http(),
+            };
+        }
     };
     match limit.try_acquire() {
         Ok(_permit) => next.run(request).await,

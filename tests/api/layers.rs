@@ -5,11 +5,12 @@ use std::{convert::Infallible, time::Duration};
 
 use hitkeep_auth::{
     domain::caller::CallerPermission::{self, Directory, Manage},
-    pb, server,
+    pb, server, store,
 };
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Bytes, Frame};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tonic::Status;
 use tonic_types::StatusExt;
@@ -17,6 +18,7 @@ use tonic_types::StatusExt;
 use crate::{
     fixtures::*,
     harness::{TestApp, told},
+    support::postgres::migrated_database,
 };
 
 const CREATE: &str = "/hitkeep.auth.v1.ApiClientService/CreateApiClient";
@@ -68,6 +70,45 @@ async fn what_is_over_the_limit_is_shed_at_once() {
         .expect("it is not shed");
     blocker.release().await;
     first.await.unwrap().expect("it was let in");
+    dashboard.created(personal(VERA)).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_lasts_is_short() {
+    let url = migrated_database().await;
+    // Four calls for each connection.
+    let store = store::Options {
+        pool_size: 2,
+        pool_wait: Duration::from_mins(1),
+        ..store::Options::new(&url)
+    };
+    let options = server::Options {
+        max_crowd: Duration::ZERO,
+        ..server::Options::default()
+    };
+    let app = TestApp::on(&url, &store, options).await;
+    app.change(world()).await;
+    let dashboard = app.dashboard().await;
+    let blocker = app.hold_write_lock().await;
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let dashboard = dashboard.clone();
+        calls.spawn(async move { dashboard.create(personal(VERA)).await });
+    }
+    for _ in 8..20 {
+        let shed = calls.join_next().await.unwrap().unwrap();
+        assert_eq!(told(&shed), "Unavailable OVERLOADED");
+    }
+    // Those who read do not wait for those who write, nor are they refused for them.
+    let listed = dashboard
+        .list(list(VERA, of_user(VERA)))
+        .await
+        .expect("it is let in");
+    assert_eq!(listed.api_clients, []);
+    blocker.release().await;
+    for made in calls.join_all().await {
+        made.expect("it was let in");
+    }
     dashboard.created(personal(VERA)).await;
 }
 
