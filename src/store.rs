@@ -37,6 +37,7 @@ mod lease;
 pub mod migrations;
 mod pool;
 mod schema;
+mod statement;
 pub mod tls;
 mod types;
 mod url;
@@ -52,6 +53,7 @@ pub use connect::NoConnection;
 use error::StoreError;
 use lease::{Lease, Work};
 pub use pool::{Places, PoolStatus};
+use statement::Statement;
 pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How often a transaction is tried that collides with another.
@@ -204,7 +206,7 @@ impl Store {
     /// Opens a snapshot to read from. Read-only; sees no later change.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let state = "SELECT revision, clock_timestamp() AS now FROM index_state";
+        let state = Statement("SELECT revision, clock_timestamp() AS now FROM index_state");
         let (lease, state): (_, StateRow) = self.begin_with("snapshot", begin, state).await?;
         Ok(Snapshot {
             lease,
@@ -269,8 +271,10 @@ impl Store {
 
     async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
         // The time is taken after the lock, so that it orders the writes too.
-        let lock = "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
-                    SELECT clock_timestamp() AS now FROM locked";
+        let lock = Statement(
+            "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
+             SELECT clock_timestamp() AS now FROM locked",
+        );
         // Said, since a database can have another default: at a higher level whoever
         // waited for the lock would collide with whom it waited for. A database that
         // was made read-only by default stays so.
@@ -290,7 +294,7 @@ impl Store {
         &self,
         operation: &'static str,
         begin: &'static str,
-        first: &'static str,
+        first: Statement,
     ) -> Result<(Lease, R), StoreError>
     where
         R: QueryableByName<Pg> + Send + 'static,
@@ -299,7 +303,7 @@ impl Store {
             let (mut one, mut other) = (&*connection, &*connection);
             let (begun, row) = futures_util::future::join(
                 one.batch_execute(begin),
-                diesel::sql_query(first).get_result::<R>(&mut other),
+                first.get_result::<R>(&mut other),
             )
             .await;
             begun?;
@@ -416,10 +420,8 @@ impl Transaction {
     async fn commit(mut self) -> Result<Revision, StoreError> {
         // The database stamps the revision by itself, where something changed. It is read
         // before the commit is sent: after it, it may be somebody else's.
-        let stamped = "SELECT revision FROM index_state";
-        let state: RevisionRow = diesel::sql_query(stamped)
-            .get_result(self.connection())
-            .await?;
+        let stamped = Statement("SELECT revision FROM index_state");
+        let state: RevisionRow = stamped.get_result(self.connection()).await?;
         self.connection().batch_execute("COMMIT").await?;
         self.lease.finish();
         revision(state.revision)

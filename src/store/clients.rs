@@ -8,6 +8,7 @@ use diesel::{
     sql_types::{BigInt, Uuid as SqlUuid},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::future::join;
 use uuid::Uuid;
 
 use super::{
@@ -59,6 +60,9 @@ macro_rules! with_newest_tokens {
 
 /// A client's row, the hint of its newest token, and its last use.
 type Found = (ClientRow, Option<String>, Option<Timestamp>);
+
+/// A client, a site, and the role that the client was granted on it.
+type Granted = (Uuid, Uuid, String);
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = api_clients, check_for_backend(diesel::pg::Pg), treat_none_as_null = true)]
@@ -281,13 +285,14 @@ async fn find(
     connection: &mut AsyncPgConnection,
     id: ClientId,
 ) -> Result<Option<ApiClient>, StoreError> {
-    let row: Option<Found> = with_newest_tokens!()
+    // Both are sent before the first answer is there.
+    let mut one = &*connection;
+    let row = with_newest_tokens!()
         .filter(api_clients::id.eq(id.uuid()))
-        .first(connection)
-        .await
-        .optional()?;
-    let Some(row) = row else { return Ok(None) };
-    let clients = with_grants(connection, vec![row]).await?;
+        .first::<Found>(&mut one);
+    let granted = granted(connection, vec![id.uuid()]);
+    let (row, granted) = join(row, granted).await;
+    let clients = with_grants(row.optional()?.into_iter().collect(), granted?)?;
     Ok(clients.into_iter().next())
 }
 
@@ -319,24 +324,28 @@ async fn page(
             .and(api_clients::id.gt(id.uuid()));
         query = query.filter(older.or(tied));
     }
-    let rows = query.load(connection).await?;
-    with_grants(connection, rows).await
+    let rows: Vec<Found> = query.load(connection).await?;
+    let ids = rows.iter().map(|(row, ..)| row.id).collect();
+    let granted = granted(connection, ids).await?;
+    with_grants(rows, granted)
 }
 
-async fn with_grants(
-    connection: &mut AsyncPgConnection,
-    rows: Vec<Found>,
-) -> Result<Vec<ApiClient>, StoreError> {
-    let ids: Vec<Uuid> = rows.iter().map(|(row, ..)| row.id).collect();
-    let granted: Vec<(Uuid, Uuid, String)> = api_client_grants::table
-        .filter(api_client_grants::client_id.eq_any(ids))
+async fn granted(
+    mut connection: &AsyncPgConnection,
+    clients: Vec<Uuid>,
+) -> QueryResult<Vec<Granted>> {
+    api_client_grants::table
+        .filter(api_client_grants::client_id.eq_any(clients))
         .select((
             api_client_grants::client_id,
             api_client_grants::site_id,
             api_client_grants::role,
         ))
-        .load(connection)
-        .await?;
+        .load(&mut connection)
+        .await
+}
+
+fn with_grants(rows: Vec<Found>, granted: Vec<Granted>) -> Result<Vec<ApiClient>, StoreError> {
     let mut grants: BTreeMap<Uuid, SiteGrants> = BTreeMap::new();
     for (client, site, role) in granted {
         let role = types::word(&role)?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::future::join3;
 use uuid::Uuid;
 
 use super::{
@@ -49,13 +50,11 @@ impl Transaction {
 }
 
 async fn facts(
-    connection: &mut AsyncPgConnection,
+    connection: &AsyncPgConnection,
     actor: UserId,
     owner: Owner,
     asked: &[SiteId],
 ) -> Result<Facts, StoreError> {
-    let user = find_user(connection, actor).await?;
-    let sites = site_standings(connection, actor, asked).await?;
     let of_user = |id, user: Option<UserStanding>| match user {
         Some(user) => OwnerFacts::User {
             id,
@@ -63,11 +62,22 @@ async fn facts(
         },
         None => OwnerFacts::Absent,
     };
-    let owner = match owner {
-        Owner::User(id) if id == actor => of_user(id, user),
-        Owner::User(id) => of_user(id, find_user(connection, id).await?),
-        Owner::Team(id) => find_team(connection, id, actor).await?,
+    let find_owner = async {
+        Ok::<_, StoreError>(match owner {
+            Owner::User(id) if id == actor => None,
+            Owner::User(id) => Some(of_user(id, find_user(connection, id).await?)),
+            Owner::Team(id) => Some(find_team(connection, id, actor).await?),
+        })
     };
+    // All are sent before the first answer is there.
+    let (user, sites, owner) = join3(
+        find_user(connection, actor),
+        site_standings(connection, actor, asked),
+        find_owner,
+    )
+    .await;
+    let (user, sites) = (user?, sites?);
+    let owner = owner?.unwrap_or_else(|| of_user(actor, user));
     Ok(Facts {
         actor: Holder {
             id: actor,
@@ -79,13 +89,13 @@ async fn facts(
 }
 
 async fn find_user(
-    connection: &mut AsyncPgConnection,
+    mut connection: &AsyncPgConnection,
     id: UserId,
 ) -> Result<Option<UserStanding>, StoreError> {
     let row: Option<(String, bool)> = users::table
         .find(id.uuid())
         .select((users::instance_role, users::disabled))
-        .first(connection)
+        .first(&mut connection)
         .await
         .optional()?;
     row.map(|(role, disabled)| {
@@ -98,7 +108,7 @@ async fn find_user(
 }
 
 async fn find_team(
-    connection: &mut AsyncPgConnection,
+    mut connection: &AsyncPgConnection,
     id: TeamId,
     actor: UserId,
 ) -> Result<OwnerFacts, StoreError> {
@@ -108,7 +118,7 @@ async fn find_team(
         .left_join(membership)
         .filter(teams::id.eq(id.uuid()))
         .select((teams::archived, team_members::role.nullable()))
-        .first(connection)
+        .first(&mut connection)
         .await
         .optional()?;
     let Some((archived, role)) = row else {
@@ -123,7 +133,7 @@ async fn find_team(
 }
 
 async fn site_standings(
-    connection: &mut AsyncPgConnection,
+    mut connection: &AsyncPgConnection,
     user: UserId,
     asked: &[SiteId],
 ) -> Result<BTreeMap<SiteId, SiteStanding>, StoreError> {
@@ -147,7 +157,7 @@ async fn site_standings(
             team_members::role.nullable(),
             site_members::role.nullable(),
         ))
-        .load(connection)
+        .load(&mut connection)
         .await?;
     let standing = |row: SiteRow| {
         let columns = StandingColumns {
