@@ -256,7 +256,8 @@ async fn who_takes_nothing_does_not_hold_up_the_end_for_ever() {
         settle().await;
         // The answer may have begun to wait before.
         let drained = drain(connections);
-        peer.answer_pings().await;
+        let ended = timeout(PATIENCE.stalled * 2, peer.answer_pings()).await;
+        ended.expect("it is ended by then");
         let took = MOMENT + drained.await.unwrap();
         // It is looked at four times in that time.
         let looks = PATIENCE.stalled / 4;

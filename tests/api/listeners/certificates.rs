@@ -300,6 +300,8 @@ async fn a_stream_does_not_go_on_under_another_account() {
     world.account("first", &[Introspect], &[SPIFFE]).await;
     let other = ["dns:second.example"];
     world.account("second", &[Introspect], &other).await;
+    // Only who is in the index goes the short way.
+    world.settle().await;
     let mut caller = world.showing(&[SPIFFE]).await;
     // With a deadline, a stream goes the usual way.
     for (timeout, next) in [(None, "second"), (Some(Duration::from_mins(1)), "first")] {
