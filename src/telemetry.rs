@@ -29,6 +29,8 @@ use tracing_subscriber::{
 
 mod export;
 mod lines;
+#[cfg(test)]
+pub(crate) mod logged;
 pub mod metrics;
 pub mod settings;
 pub mod traces;

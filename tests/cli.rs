@@ -14,6 +14,9 @@ mod help;
 mod postgres;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/waiting.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod waiting;
 
 #[path = "cli/run.rs"]
 mod run;

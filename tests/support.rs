@@ -10,3 +10,5 @@ pub mod postgres;
 pub mod process;
 #[path = "support/proxy.rs"]
 pub mod proxy;
+#[path = "support/waiting.rs"]
+pub mod waiting;

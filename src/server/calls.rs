@@ -17,7 +17,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tracing::{Span, field::Empty, info_span};
 
-use super::measured::{self, Method};
+use super::{
+    measured::{self, Method},
+    pulse::{CutOff, Pulse},
+};
 use crate::{
     grpc::{context::Proven, error::ApiError},
     telemetry::{
@@ -28,6 +31,12 @@ use crate::{
 
 /// The header that has a status, and the trailer.
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+tokio::task_local! {
+    /// What goes on on the connection of the call that a task answers. It is there while
+    /// the task is dropped as well, which is what a call that is cut off learns it by.
+    pub(super) static PULSE: Arc<Pulse>;
+}
 
 /// What is noted of a call before its way is known.
 #[derive(Clone, Debug)]
@@ -65,8 +74,8 @@ pub(super) fn span(sampling: &Sampling, method: Method, headers: &HeaderMap, tra
     span
 }
 
-/// A call under way. Dropped before it has ended, its caller went away, and that is
-/// a failure like any other.
+/// A call under way. Dropped before it has ended, it was cut off, by its caller or by us,
+/// and that is a failure like any other.
 pub(super) struct UnderWay {
     pub(super) metrics: Metrics,
     pub(super) method: Method,
@@ -93,8 +102,9 @@ impl fmt::Debug for UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         if !self.has_ended {
-            let status = Status::cancelled("its caller went away");
-            self.end(Some(&status));
+            // Where it is none of a task's, whoever drops it has told.
+            PULSE.try_with(|pulse| self.tell_cut_off(pulse)).ok();
+            self.end(Some(&Status::cancelled("its caller went away")));
         }
     }
 }
@@ -115,6 +125,13 @@ impl UnderWay {
         }
         if let Some(status) = failure {
             self.tell(status);
+        }
+    }
+
+    /// Notes that it was cut off, where it was not its caller who did.
+    pub(super) fn tell_cut_off(&mut self, pulse: &Pulse) {
+        if let Some(who) = pulse.cut_off() {
+            self.end(Some(&Status::from(who)));
         }
     }
 
@@ -182,6 +199,21 @@ impl UnderWay {
     }
 }
 
+impl From<CutOff> for Status {
+    fn from(who: CutOff) -> Self {
+        match who {
+            CutOff::ServerEnded => {
+                let ends = Self::from(ApiError::ShuttingDown);
+                let details = ends.get_error_details();
+                Self::with_error_details(ends.code(), "the server cut it off, and ended", details)
+            }
+            CutOff::Stalled => {
+                Self::cancelled("its connection was ended: the peer did not take an answer")
+            }
+        }
+    }
+}
+
 /// Whose fault a failure is, which says how loud it is told: an operator who is woken
 /// by warnings sleeps through what callers do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -222,11 +254,23 @@ impl Fault {
 pub(super) struct Watched<B> {
     body: B,
     call: UnderWay,
+    /// What goes on on its connection: its task has ended by then. None where no connection is.
+    pulse: Option<Arc<Pulse>>,
 }
 
 impl<B> Watched<B> {
-    pub(super) const fn new(body: B, call: UnderWay) -> Self {
-        Self { body, call }
+    /// To be made in the call's task.
+    pub(super) fn new(body: B, call: UnderWay) -> Self {
+        let pulse = PULSE.try_with(Arc::clone).ok();
+        Self { body, call, pulse }
+    }
+}
+
+impl<B> Drop for Watched<B> {
+    fn drop(&mut self) {
+        if let Some(pulse) = &self.pulse {
+            self.call.tell_cut_off(pulse);
+        }
     }
 }
 

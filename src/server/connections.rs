@@ -15,7 +15,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::{
     hot::{Dispatch, Ways},
-    pulse::{Patience, Pulse, Useless},
+    pulse::{EndsServer, Patience, Pulse, Useless},
     wire::{Bytes, Wire},
     workers::{Handed, Workers},
 };
@@ -42,6 +42,8 @@ const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
 /// The connections that there are. Dropped, all of them end at once.
 pub(super) struct Connections {
+    /// First, so that it is dropped before the calls that end with it.
+    end: EndsServer,
     ways: Arc<Ways>,
     http: http2::Builder<TokioExecutor>,
     /// True once no call may be begun any more.
@@ -63,6 +65,7 @@ impl Connections {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         Self {
+            end: EndsServer::default(),
             ways: Arc::new(ways),
             http,
             closing: watch::Sender::new(false),
@@ -97,22 +100,17 @@ impl Connections {
 
     /// Tells every connection that no call may be begun on it, and waits for
     /// those under way.
-    pub(super) async fn drain(self) {
-        let Self {
-            closing,
-            mut room,
-            // They have to live until the last one is done.
-            workers: _workers,
-            ..
-        } = self;
-        closing.send_replace(true);
-        while room.tasks.join_next().await.is_some() {}
+    ///
+    /// Given up before it comes back, it cuts them off.
+    pub(super) async fn drain(mut self) {
+        self.closing.send_replace(true);
+        while self.room.tasks.join_next().await.is_some() {}
     }
 
     fn serve<C: Handed>(&mut self, connection: C) {
         let place = self.workers.place();
         let runtime = place.runtime.clone();
-        let pulse = Arc::new(Pulse::default());
+        let pulse = Arc::new(Pulse::of(&self.end.0));
         let dispatch = Dispatch::new(Arc::clone(&self.ways), Arc::clone(&pulse));
         let (http, patience) = (self.http.clone(), self.patience);
         let mut closing = self.closing.subscribe();
@@ -205,3 +203,6 @@ impl Service<Request<Incoming>> for Known {
         self.dispatch.call(request)
     }
 }
+
+#[cfg(test)]
+mod tests;

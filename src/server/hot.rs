@@ -194,6 +194,7 @@ impl Ways {
         let mut router = self.router.clone();
         let streams = measured::Method::of(request.uri().path()).streams;
         let routed = async move { router.call(request.map(axum::body::Body::new)).await };
+        let routed = calls::PULSE.scope(Arc::clone(call.pulse()), routed);
         Routed {
             task: self.runtime.spawn(routed),
             call: Some(call),
@@ -202,7 +203,7 @@ impl Ways {
     }
 }
 
-/// A call that goes the usual way. Dropped, it ends: its caller went away.
+/// A call that goes the usual way. Dropped, it ends: it was cut off.
 pub(super) struct Routed {
     task: JoinHandle<Result<Response<axum::body::Body>, Infallible>>,
     /// Until there is an answer, which has it then.

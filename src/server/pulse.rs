@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -45,6 +45,34 @@ pub(super) struct Pulse {
     /// The calls that were begun.
     begun: AtomicU64,
     under_way: Mutex<UnderWay>,
+    /// Whether it is ended because its peer does not take an answer.
+    is_stalled: AtomicBool,
+    server: ServerEnd,
+}
+
+/// Whether the server has ended, and with it every call that was not finished by then.
+/// All connections of a server share one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerEnd(Arc<AtomicBool>);
+
+/// Says so when it is dropped. Whoever has it must drop it before what calls end with, or
+/// they would take it for their callers' doing.
+#[derive(Debug, Default)]
+pub(super) struct EndsServer(pub(super) ServerEnd);
+
+impl Drop for EndsServer {
+    fn drop(&mut self) {
+        self.0.0.store(true, Relaxed);
+    }
+}
+
+/// Who cut a call off, where it was not its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CutOff {
+    /// The server, which ended: the drain took too long, or it was told again to stop.
+    ServerEnded,
+    /// The connection was ended because its peer did not take another call's answer.
+    Stalled,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +93,21 @@ pub(super) enum Useless {
 }
 
 impl Pulse {
+    pub(super) fn of(server: &ServerEnd) -> Self {
+        Self {
+            server: server.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Who cuts its calls off; nobody where it is their callers who went away.
+    pub(super) fn cut_off(&self) -> Option<CutOff> {
+        if self.server.0.load(Relaxed) {
+            return Some(CutOff::ServerEnded);
+        }
+        self.is_stalled.load(Relaxed).then_some(CutOff::Stalled)
+    }
+
     /// Notes that a call begins.
     pub(super) fn beat(&self) {
         self.begun.fetch_add(1, Relaxed);
@@ -98,6 +141,7 @@ impl Pulse {
             let under_way = self.under_way();
             let is_stalled = |since: &Instant| now.duration_since(*since) >= patience.stalled;
             if under_way.calls.values().flatten().any(is_stalled) {
+                self.is_stalled.store(true, Relaxed);
                 return Useless::Stalled;
             }
             if begun != last || !under_way.calls.is_empty() {
@@ -123,6 +167,11 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// What goes on on its connection.
+    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
     /// Notes since when the peer is to take something.
     fn waits(&self, since: Option<Instant>) {
         self.pulse.under_way().calls.insert(self.number, since);

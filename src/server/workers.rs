@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
 };
 
 use tokio::{
@@ -55,14 +56,40 @@ impl Handed for DuplexStream {
     }
 }
 
-/// The threads. Dropped, they end, with all that runs on them.
+/// The threads. Dropped, they end, with all that runs on them: a call that is cut off has
+/// its line in the log before the process ends.
 pub(super) struct Workers(Vec<Worker>);
 
 struct Worker {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
-    /// The thread ends with this; none where it is not ours.
-    _life: Option<oneshot::Sender<()>>,
+    /// None where the thread is not ours.
+    life: Option<Life>,
+}
+
+struct Life {
+    /// The thread ends with this.
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Life {
+    fn end(self) -> JoinHandle<()> {
+        drop(self.end);
+        self.thread
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        // First all of them are told.
+        let lives = self.0.iter_mut().filter_map(|worker| worker.life.take());
+        let threads: Vec<_> = lives.map(Life::end).collect();
+        for thread in threads {
+            // Nothing there waits for anything. A panic is in the log already.
+            thread.join().ok();
+        }
+    }
 }
 
 /// A connection's place on a thread, until it is dropped.
@@ -97,7 +124,7 @@ impl Workers {
         Self(vec![Worker {
             runtime: Handle::current(),
             connections: Arc::default(),
-            _life: None,
+            life: None,
         }])
     }
 
@@ -120,17 +147,17 @@ impl Worker {
     fn start(number: usize) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let (life, end) = oneshot::channel();
-        std::thread::Builder::new()
+        let (end, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new()
             .name(format!("callers-{number}"))
             .spawn(move || {
                 // Nothing is ever sent: the other end is dropped.
-                runtime.block_on(end).ok();
+                runtime.block_on(ended).ok();
             })?;
         Ok(Self {
             runtime: handle,
             connections: Arc::default(),
-            _life: Some(life),
+            life: Some(Life { end, thread }),
         })
     }
 }

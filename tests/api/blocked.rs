@@ -3,7 +3,7 @@
 
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
-use crate::harness::TestApp;
+use crate::{harness::TestApp, support::waiting::until};
 
 /// Statements of this database that wait for a lock.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity \
@@ -28,12 +28,17 @@ impl TestApp {
         Blocker(connection)
     }
 
-    /// Waits until so many statements wait for a lock. Nothing tells when that
-    /// happens, so it is asked again and again.
+    /// Waits until so many statements wait for a lock.
     pub async fn until_waiting(&self, statements: i64) {
-        while self.number(WAITING).await != statements {
-            tokio::task::yield_now().await;
-        }
+        until("so many statements wait", async || {
+            let waiting = self.number(WAITING).await;
+            if waiting == statements {
+                Ok(())
+            } else {
+                Err(format!("{waiting} and not {statements}"))
+            }
+        })
+        .await;
     }
 }
 

@@ -2,12 +2,42 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::pb::SiteRole;
+use hitkeep_auth::{pb::SiteRole, replica, server};
 
-use crate::{fixtures::*, harness::TestApp};
+use crate::{
+    fixtures::*,
+    harness::TestApp,
+    http::client::get as get_http,
+    support::{
+        proxy::{Direction, Limit, Then},
+        waiting::{until, wanted},
+    },
+};
 
 /// More than the pool has connections.
 const HANG_UPS: usize = 20;
+/// A part of what is said to the database for one write: most of its messages are longer.
+const STEP: u64 = 64;
+const CLIENTS: &str = "SELECT count(*) FROM api_clients";
+/// How far apart those are that there must be one of for each client.
+const TORN: &str = "SELECT \
+    abs((SELECT count(*) FROM api_clients) - (SELECT count(*) FROM api_client_grants)) \
+    + abs((SELECT count(*) FROM api_clients) - (SELECT count(*) FROM api_client_tokens)) \
+    + abs((SELECT count(*) FROM api_clients) \
+          - (SELECT count(*) FROM audit_events WHERE action = 'api_client.created'))";
+
+/// Asks the database for nothing by itself while a test runs.
+fn quiet() -> server::Options {
+    let replica = replica::Options {
+        max_staleness: Duration::from_hours(4),
+        poll_interval: Duration::from_hours(1),
+        ..replica::Options::default()
+    };
+    server::Options {
+        replica,
+        ..server::Options::default()
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_write_that_is_given_up_while_it_waits_leaves_nothing() {
@@ -56,33 +86,74 @@ async fn a_read_that_is_given_up_does_not_hold_up_the_next() {
         .expect("the pool is whole");
 }
 
+/// Given up after every number of bytes that go to the database, or come from it: one
+/// statement after the other was sent, and then was run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_write_that_is_given_up_anywhere_is_whole_or_absent() {
-    let app = TestApp::with_world().await;
+    let (app, proxy) = TestApp::behind_proxy(quiet()).await;
     let dashboard = app.dashboard().await;
-    let whole = async |what: &str| app.number(what).await;
-    for turn in 0..60 {
-        let request = personal(VERA).granted(SITE, SiteRole::Viewer);
-        // From before it begins to after it is done.
-        let patience = Duration::from_micros(turn * 150);
-        drop(tokio::time::timeout(patience, dashboard.create(request)).await);
+    let request = || personal(VERA).granted(SITE, SiteRole::Viewer);
+    let (mut clients, mut calls) = (0, 0);
+    for direction in [Direction::ToServer, Direction::ToClient] {
+        let (mut whole, mut absent) = (0, 0);
+        for turn in 0.. {
+            assert!(turn < 1000, "a write comes to its end");
+            // So that nothing but the call comes through until it is committed.
+            app.settle().await;
+            let limit = Limit {
+                direction,
+                bytes: turn * STEP,
+                then: Then::Stall,
+            };
+            proxy.limit(limit);
+            let dashboard = dashboard.clone();
+            let call = tokio::spawn(async move { dashboard.create(request()).await });
+            until("it comes to that point, or to its end", async || {
+                wanted(proxy.is_stalled() || call.is_finished())
+            })
+            .await;
+            call.abort();
+            calls += 1;
+            until("the server has given it up, or was done", async || {
+                wanted(ended(&app).await == calls)
+            })
+            .await;
+            let is_through = proxy.is_limited();
+            // What comes to its point after that would stall what is mended.
+            until("it stalls", async || {
+                wanted(is_through || proxy.is_stalled())
+            })
+            .await;
+            proxy.mend();
+            // What was said of it until then may still be done, or undone, before this.
+            drop(app.hold_write_lock().await);
+            assert_eq!(app.number(TORN).await, 0, "{limit:?}");
+            let before = std::mem::replace(&mut clients, app.number(CLIENTS).await);
+            match clients - before {
+                0 => absent += 1,
+                1 => whole += 1,
+                more => panic!("{more} of one: {limit:?}"),
+            }
+            if is_through {
+                break;
+            }
+        }
+        // Both ends were seen, and what is between.
+        assert!(absent > 10 && whole > 0, "{direction:?}: {absent} {whole}");
     }
-    // What was given up last may still be under way: this comes after it.
-    dashboard
-        .created(personal(VERA).granted(SITE, SiteRole::Viewer))
-        .await;
-    let clients = whole("SELECT count(*) FROM api_clients").await;
-    assert!(clients >= 1);
-    for table in ["api_client_grants", "api_client_tokens"] {
-        assert_eq!(
-            whole(&format!("SELECT count(*) FROM {table}")).await,
-            clients,
-            "{table}"
-        );
-    }
-    let events = "SELECT count(*) FROM audit_events WHERE action = 'api_client.created'";
-    assert_eq!(whole(events).await, clients);
-    assert_eq!(whole("SELECT revision - 1 FROM index_state").await, clients);
+    // The pool is whole, too.
+    dashboard.created(request()).await;
+    assert_eq!(app.number(TORN).await, 0);
+}
+
+/// How many writes have ended at the server, however they did.
+async fn ended(app: &TestApp) -> u64 {
+    let page = app.ask(get_http("/metrics"), "").await.body;
+    let count = "hitkeep_auth_grpc_requests_total{";
+    let lines = page.lines().filter(|line| line.starts_with(count));
+    let of_writes = lines.filter(|line| line.contains("\"CreateApiClient\""));
+    let counts = of_writes.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+    counts.sum()
 }
 
 fn pb_status() -> hitkeep_auth::pb::GetDirectoryStatusRequest {

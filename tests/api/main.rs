@@ -14,6 +14,7 @@ mod support;
 mod blocked;
 mod fixtures;
 mod harness;
+mod raw;
 
 mod audit;
 mod bad_input;

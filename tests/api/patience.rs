@@ -1,37 +1,23 @@
 //! Peers that let a server wait, or have no end: none is waited for for ever.
 
-use std::{
-    any::Any,
-    convert::Infallible,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use hitkeep_auth::{
-    domain::caller::CallerPermission::{self, Introspect, Manage},
+    domain::caller::CallerPermission::{Introspect, Manage},
     pb::{
         self,
         envoy::service::auth::v3::{CheckResponse, check_response::HttpResponse},
     },
     server::{self, Ended, pulse::Patience},
 };
-use http_body_util::{BodyExt, StreamBody};
-use hyper::{
-    body::{Bytes, Frame, Incoming},
-    client::conn::http2,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http_body_util::BodyExt;
 use prost::Message;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf},
-    sync::{
-        mpsc::{UnboundedSender, unbounded_channel},
-        oneshot,
-    },
+    io::AsyncReadExt,
+    sync::mpsc::{UnboundedSender, unbounded_channel},
 };
-use tokio_stream::{Stream, StreamExt, wrappers::UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -43,157 +29,15 @@ use crate::{
     fixtures::*,
     harness::{TestApp, told},
     layers::{framed, raw_as, raw_open},
+    raw::{Answers, ask, ask_much, ask_status, data, open_stream},
+    support::waiting::until,
 };
 
 const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
-const STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
-const STATUS: &str = "/hitkeep.auth.v1.IntrospectionService/GetIndexStatus";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// A time that goes by before anything else happens.
 const SHORT: Duration = Duration::from_millis(100);
-
-/// What is answered on a connection that nothing else uses.
-struct Answers {
-    answers: hyper::Response<Incoming>,
-    /// Comes once the server has ended the connection.
-    end: oneshot::Receiver<()>,
-    /// Dropped, we would end it.
-    _sender: Box<dyn Any>,
-}
-
-/// A client's end of a connection.
-struct Tap {
-    io: DuplexStream,
-    end: Option<oneshot::Sender<()>>,
-}
-
-impl AsyncRead for Tap {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
-        if polled.is_ready()
-            && buffer.filled().len() == before
-            && let Some(end) = self.end.take()
-        {
-            end.send(()).ok();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Tap {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-}
-
-/// Begins a call of one who takes so many bytes of an answer before it reads any.
-async fn ask<S>(
-    app: &TestApp,
-    permission: CallerPermission,
-    path: &str,
-    frames: S,
-    window: u32,
-) -> Answers
-where
-    S: Stream<Item = Frame<Bytes>> + Send + Unpin + 'static,
-{
-    let (io, theirs) = tokio::io::duplex(64 * 1024);
-    app.connect(theirs);
-    let (ended, end) = oneshot::channel();
-    let io = Tap {
-        io,
-        end: Some(ended),
-    };
-    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(window)
-        .handshake(TokioIo::new(io))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    let request = http::Request::post(format!("http://test.invalid{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("authorization", format!("Bearer {}", app.token(permission)))
-        .body(StreamBody::new(frames.map(Ok::<_, Infallible>)))
-        .unwrap();
-    Answers {
-        answers: sender.send_request(request).await.unwrap(),
-        end,
-        _sender: Box::new(sender),
-    }
-}
-
-fn data(bytes: &[u8]) -> Frame<Bytes> {
-    Frame::data(Bytes::copy_from_slice(bytes))
-}
-
-/// Asks for the status of the index.
-async fn ask_status(app: &TestApp, window: u32) -> Answers {
-    let message = framed(&pb::GetIndexStatusRequest::default());
-    ask(
-        app,
-        Introspect,
-        STATUS,
-        tokio_stream::once(data(&message)),
-        window,
-    )
-    .await
-}
-
-/// Sends those requests on a stream, in one piece, and says no more.
-async fn open_stream(app: &TestApp, requests: &[pb::IntrospectRequest], window: u32) -> Answers {
-    let requests: Vec<_> = requests.iter().flat_map(framed).collect();
-    let frames = tokio_stream::once(data(&requests)).chain(tokio_stream::pending());
-    ask(app, Introspect, STREAM, frames, window).await
-}
-
-impl Answers {
-    /// The next whole answer; the status that the stream ends with.
-    async fn answer(&mut self, read: &mut BytesMut) -> Result<pb::IntrospectResponse, Status> {
-        loop {
-            if let Some((head, rest)) = read.split_at_checked(5) {
-                let length = u32::from_be_bytes(head[1..].try_into().unwrap());
-                let length = usize::try_from(length).unwrap();
-                if rest.len() >= length {
-                    let whole = read.split_to(5 + length);
-                    return Ok(pb::IntrospectResponse::decode(&whole[5..]).unwrap());
-                }
-            }
-            let frame = self.answers.frame().await.unwrap().unwrap();
-            match frame.into_data() {
-                Ok(data) => read.extend_from_slice(&data),
-                Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap();
-                    return Err(Status::from_header_map(&trailers).unwrap());
-                }
-            }
-        }
-    }
-}
 
 async fn with(options: server::Options) -> TestApp {
     TestApp::with(options).await
@@ -350,9 +194,7 @@ async fn there_are_only_so_many_streams_of_strangers() {
         .unwrap();
     // Its place is free once the server has seen that one has gone.
     drop(open.pop());
-    while reflect(&app).await.is_err() {
-        tokio::task::yield_now().await;
-    }
+    until("there is room", async || reflect(&app).await.map(drop)).await;
 }
 
 #[tokio::test]
@@ -479,16 +321,7 @@ async fn an_answer_that_nobody_takes_ends_the_connection() {
     .await;
     // A stream may be left for later.
     let stream = open_stream(&app, &[introspect("x"), introspect("x")], 8).await;
-    app.change(world()).await;
-    let dashboard = app.dashboard().await;
-    for _ in 0..30 {
-        let mut large = personal(VERA);
-        large.api_client.as_mut().unwrap().description = "\u{1f36a}".repeat(500);
-        dashboard.created(large).await;
-    }
-    let message = framed(&list(VERA, of_user(VERA)));
-    let path = "/hitkeep.auth.v1.ApiClientService/ListApiClients";
-    let call = ask(&app, Manage, path, tokio_stream::once(data(&message)), 8).await;
+    let call = ask_much(&app, 8).await;
     call.end.await.unwrap();
     let cut = call.answers.into_body().collect().await;
     let is_whole = cut.is_ok_and(|answer| answer.trailers().is_some());

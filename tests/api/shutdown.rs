@@ -3,12 +3,18 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::server::{self, Ended};
+use hitkeep_auth::server::{self, Ended, pulse::Patience};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{fixtures::*, harness::TestApp};
+use crate::{
+    fixtures::*,
+    harness::TestApp,
+    raw::{ask_much, open_stream},
+};
 
 #[tokio::test]
 async fn what_is_under_way_is_finished() {
@@ -64,6 +70,33 @@ async fn a_drain_ends_when_its_time_is_up() {
     assert_eq!(app.server.await.unwrap(), Ended::CutOff);
     call.abort();
     blocker.release().await;
+}
+
+/// It has begun to take an answer, and takes no more of it: neither the answer that the
+/// server gives once, nor a stream's, which its caller may take at leisure otherwise.
+#[tokio::test]
+async fn a_peer_that_takes_nothing_is_waited_for_no_longer() {
+    // The answer says what is wrong, and so is longer than what is taken.
+    let bad = [check("x", SITE, "site.invented")];
+    for streams in [false, true] {
+        let app = TestApp::with(server::Options {
+            drain_timeout: Duration::from_millis(50),
+            ..server::Options::default()
+        })
+        .await;
+        let mut call = if streams {
+            open_stream(&app, &bad, 8).await
+        } else {
+            ask_much(&app, 8).await
+        };
+        let first = call.answers.frame().await.unwrap().unwrap();
+        assert!(first.is_data(), "{first:?}");
+        app.stop.send(()).await.unwrap();
+        // Neither for ever nor for as long as a stalled peer is suffered at other times.
+        let ended = timeout(Patience::default().stalled / 2, app.server).await;
+        assert_eq!(ended.expect("it ends").unwrap(), Ended::CutOff);
+        call.end.await.unwrap();
+    }
 }
 
 #[tokio::test]

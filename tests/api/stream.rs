@@ -25,6 +25,7 @@ use crate::{
     fixtures::*,
     harness::{Caller, TestApp, make_account, told},
     layers::{framed, raw_as, raw_open},
+    support::waiting::{until, wanted},
 };
 
 /// Well-formed, and nobody's: worked out apart from this code.
@@ -48,10 +49,14 @@ async fn until_level(app: &TestApp, behind: &TestApp) {
     let revision = u64::try_from(app.number(state).await).unwrap();
     let sidecar = behind.sidecar().await;
     let status = async || sidecar.index_status(pb::GetIndexStatusRequest {}).await;
-    while status()
-        .await
-        .is_ok_and(|status| status.revision < revision)
-    {}
+    until("the server has caught up", async || {
+        wanted(
+            status()
+                .await
+                .is_ok_and(|status| status.revision >= revision),
+        )
+    })
+    .await;
 }
 
 /// One of each kind that there is, and with every kind of check.

@@ -21,11 +21,16 @@ use hitkeep_auth::{
 use tokio::sync::oneshot;
 
 mod answered;
+mod broken;
 
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp, told, violations},
-    support::{postgres, proxy::Proxy},
+    support::{
+        postgres,
+        proxy::Proxy,
+        waiting::{until, wanted},
+    },
 };
 
 const DAY: i64 = 24 * 60 * 60;
@@ -65,6 +70,15 @@ async fn days(dashboard: &Caller, request: pb::GetApiClientUsageRequest) -> Vec<
 async fn last_used(dashboard: &Caller, user: &str, id: &str) -> Option<prost_types::Timestamp> {
     let seen = dashboard.get(get(user, id)).await.expect("it is seen");
     seen.api_client.expect("a client").last_used_time
+}
+
+/// Waits until it is seen that a client was used then.
+async fn until_used(dashboard: &Caller, id: &str, then: Timestamp) {
+    until("its use is seen", async || {
+        let last = last_used(dashboard, VERA, id).await;
+        wanted(last == Some(pb_time(then)))
+    })
+    .await;
 }
 
 async fn flush(app: &TestApp, flusher: &mut Flusher) {
@@ -401,9 +415,7 @@ async fn the_last_flush_is_tried_again() {
     let tried = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                  AND state = 'idle' AND query LIKE '%pg_advisory_xact_lock%' \
                  AND pid <> pg_backend_pid()";
-    while app.number(tried).await == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("it is tried", async || wanted(app.number(tried).await > 0)).await;
     drop(deletion);
     running.await.unwrap();
     let last = last_used(&dashboard, VERA, &made.id).await;
@@ -428,9 +440,7 @@ async fn it_is_seen_within_the_interval() {
         app.clock.advance(TimeDelta::seconds(1));
         let now = app.clock.now();
         ledger.note(id(&made.id), &slot, Outcome::Used, now);
-        while last_used(&dashboard, VERA, &made.id).await != Some(pb_time(now)) {
-            tokio::task::yield_now().await;
-        }
+        until_used(&dashboard, &made.id, now).await;
     }
     stop.send(()).unwrap();
     running.await.unwrap();

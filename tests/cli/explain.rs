@@ -18,7 +18,7 @@ use crate::{
 
 /// A user who is admin of team 1 and viewer of its first site, a disabled one, and an
 /// owner of the instance. Team 2 is archived, and the third site is its.
-const DIRECTORY: &str = "
+pub const DIRECTORY: &str = "
     INSERT INTO users (id, instance_role, disabled) VALUES
         ('00000000-0000-7000-8000-0000000000a1', 'user', false),
         ('00000000-0000-7000-8000-0000000000a2', 'user', true),
@@ -41,14 +41,14 @@ fn id(short: &str) -> String {
 }
 
 /// A client with grants on all three sites.
-struct Client {
+pub struct Client {
     id: String,
-    token: String,
+    pub token: String,
 }
 
 /// Makes one, with what is to be said of it in SQL: its owner's column and id, its
 /// instance role, its expiry and revocation, and the end of its token.
-async fn client(
+pub async fn client(
     url: &str,
     number: u8,
     [column, owner, role, expires, revoked, end]: [&str; 6],

@@ -1,7 +1,13 @@
 //! `serve` and `healthcheck`.
 
-use hitkeep_auth::pb::{
-    IntrospectRequest, IntrospectResponse, introspection_service_client::IntrospectionServiceClient,
+use diesel::{dsl::sql, sql_types::BigInt};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use hitkeep_auth::{
+    pb::{
+        IntrospectRequest, IntrospectResponse,
+        introspection_service_client::IntrospectionServiceClient,
+    },
+    store::usage::TURN,
 };
 use tokio::{process::Command, task::JoinHandle};
 use tonic::{Response, Status, Streaming};
@@ -12,9 +18,11 @@ use tonic_health::pb::{
 
 use crate::{
     empty::empty_database,
-    postgres::{execute, migrated_database, url},
+    explain::{DIRECTORY, client},
+    postgres::{self, execute, migrated_database, url},
     process::{Process, binary, without_settings},
-    run::{connect, from_caller, http_get, run, run_on, serve, serve_with},
+    run::{connect, from_caller, http_get, introspect, run, run_on, serve, serve_with},
+    waiting::{until, wanted},
 };
 
 async fn caller(url: &str) -> String {
@@ -205,6 +213,43 @@ async fn calls_that_are_cut_off_are_a_failure() {
     let ended = late.server.ended().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains(said), "{ended:?}");
+}
+
+/// Somebody has the turn to write uses, and does not give it back.
+#[tokio::test]
+async fn a_second_signal_ends_the_last_flush() {
+    let url = migrated_database().await;
+    let token = caller(&url).await;
+    execute(&url, DIRECTORY).await;
+    let owner = ["owner_user_id", "a1", "user", "NULL", "NULL", "NULL"];
+    let client = client(&url, 1, owner).await.token;
+    // Nothing is written before the end.
+    let (server, address) = serve_with(&url, &["--usage-flush-interval", "1h"]).await;
+    let used = introspect(&address, &token, &client).await.unwrap();
+    assert!(used.active, "{used:?}");
+    let mut turn = postgres::connect(&url).await;
+    let take = format!("SELECT pg_advisory_lock({TURN})");
+    turn.batch_execute(&take).await.unwrap();
+    server.signal("TERM").await;
+    // Which is after the last call.
+    until("the last flush waits for its turn", async || {
+        let waits = sql::<BigInt>(
+            "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event = 'advisory'",
+        );
+        let waiting: i64 = waits.get_result(&mut turn).await.unwrap();
+        wanted(waiting == 1)
+    })
+    .await;
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    let said = "told again to stop: the last uses may not be written";
+    assert!(ended.stderr.contains(said), "{ended:?}");
+    // It did not wait for as long as a last flush may take, which would be told.
+    let waited = "stopped before the last uses";
+    assert!(!ended.stderr.contains(waited), "{ended:?}");
+    // It is calls that count.
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 /// The collector accepts connections, and says nothing.

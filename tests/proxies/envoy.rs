@@ -8,7 +8,7 @@ use crate::{
     client::{Answer, get},
     programs,
     service::{OTHER_SITE, SITE, Service, VERA},
-    support::process::Process,
+    support::{process::Process, waiting::until},
     upstream,
 };
 
@@ -68,7 +68,15 @@ impl Envoy {
         let admin = fs::read_to_string(&admin).expect("it says where its admin is");
         // The line comes before they accept, so they are asked until they do.
         let workers = "/stats?filter=workers_started";
-        while !get(&admin, workers, &[]).await.body.contains("started: 1") {}
+        until("its workers have started", async || {
+            let stats = get(&admin, workers, &[]).await.body;
+            if stats.contains("started: 1") {
+                Ok(())
+            } else {
+                Err(stats)
+            }
+        })
+        .await;
         let listeners = get(&admin, "/listeners?format=json", &[]).await.body;
         // It is sent in chunks.
         let listeners: String = listeners
@@ -90,13 +98,15 @@ impl Envoy {
 
     /// Asks until the answer has that status, and it has another one of `meanwhile`.
     async fn until(&self, status: u16, meanwhile: &[u16], target: &str, headers: &[(&str, &str)]) {
-        loop {
+        until("the answer has that status", async || {
             let answer = self.get(target, headers).await;
             if answer.status == status {
-                return;
+                return Ok(());
             }
             assert!(meanwhile.contains(&answer.status), "{answer:?}");
-        }
+            Err(answer)
+        })
+        .await;
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     client::{Answer, get},
     service::{OTHER_SITE, SITE, Service, VERA},
-    support::process::Process,
+    support::{process::Process, waiting::until},
 };
 
 /// Well-formed, and nobody's.
@@ -73,7 +73,15 @@ impl Front {
 
     /// Asks until the answer has that status.
     pub async fn until(&self, status: u16, target: &str, headers: &[(&str, &str)]) {
-        while self.get(target, headers).await.status != status {}
+        until("the answer has that status", async || {
+            let answer = self.get(target, headers).await;
+            if answer.status == status {
+                Ok(())
+            } else {
+                Err(answer)
+            }
+        })
+        .await;
     }
 }
 

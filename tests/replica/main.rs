@@ -30,7 +30,8 @@ mod cluster;
 mod index;
 mod own_postgres;
 mod steps;
-mod waiting;
+
+use support::waiting;
 
 mod cut;
 mod failover;

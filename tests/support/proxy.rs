@@ -188,6 +188,11 @@ impl Proxy {
         self.shared.limit.lock().unwrap().is_some()
     }
 
+    /// Whether it stalls, which is a moment after a limit was come to.
+    pub fn is_stalled(&self) -> bool {
+        self.shared.state.borrow().gate == Gate::Stalled
+    }
+
     /// Says what becomes of connections that LISTEN, those there are included.
     pub fn listeners(&self, listeners: Listeners) {
         self.shared.set(|state| state.listeners = listeners);

@@ -1,8 +1,9 @@
 //! The task that writes what was noted: in one batch every few seconds, and once
 //! more at the end.
 
-use std::{pin::pin, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout_at},
@@ -16,7 +17,10 @@ use crate::{
         error::{StoreError, causes},
         usage::Trimmed,
     },
-    telemetry::metrics::{Metrics, Outcome},
+    telemetry::{
+        metrics::{Metrics, Outcome},
+        panic_message,
+    },
 };
 
 /// How long the last flush may take, with all its tries.
@@ -52,6 +56,8 @@ pub struct Flusher {
     entries: mpsc::UnboundedReceiver<Entry>,
     /// What was taken, and is not written yet.
     batch: Batch,
+    /// Whether the last flush broke off.
+    broke_off: bool,
     /// Whether the last flush failed.
     failing: bool,
     /// Whether the last try to remove days of long ago did.
@@ -65,6 +71,7 @@ impl Flusher {
         Self {
             entries,
             batch: Batch::default(),
+            broke_off: false,
             failing: false,
             trim_failing: false,
             next_trim: None,
@@ -87,7 +94,7 @@ impl Flusher {
                 () = &mut stop => break Instant::now() + LAST_FLUSH,
                 () = sleep(options.flush_interval) => {}
             }
-            let mut flush = pin!(self.flush_and_tell(&store, &metrics));
+            let mut flush = pin!(self.flush_anyhow(&store, &metrics));
             tokio::select! {
                 () = &mut flush => {}
                 () = &mut stop => {
@@ -157,10 +164,38 @@ impl Flusher {
         Ok(())
     }
 
+    /// Flushes, and comes back also where that panics: this is a task of its own, so nobody
+    /// else would notice before the end, and nothing would be written until then.
+    async fn flush_anyhow(&mut self, store: &Store, metrics: &Metrics) {
+        let flush = AssertUnwindSafe(self.flush_and_tell(store, metrics));
+        if let Err(panic) = flush.catch_unwind().await {
+            self.break_off(&*panic);
+        }
+    }
+
+    /// Notes that a flush panicked. The next one may do better; but where two of them did
+    /// in a row, what they were to write is what is wrong, and nothing else would ever be
+    /// written.
+    fn break_off(&mut self, panic: &(dyn Any + Send)) {
+        let panic = panic_message(panic);
+        let lost = if std::mem::replace(&mut self.broke_off, true) {
+            std::mem::take(&mut self.batch).len()
+        } else {
+            0
+        };
+        tracing::error!(
+            panic,
+            lost,
+            "writing uses of API clients broke off, and is begun anew: this is a defect; \
+             what was noted of {lost} clients is lost"
+        );
+    }
+
     async fn flush_and_tell(&mut self, store: &Store, metrics: &Metrics) {
         let begun = Instant::now();
         let has_some = !(self.entries.is_empty() && self.batch.is_empty());
         let done = self.flush(store).await;
+        self.broke_off = false;
         if has_some {
             metrics.flush(Outcome::from(&done), begun.elapsed());
         }
@@ -231,12 +266,11 @@ impl Flusher {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        sync::{Arc, Mutex, PoisonError},
+    use super::{
+        super::{Ledger, UsageSlot},
+        *,
     };
-
-    use super::{super::Ledger, *};
+    use crate::{domain::id::ClientId, telemetry::logged::Logged};
 
     impl Flusher {
         /// Takes what was noted, and out of here.
@@ -249,34 +283,6 @@ mod tests {
         pub(in crate::replica::usage) fn waiting(&self) -> usize {
             self.entries.len()
         }
-    }
-
-    /// What was logged.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// What is logged meanwhile, line by line.
-    fn logged(done: impl FnOnce()) -> Vec<String> {
-        let log = Log::default();
-        let into = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || into.clone())
-            .with_ansi(false)
-            .finish();
-        tracing::subscriber::with_default(subscriber, done);
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
     }
 
     #[test]
@@ -303,19 +309,19 @@ mod tests {
         for (tell, expected) in tells {
             let (_ledger, mut flusher) = Ledger::new();
             let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
-            let lines = logged(|| {
-                for done in [
-                    Ok(()),
-                    failed(),
-                    failed(),
-                    failed(),
-                    Ok(()),
-                    Ok(()),
-                    failed(),
-                ] {
-                    tell(&mut flusher, &done);
-                }
-            });
+            let logged = Logged::from_here();
+            for done in [
+                Ok(()),
+                failed(),
+                failed(),
+                failed(),
+                Ok(()),
+                Ok(()),
+                failed(),
+            ] {
+                tell(&mut flusher, &done);
+            }
+            let lines = logged.lines();
             assert_eq!(lines.len(), 3, "{lines:?}");
             for (line, said) in lines.iter().zip(expected) {
                 assert!(line.contains(said), "{line}");
@@ -323,17 +329,39 @@ mod tests {
         }
     }
 
+    /// Whatever panicked, what was noted meanwhile is not lost, but where it is that.
+    #[test]
+    fn a_flush_that_breaks_off_is_an_error_and_is_tried_once_more() {
+        let (ledger, mut flusher) = Ledger::new();
+        let client = ClientId::from_uuid(uuid::Uuid::from_u128(1));
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        let used = crate::domain::usage::Outcome::Used;
+        ledger.note(client, &UsageSlot::default(), used, now);
+        flusher.take();
+        let logged = Logged::from_here();
+        for (unwritten, lost) in [(1, "lost=0"), (0, "lost=1")] {
+            flusher.break_off(&"a defect");
+            assert_eq!(flusher.unwritten(), unwritten);
+            let lines = logged.lines();
+            let line = lines.last().unwrap();
+            for text in ["ERROR", "broke off", "panic=\"a defect\"", lost] {
+                assert!(line.contains(text), "{text}: {line}");
+            }
+        }
+        assert_eq!(logged.lines().len(), 2);
+    }
+
     #[test]
     fn one_failure_hides_no_other() {
         let (_ledger, mut flusher) = Ledger::new();
         let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
-        let lines = logged(|| {
-            flusher.tell(&Ok(()));
-            flusher.tell_trim(&failed());
-            flusher.tell(&Ok(()));
-            flusher.tell(&failed());
-            flusher.tell_trim(&Ok(()));
-        });
+        let logged = Logged::from_here();
+        flusher.tell(&Ok(()));
+        flusher.tell_trim(&failed());
+        flusher.tell(&Ok(()));
+        flusher.tell(&failed());
+        flusher.tell_trim(&Ok(()));
+        let lines = logged.lines();
         let said = [
             "cannot be removed",
             "cannot be written",

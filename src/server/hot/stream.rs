@@ -51,7 +51,13 @@ pub(in crate::server) struct Conversation {
     end: Option<Result<(), ApiError>>,
     is_over: bool,
     call: UnderWay,
-    _under_way: Call,
+    under_way: Call,
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.call.tell_cut_off(self.under_way.pulse());
+    }
 }
 
 impl Conversation {
@@ -79,7 +85,7 @@ impl Conversation {
             end: None,
             is_over: false,
             call,
-            _under_way: under_way,
+            under_way,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Callers that show a certificate.
 
+use std::time::Duration;
+
 use hitkeep_auth::{
     domain::{
         audit::Provenance,
@@ -288,6 +290,36 @@ async fn a_name_is_one_accounts_until_that_is_revoked() {
         .events(pb::ListAuditEventsRequest::default())
         .await
         .expect("it is the second's");
+}
+
+/// A stream is its account's, also where the name in the certificate becomes another one's
+/// between two requests, so that there is always somebody whom it means.
+#[tokio::test]
+async fn a_stream_does_not_go_on_under_another_account() {
+    let world = World::new().await;
+    world.account("first", &[Introspect], &[SPIFFE]).await;
+    let other = ["dns:second.example"];
+    world.account("second", &[Introspect], &other).await;
+    // Only who is in the index goes the short way.
+    world.settle().await;
+    let mut caller = world.showing(&[SPIFFE]).await;
+    // With a deadline, a stream goes the usual way.
+    for (timeout, next) in [(None, "second"), (Some(Duration::from_mins(1)), "first")] {
+        caller.timeout = timeout;
+        let mut stream = caller.stream().await;
+        assert!(!stream.ask(introspect("x")).await.unwrap().active);
+        let sql = format!(
+            "UPDATE service_account_certificates SET service_account_id = \
+             (SELECT id FROM service_accounts WHERE name = '{next}') WHERE name = '{SPIFFE}'"
+        );
+        world.server.app.psql(&sql).await;
+        world.settle().await;
+        let end = stream.ask(introspect("x")).await;
+        assert_eq!(told(&end), UNKNOWN, "{next}");
+        // The other one may well introspect, on this connection too.
+        let mut stream = caller.stream().await;
+        assert!(!stream.ask(introspect("x")).await.unwrap().active);
+    }
 }
 
 /// That who shows a certificate goes the short way too: on the usual one there is no

@@ -7,7 +7,10 @@ use tokio::{
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::harness::TestApp;
+use crate::{
+    harness::TestApp,
+    support::waiting::{until, wanted},
+};
 
 /// The first words of HTTP/2, and empty settings.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -72,10 +75,10 @@ async fn there_are_only_so_many_connections_of_http_at_once() {
     assert!(!connect().await.1);
     // There is room again once the server has seen that one has gone.
     drop(first);
-    let _third = loop {
-        if let (third, true) = connect().await {
-            break third;
-        }
-    };
+    let _third = until("there is room again", async || {
+        let (third, answered) = connect().await;
+        wanted(answered).map(|()| third)
+    })
+    .await;
     assert!(!connect().await.1);
 }

@@ -22,7 +22,10 @@ use super::{Listening, over_unix, text, through};
 use crate::{
     blocked::Blocker,
     fixtures::*,
-    support::certificates::{Authority, Folder, Identity},
+    support::{
+        certificates::{Authority, Folder, Identity},
+        waiting::until,
+    },
 };
 
 /// The name that the tests' servers go by.
@@ -266,9 +269,16 @@ async fn a_call_under_way_is_finished_first() {
     let (server, blocker, call, _folder) = with_a_call_under_way().await;
     server.stop.send(()).await.unwrap();
     // Nobody is let in any more, which is seen from when the listener is closed.
-    while let Ok(mut late) = server.try_socket().await {
-        assert!(!matches!(late.read(&mut [0]).await, Ok(1..)));
-    }
+    until("the listener is closed", async || {
+        match server.try_socket().await {
+            Ok(mut late) => {
+                assert!(!matches!(late.read(&mut [0]).await, Ok(1..)));
+                Err("it is open")
+            }
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
     assert!(!call.is_finished() && !server.server.is_finished());
     blocker.release().await;
     call.await.unwrap().expect("it is finished");

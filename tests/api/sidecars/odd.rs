@@ -6,7 +6,7 @@ use std::time::Duration;
 use hitkeep_auth::pb::{InstanceRole, SiteRole};
 
 use super::envoy::{CANNOT_TELL, MISCONFIGURED, Sending, UNCLEAR, asking, passed, refusal};
-use crate::{fixtures::*, harness::TestApp};
+use crate::{fixtures::*, harness::TestApp, support::waiting::until};
 
 /// The template of the route that is asked for here.
 const TEMPLATE: [(&str, &str); 2] = [
@@ -227,13 +227,17 @@ async fn a_caller_who_does_not_wait_leaves_nothing_behind() {
     }
     proxy.mend();
     // There is room for one at a time, so those before are gone.
-    let told = loop {
+    let told = until("those before are gone", async || {
         match sidecar.check(unknown()).await {
-            Ok(answer) if refusal(&answer) == CANNOT_TELL => {}
-            Ok(answer) => break refusal(&answer),
-            Err(status) => assert!(status.message().contains("too many"), "{status:?}"),
+            Ok(answer) if refusal(&answer) == CANNOT_TELL => Err(CANNOT_TELL.to_owned()),
+            Ok(answer) => Ok(refusal(&answer)),
+            Err(status) => {
+                assert!(status.message().contains("too many"), "{status:?}");
+                Err(status.message().to_owned())
+            }
         }
-    };
+    })
+    .await;
     assert!(told.contains("401 invalid_token"), "{told}");
     let admin = personal(ALICE).with_role(InstanceRole::Admin);
     let made = app.dashboard().await.created(admin).await;

@@ -7,14 +7,17 @@ use hitkeep_auth::{
     domain::caller::CallerPermission::{Audit, Introspect, Manage},
     pb,
 };
+use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use super::run::Run;
 use crate::{
     fixtures::*,
+    raw::{STREAM, ask_on, bearer, unended},
     sidecars::envoy::{CANNOT_TELL, Sending, asking, refusal},
-    support::postgres,
+    support::{postgres, waiting::until},
 };
 
 /// The lines, of which each is one JSON object.
@@ -150,6 +153,56 @@ async fn a_request_of_a_stream_that_fails_has_one_line() {
         assert_eq!(line["level"], "INFO", "{line}");
         assert_eq!(line["rpc.reason"], "INVALID_FIELD", "{line}");
         assert_eq!(line["span"]["caller.name"], "introspect", "{line}");
+    }
+}
+
+/// An operator who reads that callers went away does not look for what ended too early.
+#[tokio::test]
+async fn a_call_that_the_server_cuts_off_is_told_so() {
+    let run = Run::with_world(alone).await;
+    let made = run.caller(Manage).await.created(personal(VERA)).await;
+    let mut waits = run.caller(Introspect).await;
+    waits.metadata.push(("x-request-id", "waits".to_owned()));
+    let waiting = pb::IntrospectRequest {
+        at_least_revision: Some(u64::MAX),
+        ..introspect("x")
+    };
+    let waiting = waits.introspect(waiting);
+    let ends = async {
+        // One that has not taken its answers, so that it does not learn that it is to end.
+        let io = TcpStream::connect(&run.address).await.unwrap();
+        let bearer = bearer(run.token(Introspect));
+        let headers = [("authorization", &*bearer), ("x-request-id", "stream")];
+        // More answers than are handed over at once, so that some are still to be when the
+        // first can be seen.
+        let good = vec![introspect(&made.token); 400];
+        let mut stream = ask_on(io, &headers, STREAM, unended(&good), 8).await;
+        let first = stream.answers.frame().await.unwrap().unwrap();
+        assert!(first.is_data(), "{first:?}");
+        run.server.signal("TERM").await;
+        // Nobody is let in any more once it has heard of it, and the next is another one.
+        until("it ends", async || {
+            let more = TcpStream::connect(&run.address).await;
+            more.map_or(Ok(()), |_| Err("it lets somebody in"))
+        })
+        .await;
+        run.server.signal("TERM").await;
+        stream.end.await.unwrap();
+    };
+    let (cut, ()) = tokio::join!(waiting, ends);
+    cut.expect_err("it does not come to its end");
+    let ended = run.server.ended().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let lines = lines(&ended.stderr);
+    for id in ["waits", "stream"] {
+        let [line] = *about(&lines, id) else {
+            panic!("one line for {id}: {}", ended.stderr)
+        };
+        assert_eq!(line["level"], "WARN", "{line}");
+        assert_eq!(line["rpc.code"], "UNAVAILABLE", "{line}");
+        assert_eq!(line["rpc.reason"], "SHUTTING_DOWN", "{line}");
+        let said = line["message"].as_str().unwrap();
+        assert!(said.contains("the server cut it off"), "{line}");
     }
 }
 
