@@ -1,13 +1,13 @@
-//! Everything that is kept, in Postgres: the pool, reads in one snapshot, and
-//! the one way to write.
+//! Everything that is kept, in Postgres: the pool, the one way to read, and the
+//! one way to write.
 //!
-//! `Store::transaction` alone writes. It takes the write lock first and holds it
-//! until the commit, so writes are serial, and what was checked inside still
-//! holds when it commits; the database stamps the next revision where something
-//! changed, and audit events can be written only inside it. A caller who goes away in the
-//! middle leaves nothing behind: the statement is cancelled and the connection
-//! thrown away, because one that was left in the middle of something must not
-//! be handed on.
+//! `Store::read` reads from one snapshot. `Store::transaction` alone writes. It
+//! takes the write lock first and holds it until the commit, so writes are serial,
+//! and what was checked inside still holds when it commits; the database stamps the
+//! next revision where something changed, and audit events can be written only
+//! inside it. A caller who goes away in the middle leaves nothing behind: the
+//! statement is cancelled and the connection thrown away, because one that was left
+//! in the middle of something must not be handed on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -203,8 +203,28 @@ impl Store {
         Ok(pending)
     }
 
-    /// Opens a snapshot to read from. Read-only; sees no later change.
-    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+    /// Runs `body` on a snapshot, from which it reads what was true at one moment.
+    ///
+    /// # Errors
+    /// What `body` refuses with; or a [`StoreError`].
+    pub async fn read<T, E, F>(&self, body: F) -> Result<T, E>
+    where
+        F: for<'s> AsyncFn(&'s mut Snapshot) -> Result<T, E>
+            + for<'s> Body<&'s mut Snapshot, Result<T, E>, Future: Send>
+            + Sync,
+        T: Send,
+        E: From<StoreError> + Send,
+    {
+        let mut snapshot = self.snapshot().await?;
+        let read = body(&mut snapshot).await;
+        // Also after a failure: a connection that is left in the middle is thrown away.
+        let closed = snapshot.close().await;
+        let value = read?;
+        closed?;
+        Ok(value)
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let state = Statement("SELECT revision, clock_timestamp() AS now FROM index_state");
         let (lease, state): (_, StateRow) = self.begin_with("snapshot", begin, state).await?;
@@ -388,10 +408,9 @@ impl Snapshot {
         self.lease.start()
     }
 
-    /// Ends the snapshot and gives its connection back. One that is dropped
-    /// instead costs a connection.
-    pub async fn close(mut self) -> Result<(), StoreError> {
-        self.lease.start().batch_execute("COMMIT").await?;
+    /// Ends the snapshot and gives its connection back.
+    async fn close(mut self) -> Result<(), StoreError> {
+        self.connection().batch_execute("COMMIT").await?;
         self.lease.finish();
         Ok(())
     }

@@ -17,7 +17,9 @@ use crate::{
         certificate::CertificateName,
         token::Token,
     },
-    store::{IsCollision, Store, Transaction, callers::InsertAccountError, error::StoreError},
+    store::{
+        IsCollision, Snapshot, Store, Transaction, callers::InsertAccountError, error::StoreError,
+    },
 };
 
 /// Why an account could not be revoked.
@@ -83,9 +85,8 @@ pub(super) async fn create(
 
 pub(super) async fn list(database: &DatabaseArgs, output: OutputArgs) -> Result<(), Failure> {
     let store = ready(database).await?;
-    let mut snapshot = store.snapshot().await?;
-    let accounts = snapshot.list_accounts().await?;
-    snapshot.close().await?;
+    let body = async |snapshot: &mut Snapshot| snapshot.list_accounts().await;
+    let accounts = store.read(body).await?;
     if output.json {
         let accounts: Vec<_> = accounts.iter().map(as_json).collect();
         return print(&json!({ "service_accounts": accounts }).to_string());

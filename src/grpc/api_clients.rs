@@ -23,7 +23,7 @@ use crate::{
         refusal::Refusal,
     },
     pb::{self, api_client_service_server::ApiClientService},
-    store::{Committed, Transaction},
+    store::{Committed, Snapshot, Transaction},
 };
 
 /// A client with what its state is worked out from.
@@ -342,24 +342,18 @@ impl ApiClientService for Services {
 
 impl Services {
     async fn get(&self, actor: crate::domain::id::UserId, id: ClientId) -> Result<Seen, ApiError> {
-        let mut snapshot = self.store.snapshot().await?;
-        let client = snapshot.find_client(id).await?;
-        let seen = match client {
-            None => None,
-            Some(client) => {
-                let facts = snapshot.facts(actor, client.delegated.owner()).await?;
-                Some((client, facts))
-            }
+        let body = async |snapshot: &mut Snapshot| {
+            let client = snapshot.find_client(id).await?;
+            let client = client.ok_or(Refusal::NotFound)?;
+            let facts = snapshot.facts(actor, client.delegated.owner()).await?;
+            ApiClient::require_visible(&facts)?;
+            Ok(Seen {
+                client,
+                owner_can_act: facts.owner_can_act(),
+                now: snapshot.now,
+            })
         };
-        let now = snapshot.now;
-        snapshot.close().await?;
-        let (client, facts) = seen.ok_or(Refusal::NotFound)?;
-        ApiClient::require_visible(&facts)?;
-        Ok(Seen {
-            client,
-            owner_can_act: facts.owner_can_act(),
-            now,
-        })
+        self.store.read(body).await
     }
 
     async fn list(&self, command: clients::List) -> Result<pb::ListApiClientsResponse, ApiError> {
@@ -367,19 +361,19 @@ impl Services {
         let page_size = usize::from(listing.limit);
         // One more than asked for tells whether there is a next page.
         listing.limit += 1;
-        let mut snapshot = self.store.snapshot().await?;
-        let facts = snapshot.facts(command.actor.user, listing.owner).await?;
-        let listable = check_listable(&facts);
-        let owner_can_act = facts.owner_can_act();
-        // None of an inactive owner's clients is active.
-        let mut page = if listable.is_ok() && (owner_can_act || listing.include_inactive) {
-            snapshot.page_clients(listing).await?
-        } else {
-            Vec::new()
+        let body = async |snapshot: &mut Snapshot| {
+            let facts = snapshot.facts(command.actor.user, listing.owner).await?;
+            check_listable(&facts)?;
+            let owner_can_act = facts.owner_can_act();
+            // None of an inactive owner's clients is active.
+            let page = if owner_can_act || listing.include_inactive {
+                snapshot.page_clients(listing).await?
+            } else {
+                Vec::new()
+            };
+            Ok::<_, ApiError>((page, owner_can_act, snapshot.now))
         };
-        let now = snapshot.now;
-        snapshot.close().await?;
-        listable?;
+        let (mut page, owner_can_act, now) = self.store.read(body).await?;
         let more = page.len() > page_size;
         page.truncate(page_size);
         let next_page_token = match page.last() {

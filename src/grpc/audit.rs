@@ -3,7 +3,10 @@
 use tonic::{Request, Response, Status};
 
 use super::{Services, convert::audit, error::ApiError};
-use crate::pb::{self, audit_service_server::AuditService};
+use crate::{
+    pb::{self, audit_service_server::AuditService},
+    store::Snapshot,
+};
 
 #[tonic::async_trait]
 impl AuditService for Services {
@@ -22,12 +25,14 @@ impl Services {
         command: audit::List,
     ) -> Result<pb::ListAuditEventsResponse, ApiError> {
         let page_size = usize::from(command.limit);
-        let mut snapshot = self.store.snapshot().await?;
         // One more than asked for tells whether there is a next page.
-        let mut page = snapshot
-            .page_events(&command.filter, command.after, command.limit + 1)
-            .await?;
-        snapshot.close().await?;
+        let limit = command.limit + 1;
+        let body = async |snapshot: &mut Snapshot| {
+            snapshot
+                .page_events(&command.filter, command.after, limit)
+                .await
+        };
+        let mut page = self.store.read(body).await?;
         let more = page.len() > page_size;
         page.truncate(page_size);
         let next_page_token = match page.last() {

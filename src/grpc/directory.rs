@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     pb::{self, directory_service_server::DirectoryService},
-    store::{Committed, Transaction},
+    store::{Committed, Snapshot, Transaction},
 };
 
 /// How long each chunk of a replacement may take, and all of them.
@@ -115,10 +115,10 @@ async fn next_chunk<C>(
 
 impl Services {
     async fn directory_status(&self) -> Result<pb::GetDirectoryStatusResponse, ApiError> {
-        let mut snapshot = self.store.snapshot().await?;
-        let status = snapshot.directory_status().await?;
-        let revision = snapshot.revision;
-        snapshot.close().await?;
+        let body = async |snapshot: &mut Snapshot| {
+            Ok::<_, ApiError>((snapshot.directory_status().await?, snapshot.revision))
+        };
+        let (status, revision) = self.store.read(body).await?;
         Ok(pb::GetDirectoryStatusResponse {
             revision: revision.0,
             applied_sequence: status.applied_sequence.unwrap_or_default(),

@@ -18,29 +18,20 @@ impl Services {
         &self,
         asked: &Usage,
     ) -> Result<pb::GetApiClientUsageResponse, ApiError> {
-        let mut snapshot = self.store.snapshot().await?;
-        let found = find(&mut snapshot, asked).await?;
-        snapshot.close().await?;
-        let days = found?;
+        let body = async |snapshot: &mut Snapshot| find(snapshot, asked).await;
+        let days = self.store.read(body).await?;
         Ok(pb::GetApiClientUsageResponse {
             days: days.iter().map(convert::to_day).collect(),
         })
     }
 }
 
-/// The outer failure is the store's: its snapshot is of no more use.
-async fn find(
-    snapshot: &mut Snapshot,
-    asked: &Usage,
-) -> Result<Result<Vec<DayUsage>, Refusal>, ApiError> {
+async fn find(snapshot: &mut Snapshot, asked: &Usage) -> Result<Vec<DayUsage>, ApiError> {
     let id = asked.on_client.id;
-    let Some(client) = snapshot.find_client(id).await? else {
-        return Ok(Err(Refusal::NotFound));
-    };
+    let client = snapshot.find_client(id).await?;
+    let client = client.ok_or(Refusal::NotFound)?;
     let actor = asked.on_client.actor.user;
     let facts = snapshot.facts(actor, client.delegated.owner()).await?;
-    if let Err(refusal) = ApiClient::require_visible(&facts) {
-        return Ok(Err(refusal));
-    }
-    Ok(Ok(snapshot.usage_days(id, asked.days.clone()).await?))
+    ApiClient::require_visible(&facts)?;
+    Ok(snapshot.usage_days(id, asked.days.clone()).await?)
 }

@@ -3,14 +3,7 @@
 //! conventions where there are, and begin with the project's otherwise; attributes
 //! have few values, none of which a caller chooses.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicI64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{
     KeyValue,
@@ -24,13 +17,14 @@ use opentelemetry_sdk::{
 use prometheus::{Registry, TextEncoder};
 
 mod counts;
+mod observed;
+mod shared;
 mod words;
 
-use counts::Counts;
+pub use shared::Connected;
+use shared::{Calls, Shared};
 pub use words::{FeedConnection, Hot, Listener, Outcome, Verdict};
 
-/// The code of a call that went well.
-const OK: i64 = 0;
 /// From an answer out of memory to a call that ran into its deadline, in seconds.
 const DURATIONS: [f64; 15] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
@@ -64,27 +58,6 @@ struct Instruments {
     turned_away: Counter<u64>,
 }
 
-/// What is counted beside the SDK, which looks at it when somebody reads.
-#[derive(Default)]
-struct Shared {
-    /// Calls that are counted one by one.
-    calls: Mutex<BTreeMap<Calls, u64>>,
-    /// What is counted too often for that.
-    counts: Counts,
-    /// How many connections there are, of each of [`Listener`].
-    connections: [AtomicI64; Listener::ALL.len()],
-    /// The service and the method of each of [`Hot`].
-    hot: OnceLock<[(&'static str, &'static str); Hot::ALL.len()]>,
-}
-
-/// Calls of a method that ended with a code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Calls {
-    service: &'static str,
-    method: &'static str,
-    code: i64,
-}
-
 /// A gRPC call that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
@@ -96,19 +69,6 @@ pub struct Call {
     pub code: i32,
     /// How long it took; none where that says nothing, as of a stream.
     pub duration: Option<Duration>,
-}
-
-/// A connection that is counted for as long as this is kept.
-#[must_use]
-pub struct Connected {
-    shared: Arc<Shared>,
-    listener: Listener,
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.shared.connections[self.listener as usize].fetch_sub(1, Relaxed);
-    }
 }
 
 /// The page cannot be made.
@@ -253,16 +213,13 @@ impl Metrics {
             method,
             code,
         };
-        let counted = &self.0.shared.calls;
-        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
-        *counted.entry(calls).or_default() += 1;
+        self.0.shared.call(calls);
     }
 
     /// Says what the calls are called that are counted apart: service and method of
     /// each, in their order.
     pub fn name_hot(&self, names: [(&'static str, &'static str); Hot::ALL.len()]) {
-        // Whoever comes second says the same.
-        self.0.shared.hot.set(names).ok();
+        self.0.shared.name_hot(names);
     }
 
     /// Counts a call that went well, in a few nanoseconds.
@@ -290,9 +247,7 @@ impl Metrics {
 
     /// Counts a connection that came in there, until it ends.
     pub fn connected(&self, listener: Listener) -> Connected {
-        let shared = Arc::clone(&self.0.shared);
-        shared.connections[listener as usize].fetch_add(1, Relaxed);
-        Connected { shared, listener }
+        self.0.shared.connected(listener)
     }
 
     /// Counts an HTTP request.
@@ -358,96 +313,6 @@ impl Metrics {
         self.0.turned_away.add(1, &[]);
     }
 
-    /// A value that is looked at when somebody reads the metrics, and is left out
-    /// where there is none.
-    pub fn gauge(
-        &self,
-        name: &'static str,
-        unit: &'static str,
-        what: &'static str,
-        value: impl Fn() -> Option<f64> + Send + Sync + 'static,
-    ) {
-        let gauge = self.0.meter.f64_observable_gauge(name).with_unit(unit);
-        let gauge = gauge.with_description(what);
-        gauge
-            .with_callback(move |observer| {
-                if let Some(value) = value() {
-                    observer.observe(value, &[]);
-                }
-            })
-            .build();
-    }
-
-    /// The same for several counts of what there is now, told apart by a label.
-    pub fn up_down<const N: usize>(
-        &self,
-        name: &'static str,
-        unit: &'static str,
-        what: &'static str,
-        label: &'static str,
-        values: impl Fn() -> [(&'static str, i64); N] + Send + Sync + 'static,
-    ) {
-        let counter = self.0.meter.i64_observable_up_down_counter(name);
-        let counter = counter.with_unit(unit).with_description(what);
-        counter
-            .with_callback(move |observer| {
-                for (named, value) in values() {
-                    observer.observe(value, &[KeyValue::new(label, named)]);
-                }
-            })
-            .build();
-    }
-
-    /// A count of what there is now, looked at when somebody reads the metrics.
-    pub fn up_down_alone(
-        &self,
-        name: &'static str,
-        unit: &'static str,
-        what: &'static str,
-        value: impl Fn() -> i64 + Send + Sync + 'static,
-    ) {
-        let counter = self.0.meter.i64_observable_up_down_counter(name);
-        let counter = counter.with_unit(unit).with_description(what);
-        counter
-            .with_callback(move |observer| observer.observe(value(), &[]))
-            .build();
-    }
-
-    /// A count that somebody else keeps, looked at when somebody reads the metrics.
-    pub fn counter(
-        &self,
-        name: &'static str,
-        unit: &'static str,
-        what: &'static str,
-        count: impl Fn() -> u64 + Send + Sync + 'static,
-    ) {
-        let counter = self.0.meter.u64_observable_counter(name).with_unit(unit);
-        let counter = counter.with_description(what);
-        counter
-            .with_callback(move |observer| observer.observe(count(), &[]))
-            .build();
-    }
-
-    /// The same for several counts, told apart by a label.
-    pub fn counters<const N: usize>(
-        &self,
-        name: &'static str,
-        unit: &'static str,
-        what: &'static str,
-        label: &'static str,
-        counts: impl Fn() -> [(&'static str, u64); N] + Send + Sync + 'static,
-    ) {
-        let counter = self.0.meter.u64_observable_counter(name).with_unit(unit);
-        let counter = counter.with_description(what);
-        counter
-            .with_callback(move |observer| {
-                for (named, count) in counts() {
-                    observer.observe(count, &[KeyValue::new(label, named)]);
-                }
-            })
-            .build();
-    }
-
     /// Everything, in the text format of Prometheus.
     ///
     /// # Errors
@@ -460,69 +325,6 @@ impl Metrics {
     /// Exports what was measured last, and no more after that.
     pub(super) fn stop(&self, limit: Duration) -> OTelSdkResult {
         self.0.provider.shutdown_with_timeout(limit)
-    }
-}
-
-impl Shared {
-    fn observe(shared: &Arc<Self>, meter: &Meter) {
-        let of = Arc::clone(shared);
-        meter
-            .u64_observable_counter("hitkeep_auth.grpc.requests")
-            .with_unit("{request}")
-            .with_description("gRPC calls that have ended, by the code they ended with.")
-            .with_callback(move |observer| {
-                for (calls, count) in of.calls() {
-                    let labels = [
-                        KeyValue::new("rpc.service", calls.service),
-                        KeyValue::new("rpc.method", calls.method),
-                        KeyValue::new("rpc.grpc.status_code", calls.code),
-                    ];
-                    observer.observe(count, &labels);
-                }
-            })
-            .build();
-        let of = Arc::clone(shared);
-        meter
-            .u64_observable_counter("hitkeep_auth.verdicts")
-            .with_unit("{verdict}")
-            .with_description("What was said of tokens, over all ways to ask.")
-            .with_callback(move |observer| {
-                for verdict in Verdict::ALL {
-                    let reason = [KeyValue::new("reason", verdict.word())];
-                    observer.observe(of.counts.verdicts(verdict), &reason);
-                }
-            })
-            .build();
-        let of = Arc::clone(shared);
-        meter
-            .i64_observable_up_down_counter("hitkeep_auth.connections")
-            .with_unit("{connection}")
-            .with_description("Connections that there are, by the listener they came in at.")
-            .with_callback(move |observer| {
-                for listener in Listener::ALL {
-                    let label = [KeyValue::new("listener", listener.word())];
-                    let open = of.connections[listener as usize].load(Relaxed);
-                    observer.observe(open, &label);
-                }
-            })
-            .build();
-    }
-
-    /// All calls, however they were counted.
-    fn calls(&self) -> BTreeMap<Calls, u64> {
-        let counted = self.calls.lock();
-        let mut calls = counted.unwrap_or_else(PoisonError::into_inner).clone();
-        for (names, call) in self.hot.get().into_iter().flatten().zip(Hot::ALL) {
-            let (service, method) = *names;
-            let code = OK;
-            let hot = Calls {
-                service,
-                method,
-                code,
-            };
-            *calls.entry(hot).or_default() += self.counts.calls(call);
-        }
-        calls
     }
 }
 

@@ -16,8 +16,9 @@ use hitkeep_auth::{
         usage::{Batch, Count, Day, Outcome},
     },
     store::{
-        Store, audit,
+        Snapshot, Store, audit,
         clients::{self, Listing},
+        error::StoreError,
         feed::{CatchUp, ClientRow, Feed, GrantRow, Position, Sink, TokenRow, WholeSink},
     },
 };
@@ -124,8 +125,7 @@ async fn find_callers(store: &Store) {
     }
 }
 
-async fn list_clients(store: &Store) {
-    let mut snapshot = store.snapshot().await.unwrap();
+async fn list_clients(snapshot: &mut Snapshot) -> Result<(), StoreError> {
     for n in 1..=TIMES {
         let id = Uuid::from_u128(n * 10);
         for (owner, number) in [
@@ -139,32 +139,26 @@ async fn list_clients(store: &Store) {
                     after: None,
                     limit: 51,
                 };
-                let first = snapshot.page_clients(listing).await.unwrap();
+                let first = snapshot.page_clients(listing).await?;
                 assert_eq!(first.len(), 5);
                 assert_eq!(first[0].id, ClientId::from_uuid(Uuid::from_u128(number)));
                 listing.after = Some(clients::Cursor {
                     create_time: first[1].create_time,
                     id: first[1].id,
                 });
-                assert_eq!(snapshot.page_clients(listing).await.unwrap().len(), 3);
+                assert_eq!(snapshot.page_clients(listing).await?.len(), 3);
             }
-            let facts = snapshot.facts(UserId::from_uuid(id), owner).await.unwrap();
+            let facts = snapshot.facts(UserId::from_uuid(id), owner).await?;
             assert!(facts.actor.user.is_some());
         }
         let client = ClientId::from_uuid(id);
-        assert!(snapshot.find_client(client).await.unwrap().is_some());
+        assert!(snapshot.find_client(client).await?.is_some());
     }
-    snapshot.close().await.unwrap();
+    Ok(())
 }
 
-async fn list_events(store: &Store) {
-    let now: Timestamp = {
-        let snapshot = store.snapshot().await.unwrap();
-        let now = snapshot.now;
-        snapshot.close().await.unwrap();
-        now
-    };
-    let mut snapshot = store.snapshot().await.unwrap();
+async fn list_events(snapshot: &mut Snapshot) -> Result<(), StoreError> {
+    let now = snapshot.now;
     for n in 1..=TIMES {
         let id = Uuid::from_u128(n * 10);
         for filter in [
@@ -195,14 +189,14 @@ async fn list_events(store: &Store) {
                 ..Filter::default()
             },
         ] {
-            let first = snapshot.page_events(&filter, None, 51).await.unwrap();
+            let first = snapshot.page_events(&filter, None, 51).await?;
             assert!(first.len() >= 2, "{filter:?}");
             let after = audit::Cursor {
                 time: first[0].time,
                 id: first[0].id,
             };
-            let second = snapshot.page_events(&filter, Some(after), 51).await;
-            assert_eq!(second.unwrap()[0], first[1]);
+            let second = snapshot.page_events(&filter, Some(after), 51).await?;
+            assert_eq!(second[0], first[1]);
         }
     }
     // Far down a long list.
@@ -212,10 +206,10 @@ async fn list_events(store: &Store) {
     };
     for _ in 0..TIMES {
         let all = Filter::default();
-        let page = snapshot.page_events(&all, Some(deep), 51).await;
-        assert_eq!(page.unwrap().len(), 51);
+        let page = snapshot.page_events(&all, Some(deep), 51).await?;
+        assert_eq!(page.len(), 51);
     }
-    snapshot.close().await.unwrap();
+    Ok(())
 }
 
 /// A replica that has few clients in use. With many, a scan can be the better way.
@@ -240,16 +234,15 @@ async fn flush_usage(store: &Store) {
     }
 }
 
-async fn tell_usage(store: &Store) {
-    let mut snapshot = store.snapshot().await.unwrap();
+async fn tell_usage(snapshot: &mut Snapshot) -> Result<(), StoreError> {
     let day = |text: &str| Day::from_date(text.parse().unwrap());
     for n in 1..=TIMES {
         let client = ClientId::from_uuid(Uuid::from_u128(n * 9));
         let days = day("2026-03-04")..day("2026-04-01");
-        let days = snapshot.usage_days(client, days).await.unwrap();
+        let days = snapshot.usage_days(client, days).await?;
         assert_eq!(days.len(), 3);
     }
-    snapshot.close().await.unwrap();
+    Ok(())
 }
 
 /// One row of each table, changed by hand.
@@ -396,17 +389,18 @@ async fn a_rare_action_is_found_without_looking_at_the_others() {
         read[0].parse::<u64>().unwrap()
     };
     let before = entries_read().await;
-    let store = store(&url);
-    let mut snapshot = store.snapshot().await.unwrap();
     let filter = Filter {
         action: Some(Action::ClientDeleted),
         ..Filter::default()
     };
-    for _ in 1..=TIMES {
-        let events = snapshot.page_events(&filter, None, 51).await.unwrap();
-        assert_eq!(events.len(), 3);
-    }
-    snapshot.close().await.unwrap();
+    let body = async |snapshot: &mut Snapshot| {
+        for _ in 1..=TIMES {
+            let events = snapshot.page_events(&filter, None, 51).await?;
+            assert_eq!(events.len(), 3);
+        }
+        Ok::<_, StoreError>(())
+    };
+    store(&url).read(body).await.unwrap();
     let read = entries_read().await - before;
     assert_eq!(u128::from(read), 3 * TIMES);
 }
@@ -430,13 +424,13 @@ async fn no_frequent_query_scans_a_large_table() {
     settled("Introspect", scans(&url).await);
     find_callers(&store(&url)).await;
     settled("authentication", scans(&url).await);
-    list_clients(&store(&url)).await;
+    store(&url).read(list_clients).await.unwrap();
     settled("the work on clients", scans(&url).await);
-    list_events(&store(&url)).await;
+    store(&url).read(list_events).await.unwrap();
     settled("ListAuditEvents", scans(&url).await);
     flush_usage(&store(&url)).await;
     settled("a flush of uses", scans(&url).await);
-    tell_usage(&store(&url)).await;
+    store(&url).read(tell_usage).await.unwrap();
     settled("GetApiClientUsage", scans(&url).await);
 
     // That a scan is noticed at all.

@@ -18,8 +18,8 @@ use hitkeep_auth::{
         role::InstanceRole,
     },
     store::{
-        Committed, Store, Transaction, callers::InsertAccountError, directory::DirectoryError,
-        error::StoreError,
+        Committed, Snapshot, Store, Transaction, callers::InsertAccountError,
+        directory::DirectoryError, error::StoreError,
     },
 };
 use tokio::sync::Barrier;
@@ -60,10 +60,8 @@ async fn roll_back(store: &Store) {
 }
 
 async fn current(store: &Store) -> Revision {
-    let snapshot = store.snapshot().await.unwrap();
-    let revision = snapshot.revision;
-    snapshot.close().await.unwrap();
-    revision
+    let revision = async |snapshot: &mut Snapshot| Ok::<_, StoreError>(snapshot.revision);
+    store.read(revision).await.unwrap()
 }
 
 #[tokio::test]
@@ -107,6 +105,23 @@ async fn what_is_rolled_back_takes_no_revision() {
     // The connection of the refused transaction was fit to be used again.
     let pool = store.pool_status();
     assert_eq!((pool.connections, pool.idle), (1, 1));
+}
+
+/// A refusal is an answer, and costs no connection. Nor does a statement that fails.
+#[tokio::test]
+async fn a_read_that_fails_gives_its_connection_back() {
+    let url = postgres::migrated_database().await;
+    let store = store(&url);
+    let body = async |_: &mut Snapshot| Err::<(), _>(DirectoryError::Unknown(Vec::new()));
+    let refused = store.read(body).await;
+    assert!(matches!(refused, Err(DirectoryError::Unknown(_))));
+    postgres::execute(&url, "ALTER TABLE users RENAME TO people").await;
+    let body = async |snapshot: &mut Snapshot| snapshot.directory_status().await;
+    let failed = store.read(body).await;
+    assert!(matches!(failed, Err(StoreError::Defect(_))));
+    let pool = store.pool_status();
+    assert_eq!((pool.connections, pool.idle), (1, 1));
+    assert_eq!(current(&store).await, Revision(0));
 }
 
 #[tokio::test]
@@ -168,10 +183,10 @@ async fn revisions_follow_the_commits_without_gaps() {
             start.wait().await;
             let mut last = Revision(0);
             while writing.load(Ordering::Relaxed) {
-                let mut snapshot = store.snapshot().await.unwrap();
-                let revision = snapshot.revision;
-                let status = snapshot.directory_status().await.unwrap();
-                snapshot.close().await.unwrap();
+                let body = async |snapshot: &mut Snapshot| {
+                    Ok::<_, StoreError>((snapshot.revision, snapshot.directory_status().await?))
+                };
+                let (revision, status) = store.read(body).await.unwrap();
                 assert_eq!(u64::from(status.users), revision.0);
                 assert!(revision >= last, "{revision:?} after {last:?}");
                 last = revision;

@@ -1,7 +1,7 @@
 //! Flushing uses: several replicas at once, beside everything else that goes on,
 //! and clients that end in the middle of it.
 
-use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU64, ops::Range, sync::Arc};
 
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use hitkeep_auth::{
@@ -11,7 +11,7 @@ use hitkeep_auth::{
         usage::{Batch, Count, Day, DayUsage, Outcome, RefusalReason},
     },
     store::{
-        Store,
+        Snapshot, Store,
         error::StoreError,
         usage::{CLIENTS_PER_STATEMENT, TURN, Trimmed},
     },
@@ -85,13 +85,14 @@ async fn flush(store: &Store, mut batch: Batch) {
 
 /// How often a client was used at all, and when last.
 async fn known(store: &Store, number: usize) -> (u64, Option<Timestamp>) {
-    let mut snapshot = store.snapshot().await.unwrap();
     let client = client(number);
     let days = Day::of(noon()).before(9)..Day::of(at("2026-03-10T12:00:00Z"));
-    let days = snapshot.usage_days(client, days).await.unwrap();
-    // Without a token, `find_client` finds none.
-    let found = snapshot.find_client(client).await.unwrap();
-    snapshot.close().await.unwrap();
+    let body = async |snapshot: &mut Snapshot| {
+        let days = snapshot.usage_days(client, days.clone()).await?;
+        // Without a token, `find_client` finds none.
+        Ok::<_, StoreError>((days, snapshot.find_client(client).await?))
+    };
+    let (days, found) = store.read(body).await.unwrap();
     let uses = days.iter().map(|day| day.uses).sum();
     (uses, found.and_then(|client| client.last_used))
 }
@@ -131,9 +132,8 @@ async fn replicas_add_up_and_the_last_use_never_goes_back() {
     let url = database(3).await;
     give_tokens(&url).await;
     let (one, other) = (store(&url), store(&url));
-    let before = one.snapshot().await.unwrap();
-    let revision = before.revision;
-    before.close().await.unwrap();
+    let revision = async |snapshot: &mut Snapshot| Ok::<_, StoreError>(snapshot.revision);
+    let before = one.read(revision).await.unwrap();
     let (early, late) = (at("2026-03-01T10:00:00Z"), at("2026-03-02T10:00:00Z"));
     // The one that noted earlier writes later.
     for (store, time, count) in [(&other, late, 3), (&one, early, 2), (&other, early, 1)] {
@@ -153,28 +153,29 @@ async fn replicas_add_up_and_the_last_use_never_goes_back() {
     flush(&one, batch).await;
     assert_eq!(known(&one, 1).await, (6, Some(late)));
 
-    let mut snapshot = one.snapshot().await.unwrap();
+    let days = async |number, days: Range<Day>| {
+        let body =
+            async |snapshot: &mut Snapshot| snapshot.usage_days(client(number), days.clone()).await;
+        one.read(body).await.unwrap()
+    };
     let (first, second) = (Day::of(early), Day::of(late));
-    let days = snapshot.usage_days(client(1), first..second).await;
     let expected = |day, uses, refusals: &[(RefusalReason, u64)]| DayUsage {
         day,
         uses,
         refusals: refusals.iter().copied().collect::<BTreeMap<_, _>>(),
     };
-    assert_eq!(days.unwrap(), [expected(first, 3, &[])]);
+    assert_eq!(days(1, first..second).await, [expected(first, 3, &[])]);
     let all = first.before(1)..Day::of(at("2026-03-03T10:00:00Z"));
-    let days = snapshot.usage_days(client(1), all.clone()).await;
     let refused = [(RefusalReason::Revoked, 1)];
     assert_eq!(
-        days.unwrap(),
+        days(1, all.clone()).await,
         [expected(first, 3, &[]), expected(second, 3, &refused)]
     );
-    let days = snapshot.usage_days(client(2), all).await;
     let refused = [(RefusalReason::Revoked, 3)];
     let expected = [expected(first, 0, &refused), expected(second, 0, &refused)];
-    assert_eq!(days.unwrap(), expected);
-    assert_eq!(snapshot.revision, revision, "no use makes a revision");
-    snapshot.close().await.unwrap();
+    assert_eq!(days(2, all).await, expected);
+    let after = one.read(revision).await.unwrap();
+    assert_eq!(after, before, "no use makes a revision");
 }
 
 #[tokio::test]
