@@ -11,7 +11,6 @@
 
 use std::{
     hint::black_box,
-    net::SocketAddr,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -33,15 +32,17 @@ mod servers;
 #[path = "support.rs"]
 mod support;
 
-use servers::{Kind, Running};
+use servers::Kind;
 use support::{
     arguments::Arguments,
     calls::framed,
+    comparison::{self, Running},
     cores,
-    figures::{Table, median, met},
-    load::{Saturation, Shape, Style, Target, frames::Blocks, saturate},
+    figures::met,
+    load::{Shape, Style, Target, frames::Blocks},
     population::{self, Known},
     postgres::{Durability, Postgres},
+    saturation::{self, Rounds, Row},
     service::{Caller, Service},
 };
 
@@ -53,45 +54,29 @@ const SETTINGS: [(&str, &str); 2] = [
 ];
 /// Clients whose tokens are presented, in turn.
 const KNOWN: usize = 1000;
-/// How long each run goes on before it counts.
-const WARM_UP: Duration = Duration::from_secs(1);
 /// What is wanted: so many times what the empty handler answers.
 const BOUND: f64 = 1.2;
 
 struct Options {
     clients: usize,
-    rounds: usize,
-    time: Duration,
+    rounds: Rounds,
     shape: Shape,
     proxied: usize,
 }
 
-/// A server, and what was measured of it.
-struct Row {
-    title: String,
-    target: Target,
-    runs: Vec<Saturation>,
-}
-
-impl Row {
-    fn median(&self, figure: fn(&Saturation) -> f64) -> f64 {
-        median(&self.runs.iter().map(figure).collect::<Vec<_>>())
-    }
-}
-
 fn main() -> ExitCode {
-    let words: Vec<_> = std::env::args().collect();
-    if let [_, option, name] = words.as_slice()
-        && option == servers::OPTION
-    {
-        Kind::be(name);
+    if let Some(name) = comparison::name() {
+        Kind::be(&name);
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::read();
     let options = Options {
         clients: arguments.value("--clients", 100_000),
-        rounds: arguments.value("--rounds", 3),
-        time: arguments.time("--time", Duration::from_secs(3)),
+        rounds: Rounds {
+            count: arguments.value("--rounds", 3),
+            warm_up: Duration::from_secs(1),
+            time: arguments.time("--time", Duration::from_secs(3)),
+        },
         shape: Shape {
             connections: arguments.value("--connections", 4),
             calls: arguments.value("--calls", 32),
@@ -99,38 +84,38 @@ fn main() -> ExitCode {
         proxied: arguments.value("--proxied", 20_000),
     };
     arguments.done();
-    let cores = cores::available();
-    let (of_server, of_generator, others) = match cores.as_slice() {
-        [first, second, others @ ..] if !others.is_empty() => (*first, *second, others),
-        _ => {
-            println!("fewer than three cores: these figures are not worth much");
-            (cores[0], cores[cores.len() - 1], cores.as_slice())
-        }
-    };
-    let postgres = cores::on(others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(others, || {
+    let cores = cores::shared_out(1);
+    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
+    let runtime = cores::on(&cores.others, || {
         tokio::runtime::Runtime::new().expect("a runtime starts")
     });
     let (mut rows, mut running) = (Vec::new(), Vec::new());
     let (service, caller, known) = runtime.block_on(set_up(
         &postgres,
         &options,
-        of_server,
+        &cores.server,
         &mut rows,
         &mut running,
     ));
     println!(
-        "{} clients; {} connections with {} calls at once on each; {} bytes a request; server on \
-         core {of_server}, load generator on core {of_generator}",
+        "{} clients; {} connections with {} calls at once on each; {} bytes a request; {cores}",
         options.clients,
         options.shape.connections,
         options.shape.calls,
         rows[0].target.messages[0].len()
     );
-    let mut failures = cores::on(&[of_generator], || measure(&mut rows, &options));
+    let mut failures = cores::on(&[cores.generator], || {
+        options.rounds.saturate(&mut rows, |_| options.shape)
+    });
     report(&rows, &options);
     drop(running);
-    failures += proxied::measure(&service, &caller, &known, options.proxied, &cores);
+    failures += proxied::measure(
+        &service,
+        &caller,
+        &known,
+        options.proxied,
+        &cores::available(),
+    );
     if failures == 0 {
         ExitCode::SUCCESS
     } else {
@@ -139,18 +124,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts all servers on one core.
+/// Starts all servers on the same core.
 async fn set_up(
     postgres: &Postgres,
     options: &Options,
-    core: usize,
+    cores: &[usize],
     rows: &mut Vec<Row>,
     running: &mut Vec<Running>,
 ) -> (Service, Caller, Vec<Known>) {
     let database = postgres.migrated("bench").await;
     let known = population::fill(&database, options.clients, KNOWN).await;
     let caller = Caller::create(&database);
-    let service = cores::on(&[core], || Service::start(&database, &[]));
+    let service = cores::on(cores, || Service::start(&database, &[]));
     service.serving().await;
     check(&service, &caller, &known).await;
 
@@ -159,24 +144,20 @@ async fn set_up(
         .iter()
         .map(|client| framed(&request(client)))
         .collect();
-    let row = |title: &str, (address, pid): (SocketAddr, u32)| Row {
-        title: title.to_owned(),
-        target: Target {
-            address,
-            pid,
-            blocks: blocks.clone(),
-            messages: messages.clone(),
-            style: Style::Unary,
-        },
-        runs: Vec::new(),
+    let ours = Target {
+        address: service.address(),
+        pid: service.pid(),
+        blocks,
+        messages,
+        style: Style::Unary,
     };
     for kind in Kind::ALL {
-        let server = cores::on(&[core], || kind.start());
-        rows.push(row(kind.title(), (server.address, server.pid())));
+        let server = cores::on(cores, || kind.start());
+        let target = ours.at(server.address, server.pid());
+        rows.push(Row::new(kind.title(), target));
         running.push(server);
     }
-    let ours = (service.address(), service.pid());
-    rows.push(row("hitkeep-auth", ours));
+    rows.push(Row::new("hitkeep-auth", ours));
     (service, caller, known)
 }
 
@@ -258,49 +239,10 @@ async fn check(service: &Service, caller: &Caller, known: &[Known]) {
     }
 }
 
-/// Drives all of them, and counts the answers that were not good.
-fn measure(rows: &mut [Row], options: &Options) -> u64 {
-    let mut failures = 0;
-    for _ in 0..options.rounds {
-        for row in &mut *rows {
-            let run = saturate(&row.target, options.shape, WARM_UP, options.time);
-            let run = run.unwrap_or_else(|error| panic!("{}: {error}", row.title));
-            failures += run.failures;
-            row.runs.push(run);
-        }
-    }
-    failures
-}
-
 fn report(rows: &[Row], options: &Options) {
-    let mut rates = Table::new(&[
-        "all that it can take",
-        "calls/s",
-        "ratio",
-        "server at work",
-        "generator at work",
-        "calls/s of work",
-        "ratio ",
-    ]);
+    saturation::report(rows, "calls/s of work");
+    println!("{}", options.rounds);
     let first = &rows[0];
-    for row in rows {
-        let rate = row.median(|run| run.rate);
-        let at_work = row.median(|run| run.rate_at_work);
-        rates.row([
-            row.title.clone(),
-            format!("{rate:.0}"),
-            format!("{:.2}", rate / first.median(|run| run.rate)),
-            format!("{:.0} %", row.median(|run| run.server_busy) * 100.0),
-            format!("{:.0} %", row.median(|run| run.busy) * 100.0),
-            format!("{at_work:.0}"),
-            format!("{:.2}", at_work / first.median(|run| run.rate_at_work)),
-        ]);
-    }
-    rates.print();
-    println!(
-        "medians of {} rounds of {:?} each, in turns",
-        options.rounds, options.time
-    );
     let ours = rows.last().expect("there is ours");
     let ratio = ours.median(|run| run.rate_at_work) / first.median(|run| run.rate_at_work);
     println!("{BOUND} times the empty handler: {}", met(ratio >= BOUND));

@@ -20,14 +20,16 @@ mod servers;
 #[path = "support.rs"]
 mod support;
 
-use rows::{Row, measure};
-use servers::{Kind, Running};
+use rows::measure;
+use servers::Kind;
 use support::{
     arguments::Arguments,
+    comparison::{self, Running},
     cores,
     load::{Shape, Style, Target},
     population::{self, check},
     postgres::{Durability, Postgres},
+    saturation::{Rounds, Row},
     service::{Caller, Service},
 };
 
@@ -36,8 +38,7 @@ const OURS: &str = "hitkeep-auth";
 
 struct Options {
     clients: usize,
-    rounds: usize,
-    time: Duration,
+    rounds: Rounds,
     shape: Shape,
     /// Calls at once on each connection, where they share a stream.
     pipelined: usize,
@@ -70,18 +71,18 @@ struct Servers {
 }
 
 fn main() -> ExitCode {
-    let words: Vec<_> = std::env::args().collect();
-    if let [_, option, name] = words.as_slice()
-        && option == servers::OPTION
-    {
-        Kind::be(name);
+    if let Some(name) = comparison::name() {
+        Kind::be(&name);
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::read();
     let options = Options {
         clients: arguments.value("--clients", 100_000),
-        rounds: arguments.value("--rounds", 3),
-        time: arguments.time("--time", Duration::from_secs(2)),
+        rounds: Rounds {
+            count: arguments.value("--rounds", 3),
+            warm_up: Duration::from_millis(500),
+            time: arguments.time("--time", Duration::from_secs(2)),
+        },
         shape: Shape {
             connections: arguments.value("--connections", 4),
             calls: arguments.value("--calls", 32),

@@ -9,6 +9,8 @@ pub mod arguments;
 pub mod calls;
 #[path = "support/chance.rs"]
 pub mod chance;
+#[path = "support/comparison.rs"]
+pub mod comparison;
 #[path = "support/cores.rs"]
 pub mod cores;
 #[path = "support/distance.rs"]
@@ -21,5 +23,7 @@ pub mod load;
 pub mod population;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/saturation.rs"]
+pub mod saturation;
 #[path = "support/service.rs"]
 pub mod service;

@@ -45,7 +45,7 @@ mod support;
 
 use support::{
     arguments::Arguments,
-    cores,
+    cores::{self, Cores},
     figures::Table,
     load::{Saturation, Shape, Style, Target, saturate},
     population::{self, Known},
@@ -100,8 +100,7 @@ struct Setting {
     known: Vec<Known>,
     /// What makes a server export, in front of its command line.
     exporting: Vec<String>,
-    core_of_servers: usize,
-    core_of_generator: usize,
+    cores: Cores,
     connections: usize,
     /// How long each server is driven in a round, in each of the ways.
     time: Duration,
@@ -114,16 +113,9 @@ fn main() -> ExitCode {
     let connections: usize = arguments.value("--connections", 4);
     let ratio: f64 = arguments.value("--ratio", 0.01);
     arguments.done();
-    let cores = cores::available();
-    let (core_of_servers, core_of_generator, others) = match cores.as_slice() {
-        [first, second, others @ ..] if !others.is_empty() => (*first, *second, others),
-        _ => {
-            println!("fewer than three cores: these figures are not worth much");
-            (cores[0], cores[cores.len() - 1], cores.as_slice())
-        }
-    };
-    let postgres = cores::on(others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(others, || {
+    let cores = cores::shared_out(1);
+    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
+    let runtime = cores::on(&cores.others, || {
         tokio::runtime::Runtime::new().expect("a runtime starts")
     });
     let collector = Collector::default();
@@ -143,16 +135,15 @@ fn main() -> ExitCode {
                 format!("OTEL_TRACES_SAMPLER_ARG={ratio}"),
                 "OTEL_METRIC_EXPORT_INTERVAL=1000".to_owned(),
             ],
-            core_of_servers,
-            core_of_generator,
+            cores,
             connections,
             time,
         }
     });
     println!(
-        "{connections} connections; servers on core {core_of_servers}, load generator on core \
-         {core_of_generator}; {} % traced",
-        ratio * 100.0
+        "{connections} connections; {} % traced; {}",
+        ratio * 100.0,
+        setting.cores
     );
     let mut measured: [Vec<Round>; WAYS.len()] = Default::default();
     for _ in 0..rounds {
@@ -181,7 +172,7 @@ impl Setting {
     /// Starts a server of each kind.
     fn start(&self) -> [Service; KINDS.len()] {
         let exporting: Vec<_> = self.exporting.iter().map(String::as_str).collect();
-        cores::on(&[self.core_of_servers], || {
+        cores::on(&self.cores.server, || {
             KINDS.map(|(_, exports)| {
                 let program = if exports { exporting.as_slice() } else { &[] };
                 Service::start_under(program, &self.database, &[])
@@ -210,7 +201,7 @@ impl Setting {
         };
         let turns = self.time.as_millis().div_ceil(TURN.as_millis());
         let mut round = KINDS.map(|_| Turns(Vec::new()));
-        cores::on(&[self.core_of_generator], || {
+        cores::on(&[self.cores.generator], || {
             for kind in 0..KINDS.len() {
                 turn(kind, WARM_UP, TURN);
             }

@@ -94,9 +94,7 @@ impl Services {
         body: F,
     ) -> Result<Committed<T>, E>
     where
-        F: for<'t> AsyncFn(&'t mut Transaction) -> Result<T, E>
-            + for<'t> Body<&'t mut Transaction, Result<T, E>, Future: Send>
-            + Sync,
+        F: for<'t> Body<&'t mut Transaction, Result<T, E>> + Sync,
         T: Send,
         E: From<StoreError> + IsCollision + Send,
     {

@@ -209,9 +209,7 @@ impl Store {
     /// What `body` refuses with; or a [`StoreError`].
     pub async fn read<T, E, F>(&self, body: F) -> Result<T, E>
     where
-        F: for<'s> AsyncFn(&'s mut Snapshot) -> Result<T, E>
-            + for<'s> Body<&'s mut Snapshot, Result<T, E>, Future: Send>
-            + Sync,
+        F: for<'s> Body<&'s mut Snapshot, Result<T, E>> + Sync,
         T: Send,
         E: From<StoreError> + Send,
     {
@@ -246,9 +244,7 @@ impl Store {
         body: F,
     ) -> Result<Committed<T>, E>
     where
-        F: for<'t> AsyncFn(&'t mut Transaction) -> Result<T, E>
-            + for<'t> Body<&'t mut Transaction, Result<T, E>, Future: Send>
-            + Sync,
+        F: for<'t> Body<&'t mut Transaction, Result<T, E>> + Sync,
         T: Send,
         E: From<StoreError> + IsCollision + Send,
     {
@@ -270,9 +266,7 @@ impl Store {
         body: &F,
     ) -> Result<Committed<T>, E>
     where
-        F: for<'t> AsyncFn(&'t mut Transaction) -> Result<T, E>
-            + for<'t> Body<&'t mut Transaction, Result<T, E>, Future: Send>
-            + Sync,
+        F: for<'t> Body<&'t mut Transaction, Result<T, E>> + Sync,
         T: Send,
         E: From<StoreError> + Send,
     {
@@ -338,9 +332,7 @@ impl Store {
     /// operation names the work's span.
     async fn start<T, F>(&self, operation: &'static str, first: F) -> Result<(Lease, T), StoreError>
     where
-        F: for<'c> AsyncFn(&'c mut AsyncPgConnection) -> QueryResult<T>
-            + for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>, Future: Send>
-            + Sync,
+        F: for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>> + Sync,
         T: Send,
     {
         let work = Work::begin(operation);
@@ -356,9 +348,7 @@ impl Store {
 
     async fn start_in<T, F>(&self, work: &Work, first: F) -> Result<(Lease, T), StoreError>
     where
-        F: for<'c> AsyncFn(&'c mut AsyncPgConnection) -> QueryResult<T>
-            + for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>, Future: Send>
-            + Sync,
+        F: for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>> + Sync,
         T: Send,
     {
         loop {
@@ -376,7 +366,7 @@ impl Store {
     }
 }
 
-/// What is done with a connection or a transaction: an async closure whose
+/// What is done with a connection, a snapshot or a transaction: an async closure whose
 /// future can be sent between threads, which `AsyncFn` alone cannot say.
 pub trait Body<A, R>: Fn(A) -> Self::Future {
     /// What the closure returns.

@@ -1,12 +1,7 @@
-//! What Introspect is compared with: servers that do less and less. Each is this
-//! program, started again with the server's name, so that it has a process, and
-//! a core, of its own.
+//! What Introspect is compared with: servers that do less and less.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::SocketAddr,
     pin::Pin,
-    process::{Child, Command, Stdio},
     task::{Context, Poll},
 };
 
@@ -28,12 +23,11 @@ use tonic::{
     Status, Streaming,
     codegen::{BoxFuture, Service, http},
     server::{Grpc, NamedService, StreamingService, UnaryService},
-    transport::server::TcpIncoming,
+    transport::Server,
 };
 use tonic_prost::ProstCodec;
 
-/// What tells this program that it is to be one of these servers.
-pub const OPTION: &str = "--be-server";
+use crate::support::comparison::{Running, announce, serve};
 
 /// A server to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +39,6 @@ pub enum Kind {
     /// hyper alone, which reads the request, hashes the token, and answers with
     /// a fixed frame.
     Bare,
-}
-
-/// One that runs. Ends when dropped.
-pub struct Running {
-    child: Child,
-    pub address: SocketAddr,
 }
 
 impl Kind {
@@ -86,30 +74,13 @@ impl Kind {
 
     /// Starts it in a process of its own.
     pub fn start(self) -> Running {
-        let program = std::env::current_exe().expect("this program is somewhere");
-        let mut child = Command::new(program)
-            .args([OPTION, self.name()])
-            // Its end tells the server of ours.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("this program runs");
-        let stdout = child.stdout.take().expect("it is piped");
-        let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
-        read.expect("the server says where it listens");
-        let address = line.trim().parse().expect("an address");
-        Running { child, address }
+        Running::start(self.name())
     }
 
-    /// Is that server, until the one that started it is gone.
+    /// Is the server of that name, until the one that started it is gone.
     pub fn be(name: &str) {
         let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
         let kind = kind.expect("there is such a server");
-        std::thread::spawn(|| {
-            drop(std::io::stdin().read(&mut [0]));
-            std::process::abort();
-        });
         let mut builder = if kind.is_on_one_thread() {
             runtime::Builder::new_current_thread()
         } else {
@@ -119,40 +90,12 @@ impl Kind {
         let runtime = builder.enable_all().build();
         let runtime = runtime.expect("a runtime starts");
         match kind {
-            Self::Tonic | Self::Tuned => runtime.block_on(echo()),
+            Self::Tonic | Self::Tuned => {
+                runtime.block_on(serve(Server::builder().add_service(Echo)));
+            }
             Self::Bare => runtime.block_on(bare()),
         }
     }
-}
-
-impl Running {
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn announce(address: SocketAddr) {
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "{address}").expect("somebody listens");
-}
-
-async fn echo() {
-    let address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let incoming = TcpIncoming::bind(address).expect("there is a port");
-    // As `serve` with an address would set it.
-    let incoming = incoming.with_nodelay(Some(true));
-    announce(incoming.local_addr().expect("it is bound"));
-    let server = tonic::transport::Server::builder().add_service(Echo);
-    let served = server.serve_with_incoming(incoming).await;
-    served.expect("it serves until it is killed");
 }
 
 /// The service as the generator of tonic would write it, with the messages of

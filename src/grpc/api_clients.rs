@@ -12,6 +12,7 @@ use super::{
         usage,
     },
     error::ApiError,
+    page,
 };
 use crate::{
     domain::{
@@ -34,6 +35,14 @@ struct Seen {
 }
 
 impl Seen {
+    fn new(client: ApiClient, facts: &Facts, now: Timestamp) -> Self {
+        Self {
+            client,
+            owner_can_act: facts.owner_can_act(),
+            now,
+        }
+    }
+
     fn to_pb(&self) -> pb::ApiClient {
         clients::to_api_client(&self.client, self.owner_can_act, self.now)
     }
@@ -103,12 +112,7 @@ impl Services {
                 tx.update_client(&old, &client).await?;
                 tx.record(event).await?;
             }
-            let seen = Seen {
-                client,
-                owner_can_act: facts.owner_can_act(),
-                now: tx.now,
-            };
-            Ok((seen, is_done))
+            Ok((Seen::new(client, &facts, tx.now), is_done))
         };
         let Committed {
             value: (seen, is_done),
@@ -147,15 +151,8 @@ impl ApiClientService for Services {
             tx.insert_client(&issued.client, &issued.token.hash())
                 .await?;
             tx.record(issued.event).await?;
-            let owner_can_act = facts.owner_can_act();
-            Ok((
-                Seen {
-                    client: issued.client,
-                    owner_can_act,
-                    now: tx.now,
-                },
-                issued.token,
-            ))
+            let seen = Seen::new(issued.client, &facts, tx.now);
+            Ok((seen, issued.token))
         };
         let Committed {
             value: (seen, token),
@@ -238,15 +235,8 @@ impl ApiClientService for Services {
             tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends)
                 .await?;
             tx.record(issued.event).await?;
-            let owner_can_act = facts.owner_can_act();
-            Ok((
-                Seen {
-                    client: issued.client,
-                    owner_can_act,
-                    now: tx.now,
-                },
-                issued.token,
-            ))
+            let seen = Seen::new(issued.client, &facts, tx.now);
+            Ok((seen, issued.token))
         };
         let Committed {
             value: (seen, token),
@@ -347,11 +337,7 @@ impl Services {
             let client = client.ok_or(Refusal::NotFound)?;
             let facts = snapshot.facts(actor, client.delegated.owner()).await?;
             ApiClient::require_visible(&facts)?;
-            Ok(Seen {
-                client,
-                owner_can_act: facts.owner_can_act(),
-                now: snapshot.now,
-            })
+            Ok(Seen::new(client, &facts, snapshot.now))
         };
         self.store.read(body).await
     }
@@ -359,7 +345,7 @@ impl Services {
     async fn list(&self, command: clients::List) -> Result<pb::ListApiClientsResponse, ApiError> {
         let mut listing = command.listing;
         let page_size = usize::from(listing.limit);
-        // One more than asked for tells whether there is a next page.
+        // For `page::cut`.
         listing.limit += 1;
         let body = async |snapshot: &mut Snapshot| {
             let facts = snapshot.facts(command.actor.user, listing.owner).await?;
@@ -374,12 +360,8 @@ impl Services {
             Ok::<_, ApiError>((page, owner_can_act, snapshot.now))
         };
         let (mut page, owner_can_act, now) = self.store.read(body).await?;
-        let more = page.len() > page_size;
-        page.truncate(page_size);
-        let next_page_token = match page.last() {
-            Some(last) if more => clients::page_token(&command.list, last),
-            _ => String::new(),
-        };
+        let token = |last: &ApiClient| clients::page_token(&command.list, last);
+        let next_page_token = page::cut(&mut page, page_size, token);
         let client = |client: &ApiClient| clients::to_api_client(client, owner_can_act, now);
         Ok(pb::ListApiClientsResponse {
             api_clients: page.iter().map(client).collect(),

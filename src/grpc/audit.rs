@@ -2,8 +2,9 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Services, convert::audit, error::ApiError};
+use super::{Services, convert::audit, error::ApiError, page};
 use crate::{
+    domain::audit::RecordedEvent,
     pb::{self, audit_service_server::AuditService},
     store::Snapshot,
 };
@@ -25,7 +26,7 @@ impl Services {
         command: audit::List,
     ) -> Result<pb::ListAuditEventsResponse, ApiError> {
         let page_size = usize::from(command.limit);
-        // One more than asked for tells whether there is a next page.
+        // For `page::cut`.
         let limit = command.limit + 1;
         let body = async |snapshot: &mut Snapshot| {
             snapshot
@@ -33,12 +34,8 @@ impl Services {
                 .await
         };
         let mut page = self.store.read(body).await?;
-        let more = page.len() > page_size;
-        page.truncate(page_size);
-        let next_page_token = match page.last() {
-            Some(last) if more => audit::page_token(&command.list, last),
-            _ => String::new(),
-        };
+        let token = |last: &RecordedEvent| audit::page_token(&command.list, last);
+        let next_page_token = page::cut(&mut page, page_size, token);
         let events = page.into_iter().map(audit::to_event).collect();
         Ok(pb::ListAuditEventsResponse {
             events,

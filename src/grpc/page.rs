@@ -44,6 +44,17 @@ pub(super) fn is_of_some_list(text: &str) -> bool {
     bytes.is_ok_and(|bytes| bytes.len() == CURSOR_LENGTH + FINGERPRINT_LENGTH)
 }
 
+/// Cuts a page to its size, and gives the token of the next page, which is empty where
+/// there is none. One row more than that must have been asked for: it tells.
+pub(super) fn cut<T>(rows: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
+    let is_more = rows.len() > size;
+    rows.truncate(size);
+    match rows.last() {
+        Some(last) if is_more => token(last),
+        _ => String::new(),
+    }
+}
+
 fn fingerprint(list: &str, cursor: &[u8]) -> [u8; FINGERPRINT_LENGTH] {
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     hasher.update(cursor);
