@@ -184,9 +184,9 @@ impl Drop for Call {
     }
 }
 
-/// How much of an answer is given away at a time. hyper asks for more of it as soon as
-/// there is any room, and h2 keeps what does not fit: in one piece, a large answer would
-/// be gone from here before its peer has taken anything.
+/// How much of an answer is given away at a time. hyper asks for one piece before there
+/// is room for it, and h2 keeps what does not fit: in one piece, an answer is gone from
+/// here before its peer has taken anything, so a small one is never seen to be stuck.
 const PIECE: usize = 16 * 1024;
 
 /// The answer of a call that is under way until then.
