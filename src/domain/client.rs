@@ -83,6 +83,15 @@ pub struct Update {
     pub etag: Option<String>,
 }
 
+/// How a token is to be replaced.
+#[derive(Clone, Debug, Default)]
+pub struct Rotation {
+    /// How long the token before it still works.
+    pub overlap: Overlap,
+    /// The etag that the client must still have.
+    pub etag: Option<String>,
+}
+
 /// How many clients an owner has, and may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
@@ -172,13 +181,7 @@ impl ApiClient {
         now: Timestamp,
     ) -> Result<Transition, Refusal> {
         Self::require_managed(facts)?;
-        if update
-            .etag
-            .as_ref()
-            .is_some_and(|etag| *etag != self.etag())
-        {
-            return Err(Refusal::EtagMismatch);
-        }
+        self.require_etag(update.etag.as_deref())?;
         let mut next = self.clone();
         if let Some(name) = update.name {
             next.name = name;
@@ -227,16 +230,17 @@ impl ApiClient {
     /// Replaces the token. Hands out everything that the client carries.
     pub fn rotate(
         self,
-        overlap: Overlap,
+        rotation: &Rotation,
         facts: &Facts,
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<Rotated, Refusal> {
         Self::require_managed(facts)?;
+        self.require_etag(rotation.etag.as_deref())?;
         self.require_state(facts, now, &[ClientState::Active])?;
         facts.check_delegable(self.delegated.instance_role(), self.delegated.grants())?;
         let token = Token::mint(token_kind(self.delegated.owner()), entropy);
-        let overlap_end = now + overlap.length();
+        let overlap_end = now + rotation.overlap.length();
         // An expiry that is moved later on must not revive the old token.
         let old_token_ends = self
             .expiry
@@ -332,6 +336,14 @@ impl ApiClient {
             Authority::Nothing => Err(Refusal::NotFound),
             Authority::Oversees => Err(Refusal::OwnerNotManaged),
             Authority::Manages => Ok(()),
+        }
+    }
+
+    /// Refuses a call that names another etag than the client has.
+    fn require_etag(&self, named: Option<&str>) -> Result<(), Refusal> {
+        match named {
+            Some(etag) if etag != self.etag() => Err(Refusal::EtagMismatch),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -226,11 +226,11 @@ impl ApiClientService for Services {
         request: Request<pb::RotateApiClientRequest>,
     ) -> Result<Response<pb::RotateApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let (on_client, overlap) = clients::rotate(request)?;
+        let (on_client, rotation) = clients::rotate(request)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
-            let rotated = client.rotate(overlap, &facts, tx.now, &*tx.entropy())?;
+            let rotated = client.rotate(&rotation, &facts, tx.now, &*tx.entropy())?;
             let issued = rotated.issued;
             tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends)
                 .await?;

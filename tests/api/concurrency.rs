@@ -52,6 +52,27 @@ async fn of_those_who_read_the_same_etag_one_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_those_who_read_the_same_etag_one_rotates() {
+    let app = TestApp::with_world().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let made = dashboard.created(personal(VERA)).await;
+    let request = pb::RotateApiClientRequest {
+        etag: made.client.etag.clone(),
+        ..rotate_with_overlap(VERA, &made.id, 60)
+    };
+    let all = join_all((0..CROWD).map(|_| dashboard.rotate(request.clone()))).await;
+    let (rotated, refused): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+    assert_eq!(rotated.len(), 1);
+    for refused in refused {
+        assert_eq!(told(&refused), "Aborted ETAG_MISMATCH");
+    }
+    let newest = rotated.into_iter().next().unwrap().unwrap().token;
+    for token in [&made.token, &newest] {
+        assert_eq!(sidecar.inactive_reason(token).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_hands_out_what_was_taken_from_them_a_moment_ago() {
     let app = TestApp::with_world().await;
     let (dashboard, pusher) = (app.dashboard().await, app.pusher().await);

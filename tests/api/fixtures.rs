@@ -260,7 +260,7 @@ pub fn rotate(user: &str, id: &str) -> pb::RotateApiClientRequest {
     pb::RotateApiClientRequest {
         actor: actor(user),
         id: id.to_owned(),
-        overlap: None,
+        ..pb::RotateApiClientRequest::default()
     }
 }
 

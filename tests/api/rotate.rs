@@ -98,6 +98,45 @@ async fn at_most_two_tokens_work_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_rotation_that_names_a_stale_etag_ends_no_token() {
+    let app = TestApp::with_world().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let made = dashboard.created(personal(VERA)).await;
+    let naming = |etag: &str| pb::RotateApiClientRequest {
+        etag: etag.to_owned(),
+        ..rotate_with_overlap(VERA, &made.id, 3600)
+    };
+    let first = dashboard.rotate(naming(&made.client.etag)).await.unwrap();
+    app.clock.advance(TimeDelta::seconds(1));
+    // The reply was lost, and the same is sent again.
+    let before = app.everything().await;
+    for stale in [made.client.etag.as_str(), "x"] {
+        let refused = dashboard.rotate(naming(stale)).await;
+        assert_eq!(told(&refused), "Aborted ETAG_MISMATCH");
+    }
+    assert_eq!(app.everything().await, before);
+    for token in [&made.token, &first.token] {
+        assert_eq!(sidecar.inactive_reason(token).await, None);
+    }
+    // With the etag of the client as it is now, the overlap that was running ends.
+    let current = first.api_client.unwrap().etag;
+    let second = dashboard.rotate(naming(&current)).await.unwrap();
+    assert_eq!(sidecar.inactive_reason(&made.token).await, ROTATED);
+    for token in [&first.token, &second.token] {
+        assert_eq!(sidecar.inactive_reason(token).await, None);
+    }
+    // Left out, or empty, nothing is compared.
+    dashboard.rotate(naming("")).await.unwrap();
+    // Whoever may not see the client learns nothing of its etag.
+    let stranger = pb::RotateApiClientRequest {
+        actor: actor(EVE),
+        ..naming("x")
+    };
+    let refused = dashboard.rotate(stranger).await;
+    assert_eq!(told(&refused), "NotFound API_CLIENT_NOT_FOUND");
+}
+
+#[tokio::test]
 async fn an_overlap_ends_with_the_client() {
     let app = TestApp::with_world().await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);

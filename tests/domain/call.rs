@@ -8,7 +8,8 @@ use hitkeep_auth::domain::{
     access::{Facts, Owner},
     audit::Event,
     client::{
-        ApiClient, Draft, Issued, Overlap, Quota, Rotated, Transition, Update, check_listable,
+        ApiClient, Draft, Issued, Overlap, Quota, Rotated, Rotation, Transition, Update,
+        check_listable,
     },
     clock::Entropy,
     id::{ClientId, SiteId},
@@ -26,11 +27,17 @@ pub(crate) enum Call {
     List(Owner),
     Get(ClientId),
     Update(ClientId, Update),
-    /// With an overlap.
-    Rotate(ClientId, TimeDelta),
+    Rotate(ClientId, Renewal),
     Revoke(ClientId),
     Reactivate(ClientId),
     Delete(ClientId),
+}
+
+/// How a token is to be replaced.
+#[derive(Clone, Debug)]
+pub(crate) struct Renewal {
+    pub(crate) overlap: TimeDelta,
+    pub(crate) etag: Option<String>,
 }
 
 /// A call, and all that is known when it is decided.
@@ -129,10 +136,11 @@ impl Question {
             (Call::Update(_, update), Some(client)) => {
                 client.update(update, &facts, now).map(Answer::from)
             }
-            (Call::Rotate(_, overlap), Some(client)) => {
+            (Call::Rotate(_, Renewal { overlap, etag }), Some(client)) => {
                 let overlap = Overlap::new(overlap).expect("scripts keep to at most seven days");
+                let rotation = Rotation { overlap, etag };
                 client
-                    .rotate(overlap, &facts, now, entropy)
+                    .rotate(&rotation, &facts, now, entropy)
                     .map(Answer::from)
             }
             (Call::Revoke(_), Some(client)) => client.revoke(&facts, now).map(Answer::from),

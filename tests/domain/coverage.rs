@@ -48,6 +48,7 @@ const EXPECTED: &[(&str, &str, u32)] = &[
     ("rotate", "API_CLIENT_INACTIVE", 300),
     ("rotate", "API_CLIENT_NOT_FOUND", 400),
     ("rotate", "DELEGATION_EXCEEDS_ACTOR", 70),
+    ("rotate", "ETAG_MISMATCH", 100),
     ("rotate", "OWNER_NOT_MANAGED", 120),
     ("rotate", "SITE_NOT_DELEGABLE", 15),
     ("revoke", "changes something", 500),

@@ -160,6 +160,8 @@ faults! {
     TeamInstanceRoleIsOverlooked breaks Decision,
     /// The etag is not looked at.
     EtagIsIgnored breaks Decision,
+    /// The etag that a rotation names is not looked at.
+    EtagIsIgnoredByRotation breaks Decision,
     /// The etag does not depend on the grants.
     EtagForgetsGrants breaks Etag,
     /// An owner may have any number of clients.

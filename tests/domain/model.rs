@@ -231,6 +231,15 @@ impl Model {
         };
         let handed_out = handed_out(call, Some(client), &after);
         let mut objections = self.objections_to_delegate(actor, &after.delegated, &handed_out);
+        let named = match call {
+            Call::Update(_, update) => update.etag.as_ref(),
+            Call::Rotate(_, renewal) => renewal.etag.as_ref(),
+            _ => None,
+        };
+        let shown = self.etags.get(&client.id).and_then(|etags| etags.last());
+        if named.is_some() && named != shown {
+            objections.push(Refusal::EtagMismatch);
+        }
         let wrong_state = |state| Refusal::WrongState { state };
         match call {
             Call::Rotate(..) if client.revoke_time.is_some() => {
@@ -249,10 +258,6 @@ impl Model {
 
     fn objections_to_update(&self, client: &ApiClient, update: &Update) -> Vec<Refusal> {
         let mut objections = Vec::new();
-        let shown = self.etags.get(&client.id).and_then(|etags| etags.last());
-        if update.etag.is_some() && update.etag.as_ref() != shown {
-            objections.push(Refusal::EtagMismatch);
-        }
         let role = update.instance_role.unwrap_or(InstanceRole::User);
         if matches!(client.delegated, Delegated::Team { .. }) && role != InstanceRole::User {
             objections.push(Refusal::TeamInstanceRole);

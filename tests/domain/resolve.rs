@@ -16,7 +16,7 @@ use hitkeep_auth::domain::{
 use uuid::Uuid;
 
 use crate::{
-    call::Call,
+    call::{Call, Renewal},
     model::{
         Model,
         life::owner_of,
@@ -61,7 +61,11 @@ impl Step {
                 let call = match deed {
                     Deed::Get => Call::Get(id),
                     Deed::Update(edit) => Call::Update(id, edit.resolve(model, actor, client)),
-                    Deed::Rotate(hours) => Call::Rotate(id, TimeDelta::hours(*hours)),
+                    Deed::Rotate(hours, etag) => {
+                        let overlap = TimeDelta::hours(*hours);
+                        let etag = etag.resolve(model, id);
+                        Call::Rotate(id, Renewal { overlap, etag })
+                    }
                     Deed::Revoke => Call::Revoke(id),
                     Deed::Reactivate => Call::Reactivate(id),
                     Deed::Delete => Call::Delete(id),
@@ -168,7 +172,7 @@ impl Which {
                 // Mostly one that the deed makes sense for.
                 let is_fit = |client: &&ApiClient| match deed {
                     Deed::Reactivate => n % 4 == 0 || client.revoke_time.is_some(),
-                    Deed::Rotate(_) => n % 4 == 0 || client.revoke_time.is_none(),
+                    Deed::Rotate(..) => n % 4 == 0 || client.revoke_time.is_none(),
                     Deed::Get | Deed::Update(_) | Deed::Revoke | Deed::Delete => true,
                 };
                 let fit: Vec<&ApiClient> = model.clients.values().filter(is_fit).collect();
@@ -234,12 +238,6 @@ impl Edit {
             return Update::default();
         };
         let reach = Reach::of(model, actor, owner_of(client));
-        let etags = model
-            .etags
-            .get(&client.id)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let current = etags.last();
         Update {
             name: self.name.map(name),
             description: self.description.map(|text| {
@@ -253,14 +251,23 @@ impl Edit {
             expiry: self
                 .expiry
                 .map(|ending| ending.resolve(model.now, client.expiry)),
-            etag: match self.etag {
-                Etag::Omitted => None,
-                Etag::Current => current.cloned(),
-                Etag::Stale => {
-                    let stale = etags.iter().find(|etag| Some(*etag) != current);
-                    Some(stale.cloned().unwrap_or_else(|| "never shown".to_owned()))
-                }
-            },
+            etag: self.etag.resolve(model, client.id),
+        }
+    }
+}
+
+impl Etag {
+    fn resolve(self, model: &Model, client: ClientId) -> Option<String> {
+        let etags = model.etags.get(&client);
+        let etags = etags.map(Vec::as_slice).unwrap_or_default();
+        let current = etags.last();
+        match self {
+            Self::Omitted => None,
+            Self::Current => current.cloned(),
+            Self::Stale => {
+                let stale = etags.iter().find(|etag| Some(*etag) != current);
+                Some(stale.cloned().unwrap_or_else(|| "never shown".to_owned()))
+            }
         }
     }
 }

@@ -137,7 +137,7 @@ pub(crate) enum Deed {
     Get,
     Update(Edit),
     /// With an overlap of so many hours.
-    Rotate(i64),
+    Rotate(i64, Etag),
     Revoke,
     Reactivate,
     Delete,
@@ -175,7 +175,7 @@ pub(crate) enum Cut {
     Drop,
 }
 
-/// Which etag an update names.
+/// Which etag an update or a rotation names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Etag {
     Omitted,
@@ -382,7 +382,8 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         1 => Just(Deed::Get),
         12 => edit().prop_map(Deed::Update),
-        6 => select(&[0_i64, 1, 48, 168][..]).prop_map(Deed::Rotate),
+        6 => (select(&[0_i64, 1, 48, 168][..]), etag())
+            .prop_map(|(hours, etag)| Deed::Rotate(hours, etag)),
         3 => Just(Deed::Revoke),
         5 => Just(Deed::Reactivate),
         1 => Just(Deed::Delete),
@@ -391,18 +392,13 @@ fn deed() -> impl Strategy<Value = Deed> {
 
 fn edit() -> impl Strategy<Value = Edit> {
     let description = select(&["", "for the nightly build"][..]);
-    let etag = prop_oneof![
-        6 => Just(Etag::Omitted),
-        1 => Just(Etag::Current),
-        1 => Just(Etag::Stale),
-    ];
     let fields = (
         weighted(0.3, name()),
         weighted(0.25, description),
         weighted(0.25, wish(select(InstanceRole::ALL))),
         weighted(0.6, grants_edit()),
         weighted(0.3, ending()),
-        etag,
+        etag(),
     );
     fields.prop_map(
         |(name, description, instance_role, grants, expiry, etag)| Edit {
@@ -414,6 +410,14 @@ fn edit() -> impl Strategy<Value = Edit> {
             etag,
         },
     )
+}
+
+fn etag() -> impl Strategy<Value = Etag> {
+    prop_oneof![
+        6 => Just(Etag::Omitted),
+        1 => Just(Etag::Current),
+        1 => Just(Etag::Stale),
+    ]
 }
 
 fn grants_edit() -> impl Strategy<Value = GrantsEdit> {

@@ -11,7 +11,9 @@ use crate::{
         Timestamp,
         access::{Delegated, Owner},
         audit::Actor,
-        client::{ApiClient, ClientState, Description, Draft, Expiry, Name, Overlap, Update},
+        client::{
+            ApiClient, ClientState, Description, Draft, Expiry, Name, Overlap, Rotation, Update,
+        },
         id::ClientId,
         role::InstanceRole,
     },
@@ -93,19 +95,19 @@ pub(in crate::grpc) fn on_client(actor: Option<pb::Actor>, id: &str) -> Result<O
 
 pub(in crate::grpc) fn rotate(
     request: pb::RotateApiClientRequest,
-) -> Result<(OnClient, Overlap), ApiError> {
+) -> Result<(OnClient, Rotation), ApiError> {
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
     let id = reader.id("id", &request.id);
     let overlap = overlap(&mut reader, request.overlap);
+    let etag = etag(request.etag);
     reader.finish(|| {
-        Ok((
-            OnClient {
-                actor: actor?,
-                id: id?,
-            },
-            overlap?,
-        ))
+        let on_client = OnClient {
+            actor: actor?,
+            id: id?,
+        };
+        let overlap = overlap?;
+        Ok((on_client, Rotation { overlap, etag }))
     })
 }
 
@@ -267,6 +269,11 @@ fn overlap(reader: &mut Reader, length: Option<prost_types::Duration>) -> Read<O
     reader.parsed("overlap", length.and_then(Overlap::new).ok_or(problem))
 }
 
+/// The etag that the client must still have; none where the caller names none.
+fn etag(named: String) -> Option<String> {
+    Some(named).filter(|etag| !etag.is_empty())
+}
+
 fn update_mask(reader: &mut Reader, mask: Option<prost_types::FieldMask>) -> Read<Vec<UpdatePath>> {
     let paths = mask
         .map(|mask| mask.paths)
@@ -302,9 +309,8 @@ fn changes(
     mask: &[UpdatePath],
     now: Timestamp,
 ) -> Read<Update> {
-    let etag = Some(client.etag).filter(|etag| !etag.is_empty());
     let mut update = Update {
-        etag,
+        etag: etag(client.etag),
         ..Update::default()
     };
     for path in mask {

@@ -447,6 +447,7 @@ async fn an_overlap_is_from_nothing_to_seven_days() {
             seconds: -1,
             nanos: 0,
         }),
+        ..pb::RotateApiClientRequest::default()
     };
     let cases = [(several, ["actor", "id", "overlap"])];
     refuses_each(&app, async |request| dashboard.rotate(request).await, cases).await;

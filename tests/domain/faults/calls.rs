@@ -118,6 +118,7 @@ impl Fault {
                 }
             }
             (Self::EtagIsIgnored, Call::Update(_, update), _) => update.etag = None,
+            (Self::EtagIsIgnoredByRotation, Call::Rotate(_, renewal), _) => renewal.etag = None,
             (Self::QuotaIsIgnored, ..) => quota.used = 0,
             (Self::QuotaForgetsRevoked, Call::Create(draft), _) => {
                 let owner = draft.delegated.owner();
@@ -286,9 +287,9 @@ impl Fault {
     fn misremember(self, question: &Question, answer: &mut Answer) {
         let now = question.now;
         let (call, old) = (&question.call, question.client.as_ref());
-        if let Call::Rotate(_, overlap) = call {
+        if let Call::Rotate(_, renewal) = call {
             answer.old_token_ends = match self {
-                Self::OverlapIsNotCutToExpiry => Some(now + *overlap),
+                Self::OverlapIsNotCutToExpiry => Some(now + renewal.overlap),
                 Self::OverlapIsIgnored => Some(now),
                 Self::OverlapIsAlwaysAWeek => Some(now + TimeDelta::weeks(1)),
                 _ => answer.old_token_ends,

@@ -48,7 +48,7 @@ impl Model {
                     until: None,
                 });
             }
-            (Call::Rotate(id, overlap), Some((_, token))) => {
+            (Call::Rotate(id, renewal), Some((_, token))) => {
                 let Some(client) = self.clients.get_mut(id) else {
                     return;
                 };
@@ -56,7 +56,7 @@ impl Model {
                 client.token_hint = hint(owner_of(client), &token);
                 for old in self.tokens.iter_mut().filter(|old| old.client == *id) {
                     old.until = Some(match old.until {
-                        None => now + *overlap,
+                        None => now + renewal.overlap,
                         Some(already) => already.min(now),
                     });
                 }
