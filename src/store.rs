@@ -11,6 +11,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use deadpool::managed::Timeouts;
 use diesel::{
     QueryResult, QueryableByName,
     pg::Pg,
@@ -49,7 +50,7 @@ use crate::domain::{
     clock::{Clock, Entropy},
 };
 use connect::Connector;
-pub use connect::NoConnection;
+pub use connect::{NoConnection, Reloaded};
 use error::StoreError;
 use lease::{Lease, Work};
 pub use pool::{Places, PoolStatus};
@@ -95,6 +96,7 @@ pub struct Store {
     entropy: Arc<dyn Entropy>,
     /// For connections beside the pool.
     connector: Arc<Connector>,
+    /// How long connecting may take, where the URL does not say it.
     connect_timeout: Duration,
 }
 
@@ -149,8 +151,7 @@ impl Store {
     /// Makes a store. Connects when first asked for something.
     pub fn new(options: &Options, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let connector = Arc::new(Connector::new(&options.database_url));
-        let connect_timeout = connector.patience(options.connect_timeout);
-        let pool = pool::of(options, &connector, connect_timeout);
+        let pool = pool::of(options, &connector);
         let writers = Places::of(options.pool_size).writes;
         Self {
             pool,
@@ -159,8 +160,29 @@ impl Store {
             clock,
             entropy,
             connector,
-            connect_timeout,
+            connect_timeout: options.connect_timeout,
         }
+    }
+
+    /// Uses another URL for the connections that are opened from now on. Unless only the
+    /// password is another, those that are open are not used again: the pool closes each
+    /// when it would be handed out, and the feed its own at once.
+    ///
+    /// # Errors
+    /// Where the URL cannot be used; then nothing changes.
+    pub fn reload(&self, url: &DatabaseUrl) -> Result<Reloaded, MalformedUrl> {
+        self.connector.reload(url)
+    }
+
+    /// Waits until Postgres refuses the user or the password of a new connection. A
+    /// refusal that came since the last call counts.
+    pub async fn credentials_refused(&self) {
+        self.connector.credentials_refused().await;
+    }
+
+    /// How long connecting may take, by the URL that is used now.
+    fn connect_timeout(&self) -> Duration {
+        self.connector.patience(self.connect_timeout)
     }
 
     /// The clock that goes by the database's.
@@ -351,8 +373,18 @@ impl Store {
         F: for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>> + Sync,
         T: Send,
     {
+        let connecting = Some(self.connect_timeout());
+        let timeouts = Timeouts {
+            create: connecting,
+            recycle: connecting,
+            ..self.pool.timeouts()
+        };
         loop {
-            let object = self.pool.get().instrument(work.connecting()).await?;
+            let object = self
+                .pool
+                .timeout_get(&timeouts)
+                .instrument(work.connecting())
+                .await?;
             let used_before = Object::metrics(&object).recycle_count > 0;
             let mut lease = Lease::new(object, Arc::clone(&self.connector));
             match first(lease.start()).await.map_err(StoreError::from) {

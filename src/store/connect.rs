@@ -6,13 +6,14 @@ use std::{
         Arc, Once,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use diesel::{ConnectionError, ConnectionResult, sql_types::Text};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use rustls::ClientConfig;
+use tokio::sync::{Notify, watch};
 use tokio_postgres::{CancelToken, Client, Connection, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -49,11 +50,28 @@ pub(super) type Wire = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<S
 
 /// Knows the way to Postgres. All of a store's connections are made by one.
 pub(super) struct Connector {
-    target: Result<Target, MalformedUrl>,
+    /// What the latest URL says.
+    target: ArcSwap<Result<Target, MalformedUrl>>,
     /// The server that let us in last, which is tried first.
     last: AtomicUsize,
     /// How the last connection was encrypted.
     tls: ArcSwapOption<ClientConfig>,
+    /// Connections that were opened before this must not be used any more.
+    valid_since: watch::Sender<Instant>,
+    /// Notified when a server refuses our credentials.
+    refused: Notify,
+}
+
+/// What another URL changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// Nothing: it says what the one before said.
+    Same,
+    /// The password alone. Connections that are open stay in use.
+    Password,
+    /// More than the password, such as the server, the database or the user. Connections
+    /// that are open are not used again.
+    Place,
 }
 
 /// Why there is no connection. Tells all the causes, but nothing of the URL.
@@ -111,6 +129,18 @@ impl ConnectError {
             Self::None(all) => all.iter().all(|(_, error)| error.is_refusal()),
         }
     }
+
+    /// Whether a server did not accept our credentials.
+    fn is_of_credentials(&self) -> bool {
+        match self {
+            Self::Url(_) | Self::Tls(_) | Self::Late(_) => false,
+            Self::Postgres(error) => {
+                let code = error.code().and_then(|state| state.code().get(..2));
+                code == Some("28")
+            }
+            Self::None(all) => all.iter().any(|(_, error)| error.is_of_credentials()),
+        }
+    }
 }
 
 impl From<ConnectError> for StoreError {
@@ -125,15 +155,58 @@ impl From<ConnectError> for StoreError {
 impl Connector {
     pub(super) fn new(url: &DatabaseUrl) -> Self {
         Self {
-            target: Target::parse(url.as_str()),
+            target: ArcSwap::from_pointee(Target::parse(url.as_str())),
             last: AtomicUsize::new(0),
             tls: ArcSwapOption::empty(),
+            valid_since: watch::Sender::new(Instant::now()),
+            refused: Notify::new(),
         }
+    }
+
+    /// Goes by another URL from the next connection on.
+    ///
+    /// # Errors
+    /// Where the URL cannot be used; then the one before stays.
+    pub(super) fn reload(&self, url: &DatabaseUrl) -> Result<Reloaded, MalformedUrl> {
+        let next = Target::parse(url.as_str())?;
+        let before = self.target.load_full();
+        let reloaded = match &*before {
+            Ok(before) if *before == next => return Ok(Reloaded::Same),
+            Ok(before) if before.without_passwords() == next.without_passwords() => {
+                Reloaded::Password
+            }
+            _ => Reloaded::Place,
+        };
+        self.target.store(Arc::new(Ok(next)));
+        if reloaded == Reloaded::Place {
+            // Only now: a connection that is opened later goes by the new URL.
+            self.valid_since.send_replace(Instant::now());
+        }
+        Ok(reloaded)
+    }
+
+    /// Whether a connection that was opened at that time may still be used.
+    pub(super) fn is_valid(&self, opened_at: Instant) -> bool {
+        opened_at >= *self.valid_since.borrow()
+    }
+
+    /// Comes when a connection that is opened after this call must not be used any more.
+    pub(super) fn invalidation(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut valid_since = self.valid_since.subscribe();
+        async move {
+            // Without a store there is nobody left to use it either.
+            drop(valid_since.changed().await);
+        }
+    }
+
+    /// Waits until a server refuses our credentials.
+    pub(super) async fn credentials_refused(&self) {
+        self.refused.notified().await;
     }
 
     /// What may be shown of where Postgres is.
     pub(super) fn place(&self) -> String {
-        match &self.target {
+        match &**self.target.load() {
             Ok(target) => target.place(),
             Err(_) => "an unknown place".to_owned(),
         }
@@ -142,7 +215,7 @@ impl Connector {
     /// How long connecting may take: so much, or as much as the URL says, or as much as
     /// there is time for every one of several servers.
     pub(super) fn patience(&self, least: Duration) -> Duration {
-        match &self.target {
+        match &**self.target.load() {
             Ok(target) if target.servers.len() > 1 => least.max(target.patience()),
             Ok(target) if target.is_patience_given => target.patience(),
             _ => least,
@@ -151,7 +224,18 @@ impl Connector {
 
     /// Connects beneath diesel. Nothing is done on the connection until it is polled.
     pub(super) async fn open(&self) -> Result<(Client, Wire), ConnectError> {
-        let target = self.target.as_ref().map_err(|error| *error)?;
+        let opened = self.try_open().await;
+        if let Err(error) = &opened
+            && error.is_of_credentials()
+        {
+            self.refused.notify_one();
+        }
+        opened
+    }
+
+    async fn try_open(&self) -> Result<(Client, Wire), ConnectError> {
+        let target = self.target.load_full();
+        let target = (*target).as_ref().map_err(|error| *error)?;
         let tls = self.encrypt(&target.encryption).await?;
         let first = self.last.load(Ordering::Relaxed);
         let count = target.servers.len();
@@ -174,10 +258,17 @@ impl Connector {
 
     /// Connects.
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
-        let opened = self.open().await;
-        let (client, wire) =
-            opened.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
-        AsyncPgConnection::try_from_client_and_connection(client, wire).await
+        loop {
+            let opened_at = Instant::now();
+            let opened = self.open().await;
+            // The pool takes a connection for as old as it is when it gets it.
+            if !self.is_valid(opened_at) {
+                continue;
+            }
+            let (client, wire) =
+                opened.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+            return AsyncPgConnection::try_from_client_and_connection(client, wire).await;
+        }
     }
 
     /// Sees whether Postgres takes our connections.
@@ -191,7 +282,8 @@ impl Connector {
 
     /// Cancels what a connection has under way, the way that it came.
     pub(super) async fn cancel(&self, token: CancelToken) -> Result<(), ConnectError> {
-        let target = self.target.as_ref().map_err(|error| *error)?;
+        let target = self.target.load_full();
+        let target = (*target).as_ref().map_err(|error| *error)?;
         let tls = match self.tls.load_full() {
             Some(client) => MakeRustlsConnect::new((*client).clone()),
             None => self.encrypt(&target.encryption).await?,

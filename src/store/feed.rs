@@ -168,10 +168,14 @@ impl Store {
     /// Connects a reader.
     pub async fn connect_feed(&self) -> Result<Feed, StoreError> {
         let connected = async {
+            let invalidated = self.connector.invalidation();
             let (client, connection) = self.connector.open().await?;
             let driver = Driver(tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a feed's connection ended");
+                tokio::select! {
+                    ended = connection => if let Err(error) = ended {
+                        tracing::debug!(%error, "a feed's connection ended");
+                    },
+                    () = invalidated => {}
                 }
             }));
             client.batch_execute(connect::SESSION).await?;
@@ -197,7 +201,7 @@ impl Store {
                 statements,
             })
         };
-        within(self.connect_timeout + ANSWER_TIMEOUT, connected).await
+        within(self.connect_timeout() + ANSWER_TIMEOUT, connected).await
     }
 
     /// Connects a listener, and calls `heard` for each notification from here on:
@@ -205,8 +209,9 @@ impl Store {
     /// read keeps Postgres from forgetting what it sent.
     pub async fn listen(&self, heard: impl Fn() + Send + 'static) -> Result<Listener, StoreError> {
         let connected = async {
+            let invalidated = self.connector.invalidation();
             let (client, mut connection) = self.connector.open().await?;
-            let driver = Driver(tokio::spawn(async move {
+            let listening = async move {
                 let mut messages =
                     futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
                 loop {
@@ -220,6 +225,12 @@ impl Store {
                         }
                     }
                 }
+            };
+            let driver = Driver(tokio::spawn(async move {
+                tokio::select! {
+                    () = listening => {}
+                    () = invalidated => {}
+                }
             }));
             client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
             Ok(Listener {
@@ -227,7 +238,7 @@ impl Store {
                 _client: client,
             })
         };
-        within(self.connect_timeout + ANSWER_TIMEOUT, connected).await
+        within(self.connect_timeout() + ANSWER_TIMEOUT, connected).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The pool of connections, and who may have how many of them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use deadpool::{Runtime, managed::HookError};
 use diesel_async::{
@@ -65,15 +65,13 @@ impl PoolStatus {
     }
 }
 
-/// A pool, which connects when first asked for a connection.
-pub(super) fn of(
-    options: &Options,
-    connector: &Arc<Connector>,
-    connect_timeout: Duration,
-) -> Pool<AsyncPgConnection> {
+/// A pool, which connects when first asked for a connection. How long that may take is
+/// said by whoever asks.
+pub(super) fn of(options: &Options, connector: &Arc<Connector>) -> Pool<AsyncPgConnection> {
     let mut config = ManagerConfig::<AsyncPgConnection>::default();
     // No round trip at checkout: a dead connection is seen as closed.
     config.recycling_method = RecyclingMethod::Fast;
+    let validity = Arc::clone(connector);
     let connector = Arc::clone(connector);
     config.custom_setup = Box::new(move |_: &str| {
         let connector = Arc::clone(&connector);
@@ -88,13 +86,20 @@ pub(super) fn of(
         }
         .boxed()
     });
+    // A connection to where the database no longer is would be used for ever otherwise.
+    let still_valid = Hook::sync_fn(move |_: &mut AsyncPgConnection, metrics| {
+        if validity.is_valid(metrics.created) {
+            Ok(())
+        } else {
+            Err(HookError::Message("the database is elsewhere now".into()))
+        }
+    });
     Pool::builder(manager)
         .max_size(options.pool_size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(options.pool_wait))
-        .create_timeout(Some(connect_timeout))
-        .recycle_timeout(Some(connect_timeout))
         .post_create(set_up)
+        .pre_recycle(still_valid)
         .build()
         .expect("a runtime is set, which timeouts need")
 }

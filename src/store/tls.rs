@@ -25,7 +25,7 @@ use rustls::{
 use tokio_postgres::config::SslMode;
 
 /// How to encrypt what is said to Postgres.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Encryption {
     /// Whether to. `Prefer` is clear text only where the server offers nothing else.
     pub(super) when: SslMode,

@@ -12,6 +12,8 @@ mod certificates;
 mod dice;
 #[path = "../support/empty.rs"]
 mod empty;
+#[path = "../support/passwords.rs"]
+mod passwords;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/verdict.rs"]
@@ -29,6 +31,7 @@ mod foreign_keys;
 mod inconsistent;
 mod migrations;
 mod plans;
+mod reload;
 mod revision;
 mod schema;
 mod usage;

@@ -27,7 +27,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// What a URL says.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(in crate::store) struct Target {
     /// The servers, in the order in which they are tried: each on its own.
     pub(in crate::store) servers: Vec<Server>,
@@ -37,7 +37,7 @@ pub(in crate::store) struct Target {
 }
 
 /// One server.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(in crate::store) struct Server {
     pub(in crate::store) config: Config,
     /// What it may be called.
@@ -100,6 +100,16 @@ impl Target {
             encryption,
             is_patience_given: given.is_some(),
         })
+    }
+
+    /// The same, but for the passwords.
+    pub(in crate::store) fn without_passwords(&self) -> Self {
+        let mut same = self.clone();
+        for server in &mut same.servers {
+            // There is no way to take it out.
+            server.config.password("");
+        }
+        same
     }
 
     /// How long all servers together may take.
