@@ -194,8 +194,10 @@ impl Connector {
     pub(super) fn invalidation(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut valid_since = self.valid_since.subscribe();
         async move {
-            // Without a store there is nobody left to use it either.
-            drop(valid_since.changed().await);
+            if valid_since.changed().await.is_err() {
+                // Without a store there is no other URL any more.
+                std::future::pending().await
+            }
         }
     }
 

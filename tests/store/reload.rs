@@ -85,6 +85,16 @@ async fn connections_to_another_database_are_not_used_again() {
     assert!(store.place().ends_with(&format!("/{name}")));
 }
 
+/// A feed needs the store for nothing but its beginning.
+#[tokio::test]
+async fn a_feed_outlives_the_store() {
+    let store = store(&migrated_database().await);
+    let mut feed = store.connect_feed().await.unwrap();
+    drop(store);
+    feed.read_accounts().await.unwrap();
+    feed.read_accounts().await.unwrap();
+}
+
 /// What works at that moment is finished where it began.
 #[tokio::test]
 async fn work_under_way_is_finished_on_its_connection() {
