@@ -196,7 +196,7 @@ impl Connector {
         async move {
             if valid_since.changed().await.is_err() {
                 // Without a store there is no other URL any more.
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
