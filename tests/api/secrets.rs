@@ -3,7 +3,7 @@
 //! print, an audit event, another reply or the database. The binary itself runs, all of its output is searched
 //! for every token that was issued, and for what is kept of each.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use diesel_async::RunQueryDsl;
 use hitkeep_auth::{
@@ -26,7 +26,10 @@ use crate::{
         postgres,
         process::{Process, binary},
     },
-    telemetry::collector::Collector,
+    telemetry::{
+        collector::{Collector, text},
+        metrics,
+    },
 };
 
 /// A server with a log of everything, and all callers.
@@ -45,12 +48,70 @@ struct Run {
 /// How this run's commands log.
 const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
 
+/// What the audit trail has of the run, oldest first.
+const DONE: [&str; 16] = [
+    "service_account.created",
+    "service_account.created",
+    "service_account.created",
+    "service_account.created",
+    "service_account.created",
+    "service_account.revoked",
+    "api_client.created",
+    "api_client.created",
+    "api_client.created",
+    "api_client.rotated",
+    "api_client.rotated",
+    "api_client.rotated",
+    "api_client.updated",
+    "api_client.revoked",
+    "api_client.reactivated",
+    "api_client.deleted",
+];
+
+/// The spans that the run must have exported: every method that it calls over gRPC, every
+/// route that it asks over HTTP, and what these do in the database.
+const SPANS: [&str; 20] = [
+    "hitkeep.auth.v1.ApiClientService/CreateApiClient",
+    "hitkeep.auth.v1.ApiClientService/GetApiClient",
+    "hitkeep.auth.v1.ApiClientService/GetApiClientUsage",
+    "hitkeep.auth.v1.ApiClientService/ListApiClients",
+    "hitkeep.auth.v1.ApiClientService/UpdateApiClient",
+    "hitkeep.auth.v1.ApiClientService/RotateApiClient",
+    "hitkeep.auth.v1.ApiClientService/RevokeApiClient",
+    "hitkeep.auth.v1.ApiClientService/ReactivateApiClient",
+    "hitkeep.auth.v1.ApiClientService/DeleteApiClient",
+    "hitkeep.auth.v1.AuditService/ListAuditEvents",
+    "hitkeep.auth.v1.DirectoryService/ApplyDirectoryChanges",
+    "hitkeep.auth.v1.IntrospectionService/Introspect",
+    "envoy.service.auth.v3.Authorization/Check",
+    "grpc.health.v1.Health/Check",
+    "POST /oauth2/introspect",
+    "GET /forward-auth",
+    "POST none",
+    "store.connection",
+    "store.transaction",
+    "store.flush_usage",
+];
+
+/// The log records that it must have exported: of its start and end, and of failures that
+/// had a token in the request. The changes to its clients are wanted beside them.
+const RECORDS: [&str; 6] = [
+    "introspection serves",
+    "stopped: every call under way was finished",
+    "\"/hitkeep.auth.v1.ApiClientService/GetApiClient\" failed: \
+     \"id must be a UUID in lower-case text\"",
+    "\"/hitkeep.auth.v1.ApiClientService/CreateApiClient\" failed: \"internal error\"",
+    "POST /oauth2/introspect failed with 401 Unauthorized",
+    "a route is misconfigured: there is no permission that holds a token",
+];
+
 impl Run {
     async fn start() -> Self {
         let url = postgres::migrated_database().await;
         let anywhere = "127.0.0.1:0";
         let listen = ["serve", "--listen", anywhere, "--http-listen", anywhere];
-        let options = ["--database-url", &url];
+        // What is written of uses is measured while it serves.
+        let options = ["--database-url", &url, "--usage-flush-interval", "50ms"];
         let mut server = binary(listen.iter().chain(&options).chain(&LOG));
         let collector = Collector::start().await;
         collector.of(&mut server);
@@ -427,7 +488,9 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         .events(pb::ListAuditEventsRequest::default())
         .await
         .unwrap();
-    assert!(events.events.len() > 12);
+    let mut actions: Vec<_> = events.events.iter().map(|event| &*event.action).collect();
+    actions.reverse();
+    assert_eq!(actions, DONE);
     run.said.reply("ListAuditEvents", &events);
     run.said.note("the database", run.database().await);
     let hashes: Vec<_> = run
@@ -443,6 +506,8 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         );
     }
 
+    // Some of them have a value only while it serves.
+    run.collector.instruments(&metrics::instruments()).await;
     run.server.signal("TERM").await;
     let ended = run.server.ended().await;
     assert_eq!((ended.code, &*ended.stdout), (Some(0), ""));
@@ -459,9 +524,30 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     }
     run.said.note("the log", ended.stderr.clone());
     let exported = run.collector.kept();
-    // That everything was exported: calls, what they did, what is counted and logged.
-    assert!(exported.spans.len() > 100 && exported.metrics.len() > 20);
-    assert!(exported.logs.len() > 20, "{}", exported.logs.len());
+    // That everything was exported: calls and what they did, and what was logged of both.
+    let spans: BTreeSet<_> = exported.spans.iter().map(|span| &*span.name).collect();
+    let missing: Vec<_> = SPANS.iter().filter(|name| !spans.contains(*name)).collect();
+    assert!(missing.is_empty(), "no spans {missing:?} in {spans:?}");
+    let records: BTreeSet<_> = exported
+        .logs
+        .iter()
+        .map(|log| text(log.body.as_ref()))
+        .collect();
+    let done = [
+        ("created", &vera),
+        ("created", &team),
+        ("created", &gone),
+        ("rotated", &vera),
+        ("rotated", &team),
+        ("updated", &vera),
+        ("revoked", &team),
+        ("reactivated", &team),
+        ("deleted", &gone),
+    ]
+    .map(|(done, client)| format!("{done} API client {}", client.id));
+    let wanted = RECORDS.iter().map(ToString::to_string).chain(done);
+    let missing: Vec<_> = wanted.filter(|body| !records.contains(body)).collect();
+    assert!(missing.is_empty(), "no records {missing:?} in {records:?}");
     run.said.note("what was exported", &exported.bytes);
 
     let plain: Vec<_> = run.tokens.iter().flat_map(|token| plain(token)).collect();

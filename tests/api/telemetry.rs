@@ -3,7 +3,7 @@
 pub mod collector;
 mod exports;
 mod lines;
-mod metrics;
+pub mod metrics;
 mod over_http;
 mod run;
 mod variables;

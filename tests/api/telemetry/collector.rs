@@ -2,6 +2,7 @@
 //! they get.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -65,7 +66,11 @@ pub struct Collector {
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     pub spans: Vec<Span>,
+    /// The metrics of the last export alone.
     pub metrics: Vec<Metric>,
+    /// The instruments of which any export had a value: some have none before the index is
+    /// loaded, or once the server is gone.
+    pub instruments: BTreeSet<String>,
     pub logs: Vec<LogRecord>,
     /// What each export said of where it came from.
     pub resources: Vec<Vec<KeyValue>>,
@@ -147,6 +152,27 @@ impl Collector {
         };
         let found = tokio::time::timeout(PATIENCE, found).await;
         found.unwrap_or_else(|_| panic!("no {what} in {:#?}", self.kept()))
+    }
+
+    /// Waits until every one of these instruments had a value in some export.
+    pub async fn instruments(&self, wanted: &BTreeSet<String>) {
+        let mut news = self.news.subscribe();
+        let all = async {
+            while !self.missing(wanted).is_empty() {
+                news.changed().await.expect("we hold the other end");
+            }
+        };
+        let arrived = tokio::time::timeout(PATIENCE, all).await;
+        assert!(
+            arrived.is_ok(),
+            "never exported: {:?}",
+            self.missing(wanted)
+        );
+    }
+
+    fn missing(&self, wanted: &BTreeSet<String>) -> BTreeSet<String> {
+        let kept = self.kept.lock().expect("nobody panics with it");
+        wanted - &kept.instruments
     }
 
     /// Waits for a span of that name in that trace.
@@ -253,6 +279,8 @@ impl Collector {
                 kept.resources
                     .push(resource.expect("a resource").attributes.clone());
                 for scope in &of_resource.scope_metrics {
+                    let names = scope.metrics.iter().map(|metric| metric.name.clone());
+                    kept.instruments.extend(names);
                     kept.metrics.extend(scope.metrics.iter().cloned());
                 }
             }
