@@ -16,6 +16,7 @@ mod auth;
 mod bodies;
 mod calls;
 mod connections;
+pub mod health;
 mod hot;
 mod layers;
 pub mod lifecycle;
@@ -190,13 +191,11 @@ where
         let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
         measured::observe(&metrics, &replica, &store);
         measured::name_hot(&metrics);
-        let (health, health_service) = tonic_health::server::health_reporter();
-        let status = lifecycle::report_health(&replica, &health).await;
-        let watch = tokio::spawn(lifecycle::watch_health(
-            replica.clone(),
-            health.clone(),
-            status,
-        ));
+        let (health, health_service) = health::service();
+        let health = Arc::new(health);
+        let ability = lifecycle::report_health(&replica, &health);
+        let watch = lifecycle::watch_health(replica.clone(), Arc::clone(&health), ability);
+        let watch = tokio::spawn(watch);
         let (drain, draining) = watch::channel(false);
         let services = Services::new(
             store.clone(),
@@ -267,7 +266,11 @@ where
             _ = stop.recv() => {}
         }
         watch.abort();
-        lifecycle::end_health(health).await;
+        // Gone before the last report, which it would overwrite otherwise.
+        watch.await.ok();
+        health.report(health::Ability::NONE);
+        // Ends the streams of those who watch.
+        drop(health);
         // Streams would go on for as long as their callers like.
         drain.send_replace(true);
         let drained = async {

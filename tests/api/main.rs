@@ -28,6 +28,7 @@ mod errors;
 mod frames;
 mod fresh;
 mod get_list;
+mod health;
 mod http;
 mod index_status;
 mod introspect;
