@@ -19,7 +19,7 @@ use crate::{
     grpc,
     replica::{self, usage},
     server::{self, listeners::Address, tls},
-    store::{self, DatabaseUrl, MalformedUrl},
+    store::{self, DatabaseUrl, MalformedUrl, Standbys},
     telemetry::{self, settings::Settings},
 };
 
@@ -157,7 +157,7 @@ pub struct ServeArgs {
     /// Address to listen on for HTTP: introspection, forward auth, probes, metrics [default: none]
     #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
     pub http_listen: Option<Address>,
-    /// Maximum number of connections to Postgres in the pool; two more follow changes
+    /// Maximum number of connections to Postgres in the pool; up to three more follow changes
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
     /// Maximum number of API clients per owner, including inactive ones
@@ -174,6 +174,10 @@ pub struct ServeArgs {
     /// How stale the index may be and still report a token as active; at least 1s
     #[arg(long, env = "HITKEEP_AUTH_MAX_STALENESS", default_value = "10s", value_parser = a_second_or_longer, value_name = "TIME")]
     max_staleness: Duration,
+    /// Serve from a standby where no server takes writes; its replay lag counts as staleness, by
+    /// the primary's clock, so the clocks of both have to agree
+    #[arg(long, env = "HITKEEP_AUTH_ALLOW_STANDBY")]
+    allow_standby: bool,
     /// How often to poll Postgres for changes whose notification was lost; at least 10ms
     #[arg(long, env = "HITKEEP_AUTH_POLL_INTERVAL", default_value = "250ms", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
     poll_interval: Duration,
@@ -418,8 +422,14 @@ impl ServeArgs {
     /// How to reach Postgres.
     pub fn store(&self) -> Result<store::Options, MalformedUrl> {
         let pool_size = self.pool_size;
+        let standbys = if self.allow_standby {
+            Standbys::Counted
+        } else {
+            Standbys::Refused
+        };
         Ok(store::Options {
             pool_size,
+            standbys,
             ..store::Options::new(self.database.url()?)
         })
     }

@@ -85,8 +85,12 @@ impl Services {
 
     /// Writes, and comes back when this replica answers by what was written: a
     /// revocation that was acknowledged is in force here, and the others follow. Where
-    /// that takes longer than the request has time, it comes back before: what was
-    /// committed has to be told, and a new token is told once.
+    /// that takes longer than the request has time, it comes back before, since what was
+    /// committed has to be acknowledged and a new token is shown only once; until the
+    /// index has the change, this replica then says that it cannot tell.
+    ///
+    /// # Errors
+    /// Those of the transaction, and UNAVAILABLE where the commit was lost in a failover.
     async fn write<T, E, F>(
         &self,
         extensions: &tonic::Extensions,
@@ -99,11 +103,18 @@ impl Services {
         E: From<StoreError> + IsCollision + Send,
     {
         let begun = Instant::now();
-        let written = self.store.transaction(provenance, body).await;
-        if let Ok(committed) = &written {
-            let give_up = context::answer_by(extensions);
-            self.replica.take_in(committed.revision, give_up).await;
-        }
+        let committed = self.store.transact(provenance, body).await;
+        let written = match committed {
+            Ok((value, position)) => {
+                let give_up = context::answer_by(extensions);
+                let applied = self.replica.wait_applied(position, give_up).await;
+                let revision = position.revision;
+                applied
+                    .map(|()| Committed { value, revision })
+                    .map_err(|lost| StoreError::Unavailable(Box::new(lost)).into())
+            }
+            Err(error) => Err(error),
+        };
         let outcome = Outcome::from(&written);
         self.metrics.write(outcome, begun.elapsed());
         written

@@ -9,7 +9,7 @@
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,8 +20,8 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
-
 mod assembly;
+mod claims;
 mod feed;
 pub mod index;
 pub mod usage;
@@ -29,16 +29,24 @@ mod whole;
 
 use crate::{
     domain::{Revision, Timestamp, clock::Clock, usage::Outcome},
-    store::Store,
+    store::{Store, feed::Position},
     telemetry::metrics::Metrics,
 };
+use claims::Claims;
+pub use claims::CommitLost;
 use index::{Client, Index};
 use usage::Ledger;
 
 /// How long an unknown token waits at most until the database was asked.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a write waits at most until it is in the index of its own replica.
-const TAKE_IN_TIMEOUT: Duration = Duration::from_millis(500);
+const APPLY_TIMEOUT: Duration = Duration::from_millis(500);
+/// Which part of the greatest staleness passes until the server that takes the writes is
+/// looked for anew.
+const SURVEYS: u32 = 4;
+/// How much of the greatest staleness looking may take, in hundredths. Then a search that
+/// takes so long each time still leaves a fifth of the bound.
+const SURVEY_SHARE: u32 = 40;
 /// How many polls may be missed until an index does not count as complete a moment
 /// ago any more.
 const MISSED_POLLS: u32 = 4;
@@ -125,9 +133,15 @@ struct Shared {
     /// The latest version; none until everything was read once.
     index: ArcSwapOption<Index>,
     /// When the latest version was last known to be complete, by the clock's
-    /// `elapsed`, in nanoseconds. Written after the version, read before it: so a
-    /// version is never taken for fresher than it is.
-    complete_at: AtomicU64,
+    /// `elapsed`, in nanoseconds: by what the server says that was last shown to take
+    /// the writes, and at the time at which that was shown. Before the clock's beginning
+    /// where a standby lags that far behind. Written after the version, read before it:
+    /// so a version is never taken for fresher than it is.
+    complete_at: AtomicI64,
+    /// The same, by what the server says that is connected.
+    heard_at: AtomicI64,
+    /// What this process committed and its index is not known to contain.
+    claims: Claims,
     progress: watch::Sender<Progress>,
     /// How many times the feed has set out to ask the database.
     begun: AtomicU64,
@@ -137,6 +151,8 @@ struct Shared {
     heard: Notify,
     /// Whether there is somebody to hear it.
     listening: AtomicBool,
+    /// Whether a notification is to be sent, to see whether the listener hears it.
+    is_listener_untried: AtomicBool,
     waiting: Semaphore,
     metrics: Metrics,
 }
@@ -144,8 +160,8 @@ struct Shared {
 /// How far the feed has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The index' revision; none until there is an index.
-    pub revision: Option<Revision>,
+    /// Where the index stands; none until there is an index.
+    position: Option<Position>,
     /// The number of the last question that was answered, and taken in.
     answered: u64,
     /// The number of the last question that failed.
@@ -155,6 +171,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// The index' revision; none until there is an index.
+    pub fn revision(&self) -> Option<Revision> {
+        self.position.map(|position| position.revision)
+    }
+
     /// Whether the database answered when it was asked last.
     pub fn reaches_database(&self) -> bool {
         self.answered > self.failed
@@ -169,6 +190,7 @@ pub struct View {
     /// How long ago the version was last known to be complete.
     pub staleness: Duration,
     max_staleness: Duration,
+    is_behind: bool,
 }
 
 /// Why it cannot be told whether a token works.
@@ -180,6 +202,9 @@ pub enum CannotTell {
     /// The index has gone without proof that it is complete for too long.
     #[error("the index is {} s old", .0.as_secs())]
     Stale(Duration),
+    /// A change was made here that the index does not have yet.
+    #[error("the index lacks a change that was made here")]
+    Behind,
     /// The database was asked and did not answer.
     #[error("the database does not answer")]
     NoAnswer,
@@ -191,8 +216,19 @@ impl View {
         self.index.as_ref().expect("a view is made of a version")
     }
 
+    /// Whether anything may be said of a token from this version. Not where the index
+    /// lacks a change that this process acknowledged.
+    pub const fn require_caught_up(&self) -> Result<(), CannotTell> {
+        if self.is_behind {
+            Err(CannotTell::Behind)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Whether the version proves that a token works.
     pub fn require_fresh(&self) -> Result<(), CannotTell> {
+        self.require_caught_up()?;
         if self.staleness <= self.max_staleness {
             Ok(())
         } else {
@@ -229,12 +265,15 @@ impl Replica {
             clock: Arc::clone(store.clock()),
             options,
             index: ArcSwapOption::empty(),
-            complete_at: AtomicU64::new(0),
+            complete_at: AtomicI64::new(i64::MIN),
+            heard_at: AtomicI64::new(i64::MIN),
+            claims: Claims::default(),
             progress: watch::Sender::default(),
             begun: AtomicU64::new(0),
             asked: Notify::new(),
             heard: Notify::new(),
             listening: AtomicBool::new(false),
+            is_listener_untried: AtomicBool::new(false),
             waiting: Semaphore::new(options.max_waiting),
             metrics: metrics.clone(),
         });
@@ -278,6 +317,8 @@ impl Replica {
     /// The latest version of the index.
     pub fn view(&self) -> Result<View, CannotTell> {
         let shared = &*self.shared;
+        // Before the version: one that is behind may be followed by one that is not.
+        let is_behind = shared.claims.is_behind();
         let complete_at = shared.complete_at.load(Ordering::Acquire);
         let index = shared.index.load();
         if index.is_none() {
@@ -286,11 +327,9 @@ impl Replica {
         Ok(View {
             index,
             now: shared.clock.now(),
-            staleness: shared
-                .clock
-                .elapsed()
-                .saturating_sub(Duration::from_nanos(complete_at)),
+            staleness: since(&*shared.clock, complete_at),
             max_staleness: shared.options.max_staleness,
+            is_behind,
         })
     }
 
@@ -312,7 +351,8 @@ impl Replica {
         self.shared.progress.subscribe()
     }
 
-    /// Whether notifications come in; polling goes on without them.
+    /// Whether notifications come in: one that was sent to see it did. Polling goes on
+    /// without them.
     pub fn is_listening(&self) -> bool {
         self.shared.listening.load(Ordering::Relaxed)
     }
@@ -322,7 +362,7 @@ impl Replica {
     /// # Errors
     /// Where it has not by then: how far it got.
     pub async fn reach(&self, wanted: Revision, give_up: Instant) -> Result<(), Revision> {
-        let reached = |progress: &Progress| progress.revision.is_some_and(|at| at >= wanted);
+        let reached = |progress: &Progress| progress.revision() >= Some(wanted);
         if reached(&self.shared.progress.borrow()) {
             return Ok(());
         }
@@ -332,21 +372,40 @@ impl Replica {
             return Ok(());
         }
         let progress = self.shared.progress.borrow();
-        Err(progress.revision.unwrap_or_default())
+        Err(progress.revision().unwrap_or_default())
     }
 
-    /// Takes in what was just committed at that revision, without waiting for word
-    /// from the database. Gives up after a while, and in any case by then: the feed is
-    /// in trouble, and the change is none the less committed.
-    pub async fn take_in(&self, committed: Revision, give_up: Option<Instant>) {
-        let reached = |progress: &Progress| progress.revision.is_some_and(|at| at >= committed);
-        let mut progress = self.progress();
-        if !reached(&progress.borrow_and_update()) {
-            self.shared.heard.notify_one();
-            let ours = Instant::now() + TAKE_IN_TIMEOUT;
-            let give_up = give_up.map_or(ours, |theirs| theirs.min(ours));
-            drop(timeout_at(give_up, progress.wait_for(reached)).await);
+    /// Waits until what was just committed is in the index, and until it is shown that
+    /// the server that takes the writes has it, without waiting for word from the
+    /// database. Gives up after a while, and in any case by then: the change is committed
+    /// none the less, and has to be acknowledged. If the index does not have it then,
+    /// [`View::require_caught_up`] fails until it has.
+    ///
+    /// # Errors
+    /// Where the commit was lost before it could be acknowledged: the server that takes
+    /// the writes does not have it.
+    pub async fn wait_applied(
+        &self,
+        committed: Position,
+        give_up: Option<Instant>,
+    ) -> Result<(), CommitLost> {
+        let shared = &*self.shared;
+        let (number, settled) = shared.claims.add(committed, shared.clock.elapsed());
+        shared.heard.notify_one();
+        let ours = Instant::now() + APPLY_TIMEOUT;
+        let give_up = give_up.map_or(ours, |theirs| theirs.min(ours));
+        if let Ok(Ok(settled)) = timeout_at(give_up, settled).await {
+            return settled;
         }
+        // The feed settles it later, as everything that it knows of.
+        if shared.claims.acknowledge(number) {
+            tracing::warn!(
+                revision = committed.revision.0,
+                "the index does not have a change in time that was made here: until it has, \
+                 nothing is answered from it"
+            );
+        }
+        Ok(())
     }
 
     /// The latest version of the index; waits a little for the first one.
@@ -359,10 +418,31 @@ impl Replica {
         }
         let mut progress = self.progress();
         let give_up = give_up.min(Instant::now() + ASK_TIMEOUT);
-        let loaded = progress.wait_for(|progress| progress.revision.is_some());
+        let loaded = progress.wait_for(|progress| progress.position.is_some());
         // In time or not: there is one, or there is none.
         drop(timeout_at(give_up, loaded).await);
         self.view()
+    }
+
+    /// The latest version of the index, from which something may be said of a token;
+    /// waits a little for it.
+    ///
+    /// # Errors
+    /// [`CannotTell::Loading`] or [`CannotTell::Behind`].
+    pub async fn caught_up_view(&self, give_up: Instant) -> Result<View, CannotTell> {
+        let caught_up = || {
+            let view = self.view()?;
+            view.require_caught_up()?;
+            Ok(view)
+        };
+        if let Ok(view) = caught_up() {
+            return Ok(view);
+        }
+        let mut progress = self.progress();
+        let give_up = give_up.min(Instant::now() + ASK_TIMEOUT);
+        // In time or not: what there is then is the answer.
+        drop(timeout_at(give_up, progress.wait_for(|_| caught_up().is_ok())).await);
+        caught_up()
     }
 
     /// Waits until the database was asked for changes at least once after now, and
@@ -380,7 +460,8 @@ impl Replica {
         let shared = &*self.shared;
         let Ok(_permit) = shared.waiting.try_acquire() else {
             shared.metrics.turned_away();
-            let staleness = self.view()?.staleness;
+            self.view()?.require_caught_up()?;
+            let staleness = since(&*shared.clock, shared.heard_at.load(Ordering::Relaxed));
             if staleness <= shared.options.poll_interval * MISSED_POLLS {
                 return Ok(());
             }
@@ -396,4 +477,15 @@ impl Replica {
             _ => Err(CannotTell::NoAnswer),
         }
     }
+}
+
+/// How long ago that was, by a clock's `elapsed` in nanoseconds.
+fn since(clock: &dyn Clock, at: i64) -> Duration {
+    let ago = nanoseconds(clock.elapsed()).saturating_sub(at);
+    Duration::from_nanos(u64::try_from(ago).unwrap_or_default())
+}
+
+/// A length of time as it is kept in the atomics.
+fn nanoseconds(length: Duration) -> i64 {
+    i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
 }

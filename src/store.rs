@@ -15,7 +15,7 @@ use deadpool::managed::Timeouts;
 use diesel::{
     QueryResult, QueryableByName,
     pg::Pg,
-    sql_types::{BigInt, Timestamptz},
+    sql_types::{self, BigInt, Timestamptz},
 };
 use diesel_async::{
     AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -23,6 +23,7 @@ use diesel_async::{
 };
 use tokio::sync::Semaphore;
 use tracing::Instrument;
+use uuid::Uuid;
 
 pub mod audit;
 pub mod callers;
@@ -39,6 +40,7 @@ pub mod migrations;
 mod pool;
 mod schema;
 mod statement;
+mod survey;
 pub mod tls;
 mod types;
 mod url;
@@ -52,9 +54,11 @@ use crate::domain::{
 use connect::Connector;
 pub use connect::{NoConnection, Reloaded};
 use error::StoreError;
+use feed::Position;
 use lease::{Lease, Work};
 pub use pool::{Places, PoolStatus};
 use statement::Statement;
+pub use survey::Standbys;
 pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How often a transaction is tried that collides with another.
@@ -71,6 +75,8 @@ pub struct Options {
     pub pool_wait: Duration,
     /// How long connecting may take, where the URL does not say it. Default 3 s.
     pub connect_timeout: Duration,
+    /// Whether a standby may be read from. Default no.
+    pub standbys: Standbys,
 }
 
 impl Options {
@@ -81,6 +87,7 @@ impl Options {
             pool_size: 16,
             pool_wait: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(3),
+            standbys: Standbys::Refused,
         }
     }
 }
@@ -128,9 +135,13 @@ pub struct Committed<T> {
 }
 
 #[derive(diesel::QueryableByName)]
-struct RevisionRow {
+struct CommitRow {
     #[diesel(sql_type = BigInt)]
     revision: i64,
+    #[diesel(sql_type = sql_types::Uuid)]
+    database_id: Uuid,
+    #[diesel(sql_type = sql_types::Uuid)]
+    nonce: Uuid,
 }
 
 #[derive(diesel::QueryableByName)]
@@ -150,7 +161,7 @@ struct StateRow {
 impl Store {
     /// Makes a store. Connects when first asked for something.
     pub fn new(options: &Options, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        let connector = Arc::new(Connector::new(&options.database_url));
+        let connector = Arc::new(Connector::new(&options.database_url, options.standbys));
         let pool = pool::of(options, &connector);
         let writers = Places::of(options.pool_size).writes;
         Self {
@@ -270,6 +281,25 @@ impl Store {
         T: Send,
         E: From<StoreError> + IsCollision + Send,
     {
+        let (value, Position { revision, .. }) = self.transact(provenance, body).await?;
+        Ok(Committed { value, revision })
+    }
+
+    /// The same, and says at which position of its history the database is thereby: a
+    /// revision alone may be given out again, by a server that never had the commit.
+    ///
+    /// # Errors
+    /// As [`Self::transaction`].
+    pub async fn transact<T, E, F>(
+        &self,
+        provenance: &Arc<Provenance>,
+        body: F,
+    ) -> Result<(T, Position), E>
+    where
+        F: for<'t> Body<&'t mut Transaction, Result<T, E>> + Sync,
+        T: Send,
+        E: From<StoreError> + IsCollision + Send,
+    {
         // Taken before a connection is, which would only wait as well.
         let permit = tokio::time::timeout(self.writers_wait, self.writers.acquire()).await;
         let _permit = permit.map_err(|late| StoreError::Overloaded(Box::new(late)))?;
@@ -286,7 +316,7 @@ impl Store {
         &self,
         provenance: &Arc<Provenance>,
         body: &F,
-    ) -> Result<Committed<T>, E>
+    ) -> Result<(T, Position), E>
     where
         F: for<'t> Body<&'t mut Transaction, Result<T, E>> + Sync,
         T: Send,
@@ -294,10 +324,7 @@ impl Store {
     {
         let mut transaction = self.begin(Arc::clone(provenance)).await?;
         match body(&mut transaction).await {
-            Ok(value) => Ok(Committed {
-                value,
-                revision: transaction.commit().await?,
-            }),
+            Ok(value) => Ok((value, transaction.commit().await?)),
             Err(error) => {
                 transaction.roll_back().await;
                 Err(error)
@@ -458,14 +485,19 @@ impl Transaction {
         audit::insert(self, events).await
     }
 
-    async fn commit(mut self) -> Result<Revision, StoreError> {
+    async fn commit(mut self) -> Result<Position, StoreError> {
         // The database stamps the revision by itself, where something changed. It is read
         // before the commit is sent: after it, it may be somebody else's.
-        let stamped = Statement("SELECT revision FROM index_state");
-        let state: RevisionRow = stamped.get_result(self.connection()).await?;
+        let stamped = Statement("SELECT revision, database_id, nonce FROM index_state");
+        let row: CommitRow = stamped.get_result(self.connection()).await?;
+        let position = Position {
+            database: row.database_id,
+            revision: revision(row.revision)?,
+            nonce: row.nonce,
+        };
         self.connection().batch_execute("COMMIT").await?;
         self.lease.finish();
-        revision(state.revision)
+        Ok(position)
     }
 
     /// Gives the connection back where the rollback works, and throws it away,

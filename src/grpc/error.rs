@@ -168,7 +168,7 @@ impl ApiError {
             Self::Store(StoreError::Unavailable(_)) | Self::CannotTell(CannotTell::NoAnswer) => {
                 (Code::Unavailable, ErrorReason::DatabaseUnavailable)
             }
-            Self::CannotTell(CannotTell::Loading | CannotTell::Stale(_)) => {
+            Self::CannotTell(CannotTell::Loading | CannotTell::Stale(_) | CannotTell::Behind) => {
                 (Code::Unavailable, ErrorReason::StaleIndex)
             }
             Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),

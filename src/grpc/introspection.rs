@@ -251,10 +251,7 @@ impl Services {
         give_up: Instant,
         answer: impl Fn(Judged<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
-        let view = match self.replica.view() {
-            Ok(view) => view,
-            Err(_) => self.replica.loaded_view(give_up).await?,
-        };
+        let view = self.replica.caught_up_view(give_up).await?;
         if let Some(judged) = self.judge(&view, presented, check)? {
             return Ok(answer(judged, view.index().revision));
         }
@@ -286,6 +283,7 @@ impl Services {
             Presented::Hash(hash) => hash,
             Presented::Unknown => return Ok(Some(self.unknown())),
         };
+        view.require_caught_up()?;
         let Some(found) = view.index().find(hash) else {
             return Ok(None);
         };

@@ -5,19 +5,27 @@
 //! and again), everything is read anew beside the index that is there.
 
 use std::{
+    future::pending,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
 
 mod supervisor;
 
-use super::{Shared, assembly::Assembly, index::Writer, whole::Whole};
+use super::{
+    SURVEY_SHARE, SURVEYS, Shared,
+    assembly::Assembly,
+    claims::{Claim, Fate},
+    index::Writer,
+    nanoseconds,
+    whole::Whole,
+};
 use crate::{
     domain::{Revision, id::ClientId},
     store::{
@@ -41,6 +49,11 @@ const ALWAYS_READ_BY_ID: usize = 10_000;
 /// How often following the log may fail, though the database answers, until it is given
 /// up.
 const MAX_FAILED_CATCH_UPS: u32 = 3;
+
+/// How long after it was begun to look for the server that takes the writes that may be
+/// begun again. Each search makes a connection, and one serves all changes that were
+/// committed before it.
+const SURVEY_SPACING: Duration = Duration::from_millis(10);
 
 /// The task that follows the database. It ends when this is dropped.
 pub(super) struct Task(JoinHandle<()>);
@@ -81,6 +94,67 @@ struct Held {
     failed: u32,
 }
 
+/// What following the log came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CaughtUp {
+    /// What is held is what the server has, which lags that far behind the primary.
+    Complete(Duration),
+    /// Everything has to be read anew.
+    Anew(Anew),
+}
+
+/// When an index was complete, by the clock's `elapsed` in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    /// By what the connected server said.
+    heard_at: i64,
+    /// The same, and not after the server was last found to take the writes.
+    complete_at: i64,
+}
+
+impl Proof {
+    /// It is not known when.
+    const NONE: Self = Self {
+        heard_at: i64::MIN,
+        complete_at: i64::MIN,
+    };
+
+    /// What was asked at that time through this connection, of a server that lags that
+    /// far behind the primary.
+    fn of(feed: &Feed, asked_at: Duration, lag: Duration) -> Self {
+        let at = |time| nanoseconds(time).saturating_sub(nanoseconds(lag));
+        Self {
+            heard_at: at(asked_at),
+            complete_at: at(asked_at.min(feed.since)),
+        }
+    }
+}
+
+/// Where a change is that this process committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Applied {
+    /// In the index, and in the database that it is read from.
+    Here,
+    /// In that database; it is not read yet.
+    There,
+    /// The history of that database does not contain it.
+    Nowhere,
+}
+
+async fn is_applied(claim: &Claim, held: Position, feed: &mut Feed) -> Result<Applied, StoreError> {
+    if held == claim.position {
+        return Ok(Applied::Here);
+    }
+    if !feed.state(claim.position).await?.contains {
+        return Ok(Applied::Nowhere);
+    }
+    Ok(if held.revision >= claim.position.revision {
+        Applied::Here
+    } else {
+        Applied::There
+    })
+}
+
 /// Why everything is read anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Anew {
@@ -100,11 +174,26 @@ struct Follower {
     store: Store,
     shared: Arc<Shared>,
     connection: Option<Feed>,
+    /// The next connection, while it is looked for.
+    renewal: Option<Renewal>,
+    /// When that was last begun.
+    looked_at: Instant,
     held: Option<Held>,
     /// When the database was last asked.
     asked_at: Instant,
     /// Since when it does not answer.
     trouble: Option<Instant>,
+    /// Since when the server that takes the writes is not found.
+    doubt: Option<Instant>,
+}
+
+/// A search for the server that takes the writes. It ends when this is dropped.
+struct Renewal(JoinHandle<Result<Feed, StoreError>>);
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why the database is asked.
@@ -114,6 +203,8 @@ enum Reason {
     Heard,
     /// To see whether something did.
     Poll,
+    /// Another connection leads to another server.
+    Doubt,
 }
 
 impl Follower {
@@ -122,9 +213,12 @@ impl Follower {
             store,
             shared,
             connection: None,
+            renewal: None,
+            looked_at: Instant::now(),
             held: None,
             asked_at: Instant::now(),
             trouble: None,
+            doubt: None,
         }
     }
 
@@ -152,15 +246,27 @@ impl Follower {
     }
 
     /// Waits for the next reason to ask.
-    async fn next(&self) -> Reason {
-        let shared = &*self.shared;
+    async fn next(&mut self) -> Reason {
+        let shared = Arc::clone(&self.shared);
         let lookup = Duration::from_secs(1) / shared.options.max_lookups.max(1);
         let asked = async {
             shared.asked.notified().await;
             sleep_until(self.asked_at + lookup).await;
         };
+        let found = async {
+            match &mut self.renewal {
+                Some(renewal) => (&mut renewal.0).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
+            found = found => {
+                self.renewal = None;
+                self.renew(found);
+                Reason::Heard
+            }
+            () = self.store.server_doubted() => Reason::Doubt,
             () = shared.heard.notified() => Reason::Heard,
             () = asked => {
                 shared.metrics.lookup();
@@ -182,30 +288,23 @@ impl Follower {
         }
     }
 
-    /// Asks the database, and takes in what it says.
+    /// Asks the database, and applies what it says to the index.
     async fn step(&mut self, reason: Reason) -> Result<(), StoreError> {
+        let mut feed = self.connect(reason).await?;
         // Put back only when all went well: a connection that was left in the
         // middle of something is of no use.
-        let mut feed = match self.connection.take() {
-            Some(feed) if !feed.is_closed() => feed,
-            _ => {
-                let feed = self.store.connect_feed().await?;
-                self.shared.metrics.feed_connected(FeedConnection::Reading);
-                feed
-            }
-        };
         match self.held.as_mut() {
             Some(held) => {
                 let asked_at = self.shared.clock.elapsed();
                 match held.catch_up(&mut feed, reason, &self.shared).await? {
-                    None => {
+                    CaughtUp::Complete(lag) => {
                         let is_changed = !held.published;
-                        self.shared.publish(held, asked_at);
+                        self.shared.publish(held, Proof::of(&feed, asked_at, lag));
                         if is_changed {
                             self.shared.metrics.fed(self.asked_at.elapsed());
                         }
                     }
-                    Some(anew) => {
+                    CaughtUp::Anew(anew) => {
                         anew.tell(held.position.revision);
                         // Should this fail as well, the log has its turn again.
                         held.failed = 0;
@@ -215,14 +314,111 @@ impl Follower {
             }
             None => self.load(&mut feed).await?,
         }
+        self.settle_claims(&mut feed).await?;
+        if self
+            .shared
+            .is_listener_untried
+            .swap(false, Ordering::Relaxed)
+        {
+            feed.notify().await?;
+        }
         self.connection = Some(feed);
+        Ok(())
+    }
+
+    /// A connection to the server that takes the writes, as far as is known: the one that
+    /// was found last, or a new one where there is none. Looks for the next one meanwhile,
+    /// so that a search holds nobody up.
+    async fn connect(&mut self, reason: Reason) -> Result<Feed, StoreError> {
+        let elapsed = self.shared.clock.elapsed();
+        if let Some(feed) = self.connection.take_if(|feed| !feed.is_closed()) {
+            let is_due = elapsed.saturating_sub(feed.since) >= self.shared.survey_interval();
+            let is_claimed = self.shared.claims.newest() > Some(feed.since);
+            if is_due || is_claimed || reason == Reason::Doubt {
+                self.look_for_server();
+            }
+            return Ok(feed);
+        }
+        self.renewal = None;
+        self.looked_at = Instant::now();
+        let feed = self.store.connect_feed().await?;
+        self.shared.metrics.feed_connected(FeedConnection::Reading);
+        Ok(feed)
+    }
+
+    /// Begins to look for the server that takes the writes, unless that is under way.
+    fn look_for_server(&mut self) {
+        if self.renewal.is_some() {
+            return;
+        }
+        // Where it fails at once, it is not tried at once again.
+        let spacing = if self.doubt.is_some() {
+            self.shared.options.poll_interval
+        } else {
+            SURVEY_SPACING
+        };
+        let at = self.looked_at + spacing;
+        self.looked_at = at.max(Instant::now());
+        let (store, limit) = (self.store.clone(), self.shared.survey_limit());
+        self.renewal = Some(Renewal(tokio::spawn(async move {
+            sleep_until(at).await;
+            store.connect_feed_within(limit).await
+        })));
+    }
+
+    /// Goes on with the connection that was looked for, if there is one. Otherwise the
+    /// index grows stale, although the server that is connected may go on answering.
+    fn renew(&mut self, found: Result<Result<Feed, StoreError>, JoinError>) {
+        match found {
+            Ok(Ok(feed)) => {
+                if self.doubt.take().is_some() {
+                    tracing::info!("the database server that takes the writes was found again");
+                }
+                self.connection = Some(feed);
+            }
+            Ok(Err(error)) => {
+                // Once, and not at every try.
+                if self.doubt.is_none() {
+                    self.doubt = Some(self.asked_at);
+                    error.log();
+                    tracing::warn!(
+                        "it cannot be shown that the connected database server takes the \
+                         writes: the index grows stale"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(%error, "the search for a database server broke off"),
+        }
+    }
+
+    /// Settles what this process committed: it counts, or it is lost.
+    async fn settle_claims(&mut self, feed: &mut Feed) -> Result<(), StoreError> {
+        let Some(position) = self.held.as_ref().map(|held| held.position) else {
+            return Ok(());
+        };
+        for claim in self.shared.claims.open() {
+            let claims = &self.shared.claims;
+            let is_applied = is_applied(&claim, position, feed).await?;
+            // Whether the server was found to take the writes after the commit.
+            let is_proven = feed.since >= claim.committed_at;
+            match (is_applied, is_proven) {
+                (Applied::Here, true) => claims.settle(claim.number, Fate::Contained),
+                (Applied::Nowhere, true) => claims.settle(claim.number, Fate::Lost),
+                (Applied::Here, false) => {
+                    claims.apply(claim.number);
+                    self.look_for_server();
+                }
+                (Applied::Nowhere, false) => self.look_for_server(),
+                (Applied::There, _) => self.shared.heard.notify_one(),
+            }
+        }
         Ok(())
     }
 
     /// Reads everything, beside what is held.
     async fn load(&mut self, feed: &mut Feed) -> Result<(), StoreError> {
         let begun = Instant::now();
-        let mut asked_at = self.shared.clock.elapsed();
+        let asked_at = self.shared.clock.elapsed();
         let mut whole = Whole::default();
         // For the clock: the answer to a short question is a better one.
         let nowhere = Position {
@@ -244,18 +440,19 @@ impl Follower {
             failed: 0,
         };
         // What was changed meanwhile. Where that fails, what was read is kept.
-        let mut followed = Ok(None);
+        let mut proof = Proof::of(feed, asked_at, state.lag);
+        let mut followed = Ok(());
         if begun.elapsed() > self.shared.options.poll_interval {
             let then = self.shared.clock.elapsed();
-            followed = held.catch_up(feed, Reason::Heard, &self.shared).await;
-            match &followed {
-                Ok(None) => asked_at = then,
+            match held.catch_up(feed, Reason::Heard, &self.shared).await {
+                Ok(CaughtUp::Complete(lag)) => proof = Proof::of(feed, then, lag),
                 // Nobody knows of when it is.
-                Ok(Some(Anew::Lost)) => asked_at = Duration::ZERO,
-                Ok(Some(Anew::TooMuch | Anew::Failing)) | Err(_) => {}
+                Ok(CaughtUp::Anew(Anew::Lost)) => proof = Proof::NONE,
+                Ok(CaughtUp::Anew(Anew::TooMuch | Anew::Failing)) => {}
+                Err(error) => followed = Err(error),
             }
         }
-        self.shared.publish(&mut held, asked_at);
+        self.shared.publish(&mut held, proof);
         self.shared.metrics.feed_loaded();
         let clients = held.writer.clients();
         tracing::info!(
@@ -267,12 +464,12 @@ impl Follower {
         let old = self.held.replace(held);
         // Taking a large index apart takes a while too.
         drop(tokio::task::spawn_blocking(move || drop(old)));
-        followed.map(drop)
+        followed
     }
 
     fn answered(&mut self, number: u64) {
         self.shared.progress.send_modify(|progress| {
-            progress.revision = self.held.as_ref().map(|held| held.position.revision);
+            progress.position = self.held.as_ref().map(|held| held.position);
             progress.answered = number;
         });
         if let Some(since) = self.trouble.take() {
@@ -303,16 +500,16 @@ impl Held {
         feed: &mut Feed,
         reason: Reason,
         shared: &Shared,
-    ) -> Result<Option<Anew>, StoreError> {
+    ) -> Result<CaughtUp, StoreError> {
         if self.failed >= MAX_FAILED_CATCH_UPS {
-            return Ok(Some(Anew::Failing));
+            return Ok(CaughtUp::Anew(Anew::Failing));
         }
         let asked_at = shared.clock.elapsed();
-        if reason == Reason::Poll {
+        if reason != Reason::Heard {
             let state = feed.state(self.position).await?;
             shared.calibrate(&state, asked_at);
             if state.position == self.position && state.accounts == self.accounts {
-                return Ok(None);
+                return Ok(CaughtUp::Complete(state.lag));
             }
         }
         let mut assembly = Assembly::default();
@@ -324,8 +521,8 @@ impl Held {
             Ok(_) => 0,
         };
         let state = match caught_up? {
-            CatchUp::Lost => return Ok(Some(Anew::Lost)),
-            CatchUp::TooMuch => return Ok(Some(Anew::TooMuch)),
+            CatchUp::Lost => return Ok(CaughtUp::Anew(Anew::Lost)),
+            CatchUp::TooMuch => return Ok(CaughtUp::Anew(Anew::TooMuch)),
             CatchUp::Nothing(state) => state,
             CatchUp::Changed(state, changed) => {
                 self.published = false;
@@ -343,7 +540,7 @@ impl Held {
             self.writer.set_callers(accounts);
             self.accounts = state.accounts;
         }
-        Ok(None)
+        Ok(CaughtUp::Complete(state.lag))
     }
 }
 
@@ -396,15 +593,26 @@ impl Shared {
         });
     }
 
-    /// Gives out a version, of which is known that it was complete at that time.
-    fn publish(&self, held: &mut Held, asked_at: Duration) {
+    /// Gives out a version, of which is known when it was complete.
+    fn publish(&self, held: &mut Held, proof: Proof) {
         if !held.published {
             let version = held.writer.version(held.position.revision);
             self.index.store(Some(Arc::new(version)));
             held.published = true;
         }
-        let asked_at = u64::try_from(asked_at.as_nanos()).unwrap_or(u64::MAX);
-        self.complete_at.store(asked_at, Ordering::Release);
+        self.heard_at.store(proof.heard_at, Ordering::Relaxed);
+        self.complete_at.store(proof.complete_at, Ordering::Release);
+    }
+
+    /// How long a server that was found to take the writes goes on without being looked
+    /// for again.
+    fn survey_interval(&self) -> Duration {
+        self.options.max_staleness / SURVEYS
+    }
+
+    /// How long looking for it may take.
+    fn survey_limit(&self) -> Duration {
+        self.options.max_staleness * SURVEY_SHARE / 100
     }
 
     fn calibrate(&self, state: &State, asked_at: Duration) {
@@ -413,21 +621,27 @@ impl Shared {
     }
 }
 
-/// Listens for notifications, for as long as that is possible.
+/// Listens for notifications, for as long as that is possible. Postgres, or a pooler in
+/// between, may accept LISTEN and never send anything; so a notification is sent to this
+/// listener, and only one that heard it counts.
 #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
 async fn listen(store: Store, shared: Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
     let mut trouble = false;
     loop {
         let woken = Arc::clone(&shared);
-        match store.listen(move || woken.heard.notify_one()).await {
+        let heard = move || {
+            woken.listening.store(true, Ordering::Relaxed);
+            woken.heard.notify_one();
+        };
+        match store.listen(heard).await {
             Ok(mut listener) => {
                 shared.metrics.feed_connected(FeedConnection::Listening);
                 if trouble {
-                    tracing::info!("changes are heard of again");
+                    tracing::info!("LISTEN works again");
                 }
                 (pause, trouble) = (FIRST_PAUSE, false);
-                shared.listening.store(true, Ordering::Relaxed);
+                shared.is_listener_untried.store(true, Ordering::Relaxed);
                 // What was changed before there was somebody to hear it.
                 shared.heard.notify_one();
                 listener.ended().await;
@@ -436,7 +650,7 @@ async fn listen(store: Store, shared: Arc<Shared>) {
             Err(error) => {
                 if !trouble {
                     error.log();
-                    tracing::warn!("changes are not heard of: polling alone finds them");
+                    tracing::warn!("LISTEN failed; changes are found by polling");
                 }
                 trouble = true;
             }

@@ -4,24 +4,31 @@
 use std::{
     sync::{
         Arc, Once,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use diesel::{ConnectionError, ConnectionResult, sql_types::Text};
+use diesel::{
+    ConnectionError, ConnectionResult,
+    sql_types::{Bool, Text, Timestamptz},
+};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, watch};
-use tokio_postgres::{CancelToken, Client, Connection, Socket, tls::MakeTlsConnect};
+use tokio_postgres::{
+    CancelToken, Client, Connection, Socket, config::TargetSessionAttrs, tls::MakeTlsConnect,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     error::{StoreError, causes},
+    survey::{ServerId, Standbys, Unsuitable},
     tls::{Encryption, TlsError},
     url::{DatabaseUrl, MalformedUrl, Server, Target},
 };
+use crate::domain::Timestamp;
 
 /// How long a peer may leave data unacknowledged before it is taken for gone: a
 /// statement that waits for it fails then, and does not wait for ever.
@@ -40,6 +47,14 @@ pub(super) const MESSAGES: &str = "SELECT CASE \
 static TOLD: Once = Once::new();
 
 #[derive(diesel::QueryableByName)]
+struct ServerRow {
+    #[diesel(sql_type = Timestamptz)]
+    started: Timestamp,
+    #[diesel(sql_type = Bool)]
+    is_in_recovery: bool,
+}
+
+#[derive(diesel::QueryableByName)]
 struct LanguageRow {
     #[diesel(sql_type = Text)]
     language: String,
@@ -52,14 +67,33 @@ pub(super) type Wire = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<S
 pub(super) struct Connector {
     /// What the latest URL says.
     target: ArcSwap<Result<Target, MalformedUrl>>,
+    standbys: Standbys,
     /// The server that let us in last, which is tried first.
     last: AtomicUsize,
+    /// The server that the last survey chose.
+    chosen: ArcSwapOption<ServerId>,
+    /// Whether the last survey found several servers that take writes.
+    pub(super) is_split: AtomicBool,
+    /// Notified when a new connection leads to another server than the last survey chose.
+    doubt: Notify,
     /// How the last connection was encrypted.
     tls: ArcSwapOption<ClientConfig>,
     /// Connections that were opened before this must not be used any more.
     valid_since: watch::Sender<Instant>,
     /// Notified when a server refuses our credentials.
     refused: Notify,
+}
+
+/// Says of one connection whether it may still be used.
+pub(super) struct Validity {
+    opened_at: Instant,
+    valid_since: watch::Receiver<Instant>,
+}
+
+impl Validity {
+    pub(super) fn holds(&self) -> bool {
+        self.opened_at >= *self.valid_since.borrow()
+    }
 }
 
 /// What another URL changes.
@@ -83,6 +117,15 @@ pub(super) enum ConnectError {
     /// It cannot be encrypted as it should be.
     #[error("{}", told(.0))]
     Tls(#[from] TlsError),
+    /// The server is not one to read from, or to write to.
+    #[error(transparent)]
+    Unsuitable(#[from] Unsuitable),
+    /// Several servers take writes, and nothing says which of them is the one.
+    #[error("several servers take writes, and none of them is the newest: {0}")]
+    SplitBrain(String),
+    /// The server takes writes and does not say that they are kept.
+    #[error("the server acknowledges no commit: it waits for a synchronous standby")]
+    Unacknowledged,
     /// The server was silent.
     #[error("nothing answers within {} s", .0.as_secs())]
     Late(Duration),
@@ -116,11 +159,23 @@ pub enum NoConnection {
 }
 
 impl ConnectError {
+    /// None of these servers will do.
+    pub(super) fn none_of(mut failed: Vec<(String, Self)>) -> Self {
+        match failed.pop() {
+            Some((_, only)) if failed.is_empty() => only,
+            last => Self::None(failed.into_iter().chain(last).collect()),
+        }
+    }
+
     /// Whether it was a server that is there and wants none of us.
     fn is_refusal(&self) -> bool {
         match self {
             Self::Url(_) => true,
-            Self::Tls(_) | Self::Late(_) => false,
+            Self::Tls(_)
+            | Self::Late(_)
+            | Self::Unsuitable(_)
+            | Self::SplitBrain(_)
+            | Self::Unacknowledged => false,
             // Wrong credentials, and no such database.
             Self::Postgres(error) => {
                 let code = error.code().and_then(|state| state.code().get(..2));
@@ -133,7 +188,12 @@ impl ConnectError {
     /// Whether a server did not accept our credentials.
     fn is_of_credentials(&self) -> bool {
         match self {
-            Self::Url(_) | Self::Tls(_) | Self::Late(_) => false,
+            Self::Url(_)
+            | Self::Tls(_)
+            | Self::Late(_)
+            | Self::Unsuitable(_)
+            | Self::SplitBrain(_)
+            | Self::Unacknowledged => false,
             Self::Postgres(error) => {
                 let code = error.code().and_then(|state| state.code().get(..2));
                 code == Some("28")
@@ -153,10 +213,14 @@ impl From<ConnectError> for StoreError {
 }
 
 impl Connector {
-    pub(super) fn new(url: &DatabaseUrl) -> Self {
+    pub(super) fn new(url: &DatabaseUrl, standbys: Standbys) -> Self {
         Self {
             target: ArcSwap::from_pointee(Target::parse(url.as_str())),
+            standbys,
             last: AtomicUsize::new(0),
+            chosen: ArcSwapOption::empty(),
+            is_split: AtomicBool::new(false),
+            doubt: Notify::new(),
             tls: ArcSwapOption::empty(),
             valid_since: watch::Sender::new(Instant::now()),
             refused: Notify::new(),
@@ -190,6 +254,14 @@ impl Connector {
         opened_at >= *self.valid_since.borrow()
     }
 
+    /// For a connection that is opened after this call: whether it may still be used.
+    pub(super) fn validity(&self) -> Validity {
+        Validity {
+            opened_at: Instant::now(),
+            valid_since: self.valid_since.subscribe(),
+        }
+    }
+
     /// Comes when a connection that is opened after this call must not be used any more.
     pub(super) fn invalidation(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut valid_since = self.valid_since.subscribe();
@@ -199,6 +271,39 @@ impl Connector {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// What the latest URL says.
+    pub(super) fn target(&self) -> Arc<Result<Target, MalformedUrl>> {
+        self.target.load_full()
+    }
+
+    /// Whether standbys may be read from.
+    pub(super) const fn standbys(&self) -> Standbys {
+        self.standbys
+    }
+
+    /// The number of the server that let us in last.
+    pub(super) fn last(&self) -> usize {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// Notes which server a survey chose that began then. Where it is another one than
+    /// before, connections that were opened earlier are not used again.
+    pub(super) fn choose(&self, at: usize, server: ServerId, began: Instant) {
+        self.last.store(at, Ordering::Relaxed);
+        let before = self.chosen.swap(Some(Arc::new(server)));
+        if before.is_some_and(|before| *before != server) {
+            tracing::warn!(
+                "writes go to another database server from here on, or to a restarted one"
+            );
+            self.valid_since.send_replace(began);
+        }
+    }
+
+    /// Waits until a new connection leads to another server than the one that was chosen.
+    pub(super) async fn doubted(&self) {
+        self.doubt.notified().await;
     }
 
     /// Waits until a server refuses our credentials.
@@ -227,12 +332,16 @@ impl Connector {
     /// Connects beneath diesel. Nothing is done on the connection until it is polled.
     pub(super) async fn open(&self) -> Result<(Client, Wire), ConnectError> {
         let opened = self.try_open().await;
-        if let Err(error) = &opened
-            && error.is_of_credentials()
-        {
+        self.note_refusal(opened.as_ref().err());
+        opened
+    }
+
+    /// Notifies those who wait for a server to refuse our credentials, if that is what
+    /// failed.
+    pub(super) fn note_refusal(&self, failed: Option<&ConnectError>) {
+        if failed.is_some_and(ConnectError::is_of_credentials) {
             self.refused.notify_one();
         }
-        opened
     }
 
     async fn try_open(&self) -> Result<(Client, Wire), ConnectError> {
@@ -242,7 +351,8 @@ impl Connector {
         let first = self.last.load(Ordering::Relaxed);
         let count = target.servers.len();
         let mut failed = Vec::new();
-        for at in (0..count).map(|next| (first + next) % count) {
+        let in_turn = || (0..count).map(|next| (first + next) % count);
+        for at in in_turn() {
             let server = &target.servers[at];
             match enter(server, tls.clone()).await {
                 Ok(connected) => {
@@ -252,10 +362,14 @@ impl Connector {
                 Err(error) => failed.push((server.place.clone(), error)),
             }
         }
-        match failed.pop() {
-            Some((_, only)) if failed.is_empty() => Err(only),
-            last => Err(ConnectError::None(failed.into_iter().chain(last).collect())),
+        if self.standbys == Standbys::Counted && count > 1 {
+            for at in in_turn() {
+                if let Ok(connected) = enter_any(&target.servers[at], tls.clone()).await {
+                    return Ok(connected);
+                }
+            }
         }
+        Err(ConnectError::none_of(failed))
     }
 
     /// Connects.
@@ -267,10 +381,41 @@ impl Connector {
             if !self.is_valid(opened_at) {
                 continue;
             }
-            let (client, wire) =
-                opened.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
-            return AsyncPgConnection::try_from_client_and_connection(client, wire).await;
+            let bad = |error: ConnectError| ConnectionError::BadConnection(error.to_string());
+            let (client, wire) = opened.map_err(bad)?;
+            let mut connection =
+                AsyncPgConnection::try_from_client_and_connection(client, wire).await?;
+            let identity = self.identify(&mut connection).await;
+            identity
+                .map_err(ConnectionError::CouldntSetupConfiguration)?
+                .map_err(bad)?;
+            return Ok(connection);
         }
+    }
+
+    /// Sees whether a connection of the pool leads to a server that is of use, and to the
+    /// one that was chosen.
+    async fn identify(
+        &self,
+        connection: &mut AsyncPgConnection,
+    ) -> diesel::QueryResult<Result<(), ConnectError>> {
+        let sql = "SELECT pg_postmaster_start_time() AS started, \
+                   pg_is_in_recovery() AS is_in_recovery";
+        let asked = diesel::sql_query(sql);
+        // Named in full: its methods would hide those of other types.
+        let row: ServerRow = diesel_async::RunQueryDsl::get_result(asked, connection).await?;
+        // One that was made read-only refuses writes by itself.
+        if row.is_in_recovery && self.standbys == Standbys::Refused {
+            return Ok(Err(Unsuitable::Standby.into()));
+        }
+        let chosen = self.chosen.load();
+        if chosen
+            .as_ref()
+            .is_some_and(|chosen| **chosen != ServerId::of(row.started))
+        {
+            self.doubt.notify_one();
+        }
+        Ok(Ok(()))
     }
 
     /// Sees whether Postgres takes our connections.
@@ -295,7 +440,10 @@ impl Connector {
 
     /// Reads the files anew, since they may have been replaced: not on a thread that
     /// others wait for, because the authorities of a system are many.
-    async fn encrypt(&self, encryption: &Encryption) -> Result<MakeRustlsConnect, ConnectError> {
+    pub(super) async fn encrypt(
+        &self,
+        encryption: &Encryption,
+    ) -> Result<MakeRustlsConnect, ConnectError> {
         let client = if encryption.has_files() {
             let encryption = encryption.clone();
             let read = tokio::task::spawn_blocking(move || encryption.client());
@@ -306,6 +454,16 @@ impl Connector {
         self.tls.store(Some(Arc::new(client.clone())));
         Ok(MakeRustlsConnect::new(client))
     }
+}
+
+/// Connects to a server, whether or not it takes writes.
+pub(super) async fn enter_any(
+    server: &Server,
+    tls: MakeRustlsConnect,
+) -> Result<(Client, Wire), ConnectError> {
+    let mut any = server.clone();
+    any.config.target_session_attrs(TargetSessionAttrs::Any);
+    enter(&any, tls).await
 }
 
 async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire), ConnectError> {

@@ -9,17 +9,21 @@
 use std::{pin::pin, time::Duration};
 
 use futures_util::{FutureExt, TryStreamExt};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_postgres::{Client, RowStream, Statement, types::ToSql};
 use tracing::Instrument;
 use uuid::Uuid;
 
 mod rows;
 
-use super::{Store, connect, error::StoreError, lease::Work, revision};
+use super::{
+    Standbys, Store,
+    connect::{self, Validity},
+    error::StoreError,
+    lease::Work,
+    revision,
+    survey::{Driver, Identity, ServerId, Standing, Surveyed, Unsuitable},
+};
 use crate::domain::{
     Revision, Timestamp,
     caller::ServiceAccount,
@@ -54,13 +58,23 @@ const COMMIT: &str = "COMMIT";
 /// Where the database stands, and whether what is known at ($1, $2, $3) can be
 /// brought there by the log: it is of this database and of this history, and
 /// nothing since was trimmed.
-const STATE: &str = "
-    SELECT database_id, revision, nonce, accounts_nonce, clock_timestamp(),
-           database_id = $1 AND revision >= $2 AND trimmed_revision <= $2
-           AND CASE revision WHEN $2 THEN nonce = $3 ELSE EXISTS (
-               SELECT FROM index_revisions AS known
-               WHERE known.revision = $2 AND known.nonce = $3) END
-    FROM index_state";
+///
+/// Besides, what the server is: the one that the connection was opened to, and still one
+/// that may be read from.
+fn ask_state() -> String {
+    format!(
+        "SELECT database_id, revision, nonce, accounts_nonce, clock_timestamp(), \
+                database_id = $1 AND revision >= $2 \
+                AND CASE revision WHEN $2 THEN nonce = $3 ELSE EXISTS ( \
+                    SELECT FROM index_revisions AS known \
+                    WHERE known.revision = $2 AND known.nonce = $3) END, \
+                trimmed_revision <= $2, {} \
+         FROM index_state",
+        Identity::SQL
+    )
+}
+/// The number of the first column of the server's identity.
+const IDENTITY: usize = 7;
 const CHANGED: &str = "SELECT DISTINCT client_id FROM index_changes WHERE revision > $1 LIMIT $2";
 
 /// One revision of one history of one database.
@@ -84,8 +98,12 @@ pub struct State {
     pub now: Timestamp,
     /// Changes with the service accounts.
     pub accounts: Uuid,
-    /// Whether the log leads here from where it was asked about.
+    /// Whether the history contains what was asked about.
+    pub contains: bool,
+    /// Whether the log leads here from there.
     pub continues: bool,
+    /// How far what is read lags behind the primary; zero on the primary itself.
+    pub lag: Duration,
 }
 
 /// What takes in the rows of a snapshot: clients come before their grants and
@@ -139,21 +157,20 @@ pub struct Feed {
     client: Client,
     driver: Driver,
     statements: Statements,
+    /// The server that it leads to.
+    server: ServerId,
+    /// When the survey began that found the server, by the store's clock: then writes
+    /// went there, and what became of them since is not known to anybody who looks only
+    /// through this connection.
+    pub since: Duration,
+    validity: Validity,
+    standbys: Standbys,
 }
 
 /// A connection that hears of changes. Says nothing of what changed.
 pub struct Listener {
     driver: Driver,
     _client: Client,
-}
-
-/// Moves a connection's bytes, for as long as it lives.
-struct Driver(JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 struct Statements {
@@ -165,24 +182,26 @@ struct Statements {
 }
 
 impl Store {
-    /// Connects a reader.
+    /// Connects a reader to the server that takes the writes, which it looks for anew.
     pub async fn connect_feed(&self) -> Result<Feed, StoreError> {
+        self.connect_feed_within(self.connect_timeout()).await
+    }
+
+    /// The same. Looking takes no longer than the limit.
+    pub async fn connect_feed_within(&self, limit: Duration) -> Result<Feed, StoreError> {
         let connected = async {
-            let invalidated = self.connector.invalidation();
-            let (client, connection) = self.connector.open().await?;
-            let driver = Driver(tokio::spawn(async move {
-                tokio::select! {
-                    ended = connection => if let Err(error) = ended {
-                        tracing::debug!(%error, "a feed's connection ended");
-                    },
-                    () = invalidated => {}
-                }
-            }));
+            let (since, validity) = (self.clock.elapsed(), self.connector.validity());
+            let Surveyed {
+                client,
+                driver,
+                identity,
+            } = self.connector.survey(limit).await?;
             client.batch_execute(connect::SESSION).await?;
             // Here errors have their SQLSTATE: this is for the log alone.
             client.batch_execute(connect::MESSAGES).await?;
+            let ask_state = ask_state();
             let (state, changed, clients, grants, tokens) = tokio::try_join!(
-                client.prepare(STATE),
+                client.prepare(&ask_state),
                 client.prepare(CHANGED),
                 client.prepare(rows::CHANGED_CLIENTS),
                 client.prepare(rows::CHANGED_GRANTS),
@@ -199,9 +218,18 @@ impl Store {
                 client,
                 driver,
                 statements,
+                server: identity.server,
+                since,
+                validity,
+                standbys: self.connector.standbys(),
             })
         };
-        within(self.connect_timeout() + ANSWER_TIMEOUT, connected).await
+        within(limit + ANSWER_TIMEOUT, connected).await
+    }
+
+    /// Waits until a connection of the pool leads to another server than the reader's.
+    pub async fn server_doubted(&self) {
+        self.connector.doubted().await;
     }
 
     /// Connects a listener, and calls `heard` for each notification from here on:
@@ -259,7 +287,44 @@ impl Feed {
             let statement = &self.statements.state;
             Ok(self.client.query_opt(statement, &parameters).await?)
         };
-        state(within(ANSWER_TIMEOUT, asked).await?.as_ref())
+        self.state_of(within(ANSWER_TIMEOUT, asked).await?.as_ref())
+    }
+
+    /// Notifies all who listen, this process among them: a listener that hears it is
+    /// shown to hear what happens.
+    ///
+    /// # Errors
+    /// Where the connection is of no use any more. That the server refuses is none: then
+    /// nobody hears anything.
+    pub async fn notify(&mut self) -> Result<(), StoreError> {
+        let asked = async {
+            match self
+                .client
+                .batch_execute(&format!("NOTIFY {CHANNEL}"))
+                .await
+            {
+                Err(error) if error.code().is_none() => Err(error.into()),
+                Err(error) => {
+                    tracing::debug!(%error, "a notification of our own was refused");
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            }
+        };
+        within(ANSWER_TIMEOUT, asked).await
+    }
+
+    /// Reads where the database stands, if it is still the server that this connection
+    /// was opened to, and still one to read from.
+    fn state_of(&self, row: Option<&tokio_postgres::Row>) -> Result<State, StoreError> {
+        let row = row.ok_or_else(no_state)?;
+        let identity = Identity::read(row, IDENTITY)?;
+        let unsuitable = |why: Unsuitable| StoreError::Unavailable(Box::new(why));
+        if identity.server != self.server {
+            return Err(unsuitable(Unsuitable::Moved));
+        }
+        identity.standing.suits(self.standbys).map_err(unsuitable)?;
+        state(row, identity.standing)
     }
 
     /// Reads all that changed since, of one snapshot, unless it is more than so many
@@ -290,7 +355,7 @@ impl Feed {
                 self.client.query_opt(&self.statements.state, &parameters),
                 self.client.query(&self.statements.changed, &changes),
             )?;
-            Ok((state(state_row.as_ref())?, changed))
+            Ok((self.state_of(state_row.as_ref())?, changed))
         };
         let (state, changed) = within(ANSWER_TIMEOUT, asked).await?;
         let changed = changed
@@ -365,7 +430,7 @@ impl Feed {
                 self.client.query_opt(&self.statements.state, &parameters),
                 self.client.query(rows::ACCOUNTS, &[]),
             )?;
-            Ok((state(state_row.as_ref())?, accounts))
+            Ok((self.state_of(state_row.as_ref())?, accounts))
         };
         let (state, accounts) = within(ANSWER_TIMEOUT, asked).await?;
         self.stream(rows::SITES, |row| {
@@ -447,9 +512,10 @@ impl Feed {
         Ok(())
     }
 
-    /// Whether the connection is known to have ended.
+    /// Whether the connection is known to have ended, or must not be used any more because
+    /// the database is elsewhere now.
     pub fn is_closed(&self) -> bool {
-        self.driver.0.is_finished()
+        self.driver.has_ended() || !self.validity.holds()
     }
 }
 
@@ -478,9 +544,12 @@ async fn within<T>(
     }
 }
 
-fn state(row: Option<&tokio_postgres::Row>) -> Result<State, StoreError> {
-    let none = || StoreError::Inconsistent("no index_state".to_owned());
-    let row = row.ok_or_else(none)?;
+fn no_state() -> StoreError {
+    StoreError::Inconsistent("no index_state".to_owned())
+}
+
+fn state(row: &tokio_postgres::Row, standing: Standing) -> Result<State, StoreError> {
+    let (now, contains) = (row.try_get(4)?, row.try_get(5)?);
     Ok(State {
         position: Position {
             database: row.try_get(0)?,
@@ -488,8 +557,10 @@ fn state(row: Option<&tokio_postgres::Row>) -> Result<State, StoreError> {
             nonce: row.try_get(2)?,
         },
         accounts: row.try_get(3)?,
-        now: row.try_get(4)?,
-        continues: row.try_get(5)?,
+        now,
+        contains,
+        continues: contains && row.try_get(6)?,
+        lag: standing.lag(now),
     })
 }
 

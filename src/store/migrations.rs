@@ -9,7 +9,7 @@ use diesel::{
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::{connect::Connector, error::StoreError};
+use super::{Standbys, connect::Connector, error::StoreError};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 /// Held while migrating; a number of this project's own.
@@ -115,7 +115,7 @@ fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationErro
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let mut connection = Connector::new(&database_url.into())
+    let mut connection = Connector::new(&database_url.into(), Standbys::Refused)
         .connect()
         .await
         .map_err(MigrationError::Connect)?;

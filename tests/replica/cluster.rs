@@ -13,7 +13,7 @@ use hitkeep_auth::{
     },
     pb,
     server::{self, Ended},
-    store::{self, Store, introspection::LookUp},
+    store::{self, Standbys, Store, introspection::LookUp},
     system::{SystemClock, SystemEntropy},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -44,7 +44,9 @@ pub struct Cluster {
     /// On that way: what the database itself says.
     pub store: Store,
     pub replicas: Vec<Replica>,
-    options: server::Options,
+    pub options: server::Options,
+    /// Another server of the database, which the replicas know as well.
+    pub other_host: Option<String>,
     tokens: Vec<(CallerPermission, String)>,
 }
 
@@ -81,6 +83,16 @@ impl Cluster {
 
     /// Servers on a database that has nothing in it yet.
     pub async fn on(direct: String, replicas: usize, options: server::Options) -> Self {
+        Self::on_hosts(direct, None, replicas, options).await
+    }
+
+    /// The same, where the database may also be on another host.
+    pub async fn on_hosts(
+        direct: String,
+        other_host: Option<String>,
+        replicas: usize,
+        options: server::Options,
+    ) -> Self {
         let store = open(&direct, Arc::new(SystemClock::default()));
         let mut tokens = Vec::new();
         for permission in CallerPermission::ALL {
@@ -93,6 +105,7 @@ impl Cluster {
             store,
             replicas: Vec::new(),
             options,
+            other_host,
             tokens,
         };
         for _ in 0..replicas {
@@ -109,12 +122,15 @@ impl Cluster {
     /// Starts one more server, whose way to the database may have a limit from
     /// the beginning, and waits until it answers.
     pub async fn add(&mut self, limit: Option<Limit>) {
-        let clock = Arc::new(SystemClock::default()) as Arc<dyn Clock>;
-        let (proxy, through) = Proxy::start(&self.direct);
+        let (proxy, mut through) = Proxy::start(&self.direct);
         if let Some(limit) = limit {
             proxy.limit(limit);
         }
-        let replica = Replica::start(proxy, open(&through, clock), self).await;
+        if let Some(other) = &self.other_host {
+            let (own, database) = through.rsplit_once('/').unwrap();
+            through = format!("{own},{other}/{database}");
+        }
+        let replica = self.start_through(proxy, &through, Standbys::Refused).await;
         until("the replica answers", async || {
             let said = replica.says_within("x", IMPATIENCE).await;
             if said == Said::Nothing {
@@ -126,6 +142,28 @@ impl Cluster {
         })
         .await;
         self.replicas.push(replica);
+    }
+
+    /// Starts one more server, which does not have to answer.
+    pub async fn start_through(&self, proxy: Proxy, url: &str, standbys: Standbys) -> Replica {
+        let options = store::Options {
+            pool_size: POOL_SIZE,
+            standbys,
+            ..store::Options::new(url)
+        };
+        let (clock, entropy) = (Arc::new(SystemClock::default()), Arc::new(SystemEntropy));
+        let store = Store::new(
+            &options,
+            clock as Arc<dyn Clock>,
+            entropy as Arc<dyn Entropy>,
+        );
+        Replica::start(proxy, store, self).await
+    }
+
+    /// Takes another server's word for what the database says.
+    pub fn believe(&mut self, direct: String) {
+        self.store = open(&direct, Arc::new(SystemClock::default()));
+        self.direct = direct;
     }
 
     /// What the database itself says of a token.

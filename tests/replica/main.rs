@@ -28,6 +28,7 @@ mod changes;
 mod checker;
 mod cluster;
 mod index;
+mod nodes;
 mod own_postgres;
 mod steps;
 
@@ -39,6 +40,7 @@ mod killed;
 mod lost;
 mod model;
 mod order;
+mod primary;
 mod proxy;
 mod random;
 mod restored;

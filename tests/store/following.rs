@@ -11,11 +11,12 @@ use std::{
 use hitkeep_auth::{
     domain::{Revision, Timestamp, clock::Clock},
     replica::{self, Replica, UsageWriter},
-    store::{Options, Store},
+    store::{Options, Store, feed::Position},
     system::{SystemClock, SystemEntropy},
     telemetry::metrics::Metrics,
 };
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
     by_hand::{full_world, text},
@@ -113,11 +114,16 @@ async fn a_log_that_cannot_be_read_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_is_not_taken_in_is_not_waited_for_beyond_a_time() {
+async fn a_change_that_is_not_applied_is_not_waited_for_beyond_a_time() {
     let store = database::store("host=nowhere user=nobody");
     let (options, metrics) = (replica::Options::default(), Metrics::default());
     let never = std::future::pending();
     let (replica, _writer) = Replica::start_when(never, &store, options, &metrics);
+    let committed = Position {
+        database: Uuid::nil(),
+        revision: Revision(1),
+        nonce: Uuid::nil(),
+    };
     for (left, waited) in [
         (None, 500),
         (Some(600), 500),
@@ -126,7 +132,8 @@ async fn a_change_that_is_not_taken_in_is_not_waited_for_beyond_a_time() {
     ] {
         let begun = Instant::now();
         let give_up = left.map(|left| begun + Duration::from_millis(left));
-        replica.take_in(Revision(1), give_up).await;
+        let applied = replica.wait_applied(committed, give_up).await;
+        assert_eq!(applied, Ok(()), "it has to be acknowledged");
         assert_eq!(begun.elapsed().as_millis(), waited, "{left:?}");
     }
 }

@@ -31,6 +31,8 @@ const RUNS: [u8; 2] = [b'Q', b'E'];
 /// A proxy on a Unix socket of its own.
 pub struct Proxy {
     folder: PathBuf,
+    /// Where new connections lead.
+    target: Arc<Mutex<PathBuf>>,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
@@ -116,11 +118,8 @@ impl Proxy {
     /// Starts one in front of the database of that URL. Gives its own URL too.
     pub fn start(url: &str) -> (Self, String) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let rest = url
-            .strip_prefix("postgres://postgres@")
-            .expect("a private Postgres' URL");
-        let (folder, database) = rest.split_once('/').expect("a database");
-        let target = PathBuf::from(folder.replace("%2F", "/")).join(".s.PGSQL.5432");
+        let (_, database) = url.rsplit_once('/').expect("a database");
+        let target = socket(url);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("hka-proxy-{}-{number}", std::process::id());
         let own = std::env::temp_dir().join(name);
@@ -140,17 +139,25 @@ impl Proxy {
             run: AtomicU64::new(0),
             listening: AtomicU64::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&shared)));
+        let target = Arc::new(Mutex::new(target));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&target), Arc::clone(&shared)));
         let host = own.to_str().unwrap().replace('/', "%2F");
         let url = format!("postgres://postgres@{host}/{database}");
         (
             Self {
                 folder: own,
+                target,
                 shared,
                 accepting,
             },
             url,
         )
+    }
+
+    /// Leads new connections to the server of that URL. Those that are open stay where
+    /// they are, as with a virtual address or a TCP proxy that is re-pointed.
+    pub fn repoint(&self, url: &str) {
+        *self.target.lock().unwrap() = socket(url);
     }
 
     /// Ends every connection, and accepts no more.
@@ -283,9 +290,19 @@ impl Shared {
     }
 }
 
-async fn accept(listener: UnixListener, target: PathBuf, shared: Arc<Shared>) {
+/// The socket of the private Postgres that a URL leads to.
+fn socket(url: &str) -> PathBuf {
+    let rest = url
+        .strip_prefix("postgres://postgres@")
+        .expect("a private Postgres' URL");
+    let (folder, _) = rest.split_once('/').expect("a database");
+    PathBuf::from(folder.replace("%2F", "/")).join(".s.PGSQL.5432")
+}
+
+async fn accept(listener: UnixListener, target: Arc<Mutex<PathBuf>>, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
-        tokio::spawn(forward(client, target.clone(), Arc::clone(&shared)));
+        let target = target.lock().unwrap().clone();
+        tokio::spawn(forward(client, target, Arc::clone(&shared)));
     }
 }
 

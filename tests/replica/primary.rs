@@ -1,0 +1,325 @@
+//! What a replica reads is worth what its server is worth: a server that no longer takes
+//! the writes proves nothing, however willingly it answers.
+
+use std::time::Instant;
+
+use hitkeep_auth::{
+    pb::InactiveReason::{Revoked, UnknownToken},
+    store::Standbys,
+};
+
+use crate::{
+    cluster::{Cluster, IMPATIENCE, Replica, Said},
+    fixtures::*,
+    harness::{Caller, told},
+    index::{BOUND, options},
+    nodes::{self, Node},
+    support::proxy::Proxy,
+    waiting::until,
+};
+
+/// A client that works, as soon as the service is able to make one.
+async fn created(dashboard: &Caller) -> Created {
+    let made = until("a client is created", async || {
+        dashboard.create(personal(VERA)).await
+    })
+    .await;
+    let client = made.api_client.unwrap();
+    Created {
+        id: client.id.clone(),
+        client,
+        token: made.token,
+        revision: made.revision,
+    }
+}
+
+/// Revokes a client as soon as the service is able to, and says when that was
+/// acknowledged.
+async fn revoked(dashboard: &Caller, id: &str) -> Instant {
+    until("a client is revoked", async || {
+        dashboard.revoke(revoke(VERA, id)).await
+    })
+    .await;
+    Instant::now()
+}
+
+/// Asks until the bound is over: from then on, and where it was acknowledged at once, the
+/// token is not accepted.
+async fn is_refused_in_time(replica: &Replica, token: &str, acknowledged: Instant) {
+    until("the bound is over", async || {
+        let said = replica.says_within(token, IMPATIENCE).await;
+        let early = acknowledged.elapsed() < BOUND;
+        assert!(early || said != Said::Active, "accepted after its bound");
+        if early { Err(said) } else { Ok(()) }
+    })
+    .await;
+}
+
+/// One replica changes things, and the other one looks: what was acknowledged holds, on
+/// the first at once and on the other within its bound.
+async fn changes_hold(cluster: &Cluster, doomed: &Created) -> Created {
+    let [changing, other] = &cluster.replicas[..] else {
+        panic!("two replicas");
+    };
+    let acknowledged = revoked(&changing.dashboard, &doomed.id).await;
+    let said = changing.says(&doomed.token).await;
+    assert!(
+        [Said::Inactive(Revoked), Said::Nothing].contains(&said),
+        "{said:?}"
+    );
+    let young = created(&changing.dashboard).await;
+    let said = changing.says(&young.token).await;
+    assert!([Said::Active, Said::Nothing].contains(&said), "{said:?}");
+    is_refused_in_time(other, &doomed.token, acknowledged).await;
+    for replica in [changing, other] {
+        replica
+            .until_says(&doomed.token, Said::Inactive(Revoked))
+            .await;
+        replica.until_says(&young.token, Said::Active).await;
+    }
+    young
+}
+
+/// Two replicas that know both servers of a pair, or only the way to the first.
+async fn two_on(pair: &[Node; 2], knows_both: bool) -> (Cluster, Created, Created) {
+    let [first, second] = pair;
+    let other = knows_both.then(|| second.host().to_owned());
+    let cluster = Cluster::on_hosts(first.database(), other, 2, options()).await;
+    let dashboard = &cluster.replicas[0].dashboard;
+    let (kept, doomed) = (created(dashboard).await, created(dashboard).await);
+    for replica in &cluster.replicas {
+        for client in [&kept, &doomed] {
+            replica.until_says(&client.token, Said::Active).await;
+        }
+    }
+    (cluster, kept, doomed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_demoted_while_it_runs_is_left() {
+    let pair = nodes::pair().await;
+    let (mut cluster, kept, doomed) = two_on(&pair, true).await;
+    let [first, second] = &pair;
+    first.demote().await;
+    second.promote().await;
+    let young = changes_hold(&cluster, &doomed).await;
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&kept.token, &doomed.token, &young.token])
+        .await;
+}
+
+/// The one that is left goes on taking writes: what is acknowledged is none the less on
+/// the one that the address leads to.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_re_pointed_is_followed() {
+    let pair = nodes::pair().await;
+    let (mut cluster, kept, doomed) = two_on(&pair, false).await;
+    let [first, second] = &pair;
+    second.promote().await;
+    first.acknowledge_alone().await;
+    for replica in &cluster.replicas {
+        replica.proxy.repoint(&second.database());
+    }
+    let young = changes_hold(&cluster, &doomed).await;
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&kept.token, &doomed.token, &young.token])
+        .await;
+}
+
+/// Both take writes: the newest timeline is the one that somebody promoted on purpose.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_take_writes_the_newest_timeline_counts() {
+    let pair = nodes::pair().await;
+    let (mut cluster, kept, doomed) = two_on(&pair, true).await;
+    let [first, second] = &pair;
+    first.acknowledge_alone().await;
+    second.promote().await;
+    // A search may have begun before.
+    for replica in &cluster.replicas {
+        replica.proxy.sever();
+    }
+    until("the newest one takes the changes", async || {
+        let made = created(&cluster.replicas[0].dashboard).await;
+        let newest = format!(
+            "SELECT 1 / count(*) FROM api_clients WHERE id = '{}'",
+            made.id
+        );
+        second.holds(&newest).await
+    })
+    .await;
+    let young = changes_hold(&cluster, &doomed).await;
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&kept.token, &doomed.token, &young.token])
+        .await;
+}
+
+/// Neither is newer than the other, so neither is believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_are_alike_neither_counts() {
+    let pair = nodes::twins().await;
+    let [first, second] = pair;
+    // Known are both, and at first there is only one.
+    let other = second.host().to_owned();
+    let folder = second.rest();
+    let cluster = Cluster::on_hosts(first.database(), Some(other), 2, options()).await;
+    let kept = created(&cluster.replicas[0].dashboard).await;
+    for replica in &cluster.replicas {
+        replica.until_says(&kept.token, Said::Active).await;
+    }
+    let second = Node::start(folder).await;
+    for replica in &cluster.replicas {
+        until("neither is believed", async || {
+            let sidecar = replica.sidecar.clone();
+            let said = told(&sidecar.introspect(introspect(&kept.token)).await);
+            if said == "Unavailable STALE_INDEX" {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        })
+        .await;
+    }
+    drop(second);
+    for replica in &cluster.replicas {
+        replica.until_says(&kept.token, Said::Active).await;
+    }
+}
+
+/// A primary that waits for its standby acknowledges nothing; the standby may be the
+/// primary by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_acknowledges_nothing_proves_nothing() {
+    let pair = nodes::pair().await;
+    let (cluster, kept, doomed) = two_on(&pair, false).await;
+    let [first, second] = &pair;
+    let [changing, other] = &cluster.replicas[..] else {
+        panic!("two replicas");
+    };
+    second.promote().await;
+    changing.proxy.repoint(&second.database());
+    changing.proxy.sever();
+    let acknowledged = revoked(&changing.dashboard, &doomed.id).await;
+    is_refused_in_time(other, &doomed.token, acknowledged).await;
+    for token in [&kept.token, &doomed.token] {
+        let said = other.says_within(token, IMPATIENCE).await;
+        assert_eq!(said, Said::Nothing);
+    }
+    // It may be the right one all the same, as soon as it acknowledges again.
+    first.acknowledge_alone().await;
+    other.until_says(&kept.token, Said::Active).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_does_not_serve_until_it_is_promoted() {
+    let pair = nodes::pair().await;
+    let (cluster, kept, _) = two_on(&pair, false).await;
+    let [first, second] = &pair;
+    let (proxy, url) = Proxy::start(&second.database());
+    let replica = cluster.start_through(proxy, &url, Standbys::Refused).await;
+    for _ in 0..3 {
+        let said = replica.says_within(&kept.token, IMPATIENCE).await;
+        assert_eq!(said, Said::Nothing);
+    }
+    first.demote().await;
+    second.promote().await;
+    replica.until_says(&kept.token, Said::Active).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_of_a_standby_that_serves_is_staleness() {
+    let pair = nodes::pair().await;
+    let (cluster, kept, doomed) = two_on(&pair, false).await;
+    let [first, second] = &pair;
+    let dashboard = &cluster.replicas[0].dashboard;
+    let (proxy, url) = Proxy::start(&second.database());
+    let replica = cluster.start_through(proxy, &url, Standbys::Counted).await;
+    // Although nothing is changed for longer than the bound.
+    replica.until_says(&kept.token, Said::Active).await;
+    is_refused_in_time(&replica, "x", Instant::now()).await;
+    replica.until_says(&kept.token, Said::Active).await;
+
+    first.acknowledge_alone().await;
+    second.admin("SELECT pg_wal_replay_pause()").await;
+    let acknowledged = revoked(dashboard, &doomed.id).await;
+    is_refused_in_time(&replica, &doomed.token, acknowledged).await;
+    let said = replica.says_within(&kept.token, IMPATIENCE).await;
+    assert_eq!(said, Said::Nothing, "it lags behind");
+    second.admin("SELECT pg_wal_replay_resume()").await;
+    replica.until_says(&kept.token, Said::Active).await;
+    replica
+        .until_says(&doomed.token, Said::Inactive(Revoked))
+        .await;
+}
+
+/// Replication was asynchronous, so what was acknowledged is gone: what the new primary
+/// says is what there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_a_new_primary_lacks_are_gone() {
+    let pair = nodes::pair().await;
+    let (mut cluster, kept, doomed) = two_on(&pair, true).await;
+    let [first, second] = pair;
+    first.acknowledge_alone().await;
+    second.set("primary_conninfo = ''").await;
+    until("the standby is cut off", async || {
+        second
+            .holds("SELECT 1 / (count(*) = 0)::int FROM pg_stat_wal_receiver")
+            .await
+    })
+    .await;
+    revoked(&cluster.replicas[0].dashboard, &doomed.id).await;
+    let young = created(&cluster.replicas[0].dashboard).await;
+    cluster.replicas[1]
+        .until_says(&young.token, Said::Active)
+        .await;
+    first.kill();
+    second.promote().await;
+    for replica in &cluster.replicas {
+        replica
+            .until_says(&young.token, Said::Inactive(UnknownToken))
+            .await;
+        replica.until_says(&doomed.token, Said::Active).await;
+    }
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&kept.token, &doomed.token, &young.token])
+        .await;
+    // And it goes on from there.
+    changes_hold(&cluster, &doomed).await;
+}
+
+/// The index of the replica that made a change does not get it in time: then it says
+/// nothing, neither that the token works nor that it does not.
+#[tokio::test]
+async fn a_replica_that_lacks_its_own_change_says_nothing() {
+    let cluster = Cluster::start(2).await;
+    let [replica, other] = &cluster.replicas[..] else {
+        panic!("two replicas");
+    };
+    let dashboard = &replica.dashboard;
+    let (kept, doomed) = (created(dashboard).await, created(dashboard).await);
+    let dead = created(dashboard).await;
+    revoked(dashboard, &dead.id).await;
+    for client in [&kept, &doomed] {
+        other.until_says(&client.token, Said::Active).await;
+    }
+    // What the feed begins its next look at the log with.
+    replica.proxy.hold_replies_to(b"enable_mergejoin");
+    revoked(dashboard, &doomed.id).await;
+    let sidecar = replica.sidecar.clone().within(IMPATIENCE);
+    for client in [&kept, &doomed, &dead] {
+        let said = told(&sidecar.introspect(introspect(&client.token)).await);
+        assert_eq!(said, "Unavailable STALE_INDEX");
+    }
+    assert_eq!(other.says(&doomed.token).await, Said::Inactive(Revoked));
+    replica.proxy.release();
+    replica
+        .until_says(&doomed.token, Said::Inactive(Revoked))
+        .await;
+    replica.until_says(&kept.token, Said::Active).await;
+    replica
+        .until_says(&dead.token, Said::Inactive(Revoked))
+        .await;
+}
