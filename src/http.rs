@@ -20,6 +20,7 @@ mod connections;
 mod forward_auth;
 mod introspect;
 mod layers;
+mod pace;
 mod probes;
 mod room;
 
@@ -28,6 +29,7 @@ use crate::{
     telemetry::{metrics::Metrics, traces::Sampling},
 };
 pub(crate) use connections::Connections;
+pub(crate) use pace::{MAX_PENDING_RESETS, Paced, Turn};
 pub(crate) use room::Room;
 
 /// The paths that there are. They label metrics too.

@@ -2,8 +2,9 @@
 //! it. A peer that says nothing, or takes nothing, is not waited for for ever.
 
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,7 +21,7 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt};
 
-use super::Room;
+use super::{MAX_PENDING_RESETS, Paced, Room, Turn};
 use crate::telemetry::metrics::{Listener, Metrics};
 
 /// How long a connection may say nothing, and how long the head of a request may
@@ -64,6 +65,9 @@ impl Connections {
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            // As over gRPC: what it counts is bounded by `Paced`.
+            .max_local_error_reset_streams(None)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         Self {
             router,
@@ -132,16 +136,17 @@ impl Connections {
                 // No request was begun on it.
                 _ = closing.wait_for(|closing| *closing) => return,
             };
+            let turn = Turn::default();
             let connection = match opened {
-                Ok(opened) => TokioIo::new(Impatient::new(opened)),
+                Ok(opened) => TokioIo::new(Paced::new(Impatient::new(opened), turn.clone())),
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be opened");
                     return;
                 }
             };
             let served = http.serve_connection(connection, service).into_owned();
-            let served = watcher.watch(served);
-            if let Err(error) = served.await {
+            let mut served = pin!(watcher.watch(served));
+            if let Err(error) = poll_fn(|context| turn.poll(served.as_mut(), context)).await {
                 // The peer's doing: it broke off, was too slow, or speaks no HTTP.
                 tracing::debug!(%error, "a connection ended before its time");
             }

@@ -2,7 +2,7 @@
 //! a timeout outside of everything that can be put before the services, which
 //! reads the caller's deadline too and answers it in its own way.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::Service};
@@ -19,7 +19,11 @@ use super::{
     wire::{Bytes, Wire},
     workers::{Handed, Workers},
 };
-use crate::{grpc::context::Peer, http::Room, telemetry::metrics::Listener};
+use crate::{
+    grpc::context::Peer,
+    http::{MAX_PENDING_RESETS, Paced, Room, Turn},
+    telemetry::metrics::Listener,
+};
 
 /// How often an idle connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -61,6 +65,12 @@ impl Connections {
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            // It would count for as long as the connection lives, and counts what its
+            // peer is not to blame for: the message of a call that was refused by its
+            // headers. What it is there for, the notes that h2 keeps for a peer that
+            // does not take them, is bounded by `Paced`.
+            .max_local_error_reset_streams(None)
             .max_header_list_size(MAX_HEADERS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
@@ -132,7 +142,9 @@ impl Connections {
                 }
             };
             let service = Known { dispatch, peer };
-            let served = http.serve_connection(TokioIo::new(Wire::new(bytes)), service);
+            let turn = Turn::default();
+            let wire = Paced::new(Wire::new(bytes), turn.clone());
+            let served = http.serve_connection(TokioIo::new(wire), service);
             let useless = pulse.useless(patience);
             let leave = sleep(LEAVE_TIMEOUT);
             tokio::pin!(served, useless, leave);
@@ -140,7 +152,7 @@ impl Connections {
             loop {
                 tokio::select! {
                     biased;
-                    ended = served.as_mut() => {
+                    ended = poll_fn(|context| turn.poll(served.as_mut(), context)) => {
                         if let Err(error) = ended {
                             // The peer's doing: it broke off, or speaks no HTTP/2.
                             tracing::debug!(%error, "a connection ended before its time");

@@ -5,36 +5,36 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::{fixtures::*, harness::TestApp, layers::framed};
 
-const STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
+pub const STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
 /// What is on its way at once: more than a server lets anybody send.
 const DUPLEX_BYTES: usize = 64 * 1024 * 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Kinds of frames, their flags, and a setting (RFC 9113).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const SETTINGS: u8 = 4;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 /// The windows that there are at first, and the largest that there can be.
 const FIRST_WINDOW: usize = 65_535;
 const LARGEST_WINDOW: usize = (1 << 31) - 1;
 
 /// A connection.
-struct Peer {
-    io: DuplexStream,
+pub struct Peer {
+    pub io: DuplexStream,
     /// What may be sent on it, and on each stream, until the server says more.
     window: usize,
-    stream_window: usize,
+    pub stream_window: usize,
 }
 
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
 }
 
 fn number(bytes: &[u8]) -> usize {
@@ -42,14 +42,14 @@ fn number(bytes: &[u8]) -> usize {
     number.try_into().unwrap()
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
     [&head, payload].concat()
 }
 
 /// The headers of a call, none of them compressed (RFC 7541, section 6.2.2).
-fn headers(path: &str, token: &str) -> Vec<u8> {
+pub fn headers(path: &str, token: &str) -> Vec<u8> {
     let bearer = format!("Bearer {token}");
     let fields = [
         (":method", "POST"),
@@ -75,7 +75,7 @@ fn headers(path: &str, token: &str) -> Vec<u8> {
 
 impl Peer {
     /// Connects, and hears what may be sent.
-    async fn connect(app: &TestApp) -> Self {
+    pub async fn connect(app: &TestApp) -> Self {
         let (mut io, theirs) = tokio::io::duplex(DUPLEX_BYTES);
         app.connect(theirs);
         let setting = [
@@ -118,7 +118,7 @@ impl Peer {
         peer
     }
 
-    async fn hear(&mut self) -> Frame {
+    pub async fn hear(&mut self) -> Frame {
         let mut head = [0; 9];
         self.io.read_exact(&mut head).await.unwrap();
         let [a, b, c, kind, flags, stream @ ..] = head;

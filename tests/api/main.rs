@@ -25,6 +25,7 @@ mod concurrency;
 mod create;
 mod directory;
 mod errors;
+mod floods;
 mod frames;
 mod fresh;
 mod get_list;
