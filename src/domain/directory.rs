@@ -6,6 +6,8 @@ use super::{
     role::{InstanceRole, SiteRole, TeamRole},
 };
 
+pub mod order;
+
 /// How many changes one batch can carry.
 pub const MAX_CHANGES: usize = 1000;
 

@@ -13,6 +13,7 @@ use super::{
     error::ApiError,
 };
 use crate::{
+    domain::directory::order::Succession,
     pb::{self, directory_service_server::DirectoryService},
     store::{Committed, Snapshot, Transaction},
 };
@@ -31,15 +32,12 @@ impl DirectoryService for Services {
         let Batch { changes, sequence } = directory::batch(&request)?;
         let provenance = provenance(&extensions, None)?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
-            let applied = tx.applied_sequence().await?;
-            if sequence.is_some() && sequence <= applied {
-                return Ok(applied);
-            }
+            let progress = tx.directory_progress().await?;
+            let Some(entry) = progress.batch(sequence) else {
+                return Ok(progress.applied_sequence);
+            };
             tx.apply_changes(&changes).await?;
-            if let Some(sequence) = sequence {
-                tx.set_applied_sequence(sequence).await?;
-            }
-            Ok(sequence.or(applied))
+            Ok(tx.note_applied(entry).await?.applied_sequence)
         };
         let Committed {
             value: applied,
@@ -61,7 +59,13 @@ impl DirectoryService for Services {
         // sender holds up nobody.
         let mut replacement = Replacement::default();
         let until = Instant::now() + CHUNKS_TIMEOUT;
+        let mut began = None;
         while let Some(chunk) = next_chunk(&mut chunks, until).await? {
+            // From here on, whatever any server applies is newer than what is sent.
+            if began.is_none() {
+                let place = self.store.begin_replacement().await;
+                began = Some(place.map_err(ApiError::from)?);
+            }
             replacement.add(&chunk)?;
         }
         // Millions of entries are looked at: not between other calls.
@@ -71,17 +75,23 @@ impl DirectoryService for Services {
             directory,
             allow_mass_removal,
             sequence,
+            course,
             ..
         } = checked?;
+        let began = began.ok_or(ApiError::Defect("a replacement without a chunk was let in"))?;
+        let succession = Succession {
+            began,
+            sequence,
+            course,
+        };
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let entry = tx.directory_progress().await?.replacement(succession)?;
             let difference = tx.replace_directory(&directory, allow_mass_removal).await?;
-            if let Some(sequence) = sequence {
-                tx.set_applied_sequence(sequence).await?;
-            }
-            Ok(difference)
+            let applied = tx.note_applied(entry).await?.applied_sequence;
+            Ok((difference, applied))
         };
         let Committed {
-            value: difference,
+            value: (difference, applied),
             revision,
         } = self.write(&extensions, &provenance, body).await?;
         Ok(Response::new(pb::ReplaceDirectoryResponse {
@@ -89,6 +99,7 @@ impl DirectoryService for Services {
             added: difference.added,
             changed: difference.changed,
             removed: difference.removed,
+            applied_sequence: applied.unwrap_or_default(),
         }))
     }
 

@@ -7,7 +7,12 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    domain::{Revision, caller::CallerPermission, directory::Removal, refusal::Refusal},
+    domain::{
+        Revision,
+        caller::CallerPermission,
+        directory::{Removal, order::DirectoryChanged},
+        refusal::Refusal,
+    },
     pb::{self, ErrorReason},
     replica::CannotTell,
     store::{
@@ -57,6 +62,13 @@ pub enum ApiError {
          that is meant", .0.removed, .0.known, .0.kind
     )]
     MassRemoval(Removal),
+    /// A directory replacement would undo something newer.
+    #[error(
+        "the directory has a change that is newer than this replacement, the last sequence applied \
+         is {}: read the source again and send what it is now, or set start_over in the first chunk \
+         if the source was restored from a backup", .0.applied_sequence.unwrap_or_default()
+    )]
+    DirectoryChanged(#[from] DirectoryChanged),
     /// Nobody known is at the other end.
     #[error(
         "no known caller: send \"authorization: Bearer\" with a service account's token, or a \
@@ -154,6 +166,7 @@ impl ApiError {
                 (Code::ResourceExhausted, ErrorReason::ApiClientQuota)
             }
             Self::MassRemoval(_) => (Code::FailedPrecondition, ErrorReason::MassRemoval),
+            Self::DirectoryChanged(_) => (Code::Aborted, ErrorReason::DirectoryChanged),
             Self::CallerUnknown => (Code::Unauthenticated, ErrorReason::CallerUnknown),
             Self::CallerNotPermitted(_) => {
                 (Code::PermissionDenied, ErrorReason::CallerNotPermitted)
@@ -209,6 +222,10 @@ impl ApiError {
                 ("known", known.to_string()),
                 ("removed", removed.to_string()),
             ],
+            Self::DirectoryChanged(DirectoryChanged { applied_sequence }) => vec![(
+                "applied_sequence",
+                applied_sequence.unwrap_or_default().to_string(),
+            )],
             Self::CallerNotPermitted(permission) => vec![("permission", permission.to_string())],
             Self::RevisionNotReached { wanted, reached } => {
                 vec![

@@ -10,13 +10,20 @@ use diesel::{
     prelude::*,
     sql_types::{BigInt, Nullable},
 };
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
-    IsCollision, Snapshot, Transaction, error::StoreError, schema::directory_state, types,
+    IsCollision, Snapshot, Store, Transaction,
+    error::StoreError,
+    schema::{directory_order, directory_state},
+    statement::Statement,
+    types,
 };
-use crate::domain::directory::{Directory, DirectoryChange, Removal};
+use crate::domain::directory::{
+    Directory, DirectoryChange, Removal,
+    order::{Entry, Place, Progress},
+};
 
 mod replace;
 mod rows;
@@ -35,6 +42,12 @@ pub enum DirectoryError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[derive(diesel::QueryableByName)]
+struct PlaceRow {
+    #[diesel(sql_type = BigInt)]
+    last_place: i64,
 }
 
 /// A change that names something unknown.
@@ -119,27 +132,71 @@ impl Snapshot {
     }
 }
 
+impl Store {
+    /// Gives a replacement of the directory its place in the order of changes: whatever is
+    /// applied from here on is newer. Waits for no write, and holds up none.
+    pub async fn begin_replacement(&self) -> Result<Place, StoreError> {
+        // A place that is given out and not used changes nothing: so it may be tried again.
+        let begun = async |mut connection: &mut AsyncPgConnection| {
+            Statement("UPDATE directory_order SET last_place = last_place + 1 RETURNING last_place")
+                .get_result(&mut connection)
+                .await
+        };
+        let (lease, row): (_, PlaceRow) = self.start("begin_replacement", begun).await?;
+        lease.finish();
+        place(row.last_place)
+    }
+}
+
 impl Transaction {
-    /// The highest sequence applied so far.
-    pub async fn applied_sequence(&mut self) -> Result<Option<u64>, StoreError> {
+    /// Which changes are in the directory.
+    pub async fn directory_progress(&mut self) -> Result<Progress, StoreError> {
         let applied: Option<i64> = directory_state::table
             .select(directory_state::applied_sequence)
             .first(self.connection())
             .await?;
-        applied.map(sequence).transpose()
+        let (changed, unnumbered, started_over) = directory_order::table
+            .select((
+                directory_order::changed,
+                directory_order::unnumbered,
+                directory_order::started_over,
+            ))
+            .first(self.connection())
+            .await?;
+        Ok(Progress {
+            applied_sequence: applied.map(sequence).transpose()?,
+            changed: place(changed)?,
+            unnumbered: place(unnumbered)?,
+            started_over: place(started_over)?,
+        })
     }
 
-    /// Takes note of the highest sequence applied.
-    pub async fn set_applied_sequence(&mut self, sequence: u64) -> Result<(), StoreError> {
-        let sequence = i64::try_from(sequence).ok();
-        let sequence = sequence.ok_or_else(|| {
-            StoreError::Inconsistent("a sequence that Postgres cannot hold".to_owned())
-        })?;
-        let rows = diesel::update(directory_state::table)
-            .set(directory_state::applied_sequence.eq(sequence))
+    /// Notes that a change was applied, and gives how far the directory is with it. The
+    /// last thing in its transaction: replacements that begin wait from here to the commit,
+    /// and are newer.
+    pub async fn note_applied(&mut self, entry: Entry) -> Result<Progress, StoreError> {
+        let now: i64 = diesel::update(directory_order::table)
+            .set(directory_order::last_place.eq(directory_order::last_place + 1))
+            .returning(directory_order::last_place)
+            .get_result(self.connection())
+            .await?;
+        let progress = entry.applied(place(now)?);
+        let rows = diesel::update(directory_order::table)
+            .set((
+                directory_order::changed.eq(stored(progress.changed.0)?),
+                directory_order::unnumbered.eq(stored(progress.unnumbered.0)?),
+                directory_order::started_over.eq(stored(progress.started_over.0)?),
+            ))
             .execute(self.connection())
             .await?;
-        types::expect_rows("noting a sequence", rows, 1)
+        types::expect_rows("noting a place", rows, 1)?;
+        let applied = progress.applied_sequence.map(stored).transpose()?;
+        let rows = diesel::update(directory_state::table)
+            .set(directory_state::applied_sequence.eq(applied))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("noting a sequence", rows, 1)?;
+        Ok(progress)
     }
 
     /// Applies changes in their order. Fails as a whole where some of them name what
@@ -325,6 +382,16 @@ impl References {
         found.sort_by_key(|reference| (reference.index, reference.field));
         Ok(found)
     }
+}
+
+fn place(stored: i64) -> Result<Place, StoreError> {
+    let negative = || StoreError::Inconsistent(format!("place {stored}"));
+    u64::try_from(stored).ok().map(Place).ok_or_else(negative)
+}
+
+fn stored(number: u64) -> Result<i64, StoreError> {
+    let too_large = || StoreError::Inconsistent("a number that Postgres cannot hold".to_owned());
+    i64::try_from(number).ok().ok_or_else(too_large)
 }
 
 fn sequence(stored: i64) -> Result<u64, StoreError> {

@@ -72,6 +72,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    directory_order (singleton) {
+        singleton -> Bool,
+        last_place -> Int8,
+        changed -> Int8,
+        unnumbered -> Int8,
+        started_over -> Int8,
+    }
+}
+
+diesel::table! {
     api_clients (id) {
         id -> Uuid,
         owner_user_id -> Nullable<Uuid>,

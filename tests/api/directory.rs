@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod model;
+mod order;
 mod replace;
 
 const USER: InstanceRole = InstanceRole::User;

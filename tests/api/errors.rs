@@ -279,6 +279,20 @@ async fn directory(provoked: &mut Provoked) {
         ErrorReason::MassRemoval,
         &[("kind", "users"), ("known", "5"), ("removed", "5")],
     );
+    let numbered = |sequence| pb::ApplyDirectoryChangesRequest {
+        sequence: Some(sequence),
+        ..batch([])
+    };
+    pusher.apply(numbered(7)).await.expect("it is the first");
+    let outdated = vec![pb::ReplaceDirectoryRequest {
+        sequence: Some(6),
+        ..pb::ReplaceDirectoryRequest::default()
+    }];
+    provoked.is(
+        pusher.replace(outdated).await,
+        ErrorReason::DirectoryChanged,
+        &[("applied_sequence", "7")],
+    );
     provoked.is(
         pusher.apply(batch([put_site(SITE, NOBODY)])).await,
         ErrorReason::InvalidField,

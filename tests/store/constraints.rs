@@ -195,6 +195,22 @@ const CASES: &[Case] = &[
                 UPDATE directory_state SET applied_sequence = NULL",
     },
     Case {
+        constraint: "directory_order_pkey",
+        breaks: "INSERT INTO directory_order DEFAULT VALUES",
+        keeps: "DELETE FROM directory_order; INSERT INTO directory_order DEFAULT VALUES",
+    },
+    Case {
+        constraint: "directory_order_singleton_check",
+        breaks: "INSERT INTO directory_order (singleton) VALUES (false)",
+        keeps: "UPDATE directory_order SET singleton = true",
+    },
+    Case {
+        constraint: "directory_order_places_check",
+        breaks: "UPDATE directory_order SET changed = last_place + 1",
+        keeps: "UPDATE directory_order SET last_place = 3, changed = 3, unnumbered = 2, \
+                started_over = 1",
+    },
+    Case {
         constraint: "api_clients_pkey",
         breaks: client!(
             "id, owner_user_id, name, instance_role",

@@ -84,7 +84,7 @@ async fn scans(url: &str) -> BTreeMap<String, u64> {
     }
     let counts = "SELECT format('%s %s', relname, seq_scan) AS text FROM pg_stat_user_tables \
                   WHERE relname NOT IN ('index_state', 'index_revisions', 'index_changes', \
-                                        'directory_state', \
+                                        'directory_state', 'directory_order', \
                                         '__diesel_schema_migrations')";
     let count = |line: String| {
         let (table, count) = line.split_once(' ').unwrap();

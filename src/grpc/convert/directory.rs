@@ -6,6 +6,7 @@ use super::reader::{Read, Reader, Wrong};
 use crate::{
     domain::directory::{
         Directory, DirectoryChange, MAX_CHANGES, Site, SiteMember, Team, TeamMember, User,
+        order::Course,
     },
     grpc::error::ApiError,
     pb,
@@ -63,6 +64,7 @@ pub(in crate::grpc) struct Replacement {
     pub(in crate::grpc) directory: Directory,
     pub(in crate::grpc) allow_mass_removal: bool,
     pub(in crate::grpc) sequence: Option<u64>,
+    pub(in crate::grpc) course: Course,
 }
 
 impl Replacement {
@@ -80,6 +82,11 @@ impl Replacement {
         if self.chunks == 0 {
             self.allow_mass_removal = chunk.allow_mass_removal;
             self.sequence = reader.sequence(chunk.sequence).unwrap_or_default();
+            self.course = if chunk.start_over {
+                Course::StartOver
+            } else {
+                Course::Forward
+            };
         }
         self.chunks += 1;
         for (index, user) in (directory.users.len()..).zip(&chunk.users) {

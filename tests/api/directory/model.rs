@@ -180,10 +180,10 @@ async fn stored(database: &mut AsyncPgConnection) -> BTreeSet<String> {
 }
 
 /// The same numbers in every run (a linear congruential generator).
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)

@@ -43,7 +43,7 @@ fn site(id: &str, team: &str) -> pb::Site {
 }
 
 /// The world's directory, as one chunk.
-fn world_chunk() -> ReplaceDirectoryRequest {
+pub fn world_chunk() -> ReplaceDirectoryRequest {
     use pb::directory_change::Change;
 
     let mut chunk = ReplaceDirectoryRequest::default();
@@ -279,7 +279,7 @@ async fn a_user_left_out_takes_its_clients_along() {
 }
 
 #[tokio::test]
-async fn the_first_chunks_sequence_becomes_the_applied_one_also_downward() {
+async fn the_first_chunks_sequence_becomes_the_applied_one() {
     let app = TestApp::with_world().await;
     let pusher = app.pusher().await;
     pusher.apply(numbered(50, [])).await.unwrap();
@@ -287,20 +287,27 @@ async fn the_first_chunks_sequence_becomes_the_applied_one_also_downward() {
         sequence,
         ..world_chunk()
     };
+    let over = |sequence| ReplaceDirectoryRequest {
+        start_over: true,
+        ..with(sequence)
+    };
     let only = |sequence| ReplaceDirectoryRequest {
         sequence,
         ..ReplaceDirectoryRequest::default()
     };
     for (chunks, expected) in [
         (vec![with(None)], 50),
+        (vec![with(Some(50))], 50),
         (vec![with(Some(60))], 60),
-        (vec![with(Some(10))], 10),
+        (vec![over(Some(10))], 10),
         // That of a later chunk does not count.
         (vec![with(None), only(Some(99))], 10),
         (vec![with(Some(20)), only(Some(99))], 20),
-        (vec![with(Some(0))], 0),
+        (vec![over(None)], 20),
+        (vec![over(Some(0))], 0),
     ] {
-        assert_eq!(replaced(&pusher, chunks).await, (1, 0, 0, 0));
+        let done = pusher.replace(chunks).await.unwrap();
+        assert_eq!((done.revision, done.applied_sequence), (1, expected));
         assert_eq!(status(&pusher).await.applied_sequence, expected);
     }
     // After it, the source starts over.
@@ -314,7 +321,7 @@ async fn the_first_chunks_sequence_becomes_the_applied_one_also_downward() {
 }
 
 /// A replacement under way: what is sent goes into the channel.
-fn begun(
+pub fn begun(
     pusher: &Caller,
 ) -> (
     mpsc::Sender<ReplaceDirectoryRequest>,
@@ -385,7 +392,11 @@ async fn a_slow_sender_holds_up_nobody() {
     let app = TestApp::with_world().await;
     let pusher = app.pusher().await;
     let (sender, call) = begun(&pusher);
-    sender.send(world_chunk()).await.unwrap();
+    let first = ReplaceDirectoryRequest {
+        start_over: true,
+        ..world_chunk()
+    };
+    sender.send(first).await.unwrap();
     assert_eq!(app.change([put_team(TEAM, true)]).await, 2);
     app.dashboard().await.created(personal(VERA)).await;
     drop(sender);

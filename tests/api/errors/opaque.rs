@@ -108,6 +108,7 @@ async fn a_broken_database_is_an_internal_error_and_nothing_of_it_is_shown() {
         "sites",
         "site_members",
         "directory_state",
+        "directory_order",
         "api_clients",
         "api_client_grants",
         "api_client_tokens",
