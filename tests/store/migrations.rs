@@ -44,7 +44,8 @@ async fn shape(url: &str) -> Vec<String> {
         SELECT format('function %s', pg_get_functiondef(oid))
             FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         UNION ALL
-        SELECT format('trigger %s', pg_get_triggerdef(oid)) FROM pg_trigger WHERE NOT tgisinternal
+        SELECT format('trigger %s %s', tgenabled, pg_get_triggerdef(oid))
+            FROM pg_trigger WHERE NOT tgisinternal
         UNION ALL
         SELECT format('type %s', oid::regtype) FROM pg_type
             WHERE typnamespace = 'public'::regnamespace AND typtype <> 'c' AND typelem = 0
