@@ -24,6 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     error::{StoreError, causes},
+    migrations::SCHEMA,
     survey::{ServerId, Standbys, Unsuitable},
     tls::{Encryption, TlsError},
     url::{DatabaseUrl, MalformedUrl, Server, Target},
@@ -35,7 +36,7 @@ use crate::domain::Timestamp;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What every connection is set to. The service's own deadline comes first; these
 /// end what it has lost hold of.
-pub(super) const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
+const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
                        SET idle_in_transaction_session_timeout = '20s'; SET timezone = 'UTC'";
 /// Outages are told from defects by the text of a message, which must be the
 /// English one: diesel keeps the SQLSTATE to itself. Only a superuser, or who was
@@ -477,12 +478,17 @@ async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire)
     Ok(entered.map_err(late)??)
 }
 
+/// What a new connection is set to, and where it finds the tables.
+pub(super) fn session() -> String {
+    format!("{SESSION}; {SCHEMA}")
+}
+
 /// Sets a new connection up.
 pub(super) async fn set_up(connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
     // Only here: its methods would hide those of other types.
     use diesel_async::RunQueryDsl;
 
-    connection.batch_execute(SESSION).await?;
+    connection.batch_execute(&session()).await?;
     let row: LanguageRow = diesel::sql_query(MESSAGES).get_result(connection).await?;
     let language = row.language;
     if !is_english(&language) {

@@ -196,7 +196,7 @@ impl Store {
                 driver,
                 identity,
             } = self.connector.survey(limit).await?;
-            client.batch_execute(connect::SESSION).await?;
+            client.batch_execute(&connect::session()).await?;
             // Here errors have their SQLSTATE: this is for the log alone.
             client.batch_execute(connect::MESSAGES).await?;
             let ask_state = ask_state();

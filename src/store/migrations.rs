@@ -15,6 +15,26 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 /// Held while migrating; a number of this project's own.
 const LOCK: &str = "SELECT pg_advisory_lock(7201148302467195)";
 
+/// Puts the schema that has the service's tables first in the search path, whatever comes
+/// before it there: by default that is a schema with the role's own name, which somebody may
+/// have made for something else, also after the first migration. Finds the tables through
+/// the search path, so that this says where they are to somebody who keeps them elsewhere
+/// than in `public`. Changes nothing where there are none yet.
+pub(super) const SCHEMA: &str = "
+    SELECT set_config('search_path', concat_ws(', ', quote_ident(nspname),
+                      nullif(current_setting('search_path'), '')), false)
+    FROM (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+          WHERE relname = 'index_state' AND nspname = ANY (current_schemas(false))
+          ORDER BY array_position(current_schemas(false), nspname) LIMIT 1) AS home";
+/// The same for migrations. Nothing comes after that schema, because the functions keep the
+/// search path under which they are made.
+const ONLY_SCHEMA: &str = "
+    SELECT set_config('search_path', quote_ident(coalesce(
+        (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+         WHERE relname = 'index_state' AND nspname = ANY (current_schemas(false))
+         ORDER BY array_position(current_schemas(false), nspname) LIMIT 1),
+        current_schema())), false)";
+
 /// Why migrations could not be read or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
@@ -24,6 +44,9 @@ pub enum MigrationError {
     /// The lock that orders migrations could not be had.
     #[error("cannot lock the database for migration")]
     Lock(#[source] diesel::result::Error),
+    /// Where the tables are could not be looked up.
+    #[error("cannot find the schema of the tables")]
+    Schema(#[source] diesel::result::Error),
     /// A migration failed; it was rolled back.
     #[error("a migration failed")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -67,9 +90,9 @@ pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, 
     // They are part of the program: waiting does not mend them.
     let mut known = names().map_err(StoreError::Defect)?;
     // diesel's own table is made by the first migration run.
-    let exists = "SELECT table_name::text AS version FROM information_schema.tables \
-                  WHERE table_schema = current_schema() \
-                  AND table_name = '__diesel_schema_migrations'";
+    let exists = "SELECT name::text AS version \
+                  FROM to_regclass('__diesel_schema_migrations') AS name \
+                  WHERE name IS NOT NULL";
     let applied: Vec<Row> = if diesel::sql_query(exists)
         .load::<Row>(connection)
         .await?
@@ -124,5 +147,9 @@ async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, Migrati
         .batch_execute(LOCK)
         .await
         .map_err(MigrationError::Lock)?;
+    connection
+        .batch_execute(ONLY_SCHEMA)
+        .await
+        .map_err(MigrationError::Schema)?;
     Ok(connection)
 }

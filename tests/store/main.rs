@@ -35,4 +35,5 @@ mod reload;
 mod replicated;
 mod revision;
 mod schema;
+mod search_path;
 mod usage;
