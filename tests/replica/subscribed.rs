@@ -31,11 +31,11 @@ async fn arrives(sidecar: &Caller, token: &str, reason: Option<InactiveReason>) 
 }
 
 async fn number(url: &str, sql: &str) -> i64 {
-    use diesel::{dsl::sql, sql_types::BigInt};
+    use diesel::sql_types::BigInt;
     use diesel_async::RunQueryDsl;
 
     let mut connection = postgres::connect(url).await;
-    let number = sql::<BigInt>(&format!("SELECT ({sql})::bigint"));
+    let number = diesel::dsl::sql::<BigInt>(&format!("SELECT ({sql})::bigint"));
     number.get_result(&mut connection).await.expect(sql)
 }
 
