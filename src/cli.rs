@@ -17,12 +17,13 @@ mod descriptors;
 mod dev;
 mod explain;
 mod healthcheck;
+mod rotation;
 mod serve;
 
 use crate::{
-    config::{Cli, Command, HalfTls, MigrateArgs, ServiceAccountCommand},
+    config::{Cli, Command, DatabaseUrlError, HalfTls, MigrateArgs, ServiceAccountCommand},
     server::Ended,
-    store::{self, MalformedUrl, Store, error::causes, migrations},
+    store::{self, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
     telemetry::{self, TelemetryError},
 };
@@ -55,8 +56,8 @@ impl Failure {
         } else {
             format!("{error}: {causes}")
         };
-        let usage =
-            error.is::<MalformedUrl>() || error.is::<HalfTls>() || error.is::<TelemetryError>();
+        let given_url = matches!(error.downcast_ref(), Some(DatabaseUrlError::Given(_)));
+        let usage = given_url || error.is::<HalfTls>() || error.is::<TelemetryError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },

@@ -5,8 +5,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+mod database;
 mod environment;
 mod folders;
+mod secrets;
 mod values;
 
 use crate::{
@@ -19,12 +21,14 @@ use crate::{
     grpc,
     replica::{self, usage},
     server::{self, listeners::Address, tls},
-    store::{self, DatabaseUrl, MalformedUrl, Standbys},
+    store::{self, Standbys},
     telemetry::{self, settings::Settings},
 };
 
+pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 use folders::data_folder;
 pub use folders::{NoHome, cache_folder};
+pub use secrets::SecretError;
 use values::{
     a_second_or_longer, at_least_one, one_for_each_core, permission, some_time,
     ten_milliseconds_or_longer, yes_or_no,
@@ -94,26 +98,6 @@ pub enum Command {
     Healthcheck(HealthcheckArgs),
 }
 
-/// Where Postgres is.
-#[derive(Args)]
-pub struct DatabaseArgs {
-    /// Database URL, as `postgres://USER:PASSWORD@HOST/DATABASE`
-    #[arg(
-        long,
-        env = "HITKEEP_AUTH_DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    database_url: String,
-}
-
-impl std::fmt::Debug for DatabaseArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // There is a password in the URL.
-        f.write_str("DatabaseArgs")
-    }
-}
-
 /// Whether a program reads the output.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
@@ -145,8 +129,12 @@ pub struct DevArgs {
 /// What `serve` takes.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
+    /// Where Postgres is.
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub database: DatabaseArgs,
+    /// How often to check whether --database-url-file was replaced; SIGHUP checks at once
+    #[arg(long, env = "HITKEEP_AUTH_SECRET_POLL_INTERVAL", default_value = "5s", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
+    pub secret_poll_interval: Duration,
     /// Addresses to listen on for gRPC, as HOST:PORT or unix:PATH; repeat the option, or separate
     /// them by commas
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
@@ -400,27 +388,9 @@ impl Cli {
     }
 }
 
-impl DatabaseArgs {
-    /// Where Postgres is.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn url(&self) -> Result<DatabaseUrl, MalformedUrl> {
-        DatabaseUrl::parse(&self.database_url)
-    }
-
-    /// A store for a command that does one thing.
-    pub fn store(&self) -> Result<store::Options, MalformedUrl> {
-        Ok(store::Options {
-            pool_size: 1,
-            ..store::Options::new(self.url()?)
-        })
-    }
-}
-
 impl ServeArgs {
     /// How to reach Postgres.
-    pub fn store(&self) -> Result<store::Options, MalformedUrl> {
+    pub fn store(&self) -> Result<store::Options, DatabaseUrlError> {
         let pool_size = self.pool_size;
         let standbys = if self.allow_standby {
             Standbys::Counted

@@ -10,6 +10,8 @@ mod certificates;
 mod empty;
 #[path = "support/help.rs"]
 mod help;
+#[path = "support/passwords.rs"]
+mod passwords;
 #[path = "support/postgres.rs"]
 mod postgres;
 #[path = "support/process.rs"]
@@ -29,6 +31,8 @@ mod dev;
 mod explain;
 #[path = "cli/migrate.rs"]
 mod migrate;
+#[path = "cli/rotation.rs"]
+mod rotation;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/tls.rs"]

@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
-use super::{Failure, descriptors, open};
+use super::{Failure, descriptors, open, rotation::Rotation};
 use crate::{
     config::ServeArgs,
     server::{
@@ -65,6 +65,14 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
     }
     let store = open(&database);
+    if let Some(file) = args.database.file() {
+        let rotation = Rotation {
+            file,
+            store: store.clone(),
+            trouble: None,
+        };
+        tokio::spawn(rotation.run(args.secret_poll_interval, lifecycle::hangups()?));
+    }
     let (tell, told) = oneshot::channel();
     let ready = async {
         // One that will never be ready is not served for long.
@@ -180,10 +188,11 @@ pub(super) async fn serve(
 /// Where waiting is no cure: a wrong password, no such database, a migration that is
 /// missing.
 async fn until_ready(store: &Store) -> Result<(), Failure> {
-    let place = store.place();
     let mut pause = FIRST_PAUSE;
     let mut told: Option<(String, Instant)> = None;
     loop {
+        // The URL may be replaced meanwhile.
+        let place = store.place();
         let Some(why) = obstacle(store).await? else {
             if told.is_some() {
                 tracing::info!("Postgres at {place} answers");
@@ -213,7 +222,8 @@ async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
         Err(NoConnection::Refused(why)) => {
             let place = store.place();
             return Err(Failure::new(format_args!(
-                "Postgres at {place} refuses us ({why}): correct --database-url, or what it names"
+                "Postgres at {place} refuses us ({why}): correct --database-url or --database-url-file, or what \
+                 it names"
             )));
         }
     }

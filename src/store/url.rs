@@ -26,6 +26,12 @@ pub enum MalformedUrl {
     /// A setting of libpq's that is not known here, or has such a value.
     #[error("the database URL's {0} cannot be used: it, or its value, is not known here")]
     Setting(&'static str),
+    /// It names a file with passwords, which would not be read.
+    #[error(
+        "the database URL's passfile is not read: put the whole URL into a file, and name that \
+         with --database-url-file"
+    )]
+    PassFile,
     /// What is behind the password's own is taken for the host, and would be shown.
     #[error("the database URL has an @ too many: one in a password must be written as %40")]
     StrayAt,

@@ -47,11 +47,13 @@ impl Role {
     /// Gives it another password, and ends all of its connections.
     pub async fn rotate(&self, password: &str) {
         let name = &self.name;
-        let rotate = format!(
-            "ALTER ROLE {name} PASSWORD '{password}'; \
-             SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = '{name}'"
-        );
+        let rotate = format!("ALTER ROLE {name} PASSWORD '{password}'");
         execute(&self.database, &rotate).await;
+        // In a transaction of its own: whoever connects again must find the new one.
+        let end = format!(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = '{name}'"
+        );
+        execute(&self.database, &end).await;
     }
 
     /// The processes of its connections, in order.

@@ -121,6 +121,9 @@ impl<'u> Settings<'u> {
         let other_name = (key == "keepalives_count").then_some("keepalives_retries");
         let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
         let alone = format!("{}='{quoted}'", other_name.unwrap_or(key));
+        if key == "passfile" {
+            return Err(MalformedUrl::PassFile);
+        }
         if alone.parse::<Config>().is_err() {
             return Err(named.map_or(MalformedUrl::Unreadable, MalformedUrl::Setting));
         }

@@ -350,7 +350,6 @@ mod tests {
             ("ssl_min_protocol_version", "TLSv1.3"),
             ("sslcrl", "revoked.pem"),
             ("sslpassword", "secret"),
-            ("passfile", "secret"),
             ("require_auth", "scram-sha-256"),
             ("tcp_user_timeout", "7s"),
             ("keepalives_count", "x"),
@@ -365,6 +364,11 @@ mod tests {
             assert!(error.to_string().contains(setting));
             assert!(!error.to_string().contains(value));
         }
+        assert_eq!(
+            refused("postgres://u@h/d?passfile=%2Frun%2Fpgpass"),
+            MalformedUrl::PassFile
+        );
+        assert_eq!(refused("host=h passfile=x"), MalformedUrl::PassFile);
         // This may be a part of a password.
         for text in [
             "postgres://u:p@h/d?secret=1",
