@@ -178,6 +178,10 @@ pub struct ServeArgs {
     /// Deadline for calls whose caller sets no shorter one
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = some_time, value_name = "TIME")]
     request_timeout: Duration,
+    /// How long to accept connections on shutdown while health reports that it does not
+    /// serve, so that load balancers notice; --drain-timeout begins after it
+    #[arg(long, env = "HITKEEP_AUTH_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    drain_delay: Duration,
     /// How long calls in progress may take to finish on shutdown before they are cut off
     #[arg(long, env = "HITKEEP_AUTH_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     drain_timeout: Duration,
@@ -421,6 +425,7 @@ impl ServeArgs {
                 ..replica::Options::default()
             },
             request_timeout: self.request_timeout,
+            drain_delay: self.drain_delay,
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,

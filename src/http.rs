@@ -52,8 +52,8 @@ pub(crate) struct Shared {
     pub(crate) limit: Arc<Semaphore>,
     /// How long a request may take, and how long its body may.
     pub(crate) request_timeout: Duration,
-    /// Becomes true when the server is about to end.
-    pub(crate) draining: watch::Receiver<bool>,
+    /// Becomes true when the server was told to stop.
+    pub(crate) leaving: watch::Receiver<bool>,
 }
 
 impl Shared {

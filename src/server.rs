@@ -67,7 +67,11 @@ pub struct Options {
     /// How long a call may take where its caller asks for no less. Default 10 s.
     /// The replacement of the directory, a stream, is exempt.
     pub request_timeout: Duration,
-    /// How long calls under way have to finish at the end. Default 30 s.
+    /// How long connections are still accepted once it was told to stop, while health says
+    /// that it does not serve: so long, whoever spreads calls over servers may take to
+    /// notice. Default 0.
+    pub drain_delay: Duration,
+    /// How long calls under way have to finish after that. Default 30 s.
     pub drain_timeout: Duration,
     /// Introspections that cannot be answered at once, under way over all
     /// connections. Default 4,096.
@@ -94,6 +98,7 @@ impl Default for Options {
             grpc: grpc::Options::default(),
             replica: replica::Options::default(),
             request_timeout: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
@@ -130,8 +135,8 @@ pub struct Server<G, H> {
     pub http: H,
 }
 
-/// Serves gRPC on `incoming` until told to stop: a first message drains, a second
-/// one ends it at once.
+/// Serves gRPC on `incoming` until told to stop: a first message drains, a second one
+/// ends it at once, or the delay of the drain where that is not over.
 pub async fn serve<I, C, E>(
     store: Store,
     options: Options,
@@ -163,8 +168,8 @@ where
     D: Handed,
     F: std::fmt::Display,
 {
-    /// Serves until told to stop: a first message drains, a second one ends it at
-    /// once.
+    /// Serves until told to stop: a first message drains, a second one ends it at once, or
+    /// the delay of the drain where that is not over.
     pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
         self.run_when(std::future::ready(()), stop).await
     }
@@ -196,6 +201,7 @@ where
         let ability = lifecycle::report_health(&replica, &health);
         let watch = lifecycle::watch_health(replica.clone(), Arc::clone(&health), ability);
         let watch = tokio::spawn(watch);
+        let (leave, leaving) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let services = Services::new(
             store.clone(),
@@ -214,7 +220,7 @@ where
             Arc::clone(&introspections),
             MAX_REPLACEMENTS,
             Admission::new(crowd, store.places()),
-            draining.clone(),
+            draining,
         ));
         let callers = Callers {
             store: store.clone(),
@@ -227,7 +233,7 @@ where
             sampling: sampling.clone(),
             limit: introspections,
             request_timeout: options.request_timeout,
-            draining,
+            leaving,
         };
         let tracing = layers::Tracing {
             store: store.clone(),
@@ -259,16 +265,29 @@ where
             Err(error) => Err(error.to_string()),
         });
         tokio::pin!(http);
-        tokio::select! {
-            // Dropped with its listener where another is first.
-            () = connections.accept(incoming) => {}
-            () = http_connections.accept(http.as_mut()) => {}
-            _ = stop.recv() => {}
-        }
+        // Dropped with its listeners at the end of the delay.
+        let mut incoming = Box::pin(incoming);
+        let is_told = tokio::select! {
+            () = connections.accept(incoming.as_mut()) => false,
+            () = http_connections.accept(http.as_mut()) => false,
+            told = stop.recv() => told.is_some(),
+        };
         watch.abort();
         // Gone before the last report, which it would overwrite otherwise.
         watch.await.ok();
         health.report(health::Ability::NONE);
+        leave.send_replace(true);
+        if is_told && !options.drain_delay.is_zero() {
+            let seconds = options.drain_delay.as_secs_f64();
+            tracing::info!("told to stop: connections are accepted for another {seconds} s");
+            tokio::select! {
+                () = connections.accept(incoming.as_mut()) => {}
+                () = http_connections.accept(http.as_mut()) => {}
+                () = tokio::time::sleep(options.drain_delay) => {}
+                Some(()) = stop.recv() => tracing::info!("told again to stop: the drain begins"),
+            }
+        }
+        drop(incoming);
         // Ends the streams of those who watch.
         drop(health);
         // Streams would go on for as long as their callers like.

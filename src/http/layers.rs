@@ -70,7 +70,7 @@ pub(super) async fn trace(
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         headers.insert(REQUEST_ID, id);
     }
-    if *shared.draining.borrow() && version < Version::HTTP_2 {
+    if *shared.leaving.borrow() && version < Version::HTTP_2 {
         // Its peer goes elsewhere, before this end is closed.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -24,7 +24,7 @@ pub(super) async fn livez() -> Response {
 
 /// Whether to send requests here: as the health service answers for introspection.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
-    let why_not = if *shared.draining.borrow() {
+    let why_not = if *shared.leaving.borrow() {
         "the server is shutting down".to_owned()
     } else {
         match shared.callers.replica.require_fresh() {

@@ -37,7 +37,7 @@ use crate::support::{
 };
 
 /// The service whose health is reported last.
-const LAST_SERVICE: &str = "hitkeep.auth.v1.AuditService";
+pub const LAST_SERVICE: &str = "hitkeep.auth.v1.AuditService";
 /// How much a memory connection holds before its writer waits.
 const DUPLEX_BYTES: usize = 64 * 1024;
 
@@ -52,7 +52,7 @@ pub struct TestApp {
     pub database_url: String,
     pub stop: mpsc::Sender<()>,
     pub server: JoinHandle<Ended>,
-    connections: Connections,
+    pub connections: Connections,
     http_connections: Connections,
     tokens: Vec<(CallerPermission, String)>,
 }

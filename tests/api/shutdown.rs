@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::server::{self, Ended, pulse::Patience};
+use hitkeep_auth::server::{self, Ended, health::LIVENESS, pulse::Patience};
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 use crate::{
     fixtures::*,
-    harness::TestApp,
+    harness::{LAST_SERVICE, TestApp, told},
+    http::client::get as get_http,
     raw::{ask_much, open_stream},
 };
 
@@ -97,6 +98,117 @@ async fn a_peer_that_takes_nothing_is_waited_for_no_longer() {
         assert_eq!(ended.expect("it ends").unwrap(), Ended::CutOff);
         call.end.await.unwrap();
     }
+}
+
+/// A server that is told to stop, and accepts connections until it is told again.
+async fn leaving() -> TestApp {
+    let app = TestApp::with(server::Options {
+        drain_delay: Duration::from_hours(1),
+        ..server::Options::default()
+    })
+    .await;
+    app.change(world()).await;
+    app
+}
+
+async fn health(app: &TestApp, service: &str) -> ServingStatus {
+    let service = service.to_owned();
+    let mut health = HealthClient::new(app.channel().await);
+    let answer = health.check(HealthCheckRequest { service }).await;
+    answer.unwrap().into_inner().status()
+}
+
+#[tokio::test]
+async fn whoever_connects_during_the_delay_is_told_to_go_elsewhere_and_answered() {
+    let app = leaving().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let token = dashboard.created(personal(VERA)).await.token;
+    let mut stream = sidecar.stream().await;
+    let mut watching = HealthClient::new(app.channel().await);
+    let watched = watching.watch(HealthCheckRequest::default()).await;
+    let mut watched = watched.unwrap().into_inner();
+    let status = watched.message().await.unwrap().unwrap().status();
+    assert_eq!(status, ServingStatus::Serving);
+
+    app.stop.send(()).await.unwrap();
+    let status = watched.message().await.unwrap().unwrap().status();
+    assert_eq!(status, ServingStatus::NotServing);
+    for service in ["", LAST_SERVICE] {
+        assert_eq!(health(&app, service).await, ServingStatus::NotServing);
+    }
+    assert_eq!(health(&app, LIVENESS).await, ServingStatus::Serving);
+    let ready = app.ask(get_http("/readyz"), "").await;
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.body, "the server is shutting down\n");
+    assert_eq!(app.ask(get_http("/livez"), "").await.status, 200);
+    // On the connections that there were, on a stream, and on new ones.
+    assert!(sidecar.introspect(introspect(&token)).await.unwrap().active);
+    assert!(stream.ask(introspect(&token)).await.unwrap().active);
+    let late = app.sidecar().await;
+    assert!(late.introspect(introspect(&token)).await.unwrap().active);
+    app.dashboard().await.created(personal(VERA)).await;
+    assert!(!app.server.is_finished());
+
+    app.stop.send(()).await.unwrap();
+    assert!(watched.message().await.unwrap().is_none());
+    let end = stream.end().await;
+    assert!(told(&end).contains("SHUTTING_DOWN"), "{end:?}");
+    assert_eq!(app.server.await.unwrap(), Ended::Drained);
+    assert!(app.connections.is_closed());
+}
+
+/// It is calls that a further one cuts off.
+#[tokio::test]
+async fn a_second_word_ends_the_delay_and_not_the_calls() {
+    let app = leaving().await;
+    let dashboard = app.dashboard().await;
+    let blocker = app.hold_write_lock().await;
+    let call = tokio::spawn(async move { dashboard.created(personal(VERA)).await });
+    app.until_waiting(1).await;
+    app.stop.send(()).await.unwrap();
+    app.stop.send(()).await.unwrap();
+    // No connection is accepted any more.
+    app.connections.closed().await;
+    assert!(!app.server.is_finished());
+    blocker.release().await;
+    call.await.expect("the call is answered");
+    assert_eq!(app.server.await.unwrap(), Ended::Drained);
+
+    let app = leaving().await;
+    let dashboard = app.dashboard().await;
+    let blocker = app.hold_write_lock().await;
+    let call = tokio::spawn(async move { dashboard.create(personal(VERA)).await });
+    app.until_waiting(1).await;
+    for _ in 0..3 {
+        app.stop.send(()).await.unwrap();
+    }
+    assert_eq!(app.server.await.unwrap(), Ended::CutOff);
+    call.abort();
+    blocker.release().await;
+}
+
+/// The time for the calls begins when the delay is over.
+#[tokio::test]
+async fn a_delay_ends_by_itself_and_is_none_of_the_drain_s_time() {
+    let (delay, drain_timeout) = (Duration::from_millis(200), Duration::from_millis(50));
+    let app = TestApp::with(server::Options {
+        drain_delay: delay,
+        drain_timeout,
+        ..server::Options::default()
+    })
+    .await;
+    let begun = Instant::now();
+    app.stop.send(()).await.unwrap();
+    assert_eq!(app.server.await.unwrap(), Ended::Drained);
+    assert!(begun.elapsed() >= delay);
+}
+
+/// Nobody can come any more, so nobody has to be told.
+#[tokio::test]
+async fn without_a_listener_there_is_no_delay() {
+    let app = leaving().await;
+    drop(app.connections);
+    assert_eq!(app.server.await.unwrap(), Ended::Drained);
 }
 
 #[tokio::test]

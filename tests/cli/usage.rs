@@ -178,6 +178,11 @@ async fn what_cannot_be_read_exits_with_2() {
             "--tls-poll-interval",
         ),
         (&["serve", "--max-calls", "0"], "--max-calls"),
+        (&["serve", "--drain-delay", "soon"], "--drain-delay"),
+        (
+            &["serve", "--secret-poll-interval", "0s"],
+            "--secret-poll-interval",
+        ),
         (&["serve", "--request-timeout=-1"], "--request-timeout"),
         (&["serve", "--request-timeout", "0s"], "--request-timeout"),
         (&["serve", "--http-listen", "unix:"], "--http-listen"),
