@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 mod database;
 mod environment;
@@ -94,7 +94,7 @@ pub enum Command {
     /// Unless a client id is given, the token is read from standard input, so that it
     /// appears neither in the process list nor in the shell history.
     Explain(ExplainArgs),
-    /// Check whether a running server is serving; exits with 0 or 1
+    /// Check whether a running server is alive, or ready to serve; exits with 0 or 1
     Healthcheck(HealthcheckArgs),
 }
 
@@ -353,9 +353,22 @@ pub enum ServiceAccountCommand {
     },
 }
 
+/// What `healthcheck` asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Probe {
+    /// Whether the process works, whatever the state of Postgres: for whoever restarts it
+    Live,
+    /// Whether it can introspect: for whoever sends it requests, or waits for it
+    #[default]
+    Ready,
+}
+
 /// What `healthcheck` takes.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
+    /// What to check
+    #[arg(value_enum, default_value_t)]
+    pub probe: Probe,
     /// Address of the server, as given to its --listen; of several, the first is used
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
     listen: Vec<Address>,

@@ -1,4 +1,5 @@
-//! `healthcheck`: asks a running server, as a container's probe.
+//! `healthcheck`: asks a running server, as a container's probe, whether it is alive or
+//! ready.
 
 use std::{
     io,
@@ -21,8 +22,8 @@ use tonic_health::pb::{
 
 use super::{Failure, print};
 use crate::{
-    config::HealthcheckArgs,
-    server::listeners::Address,
+    config::{HealthcheckArgs, Probe},
+    server::{health::LIVENESS, listeners::Address},
     store::{error::causes, tls},
 };
 
@@ -30,6 +31,14 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
     let address = reachable(args.address());
     let failed = |why: String| Failure::new(format_args!("{address} does not answer: {why}"));
     let (to, encrypted) = (address.clone(), args.is_encrypted());
+    let service = match args.probe {
+        Probe::Live => LIVENESS,
+        // The server as a whole.
+        Probe::Ready => "",
+    };
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
     let ask = async {
         let channel = Endpoint::from_static("http://localhost")
             .connect_with_connector(tower::service_fn(move |_: Uri| {
@@ -38,9 +47,7 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
             }))
             .await
             .map_err(|error| failed(causes(&error)))?;
-        let answer = HealthClient::new(channel)
-            .check(HealthCheckRequest::default())
-            .await;
+        let answer = HealthClient::new(channel).check(request).await;
         answer.map_err(|status| failed(status.message().to_owned()))
     };
     let answer = tokio::time::timeout(args.timeout, ask).await;

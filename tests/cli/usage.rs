@@ -160,6 +160,7 @@ async fn what_cannot_be_read_exits_with_2() {
         (&["service-account", "revoke"], "<NAME>"),
         (&["healthcheck", "--timeout", "soon"], "--timeout"),
         (&["healthcheck", "--timeout", "0s"], "--timeout"),
+        (&["healthcheck", "dead"], "live"),
     ];
     for (arguments, named) in cases {
         let said = run(*arguments).await.refused(2);
