@@ -136,15 +136,20 @@ pub struct ServeArgs {
     #[arg(long, env = "HITKEEP_AUTH_SECRET_POLL_INTERVAL", default_value = "5s", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
     pub secret_poll_interval: Duration,
     /// Addresses to listen on for gRPC, as HOST:PORT or unix:PATH; repeat the option, or separate
-    /// them by commas
+    /// them by commas. A name stands for all of its addresses
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen: Vec<Address>,
     /// TLS for callers.
     #[command(flatten)]
     pub tls: TlsArgs,
-    /// Address to listen on for HTTP: introspection, forward auth, probes, metrics [default: none]
-    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
-    pub http_listen: Option<Address>,
+    /// Addresses to listen on for HTTP: introspection, forward auth, probes, metrics [default: none]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_HTTP_LISTEN",
+        value_delimiter = ',',
+        value_name = "ADDRESS"
+    )]
+    pub http_listen: Vec<Address>,
     /// Maximum number of connections to Postgres in the pool; up to three more follow changes
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,

@@ -31,11 +31,10 @@ pub(super) fn run(
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
     // First of all, because it is what fails most often, and quickest.
-    let listeners = runtime.block_on(serve::Doors::open(
-        std::slice::from_ref(&args.listen),
-        &args.http_listen(),
-        [None, None],
-    ))?;
+    let http = args.http_listen();
+    let http: Vec<_> = http.iter().map(std::slice::from_ref).collect();
+    let grpc = std::slice::from_ref(&args.listen);
+    let listeners = runtime.block_on(serve::Doors::open(grpc, &http, [None, None]))?;
     let options = args.postgres()?;
     let postgres = PrivatePostgres::start(&options, &complain)?;
     let url = postgres.url(DATABASE);

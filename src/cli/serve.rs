@@ -39,7 +39,7 @@ const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
     let (options, database) = (args.server(), args.store()?);
-    let listeners = 1 + usize::from(args.http_listen.is_some());
+    let listeners = 1 + usize::from(!args.http_listen.is_empty());
     let connections = options.max_connections.saturating_mul(listeners);
     descriptors::make_room(connections, database.pool_size);
     let (tls, watcher) = match args.tls.files()? {
@@ -57,7 +57,8 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         .filter(|_| args.tls.http_tls)
         .map(Tls::for_http);
     let tls = [tls.as_ref(), for_http.as_ref()];
-    let doors = Doors::open(&args.listen, args.http_listen.as_slice(), tls).await?;
+    let http = Some(&*args.http_listen).filter(|addresses| !addresses.is_empty());
+    let doors = Doors::open(&args.listen, http.as_slice(), tls).await?;
     // Also without TLS: nobody who says it means to end the process.
     let hangups = lifecycle::hangups()?;
     if let Some(watcher) = watcher {
@@ -102,13 +103,13 @@ pub(super) struct Doors {
 
 impl Doors {
     /// Opens them, for gRPC and for HTTP with the TLS of each; for HTTP the first of the
-    /// addresses that is free.
+    /// alternatives whose addresses are all free.
     ///
     /// # Errors
     /// Each says what to do.
     pub(super) async fn open(
         grpc: &[Address],
-        http: &[Address],
+        http: &[&[Address]],
         [for_grpc, for_http]: [Option<&Tls>; 2],
     ) -> Result<Self, Failure> {
         let failed = |error: ListenError, option: &str| {
@@ -119,8 +120,8 @@ impl Doors {
         let grpc = Listeners::open(grpc, for_grpc).await;
         let grpc = grpc.map_err(|error| failed(error, "--listen"))?;
         let mut refused = None;
-        for address in http {
-            match Listeners::open(std::slice::from_ref(address), for_http).await {
+        for addresses in http {
+            match Listeners::open(addresses, for_http).await {
                 Ok(http) => {
                     let http = Some(http);
                     return Ok(Self { grpc, http });

@@ -2,6 +2,7 @@
 //! with the same services behind them.
 
 use std::{
+    collections::BTreeSet,
     fmt, fs, io,
     net::TcpStream as StdTcpStream,
     os::unix::{
@@ -21,6 +22,8 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 use tokio_stream::Stream;
+
+mod tcp;
 
 use super::{tls::Tls, workers::Handed};
 
@@ -98,6 +101,55 @@ pub enum ListenError {
     },
 }
 
+impl ListenError {
+    fn of(address: &Address, why: io::Error) -> Self {
+        let address = address.clone();
+        match why.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse(address),
+            io::ErrorKind::AlreadyExists => Self::NoSocket(address),
+            _ => Self::Refused { address, why },
+        }
+    }
+}
+
+/// What an address stands for.
+#[derive(Debug)]
+enum Place {
+    Tcp(tcp::Host),
+    Unix(PathBuf),
+}
+
+impl Place {
+    async fn find(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => tcp::Host::find(address).await.map(Self::Tcp),
+            Address::Unix(path) => Ok(Self::Unix(path.clone())),
+        }
+    }
+
+    /// The ports of its addresses of IPv4.
+    fn v4_ports(&self) -> Vec<u16> {
+        match self {
+            Self::Tcp(host) => host.v4_ports().collect(),
+            Self::Unix(_) => Vec::new(),
+        }
+    }
+
+    fn open(self, v4_ports: &BTreeSet<u16>, tls: Option<&Tls>) -> io::Result<Vec<Listener>> {
+        match self {
+            Self::Tcp(host) => {
+                let listeners = host.listen(v4_ports)?.into_iter();
+                let with_tls = |listener| Listener::Tcp(listener, tls.cloned());
+                Ok(listeners.map(with_tls).collect())
+            }
+            Self::Unix(path) => {
+                let (listener, file) = bind_socket(&path)?;
+                Ok(vec![Listener::Unix(listener, file)])
+            }
+        }
+    }
+}
+
 /// The open listeners. Sockets are removed with it.
 #[derive(Debug)]
 pub struct Listeners(Vec<Listener>);
@@ -128,12 +180,21 @@ impl Drop for SocketFile {
 }
 
 impl Listeners {
-    /// Opens all of them. Those of TCP speak TLS where there is a certificate; what
-    /// goes through a Unix socket does not leave the machine.
+    /// Opens all of them, and for a name all of its addresses. Those of TCP speak TLS
+    /// where there is a certificate; what goes through a Unix socket does not leave the
+    /// machine.
     pub async fn open(addresses: &[Address], tls: Option<&Tls>) -> Result<Self, ListenError> {
-        let mut listeners = Vec::with_capacity(addresses.len());
+        let mut places = Vec::with_capacity(addresses.len());
         for address in addresses {
-            listeners.push(Listener::open(address, tls).await?);
+            let place = Place::find(address).await;
+            places.push(place.map_err(|why| ListenError::of(address, why))?);
+        }
+        // One of IPv6 must leave room for those.
+        let v4_ports: BTreeSet<_> = places.iter().flat_map(Place::v4_ports).collect();
+        let mut listeners = Vec::with_capacity(places.len());
+        for (address, place) in addresses.iter().zip(places) {
+            let opened = place.open(&v4_ports, tls);
+            listeners.extend(opened.map_err(|why| ListenError::of(address, why))?);
         }
         Ok(Self(listeners))
     }
@@ -161,27 +222,6 @@ impl Listeners {
 }
 
 impl Listener {
-    async fn open(address: &Address, tls: Option<&Tls>) -> Result<Self, ListenError> {
-        let failed = |why: io::Error| match why.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
-            io::ErrorKind::AlreadyExists => ListenError::NoSocket(address.clone()),
-            _ => ListenError::Refused {
-                address: address.clone(),
-                why,
-            },
-        };
-        match address {
-            Address::Tcp(address) => {
-                let listener = TcpListener::bind(address).await.map_err(failed)?;
-                Ok(Self::Tcp(listener, tls.cloned()))
-            }
-            Address::Unix(path) => {
-                let (listener, file) = bind_socket(path).map_err(failed)?;
-                Ok(Self::Unix(listener, file))
-            }
-        }
-    }
-
     /// Its connections. A failure to accept one (there may be no file descriptor left
     /// for it) is waited out, because it would only fail again, and told of once.
     fn incoming(self) -> impl Stream<Item = io::Result<Accepted>> + Send {

@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod certificates;
+mod families;
 mod limits;
 mod reload;
 mod tls;

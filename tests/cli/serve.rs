@@ -294,17 +294,75 @@ async fn the_health_check_tells_whether_it_serves() {
     execute(&url("postgres"), &close).await;
     execute(&url("postgres"), &end).await;
     server.stderr.line("introspection does not serve").await;
-    let said = run(ask).await.refused(1);
-    assert!(said.contains("NOT_SERVING"), "{said}");
+    for ready in [&ask[..], &[&["healthcheck", "ready"], &ask[1..]].concat()] {
+        let said = run(ready).await.refused(1);
+        assert!(said.contains("NOT_SERVING"), "{said}");
+    }
+    // It is alive all the same, and a restart would throw its memory away.
+    let live = ["healthcheck", "live", "--listen", &address];
+    assert_eq!(run(live).await.given(), "SERVING\n");
     let open = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true");
     execute(&url("postgres"), &open).await;
     server.stderr.line("introspection serves").await;
     assert_eq!(run(ask).await.given(), "SERVING\n");
 
+    assert_eq!(run(live).await.given(), "SERVING\n");
+
     server.signal("TERM").await;
     assert_eq!(server.ended().await.code, Some(0));
+    for probe in [&ask[..], &live] {
+        let said = run(probe).await.refused(1);
+        assert!(said.contains("hitkeep-auth: "), "{said}");
+    }
+}
+
+/// Whoever spreads connections over servers learns of it while they are still accepted.
+#[tokio::test]
+async fn it_accepts_connections_for_a_while_after_it_was_told_to_stop() {
+    let url = migrated_database().await;
+    let token = caller(&url).await;
+    let more = ["--drain-delay", "1day", "--http-listen", "127.0.0.1:0"];
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
+    let mut server = Process::start(binary(arguments.iter().chain(&more)));
+    let http = server.http_address().await;
+    let address = server.address().await;
+    server.stderr.line("introspection serves").await;
+    server.signal("TERM").await;
+    let said = server.stderr.line("told to stop").await;
+    assert!(said.contains("86400 s"), "{said}");
+    let ask = ["healthcheck", "ready", "--listen", &address];
     let said = run(ask).await.refused(1);
-    assert!(said.contains("hitkeep-auth: "), "{said}");
+    assert!(said.contains("NOT_SERVING"), "{said}");
+    let ready = http_get(&http, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    let answer = introspect(&address, &token, "hkp_unknown").await;
+    assert!(!answer.unwrap().active);
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("every call under way was finished"));
+}
+
+/// More than one address of either kind, as for both families.
+#[tokio::test]
+async fn it_listens_on_several_addresses_for_http_too() {
+    let url = migrated_database().await;
+    let listen = "127.0.0.1:0,127.0.0.2:0";
+    let arguments = ["serve", "--listen", listen, "--http-listen", listen];
+    let database = ["--database-url", &url];
+    let mut server = Process::start(binary(arguments.iter().chain(&database)));
+    for host in ["127.0.0.1:", "127.0.0.2:"] {
+        let http = server.http_address().await;
+        assert!(http.starts_with(host), "{http}");
+        let alive = http_get(&http, "/livez").await;
+        assert!(alive.starts_with("HTTP/1.1 200 OK"), "{alive}");
+    }
+    for host in ["127.0.0.1:", "127.0.0.2:"] {
+        let address = server.address().await;
+        assert!(address.starts_with(host), "{address}");
+        let live = ["healthcheck", "live", "--listen", &address];
+        assert_eq!(run(live).await.given(), "SERVING\n");
+    }
 }
 
 #[tokio::test]
