@@ -16,6 +16,7 @@ pub mod explanation;
 pub mod id;
 pub mod introspection;
 pub mod refusal;
+pub mod replay;
 pub mod role;
 pub mod route;
 pub mod sidecar;

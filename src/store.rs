@@ -38,6 +38,7 @@ pub mod introspection;
 mod lease;
 pub mod migrations;
 mod pool;
+pub mod replays;
 mod schema;
 mod statement;
 mod survey;

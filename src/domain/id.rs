@@ -92,7 +92,7 @@ id! {
 
 /// Only the canonical spelling: ids are compared as text by other programs,
 /// and two spellings of one id would not be equal there.
-fn parse(text: &str) -> Result<Uuid, MalformedId> {
+pub(super) fn parse(text: &str) -> Result<Uuid, MalformedId> {
     let canonical = text.len() == TEXT_LENGTH && !text.bytes().any(|b| b.is_ascii_uppercase());
     if !canonical {
         return Err(MalformedId);

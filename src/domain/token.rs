@@ -163,6 +163,12 @@ impl Token {
         })
     }
 
+    /// Another secret that is derived from it (BLAKE3's derive-key mode). The context
+    /// names the purpose; nothing that is kept of the token leads to it.
+    pub fn derive(&self, context: &'static str) -> [u8; 32] {
+        blake3::derive_key(context, &self.text)
+    }
+
     /// What is shown of it.
     pub fn hint(&self) -> TokenHint {
         let tail = String::from_utf8_lossy(&self.text[TOKEN_LENGTH - HINT_TAIL..]);

@@ -132,6 +132,25 @@ diesel::table! {
 }
 
 diesel::table! {
+    api_client_requests (lookup) {
+        lookup -> Bytea,
+        service_account_id -> Uuid,
+        digest -> Bytea,
+        create_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    api_client_replies (token_hash) {
+        token_hash -> Bytea,
+        lookup -> Bytea,
+        salt -> Bytea,
+        sealed -> Bytea,
+        revision -> Int8,
+    }
+}
+
+diesel::table! {
     audit_events (id) {
         id -> Uuid,
         event_time -> Timestamptz,
@@ -172,6 +191,8 @@ diesel::joinable!(team_members -> teams (team_id));
 diesel::joinable!(sites -> teams (team_id));
 diesel::joinable!(api_client_tokens -> api_clients (client_id));
 diesel::joinable!(api_client_usage -> api_clients (client_id));
+diesel::joinable!(api_client_replies -> api_client_requests (lookup));
+diesel::joinable!(api_client_replies -> api_client_tokens (token_hash));
 diesel::joinable!(service_account_certificates -> service_accounts (service_account_id));
 diesel::allow_tables_to_appear_in_same_query!(
     users,
@@ -183,5 +204,11 @@ diesel::allow_tables_to_appear_in_same_query!(
     api_client_grants,
     api_client_tokens,
     api_client_usage,
+);
+diesel::allow_tables_to_appear_in_same_query!(
+    api_client_requests,
+    api_client_replies,
+    api_client_tokens,
+    index_state,
 );
 diesel::allow_tables_to_appear_in_same_query!(service_accounts, service_account_certificates);

@@ -45,6 +45,8 @@ pub const WORLD: &str = "
         VALUES (id(51), 'live', '{introspect}', hash(51), 'hks_...0051', now(), NULL),
                (id(52), 'gone', '{introspect}', hash(52), 'hks_...0052', now(), now());
     INSERT INTO service_account_certificates VALUES ('dns:live.example', id(51));
+    INSERT INTO api_client_requests VALUES (hash(61), id(51), hash(62), now());
+    INSERT INTO api_client_replies VALUES (hash(3), hash(61), hash(63), 'sealed', 1);
 ";
 
 /// A migrated database with the world in it.

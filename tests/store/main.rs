@@ -32,6 +32,7 @@ mod inconsistent;
 mod migrations;
 mod plans;
 mod reload;
+mod replays;
 mod replicated;
 mod revision;
 mod schema;

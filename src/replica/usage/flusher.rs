@@ -3,6 +3,7 @@
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
+use chrono::TimeDelta;
 use futures_util::FutureExt;
 use tokio::{
     sync::mpsc,
@@ -11,7 +12,10 @@ use tokio::{
 
 use super::Entry;
 use crate::{
-    domain::usage::{Batch, Day, MAX_DAYS},
+    domain::{
+        replay::REMEMBERED_FOR,
+        usage::{Batch, Day, MAX_DAYS},
+    },
     store::{
         Store,
         error::{StoreError, causes},
@@ -30,6 +34,12 @@ const LAST_FLUSH_PAUSE: Duration = Duration::from_millis(100);
 /// How often days of long ago are looked for, on each replica: they come into
 /// being once a day.
 const TRIM_INTERVAL: Duration = Duration::from_hours(1);
+
+/// How often requests are looked for that are no longer remembered, on each replica.
+const FORGET_INTERVAL: Duration = Duration::from_mins(10);
+/// How much longer than necessary a request is kept: this clock is not exactly the
+/// database's, and one that is still remembered must stay.
+const FORGET_MARGIN: TimeDelta = TimeDelta::minutes(1);
 
 const CANNOT_WRITE: &str = "uses of API clients cannot be written and are kept";
 const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago cannot be removed";
@@ -64,6 +74,8 @@ pub struct Flusher {
     trim_failing: bool,
     /// When days of long ago are next looked for; `None`: with the next flush.
     next_trim: Option<Instant>,
+    /// When requests that are no longer remembered are next looked for.
+    next_forgetting: Instant,
 }
 
 impl Flusher {
@@ -75,6 +87,7 @@ impl Flusher {
             failing: false,
             trim_failing: false,
             next_trim: None,
+            next_forgetting: Instant::now() + FORGET_INTERVAL,
         }
     }
 
@@ -164,6 +177,32 @@ impl Flusher {
         Ok(())
     }
 
+    /// Removes requests that are no longer remembered, with their sealed replies, if it is
+    /// time to look for them again. Nothing depends on it but how long they lie there.
+    ///
+    /// # Errors
+    /// Where they cannot be removed. They are looked for again after as long.
+    pub async fn forget(&mut self, store: &Store) -> Result<(), StoreError> {
+        if Instant::now() < self.next_forgetting {
+            return Ok(());
+        }
+        self.next_forgetting = Instant::now() + FORGET_INTERVAL;
+        let until = store.clock().now() - REMEMBERED_FOR - FORGET_MARGIN;
+        // Once a bound was reached there is more.
+        while store.remove_requests(until).await? > 0 {}
+        Ok(())
+    }
+
+    async fn forget_and_tell(&mut self, store: &Store) {
+        if let Err(error) = self.forget(store).await {
+            let causes = causes(&error);
+            tracing::warn!(
+                causes,
+                "requests of more than 24 hours ago cannot be removed: {error}"
+            );
+        }
+    }
+
     /// Flushes, and comes back also where that panics: this is a task of its own, so nobody
     /// else would notice before the end, and nothing would be written until then.
     async fn flush_anyhow(&mut self, store: &Store, metrics: &Metrics) {
@@ -206,6 +245,7 @@ impl Flusher {
             let trimmed = self.trim(store).await;
             self.tell_trim(&trimmed);
         }
+        self.forget_and_tell(store).await;
     }
 
     /// Writes everything, and tries until it is.

@@ -273,7 +273,7 @@ pub const CASES: &[(&str, Logged)] = &[
         "DELETE FROM api_client_tokens WHERE hash = hash(1)",
         Clients(&[31]),
     ),
-    ("TRUNCATE api_client_tokens", Everything),
+    ("TRUNCATE api_client_tokens CASCADE", Everything),
     // Two tables whose rows change places with each other.
     (
         "UPDATE api_client_tokens AS token SET hash = CASE client_id WHEN id(34) THEN hash(90) \
