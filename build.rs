@@ -26,9 +26,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         compiler.encode_file_descriptor_set(),
     )?;
     tonic_prost_build::configure()
-        // These show a token: their Debug is written by hand.
+        // These show a token, or what its reply is sealed with: their Debug is written
+        // by hand.
         .skip_debug([
+            ".hitkeep.auth.v1.CreateApiClientRequest",
             ".hitkeep.auth.v1.CreateApiClientResponse",
+            ".hitkeep.auth.v1.RotateApiClientRequest",
             ".hitkeep.auth.v1.RotateApiClientResponse",
             ".hitkeep.auth.v1.IntrospectRequest",
             ".envoy.config.core.v3.HeaderValue",

@@ -17,6 +17,7 @@ pub(crate) mod ext_authz;
 pub mod fast;
 pub mod introspection;
 mod page;
+mod replay;
 pub(crate) mod sidecar;
 mod usage;
 

@@ -1,5 +1,5 @@
 //! The generated code of `proto/`, and by hand what the generator must not
-//! write: the `Debug` of messages that carry a token.
+//! write: the `Debug` of messages that carry a token or the id of a write.
 
 #![allow(
     missing_docs,
@@ -48,6 +48,26 @@ impl fmt::Debug for IntrospectRequest {
         f.debug_struct("IntrospectRequest")
             .field("check", &self.check)
             .field("at_least_revision", &self.at_least_revision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CreateApiClientRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateApiClientRequest")
+            .field("actor", &self.actor)
+            .field("api_client", &self.api_client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RotateApiClientRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RotateApiClientRequest")
+            .field("actor", &self.actor)
+            .field("id", &self.id)
+            .field("overlap", &self.overlap)
+            .field("etag", &self.etag)
             .finish_non_exhaustive()
     }
 }

@@ -48,5 +48,6 @@ pub fn create_like(client: &Known) -> CreateApiClientRequest {
             site_grants: client.sites.iter().map(viewer).collect(),
             ..ApiClient::default()
         }),
+        ..CreateApiClientRequest::default()
     }
 }

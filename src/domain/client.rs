@@ -140,13 +140,7 @@ impl ApiClient {
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<Issued, Refusal> {
-        if facts.authority() < Authority::Manages {
-            return Err(Refusal::OwnerNotManaged);
-        }
-        if draft.expiry.has_come(now) {
-            return Err(Refusal::ExpiryPast);
-        }
-        facts.check_delegable(draft.delegated.instance_role(), draft.delegated.grants())?;
+        Self::check_create(&draft, facts, now)?;
         if quota.used >= quota.limit {
             return Err(Refusal::Quota { limit: quota.limit });
         }
@@ -170,6 +164,17 @@ impl ApiClient {
             event,
             token,
         })
+    }
+
+    /// Whether the actor may make such a client at this moment, its owner's quota apart.
+    pub fn check_create(draft: &Draft, facts: &Facts, now: Timestamp) -> Result<(), Refusal> {
+        if facts.authority() < Authority::Manages {
+            return Err(Refusal::OwnerNotManaged);
+        }
+        if draft.expiry.has_come(now) {
+            return Err(Refusal::ExpiryPast);
+        }
+        facts.check_delegable(draft.delegated.instance_role(), draft.delegated.grants())
     }
 
     /// Changes some fields. Only what the update widens must be delegable by
@@ -237,8 +242,7 @@ impl ApiClient {
     ) -> Result<Rotated, Refusal> {
         Self::require_managed(facts)?;
         self.require_etag(rotation.etag.as_deref())?;
-        self.require_state(facts, now, &[ClientState::Active])?;
-        facts.check_delegable(self.delegated.instance_role(), self.delegated.grants())?;
+        self.check_handing_out(facts, now)?;
         let token = Token::mint(token_kind(self.delegated.owner()), entropy);
         let overlap_end = now + rotation.overlap.length();
         // An expiry that is moved later on must not revive the old token.
@@ -264,6 +268,14 @@ impl ApiClient {
             },
             old_token_ends,
         })
+    }
+
+    /// Whether the actor may get a token of the client at this moment: a new one, or one
+    /// that they were given before. It hands out everything that the client carries now.
+    pub fn check_handing_out(&self, facts: &Facts, now: Timestamp) -> Result<(), Refusal> {
+        Self::require_managed(facts)?;
+        self.require_state(facts, now, &[ClientState::Active])?;
+        facts.check_delegable(self.delegated.instance_role(), self.delegated.grants())
     }
 
     /// Ends all its tokens. Revoking again keeps the first time.

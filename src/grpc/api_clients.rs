@@ -13,15 +13,17 @@ use super::{
     },
     error::ApiError,
     page,
+    replay::{Attempt, Earlier, Reply, Written, earlier},
 };
 use crate::{
     domain::{
         Timestamp,
         access::Facts,
         audit::Provenance,
-        client::{ApiClient, Quota, Transition, check_listable},
-        id::{ClientId, SiteId},
+        client::{ApiClient, Draft, Quota, Transition, check_listable},
+        id::{ClientId, SiteId, UserId},
         refusal::Refusal,
+        replay::Write,
     },
     pb::{self, api_client_service_server::ApiClientService},
     store::{Committed, Snapshot, Transaction},
@@ -69,6 +71,47 @@ async fn load(
         .await?;
     ApiClient::require_visible(&facts)?;
     Ok(Loaded { client, facts })
+}
+
+/// The reply to a creation that is sent again. Whoever gets it must be able to make such a
+/// client at this moment, and to hand out what became of it.
+async fn create_again(
+    tx: &mut Transaction,
+    actor: UserId,
+    draft: &Draft,
+    earlier: Earlier<'_>,
+) -> Result<pb::CreateApiClientResponse, ApiError> {
+    let client = match earlier.client() {
+        Some(id) => tx.find_client(id).await?,
+        None => None,
+    };
+    let carried = client.iter().flat_map(|client| client.delegated.grants());
+    let sites = draft.delegated.grants().iter().chain(carried);
+    let sites: Vec<SiteId> = sites.map(|(site, _)| *site).collect();
+    let facts = tx.facts(actor, draft.delegated.owner(), &sites).await?;
+    ApiClient::check_create(draft, &facts, tx.now)?;
+    if let Some(client) = client {
+        client.check_handing_out(&facts, tx.now)?;
+    }
+    earlier.reply()
+}
+
+/// The reply to a write, with its revision where it was made now.
+fn reply<R: Reply>(
+    Committed {
+        value: written,
+        revision,
+    }: Committed<Written<R>>,
+    done: &str,
+) -> R {
+    match written {
+        Written::Now(client, mut reply) => {
+            tell(done, client);
+            reply.set_revision(revision);
+            reply
+        }
+        Written::Before(reply) => reply,
+    }
 }
 
 /// Says in the log what was done to a client: where the database is lost, and its
@@ -135,10 +178,18 @@ impl ApiClientService for Services {
         request: Request<pb::CreateApiClientRequest>,
     ) -> Result<Response<pb::CreateApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let (actor, draft) = clients::create(request, self.store.clock().now())?;
+        let (now, secret) = (self.store.clock().now(), extensions.get());
+        let (actor, draft, key) = clients::create(request, secret, now)?;
         let provenance = provenance(&extensions, Some(actor.clone()))?;
+        let attempt = key
+            .map(|key| Attempt::new(&extensions, key, Write::Create(&draft), actor.user))
+            .transpose()?;
         let limit = self.options.max_clients_per_owner;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            if let Some(earlier) = earlier(attempt.as_ref(), tx).await? {
+                let reply = create_again(tx, actor.user, &draft, earlier).await?;
+                return Ok(Written::Before(reply));
+            }
             let draft = draft.clone();
             let owner = draft.delegated.owner();
             let sites: Vec<SiteId> = draft.delegated.grants().keys().copied().collect();
@@ -152,18 +203,18 @@ impl ApiClientService for Services {
                 .await?;
             tx.record(issued.event).await?;
             let seen = Seen::new(issued.client, &facts, tx.now);
-            Ok((seen, issued.token))
+            let reply = pb::CreateApiClientResponse {
+                token: issued.token.reveal(),
+                api_client: Some(seen.to_pb()),
+                revision: 0,
+            };
+            if let Some(attempt) = &attempt {
+                attempt.remember(tx, &reply, &issued.token).await?;
+            }
+            Ok(Written::Now(seen.client.id, reply))
         };
-        let Committed {
-            value: (seen, token),
-            revision,
-        } = self.write(&extensions, &provenance, body).await?;
-        tell("created", seen.client.id);
-        Ok(Response::new(pb::CreateApiClientResponse {
-            api_client: Some(seen.to_pb()),
-            token: token.reveal(),
-            revision: revision.0,
-        }))
+        let written = self.write(&extensions, &provenance, body).await?;
+        Ok(Response::new(reply(written, "created")))
     }
 
     async fn get_api_client(
@@ -226,28 +277,38 @@ impl ApiClientService for Services {
         request: Request<pb::RotateApiClientRequest>,
     ) -> Result<Response<pb::RotateApiClientResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let (on_client, rotation) = clients::rotate(request)?;
-        let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
+        let (on_client, rotation, key) = clients::rotate(request, extensions.get())?;
+        let OnClient { actor, id } = &on_client;
+        let provenance = provenance(&extensions, Some(actor.clone()))?;
+        let write = Write::Rotate(*id, &rotation);
+        let attempt = key
+            .map(|key| Attempt::new(&extensions, key, write, actor.user))
+            .transpose()?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
+            let earlier = earlier(attempt.as_ref(), tx).await?;
             let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
+            if let Some(earlier) = earlier {
+                client.check_handing_out(&facts, tx.now)?;
+                return Ok(Written::Before(earlier.reply()?));
+            }
             let rotated = client.rotate(&rotation, &facts, tx.now, &*tx.entropy())?;
             let issued = rotated.issued;
             tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends)
                 .await?;
             tx.record(issued.event).await?;
             let seen = Seen::new(issued.client, &facts, tx.now);
-            Ok((seen, issued.token))
+            let reply = pb::RotateApiClientResponse {
+                token: issued.token.reveal(),
+                api_client: Some(seen.to_pb()),
+                revision: 0,
+            };
+            if let Some(attempt) = &attempt {
+                attempt.remember(tx, &reply, &issued.token).await?;
+            }
+            Ok(Written::Now(seen.client.id, reply))
         };
-        let Committed {
-            value: (seen, token),
-            revision,
-        } = self.write(&extensions, &provenance, body).await?;
-        tell("rotated", seen.client.id);
-        Ok(Response::new(pb::RotateApiClientResponse {
-            api_client: Some(seen.to_pb()),
-            token: token.reveal(),
-            revision: revision.0,
-        }))
+        let written = self.write(&extensions, &provenance, body).await?;
+        Ok(Response::new(reply(written, "rotated")))
     }
 
     async fn revoke_api_client(
@@ -331,7 +392,7 @@ impl ApiClientService for Services {
 }
 
 impl Services {
-    async fn get(&self, actor: crate::domain::id::UserId, id: ClientId) -> Result<Seen, ApiError> {
+    async fn get(&self, actor: UserId, id: ClientId) -> Result<Seen, ApiError> {
         let body = async |snapshot: &mut Snapshot| {
             let client = snapshot.find_client(id).await?;
             let client = client.ok_or(Refusal::NotFound)?;

@@ -69,6 +69,12 @@ pub enum ApiError {
          if the source was restored from a backup", .0.applied_sequence.unwrap_or_default()
     )]
     DirectoryChanged(#[from] DirectoryChanged),
+    /// The write was made before, and its reply can no longer be given.
+    #[error(
+        "the call was made already with this request_id, and its reply is no longer kept: the \
+         token was replaced, or the API client revoked or deleted; nothing was done"
+    )]
+    ReplyGone,
     /// Nobody known is at the other end.
     #[error(
         "no known caller: send \"authorization: Bearer\" with a service account's token, or a \
@@ -167,6 +173,7 @@ impl ApiError {
             }
             Self::MassRemoval(_) => (Code::FailedPrecondition, ErrorReason::MassRemoval),
             Self::DirectoryChanged(_) => (Code::Aborted, ErrorReason::DirectoryChanged),
+            Self::ReplyGone => (Code::FailedPrecondition, ErrorReason::ReplyGone),
             Self::CallerUnknown => (Code::Unauthenticated, ErrorReason::CallerUnknown),
             Self::CallerNotPermitted(_) => {
                 (Code::PermissionDenied, ErrorReason::CallerNotPermitted)

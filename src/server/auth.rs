@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tonic::{Status, server::NamedService};
 
 use crate::{
-    domain::caller::CallerPermission,
+    domain::{caller::CallerPermission, replay::CallerSecret, token::Token},
     grpc::{
         Services,
         callers::Callers,
@@ -85,6 +85,9 @@ pub(super) async fn authenticate(
     match callers.prove(shown(&request), needed, give_up).await {
         Ok(caller) => {
             Proven::note(request.extensions(), &caller);
+            if let Some(secret) = secret(&request, needed) {
+                request.extensions_mut().insert(secret);
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
@@ -102,6 +105,16 @@ pub(super) fn shown<B>(request: &Request<B>) -> Option<Proof> {
         let peer = request.extensions().get::<Peer>().cloned();
         peer.map(Proof::Certificate)
     }
+}
+
+/// The secret of a caller that manages API clients, whose replies are sealed with it.
+/// A certificate gives none: its private key never gets here.
+fn secret<B>(request: &Request<B>, needed: Option<CallerPermission>) -> Option<CallerSecret> {
+    if needed != Some(CallerPermission::Manage) {
+        return None;
+    }
+    let token = Token::parse(bearer(request.headers())?).ok()?;
+    Some(CallerSecret::of(&token))
 }
 
 /// The token in the `authorization` metadata, which must be there once: with two

@@ -220,6 +220,17 @@ async fn refusals(provoked: &mut Provoked) {
         ErrorReason::EtagMismatch,
         &[],
     );
+    let creation = pb::CreateApiClientRequest {
+        request_id: "7a1c3f0e-9b2d-4e5f-8a6b-1c2d3e4f5a6b".to_owned(),
+        ..personal(VERA)
+    };
+    let once = dashboard.created(creation.clone()).await;
+    dashboard
+        .rotate(rotate(VERA, &once.id))
+        .await
+        .expect("it can be rotated");
+    let again = dashboard.create(creation).await;
+    provoked.is(again, ErrorReason::ReplyGone, &[]);
     let inactive = ErrorReason::ApiClientInactive;
     dashboard
         .revoke(revoke(VERA, &made.id))

@@ -194,6 +194,7 @@ fn client_of(user: &str, owner: Option<pb::Owner>) -> pb::CreateApiClientRequest
     pb::CreateApiClientRequest {
         actor: actor(user),
         api_client,
+        ..pb::CreateApiClientRequest::default()
     }
 }
 

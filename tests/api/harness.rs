@@ -274,6 +274,8 @@ impl TestApp {
             "api_clients",
             "api_client_grants",
             "api_client_tokens",
+            "api_client_requests",
+            "api_client_replies",
             "audit_events",
         ];
         let mut connection = self.database().await;

@@ -37,6 +37,7 @@ mod layers;
 mod listeners;
 mod outage;
 mod patience;
+mod replay;
 mod revoke_delete;
 mod rotate;
 mod secrets;

@@ -45,6 +45,11 @@ struct Run {
     tokens: Vec<String>,
 }
 
+/// Half of what replies are sealed with.
+const REQUEST_IDS: [&str; 2] = [
+    "7a1c3f0e-9b2d-4e5f-8a6b-1c2d3e4f5a6b",
+    "b3d94c1a-52f7-4c0e-9d18-66aa0f2e7c31",
+];
 /// How this run's commands log.
 const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
 
@@ -169,7 +174,7 @@ impl Run {
 
     /// Makes a client, whose token is then one of those that are searched for.
     async fn client(&mut self, dashboard: &Caller, request: pb::CreateApiClientRequest) -> Created {
-        self.said.reply("a request to create", &request);
+        self.said.revealing("a request to create", &request);
         let made = dashboard.create(request).await.expect("a client");
         self.said.revealing("the reply to a creation", &made);
         self.tokens.push(made.token.clone());
@@ -250,8 +255,11 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     run.said.reply("ApplyDirectoryChanges", &applied);
 
     // Everything that works.
-    let request = personal(VERA).granted(SITE, SiteRole::Viewer);
-    let vera = run.client(&dashboard, request).await;
+    let mut creation = personal(VERA).granted(SITE, SiteRole::Viewer);
+    REQUEST_IDS[0].clone_into(&mut creation.request_id);
+    let vera = run.client(&dashboard, creation.clone()).await;
+    // What was sealed is opened again.
+    run.client(&dashboard, creation).await;
     let request = team_client(ALICE).granted(SITE, SiteRole::Editor);
     let team = run.client(&dashboard, request).await;
     let request = personal(ALICE).with_role(InstanceRole::Admin);
@@ -259,9 +267,16 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     let overlapping = run
         .rotate(&dashboard, rotate_with_overlap(VERA, &vera.id, 600))
         .await;
-    let current = run
-        .rotate(&dashboard, rotate_with_overlap(VERA, &vera.id, 600))
-        .await;
+    let rotation = pb::RotateApiClientRequest {
+        request_id: REQUEST_IDS[1].to_owned(),
+        ..rotate_with_overlap(VERA, &vera.id, 600)
+    };
+    let current = run.rotate(&dashboard, rotation.clone()).await;
+    assert_eq!(run.rotate(&dashboard, rotation.clone()).await, current);
+    let mut other = rotation;
+    other.overlap = None;
+    run.said
+        .refusal("another request", dashboard.rotate(other).await);
     let team_token = run.rotate(&dashboard, rotate(ALICE, &team.id)).await;
 
     let seen = dashboard.get(get(VERA, &vera.id)).await.unwrap();
@@ -550,7 +565,11 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     assert!(missing.is_empty(), "no records {missing:?} in {records:?}");
     run.said.note("what was exported", &exported.bytes);
 
-    let plain: Vec<_> = run.tokens.iter().flat_map(|token| plain(token)).collect();
+    let mut plain: Vec<_> = run.tokens.iter().flat_map(|token| plain(token)).collect();
+    for id in REQUEST_IDS {
+        plain.push(("a request id".to_owned(), id.to_owned()));
+        plain.push(("a request id in hex".to_owned(), id.replace('-', "")));
+    }
     assert_eq!(run.said.found(&plain), Vec::<String>::new());
     let log = Said::default();
     log.note("the log", ended.stderr);

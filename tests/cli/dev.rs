@@ -234,6 +234,7 @@ async fn a_second_start_finds_the_same_again() {
     let create = CreateApiClientRequest {
         actor: Some(alice(&first)),
         api_client: Some(client),
+        ..CreateApiClientRequest::default()
     };
     let manage = text(&first["callers"]["manage"]);
     let made = manager(&first)

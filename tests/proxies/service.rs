@@ -116,6 +116,7 @@ impl Service {
         let request = pb::CreateApiClientRequest {
             actor: Some(actor()),
             api_client: Some(api_client),
+            ..pb::CreateApiClientRequest::default()
         };
         let mut clients = ApiClientServiceClient::new(self.channel().await);
         let made = clients.create_api_client(self.asked(request)).await;

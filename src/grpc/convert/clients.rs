@@ -15,6 +15,7 @@ use crate::{
             ApiClient, ClientState, Description, Draft, Expiry, Name, Overlap, Rotation, Update,
         },
         id::ClientId,
+        replay::{CallerSecret, ReplayKey},
         role::InstanceRole,
     },
     grpc::{error::ApiError, page},
@@ -73,12 +74,14 @@ pub(in crate::grpc) struct List {
 
 pub(in crate::grpc) fn create(
     request: pb::CreateApiClientRequest,
+    secret: Option<&CallerSecret>,
     now: Timestamp,
-) -> Result<(Actor, Draft), ApiError> {
+) -> Result<(Actor, Draft, Option<ReplayKey>), ApiError> {
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
     let draft = draft(&mut reader, request.api_client, now);
-    reader.finish(|| Ok((actor?, draft?)))
+    let key = reader.request_id(&request.request_id, secret);
+    reader.finish(|| Ok((actor?, draft?, key?)))
 }
 
 pub(in crate::grpc) fn on_client(actor: Option<pb::Actor>, id: &str) -> Result<OnClient, ApiError> {
@@ -95,19 +98,21 @@ pub(in crate::grpc) fn on_client(actor: Option<pb::Actor>, id: &str) -> Result<O
 
 pub(in crate::grpc) fn rotate(
     request: pb::RotateApiClientRequest,
-) -> Result<(OnClient, Rotation), ApiError> {
+    secret: Option<&CallerSecret>,
+) -> Result<(OnClient, Rotation, Option<ReplayKey>), ApiError> {
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
     let id = reader.id("id", &request.id);
     let overlap = overlap(&mut reader, request.overlap);
     let etag = etag(request.etag);
+    let key = reader.request_id(&request.request_id, secret);
     reader.finish(|| {
         let on_client = OnClient {
             actor: actor?,
             id: id?,
         };
         let overlap = overlap?;
-        Ok((on_client, Rotation { overlap, etag }))
+        Ok((on_client, Rotation { overlap, etag }, key?))
     })
 }
 

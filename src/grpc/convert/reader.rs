@@ -13,6 +13,7 @@ use crate::{
         audit::{Actor, MAX_USER_AGENT},
         client::check_text,
         id::{MalformedId, SiteId},
+        replay::{CallerSecret, ReplayKey, WriteId},
         role::{InstanceRole, SiteRole, TeamRole},
     },
     grpc::{
@@ -95,6 +96,23 @@ impl Reader {
         } else {
             self.id(field, text).map(Some)
         }
+    }
+
+    /// Reads the id of a write that its caller may send again; none where there is none.
+    /// Only a caller that has a secret may send one: the reply is sealed with it.
+    pub(super) fn request_id(
+        &mut self,
+        text: &str,
+        secret: Option<&CallerSecret>,
+    ) -> Read<Option<ReplayKey>> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let field = "request_id";
+        let id: WriteId = self.parsed(field, text.parse())?;
+        let problem = "needs a caller that authenticates with a token, not with a certificate";
+        let secret = self.parsed(field, secret.ok_or(problem))?;
+        Ok(Some(ReplayKey::new(id, secret.clone())))
     }
 
     pub(super) fn actor(&mut self, actor: Option<pb::Actor>) -> Read<Actor> {

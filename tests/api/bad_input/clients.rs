@@ -290,6 +290,7 @@ async fn all_that_is_wrong_with_a_creation_is_named() {
             expire_time: Some(time((0, 0))),
             ..pb::ApiClient::default()
         }),
+        request_id: "x".to_owned(),
     };
     let everything = vec![
         "actor.user_id",
@@ -307,6 +308,7 @@ async fn all_that_is_wrong_with_a_creation_is_named() {
         "api_client.site_grants[4].role",
         "api_client.site_grants[5].site_id",
         "api_client.expire_time",
+        "request_id",
     ];
     let team_with_role = pb::CreateApiClientRequest {
         actor: None,

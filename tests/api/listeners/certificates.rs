@@ -24,7 +24,7 @@ use rustls::DEFAULT_VERSIONS;
 use super::{Listening, tls::NAME};
 use crate::{
     fixtures::*,
-    harness::{Caller, told},
+    harness::{Caller, told, violations},
     support::certificates::{Authority, Folder, Identity},
 };
 
@@ -136,6 +136,44 @@ async fn make(
         .transaction(&std::sync::Arc::new(Provenance::default()), body)
         .await;
     made.map(|made| made.value)
+}
+
+/// What is kept of a reply is encrypted with what comes of the caller's token.
+#[tokio::test]
+async fn a_request_id_needs_a_token() {
+    let world = World::new().await;
+    let token = world
+        .account("dashboard", &[Manage], &["dns:d.example"])
+        .await;
+    let dashboard = world.showing(&["d.example"]).await;
+    world.server.app.change(crate::fixtures::world()).await;
+    let request = pb::CreateApiClientRequest {
+        request_id: "7a1c3f0e-9b2d-4e5f-8a6b-1c2d3e4f5a6b".to_owned(),
+        ..personal(VERA)
+    };
+    let before = world.server.app.everything().await;
+    let refused = dashboard.create(request.clone()).await;
+    assert_eq!(violations(&refused), ["request_id"]);
+    let nameless = request.clone().named("");
+    let refused = dashboard.create(nameless).await;
+    assert_eq!(violations(&refused), ["api_client.name", "request_id"]);
+    assert_eq!(world.server.app.everything().await, before);
+    let made = dashboard.created(personal(VERA)).await;
+    let rotation = pb::RotateApiClientRequest {
+        request_id: request.request_id.clone(),
+        ..rotate(VERA, &made.id)
+    };
+    assert_eq!(
+        violations(&dashboard.rotate(rotation).await),
+        ["request_id"]
+    );
+    // Who shows a token besides is known by that.
+    let both = Caller {
+        metadata: vec![("authorization", format!("Bearer {token}"))],
+        ..dashboard
+    };
+    let first = both.create(request.clone()).await.unwrap();
+    assert_eq!(both.create(request).await.unwrap(), first);
 }
 
 #[tokio::test]
