@@ -17,10 +17,7 @@ use diesel::{
     pg::Pg,
     sql_types::{self, BigInt, Timestamptz},
 };
-use diesel_async::{
-    AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
-    pooled_connection::deadpool::{Object, Pool},
-};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -29,6 +26,7 @@ pub mod audit;
 pub mod callers;
 pub mod clients;
 mod connect;
+mod connection;
 pub mod directory;
 pub mod error;
 pub mod explanation;
@@ -40,6 +38,7 @@ pub mod migrations;
 mod pool;
 pub mod replays;
 mod schema;
+mod session;
 mod statement;
 mod survey;
 pub mod tls;
@@ -54,9 +53,11 @@ use crate::domain::{
 };
 use connect::Connector;
 pub use connect::{NoConnection, Reloaded};
+use connection::Connection;
 use error::StoreError;
 use feed::Position;
 use lease::{Lease, Work};
+use pool::{Object, Pool};
 pub use pool::{Places, PoolStatus};
 use statement::Statement;
 pub use survey::Standbys;
@@ -96,7 +97,7 @@ impl Options {
 /// The store. Cheap to clone; all clones share one pool.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool<AsyncPgConnection>,
+    pool: Pool,
     /// One permit for each connection that writers may have.
     writers: Arc<Semaphore>,
     writers_wait: Duration,
@@ -230,7 +231,7 @@ impl Store {
     /// The migrations that the database still needs.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
         let (mut lease, ()) = self
-            .start("migrations", async |_: &mut AsyncPgConnection| Ok(()))
+            .start("migrations", async |_: &mut Connection| Ok(()))
             .await?;
         let pending = migrations::pending(lease.start()).await?;
         lease.finish();
@@ -363,7 +364,7 @@ impl Store {
     where
         R: QueryableByName<Pg> + Send + 'static,
     {
-        let begin = async |connection: &mut AsyncPgConnection| {
+        let begin = async |connection: &mut Connection| {
             let (mut one, mut other) = (&*connection, &*connection);
             let (begun, row) = futures_util::future::join(
                 one.batch_execute(begin),
@@ -382,7 +383,7 @@ impl Store {
     /// operation names the work's span.
     async fn start<T, F>(&self, operation: &'static str, first: F) -> Result<(Lease, T), StoreError>
     where
-        F: for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>> + Sync,
+        F: for<'c> Body<&'c mut Connection, QueryResult<T>> + Sync,
         T: Send,
     {
         let work = Work::begin(operation);
@@ -398,7 +399,7 @@ impl Store {
 
     async fn start_in<T, F>(&self, work: &Work, first: F) -> Result<(Lease, T), StoreError>
     where
-        F: for<'c> Body<&'c mut AsyncPgConnection, QueryResult<T>> + Sync,
+        F: for<'c> Body<&'c mut Connection, QueryResult<T>> + Sync,
         T: Send,
     {
         let connecting = Some(self.connect_timeout());
@@ -454,7 +455,7 @@ impl IsCollision for StoreError {
 }
 
 impl Snapshot {
-    fn connection(&mut self) -> &mut AsyncPgConnection {
+    fn connection(&mut self) -> &mut Connection {
         self.lease.start()
     }
 
@@ -467,7 +468,7 @@ impl Snapshot {
 }
 
 impl Transaction {
-    fn connection(&mut self) -> &mut AsyncPgConnection {
+    fn connection(&mut self) -> &mut Connection {
         self.lease.start()
     }
 

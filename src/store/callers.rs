@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use diesel::prelude::*;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
     Snapshot, Store, Transaction,
+    connection::Connection,
     error::StoreError,
     schema::{service_account_certificates as certificates, service_accounts},
     types,
@@ -60,7 +61,7 @@ impl Store {
         &self,
         token: TokenHash,
     ) -> Result<Option<ServiceAccount>, StoreError> {
-        let find = async |connection: &mut AsyncPgConnection| {
+        let find = async |connection: &mut Connection| {
             let row: Option<Row> = service_accounts::table
                 .filter(service_accounts::token_hash.eq(&token.0[..]))
                 .filter(service_accounts::revoke_time.is_null())
@@ -82,7 +83,7 @@ impl Store {
         names: &[CertificateName],
     ) -> Result<Option<ServiceAccount>, StoreError> {
         let names: Vec<_> = names.iter().map(CertificateName::as_str).collect();
-        let find = async |connection: &mut AsyncPgConnection| {
+        let find = async |connection: &mut Connection| {
             let mut rows: Vec<Row> = service_accounts::table
                 .inner_join(certificates::table)
                 .filter(certificates::name.eq_any(&names))
@@ -102,10 +103,7 @@ impl Store {
 }
 
 /// Adds the names in certificates that an account is known by.
-async fn with_names(
-    connection: &mut AsyncPgConnection,
-    row: Option<Row>,
-) -> QueryResult<Option<Found>> {
+async fn with_names(connection: &mut Connection, row: Option<Row>) -> QueryResult<Option<Found>> {
     let Some(row) = row else {
         return Ok(None);
     };

@@ -7,12 +7,13 @@ use diesel::{
     prelude::*,
     sql_types::{BigInt, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use futures_util::future::join;
 use uuid::Uuid;
 
 use super::{
     Snapshot, Transaction,
+    connection::Connection,
     error::StoreError,
     schema::{api_client_grants, api_client_tokens, api_client_usage, api_clients},
     types,
@@ -281,10 +282,7 @@ impl Transaction {
     }
 }
 
-async fn find(
-    connection: &mut AsyncPgConnection,
-    id: ClientId,
-) -> Result<Option<ApiClient>, StoreError> {
+async fn find(connection: &mut Connection, id: ClientId) -> Result<Option<ApiClient>, StoreError> {
     // Both are sent before the first answer is there.
     let mut one = &*connection;
     let row = with_newest_tokens!()
@@ -297,7 +295,7 @@ async fn find(
 }
 
 async fn page(
-    connection: &mut AsyncPgConnection,
+    connection: &mut Connection,
     listing: Listing,
     now: Timestamp,
 ) -> Result<Vec<ApiClient>, StoreError> {
@@ -330,10 +328,7 @@ async fn page(
     with_grants(rows, granted)
 }
 
-async fn granted(
-    mut connection: &AsyncPgConnection,
-    clients: Vec<Uuid>,
-) -> QueryResult<Vec<Granted>> {
+async fn granted(mut connection: &Connection, clients: Vec<Uuid>) -> QueryResult<Vec<Granted>> {
     api_client_grants::table
         .filter(api_client_grants::client_id.eq_any(clients))
         .select((

@@ -1,20 +1,15 @@
-//! Connecting to Postgres, to the server among several that will do, and what every
-//! connection is set to.
+//! Connecting to Postgres, to the server among several that will do.
 
 use std::{
+    pin::pin,
     sync::{
-        Arc, Once,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use diesel::{
-    ConnectionError, ConnectionResult,
-    sql_types::{Bool, Text, Timestamptz},
-};
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::{
@@ -23,44 +18,18 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
+    connection::Connection as Pooled,
     error::{StoreError, causes},
     migrations::SCHEMA,
-    survey::{ServerId, Standbys, Unsuitable},
+    session::SESSION,
+    survey::{ServerId, Standbys, Standing, Unsuitable},
     tls::{Encryption, TlsError},
     url::{DatabaseUrl, MalformedUrl, Server, Target},
 };
-use crate::domain::Timestamp;
 
 /// How long a peer may leave data unacknowledged before it is taken for gone: a
 /// statement that waits for it fails then, and does not wait for ever.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What every connection is set to. The service's own deadline comes first; these
-/// end what it has lost hold of.
-const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
-                       SET idle_in_transaction_session_timeout = '20s'; SET timezone = 'UTC'";
-/// Outages are told from defects by the text of a message, which must be the
-/// English one: diesel keeps the SQLSTATE to itself. Only a superuser, or who was
-/// granted that, may say so; otherwise the server's own language stays, and is told.
-pub(super) const MESSAGES: &str = "SELECT CASE \
-     WHEN has_parameter_privilege('lc_messages', 'SET') THEN set_config('lc_messages', 'C', false) \
-     ELSE current_setting('lc_messages') END AS language";
-/// Says once that Postgres does not speak English.
-static TOLD: Once = Once::new();
-
-#[derive(diesel::QueryableByName)]
-struct ServerRow {
-    #[diesel(sql_type = Timestamptz)]
-    started: Timestamp,
-    #[diesel(sql_type = Bool)]
-    is_in_recovery: bool,
-}
-
-#[derive(diesel::QueryableByName)]
-struct LanguageRow {
-    #[diesel(sql_type = Text)]
-    language: String,
-}
-
 /// A connection's bytes, which are moved when it is polled.
 pub(super) type Wire = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
@@ -205,11 +174,9 @@ impl ConnectError {
 }
 
 impl From<ConnectError> for StoreError {
+    /// Whatever the reason is: without a connection, the database cannot be reached.
     fn from(error: ConnectError) -> Self {
-        match error {
-            ConnectError::Postgres(error) => error.into(),
-            other => Self::Unavailable(Box::new(other)),
-        }
+        Self::Unavailable(Box::new(error))
     }
 }
 
@@ -330,7 +297,8 @@ impl Connector {
         }
     }
 
-    /// Connects beneath diesel. Nothing is done on the connection until it is polled.
+    /// Connects. The session is set up; nothing else is done on the connection until it
+    /// is polled.
     pub(super) async fn open(&self) -> Result<(Client, Wire), ConnectError> {
         let opened = self.try_open().await;
         self.note_refusal(opened.as_ref().err());
@@ -373,8 +341,8 @@ impl Connector {
         Err(ConnectError::none_of(failed))
     }
 
-    /// Connects.
-    pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+    /// Connects, for the pool.
+    pub(super) async fn connect(&self) -> Result<Pooled, ConnectError> {
         loop {
             let opened_at = Instant::now();
             let opened = self.open().await;
@@ -382,41 +350,29 @@ impl Connector {
             if !self.is_valid(opened_at) {
                 continue;
             }
-            let bad = |error: ConnectError| ConnectionError::BadConnection(error.to_string());
-            let (client, wire) = opened.map_err(bad)?;
-            let mut connection =
-                AsyncPgConnection::try_from_client_and_connection(client, wire).await?;
-            let identity = self.identify(&mut connection).await;
-            identity
-                .map_err(ConnectionError::CouldntSetupConfiguration)?
-                .map_err(bad)?;
+            let (client, wire) = opened?;
+            let connection = Pooled::new(client, wire);
+            self.identify(&connection).await?;
             return Ok(connection);
         }
     }
 
     /// Sees whether a connection of the pool leads to a server that is of use, and to the
     /// one that was chosen.
-    async fn identify(
-        &self,
-        connection: &mut AsyncPgConnection,
-    ) -> diesel::QueryResult<Result<(), ConnectError>> {
-        let sql = "SELECT pg_postmaster_start_time() AS started, \
-                   pg_is_in_recovery() AS is_in_recovery";
-        let asked = diesel::sql_query(sql);
-        // Named in full: its methods would hide those of other types.
-        let row: ServerRow = diesel_async::RunQueryDsl::get_result(asked, connection).await?;
+    async fn identify(&self, connection: &Pooled) -> Result<(), ConnectError> {
+        let identity = connection.identity().await?;
         // One that was made read-only refuses writes by itself.
-        if row.is_in_recovery && self.standbys == Standbys::Refused {
-            return Ok(Err(Unsuitable::Standby.into()));
+        if identity.standing != Standing::ReadOnly {
+            identity.standing.suits(self.standbys)?;
         }
         let chosen = self.chosen.load();
         if chosen
             .as_ref()
-            .is_some_and(|chosen| **chosen != ServerId::of(row.started))
+            .is_some_and(|chosen| **chosen != identity.server)
         {
             self.doubt.notify_one();
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Sees whether Postgres takes our connections.
@@ -472,64 +428,26 @@ async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire)
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(TCP_USER_TIMEOUT);
     }
+    let entered = async {
+        let (client, mut wire) = config.connect(tls).await?;
+        set_up(&client, &mut wire).await?;
+        Ok((client, wire))
+    };
     // All of it: also one that accepts connections and then says nothing.
-    let entered = tokio::time::timeout(server.patience, config.connect(tls)).await;
+    let entered = tokio::time::timeout(server.patience, entered).await;
     let late = |_| ConnectError::Late(server.patience);
-    Ok(entered.map_err(late)??)
+    entered.map_err(late)?
 }
 
-/// What a new connection is set to, and where it finds the tables.
-pub(super) fn session() -> String {
-    format!("{SESSION}; {SCHEMA}")
-}
-
-/// Sets a new connection up.
-pub(super) async fn set_up(connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
-    // Only here: its methods would hide those of other types.
-    use diesel_async::RunQueryDsl;
-
-    connection.batch_execute(&session()).await?;
-    let row: LanguageRow = diesel::sql_query(MESSAGES).get_result(connection).await?;
-    let language = row.language;
-    if !is_english(&language) {
-        TOLD.call_once(|| {
-            tracing::warn!(
-                language,
-                "Postgres words its errors in the language {language}, in which outages look like \
-                 defects: a superuser has to run ALTER ROLE … SET lc_messages = 'C' for this role"
-            );
-        });
+/// Sets a new connection up, whatever it is for, and has it find the tables.
+async fn set_up(client: &Client, wire: &mut Wire) -> Result<(), tokio_postgres::Error> {
+    let session = format!("{}; {SCHEMA}", *SESSION);
+    let mut set = pin!(client.batch_execute(&session));
+    tokio::select! {
+        biased;
+        // Its reason says more than that the connection is closed.
+        ended = wire => ended?,
+        done = &mut set => return done,
     }
-    Ok(())
-}
-
-/// Whether a locale's messages are the ones that are known here.
-fn is_english(locale: &str) -> bool {
-    let language = locale.split(['_', '.', '-', '@']).next().unwrap_or(locale);
-    ["", "c", "posix", "en", "english"].contains(&&*language.to_lowercase())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn english_has_several_names() {
-        for english in [
-            "",
-            "C",
-            "C.UTF-8",
-            "POSIX",
-            "en_US.utf8",
-            "en_GB",
-            "en-US",
-            "en",
-            "English_United States.1252",
-        ] {
-            assert!(is_english(english), "{english}");
-        }
-        for other in ["de_DE.UTF-8", "ca_ES", "fr", "German_Germany.1252", "eng"] {
-            assert!(!is_english(other), "{other}");
-        }
-    }
+    set.await
 }

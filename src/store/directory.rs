@@ -10,11 +10,12 @@ use diesel::{
     prelude::*,
     sql_types::{BigInt, Nullable},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
     IsCollision, Snapshot, Store, Transaction,
+    connection::Connection,
     error::StoreError,
     schema::{directory_order, directory_state},
     statement::Statement,
@@ -137,7 +138,7 @@ impl Store {
     /// applied from here on is newer. Waits for no write, and holds up none.
     pub async fn begin_replacement(&self) -> Result<Place, StoreError> {
         // A place that is given out and not used changes nothing: so it may be tried again.
-        let begun = async |mut connection: &mut AsyncPgConnection| {
+        let begun = async |mut connection: &mut Connection| {
             Statement("UPDATE directory_order SET last_place = last_place + 1 RETURNING last_place")
                 .get_result(&mut connection)
                 .await

@@ -6,10 +6,11 @@ use diesel::{
     dsl::exists,
     sql_types::{BigInt, Nullable, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 
 use super::{
     Store,
+    connection::Connection,
     error::StoreError,
     revision,
     schema::{api_client_tokens, api_clients},
@@ -25,7 +26,7 @@ struct LastChange {
 impl Store {
     /// The newest token of a client, by its hash.
     pub async fn newest_token(&self, client: ClientId) -> Result<Option<TokenHash>, StoreError> {
-        let find = async |connection: &mut AsyncPgConnection| {
+        let find = async |connection: &mut Connection| {
             api_client_tokens::table
                 .filter(api_client_tokens::client_id.eq(client.uuid()))
                 .filter(api_client_tokens::end_time.is_null())
@@ -47,7 +48,7 @@ impl Store {
 
     /// Whether there is such a client.
     pub async fn has_client(&self, client: ClientId) -> Result<bool, StoreError> {
-        let find = async |connection: &mut AsyncPgConnection| {
+        let find = async |connection: &mut Connection| {
             diesel::select(exists(api_clients::table.find(client.uuid())))
                 .get_result(connection)
                 .await
@@ -60,7 +61,7 @@ impl Store {
     /// The last revision that changed something for a client. `None`: it is longer
     /// ago than the log reaches back.
     pub async fn last_change(&self, client: ClientId) -> Result<Option<Revision>, StoreError> {
-        let find = async |connection: &mut AsyncPgConnection| {
+        let find = async |connection: &mut Connection| {
             diesel::sql_query(
                 "SELECT max(revision) AS revision FROM index_changes WHERE client_id = $1",
             )

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use diesel::prelude::*;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use futures_util::future::join3;
 use uuid::Uuid;
 
 use super::{
     Snapshot, Transaction,
+    connection::Connection,
     error::StoreError,
     schema::{site_members, sites, team_members, teams, users},
     types::{self, StandingColumns},
@@ -50,7 +51,7 @@ impl Transaction {
 }
 
 async fn facts(
-    connection: &AsyncPgConnection,
+    connection: &Connection,
     actor: UserId,
     owner: Owner,
     asked: &[SiteId],
@@ -89,7 +90,7 @@ async fn facts(
 }
 
 async fn find_user(
-    mut connection: &AsyncPgConnection,
+    mut connection: &Connection,
     id: UserId,
 ) -> Result<Option<UserStanding>, StoreError> {
     let row: Option<(String, bool)> = users::table
@@ -108,7 +109,7 @@ async fn find_user(
 }
 
 async fn find_team(
-    mut connection: &AsyncPgConnection,
+    mut connection: &Connection,
     id: TeamId,
     actor: UserId,
 ) -> Result<OwnerFacts, StoreError> {
@@ -133,7 +134,7 @@ async fn find_team(
 }
 
 async fn site_standings(
-    mut connection: &AsyncPgConnection,
+    mut connection: &Connection,
     user: UserId,
     asked: &[SiteId],
 ) -> Result<BTreeMap<SiteId, SiteStanding>, StoreError> {

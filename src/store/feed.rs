@@ -18,7 +18,7 @@ mod rows;
 
 use super::{
     Standbys, Store,
-    connect::{self, Validity},
+    connect::Validity,
     error::StoreError,
     lease::Work,
     revision,
@@ -196,9 +196,6 @@ impl Store {
                 driver,
                 identity,
             } = self.connector.survey(limit).await?;
-            client.batch_execute(&connect::session()).await?;
-            // Here errors have their SQLSTATE: this is for the log alone.
-            client.batch_execute(connect::MESSAGES).await?;
             let ask_state = ask_state();
             let (state, changed, clients, grants, tokens) = tokio::try_join!(
                 client.prepare(&ask_state),

@@ -9,11 +9,12 @@ use diesel::{
     query_builder::{AstPass, Query, QueryFragment, QueryId},
     sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
     Store, clients,
+    connection::Connection,
     error::StoreError,
     revision,
     types::{self, StandingColumns},
@@ -143,7 +144,7 @@ impl Store {
         let hash = token.map_or(Vec::new(), |token| token.0.to_vec());
         let statement = LookUpStatement { hash };
         let look_up =
-            async |connection: &mut AsyncPgConnection| (&statement).load::<Row>(connection).await;
+            async |connection: &mut Connection| (&statement).load::<Row>(connection).await;
         let (lease, rows) = self.start("look_up", look_up).await?;
         lease.finish();
         let [first, ..] = rows.as_slice() else {

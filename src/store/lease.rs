@@ -4,10 +4,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use diesel_async::{AsyncPgConnection, pooled_connection::deadpool::Object};
 use tracing::{Span, field::Empty, info_span};
 
-use super::{connect::Connector, error::StoreError};
+use super::{connect::Connector, connection::Connection, error::StoreError, pool::Object};
 use crate::telemetry::traces;
 
 /// How long an abandoned statement may take to be cancelled.
@@ -51,7 +50,7 @@ impl Work {
 
 /// A connection that is put back into the pool only when its work was finished.
 pub(super) struct Lease {
-    connection: Option<Object<AsyncPgConnection>>,
+    connection: Option<Object>,
     /// Whether the connection has nothing under way.
     idle: bool,
     connector: Arc<Connector>,
@@ -60,10 +59,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) const fn new(
-        connection: Object<AsyncPgConnection>,
-        connector: Arc<Connector>,
-    ) -> Self {
+    pub(super) const fn new(connection: Object, connector: Arc<Connector>) -> Self {
         Self {
             connection: Some(connection),
             idle: true,
@@ -79,7 +75,7 @@ impl Lease {
     }
 
     /// The connection, which from here on has something under way.
-    pub(super) fn start(&mut self) -> &mut AsyncPgConnection {
+    pub(super) fn start(&mut self) -> &mut Connection {
         self.idle = false;
         self.connection
             .as_mut()

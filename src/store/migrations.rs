@@ -3,13 +3,20 @@
 //! others wait and find nothing to do.
 
 use diesel::{
+    ConnectionError,
     migration::{MigrationSource, MigrationVersion},
     pg::Pg,
 };
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::{Standbys, connect::Connector, error::StoreError};
+use super::{
+    Standbys,
+    connect::{ConnectError, Connector},
+    connection::Connection,
+    error::StoreError,
+    session::WITHOUT_LIMITS,
+};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 /// Held while migrating; a number of this project's own.
@@ -40,7 +47,7 @@ const ONLY_SCHEMA: &str = "
 pub enum MigrationError {
     /// Postgres cannot be reached.
     #[error("cannot connect to the database")]
-    Connect(#[source] diesel::ConnectionError),
+    Connect(#[source] ConnectionError),
     /// The lock that orders migrations could not be had.
     #[error("cannot lock the database for migration")]
     Lock(#[source] diesel::result::Error),
@@ -77,7 +84,7 @@ pub async fn revert_all(database_url: &str) -> Result<Vec<String>, MigrationErro
 }
 
 /// Names what is pending. Changes nothing, not even in an empty database.
-pub async fn pending(connection: &mut AsyncPgConnection) -> Result<Vec<String>, StoreError> {
+pub(super) async fn pending(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
     use diesel::sql_types::Text;
     use diesel_async::RunQueryDsl;
 
@@ -138,10 +145,18 @@ fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationErro
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let mut connection = Connector::new(&database_url.into(), Standbys::Refused)
-        .connect()
+    let opened = Connector::new(&database_url.into(), Standbys::Refused)
+        .open()
+        .await;
+    let bad = |error: ConnectError| ConnectionError::BadConnection(error.to_string());
+    let (client, wire) = opened.map_err(bad).map_err(MigrationError::Connect)?;
+    let connection = AsyncPgConnection::try_from_client_and_connection(client, wire).await;
+    let mut connection = connection.map_err(MigrationError::Connect)?;
+    // Before: a limit holds for the whole of what is sent at once.
+    connection
+        .batch_execute(WITHOUT_LIMITS)
         .await
-        .map_err(MigrationError::Connect)?;
+        .map_err(MigrationError::Lock)?;
     // Released when this connection ends, whatever happens before.
     connection
         .batch_execute(LOCK)

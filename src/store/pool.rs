@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use deadpool::{Runtime, managed::HookError};
-use diesel_async::{
-    AsyncPgConnection,
-    pooled_connection::{
-        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
-        deadpool::{Hook, Pool},
-    },
-};
-use futures_util::FutureExt;
+use deadpool::{Runtime, managed};
 
 use super::{
     Options,
-    connect::{self, Connector},
+    connect::{ConnectError, Connector},
+    connection::Connection,
 };
+
+/// Connections that are used again.
+pub(super) type Pool = managed::Pool<Manager>;
+/// A connection out of the pool.
+pub(super) type Object = managed::Object<Manager>;
 
 /// The part of the pool that writers may have. They wait for each other anyway,
 /// and must not keep those who read waiting for a connection.
@@ -54,7 +52,7 @@ pub struct PoolStatus {
 }
 
 impl PoolStatus {
-    pub(super) fn of(pool: &Pool<AsyncPgConnection>) -> Self {
+    pub(super) fn of(pool: &Pool) -> Self {
         let status = pool.status();
         Self {
             connections: status.size,
@@ -65,41 +63,44 @@ impl PoolStatus {
     }
 }
 
+/// Makes connections, and sees whether one can be used again.
+pub(super) struct Manager(Arc<Connector>);
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Connection, ConnectError> {
+        // Boxed, since it is large, rare, and part of whatever needs a connection.
+        Box::pin(self.0.connect()).await
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut Connection,
+        metrics: &managed::Metrics,
+    ) -> managed::RecycleResult<ConnectError> {
+        // No round trip: a dead connection is seen as closed.
+        if connection.is_closed() {
+            return Err(managed::RecycleError::message("the connection has ended"));
+        }
+        // A connection to where the database no longer is would be used for ever otherwise.
+        if !self.0.is_valid(metrics.created) {
+            return Err(managed::RecycleError::message(
+                "the database is elsewhere now",
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// A pool, which connects when first asked for a connection. How long that may take is
 /// said by whoever asks.
-pub(super) fn of(options: &Options, connector: &Arc<Connector>) -> Pool<AsyncPgConnection> {
-    let mut config = ManagerConfig::<AsyncPgConnection>::default();
-    // No round trip at checkout: a dead connection is seen as closed.
-    config.recycling_method = RecyclingMethod::Fast;
-    let validity = Arc::clone(connector);
-    let connector = Arc::clone(connector);
-    config.custom_setup = Box::new(move |_: &str| {
-        let connector = Arc::clone(&connector);
-        async move { connector.connect().await }.boxed()
-    });
-    // The connector knows where to.
-    let manager = AsyncDieselConnectionManager::new_with_config("", config);
-    let set_up = Hook::async_fn(|connection: &mut AsyncPgConnection, _| {
-        async {
-            let done = connect::set_up(connection).await;
-            done.map_err(|error| HookError::Message(error.to_string().into()))
-        }
-        .boxed()
-    });
-    // A connection to where the database no longer is would be used for ever otherwise.
-    let still_valid = Hook::sync_fn(move |_: &mut AsyncPgConnection, metrics| {
-        if validity.is_valid(metrics.created) {
-            Ok(())
-        } else {
-            Err(HookError::Message("the database is elsewhere now".into()))
-        }
-    });
-    Pool::builder(manager)
+pub(super) fn of(options: &Options, connector: &Arc<Connector>) -> Pool {
+    Pool::builder(Manager(Arc::clone(connector)))
         .max_size(options.pool_size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(options.pool_wait))
-        .post_create(set_up)
-        .pre_recycle(still_valid)
         .build()
         .expect("a runtime is set, which timeouts need")
 }

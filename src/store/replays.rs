@@ -2,12 +2,13 @@
 //! of a request is of no use without its id, which is not kept.
 
 use diesel::{prelude::*, sql_types::BigInt};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use futures_util::future::join;
 use uuid::Uuid;
 
 use super::{
     Store, Transaction,
+    connection::Connection,
     error::StoreError,
     revision,
     schema::{
@@ -143,7 +144,7 @@ impl Store {
     /// bounded number at once. Gives how many. No decision depends on it: a request of
     /// 24 hours ago counts as absent also while it is there.
     pub async fn remove_requests(&self, until: Timestamp) -> Result<usize, StoreError> {
-        let remove = async |connection: &mut AsyncPgConnection| {
+        let remove = async |connection: &mut Connection| {
             diesel::sql_query(REMOVE_EXPIRED)
                 .bind::<diesel::sql_types::Timestamptz, _>(until)
                 .bind::<BigInt, _>(REMOVED_AT_ONCE)

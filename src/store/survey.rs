@@ -133,10 +133,11 @@ impl Standing {
 pub(super) struct Driver(pub(super) JoinHandle<()>);
 
 impl Driver {
-    fn of(wire: Wire) -> Self {
+    /// Takes over a connection.
+    pub(super) fn of(wire: Wire) -> Self {
         Self(tokio::spawn(async move {
             if let Err(error) = wire.await {
-                tracing::debug!(%error, "a connection for reading ended");
+                tracing::debug!(%error, "a connection to Postgres ended");
             }
         }))
     }

@@ -9,10 +9,13 @@ use diesel::{
     prelude::*,
     sql_types::{Array, BigInt, Date, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
-use super::{Snapshot, Store, error::StoreError, schema::api_client_usage_days, types};
+use super::{
+    Snapshot, Store, connection::Connection, error::StoreError, schema::api_client_usage_days,
+    types,
+};
 use crate::domain::{
     Timestamp,
     id::ClientId,
@@ -120,7 +123,7 @@ impl Store {
         }
         // What finds an idle connection dead must change nothing: it is tried on
         // the next one.
-        let ping = async |connection: &mut AsyncPgConnection| connection.batch_execute(PING).await;
+        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
         let (mut lease, ()) = self.start("flush_usage", ping).await?;
         let mut last = None;
         loop {
@@ -145,7 +148,7 @@ impl Store {
 
     /// Removes the counts of days before that one, 10,000 of them at most.
     pub async fn trim_usage(&self, before: Day) -> Result<Trimmed, StoreError> {
-        let ping = async |connection: &mut AsyncPgConnection| connection.batch_execute(PING).await;
+        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
         let (mut lease, ()) = self.start("trim_usage", ping).await?;
         let removed = diesel::sql_query(TRIM)
             .bind::<Date, _>(before.date())
@@ -174,7 +177,7 @@ pub enum Trimmed {
 
 /// Writes a chunk. Gives the clients that were left out.
 async fn flush(
-    connection: &mut AsyncPgConnection,
+    connection: &mut Connection,
     columns: Columns,
 ) -> Result<BTreeSet<ClientId>, StoreError> {
     let left_out: Vec<LeftOut> = diesel::sql_query(FLUSH)

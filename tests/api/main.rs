@@ -21,6 +21,7 @@ mod bad_input;
 mod both_ways;
 mod callers;
 mod cancel;
+mod classes;
 mod concurrency;
 mod create;
 mod directory;

@@ -10,7 +10,11 @@ use hitkeep_auth::{
         token::TokenHash,
         usage::Day,
     },
-    store::{Snapshot, Store, Transaction, clients::Listing, error::StoreError},
+    store::{
+        Snapshot, Store, Transaction,
+        clients::Listing,
+        error::{StoreError, causes},
+    },
 };
 use uuid::Uuid;
 
@@ -270,4 +274,26 @@ async fn what_cannot_be_is_reported() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn what_postgres_quotes_of_a_row_is_not_handed_on() {
+    let url = world().await;
+    postgres::execute(
+        &url,
+        "CREATE FUNCTION quote() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE EXCEPTION 'no' USING ERRCODE = 'unique_violation', DETAIL = 'secret'; END $$; \
+         ALTER TABLE directory_state RENAME TO stored; \
+         CREATE VIEW directory_state AS SELECT quote() AS applied_sequence",
+    )
+    .await;
+    let store = store(&url);
+    let error = store
+        .read(async |snapshot: &mut Snapshot| snapshot.directory_status().await.map(drop))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Defect(_)), "{error:?}");
+    let all = format!("{error} {} {error:?}", causes(&error));
+    assert!(all.contains("SQLSTATE 23505"), "{all}");
+    assert!(!all.contains("secret"), "{all}");
 }
