@@ -21,6 +21,8 @@ mod harness;
 
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../proxies/programs.rs"]
+mod programs;
 #[path = "../support/verdict.rs"]
 mod verdict;
 
@@ -40,7 +42,9 @@ mod killed;
 mod lost;
 mod model;
 mod notifications;
+mod notify;
 mod order;
+mod pooler;
 mod primary;
 mod proxy;
 mod random;

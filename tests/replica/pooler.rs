@@ -1,0 +1,174 @@
+//! A real `PgBouncer` between the service and its Postgres, in session mode. Where it is not
+//! installed, its tests are skipped, and say so.
+
+use std::{
+    fmt::Write,
+    fs,
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use hitkeep_auth::{server, store, store::migrations};
+use tokio::{process::Command, sync::mpsc};
+
+use crate::{
+    fixtures::*,
+    harness::{TestApp, told},
+    own_postgres::OwnPostgres,
+    programs,
+    support::{postgres, process::Process},
+};
+
+/// Where CI puts it.
+const PLACE: &str = "target/ci-tools/pgbouncer/usr/sbin/pgbouncer";
+/// Callers that call one after the other, each on a connection of its own.
+const CALLERS: usize = 8;
+const OUTAGE: [&str; 2] = ["Unavailable DATABASE_UNAVAILABLE", "Unavailable OVERLOADED"];
+
+/// A pooler, in front of a server.
+struct Pooler {
+    /// Where to connect to one of the databases, without the name.
+    url: String,
+    folder: PathBuf,
+    _process: Process,
+}
+
+impl Pooler {
+    /// Starts one in front of the server of that URL, with more settings; none where it
+    /// is not installed.
+    async fn start(server: &str, settings: &str) -> Option<Self> {
+        let program = programs::find("pgbouncer", PLACE)?;
+        let host = server
+            .strip_prefix("postgres://postgres@")
+            .expect("a private Postgres' URL")
+            .trim_end_matches('/')
+            .replace("%2F", "/");
+        let folder = PathBuf::from(format!("{host}-pooler"));
+        fs::create_dir_all(&folder).unwrap();
+        let mut lines = format!(
+            "[databases]\n* = host={host} port=5432 user=postgres\n\
+             [pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {}\nauth_type = any\n\
+             pool_mode = session\ndefault_pool_size = 50\n",
+            folder.display()
+        );
+        lines.push_str(settings);
+        let file = folder.join("pgbouncer.ini");
+        fs::write(&file, lines).unwrap();
+        // It refuses to be root's, and Postgres' user may enter the folders of both.
+        let owner = fs::metadata(Path::new(&host).join(".s.PGSQL.5432")).unwrap();
+        for path in [&folder, &file] {
+            chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        }
+        let mut command = Command::new(&program);
+        command.arg(&file).uid(owner.uid()).gid(owner.gid());
+        // Its libraries lie beside it where its package was only unpacked.
+        let libraries = program.ancestors().nth(2).expect("it is in a folder");
+        let libraries = libraries.join("lib");
+        let mut path = libraries.display().to_string();
+        for entry in fs::read_dir(&libraries).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                write!(path, ":{}", entry.path().display()).unwrap();
+            }
+        }
+        command.env("LD_LIBRARY_PATH", path).current_dir("/");
+        let mut process = Process::start(command);
+        process.stderr.line("process up").await;
+        Some(Self {
+            url: format!(
+                "postgres://postgres@{}/",
+                folder.display().to_string().replace('/', "%2F")
+            ),
+            folder,
+            _process: process,
+        })
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// A database with everything in it, on that server.
+async fn migrated(server: &str) -> String {
+    postgres::execute(&format!("{server}postgres"), "CREATE DATABASE pooled").await;
+    let direct = format!("{server}pooled");
+    migrations::apply(&direct).await.unwrap();
+    direct
+}
+
+/// What a caller's calls got until it was told to stop.
+async fn call_until(
+    app: Arc<TestApp>,
+    stop: Arc<AtomicBool>,
+    served: mpsc::UnboundedSender<()>,
+) -> Vec<String> {
+    let dashboard = app.dashboard().await;
+    let mut failures = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let made = dashboard.create(personal(VERA)).await;
+        let deleted = match &made {
+            Ok(made) => {
+                let id = made.api_client.as_ref().unwrap().id.clone();
+                dashboard.delete(delete(VERA, &id)).await.map(drop)
+            }
+            Err(status) => Err(status.clone()),
+        };
+        let listed = dashboard.list(list(VERA, of_user(VERA))).await.map(drop);
+        if deleted.is_ok() && listed.is_ok() && served.send(()).is_err() {
+            break;
+        }
+        for failed in [deleted, listed].into_iter().filter(Result::is_err) {
+            failures.push(told(&failed));
+        }
+    }
+    failures
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_crashes_behind_a_pooler_is_unavailable_and_nothing_else() {
+    let own = OwnPostgres::start().await;
+    let settings = "server_login_retry = 0\nquery_wait_timeout = 2\n";
+    let Some(pooler) = Pooler::start(&own.url, settings).await else {
+        return;
+    };
+    let direct = migrated(&own.url).await;
+    let store = store::Options::new(format!("{}pooled", pooler.url));
+    let app = Arc::new(TestApp::on(&direct, &store, server::Options::default()).await);
+    app.change(world()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (sender, mut served) = mpsc::unbounded_channel();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            tokio::spawn(call_until(
+                Arc::clone(&app),
+                Arc::clone(&stop),
+                sender.clone(),
+            ))
+        })
+        .collect();
+    let mut failures = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..CALLERS {
+            served.recv().await.unwrap();
+        }
+        own.kill_and_restart().await;
+        while served.try_recv().is_ok() {}
+    }
+    served.recv().await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        failures.extend(caller.await.unwrap());
+    }
+    failures.sort();
+    failures.dedup();
+    assert!(!failures.is_empty());
+    for failure in failures {
+        assert!(OUTAGE.contains(&&*failure), "{failure}");
+    }
+}
