@@ -1,10 +1,11 @@
 //! `ReplaceDirectory`: the whole directory as one difference.
 
-use std::time::Duration;
-
-use hitkeep_auth::pb::{
-    self, InstanceRole, ReplaceDirectoryRequest, SiteRole, TeamRole,
-    directory_service_client::DirectoryServiceClient,
+use hitkeep_auth::{
+    domain::caller::CallerPermission::Directory,
+    pb::{
+        self, InstanceRole, ReplaceDirectoryRequest, SiteRole, TeamRole,
+        directory_service_client::DirectoryServiceClient,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -13,6 +14,7 @@ use super::{USER, events, numbered, status, tables};
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp, told, violations},
+    layers::{framed, raw_open},
 };
 
 /// An id of that number.
@@ -369,12 +371,11 @@ async fn of_a_replacement_that_is_broken_off_nothing_is_applied() {
     call.await.unwrap_err();
     drop(sender);
     // It runs out of time in the middle.
-    let hurried = pusher.clone().within(Duration::from_millis(300));
-    let (sender, call) = begun(&hurried);
-    sender.send(allowed.clone()).await.unwrap();
-    let refused = call.await.unwrap();
+    let path = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
+    let hurried = [("grpc-timeout", "300m")];
+    let refused = raw_open(&app, Directory, path, &hurried, framed(&allowed)).await;
+    let refused: Result<(), _> = Err(refused);
     assert_eq!(told(&refused), "DeadlineExceeded DEADLINE_EXCEEDED");
-    drop(sender);
     // The whole connection goes away.
     let leaving = app.pusher().await;
     let (sender, call) = begun(&leaving);
