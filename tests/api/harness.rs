@@ -69,6 +69,8 @@ impl TestApp {
         let url = postgres::migrated_database().await;
         let store_options = store::Options {
             pool_size: 8,
+            // A crowd gets its connections one after the other, however slow the machine.
+            pool_wait: Duration::from_mins(1),
             ..store::Options::new(&url)
         };
         Self::on(&url, &store_options, options).await

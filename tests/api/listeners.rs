@@ -5,10 +5,11 @@ use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 use hitkeep_auth::{
     domain::caller::CallerPermission::Introspect,
     server::{
-        self, Ended,
+        self, Ended, Server,
         listeners::{Address, ListenError, Listeners},
         tls::Tls,
     },
+    telemetry::{metrics::Metrics, traces::Sampling},
 };
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -17,6 +18,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
+    io::DuplexStream,
     net::{TcpStream, UnixListener, UnixStream},
     sync::mpsc,
     task::JoinHandle,
@@ -27,7 +29,10 @@ use tonic::transport::{Channel, Endpoint, Error};
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp},
-    support::certificates::{Authority, Folder, Identity, text},
+    support::{
+        certificates::{Authority, Folder, Identity, text},
+        waiting::{until, wanted},
+    },
 };
 
 mod certificates;
@@ -57,8 +62,22 @@ impl Listening {
         let listeners = Listeners::open(&addresses, tls).await.unwrap();
         let addresses = listeners.addresses().unwrap();
         let (stop, stopped) = mpsc::channel(2);
-        let store = app.store.clone();
-        let server = tokio::spawn(server::serve(store, options, listeners.incoming(), stopped));
+        let metrics = Metrics::default();
+        let server = Server {
+            store: app.store.clone(),
+            options,
+            metrics: metrics.clone(),
+            sampling: Sampling::default(),
+            grpc: listeners.incoming(),
+            http: tokio_stream::empty::<std::io::Result<DuplexStream>>(),
+        };
+        let server = tokio::spawn(server.run(stopped));
+        // Until then an unknown token may wait in vain, where the machine is slow.
+        until("the index is loaded", async || {
+            let page = metrics.page().expect("there are metrics");
+            wanted(page.contains("hitkeep_auth_index_ready 1\n"))
+        })
+        .await;
         Self {
             app,
             addresses,
