@@ -1,5 +1,6 @@
 //! What Envoy's check costs: how many of them one core answers, beside a tonic handler
-//! with the same messages that does nothing; and how much later an answer comes that
+//! with the same messages that does nothing, with the system's allocator and with this
+//! service's own; and how much later an answer comes that
 //! goes through Envoy with a check, than one that goes through the same Envoy without.
 //!
 //! The servers are there at once, on one core, and one load generator on another core
@@ -36,7 +37,7 @@ use servers::Kind;
 use support::{
     arguments::Arguments,
     calls::framed,
-    comparison::{self, Running},
+    comparison::{self, Allocator, Programs, Running},
     cores,
     figures::met,
     load::{Shape, Style, Target, frames::Blocks},
@@ -52,6 +53,8 @@ const SETTINGS: [(&str, &str); 2] = [
     ("permission", "site.view"),
     ("site_path", "/api/sites/{site_id}/**"),
 ];
+/// What this service is called in a table.
+const OURS: &str = "hitkeep-auth";
 /// Clients whose tokens are presented, in turn.
 const KNOWN: usize = 1000;
 /// What is wanted: so many times what the empty handler answers.
@@ -66,7 +69,7 @@ struct Options {
 
 fn main() -> ExitCode {
     if let Some(name) = comparison::name() {
-        Kind::be(&name);
+        Kind::named(&name).expect("there is such a server").be();
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::read();
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         proxied: arguments.value("--proxied", 20_000),
     };
     arguments.done();
+    let programs = Programs::find();
     let cores = cores::shared_out(1);
     let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
     let runtime = cores::on(&cores.others, || {
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
     let (service, caller, known) = runtime.block_on(set_up(
         &postgres,
         &options,
+        &programs,
         &cores.server,
         &mut rows,
         &mut running,
@@ -128,9 +133,10 @@ fn main() -> ExitCode {
 async fn set_up(
     postgres: &Postgres,
     options: &Options,
+    programs: &Programs,
     cores: &[usize],
     rows: &mut Vec<Row>,
-    running: &mut Vec<Running>,
+    running: &mut Vec<(Allocator, Running)>,
 ) -> (Service, Caller, Vec<Known>) {
     let database = postgres.migrated("bench").await;
     let known = population::fill(&database, options.clients, KNOWN).await;
@@ -152,12 +158,13 @@ async fn set_up(
         style: Style::Unary,
     };
     for kind in Kind::ALL {
-        let server = cores::on(cores, || kind.start());
-        let target = ours.at(server.address, server.pid());
-        rows.push(Row::new(kind.title(), target));
-        running.push(server);
+        for (allocator, server) in cores::on(cores, || programs.start(kind.name())) {
+            let target = ours.at(server.address, server.pid());
+            rows.push(Row::new(allocator.titled(kind.title()), target));
+            running.push((allocator, server));
+        }
     }
-    rows.push(Row::new("hitkeep-auth", ours));
+    rows.push(Row::new(OURS, ours));
     (service, caller, known)
 }
 
@@ -241,6 +248,7 @@ async fn check(service: &Service, caller: &Caller, known: &[Known]) {
 
 fn report(rows: &[Row], options: &Options) {
     saturation::report(rows, "calls/s of work");
+    comparison::report(rows, OURS, &Kind::ALL.map(Kind::title));
     println!("{}", options.rounds);
     let first = &rows[0];
     let ours = rows.last().expect("there is ours");

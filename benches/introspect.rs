@@ -1,6 +1,7 @@
 //! How many introspections one core answers, beside what HTTP/2 costs by itself
 //! in Rust: an echo made with tonic as everybody writes it, the same on one
-//! thread, and hyper alone with a fixed answer.
+//! thread, and hyper alone with a fixed answer. Each of these is there twice: with the
+//! system's allocator and with this service's own.
 //!
 //! All servers are there at once, on the same core; one load generator on another
 //! core drives them in turns, with the same headers and messages. Then each gets
@@ -24,7 +25,7 @@ use rows::measure;
 use servers::Kind;
 use support::{
     arguments::Arguments,
-    comparison::{self, Running},
+    comparison::{self, Allocator, Programs, Running},
     cores,
     load::{Shape, Style, Target},
     population::{self, check},
@@ -66,13 +67,13 @@ impl Options {
 
 /// What has to be there while it is measured.
 struct Servers {
-    _echoes: Vec<Running>,
+    _echoes: Vec<(Allocator, Running)>,
     _ours: Vec<Service>,
 }
 
 fn main() -> ExitCode {
     if let Some(name) = comparison::name() {
-        Kind::be(&name);
+        Kind::named(&name).expect("there is such a server").be();
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::read();
@@ -94,13 +95,15 @@ fn main() -> ExitCode {
         beside: arguments.value("--beside", String::new()),
     };
     arguments.done();
+    let programs = Programs::find();
     let cores = cores::shared_out(options.threads);
     let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
     let runtime = cores::on(&cores.others, || {
         tokio::runtime::Runtime::new().expect("a runtime starts")
     });
     let mut rows = Vec::new();
-    let servers = runtime.block_on(set_up(&postgres, &options, &cores.server, &mut rows));
+    let set_up = set_up(&postgres, &options, &programs, &cores.server, &mut rows);
+    let servers = runtime.block_on(set_up);
     println!(
         "{} clients, of which {} present their tokens; {} connections with {} calls at once on \
          each, or {} on one stream; {cores}",
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
 async fn set_up(
     postgres: &Postgres,
     options: &Options,
+    programs: &Programs,
     cores: &[usize],
     rows: &mut Vec<Row>,
 ) -> Servers {
@@ -141,10 +145,8 @@ async fn set_up(
     let kinds: Vec<_> = kinds
         .filter(|kind| options.threads == 1 || !kind.is_on_one_thread())
         .collect();
-    let echoes: Vec<_> = kinds
-        .iter()
-        .map(|kind| cores::on(cores, || kind.start()))
-        .collect();
+    let start = |kind: &Kind| cores::on(cores, || programs.start(kind.name()));
+    let echoes: Vec<_> = kinds.into_iter().map(|kind| (kind, start(&kind))).collect();
     let mut ours = vec![service];
     if !options.beside.is_empty() {
         let start = || Service::start_build(&options.beside, &database, &[]);
@@ -154,13 +156,15 @@ async fn set_up(
         ours.push(other);
     }
     for (target, streams) in [(&unary, ""), (&stream, ", streams")] {
-        for (kind, server) in kinds.iter().zip(&echoes) {
+        for (kind, servers) in &echoes {
             if target.style == Style::Stream && !kind.has_streams() {
                 continue;
             }
-            let title = format!("{}{streams}", kind.title());
-            let target = target.at(server.address, server.pid());
-            rows.push(Row::new(title, target));
+            for (allocator, server) in servers {
+                let title = allocator.titled(&format!("{}{streams}", kind.title()));
+                let target = target.at(server.address, server.pid());
+                rows.push(Row::new(title, target));
+            }
         }
         for (server, what) in ours.iter().zip(["", ", other build"]) {
             let title = format!("{OURS}{what}{streams}");
@@ -171,7 +175,10 @@ async fn set_up(
     rows.retain(|row| row.title.contains(&options.only));
     assert!(!rows.is_empty(), "nothing is called {:?}", options.only);
     Servers {
-        _echoes: echoes,
+        _echoes: echoes
+            .into_iter()
+            .flat_map(|(_, servers)| servers)
+            .collect(),
         _ours: ours,
     }
 }

@@ -9,7 +9,7 @@ use hitkeep_auth::pb::envoy::service::auth::v3::{
 use tokio::runtime;
 use tonic::{Request, Response, Status, transport::Server};
 
-use crate::support::comparison::{self, Running};
+use crate::support::comparison;
 
 /// A server to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,23 +32,22 @@ impl Kind {
         }
     }
 
-    const fn name(self) -> &'static str {
+    /// What it is called on a command line.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Tonic => "tonic",
-            Self::Tuned => "tuned",
+            Self::Tonic => "empty-handler",
+            Self::Tuned => "tuned-empty-handler",
         }
     }
 
-    /// Starts it in a process of its own.
-    pub fn start(self) -> Running {
-        Running::start(self.name())
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Is the server of that name, until the one that started it is gone.
-    pub fn be(name: &str) {
-        let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        let kind = kind.expect("there is such a server");
-        let mut builder = match kind {
+    /// Is that server, until the one that started it is gone.
+    pub fn be(self) {
+        let mut builder = match self {
             Self::Tonic => runtime::Builder::new_multi_thread(),
             Self::Tuned => runtime::Builder::new_current_thread(),
         };

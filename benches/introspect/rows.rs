@@ -3,7 +3,9 @@
 
 use super::{
     OURS, Options,
+    servers::Kind,
     support::{
+        comparison,
         figures::{Samples, Table, median},
         load::{Style, steady},
         saturation::{Row, report},
@@ -39,6 +41,11 @@ pub fn measure(rows: &mut [Row], options: &Options) -> u64 {
         _ => "calls/s of one core's work",
     };
     report(rows, work);
+    for streams in ["", ", streams"] {
+        let references = Kind::ALL.map(|kind| format!("{}{streams}", kind.title()));
+        let references: Vec<_> = references.iter().map(String::as_str).collect();
+        comparison::report(rows, &format!("{OURS}{streams}"), &references);
+    }
     for style in [Style::Unary, Style::Stream] {
         let of_style = |row: &&Row| row.target.style == style;
         let rows: Vec<_> = rows.iter().filter(of_style).collect();

@@ -27,7 +27,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::support::comparison::{Running, announce, serve};
+use crate::support::comparison::{announce, serve};
 
 /// A server to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +54,18 @@ impl Kind {
         }
     }
 
-    const fn name(self) -> &'static str {
+    /// What it is called on a command line.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Tonic => "tonic",
-            Self::Tuned => "tuned",
-            Self::Bare => "bare",
+            Self::Tonic => "echo",
+            Self::Tuned => "tuned-echo",
+            Self::Bare => "fixed-answer",
         }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Whether it has one thread, however many cores there are.
@@ -72,16 +78,9 @@ impl Kind {
         !matches!(self, Self::Bare)
     }
 
-    /// Starts it in a process of its own.
-    pub fn start(self) -> Running {
-        Running::start(self.name())
-    }
-
-    /// Is the server of that name, until the one that started it is gone.
-    pub fn be(name: &str) {
-        let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        let kind = kind.expect("there is such a server");
-        let mut builder = if kind.is_on_one_thread() {
+    /// Is that server, until the one that started it is gone.
+    pub fn be(self) {
+        let mut builder = if self.is_on_one_thread() {
             runtime::Builder::new_current_thread()
         } else {
             // As many threads as it has cores, which is what everybody gets.
@@ -89,7 +88,7 @@ impl Kind {
         };
         let runtime = builder.enable_all().build();
         let runtime = runtime.expect("a runtime starts");
-        match kind {
+        match self {
             Self::Tonic | Self::Tuned => {
                 runtime.block_on(serve(Server::builder().add_service(Echo)));
             }

@@ -65,6 +65,12 @@ impl fmt::Display for Rounds {
     }
 }
 
+/// How many times as much one does as the other, for each second of its work.
+pub fn ratio_at_work(row: &Row, other: &Row) -> String {
+    let [one, other] = [row, other].map(|row| row.median(|run| run.rate_at_work));
+    format!("{:.2}", one / other)
+}
+
 /// Prints what each can take, and for each second of its work, under that title.
 pub fn report(rows: &[Row], at_work: &str) {
     let mut table = Table::new(&[
@@ -91,7 +97,7 @@ pub fn report(rows: &[Row], at_work: &str) {
             format!("{:.0} %", row.median(|run| run.server_busy) * 100.0),
             format!("{:.0} %", row.median(|run| run.busy) * 100.0),
             format!("{at_work:.0}"),
-            format!("{:.2}", at_work / rows[0].median(|run| run.rate_at_work)),
+            ratio_at_work(row, &rows[0]),
         ]);
     }
     table.print();
