@@ -76,8 +76,15 @@ impl Programs {
 /// Where cargo puts `references`.
 fn references() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // As this program was built, for somebody who only sees whether it runs.
+    let profile = if cfg!(debug_assertions) {
+        "dev"
+    } else {
+        "bench"
+    };
     let output = Command::new(cargo)
         .args(["bench", "--no-run", "--quiet", "--bench", REFERENCES])
+        .args(["--profile", profile])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
