@@ -15,6 +15,7 @@ mod passwords;
 #[path = "support/postgres.rs"]
 mod postgres;
 #[path = "support/process.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
 mod process;
 #[path = "support/waiting.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]

@@ -167,6 +167,16 @@ impl Output {
         }
     }
 
+    /// The same, where it may have come before another line that was waited for: of two
+    /// tasks of the child, either may be the first to log.
+    pub async fn line_so_far(&mut self, text: &str) -> String {
+        let mut seen = self.seen.lines();
+        match seen.find(|line| line.contains(text)) {
+            Some(line) => line.to_owned(),
+            None => self.line(text).await,
+        }
+    }
+
     async fn rest(&mut self) -> String {
         while self.next().await.is_some() {}
         std::mem::take(&mut self.seen)

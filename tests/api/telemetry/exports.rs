@@ -344,7 +344,8 @@ async fn a_collector_that_is_away_is_told_once() {
     })
     .await;
     run.caller(Manage).await.created(personal(VERA)).await;
-    run.server.stderr.line("metrics cannot be exported").await;
+    let told = "metrics cannot be exported";
+    run.server.stderr.line_so_far(told).await;
     let (ended, _) = run.stop().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for what in ["traces", "metrics", "logs"] {

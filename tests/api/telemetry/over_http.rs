@@ -109,7 +109,8 @@ async fn a_collector_that_is_not_trusted_is_told_with_the_cause() {
             .env("OTEL_METRIC_EXPORT_INTERVAL", "20");
     })
     .await;
-    let told = run.server.stderr.line("metrics cannot be exported").await;
+    let told = "metrics cannot be exported";
+    let told = run.server.stderr.line_so_far(told).await;
     assert!(told.contains("certificate"), "{told}");
     run.stop().await;
 }
