@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     certificates::{Folder, text},
     empty::empty_database,
-    postgres::{migrated_database, url},
+    postgres::{decoded, encoded, migrated_database, url},
     process::{Process, binary},
     run::{run, run_on, unreachable_database},
 };
@@ -24,9 +24,9 @@ impl Later {
             .and_then(|rest| rest.split_once('/'))
             .expect("a private Postgres' URL");
         let link = folder.path("sockets");
-        let host = text(&link).replace('/', "%2F");
+        let host = encoded(&link);
         Self {
-            sockets: PathBuf::from(sockets.replace("%2F", "/")),
+            sockets: decoded(sockets),
             url: format!("postgres://postgres:opensesame@{host}/{database}"),
             link,
         }

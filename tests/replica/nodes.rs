@@ -83,9 +83,9 @@ impl Node {
         url.trim_end_matches('/')
     }
 
-    /// The host in a libpq connection string.
-    fn path(&self) -> String {
-        self.host().replace("%2F", "/")
+    /// Where its sockets are.
+    fn sockets(&self) -> PathBuf {
+        postgres::decoded(self.host())
     }
 
     /// Runs a statement as its superuser.
@@ -191,9 +191,11 @@ pub async fn pair() -> [Node; 2] {
     let data = second.join("postgres/data");
     std::fs::write(data.join("standby.signal"), "").unwrap();
     let settings = data.join("postgresql.auto.conf");
-    let host = primary.path();
-    let follow =
-        format!("primary_conninfo = 'host={host} user=postgres application_name=standby'\n");
+    // Of the value's own quotes, each is written twice.
+    let follow = format!(
+        "primary_conninfo = 'host=''{}'' user=postgres application_name=standby'\n",
+        primary.sockets().display()
+    );
     let before = std::fs::read_to_string(&settings).unwrap();
     std::fs::write(&settings, before + &follow).unwrap();
     let standby = Node::start(second).await;

@@ -1,12 +1,7 @@
 //! TLS towards Postgres, and servers that will not do. What stands in front of the
 //! real one says what Postgres says before TLS begins, and passes on the rest.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hitkeep_auth::{
     store::{NoConnection, Options, Store, Transaction, error::StoreError, migrations},
@@ -26,8 +21,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    certificates::{Authority, Folder, text},
+    certificates::{Authority, Folder},
     database::{nobody, world},
+    postgres::{decoded, encoded},
 };
 
 /// What a client says that wants TLS, and one that wants a statement cancelled.
@@ -65,7 +61,7 @@ impl Front {
             .strip_prefix("postgres://postgres@")
             .and_then(|rest| rest.split_once('/'))
             .expect("a private Postgres' URL");
-        let socket = PathBuf::from(sockets.replace("%2F", "/")).join(".s.PGSQL.5432");
+        let socket = decoded(sockets).join(".s.PGSQL.5432");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, passed) = mpsc::unbounded_channel();
@@ -216,7 +212,7 @@ async fn each_mode_is_as_good_as_its_word() {
     let (authority, other) = (Authority::new("ca"), Authority::new("other"));
     folder.write("ca.pem", &authority.pem());
     folder.write("other.pem", &other.pem());
-    let root = |file: &str| format!("sslrootcert={}", text(&folder.path(file)));
+    let root = |file: &str| format!("sslrootcert={}", encoded(&folder.path(file)));
     let with = |mode: &str, file: &str| format!("sslmode={mode}&{}", root(file));
     for name in ["localhost", "elsewhere.internal"] {
         let mut front = Front::with_tls(&authority, &[name]).await;
@@ -245,7 +241,7 @@ async fn each_mode_is_as_good_as_its_word() {
 async fn a_server_without_tls_does_only_where_none_is_asked_for() {
     let folder = Folder::new();
     folder.write("ca.pem", &Authority::new("ca").pem());
-    let root = format!("sslrootcert={}", text(&folder.path("ca.pem")));
+    let root = format!("sslrootcert={}", encoded(&folder.path("ca.pem")));
     let mut front = Front::start(Answer::No).await;
     let cases: &[Case<'_>] = &[
         ("sslmode=disable", Some(false)),
@@ -264,8 +260,8 @@ async fn who_has_a_certificate_shows_it() {
     let (certificate, key) = folder.write_identity("own", &clients.sign(&["hitkeep-auth"]));
     let own = format!(
         "sslmode=require&sslcert={}&sslkey={}",
-        text(&certificate),
-        text(&key)
+        encoded(&certificate),
+        encoded(&key)
     );
     let config = config(&authority, &["localhost"], Some(&clients));
     let mut front = Front::start(Answer::Yes(config)).await;
@@ -359,7 +355,7 @@ async fn nobody_waits_while_files_are_read() {
     });
     let url = format!(
         "postgres://postgres@localhost:1/x?sslmode=verify-full&sslrootcert={}",
-        slow.display()
+        encoded(&slow)
     );
     let store = store(&url);
     let (probed, ()) = tokio::join!(store.probe(), async { done.send(()).unwrap() });

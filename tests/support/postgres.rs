@@ -3,6 +3,7 @@
 //! one would wake and block each other. Everything is thrown away at the end.
 
 use std::{
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -18,6 +19,7 @@ use hitkeep_auth::{
     dev::postgres::{Durability, Options, PrivatePostgres},
     store::migrations,
 };
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 /// The database that the others are copies of.
 const TEMPLATE: &str = "migrated";
@@ -105,6 +107,17 @@ fn tidy_up_after_us(server: &PrivatePostgres) {
 /// The URL of a database of that name.
 pub fn url(database: &str) -> String {
     format!("{}{database}", server())
+}
+
+/// A path as a part of a URL: temporary folders may have any character in them.
+pub fn encoded(path: &Path) -> String {
+    percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC).to_string()
+}
+
+/// The path that a part of a URL stands for.
+pub fn decoded(part: &str) -> PathBuf {
+    let path = percent_decode_str(part).decode_utf8();
+    PathBuf::from(path.expect("it is text").into_owned())
 }
 
 /// Makes a database with all migrations applied.

@@ -21,6 +21,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::postgres::{decoded, encoded};
+
 /// The type of a notification among Postgres' messages.
 const NOTIFICATION: u8 = b'A';
 /// The types of messages that carry a statement: a simple query, and a parse.
@@ -141,7 +143,7 @@ impl Proxy {
         });
         let target = Arc::new(Mutex::new(target));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&target), Arc::clone(&shared)));
-        let host = own.to_str().unwrap().replace('/', "%2F");
+        let host = encoded(&own);
         let url = format!("postgres://postgres@{host}/{database}");
         (
             Self {
@@ -296,7 +298,7 @@ fn socket(url: &str) -> PathBuf {
         .strip_prefix("postgres://postgres@")
         .expect("a private Postgres' URL");
     let (folder, _) = rest.split_once('/').expect("a database");
-    PathBuf::from(folder.replace("%2F", "/")).join(".s.PGSQL.5432")
+    decoded(folder).join(".s.PGSQL.5432")
 }
 
 async fn accept(listener: UnixListener, target: Arc<Mutex<PathBuf>>, shared: Arc<Shared>) {
