@@ -11,6 +11,7 @@ use std::{
 
 use hitkeep_auth::server::tls::{Files, Look, Tls, TlsError};
 use rustls::{DEFAULT_VERSIONS, pki_types::ServerName};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -19,7 +20,10 @@ use super::{
 };
 use crate::{
     fixtures::*,
-    support::certificates::{Authority, Folder, Identity},
+    support::{
+        certificates::{Authority, Folder, Identity},
+        waiting::within,
+    },
 };
 
 impl Listening {
@@ -152,14 +156,14 @@ async fn nobody_notices_a_change_under_load() {
     let server = Arc::new(Listening::with(&tls).await);
     let config = authority.client(DEFAULT_VERSIONS, None);
     let done = Arc::new(AtomicBool::new(false));
-    let caller = |stays: bool| {
+    let caller = |stays: bool, answered: watch::Sender<()>| {
         let (server, config, done) = (Arc::clone(&server), config.clone(), Arc::clone(&done));
         async move {
             let connect = async || {
                 let channel = server.channel(config.clone()).await.expect("a handshake");
                 server.caller(channel)
             };
-            let (mut caller, mut calls) = (connect().await, 0_u64);
+            let mut caller = connect().await;
             while !done.load(Ordering::Relaxed) {
                 if !stays {
                     caller = connect().await;
@@ -168,15 +172,20 @@ async fn nobody_notices_a_change_under_load() {
                     .introspect(introspect("x"))
                     .await
                     .expect("it goes on");
-                calls += 1;
+                answered.send_replace(());
             }
-            calls
         }
     };
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|n| tokio::spawn(caller(n % 2 == 0)))
-        .collect();
+    let (mut callers, mut answers) = (Vec::new(), Vec::new());
+    for number in 0..CALLERS {
+        let (answered, answer) = watch::channel(());
+        callers.push(tokio::spawn(caller(number % 2 == 0, answered)));
+        answers.push(answer);
+    }
     for _ in 0..CHANGES {
+        for answer in &mut answers {
+            answer.mark_unchanged();
+        }
         let next = authority.sign(&[NAME]);
         // Between the two, what is on disk is no pair.
         folder.replace("server.pem", &next.certificate.pem());
@@ -185,9 +194,12 @@ async fn nobody_notices_a_change_under_load() {
         folder.replace("server.key", &next.key.serialize_pem());
         assert!(matches!(watcher.look(), Look::Taken));
         assert!(server.shows(&authority, &next).await);
+        for answer in &mut answers {
+            within("a call", answer.changed()).await.unwrap();
+        }
     }
     done.store(true, Ordering::Relaxed);
     for caller in callers {
-        assert!(caller.await.unwrap() > 0);
+        caller.await.unwrap();
     }
 }
