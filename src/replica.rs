@@ -37,8 +37,6 @@ pub use claims::CommitLost;
 use index::{Client, Index};
 use usage::Ledger;
 
-/// How long an unknown token waits at most until the database was asked.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a write waits at most until it is in the index of its own replica.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Which part of the greatest staleness passes until the server that takes the writes is
@@ -65,6 +63,9 @@ pub struct Options {
     pub max_lookups: u32,
     /// How many requests with such tokens may wait for that at once. Default 256.
     pub max_waiting: usize,
+    /// How long one of them waits at most until the database was asked; and any request,
+    /// for an index that is not loaded or has fallen behind. Default 1 s.
+    pub ask_timeout: Duration,
     /// What noting uses can be set to.
     pub usage: usage::Options,
 }
@@ -76,6 +77,7 @@ impl Default for Options {
             poll_interval: Duration::from_millis(250),
             max_lookups: 100,
             max_waiting: 256,
+            ask_timeout: Duration::from_secs(1),
             usage: usage::Options::default(),
         }
     }
@@ -417,7 +419,7 @@ impl Replica {
             return Ok(view);
         }
         let mut progress = self.progress();
-        let give_up = give_up.min(Instant::now() + ASK_TIMEOUT);
+        let give_up = give_up.min(Instant::now() + self.shared.options.ask_timeout);
         let loaded = progress.wait_for(|progress| progress.position.is_some());
         // In time or not: there is one, or there is none.
         drop(timeout_at(give_up, loaded).await);
@@ -439,7 +441,7 @@ impl Replica {
             return Ok(view);
         }
         let mut progress = self.progress();
-        let give_up = give_up.min(Instant::now() + ASK_TIMEOUT);
+        let give_up = give_up.min(Instant::now() + self.shared.options.ask_timeout);
         // In time or not: what there is then is the answer.
         drop(timeout_at(give_up, progress.wait_for(|_| caught_up().is_ok())).await);
         caught_up()
@@ -471,7 +473,7 @@ impl Replica {
         shared.asked.notify_one();
         let mut progress = self.progress();
         let settled = |progress: &Progress| progress.answered.max(progress.failed) > begun;
-        let give_up = give_up.min(Instant::now() + ASK_TIMEOUT);
+        let give_up = give_up.min(Instant::now() + self.shared.options.ask_timeout);
         match timeout_at(give_up, progress.wait_for(settled)).await {
             Ok(Ok(progress)) if progress.answered > begun => Ok(()),
             _ => Err(CannotTell::NoAnswer),

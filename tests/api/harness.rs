@@ -65,7 +65,9 @@ impl TestApp {
     }
 
     /// A server with other options.
-    pub async fn with(options: server::Options) -> Self {
+    pub async fn with(mut options: server::Options) -> Self {
+        // Its database is there, so every answer comes, however slow the machine.
+        options.replica.ask_timeout = Duration::from_mins(1);
         let url = postgres::migrated_database().await;
         let store_options = store::Options {
             pool_size: 8,
