@@ -42,7 +42,6 @@ mod killed;
 mod lost;
 mod model;
 mod notifications;
-mod notify;
 mod order;
 mod pooler;
 mod primary;

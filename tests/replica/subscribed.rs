@@ -25,7 +25,7 @@ async fn arrives(sidecar: &Caller, token: &str, reason: Option<InactiveReason>) 
         let answer = sidecar.introspect(introspect(token)).await;
         let answer = answer.map_err(|status| status.to_string())?;
         let found = (!answer.active).then(|| answer.inactive_reason());
-        wanted(found == reason).map_err(|_| format!("{found:?} instead of {reason:?}"))
+        wanted(found == reason).map_err(|why| format!("{why}: {found:?} instead of {reason:?}"))
     };
     until("the publisher's change arrives", asked).await;
 }

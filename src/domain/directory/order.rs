@@ -159,6 +159,10 @@ mod tests {
         Finish(usize, Option<u64>, Course),
     }
 
+    /// What a history is called, what happens in it, which of its batches and replacements
+    /// are applied, and the sequence in the end.
+    type Case<'a> = (&'a str, &'a [Step], &'a [bool], Option<u64>);
+
     /// What became of each batch and each replacement, and the sequence in the end.
     fn history(steps: &[Step]) -> (Vec<bool>, Option<u64>) {
         let mut progress = Progress::default();
@@ -194,7 +198,7 @@ mod tests {
 
         let whole = |number, sequence| Finish(number, sequence, Forward);
         let over = |number, sequence| Finish(number, sequence, StartOver);
-        let cases: &[(&str, &[Step], &[bool], Option<u64>)] = &[
+        let cases: &[Case<'_>] = &[
             (
                 "a batch with a higher sequence comes in between",
                 &[Begin(0), Batch(Some(101)), whole(0, Some(100))],
