@@ -48,6 +48,9 @@ pub(super) enum Standing {
         /// committed; `None` where none was.
         replayed: Option<Timestamp>,
     },
+    /// Its API clients are what a subscription brings: logical replication. How far that
+    /// is behind cannot be told.
+    Subscriber,
 }
 
 /// Whether a server that is in recovery may be read from.
@@ -72,17 +75,20 @@ impl Identity {
     /// own snapshots that they are read-only; the default is what a demotion changes.
     pub(super) const SQL: &'static str = "pg_postmaster_start_time(), pg_is_in_recovery(), \
          current_setting('default_transaction_read_only')::boolean, \
-         CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END";
+         CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END, \
+         EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = to_regclass('api_clients'))";
 
     /// Reads the columns of [`Self::SQL`], of which the first is number `at`.
     pub(super) fn read(row: &Row, at: usize) -> Result<Self, tokio_postgres::Error> {
-        let (in_recovery, read_only) = (row.try_get(at + 1)?, row.try_get(at + 2)?);
-        let standing = match (in_recovery, read_only) {
-            (true, _) => Standing::Standby {
-                replayed: row.try_get(at + 3)?,
-            },
-            (false, true) => Standing::ReadOnly,
-            (false, false) => Standing::Primary,
+        let standing = if row.try_get(at + 1)? {
+            let replayed = row.try_get(at + 3)?;
+            Standing::Standby { replayed }
+        } else if row.try_get(at + 4)? {
+            Standing::Subscriber
+        } else if row.try_get(at + 2)? {
+            Standing::ReadOnly
+        } else {
+            Standing::Primary
         };
         Ok(Self {
             server: ServerId::of(row.try_get(at)?),
@@ -100,6 +106,9 @@ pub(super) enum Unsuitable {
     /// It was made read-only.
     #[error("the server was made read-only")]
     ReadOnly,
+    /// It has what a subscription brings.
+    #[error("the server is a subscriber of logical replication: point the URL at the publisher")]
+    Subscriber,
     /// A pooler leads the connection to another server than before.
     #[error("the connection leads to another server than before")]
     Moved,
@@ -112,6 +121,7 @@ impl Standing {
     pub(super) fn lag(self, now: Timestamp) -> Duration {
         match self {
             Self::Primary | Self::ReadOnly => Duration::ZERO,
+            Self::Subscriber => Duration::MAX,
             Self::Standby { replayed: None } => Duration::MAX,
             Self::Standby {
                 replayed: Some(replayed),
@@ -125,6 +135,7 @@ impl Standing {
             (Self::Primary, _) | (Self::Standby { .. }, Standbys::Counted) => Ok(()),
             (Self::Standby { .. }, Standbys::Refused) => Err(Unsuitable::Standby),
             (Self::ReadOnly, _) => Err(Unsuitable::ReadOnly),
+            (Self::Subscriber, _) => Err(Unsuitable::Subscriber),
         }
     }
 }
@@ -200,7 +211,7 @@ fn ask_identity() -> String {
         Identity::SQL
     )
 }
-const IS_REPLICATED: usize = 4;
+const IS_REPLICATED: usize = 5;
 const HISTORY: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
      ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint";
 /// How long a commit that is not acknowledged may take to be cancelled.
