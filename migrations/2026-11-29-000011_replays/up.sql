@@ -38,31 +38,31 @@ CREATE TABLE api_client_replies (
     CONSTRAINT api_client_replies_revision_check CHECK (revision >= 0)
 );
 
--- The triggers hold for whoever changes the rows, by hand or by replication too. None of
--- the tables above is part of what Introspect answers from: they make no revision.
+-- The triggers hold for whoever changes the rows, by hand too. They fire for each row, since
+-- the worker that applies what a subscription brings fires no others, and only for rows that
+-- end something. None of the tables above is part of what Introspect answers from: they make
+-- no revision.
 CREATE FUNCTION api_client_replies_token_replaced() RETURNS trigger
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    DELETE FROM api_client_replies WHERE token_hash = ANY (ARRAY(
-        SELECT hash FROM new_rows WHERE end_time IS NOT NULL));
+    DELETE FROM api_client_replies WHERE token_hash = NEW.hash;
     RETURN NULL;
 END $$;
 CREATE TRIGGER api_client_replies_token_replaced AFTER UPDATE ON api_client_tokens
-    REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION api_client_replies_token_replaced();
+    FOR EACH ROW WHEN (NEW.end_time IS NOT NULL)
+    EXECUTE FUNCTION api_client_replies_token_replaced();
 ALTER TABLE api_client_tokens ENABLE ALWAYS TRIGGER api_client_replies_token_replaced;
 
 CREATE FUNCTION api_client_replies_client_revoked() RETURNS trigger
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     DELETE FROM api_client_replies WHERE token_hash = ANY (ARRAY(
-        SELECT hash FROM api_client_tokens WHERE client_id = ANY (ARRAY(
-            SELECT id FROM new_rows WHERE revoke_time IS NOT NULL))));
+        SELECT hash FROM api_client_tokens WHERE client_id = NEW.id));
     RETURN NULL;
 END $$;
 CREATE TRIGGER api_client_replies_client_revoked AFTER UPDATE ON api_clients
-    REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION api_client_replies_client_revoked();
+    FOR EACH ROW WHEN (NEW.revoke_time IS NOT NULL)
+    EXECUTE FUNCTION api_client_replies_client_revoked();
 ALTER TABLE api_clients ENABLE ALWAYS TRIGGER api_client_replies_client_revoked;
 
 -- Whoever holds the token of a caller that was revoked gets nothing with it, not even
@@ -70,11 +70,10 @@ ALTER TABLE api_clients ENABLE ALWAYS TRIGGER api_client_replies_client_revoked;
 CREATE FUNCTION api_client_requests_account_revoked() RETURNS trigger
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    DELETE FROM api_client_requests WHERE service_account_id = ANY (ARRAY(
-        SELECT id FROM new_rows WHERE revoke_time IS NOT NULL));
+    DELETE FROM api_client_requests WHERE service_account_id = NEW.id;
     RETURN NULL;
 END $$;
 CREATE TRIGGER api_client_requests_account_revoked AFTER UPDATE ON service_accounts
-    REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION api_client_requests_account_revoked();
+    FOR EACH ROW WHEN (NEW.revoke_time IS NOT NULL)
+    EXECUTE FUNCTION api_client_requests_account_revoked();
 ALTER TABLE service_accounts ENABLE ALWAYS TRIGGER api_client_requests_account_revoked;
