@@ -374,6 +374,8 @@ fn router(
         // Above the deadline: what is shed has not begun.
         .layer(from_fn_with_state(limits, layers::shed))
         .layer(from_fn(layers::catch_panic))
+        // Before anything else is asked of a request: it may be of another protocol.
+        .layer(from_fn(layers::require_grpc))
         // Around all that may fail, so that every answer has a request id, and every
         // failure a line in the log, and is counted, and traced.
         .layer(from_fn_with_state(tracing, layers::trace))

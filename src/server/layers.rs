@@ -10,7 +10,10 @@ use axum::{
     response::Response,
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
@@ -29,7 +32,7 @@ use crate::{
     domain::{caller::CallerPermission, token::may_contain_token},
     grpc::{
         context::{Deadline, Proven, REQUEST_ID, RequestId},
-        error::ApiError,
+        error::{ApiError, Violation},
     },
     store::Store,
     telemetry::{metrics::Metrics, panic_message, traces::Sampling},
@@ -37,6 +40,7 @@ use crate::{
 
 pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// How much earlier than the caller we give up, so that our answer, with its
 /// details, arrives before the caller stops listening: a tenth of the time, at
 /// most this. It is more than the way back takes, because callers round the time
@@ -198,6 +202,46 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     }
 }
 
+/// Refuses what is no call of gRPC, with a status of HTTP that whoever speaks something
+/// else understands: to its client, a failed call with status 200 would be a success.
+pub(super) async fn require_grpc(request: Request, next: Next) -> Response {
+    let (status, field, description) = if request.method() != http::Method::POST {
+        let description = "must be POST, as gRPC calls are";
+        (StatusCode::METHOD_NOT_ALLOWED, "method", description)
+    } else if !is_grpc(request.headers()) {
+        let description = "must be application/grpc or application/grpc+proto";
+        (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-type",
+            description,
+        )
+    } else {
+        return next.run(request).await;
+    };
+    let error = ApiError::InvalidFields(vec![Violation {
+        field: field.to_owned(),
+        description: description.to_owned(),
+    }]);
+    let mut response: Response = Status::from(error).into_http();
+    *response.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let post = HeaderValue::from_static("POST");
+        response.headers_mut().insert(ALLOW, post);
+    }
+    response
+}
+
+/// Whether the content type is one of gRPC's with messages in protobuf. Of several, the
+/// first counts, as on the short way.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let kind = kind.and_then(|kind| kind.split(|byte| *byte == b';').next());
+    kind.map(<[u8]>::trim_ascii).is_some_and(|kind| {
+        let accepted: [&[u8]; 2] = [b"application/grpc", b"application/grpc+proto"];
+        accepted.iter().any(|one| kind.eq_ignore_ascii_case(one))
+    })
+}
+
 /// Refuses what is over the limit, at once.
 pub(super) async fn shed(
     State(limits): State<Arc<Limits>>,
@@ -289,7 +333,7 @@ pub(super) async fn deadline(
 /// have. Our own always have details, so nothing of ours is touched.
 pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
     let method = shown_path(&request);
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     if response.headers().contains_key(GRPC_STATUS_DETAILS) {
         return response;
     }
@@ -299,9 +343,24 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
     let error = match status.code() {
         // A message that is not the one it should be, or is too large.
         Code::Internal | Code::OutOfRange => ApiError::unreadable_message(),
-        Code::Unimplemented => ApiError::MethodUnknown(format!(
-            "{method} does not exist, or not in this compression"
-        )),
+        Code::Unimplemented => {
+            // With it, tonic refuses a compression; a client reads there what to send.
+            let accepted = response.headers_mut().remove(GRPC_ACCEPT_ENCODING);
+            let Some(accepted) = accepted else {
+                let unknown = ApiError::MethodUnknown(format!("{method} does not exist"));
+                return Status::from(unknown).into_http();
+            };
+            let refused = ApiError::MethodUnknown(
+                "the message is compressed, which is not supported: send it with the \
+                 grpc-encoding \"identity\", which is none"
+                    .to_owned(),
+            );
+            let mut response: Response = Status::from(refused).into_http();
+            response
+                .headers_mut()
+                .insert(GRPC_ACCEPT_ENCODING, accepted);
+            return response;
+        }
         // Health and reflection answer for themselves.
         _ => return response,
     };
@@ -342,6 +401,37 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_types_are_read_as_the_protocol_writes_them() {
+        let is_grpc = |text: &'static str| {
+            let kind = HeaderValue::from_static(text);
+            is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, kind)]))
+        };
+        for kind in [
+            "application/grpc",
+            "application/grpc+proto",
+            "Application/GRPC",
+            "application/grpc;charset=utf-8",
+            "application/grpc+proto ; charset=utf-8",
+        ] {
+            assert!(is_grpc(kind), "{kind}");
+        }
+        for other in [
+            "",
+            "application/json",
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/grpc-web-text",
+            "application/grpc+json",
+            "application/grpcx",
+            "application/grpc application/grpc",
+            "text/html",
+        ] {
+            assert!(!is_grpc(other), "{other}");
+        }
+        assert!(!super::is_grpc(&HeaderMap::new()));
+    }
 
     #[test]
     fn timeouts_are_read_as_the_protocol_writes_them() {

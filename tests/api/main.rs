@@ -38,6 +38,7 @@ mod layers;
 mod listeners;
 mod outage;
 mod patience;
+mod protocol;
 mod replay;
 mod revoke_delete;
 mod rotate;
