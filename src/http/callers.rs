@@ -1,5 +1,6 @@
 //! How a caller shows its token over HTTP: as a bearer, as the password of HTTP
-//! Basic, or, where `authorization` is the end client's, in a header of its own.
+//! Basic, as the `client_secret` of a form, or, where `authorization` is the end
+//! client's, in a header of its own.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -8,13 +9,16 @@ use percent_encoding::percent_decode_str;
 /// The header of a proxy's own token.
 pub(super) const OF_PROXY: &str = "x-hitkeep-caller";
 const BASIC: &str = "basic";
+/// The parameter of a form that has a caller's token (RFC 6749, section 2.3.1).
+pub(super) const CLIENT_SECRET: &str = "client_secret";
 
 /// What a caller showed.
 pub(super) struct Shown {
     /// The token; none where there is none, or more than one.
     pub(super) token: Option<String>,
-    /// Whether it came as HTTP Basic.
-    pub(super) basic: bool,
+    /// Whether it came as the credentials of an OAuth client: as HTTP Basic, or in the
+    /// form.
+    pub(super) as_client: bool,
 }
 
 /// What is shown in `authorization`.
@@ -22,8 +26,26 @@ pub(super) fn in_authorization(headers: &HeaderMap) -> Shown {
     let shown = once(headers, AUTHORIZATION.as_str()).and_then(scheme);
     Shown {
         token: shown.and_then(token),
-        basic: shown.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(BASIC)),
+        as_client: shown.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(BASIC)),
     }
+}
+
+/// What is shown in a form. The `client_id` does not matter, as the name in HTTP Basic
+/// does not; a secret without a value is none (RFC 6749, section 2.3.1).
+pub(super) fn in_form(form: &[u8]) -> Shown {
+    let secrets = form_urlencoded::parse(form).filter(|(name, _)| name == CLIENT_SECRET);
+    let mut secrets = secrets.filter(|(_, secret)| !secret.is_empty());
+    let token = secrets.next().map(|(_, secret)| secret.into_owned());
+    Shown {
+        token: token.filter(|_| secrets.next().is_none()),
+        as_client: true,
+    }
+}
+
+/// Whether a form shows a secret, or several.
+pub(super) fn has_secret(form: &[u8]) -> bool {
+    let mut parameters = form_urlencoded::parse(form);
+    parameters.any(|(name, secret)| name == CLIENT_SECRET && !secret.is_empty())
 }
 
 /// The token that comes in that scheme.
@@ -101,12 +123,28 @@ mod tests {
             ("Digest hks_x".to_owned(), None, false),
         ] {
             let shown = in_authorization(&headers("authorization", &[&value]));
-            let got = (shown.token.as_deref(), shown.basic);
+            let got = (shown.token.as_deref(), shown.as_client);
             assert_eq!(got, (token, is_basic), "{value}");
         }
         let twice = headers("authorization", &["Bearer hks_x", "Bearer hks_x"]);
         assert_eq!(in_authorization(&twice).token, None);
         assert_eq!(in_authorization(&HeaderMap::new()).token, None);
+    }
+
+    #[test]
+    fn a_form_has_one_secret_or_none() {
+        for (form, token) in [
+            ("client_id=x&client_secret=hks_x&token=y", Some("hks_x")),
+            ("client_secret=hks%5Fx", Some("hks_x")),
+            ("client_secret=&client_secret=hks_x", Some("hks_x")),
+            ("client_secret=hks_x&client_secret=hks_x", None),
+            ("client_secret=", None),
+            ("client_id=hks_x", None),
+            ("Client_Secret=hks_x", None),
+            ("", None),
+        ] {
+            assert_eq!(in_form(form.as_bytes()).token.as_deref(), token, "{form}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use axum::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri,
-    header::{CONTENT_TYPE, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
 };
 use http_body_util::LengthLimitError;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::{
     Shared, answer,
-    callers::{self, Shown},
+    callers::{self, CLIENT_SECRET, Shown},
 };
 use crate::{
     domain::{
@@ -59,8 +59,11 @@ const INSUFFICIENT: HeaderValue = HeaderValue::from_static(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Invalid {
     /// Where it would end up in logs (RFC 7662, section 4).
-    #[error("the token goes into the body, and not into the query")]
-    TokenInQuery,
+    #[error("{0} goes into the body, and not into the query")]
+    InQuery(&'static str),
+    /// A request may authenticate in one way only (RFC 6749, section 2.3).
+    #[error("authorization and {CLIENT_SECRET} are both there: send one of them")]
+    TwoWays,
     #[error("the content-type must be {FORM}")]
     NoForm,
     #[error("the body is larger than 8 KiB")]
@@ -92,9 +95,11 @@ impl From<Invalid> for Refused {
 impl Invalid {
     const fn status(self) -> StatusCode {
         match self {
-            Self::TokenInQuery | Self::BrokenOff | Self::MoreThanOnce(_) | Self::TokenMissing => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InQuery(_)
+            | Self::TwoWays
+            | Self::BrokenOff
+            | Self::MoreThanOnce(_)
+            | Self::TokenMissing => StatusCode::BAD_REQUEST,
             Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -114,11 +119,28 @@ pub(super) async fn introspect(State(shared): State<Shared>, request: Request) -
     }
 }
 
+/// A body, before or after it was read.
+enum Form {
+    Unread(Body),
+    Read(Bytes),
+}
+
 async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
-    let _place = shared.admit().map_err(Refused::Failed)?;
     let (head, body) = request.into_parts();
+    let (shown, form) = if head.headers.contains_key(AUTHORIZATION) {
+        let shown = callers::in_authorization(&head.headers);
+        (shown, Form::Unread(body))
+    } else {
+        // Before there is a place for it: a stranger whose body is slow must not keep one
+        // from those who are known. Nor is it told what is wrong with its request.
+        let form = match require_form(&head.headers) {
+            Ok(()) => read(shared, body).await.unwrap_or_default(),
+            Err(_) => Bytes::new(),
+        };
+        (callers::in_form(&form), Form::Read(form))
+    };
+    let _place = shared.admit().map_err(Refused::Failed)?;
     let give_up = give_up_after(shared.request_timeout);
-    let shown = callers::in_authorization(&head.headers);
     let may = Some(CallerPermission::Introspect);
     let proof = shown.token.as_deref().and_then(Proof::of_token);
     match shared.callers.prove(proof, may, give_up).await {
@@ -129,7 +151,16 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
     }
     refuse_query(&head.uri)?;
     require_form(&head.headers)?;
-    let form = read(shared, body).await?;
+    let form = match form {
+        Form::Read(form) => form,
+        Form::Unread(body) => {
+            let form = read(shared, body).await?;
+            if callers::has_secret(&form) {
+                return Err(Invalid::TwoWays.into());
+            }
+            form
+        }
+    };
     let presented = Presented::read(&token(&form)?);
     let said = |judged: Judged<'_>, revision| said(&judged, revision);
     let judged = shared
@@ -144,8 +175,9 @@ fn refused(error: &ApiError, shown: &Shown) -> Response {
     let mut response = match error {
         ApiError::CallerUnknown => {
             let description = "authorization must have a service account's token, as Bearer or \
-                               as the password of Basic";
-            let (word, bearer) = if shown.token.is_some() && !shown.basic {
+                               as the password of Basic; or a form may have it as its \
+                               client_secret";
+            let (word, bearer) = if shown.token.is_some() && !shown.as_client {
                 ("invalid_token", INVALID_BEARER)
             } else {
                 ("invalid_client", BEARER)
@@ -171,9 +203,12 @@ fn refused(error: &ApiError, shown: &Shown) -> Response {
 
 fn refuse_query(uri: &Uri) -> Result<(), Invalid> {
     let query = uri.query().unwrap_or_default();
-    let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
-    if names.any(|name| name == TOKEN) {
-        return Err(Invalid::TokenInQuery);
+    for (name, _) in form_urlencoded::parse(query.as_bytes()) {
+        for secret in [TOKEN, CLIENT_SECRET] {
+            if name == secret {
+                return Err(Invalid::InQuery(secret));
+            }
+        }
     }
     Ok(())
 }

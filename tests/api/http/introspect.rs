@@ -146,7 +146,7 @@ async fn the_form_is_read_as_oauth_reads_it() {
         format!("token_type_hint=refresh_token&token={token}"),
         format!("token_type_hint=nonsense&token={token}"),
         format!("&&token={token}&"),
-        format!("client_id=x&client_secret=y&token={token}&other=1&other=2"),
+        format!("client_id=x&client_secret=&token={token}&other=1&other=2"),
         format!("TOKEN=x&token={token}"),
     ] {
         assert_eq!(app.ask_about(body.clone()).await.json()["active"], true);
@@ -211,7 +211,7 @@ async fn a_token_in_the_query_is_refused() {
         let request = form(&format!("{PATH}?{query}")).header("authorization", &bearer);
         app.ask(request, body.to_owned()).await
     };
-    for query in [&*body, "x=y&token=", "%74oken=x"] {
+    for query in [&*body, "x=y&token=", "%74oken=x", "client_secret=x"] {
         for body in [&*body, ""] {
             let refused = asked(query, body).await.told();
             assert_eq!(refused, "400 invalid_request", "{query}");
@@ -285,6 +285,91 @@ async fn callers_show_themselves_as_bearer_or_basic() {
         let answer = asked(&[&format!("Bearer {token}")]).await;
         assert_eq!(answer.told(), "401 invalid_token", "{token}");
         assert_eq!(answer.header("www-authenticate").unwrap(), challenge);
+    }
+}
+
+#[tokio::test]
+async fn callers_show_themselves_in_the_form_as_well() {
+    let app = TestApp::with_world().await;
+    let made = app.dashboard().await.created(personal(VERA)).await;
+    let secret = app.token(CallerPermission::Introspect);
+    let asked = async |form_of: &str, authorization: &[&str]| {
+        let mut request = form(PATH);
+        for value in authorization {
+            request = request.header("authorization", *value);
+        }
+        let body = form_of.replace("SECRET", secret);
+        app.ask(request, body.replace("TOKEN", &made.token)).await
+    };
+    for form_of in [
+        "client_id=x&client_secret=SECRET&token=TOKEN",
+        "token=TOKEN&token_type_hint=access_token&client_secret=SECRET",
+        "client_secret=&client_secret=SECRET&token=TOKEN",
+    ] {
+        let answer = asked(form_of, &[]).await;
+        assert_eq!(answer.json()["active"], true, "{form_of}");
+    }
+    let challenge = "Bearer realm=\"hitkeep-auth\", Basic realm=\"hitkeep-auth\"";
+    for form_of in [
+        "client_id=SECRET&token=TOKEN",
+        "client_id=x&client_secret=x&token=TOKEN",
+        "client_id=x&client_secret=TOKEN&token=TOKEN",
+        "client_secret=SECRET&client_secret=SECRET&token=TOKEN",
+        "client_secret=&token=TOKEN",
+        "client_secret=x",
+    ] {
+        let answer = asked(form_of, &[]).await;
+        assert_eq!(answer.told(), "401 invalid_client", "{form_of}");
+        assert_eq!(answer.header("www-authenticate").unwrap(), challenge);
+    }
+    // In one way at a time, whatever each of them is worth.
+    let (bearer, basic) = (format!("Bearer {secret}"), basic("x", secret));
+    for authorization in [&*bearer, &basic] {
+        for form_of in [
+            "client_secret=SECRET&token=TOKEN",
+            "client_secret=x&token=TOKEN",
+        ] {
+            let answer = asked(form_of, &[authorization]).await;
+            assert_eq!(answer.told(), "400 invalid_request", "{form_of}");
+        }
+    }
+    let answer = asked("client_secret=SECRET&token=TOKEN", &["Bearer x"]).await;
+    assert_eq!(answer.told(), "401 invalid_token");
+    // The rest is as for everybody.
+    for form_of in [
+        "client_secret=SECRET",
+        "client_secret=SECRET&token=TOKEN&token=x",
+    ] {
+        assert_eq!(asked(form_of, &[]).await.told(), "400 invalid_request");
+    }
+    let other = app.token(CallerPermission::Manage);
+    let body = format!("client_secret={other}&token=x");
+    let answer = app.ask(form(PATH), body).await;
+    assert_eq!(answer.told(), "403 insufficient_scope");
+}
+
+/// Whoever shows nothing at first may not keep those out who do.
+#[tokio::test]
+async fn a_slow_stranger_takes_no_place() {
+    use tokio::io::AsyncWriteExt;
+
+    let app = TestApp::with(server::Options {
+        max_introspections: 1,
+        ..server::Options::default()
+    })
+    .await;
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        let mut connection = app.http_connection();
+        let head = format!(
+            "POST {PATH} HTTP/1.1\r\nhost: test\r\ncontent-length: 60\r\n\
+             content-type: application/x-www-form-urlencoded\r\n\r\nclient_secret="
+        );
+        connection.write_all(head.as_bytes()).await.unwrap();
+        slow.push(connection);
+    }
+    for _ in 0..3 {
+        assert_eq!(app.said("x").await, json!({ "active": false }));
     }
 }
 
