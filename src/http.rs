@@ -35,6 +35,13 @@ pub(crate) use room::Room;
 /// The paths that there are. They label metrics too.
 const INTROSPECT: &str = "/oauth2/introspect";
 const FORWARD_AUTH: &str = "/forward-auth";
+
+/// Whether a path is the one of `/forward-auth` with settings or a request's path behind
+/// it, as Envoy asks over HTTP.
+fn is_forward_auth_and_more(path: &str) -> bool {
+    let more = path.strip_prefix(FORWARD_AUTH);
+    more.is_some_and(|more| more.starts_with(['/', ';']))
+}
 const LIVEZ: &str = "/livez";
 const READYZ: &str = "/readyz";
 const METRICS: &str = "/metrics";
@@ -73,7 +80,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route(READYZ, get(probes::readyz))
         .route(METRICS, get(probes::metrics))
         .method_not_allowed_fallback(layers::method_not_allowed)
-        .fallback(layers::not_found)
+        .fallback(forward_auth::with_path_behind)
         .layer(from_fn(layers::catch_panic))
         // Outermost, so that every answer is counted, and has a request id.
         .layer(from_fn_with_state(shared.clone(), layers::trace))

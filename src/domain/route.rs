@@ -6,9 +6,13 @@
 //! mistake like any other. Reading one allocates nothing, so it is done for each
 //! request, and there is nothing to keep in step with a proxy's configuration.
 
+mod mistake;
 mod path;
+mod preflight;
 
-pub use path::{NormalPath, PathMistake, SitePath};
+pub use mistake::{Mistake, NeedError, Shown, Unclear};
+pub use path::{NormalPath, PathMistake, SitePath, origin_form};
+pub use preflight::{Preflight, PreflightSigns};
 
 use uuid::Uuid;
 
@@ -16,7 +20,6 @@ use super::{
     access::PermissionCheck,
     id::SiteId,
     role::{InstancePermission, SitePermission},
-    token::may_contain_token,
 };
 
 /// The settings of a route, by name.
@@ -26,10 +29,24 @@ pub const SITE_ID: &str = "site_id";
 /// See [`PERMISSION`].
 pub const SITE_PATH: &str = "site_path";
 
-/// The most of a value that a message about it repeats.
-const MAX_SHOWN: usize = 100;
+/// See [`PERMISSION`].
+pub const PREFLIGHT: &str = "preflight";
+/// The names of all settings.
+pub const SETTINGS: [&str; 4] = [PERMISSION, SITE_ID, SITE_PATH, PREFLIGHT];
+/// The one value of [`PREFLIGHT`].
+const PASS: &str = "pass";
+
 /// A UUID's text: five groups with hyphens between them.
 const UUID_LENGTH: usize = 36;
+
+/// All that the settings of a route say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings<'s> {
+    /// What the route needs of a token.
+    pub route: Route<'s>,
+    /// Whether a CORS preflight needs a token, too.
+    pub preflight: Preflight,
+}
 
 /// What a route needs of a token. What cannot be needed cannot be written down,
 /// such as a `site.*` permission without a site.
@@ -65,97 +82,8 @@ pub enum Need {
     Permission(PermissionCheck),
 }
 
-/// What is wrong with a route, for its operator.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Mistake {
-    /// A setting that there is not.
-    #[error("there is no setting {0}, only permission, site_id and site_path")]
-    UnknownSetting(Shown),
-    /// One setting, and two values.
-    #[error("{0} is set twice")]
-    SetTwice(&'static str),
-    /// A setting without a value, which may be a variable that was not filled in.
-    #[error("{0} is empty: leave it out where it is not needed")]
-    Empty(&'static str),
-    /// A permission that there is not.
-    #[error("there is no permission {0}")]
-    UnknownPermission(Shown),
-    /// A `site.*` permission, and no site.
-    #[error("the permission {0} needs a site: set site_id or site_path")]
-    SiteMissing(SitePermission),
-    /// An `instance.*` permission, and a site.
-    #[error("the permission {0} is one on the instance: it takes neither site_id nor site_path")]
-    SiteTooMuch(InstancePermission),
-    /// Two places for one site.
-    #[error("site_id and site_path are both set: one of them can name the site")]
-    TwoPlaces,
-    /// The `site_id` is none.
-    #[error("the site_id {0} is not a UUID")]
-    SiteMalformed(Shown),
-    /// The `site_path` cannot be read.
-    #[error("the site_path {0} {1}")]
-    PathMalformed(Shown, PathMistake),
-    /// A request's path that is as it should be, and not as the route says.
-    #[error("the site_path {0} does not match the path of a request that came to the route")]
-    PathUnmatched(Shown),
-    /// The route has a `site_path`, and the proxy tells no path.
-    #[error("the site_path {0} needs the path of the request, and the proxy does not tell it")]
-    PathUntold(Shown),
-    /// The route has a `site_path`, and the proxy tells two paths.
-    #[error(
-        "the proxy tells the path of a request twice, and differently: let it set one of the \
-         headers that tell it, and clear the others"
-    )]
-    PathToldTwice,
-}
-
-/// A value of a setting as a message shows it: quoted, and not all of a long one. A
-/// token that somebody put into the wrong place is not shown.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Shown(String);
-
-impl Shown {
-    /// Makes a value fit to be shown.
-    pub fn new(value: &str) -> Self {
-        if may_contain_token(value) {
-            return Self("that holds a token".to_owned());
-        }
-        let mut shown: String = value.chars().take(MAX_SHOWN).collect();
-        if shown.len() < value.len() {
-            shown.push('…');
-        }
-        Self(format!("{shown:?}"))
-    }
-}
-
-impl std::fmt::Display for Shown {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Why a request's path names no site for sure. It is the client's doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unclear {
-    /// Two programs could read the path differently.
-    #[error("the path is not in its normal form")]
-    Path,
-    /// Where the site should be is something else.
-    #[error("the path does not name a site by its UUID")]
-    Site,
-}
-
-/// Why it cannot be said what a request needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NeedError {
-    /// The route is at fault.
-    Route(Mistake),
-    /// The client is at fault.
-    Client(Unclear),
-}
-
-impl<'s> Route<'s> {
-    /// Reads a route from its settings, in any order.
+impl<'s> Settings<'s> {
+    /// Reads the settings of a route, in any order.
     ///
     /// # Errors
     /// The first mistake that there is.
@@ -164,11 +92,13 @@ impl<'s> Route<'s> {
         I: IntoIterator<Item = (&'s str, &'s str)>,
     {
         let (mut permission, mut site_id, mut site_path) = (None, None, None);
+        let mut preflight = None;
         for (name, value) in settings {
             let (name, place) = match name {
                 PERMISSION => (PERMISSION, &mut permission),
                 SITE_ID => (SITE_ID, &mut site_id),
                 SITE_PATH => (SITE_PATH, &mut site_path),
+                PREFLIGHT => (PREFLIGHT, &mut preflight),
                 _ => return Err(Mistake::UnknownSetting(Shown::new(name))),
             };
             if value.is_empty() {
@@ -189,6 +119,38 @@ impl<'s> Route<'s> {
             }
             (Some(_), Some(_)) => return Err(Mistake::TwoPlaces),
         };
+        let preflight = match preflight {
+            None => Preflight::Checked,
+            Some(PASS) => Preflight::Passes,
+            Some(other) => return Err(Mistake::PreflightUnknown(Shown::new(other))),
+        };
+        let route = Route::of(permission, place)?;
+        Ok(Self { route, preflight })
+    }
+}
+
+impl<'s> Route<'s> {
+    /// Reads a route from its settings, where the method of a request is not known.
+    ///
+    /// # Errors
+    /// The first mistake that there is. That preflights are to pass is one.
+    pub fn read<I>(settings: I) -> Result<Self, Mistake>
+    where
+        I: IntoIterator<Item = (&'s str, &'s str)>,
+    {
+        match Settings::read(settings)? {
+            Settings {
+                route,
+                preflight: Preflight::Checked,
+            } => Ok(route),
+            Settings {
+                preflight: Preflight::Passes,
+                ..
+            } => Err(Mistake::MethodUntold),
+        }
+    }
+
+    fn of(permission: Option<&str>, place: Option<Place<'s>>) -> Result<Self, Mistake> {
         let Some(permission) = permission else {
             return Ok(place.map_or(Self::Active, Self::ActiveOn));
         };
@@ -205,10 +167,35 @@ impl<'s> Route<'s> {
 
     /// Whether it reads the path of a request.
     pub const fn reads_path(&self) -> bool {
-        matches!(
-            self,
-            Self::ActiveOn(Place::InPath(_)) | Self::Site(_, Place::InPath(_))
-        )
+        self.template().is_some()
+    }
+
+    const fn template(&self) -> Option<SitePath<'s>> {
+        match self {
+            Self::ActiveOn(Place::InPath(template)) | Self::Site(_, Place::InPath(template)) => {
+                Some(*template)
+            }
+            Self::ActiveOn(Place::Fixed(_))
+            | Self::Site(_, Place::Fixed(_))
+            | Self::Active
+            | Self::Instance(_) => None,
+        }
+    }
+
+    /// Whether a header's value may tell two paths that a program has joined, the
+    /// client's and the proxy's. A blank is in no request's target. A comma may be in
+    /// one; but if what follows it is a path that came to this route, or none in its
+    /// normal form, then it is open which of both is meant.
+    pub fn may_be_joined(&self, told: &str) -> bool {
+        let Some(template) = self.template() else {
+            return false;
+        };
+        let is_path = |(at, _)| {
+            let rest = origin_form(&told[at + 1..]);
+            let path = NormalPath::read(rest);
+            rest.starts_with('/') && path.is_none_or(|path| template.find(path).is_some())
+        };
+        told.contains([' ', '\t']) || told.match_indices(',').any(is_path)
     }
 
     /// What a request needs, by its target as its first line has it: the path, and
@@ -306,11 +293,13 @@ mod tests {
         for (settings, said) in [
             (
                 &[("permision", "site.view")][..],
-                "there is no setting \"permision\", only permission, site_id and site_path",
+                "there is no setting \"permision\", only permission, site_id, site_path and \
+                 preflight",
             ),
             (
                 &[("Permission", "site.view")],
-                "there is no setting \"Permission\", only permission, site_id and site_path",
+                "there is no setting \"Permission\", only permission, site_id, site_path and \
+                 preflight",
             ),
             (
                 &[("permission", "site.view"), ("permission", "site.view")],
@@ -356,13 +345,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_short_and_holds_no_token() {
-        let long = "x".repeat(MAX_SHOWN + 1);
-        let shown = Shown::new(&long).to_string();
-        assert_eq!(shown, format!("\"{}…\"", &long[1..]));
-        let token = "hkp_00000000000000000000000000000000000000000004Rx6xu";
-        let said = read(&[("permission", token)]).unwrap_err();
-        assert_eq!(said, "there is no permission that holds a token");
+    fn a_preflight_passes_only_where_the_method_is_known() {
+        let settings = |value| [("preflight", value), ("permission", "instance.view_audit")];
+        let all = Settings::read(settings("pass")).unwrap();
+        assert_eq!(all.preflight, Preflight::Passes);
+        assert_eq!(all.route, Route::Instance(InstancePermission::ViewAudit));
+        assert_eq!(Route::read(settings("pass")), Err(Mistake::MethodUntold));
+        let checked = Settings::read([("site_id", SITE)]).unwrap();
+        assert_eq!(checked.preflight, Preflight::Checked);
+        for other in ["Pass", "true", "pass "] {
+            let unknown = Mistake::PreflightUnknown(Shown::new(other));
+            assert_eq!(Settings::read(settings(other)), Err(unknown));
+        }
+        assert_eq!(
+            Settings::read(settings("")),
+            Err(Mistake::Empty("preflight"))
+        );
+    }
+
+    #[test]
+    fn two_paths_that_were_joined_are_not_one() {
+        let route = read(&[("site_path", "/s/{site_id}/**")]).unwrap();
+        for joined in [
+            "/s/a/x, /s/b/x",
+            "/s/a/x,/s/b/x",
+            "/s/a/x?q,/s/b/x",
+            "/s/a/x?q, /t",
+            "/s/a?q,https://host/s/b",
+            "/s/a?q,/x,/s/b?q",
+            "/s/a?q,/s//b",
+            "/s/a?q,/s/%62",
+            "/s/a\t",
+        ] {
+            assert!(route.may_be_joined(joined), "{joined}");
+        }
+        for one in [
+            "/s/a/x",
+            "/s/a,b",
+            "/s/a/x?pages=/a,/b",
+            "/s/a/x?fields=a,b",
+            "/s/a/x?next=https://h/a,https://h/b",
+        ] {
+            assert!(!route.may_be_joined(one), "{one}");
+        }
+        let fixed = read(&[("site_id", SITE)]).unwrap();
+        assert!(!fixed.may_be_joined("/s/a,/s/b"));
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub const OWNER: &str = "x-hitkeep-owner";
 pub const SITE_ID: &str = "x-hitkeep-site-id";
 /// See [`CLIENT_ID`].
 pub const SITE_ROLE: &str = "x-hitkeep-site-role";
+/// The headers by which some frameworks let a request say that its method is another one.
+/// A preflight passes without a token because of its method, so they do not pass with it.
+pub const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+/// In it, Envoy is told over HTTP which headers of a request do not pass with it.
+const ENVOY_REMOVES: &str = "x-envoy-auth-headers-to-remove";
 /// What the names of all these headers begin with.
 const PREFIX: &[u8] = b"x-hitkeep-";
 
@@ -40,6 +49,8 @@ const RETRY_AFTER: &str = "1";
 pub enum Verdict {
     /// The request may pass.
     Allowed(Pass),
+    /// It is a preflight and may pass, as nobody.
+    Preflight,
     /// It may not.
     Refused(Refused),
 }
@@ -170,6 +181,11 @@ impl Verdict {
             Self::Allowed(pass) => Answer {
                 status: 200,
                 headers: pass.headers(),
+                body: Cow::Borrowed(""),
+            },
+            Self::Preflight => Answer {
+                status: 200,
+                headers: vec![(ENVOY_REMOVES, METHOD_OVERRIDES.join(",").into())],
                 body: Cow::Borrowed(""),
             },
             Self::Refused(refused) => refused.answer(),

@@ -19,7 +19,7 @@ use crate::{
     domain::{
         access::Decision,
         credential::Credential,
-        route::{Mistake, Need, Route},
+        route::{Mistake, Need, Preflight, Settings},
         sidecar::{Pass, Refused, Verdict},
     },
     telemetry::metrics,
@@ -33,19 +33,32 @@ const MAX_TOLD: usize = 64;
 
 /// A request that a proxy asks about.
 pub(crate) struct Asked<'r> {
-    /// What its route needs.
-    pub(crate) route: Result<Route<'r>, Mistake>,
+    /// What its route says.
+    pub(crate) settings: Result<Settings<'r>, Mistake>,
+    /// Whether it is a preflight, by what the proxy says of it and not its client.
+    pub(crate) is_preflight: bool,
     /// Its path, and maybe a query; none where the proxy does not tell.
     pub(crate) target: Option<&'r str>,
     /// The token that it shows.
     pub(crate) credential: Credential<'r>,
 }
 
+/// What became of a question that could be read.
+pub(super) enum Read {
+    /// A preflight that needs no token.
+    Preflight,
+    /// What the request needs, and what it has.
+    Judge(Need, Presented),
+}
+
 impl Asked<'_> {
     /// What it needs, and what it has. A route's mistake comes first, because nobody
     /// ever gets further there.
-    pub(super) fn read(self) -> Result<(Need, Presented), Refused> {
-        let route = self.route.map_err(Refused::Misconfigured)?;
+    pub(super) fn read(self) -> Result<Read, Refused> {
+        let settings = self.settings.map_err(Refused::Misconfigured)?;
+        if settings.preflight == Preflight::Passes && self.is_preflight {
+            return Ok(Read::Preflight);
+        }
         let presented = match self.credential {
             Credential::Missing => return Err(Refused::NoToken),
             Credential::Text(text) => {
@@ -53,7 +66,8 @@ impl Asked<'_> {
             }
             Credential::Several => Presented::Unknown,
         };
-        Ok((route.need(self.target)?, presented))
+        let need = settings.route.need(self.target)?;
+        Ok(Read::Judge(need, presented))
     }
 }
 
@@ -62,7 +76,8 @@ impl Services {
     /// Tells in the log what its operator has to know, now and then.
     pub(crate) async fn verdict(&self, asked: Asked<'_>, remaining: Duration) -> Verdict {
         let (need, presented) = match asked.read() {
-            Ok(read) => read,
+            Ok(Read::Judge(need, presented)) => (need, presented),
+            Ok(Read::Preflight) => return Verdict::Preflight,
             Err(refused) => {
                 if let Refused::Misconfigured(mistake) = &refused {
                     self.metrics.verdict(metrics::Verdict::Misconfigured);

@@ -2,6 +2,11 @@
 //! `auth_request`, Caddy's `forward_auth` and Traefik's `ForwardAuth`. What the route
 //! needs is in the query, which is the proxy's; headers are the end client's, but for
 //! those that the proxy sets itself.
+//!
+//! Envoy asks over HTTP with the request's own target behind a prefix, its query
+//! included. There the query is the client's, and the settings stand in front of the
+//! path: `/forward-auth;permission=site.view;site_id=…/api/sites/…`. A target begins with
+//! a slash, so whatever is before the second one is the proxy's.
 
 use std::borrow::Cow;
 
@@ -9,15 +14,16 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE, request::Parts};
+use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use super::{Shared, answer, callers};
+use super::{FORWARD_AUTH, Shared, answer, callers, is_forward_auth_and_more, layers};
 use crate::{
     domain::{
         caller::CallerPermission,
         credential::Credentials,
-        route::{Mistake, Route},
+        route::{Mistake, Preflight, PreflightSigns, Route, SETTINGS, Settings, origin_form},
     },
     grpc::{
         context::{Proof, Proven},
@@ -27,22 +33,96 @@ use crate::{
     },
 };
 
-/// The headers in which proxies tell the path of the request: Caddy and Traefik, and
-/// by convention nginx.
+/// The headers in which proxies tell the path of the request: Caddy and Traefik, and by
+/// convention nginx.
 const PATH_HEADERS: [&str; 2] = ["x-forwarded-uri", "x-original-uri"];
+/// The one in which ingress-nginx tells it, with the scheme and the host before it.
+const URL_HEADER: &str = "x-original-url";
+/// Those in which other programs tell it, or take it from. They are not believed, but
+/// where one of them names another path, it is open which of both the proxy meant.
+const OTHER_PATH_HEADERS: [&str; 7] = [
+    "x-auth-request-redirect",
+    "x-envoy-original-path",
+    "x-forwarded-path",
+    "x-forwarded-url",
+    "x-original-path",
+    "x-replaced-path",
+    "x-rewrite-url",
+];
 /// A scheme of our own, because the end client may get to see it, and a challenge
 /// for a bearer would tell it that its token is at fault. A proxy that can tell it
 /// apart makes a 500 of it, which it is.
 const CALLER_CHALLENGE: HeaderValue = HeaderValue::from_static("X-HitKeep-Caller");
 
-/// Answers a request.
+/// Answers a request that has the settings in its query.
 pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    let query = head.uri.query().unwrap_or_default();
+    let settings: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+    let pairs = settings.iter().map(|(name, value)| (&**name, &**value));
+    let route = |route| Settings {
+        route,
+        preflight: Preflight::Checked,
+    };
+    // The method is that of the check.
+    let settings = Route::read(pairs).map(route);
+    answered(&shared, &head, settings, None).await
+}
+
+/// Answers a request that has the path of the one that it is about behind its own, as
+/// Envoy asks over HTTP. There is nothing else that is not a path of its own.
+pub(super) async fn with_path_behind(State(shared): State<Shared>, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    let own = head.uri.path();
+    if !is_forward_auth_and_more(own) {
+        return layers::not_found();
+    }
+    let more = &own[FORWARD_AUTH.len()..];
+    let (settings, path) = more.split_at(more.find('/').unwrap_or(more.len()));
+    let target = match head.uri.query() {
+        _ if path.is_empty() => None,
+        None => Some(Cow::Borrowed(path)),
+        Some(query) => Some(format!("{path}?{query}").into()),
+    };
+    let is_plain = settings.is_empty();
+    let settings = decoded(settings);
+    let pairs = settings.iter().map(|(name, value)| (&**name, &**value));
+    let settings = match head.uri.query().and_then(setting_in).filter(|_| is_plain) {
+        Some(name) => Err(Mistake::SettingOfClient(name)),
+        None => Settings::read(pairs),
+    };
+    answered(&shared, &head, settings, target).await
+}
+
+/// The settings that stand between semicolons. A slash in a value is percent-encoded.
+fn decoded(settings: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let text = |encoded| percent_decode_str(encoded).decode_utf8_lossy();
+    let settings = settings.split(';').filter(|setting| !setting.is_empty());
+    let pairs = settings.map(|setting| setting.split_once('=').unwrap_or((setting, "")));
+    pairs
+        .map(|(name, value)| (text(name), text(value)))
+        .collect()
+}
+
+/// The first setting that a query names.
+fn setting_in(query: &str) -> Option<&'static str> {
+    let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    names.find_map(|name| SETTINGS.into_iter().find(|setting| *setting == name))
+}
+
+/// Answers a request to a route with those settings, whose target is that one where it
+/// is told apart from headers.
+async fn answered(
+    shared: &Shared,
+    head: &Parts,
+    settings: Result<Settings<'_>, Mistake>,
+    target: Option<Cow<'_, str>>,
+) -> Response {
     let _place = match shared.admit() {
         Ok(place) => place,
-        Err(error) => return unjudged(&shared, &error),
+        Err(error) => return unjudged(shared, &error),
     };
     let begun = Instant::now();
-    let (head, _) = request.into_parts();
     let give_up = give_up_after(shared.request_timeout);
     let shown = callers::of_proxy(&head.headers);
     let may = Some(CallerPermission::Introspect);
@@ -54,21 +134,28 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
         Ok(caller) => {
             Proven::note(&head.extensions, &caller);
         }
-        Err(error) => return refused(&shared, &error),
+        Err(error) => return refused(shared, &error),
     }
-    let query = head.uri.query().unwrap_or_default();
-    let settings: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
-    let told = told_path(&head.headers);
-    let mut credentials = Credentials::default();
+    let (mut credentials, mut signs) = (Credentials::default(), PreflightSigns::default());
     for (name, value) in &head.headers {
         credentials.see(name.as_str().as_bytes(), value.as_bytes());
+        signs.see(name.as_str().as_bytes());
     }
+    let told = match &settings {
+        Ok(settings) if settings.route.reads_path() => {
+            told_path(&head.headers, target, &settings.route)
+        }
+        Ok(_) | Err(_) => Told::Never,
+    };
+    let (settings, target) = match &told {
+        Told::Never => (settings, None),
+        Told::Once(path) => (settings, Some(&**path)),
+        Told::Differently => (Err(Mistake::PathToldTwice), None),
+    };
     let asked = Asked {
-        route: route(&settings, &told),
-        target: match &told {
-            Told::Once(path) => Some(path),
-            Told::Never | Told::Differently => None,
-        },
+        settings,
+        is_preflight: signs.are_of_preflight(head.method.as_str()),
+        target,
         credential: credentials.credential(),
     };
     let remaining = shared.request_timeout.saturating_sub(begun.elapsed());
@@ -85,31 +172,50 @@ enum Told<'h> {
     Differently,
 }
 
-fn told_path(headers: &HeaderMap) -> Told<'_> {
-    let all = PATH_HEADERS.into_iter().map(|name| headers.get_all(name));
-    let mut all = all.flatten();
-    let Some(first) = all.next() else {
+/// The path that all headers tell, and the request's own target, where it has one behind
+/// the prefix. What is not text is not in its normal form either.
+fn told_path<'h>(
+    headers: &'h HeaderMap,
+    target: Option<Cow<'h, str>>,
+    route: &Route<'_>,
+) -> Told<'h> {
+    let values = |name| {
+        let values = headers.get_all(name).iter();
+        values.map(|value| String::from_utf8_lossy(value.as_bytes()))
+    };
+    let believed = PATH_HEADERS.into_iter().flat_map(values);
+    let mut told = target;
+    for value in believed.chain(values(URL_HEADER).map(from_url)) {
+        match &told {
+            _ if route.may_be_joined(&value) => return Told::Differently,
+            Some(other) if path_of(other) != path_of(&value) => return Told::Differently,
+            Some(_) => {}
+            None => told = Some(value),
+        }
+    }
+    let Some(told) = told else {
         return Told::Never;
     };
-    if all.all(|other| other == first) {
-        // What is not text is not in its normal form either.
-        Told::Once(String::from_utf8_lossy(first.as_bytes()))
+    let mut others = OTHER_PATH_HEADERS.into_iter().flat_map(values);
+    if others.any(|value| path_of(&from_url(value)) != path_of(&told)) {
+        return Told::Differently;
+    }
+    Told::Once(told)
+}
+
+/// The target, where a whole URL is told.
+fn from_url(told: Cow<'_, str>) -> Cow<'_, str> {
+    let target = origin_form(&told);
+    if target.len() == told.len() {
+        told
     } else {
-        Told::Differently
+        Cow::Owned(target.to_owned())
     }
 }
 
-/// What the route needs: a path only if it reads one.
-fn route<'s>(
-    settings: &'s [(Cow<'_, str>, Cow<'_, str>)],
-    told: &Told<'_>,
-) -> Result<Route<'s>, Mistake> {
-    let settings = settings.iter().map(|(name, value)| (&**name, &**value));
-    let route = Route::read(settings)?;
-    if route.reads_path() && *told == Told::Differently {
-        return Err(Mistake::PathToldTwice);
-    }
-    Ok(route)
+/// A target without its query.
+fn path_of(target: &str) -> &str {
+    target.split('?').next().unwrap_or_default()
 }
 
 /// What is said to a proxy where nothing can be told of any token.
@@ -147,25 +253,71 @@ mod tests {
 
     #[test]
     fn the_path_is_the_one_that_all_headers_tell() {
-        let told = |headers: &[(&'static str, &[u8])]| {
+        let route = Route::read([("site_path", "/{site_id}")]).unwrap();
+        let told_behind = |target: Option<&'static str>, headers: &[(&'static str, &[u8])]| {
             let mut map = HeaderMap::new();
             for (name, value) in headers {
                 map.append(*name, HeaderValue::from_bytes(value).unwrap());
             }
-            match told_path(&map) {
+            match told_path(&map, target.map(Cow::Borrowed), &route) {
                 Told::Never => "never".to_owned(),
                 Told::Once(path) => path.into_owned(),
                 Told::Differently => "differently".to_owned(),
             }
         };
-        let [caddy, nginx] = PATH_HEADERS;
+        let told = |headers: &[(&'static str, &[u8])]| told_behind(None, headers);
+        let ([caddy, nginx], ingress) = (PATH_HEADERS, URL_HEADER);
         assert_eq!(told(&[]), "never");
         assert_eq!(told(&[(caddy, b"/a?b")]), "/a?b");
         assert_eq!(told(&[(nginx, b"/a?b")]), "/a?b");
+        assert_eq!(told(&[(ingress, b"https://h/a?b")]), "/a?b");
+        assert_eq!(told(&[(ingress, b"/a?b")]), "/a?b");
+        assert_eq!(told(&[(nginx, b"https://h/a")]), "https://h/a");
         assert_eq!(told(&[(nginx, b"/a"), (caddy, b"/a")]), "/a");
+        assert_eq!(told(&[(nginx, b"/a"), (ingress, b"http://h/a")]), "/a");
+        assert_eq!(told(&[(nginx, b"/a"), (caddy, b"/a?b")]), "/a?b");
         assert_eq!(told(&[(nginx, b"/a"), (caddy, b"/b")]), "differently");
         assert_eq!(told(&[(caddy, b"/a"), (caddy, b"/b")]), "differently");
         assert_eq!(told(&[(nginx, b"/a"), (caddy, b"")]), "differently");
+        assert_eq!(told(&[(caddy, b"/a"), (ingress, b"/b")]), "differently");
+        assert_eq!(told(&[(caddy, b"/a,/b")]), "differently");
+        assert_eq!(told(&[(caddy, b"/a?, /b")]), "differently");
+        assert_eq!(
+            told(&[(ingress, b"https://h/a?,https://h/b")]),
+            "differently"
+        );
         assert_eq!(told(&[(nginx, b"/\xff")]), "/\u{fffd}");
+        for other in OTHER_PATH_HEADERS {
+            assert_eq!(told(&[(other, b"/a")]), "never", "{other}");
+            for (value, expected) in [
+                (&b"/a"[..], "/a"),
+                (b"https://h/a?c", "/a"),
+                (b"/b", "differently"),
+                (b"", "differently"),
+            ] {
+                assert_eq!(told(&[(caddy, b"/a"), (other, value)]), expected, "{other}");
+            }
+        }
+        assert_eq!(told_behind(Some("/a?,/b"), &[]), "/a?,/b");
+        assert_eq!(told_behind(Some("/a"), &[(caddy, b"/a?b")]), "/a");
+        assert_eq!(told_behind(Some("/a"), &[(caddy, b"/b")]), "differently");
+        let other = OTHER_PATH_HEADERS[0];
+        assert_eq!(told_behind(Some("/a"), &[(other, b"/b")]), "differently");
+    }
+
+    #[test]
+    fn settings_in_front_of_a_path_are_decoded() {
+        let read = |settings| -> Vec<_> {
+            let settings = decoded(settings).into_iter();
+            settings
+                .map(|(name, value)| format!("{name}: {value}"))
+                .collect()
+        };
+        assert_eq!(read(""), [""; 0]);
+        assert_eq!(read(";"), [""; 0]);
+        assert_eq!(
+            read(";permission=site.view;site_path=%2Fs%2F%7Bsite_id%7D%2F**;x"),
+            ["permission: site.view", "site_path: /s/{site_id}/**", "x: "]
+        );
     }
 }

@@ -15,6 +15,7 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 use super::{
     FORWARD_AUTH, INTROSPECT, LIVEZ, METRICS, READYZ, Shared,
     answer::{self, Why},
+    is_forward_auth_and_more,
 };
 use crate::{
     grpc::context::{Proven, REQUEST_ID, RequestId},
@@ -176,6 +177,9 @@ fn method(method: &Method) -> &'static str {
 /// The route of a request, of those that there are.
 fn route(request: &Request) -> &'static str {
     let path = request.uri().path();
+    if is_forward_auth_and_more(path) {
+        return FORWARD_AUTH;
+    }
     [INTROSPECT, FORWARD_AUTH, LIVEZ, READYZ, METRICS]
         .into_iter()
         .find(|route| *route == path)
@@ -204,7 +208,7 @@ pub(super) async fn method_not_allowed() -> Response {
     answer::invalid_request(status, "this path takes another method")
 }
 
-pub(super) async fn not_found() -> Response {
+pub(super) fn not_found() -> Response {
     answer::refusal(StatusCode::NOT_FOUND, "not_found", "there is no such path")
 }
 

@@ -80,6 +80,14 @@ async fn the_check_and_the_upstream_see_the_same_path() {
 }
 
 #[tokio::test]
+async fn a_preflight_passes_where_its_route_says_so() {
+    let service = Service::start(&[]).await;
+    if let Some(caddy) = start(&service, &service.caller).await {
+        forward_auth::passes_preflights(&caddy.address).await;
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_told_is_503() {
     let service = Service::start(&["--max-staleness", "1s"]).await;
     let Some(caddy) = start(&service, &service.caller).await else {

@@ -51,12 +51,17 @@ fn values<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
 /// Gets a target with those headers, written as they are, from an address or the path
 /// of a Unix socket.
 pub async fn get(address: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    ask(address, "GET", target, headers).await
+}
+
+/// The same by another method.
+pub async fn ask(address: &str, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
     let headers = headers
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"));
     let headers: String = headers.collect();
     let usual = "host: test\r\nconnection: close\r\n";
-    let request = format!("GET {target} HTTP/1.1\r\n{usual}{headers}\r\n");
+    let request = format!("{method} {target} HTTP/1.1\r\n{usual}{headers}\r\n");
     let exchanged = async {
         if address.starts_with('/') {
             let stream = UnixStream::connect(address).await.expect("it accepts");

@@ -1,12 +1,13 @@
-//! Envoy, with `deploy/envoy/envoy.yaml` as it is but for the addresses.
+//! Envoy, with `deploy/envoy/envoy.yaml` as it is but for the addresses, and with
+//! `deploy/envoy/envoy-http.yaml`, where it asks over HTTP.
 
 use std::fs;
 
 use tokio::process::Command;
 
 use crate::{
-    client::{Answer, get},
-    programs,
+    client::{Answer, ask, get},
+    forward_auth, programs,
     service::{OTHER_SITE, SITE, Service, VERA},
     support::{process::Process, waiting::until},
     upstream,
@@ -15,6 +16,7 @@ use crate::{
 /// Where CI puts it.
 const PLACE: &str = "target/ci-tools/envoy/envoy/_bin/envoy";
 const CONFIGURATION: &str = include_str!("../../deploy/envoy/envoy.yaml");
+const OVER_HTTP: &str = include_str!("../../deploy/envoy/envoy-http.yaml");
 /// Well-formed, and nobody's.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
@@ -27,6 +29,21 @@ struct Envoy {
 impl Envoy {
     /// Starts one in front of an upstream; none where it is not installed.
     async fn start(service: &Service) -> Option<Self> {
+        let auth = ("port_value: 50051", &*service.address);
+        Self::start_with(CONFIGURATION, auth, service).await
+    }
+
+    /// The same, where it asks over HTTP.
+    async fn start_over_http(service: &Service) -> Option<Self> {
+        let auth = ("port_value: 50052", &*service.http);
+        Self::start_with(OVER_HTTP, auth, service).await
+    }
+
+    async fn start_with(
+        written: &str,
+        (auth, auth_address): (&str, &str),
+        service: &Service,
+    ) -> Option<Self> {
         let program = programs::find("envoy", PLACE)?;
         let upstream = upstream::start().await;
         let folder = std::env::temp_dir().join(format!(
@@ -36,13 +53,10 @@ impl Envoy {
         ));
         fs::create_dir_all(&folder).unwrap();
         let (configuration, admin) = (folder.join("envoy.yaml"), folder.join("admin"));
-        let mut text = CONFIGURATION.to_owned();
+        let mut text = written.to_owned();
         for (from, to) in [
             ("port_value: 10000", "port_value: 0"),
-            (
-                "port_value: 50051",
-                &format!("port_value: {}", port(&service.address)),
-            ),
+            (auth, &format!("port_value: {}", port(auth_address))),
             (
                 "port_value: 8080",
                 &format!("port_value: {}", port(&upstream)),
@@ -412,4 +426,67 @@ async fn envoys_own_questions_go_the_short_way() {
     assert_eq!(envoy.get("/api/sites/", &good).await.status, 503);
     waiting.abort();
     envoy.until(500, &[503], "/api/sites/", &good).await;
+}
+
+#[tokio::test]
+async fn a_preflight_passes_where_its_route_says_so() {
+    let service = Service::start(&[]).await;
+    if let Some(envoy) = Envoy::start(&service).await {
+        forward_auth::passes_preflights(&envoy.address).await;
+    }
+    if let Some(envoy) = Envoy::start_over_http(&service).await {
+        forward_auth::passes_preflights(&envoy.address).await;
+    }
+}
+
+/// The request's own method and target go behind the settings, and none of them is the
+/// client's to say.
+#[tokio::test]
+async fn it_may_ask_over_http() {
+    let service = Service::start(&[]).await;
+    let Some(envoy) = Envoy::start_over_http(&service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let bearer = format!("Bearer {}", made.token);
+    let site = |site: &str| format!("/api/sites/{site}/hits");
+    let injecting = format!("{}?site_id={OTHER_SITE}&permission=x", site(SITE));
+    let spoofed = [
+        ("authorization", &*bearer),
+        ("x-hitkeep-caller", "hks_x"),
+        ("x-hitkeep-owner", "user:root"),
+        ("x-hitkeep-site-id", OTHER_SITE),
+        ("x-hitkeep-future", "1"),
+        ("x-forwarded-uri", &site(OTHER_SITE)),
+        ("connection", "x-hitkeep-owner"),
+    ];
+    for method in ["GET", "DELETE"] {
+        for (target, set) in [(&*site(SITE), 5), (&injecting, 5), ("/x?permission=y", 3)] {
+            let answer = ask(&envoy.address, method, target, &spoofed).await;
+            assert_eq!(answer.arrived("x-hitkeep-client-id"), [&*made.id]);
+            assert_eq!(answer.arrived("x-hitkeep-owner"), [format!("user:{VERA}")]);
+            let site: &[&str] = if set == 5 { &[SITE] } else { &[] };
+            assert_eq!(answer.arrived("x-hitkeep-site-id"), site);
+            let arrived = answer.body.to_lowercase();
+            assert_eq!(arrived.matches("x-hitkeep-").count(), set, "{arrived}");
+            assert!(answer.body.starts_with(&format!("{method} {target} ")));
+        }
+    }
+    for (target, authorization, status) in [
+        (&*site(SITE), "Bearer x", 401),
+        ("/", "", 401),
+        (&site(OTHER_SITE), &bearer, 403),
+        ("/api/system/status", &bearer, 403),
+        ("/api/sites/new", &bearer, 400),
+        // Envoy takes 500 for no answer, and says what its configuration says then.
+        ("/api/sites/", &bearer, 503),
+    ] {
+        let answer = envoy.get(target, &[("authorization", authorization)]).await;
+        assert_eq!(answer.status, status, "{target}: {answer:?}");
+    }
+    let unauthorized = envoy.get("/", &[]).await;
+    let challenge = ["Bearer realm=\"hitkeep\""];
+    assert_eq!(unauthorized.header("www-authenticate"), challenge);
+    assert_eq!(unauthorized.error(), "unauthorized");
+    assert_eq!(envoy.get("/healthz", &[]).await.status, 200);
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    client::{Answer, get},
+    client::{Answer, ask, get},
     service::{OTHER_SITE, SITE, Service, VERA},
     support::{process::Process, waiting::until},
 };
@@ -263,4 +263,46 @@ pub async fn sees_the_path_of_the_upstream(front: &Front, service: &Service) {
         }
     }
     assert!(passed >= 8, "{passed}");
+}
+
+/// A browser's preflight has no token. It reaches the upstream where the route says so, in
+/// nobody's name, and nothing else does.
+pub async fn passes_preflights(address: &str) {
+    let path = site(SITE);
+    let (origin, method) = (
+        ("Origin", "https://x"),
+        ("Access-Control-Request-Method", "GET"),
+    );
+    let spoofed = [
+        origin,
+        method,
+        ("x-hitkeep-owner", "user:root"),
+        ("x-http-method-override", "DELETE"),
+    ];
+    for headers in [&spoofed[..2], &spoofed] {
+        let answer = ask(address, "OPTIONS", &path, headers).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.body.starts_with(&format!("OPTIONS {path} ")));
+        assert_eq!(answer.arrived("origin"), ["https://x"]);
+        assert_eq!(answer.arrived("x-http-method-override"), [""; 0]);
+        assert_eq!(count(&answer), 0, "{answer:?}");
+    }
+    let said = [origin, method, ("x-forwarded-method", "OPTIONS")];
+    let overridden = [origin, method, ("x-http-method-override", "OPTIONS")];
+    for (asked, target, headers) in [
+        ("OPTIONS", &*path, &[origin][..]),
+        ("OPTIONS", &path, &[method]),
+        ("OPTIONS", &path, &[]),
+        ("OPTIONS", "/", &said),
+        ("OPTIONS", "/api/system/status", &said),
+        ("GET", &path, &said),
+        ("POST", &path, &overridden),
+        ("DELETE", &path, &[origin, method]),
+    ] {
+        let answer = ask(address, asked, target, headers).await;
+        assert_eq!(
+            answer.status, 401,
+            "{asked} {target} {headers:?}: {answer:?}"
+        );
+    }
 }

@@ -15,6 +15,7 @@ const PLACE: &str = "target/ci-tools/proxies/usr/sbin/nginx";
 const CONFIGURATION: &str = include_str!("../../deploy/nginx/nginx.conf");
 const CHECK: &str = include_str!("../../deploy/nginx/hitkeep_check.conf");
 const PROTECTED: &str = include_str!("../../deploy/nginx/hitkeep_protected.conf");
+const PREFLIGHT: &str = include_str!("../../deploy/nginx/hitkeep_preflight.conf");
 const OPEN: &str = include_str!("../../deploy/nginx/hitkeep_open.conf");
 
 /// Starts one in front of an upstream, with that token of its own; none where it is
@@ -40,6 +41,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     folder.put("hitkeep_check.conf", CHECK, &[("hks_CHANGE_THIS", caller)]);
     folder.put("hitkeep_protected.conf", PROTECTED, &[]);
     folder.put("hitkeep_open.conf", OPEN, &[]);
+    folder.put("hitkeep_preflight.conf", PREFLIGHT, &[]);
     let mut command = Command::new(program);
     command.args(["-c", "nginx.conf", "-e", "stderr", "-g"]);
     command.arg("daemon off; master_process off; pid pid; error_log stderr notice;");
@@ -77,6 +79,14 @@ async fn the_check_and_the_upstream_see_the_same_path() {
     let service = Service::start(&[]).await;
     if let Some(nginx) = start(&service, &service.caller).await {
         forward_auth::sees_the_path_of_the_upstream(&nginx, &service).await;
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_passes_where_its_route_says_so() {
+    let service = Service::start(&[]).await;
+    if let Some(nginx) = start(&service, &service.caller).await {
+        forward_auth::passes_preflights(&nginx.address).await;
     }
 }
 

@@ -77,6 +77,28 @@ impl<'p> NormalPath<'p> {
     }
 }
 
+/// The target of a request that an absolute URL is about, such as ingress-nginx tells
+/// it; any other text is left as it is, so that one that is no URL is no path either.
+///
+/// The host is the client's to choose. One with anything in it that a host does not
+/// have could move the beginning of the path, and so is none.
+pub fn origin_form(url: &str) -> &str {
+    let is_of_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    for scheme in ["https://", "http://"] {
+        let Some((start, rest)) = url.split_at_checked(scheme.len()) else {
+            continue;
+        };
+        if start.eq_ignore_ascii_case(scheme)
+            && let Some(end) = rest.find('/')
+            && end > 0
+            && rest[..end].chars().all(is_of_host)
+        {
+            return &rest[end..];
+        }
+    }
+    url
+}
+
 /// What is between slashes.
 fn split(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/')
@@ -223,6 +245,36 @@ fn fits(step: &[u8], segment: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_target_of_a_url_begins_behind_its_host() {
+        for (url, target) in [
+            ("https://h/a?b", "/a?b"),
+            ("HTTP://h.example:8443/a//b", "/a//b"),
+            ("https://[::1]:80/", "/"),
+            ("/a", "/a"),
+            ("/https://h/a", "/https://h/a"),
+        ] {
+            assert_eq!(origin_form(url), target);
+        }
+        for none in [
+            "",
+            "h",
+            "https://",
+            "https://h",
+            "https:///a",
+            "https://h?x/a",
+            "https://h#/a",
+            "https://u@h/a",
+            "https://h\\/a",
+            "https://h h/a",
+            "ftp://h/a",
+            "https://ü/a",
+        ] {
+            assert_eq!(origin_form(none), none);
+            assert_eq!(NormalPath::read(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn normal_paths_are_those_that_everybody_reads_alike() {

@@ -7,8 +7,8 @@ use tonic::Code;
 use crate::{
     domain::{
         credential::{Credential, Credentials},
-        route::Route,
-        sidecar::{Answer, Pass, Refused, Verdict, is_reserved},
+        route::{PreflightSigns, Settings},
+        sidecar::{Answer, METHOD_OVERRIDES, Pass, Refused, Verdict, is_reserved},
     },
     grpc::sidecar::Asked,
     pb::envoy::{
@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// What Envoy asks. Without a request of HTTP, which only a filter for other
-/// protocols leaves out, there is no token either.
+/// protocols leaves out, there is no token either. The path and the method are those
+/// that Envoy itself states, whatever the headers say.
 pub(in crate::grpc) fn asked(request: &CheckRequest) -> Asked<'_> {
     let attributes = request.attributes.as_ref();
     let settings = attributes.into_iter().flat_map(|all| {
@@ -31,7 +32,8 @@ pub(in crate::grpc) fn asked(request: &CheckRequest) -> Asked<'_> {
     });
     let http = http(request);
     Asked {
-        route: Route::read(settings),
+        settings: Settings::read(settings),
+        is_preflight: http.is_some_and(is_preflight),
         target: http.map(|http| http.path.as_str()),
         credential: http.map_or(Credential::Missing, credential),
     }
@@ -40,6 +42,14 @@ pub(in crate::grpc) fn asked(request: &CheckRequest) -> Asked<'_> {
 fn http(request: &CheckRequest) -> Option<&HttpRequest> {
     let attributes = request.attributes.as_ref()?;
     attributes.request.as_ref()?.http.as_ref()
+}
+
+fn is_preflight(http: &HttpRequest) -> bool {
+    let mut signs = PreflightSigns::default();
+    for (name, _) in headers(http) {
+        signs.see(name.as_bytes());
+    }
+    signs.are_of_preflight(&http.method)
 }
 
 fn credential(http: &HttpRequest) -> Credential<'_> {
@@ -70,18 +80,41 @@ fn value(header: &HeaderValue) -> &[u8] {
 /// What Envoy is told about that request.
 pub(in crate::grpc) fn to_response(verdict: &Verdict, request: &CheckRequest) -> CheckResponse {
     match verdict {
-        Verdict::Allowed(pass) => to_ok(pass, to_remove(pass, request)),
+        Verdict::Allowed(pass) => {
+            let names = reserved(request);
+            let removed = names.filter(|name| !pass.sets(name.as_bytes()));
+            to_ok(pass, each_once(removed))
+        }
+        Verdict::Preflight => {
+            let overrides = METHOD_OVERRIDES.map(str::to_owned);
+            to_nobody(each_once(reserved(request).chain(overrides)))
+        }
         Verdict::Refused(refused) => to_denied(refused),
     }
 }
 
-/// The headers of the request that only the check may set, and does not. Each once.
-fn to_remove(pass: &Pass, request: &CheckRequest) -> Vec<String> {
+/// The headers of the request that only the check may set, in lower case.
+fn reserved(request: &CheckRequest) -> impl Iterator<Item = String> {
     let names = http(request).into_iter().flat_map(headers);
     let names = names.filter(|(name, _)| is_reserved(name.as_bytes()));
-    let names = names.map(|(name, _)| name.to_ascii_lowercase());
-    let removed: BTreeSet<_> = names.filter(|name| !pass.sets(name.as_bytes())).collect();
-    removed.into_iter().collect()
+    names.map(|(name, _)| name.to_ascii_lowercase())
+}
+
+fn each_once(names: impl Iterator<Item = String>) -> Vec<String> {
+    let names: BTreeSet<_> = names.collect();
+    names.into_iter().collect()
+}
+
+/// Lets a request pass that comes as nobody.
+fn to_nobody(headers_to_remove: Vec<String>) -> CheckResponse {
+    CheckResponse {
+        status: Some(to_status(Code::Ok)),
+        dynamic_metadata: None,
+        http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
+            headers: Vec::new(),
+            headers_to_remove,
+        })),
+    }
 }
 
 fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {

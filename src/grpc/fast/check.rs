@@ -19,17 +19,17 @@ use super::{
 use crate::{
     domain::{
         credential::{Credential, Credentials},
-        route::Route,
+        route::{Preflight, Settings},
         sidecar::{Pass, Refused, Verdict, is_reserved},
     },
     grpc::{
         convert::ext_authz::to_denied,
-        sidecar::{Asked, conclude},
+        sidecar::{self, Asked, conclude},
     },
     pb::envoy::config::core::v3::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd,
 };
 
-/// How many settings are taken. There are three.
+/// How many settings are taken. There are no more.
 const MAX_SETTINGS: usize = 4;
 /// How deep metadata may be.
 const MAX_DEPTH: u8 = 16;
@@ -39,6 +39,8 @@ const MAX_DEPTH: u8 = 16;
 pub struct Read<'m> {
     settings: [(&'m str, &'m str); MAX_SETTINGS],
     set: usize,
+    /// The method, empty where there is none.
+    pub method: &'m str,
     /// The path, where there is a request of HTTP.
     pub target: Option<&'m str>,
     /// The headers with the token.
@@ -108,7 +110,11 @@ impl<'m> Read<'m> {
                 self.target = Some(from_utf8(content).ok()?);
                 Some(())
             }
-            ID | METHOD | HOST | SCHEME | QUERY | FRAGMENT | PROTOCOL | BODY => {
+            METHOD => {
+                self.method = from_utf8(content).ok()?;
+                Some(())
+            }
+            ID | HOST | SCHEME | QUERY | FRAGMENT | PROTOCOL | BODY => {
                 is_text(content).then_some(())
             }
             SIZE | RAW_BODY => Some(()),
@@ -252,29 +258,31 @@ impl AtOnce<'_> {
     /// Answers Envoy's question, where that can be done at once: appends the framed
     /// reply. Otherwise leaves `reply` as it was, and says so.
     pub(crate) fn check(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
-        framed(reply, |reply| {
-            write(&self.verdict(message)?, reply);
-            Some(())
-        })
+        framed(reply, |reply| write(&self.verdict(message)?, reply))
     }
 
     fn verdict(&self, message: &[u8]) -> Option<Verdict> {
         let read = Read::of(message)?;
         // A mistake is told of on the usual way.
-        let route = Route::read(read.settings().iter().copied()).ok()?;
+        let settings = Settings::read(read.settings().iter().copied()).ok()?;
+        if settings.preflight == Preflight::Passes && read.method == "OPTIONS" {
+            // Whether it is a preflight is found out there.
+            return None;
+        }
         let credential = read.credentials.credential();
         if credential == Credential::Several {
             // Of two entries of a map, only the last one counts.
             return None;
         }
         let asked = Asked {
-            route: Ok(route),
+            settings: Ok(settings),
+            is_preflight: false,
             target: read.target,
             credential,
         };
         let (need, presented) = match asked.read() {
-            Ok(asked) => asked,
-            Err(Refused::Misconfigured(_)) => return None,
+            Ok(sidecar::Read::Judge(need, presented)) => (need, presented),
+            Ok(sidecar::Read::Preflight) | Err(Refused::Misconfigured(_)) => return None,
             Err(refused) => return Some(Verdict::Refused(refused)),
         };
         if read.has_reserved {
@@ -288,14 +296,16 @@ impl AtOnce<'_> {
     }
 }
 
-/// Writes a `CheckResponse`, as prost does.
-fn write(verdict: &Verdict, reply: &mut Vec<u8>) {
+/// Writes a `CheckResponse`, as prost does. `None` for what is answered on the usual way.
+fn write(verdict: &Verdict, reply: &mut Vec<u8>) -> Option<()> {
     match verdict {
         Verdict::Allowed(pass) => write_ok(pass, reply),
+        Verdict::Preflight => return None,
         Verdict::Refused(refused) => to_denied(refused)
             .encode(reply)
             .expect("a vector grows as far as it is needed"),
     }
+    Some(())
 }
 
 fn write_ok(pass: &Pass, reply: &mut Vec<u8>) {

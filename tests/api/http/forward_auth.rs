@@ -159,6 +159,188 @@ async fn the_path_is_told_in_one_of_two_headers() {
     }
 }
 
+/// ingress-nginx tells the whole URL, and passes on what else its client sent.
+#[tokio::test]
+async fn no_path_that_is_told_is_overlooked() {
+    let app = TestApp::with_world().await;
+    let made = viewer(&app).await;
+    let (ours, theirs) = (
+        format!("/api/sites/{SITE}/hits?x"),
+        format!("/api/sites/{OTHER_SITE}/hits"),
+    );
+    let url = |path: &str| format!("https://hitkeep.example{path}");
+    let asked = async |headers: &[(&str, &str)]| {
+        let mut request = asking(&app, TEMPLATE).bearing(&made.token);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = app.ask(request, "").await;
+        let site = answer.header("x-hitkeep-site-id");
+        site.unwrap_or_else(|| answer.told())
+    };
+    let (caddy, ingress) = ("x-forwarded-uri", "X-Original-URL");
+    assert_eq!(asked(&[(ingress, &url(&ours))]).await, SITE);
+    assert_eq!(asked(&[(ingress, &ours)]).await, SITE);
+    assert_eq!(asked(&[(ingress, &url(&ours)), (caddy, &ours)]).await, SITE);
+    let forbidden = "403 insufficient_scope";
+    assert_eq!(asked(&[(ingress, &url(&theirs))]).await, forbidden);
+    let misconfigured = "500 server_error";
+    for headers in [
+        &[(ingress, &*url(&theirs)), (caddy, &*ours)][..],
+        &[(ingress, &*url(&ours)), (caddy, &*theirs)],
+        &[(ingress, &*url(&ours)), (ingress, &*url(&theirs))],
+        // Joined on the way, the client's and the proxy's.
+        &[(caddy, &*format!("{ours},{theirs}"))],
+        &[(caddy, &*format!("{ours}, {theirs}"))],
+        &[(ingress, &*format!("{},{}", url(&ours), url(&theirs)))],
+    ] {
+        assert_eq!(asked(headers).await, misconfigured, "{headers:?}");
+    }
+    for other in [
+        "x-forwarded-path",
+        "x-rewrite-url",
+        "X-Envoy-Original-Path",
+        "x-auth-request-redirect",
+        "x-replaced-path",
+    ] {
+        assert_eq!(asked(&[(caddy, &ours), (other, &ours)]).await, SITE);
+        assert_eq!(asked(&[(caddy, &ours), (other, &url(&ours))]).await, SITE);
+        for headers in [
+            &[(caddy, &*ours), (other, &*theirs)][..],
+            &[(other, &*ours)],
+        ] {
+            assert_eq!(asked(headers).await, misconfigured, "{other}");
+        }
+    }
+    // The host is the client's to choose.
+    for host in ["", "h?", "h#", "u@h", "h\\"] {
+        let url = format!("https://{host}{ours}");
+        assert_eq!(asked(&[(ingress, &url)]).await, "400 invalid_request");
+    }
+}
+
+/// As Envoy asks over HTTP: the request's own method and target, behind a prefix.
+#[tokio::test]
+async fn the_path_may_follow_that_of_the_check() {
+    let app = TestApp::with_world().await;
+    let made = viewer(&app).await;
+    let caller = app.token(CallerPermission::Introspect);
+    let asked = async |method: &str, target: &str, headers: &[(&str, &str)]| {
+        let target = target.replace("SITE", SITE).replace("OTHER", OTHER_SITE);
+        let request = Request::builder().method(method).uri(target);
+        let request = request.header("x-hitkeep-caller", caller);
+        let mut request = request.bearing(&made.token);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = app.ask(request, "a body, which does not matter").await;
+        let site = answer.header("x-hitkeep-site-id");
+        site.unwrap_or_else(|| answer.told())
+    };
+    // Braces may be percent-encoded; slashes must be.
+    let prefix = "/forward-auth;permission=site.view;site_path=%2Fapi%2Fsites%2F%7Bsite_id%7D%2F**";
+    let site = format!("{prefix}/api/sites/SITE/hits");
+    for method in ["GET", "POST", "DELETE", "OPTIONS", "PROPFIND"] {
+        assert_eq!(asked(method, &site, &[]).await, SITE, "{method}");
+    }
+    // All of the query is the client's.
+    let injected = format!("{site}?permission=instance.view_audit&site_id=OTHER&site_path=/x");
+    assert_eq!(asked("GET", &injected, &[]).await, SITE);
+    assert_eq!(asked("GET", &format!("{site}?a=/b,/c"), &[]).await, SITE);
+    let plain = format!("/forward-auth/api/sites/{SITE}/x?from=1");
+    assert_eq!(asked("GET", &plain, &[]).await, "200");
+    let wherever = "/forward-auth;permission=site.view;site_id=SITE/x/y?z";
+    assert_eq!(asked("GET", wherever, &[]).await, SITE);
+    assert_eq!(asked("GET", "/forward-auth;/x", &[]).await, "200");
+    for (behind, told) in [
+        ("/api/sites/OTHER/hits", "403 insufficient_scope"),
+        (
+            "/api/sites/OTHER/hits?x=/api/sites/SITE",
+            "403 insufficient_scope",
+        ),
+        ("/api/sites/new", "400 invalid_request"),
+        ("//api/sites/SITE", "400 invalid_request"),
+        ("/api/sites/SITE/../OTHER", "400 invalid_request"),
+        ("/api/sites/SITE;x=y", "400 invalid_request"),
+        (
+            "/;permission=instance.view_audit/api/sites/SITE",
+            "400 invalid_request",
+        ),
+        ("/x", "500 server_error"),
+        ("", "500 server_error"),
+    ] {
+        let target = format!("{prefix}{behind}");
+        assert_eq!(asked("GET", &target, &[]).await, told, "{behind}");
+    }
+    for mistaken in [
+        // It may be the client's query, or that of an operator who meant the other way.
+        "/forward-auth/?permission=site.view&site_path=/api/sites/%7Bsite_id%7D/**",
+        "/forward-auth/x?site_id=SITE",
+        "/forward-auth/x?preflight=pass",
+        "/forward-auth;permision=site.view/x",
+        "/forward-auth;permission/x",
+        "/forward-auth;permission=site.view;site_path=/api/sites/%7Bsite_id%7D/**/x",
+        "/forward-auth;permission=site.view;permission=site.view/x",
+        "/forward-auth?permission=instance.view_audit/api/x",
+        "/forward-auth?preflight=pass",
+    ] {
+        let told = asked("GET", mistaken, &[]).await;
+        assert_eq!(told, "500 server_error", "{mistaken}");
+    }
+    for nowhere in ["/forward-authx", "/forward-auth%3B/x", "/x/forward-auth/x"] {
+        assert_eq!(asked("GET", nowhere, &[]).await, "404 not_found");
+    }
+    let other = format!("/api/sites/{OTHER_SITE}/hits");
+    let told = asked("GET", &site, &[("x-forwarded-uri", &other)]).await;
+    assert_eq!(told, "500 server_error");
+    let request = get(&site.replace("SITE", SITE)).bearing(&made.token);
+    assert_eq!(app.ask(request, "").await.told(), "401 caller_unknown");
+}
+
+/// Where the method is the request's own, which is so as Envoy asks.
+#[tokio::test]
+async fn a_preflight_passes_where_its_route_says_so() {
+    let app = TestApp::with_world().await;
+    let caller = app.token(CallerPermission::Introspect);
+    let asked = async |method: &str, target: &str, headers: &[&str]| {
+        let request = Request::builder().method(method).uri(target);
+        let mut request = request.header("x-hitkeep-caller", caller);
+        for name in headers {
+            request = request.header(*name, "x");
+        }
+        app.ask(request, "").await
+    };
+    let signs = ["origin", "access-control-request-method"];
+    let passes = "/forward-auth;permission=site.view;preflight=pass;\
+                  site_path=%2Fs%2F%7Bsite_id%7D/s/1";
+    let answer = asked("OPTIONS", passes, &signs).await;
+    assert_eq!((answer.status.as_u16(), &*answer.body), (200, ""));
+    let removed = "x-http-method,x-http-method-override,x-method-override";
+    let expected = [("x-envoy-auth-headers-to-remove", removed)];
+    assert_eq!(headers(&answer), expected);
+    let unauthorized = "401 unauthorized";
+    for (method, target, headers) in [
+        ("GET", passes, &signs[..]),
+        ("OPTIONS", passes, &signs[..1]),
+        ("OPTIONS", passes, &signs[1..]),
+        (
+            "OPTIONS",
+            "/forward-auth;permission=instance.view_audit/x",
+            &signs,
+        ),
+        ("OPTIONS", "/forward-auth/x", &signs),
+        ("OPTIONS", "/forward-auth", &signs),
+    ] {
+        let told = asked(method, target, headers).await.told();
+        assert_eq!(told, unauthorized, "{method} {target} {headers:?}");
+    }
+    // Told in a header, a method is the client's.
+    let request = asking(&app, "").header("x-forwarded-method", "OPTIONS");
+    let request = request.header("origin", "x");
+    let request = request.header("access-control-request-method", "GET");
+    assert_eq!(app.ask(request, "").await.told(), unauthorized);
+}
+
 #[tokio::test]
 async fn a_path_that_is_not_clear_never_passes() {
     let app = TestApp::with_world().await;

@@ -62,7 +62,7 @@ async fn a_server_that_can_answer_is_alive_and_ready() {
         "/",
         "/livez/",
         "/oauth2",
-        "/forward-auth/x",
+        "/forward-authx",
         "//livez",
         "/LIVEZ",
     ] {

@@ -408,3 +408,80 @@ async fn before_there_is_an_index_nothing_can_be_told() {
     };
     assert_eq!(denied.status.unwrap().code, 503);
 }
+
+/// A browser sends no token with its preflight. What Envoy states of the method counts,
+/// and nothing that a client can write.
+#[tokio::test]
+async fn a_preflight_passes_where_its_route_says_so() {
+    let app = TestApp::with_world().await;
+    let sidecar = app.sidecar().await;
+    let opted_in = [("permission", "instance.view_audit"), ("preflight", "pass")];
+    let signs = [
+        ("origin", "https://x"),
+        ("access-control-request-method", "GET"),
+    ];
+    let asked = async |settings: &[(&str, &str)], method: &str, headers: &[(&str, &str)]| {
+        let mut request = asking(settings, "/x").with(headers.iter().copied());
+        request.http().method = method.to_owned();
+        sidecar.check(request).await.unwrap()
+    };
+    let reserved = ("X-HitKeep-Owner", "user:root");
+    for headers in [&signs[..], &[signs[0], signs[1], reserved]] {
+        let (set, removed) = passed(&asked(&opted_in, "OPTIONS", headers).await);
+        assert_eq!(set, []);
+        let overrides = [
+            "x-http-method",
+            "x-http-method-override",
+            "x-method-override",
+        ];
+        let owner = (headers.len() > 2).then_some("x-hitkeep-owner");
+        let expected: Vec<_> = owner.into_iter().chain(overrides).collect();
+        assert_eq!(removed, expected);
+    }
+    let no_token = "Unauthenticated 401 unauthorized www-authenticate: Bearer realm=\"hitkeep\"";
+    let said_method = [signs[0], signs[1], (":method", "OPTIONS")];
+    let forwarded = [signs[0], signs[1], ("x-forwarded-method", "OPTIONS")];
+    for (settings, method, headers) in [
+        (&opted_in[..], "GET", &signs[..]),
+        (&opted_in, "options", &signs),
+        (&opted_in, "GET", &said_method),
+        (&opted_in, "", &forwarded),
+        (&opted_in, "OPTIONS", &signs[..1]),
+        (&opted_in, "OPTIONS", &signs[1..]),
+        (&opted_in, "OPTIONS", &[]),
+        (&opted_in[..1], "OPTIONS", &signs),
+        (&[], "OPTIONS", &signs),
+    ] {
+        let response = asked(settings, method, headers).await;
+        assert_eq!(refusal(&response), no_token, "{method} {headers:?}");
+    }
+    let mistaken = [("preflight", "yes")];
+    let response = asked(&mistaken, "OPTIONS", &signs).await;
+    assert_eq!(refusal(&response), "Internal 500 server_error");
+}
+
+/// Envoy's own statement is the path, whatever headers its client sent.
+#[tokio::test]
+async fn no_header_tells_the_path_of_a_check() {
+    let app = TestApp::with_world().await;
+    let request = personal(VERA).granted(SITE, SiteRole::Viewer);
+    let made = app.dashboard().await.created(request).await;
+    let sidecar = app.sidecar().await;
+    let settings = [("permission", "site.view"), ("site_path", "/{site_id}")];
+    let theirs = format!("/{OTHER_SITE}");
+    for name in [
+        ":path",
+        "x-forwarded-uri",
+        "x-original-url",
+        "x-envoy-original-path",
+    ] {
+        let asked = |path: &str, header: &str| {
+            let request = asking(&settings, path).bearing(&made.token);
+            sidecar.check(request.with([(name, header)]))
+        };
+        let ours = format!("/{SITE}");
+        passed(&asked(&ours, &theirs).await.unwrap());
+        let refused = refusal(&asked(&theirs, &ours).await.unwrap());
+        assert!(refused.starts_with("PermissionDenied 403"), "{refused}");
+    }
+}
