@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+mod connections;
 mod database;
 mod environment;
 mod folders;
@@ -25,6 +26,7 @@ use crate::{
     telemetry::{self, settings::Settings},
 };
 
+use connections::ConnectionArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 use folders::data_folder;
 pub use folders::{NoHome, cache_folder};
@@ -197,9 +199,8 @@ pub struct ServeArgs {
     /// have been waiting for Postgres for a second, 4 reads and 4 writes for each connection to it
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
-    /// Connection limit of each listener; connections beyond it are closed. The limit of open files must allow it
-    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = at_least_one, value_name = "N")]
-    max_connections: usize,
+    #[command(flatten)]
+    connections: ConnectionArgs,
     /// Threads dedicated to callers' connections; 0 uses the shared runtime [default: cores]
     #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
     threads: Option<usize>,
@@ -428,7 +429,7 @@ impl ServeArgs {
 
     /// What the server is set to.
     pub fn server(&self) -> server::Options {
-        server::Options {
+        self.connections.set(server::Options {
             grpc: grpc::Options {
                 max_clients_per_owner: self.max_clients_per_owner,
                 max_cache_age: self.max_cache_age,
@@ -447,10 +448,9 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
-            max_connections: self.max_connections,
             threads: self.threads.unwrap_or_else(one_for_each_core),
             ..server::Options::default()
-        }
+        })
     }
 }
 

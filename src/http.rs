@@ -14,6 +14,7 @@ use axum::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+mod age;
 mod answer;
 mod callers;
 mod connections;
@@ -28,6 +29,7 @@ use crate::{
     grpc::{Services, callers::Callers, error::ApiError},
     telemetry::{metrics::Metrics, traces::Sampling},
 };
+pub(crate) use age::Ages;
 pub(crate) use connections::Connections;
 pub(crate) use pace::{MAX_PENDING_RESETS, Paced, Turn};
 pub(crate) use room::Room;

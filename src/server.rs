@@ -28,11 +28,13 @@ mod wire;
 pub mod workers;
 
 use admission::{Admission, Crowd};
+use auth::Access;
 use connections::Connections;
 use pulse::Patience;
 use workers::{Handed, Workers};
 
 use crate::{
+    domain::caller::CallerPermission,
     grpc::{self, Services, callers::Callers},
     http,
     pb::{
@@ -43,15 +45,35 @@ use crate::{
     },
     replica::{self, Replica},
     store::Store,
-    telemetry::{metrics::Metrics, traces::Sampling},
+    telemetry::{
+        metrics::{Hot, Metrics},
+        traces::Sampling,
+    },
 };
 
 /// The largest message that is read. A batch of 1,000 changes is a tenth of it.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The largest one of an introspection, which takes a token of 53 bytes, a permission and
+/// an id.
+const MAX_INTROSPECTION_BYTES: usize = 64 * 1024;
+/// The largest one of Envoy's: it takes headers of 60 KiB by default, has the path among
+/// them and once more, and may add its peer's certificate.
+const MAX_CHECK_BYTES: usize = 256 * 1024;
 /// The largest one of a caller who need not be known: what health and reflection are
-/// asked for is the name of something. As soon as a message begins, memory is set aside
-/// for the whole of it.
+/// asked for is the name of something.
 const MAX_OPEN_MESSAGE_BYTES: usize = 4 * 1024;
+
+/// The largest message of a method, in bytes.
+fn max_message(path: &str) -> usize {
+    match Access::of(path) {
+        Access::Health | Access::Reflection => MAX_OPEN_MESSAGE_BYTES,
+        Access::Permitted(CallerPermission::Introspect) if path == hot::path(Hot::Check) => {
+            MAX_CHECK_BYTES
+        }
+        Access::Permitted(CallerPermission::Introspect) => MAX_INTROSPECTION_BYTES,
+        Access::Permitted(_) | Access::Known => MAX_MESSAGE_BYTES,
+    }
+}
 
 /// Replacements of the directory under way at once: each may be large, and each
 /// holds the write lock while it is applied.
@@ -85,8 +107,11 @@ pub struct Options {
     /// Connections at once, on each of the two listeners; one more is closed. Default
     /// 10,000.
     pub max_connections: usize,
-    /// For how long connections of gRPC are kept that are of no use.
+    /// For how long connections of gRPC are kept that are of no use, or old.
     pub patience: Patience,
+    /// How old connections become, on both listeners, a tenth more or less. Default none:
+    /// they have no end.
+    pub max_connection_age: Option<Duration>,
     /// Threads that speak to callers and do nothing else. Default 0: the runtime
     /// that serves does it.
     pub threads: usize,
@@ -105,6 +130,7 @@ impl Default for Options {
             max_crowd: Duration::from_secs(1),
             max_connections: 10_000,
             patience: Patience::default(),
+            max_connection_age: None,
             threads: 0,
         }
     }
@@ -246,6 +272,8 @@ where
             request_timeout: options.request_timeout,
             callers,
         };
+        let ages = || http::Ages::new(options.max_connection_age, store.entropy());
+        let (ages, http_ages) = (ages(), ages());
         let ways = hot::Ways {
             services: services.clone(),
             replica,
@@ -257,8 +285,9 @@ where
             request_timeout: options.request_timeout,
         };
         let max = options.max_connections;
-        let mut connections = Connections::new(ways, workers, max, options.patience);
-        let mut http_connections = http::Connections::new(http::router(shared), metrics, max);
+        let mut connections = Connections::new(ways, workers, max, options.patience, ages);
+        let mut http_connections =
+            http::Connections::new(http::router(shared), metrics, max, http_ages);
         let http = http.map(|connection| match connection {
             // Whoever is known by a certificate is so over gRPC alone.
             Ok(connection) => Ok(async { Ok(connections::open(connection).await?.0) }),
@@ -358,8 +387,8 @@ fn router(
     Routes::builder()
         .routes()
         .add_service(api_clients.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(introspection.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(authorization.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(introspection.max_decoding_message_size(MAX_INTROSPECTION_BYTES))
+        .add_service(authorization.max_decoding_message_size(MAX_CHECK_BYTES))
         .add_service(directory.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(audit.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(health.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES))

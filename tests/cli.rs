@@ -18,7 +18,6 @@ mod postgres;
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod process;
 #[path = "support/waiting.rs"]
-#[expect(dead_code, reason = "some of it is for other test binaries")]
 mod waiting;
 
 #[path = "cli/run.rs"]
@@ -30,6 +29,8 @@ mod accounts;
 mod dev;
 #[path = "cli/explain.rs"]
 mod explain;
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/migrate.rs"]
 mod migrate;
 #[path = "cli/rotation.rs"]

@@ -96,8 +96,8 @@ pub enum ApiError {
     /// The index cannot vouch for the token.
     #[error("{0}, so it cannot be told whether a token works: try again")]
     CannotTell(#[from] CannotTell),
-    /// The server is about to end, and with it every stream.
-    #[error("the server is shutting down: try again, at another one")]
+    /// The server is about to end, or an old connection is, and with it every stream.
+    #[error("the server is shutting down, or the connection is old: try again, on another one")]
     ShuttingDown,
     /// The revision asked for was not reached in time.
     #[error("revision {wanted} was not reached within the deadline, this is {reached}", wanted = wanted.0, reached = reached.0)]
@@ -143,7 +143,10 @@ impl ApiError {
     pub fn unreadable_message() -> Self {
         Self::InvalidFields(vec![Violation {
             field: "the message".to_owned(),
-            description: "cannot be read, or is larger than 4 MiB".to_owned(),
+            description:
+                "cannot be read, or is too large: over 64 KiB of an introspection, 256 KiB of a \
+                          check, 4 MiB of another call"
+                    .to_owned(),
         }])
     }
 

@@ -17,7 +17,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     Services,
-    context::{Caller, Deadline, remaining},
+    context::{Caller, Deadline, Retired, remaining},
     convert::introspection as convert,
     error::ApiError,
 };
@@ -67,6 +67,7 @@ impl IntrospectionService for Services {
             deadline: deadline.map(|at| Box::pin(sleep_until(at.0))),
             requests,
             draining: self.draining.clone(),
+            retired: extensions.get::<Retired>().cloned(),
         };
         // An answer is made when there is room for it, and a request is read when
         // the answer to the one before was taken: a slow reader slows itself down.
@@ -107,6 +108,8 @@ struct Conversation {
     deadline: Option<Pin<Box<Sleep>>>,
     requests: Streaming<pb::IntrospectRequest>,
     draining: watch::Receiver<bool>,
+    /// None where it is asked for over something that has no age.
+    retired: Option<Retired>,
 }
 
 impl Conversation {
@@ -116,6 +119,9 @@ impl Conversation {
             biased;
             // Also where whoever could tell is gone.
             _ = self.draining.wait_for(|draining| *draining) => {
+                return Some(Err(ApiError::ShuttingDown.into()));
+            }
+            () = retired(&mut self.retired) => {
                 return Some(Err(ApiError::ShuttingDown.into()));
             }
             () = passed(&mut self.deadline) => {
@@ -144,6 +150,14 @@ impl Conversation {
 /// When to give up waiting, for a call that may take so long.
 pub(crate) fn give_up_after(remaining: Duration) -> Instant {
     Instant::now() + remaining.mul_f64(WAITING_SHARE)
+}
+
+/// Comes back once the connection is to end, if it is.
+async fn retired(retired: &mut Option<Retired>) {
+    match retired {
+        Some(retired) => retired.told().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Comes back when a deadline has passed, and never where there is none.

@@ -2,26 +2,30 @@
 //! it. A peer that says nothing, or takes nothing, is not waited for for ever.
 
 use std::{
+    convert::Infallible,
     future::poll_fn,
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
+use hyper::{body::Incoming, service::Service};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, Sleep, sleep},
 };
 use tokio_stream::{Stream, StreamExt};
 
-use super::{MAX_PENDING_RESETS, Paced, Room, Turn};
+use super::{Ages, MAX_PENDING_RESETS, Paced, Room, Turn};
 use crate::telemetry::metrics::{Listener, Metrics};
 
 /// How long a connection may say nothing, and how long the head of a request may
@@ -46,15 +50,15 @@ pub(crate) struct Connections {
     router: axum::Router,
     metrics: Metrics,
     http: auto::Builder<TokioExecutor>,
-    draining: GracefulShutdown,
-    /// Ends what is not encrypted yet.
+    /// True once no request may be begun any more.
     closing: watch::Sender<bool>,
     room: Room,
+    ages: Ages,
 }
 
 impl Connections {
     /// No more than `max` at once.
-    pub(crate) fn new(router: axum::Router, metrics: Metrics, max: usize) -> Self {
+    pub(crate) fn new(router: axum::Router, metrics: Metrics, max: usize, ages: Ages) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
@@ -73,9 +77,9 @@ impl Connections {
             router,
             metrics,
             http,
-            draining: GracefulShutdown::new(),
             closing: watch::Sender::new(false),
             room: Room::new("http", max),
+            ages,
         }
     }
 
@@ -110,13 +114,9 @@ impl Connections {
     /// those under way.
     pub(crate) async fn drain(self) {
         let Self {
-            draining,
-            closing,
-            mut room,
-            ..
+            closing, mut room, ..
         } = self;
         closing.send_replace(true);
-        draining.shutdown().await;
         while room.tasks.join_next().await.is_some() {}
     }
 
@@ -126,7 +126,7 @@ impl Connections {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = TowerToHyperService::new(self.router.clone());
-        let (http, watcher) = (self.http.clone(), self.draining.watcher());
+        let (http, age) = (self.http.clone(), self.ages.draw());
         let mut closing = self.closing.subscribe();
         let connected = self.metrics.connected(Listener::Http);
         self.room.tasks.spawn(async move {
@@ -144,13 +144,82 @@ impl Connections {
                     return;
                 }
             };
-            let served = http.serve_connection(connection, service).into_owned();
-            let mut served = pin!(watcher.watch(served));
-            if let Err(error) = poll_fn(|context| turn.poll(served.as_mut(), context)).await {
-                // The peer's doing: it broke off, was too slow, or speaks no HTTP.
-                tracing::debug!(%error, "a connection ended before its time");
+            let old = Arc::new(Notify::new());
+            let service = Aging {
+                service,
+                old_from: age.map(|age| Instant::now() + age),
+                is_old: Arc::clone(&old),
+            };
+            let mut served = pin!(http.serve_connection(connection, service));
+            let mut is_ending = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = poll_fn(|context| turn.poll(served.as_mut(), context)) => {
+                        if let Err(error) = ended {
+                            // The peer's doing: it broke off, was too slow, or speaks no HTTP.
+                            tracing::debug!(%error, "a connection ended before its time");
+                        }
+                        return;
+                    }
+                    _ = closing.wait_for(|closing| *closing), if !is_ending => is_ending = true,
+                    () = old.notified() => {}
+                }
+                // Requests that are under way go on, and no more may be begun.
+                served.as_mut().graceful_shutdown();
             }
         });
+    }
+}
+
+/// What answers the requests of one connection, and ends it with the first one that comes
+/// when it is old. One that is idle by then is left alone: with HTTP/1.1, a request could be
+/// on its way while we close.
+struct Aging {
+    service: TowerToHyperService<axum::Router>,
+    /// None where it does not become old.
+    old_from: Option<Instant>,
+    /// Told about a request over HTTP/2 that came after that.
+    is_old: Arc<Notify>,
+}
+
+impl Service<Request<Incoming>> for Aging {
+    type Response = Response<axum::body::Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let is_old = self.old_from.is_some_and(|from| Instant::now() >= from);
+        let is_last = is_old && request.version() < Version::HTTP_2;
+        if is_old && !is_last {
+            self.is_old.notify_one();
+        }
+        Answer {
+            answer: Box::pin(self.service.call(request)),
+            is_last,
+        }
+    }
+}
+
+/// The answer to a request, as it comes.
+struct Answer {
+    answer: Pin<Box<<TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Future>>,
+    /// Whether the peer is told that it is the last of its connection.
+    is_last: bool,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<axum::body::Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = ready!(self.answer.as_mut().poll(context));
+        if let Ok(answer) = &mut answer
+            && self.is_last
+        {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        Poll::Ready(answer)
     }
 }
 
@@ -270,13 +339,61 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
+    use crate::domain::clock::Entropy;
 
     /// The peer's end of a connection that is served.
     fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, Connections) {
-        let mut connections = Connections::new(router, Metrics::default(), 10);
+        connected_of_age(router, bytes, None)
+    }
+
+    fn connected_of_age(
+        router: axum::Router,
+        bytes: usize,
+        age: Option<Duration>,
+    ) -> (DuplexStream, Connections) {
+        let ages = Ages::new(age, &Sevens);
+        let mut connections = Connections::new(router, Metrics::default(), 10, ages);
         let (ours, theirs) = tokio::io::duplex(bytes);
         connections.serve(std::future::ready(Ok(theirs)));
         (ours, connections)
+    }
+
+    struct Sevens;
+
+    impl Entropy for Sevens {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(7);
+        }
+    }
+
+    /// The head of the next answer, and all of its body.
+    async fn head(connection: &mut DuplexStream) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\n") {
+            text.push(connection.read_u8().await.unwrap());
+        }
+        connection.read_exact(&mut vec![0; 100_000]).await.unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_request_beyond_its_age_is_the_last_of_a_connection() {
+        let age = Duration::from_mins(5);
+        let (mut connection, _connections) = connected_of_age(router(), 1024 * 1024, Some(age));
+        let begun = Instant::now();
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        while begun.elapsed() + Duration::from_mins(1) < age.mul_f64(0.9) {
+            connection.write_all(request).await.unwrap();
+            let head = head(&mut connection).await;
+            assert!(!head.contains("connection: close"), "{head}");
+            sleep(Duration::from_mins(1)).await;
+        }
+        // Idle while it becomes old, it is not ended: its peer may be about to ask.
+        sleep(Duration::from_mins(2)).await;
+        connection.write_all(request).await.unwrap();
+        let head = head(&mut connection).await;
+        assert!(head.contains("connection: close"), "{head}");
+        assert_eq!(rest(connection).await, "");
     }
 
     fn router() -> axum::Router {

@@ -14,13 +14,21 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 /// How much is read in a turn; one read, of a frame at most, may go beyond it.
 const TURN_BYTES: usize = 16 * 1024;
+
+/// How long a peer may take nothing of what it is sent. A ping that is not answered ends a
+/// connection as soon, but not one on which there is no room left for the ping.
+const WRITE_PATIENCE: Duration = Duration::from_secs(40);
 
 /// How many calls of one connection may have been reset by their caller before they began.
 /// It is beyond what fits into a turn, where the frames of one take 24 bytes at least, so
@@ -57,8 +65,8 @@ impl Turn {
 pub(crate) struct Paced<IO> {
     io: IO,
     turn: Turn,
-    /// Whether the peer has yet to take what was written.
-    is_blocked: bool,
+    /// Until when the peer may take what was written, where it has yet to.
+    blocked: Option<Pin<Box<Sleep>>>,
     /// Whether reading waits for that.
     is_held: bool,
 }
@@ -68,17 +76,28 @@ impl<IO> Paced<IO> {
         Self {
             io,
             turn,
-            is_blocked: false,
+            blocked: None,
             is_held: false,
         }
     }
 
-    fn wrote<T>(&mut self, context: &Context<'_>, attempt: Poll<T>) -> Poll<T> {
-        self.is_blocked = attempt.is_pending();
-        if !self.is_blocked && std::mem::take(&mut self.is_held) {
-            context.waker().wake_by_ref();
+    fn wrote<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if attempt.is_ready() {
+            self.blocked = None;
+            if std::mem::take(&mut self.is_held) {
+                context.waker().wake_by_ref();
+            }
+            return attempt;
         }
-        attempt
+        let patience = self
+            .blocked
+            .get_or_insert_with(|| Box::pin(sleep(WRITE_PATIENCE)));
+        ready!(patience.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -88,7 +107,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Paced<IO> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_blocked {
+        if self.blocked.is_some() {
             // Who goes on writing wakes the task, and with it this.
             self.is_held = true;
             return Poll::Pending;

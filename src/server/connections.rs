@@ -2,7 +2,12 @@
 //! a timeout outside of everything that can be put before the services, which
 //! reads the caller's deadline too and answers it in its own way.
 
-use std::{future::poll_fn, io, sync::Arc, time::Duration};
+use std::{
+    future::{pending, poll_fn},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::Service};
@@ -21,7 +26,7 @@ use super::{
 };
 use crate::{
     grpc::context::Peer,
-    http::{MAX_PENDING_RESETS, Paced, Room, Turn},
+    http::{Ages, MAX_PENDING_RESETS, Paced, Room, Turn},
     telemetry::metrics::Listener,
 };
 
@@ -42,7 +47,7 @@ const MAX_HEADERS: u32 = 16 * 1024;
 /// connection, with every call on it. Clients put each request of a stream into a frame
 /// of its own, of 60 bytes or so; these two let no stream come near that by itself.
 const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
+const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 
 /// The connections that there are. Dropped, all of them end at once.
 pub(super) struct Connections {
@@ -55,11 +60,18 @@ pub(super) struct Connections {
     room: Room,
     workers: Workers,
     patience: Patience,
+    ages: Ages,
 }
 
 impl Connections {
     /// No more than `max` at once.
-    pub(super) fn new(ways: Ways, workers: Workers, max: usize, patience: Patience) -> Self {
+    pub(super) fn new(
+        ways: Ways,
+        workers: Workers,
+        max: usize,
+        patience: Patience,
+        ages: Ages,
+    ) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -82,6 +94,7 @@ impl Connections {
             room: Room::new("grpc", max),
             workers,
             patience,
+            ages,
         }
     }
 
@@ -122,7 +135,7 @@ impl Connections {
         let runtime = place.runtime.clone();
         let pulse = Arc::new(Pulse::of(&self.end.0));
         let dispatch = Dispatch::new(Arc::clone(&self.ways), Arc::clone(&pulse));
-        let (http, patience) = (self.http.clone(), self.patience);
+        let (http, patience, age) = (self.http.clone(), self.patience, self.ages.draw());
         let mut closing = self.closing.subscribe();
         let connected = self.ways.metrics.connected(Listener::Grpc);
         let served = async move {
@@ -147,8 +160,15 @@ impl Connections {
             let served = http.serve_connection(TokioIo::new(wire), service);
             let useless = pulse.useless(patience);
             let leave = sleep(LEAVE_TIMEOUT);
-            tokio::pin!(served, useless, leave);
-            let (mut is_ending, mut is_watched) = (false, true);
+            let old = async {
+                match age {
+                    Some(age) => sleep(age).await,
+                    None => pending().await,
+                }
+            };
+            let grace = sleep(patience.grace);
+            tokio::pin!(served, useless, leave, old, grace);
+            let (mut is_ending, mut is_watched, mut has_grace) = (false, true, false);
             loop {
                 tokio::select! {
                     biased;
@@ -160,6 +180,14 @@ impl Connections {
                         return;
                     }
                     _ = closing.wait_for(|closing| *closing), if !is_ending => {}
+                    () = old.as_mut(), if !is_ending => {
+                        grace.as_mut().reset(Instant::now() + patience.grace);
+                        has_grace = true;
+                    }
+                    () = grace.as_mut(), if has_grace => {
+                        has_grace = false;
+                        pulse.retire();
+                    }
                     // Whoever has called nothing so far need not even have greeted.
                     () = leave.as_mut(), if is_ending && pulse.is_unused() => {
                         // Something may have been called since this was asked.
@@ -216,5 +244,9 @@ impl Service<Request<Incoming>> for Known {
     }
 }
 
+#[cfg(test)]
+mod ages;
+#[cfg(test)]
+mod floods;
 #[cfg(test)]
 mod tests;

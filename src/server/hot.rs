@@ -38,16 +38,17 @@ mod stream;
 
 use super::{
     auth,
+    bodies::Gathered,
     calls::{self, UnderWay, id_header},
     layers::{GRPC_TIMEOUT, INTROSPECT_STREAM},
-    measured,
+    max_message, measured,
     pulse::{Call, Pulse, Taken},
 };
 use crate::{
     domain::caller::{CallerPermission, ServiceAccount},
     grpc::{
         Services,
-        context::{Proof, Proven, REQUEST_ID, RequestId},
+        context::{Proof, Proven, REQUEST_ID, RequestId, Retired},
         error::ApiError,
         ext_authz::cannot_tell,
     },
@@ -188,11 +189,18 @@ impl Ways {
 
     fn route<B>(&self, request: Request<B>, call: Call) -> Routed
     where
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let mut router = self.router.clone();
-        let streams = measured::Method::of(request.uri().path()).streams;
+        let path = request.uri().path();
+        let (streams, limit) = (measured::Method::of(path).streams, max_message(path));
+        let mut request = request.map(|body| Gathered::new(body, limit, call.pulse()));
+        if streams {
+            request
+                .extensions_mut()
+                .insert(Retired(call.pulse().retired()));
+        }
         let routed = async move { router.call(request.map(axum::body::Body::new)).await };
         let routed = calls::PULSE.scope(Arc::clone(call.pulse()), routed);
         Routed {
@@ -383,8 +391,11 @@ impl Future for Answer {
                 Poll::Ready(is_whole) => is_whole,
                 Poll::Pending => {
                     call.open_span();
-                    ready!(call.poll_late(context));
-                    // The usual way says that its time is up, as of every other call.
+                    // The usual way says that its time is up, as of every other call, and
+                    // that its connection keeps too much already.
+                    if call.may_wait() {
+                        ready!(call.poll_late(context));
+                    }
                     false
                 }
             };

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     domain::{caller::CallerPermission, token::may_contain_token},
     grpc::{
-        context::{Deadline, Proven, REQUEST_ID, RequestId},
+        context::{Deadline, Proven, REQUEST_ID, RequestId, Retired},
         error::{ApiError, Violation},
     },
     store::Store,
@@ -272,7 +272,8 @@ pub(super) async fn shed(
 }
 
 /// Lets a stream in that needs no caller, where there is room for one more, and ends it
-/// with the server: by itself it goes on for as long as its caller likes.
+/// with the server, or with its connection where that is old: by itself it goes on for as
+/// long as its caller likes.
 async fn open_stream(
     limits: &Limits,
     room: &Arc<Semaphore>,
@@ -286,9 +287,22 @@ async fn open_stream(
     let ends = Access::of(request.uri().path()) == Access::Reflection;
     let drained = || -> End {
         let mut draining = limits.draining.clone();
+        let retired = calls::PULSE.try_with(|pulse| pulse.retired()).ok();
         Box::pin(async move {
-            if !ends || draining.wait_for(|draining| *draining).await.is_err() {
-                std::future::pending::<()>().await;
+            let drained = async {
+                if !ends || draining.wait_for(|draining| *draining).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let retired = async {
+                match retired {
+                    Some(retired) => Retired(retired).told().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = drained => {}
+                () = retired => {}
             }
         })
     };

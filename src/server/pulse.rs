@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -15,9 +15,14 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
-/// For how long connections are kept that are of no use.
+use crate::grpc::{error::ApiError, fast::PREFIX_BYTES};
+
+/// For how long connections are kept that are of no use, or old.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// With no call. Default 30 min.
@@ -25,6 +30,8 @@ pub struct Patience {
     /// With an answer of one message, and a large one, of which the peer takes nothing.
     /// Default 30 s.
     pub stalled: Duration,
+    /// On an old connection, until its streams are ended. Default 1 min.
+    pub grace: Duration,
 }
 
 impl Default for Patience {
@@ -32,7 +39,20 @@ impl Default for Patience {
         Self {
             idle: Duration::from_mins(30),
             stalled: Duration::from_secs(30),
+            grace: Duration::from_mins(1),
         }
+    }
+}
+
+/// How much is kept of one connection's messages that have not come whole, in bytes: enough
+/// small ones, and for a method that takes larger ones, one of the largest besides. A call
+/// that needs more is refused.
+const fn max_kept(largest: usize) -> usize {
+    const SMALL: usize = 2 * 1024 * 1024;
+    if largest > SMALL {
+        SMALL + largest + PREFIX_BYTES
+    } else {
+        SMALL
     }
 }
 
@@ -45,9 +65,13 @@ pub(super) struct Pulse {
     /// The calls that were begun.
     begun: AtomicU64,
     under_way: Mutex<UnderWay>,
+    /// How much is kept of messages that have not come whole, in bytes.
+    kept: AtomicUsize,
     /// Whether it is ended because its peer does not take an answer.
     is_stalled: AtomicBool,
     server: ServerEnd,
+    /// True once its streams are to end, since it is old.
+    retired: watch::Sender<bool>,
 }
 
 /// Whether the server has ended, and with it every call that was not finished by then.
@@ -106,6 +130,16 @@ impl Pulse {
             return Some(CutOff::ServerEnded);
         }
         self.is_stalled.load(Relaxed).then_some(CutOff::Stalled)
+    }
+
+    /// Ends the streams on it, which would go on for as long as their callers like.
+    pub(super) fn retire(&self) {
+        self.retired.send_replace(true);
+    }
+
+    /// Becomes true when streams on it are to end.
+    pub(super) fn retired(&self) -> watch::Receiver<bool> {
+        self.retired.subscribe()
     }
 
     /// Notes that a call begins.
@@ -181,6 +215,51 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.pulse.under_way().calls.remove(&self.number);
+    }
+}
+
+/// What one call keeps of a message that has not come whole, as its connection counts it.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pulse: Arc<Pulse>,
+    bytes: usize,
+    /// The most that may be kept on the connection.
+    most: usize,
+}
+
+impl Kept {
+    /// Nothing so far, of a message of at most that many bytes.
+    pub(super) fn on(pulse: &Arc<Pulse>, largest: usize) -> Self {
+        Self {
+            pulse: Arc::clone(pulse),
+            bytes: 0,
+            most: max_kept(largest),
+        }
+    }
+
+    /// Notes how much it is now. An error where that is more than its connection may keep.
+    pub(super) fn note(&mut self, bytes: usize) -> Result<(), ApiError> {
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        let kept = &self.pulse.kept;
+        let all = if let Some(more) = bytes.checked_sub(self.bytes) {
+            kept.fetch_add(more, Relaxed) + more
+        } else {
+            kept.fetch_sub(self.bytes - bytes, Relaxed);
+            0
+        };
+        self.bytes = bytes;
+        if all > self.most {
+            return Err(ApiError::Overloaded);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.pulse.kept.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -268,6 +347,7 @@ mod tests {
     const PATIENCE: Patience = Patience {
         idle: Duration::from_secs(1000),
         stalled: Duration::from_secs(100),
+        grace: Duration::from_secs(10),
     };
 
     /// How the connection ends, and after how many seconds.

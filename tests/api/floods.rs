@@ -6,12 +6,13 @@ use hitkeep_auth::{
     pb,
 };
 use tokio::io::AsyncWriteExt;
+use tonic_types::StatusExt;
 
 use crate::{
     fixtures::*,
     frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Peer, STREAM, WINDOW_UPDATE, frame, headers},
     harness::TestApp,
-    layers::framed,
+    layers::{framed, raw_as},
 };
 
 const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
@@ -28,7 +29,7 @@ const REFUSED_STREAM: u32 = 7;
 /// Calls that may be under way on a connection.
 const MAX_STREAMS: u32 = 1024;
 /// What clients send ahead on a stream, in frames.
-const SMALL_FRAMES: usize = 20;
+const SMALL_FRAMES: usize = 15;
 
 /// A client with a stream of introspections, and what else it does on that connection.
 struct Client {
@@ -324,5 +325,99 @@ async fn calls_with_too_large_a_window_fail_alone() {
         }
         client.say(&said).await;
         client.goes_on().await;
+    }
+}
+
+/// A message may be announced, and not come: what is kept of such on one connection is
+/// limited, and neither a call that comes whole nor another connection is any worse off.
+#[tokio::test]
+async fn half_messages_are_kept_up_to_a_limit() {
+    let app = TestApp::start().await;
+    let mut client = Client::start(&app).await;
+    let announced = 60 * 1024_u32;
+    let sent = usize::try_from(announced).unwrap() - 1024;
+    let half = [&[0][..], &announced.to_be_bytes(), &vec![0; sent]].concat();
+    let mut streams = Vec::new();
+    for path in [INTROSPECT, STREAM, STATUS] {
+        for _ in 0..50 {
+            let call = client.stream();
+            let mut said = frame(HEADERS, END_HEADERS, call, &headers(path, &client.token));
+            for part in half.chunks(16 * 1024) {
+                said.extend(frame(DATA, 0, call, part));
+            }
+            client.say(&said).await;
+            streams.push(call);
+        }
+    }
+    // Of 150, 34 are kept, with 60 KiB each.
+    let mut refused = 0;
+    while refused < 110 {
+        let heard = client.peer.hear().await;
+        assert_ne!(heard.kind, GOAWAY);
+        refused += usize::from(heard.kind == HEADERS && heard.flags & END_STREAM != 0);
+    }
+    client.goes_on().await;
+    Client::start(&app).await.goes_on().await;
+    let gone: Vec<u8> = streams
+        .iter()
+        .flat_map(|call| reset(*call, CANCEL))
+        .collect();
+    client.say(&gone).await;
+    client.goes_on().await;
+    // There is room again: they are waited for.
+    let call = client.stream();
+    let head = frame(
+        HEADERS,
+        END_HEADERS,
+        call,
+        &headers(INTROSPECT, &client.token),
+    );
+    let message = framed(&introspect("x"));
+    let (first, rest) = message.split_at(6);
+    let first = frame(DATA, 0, call, first);
+    client.say(&[head, first].concat()).await;
+    client.goes_on().await;
+    client.say(&frame(DATA, END_STREAM, call, rest)).await;
+    loop {
+        let heard = client.peer.hear().await;
+        if heard.stream == call && heard.kind == DATA {
+            break;
+        }
+    }
+}
+
+/// Of an introspection, a check, and any other call, at the edge.
+#[tokio::test]
+async fn messages_have_a_limit_of_their_methods() {
+    let app = TestApp::start().await;
+    let check = "/envoy.service.auth.v3.Authorization/Check";
+    for (path, permission, limit) in [
+        (INTROSPECT, Introspect, 64 * 1024),
+        (STATUS, Introspect, 64 * 1024),
+        (check, Introspect, 256 * 1024),
+        (
+            "/hitkeep.auth.v1.ApiClientService/GetApiClient",
+            Manage,
+            4 * 1024 * 1024,
+        ),
+    ] {
+        for (length, fits) in [(limit, true), (limit + 1, false)] {
+            // A field that nobody knows fills it: its key and its length take five bytes
+            // or six.
+            let mut message = vec![0xfa, 0x7f];
+            let rest = length - 2 - if length > 2 << 20 { 4 } else { 3 };
+            prost::encoding::encode_varint(u64::try_from(rest).unwrap(), &mut message);
+            message.resize(message.len() + rest, 0);
+            assert_eq!(message.len(), length);
+            let announced = u32::try_from(message.len()).unwrap().to_be_bytes();
+            let body = [&[0][..], &announced, &message].concat();
+            let answered = raw_as(&app, permission, path, &[], &body).await;
+            let is_unreadable = answered.get_details_bad_request().is_some_and(|bad| {
+                bad.field_violations
+                    .iter()
+                    .any(|field| field.field == "the message")
+            });
+            assert_eq!(!is_unreadable, fits, "{path} {length}: {answered:?}");
+        }
     }
 }

@@ -16,6 +16,7 @@ mod fixtures;
 mod harness;
 mod raw;
 
+mod ages;
 mod audit;
 mod bad_input;
 mod both_ways;

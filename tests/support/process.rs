@@ -106,9 +106,14 @@ impl Process {
         line["address"].as_str().expect("an address").to_owned()
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it was not waited for")
+    }
+
     /// Sends a signal, such as "TERM".
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it was not waited for").to_string();
+        let pid = self.id().to_string();
         let sent = Command::new("/bin/sh")
             .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid])
             .status()

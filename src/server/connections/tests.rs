@@ -26,27 +26,28 @@ use crate::{
 };
 
 /// Is answered after [`SLOW`].
-const WAIT: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClient";
-const SLOW: Duration = Duration::from_secs(20);
+pub(super) const WAIT: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClient";
+pub(super) const SLOW: Duration = Duration::from_secs(20);
 /// The same, with more than a peer takes that says nothing about it.
 const MUCH_LATER: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClientUsage";
 /// Is answered at once, with as much.
-const MUCH: &str = "/hitkeep.auth.v1.ApiClientService/ListApiClients";
+pub(super) const MUCH: &str = "/hitkeep.auth.v1.ApiClientService/ListApiClients";
 /// The same, as a stream, whose peer may take its time.
-const STREAM: &str = "/grpc.health.v1.Health/Watch";
+pub(super) const STREAM: &str = "/grpc.health.v1.Health/Watch";
 
-const PATIENCE: Patience = Patience {
+pub(super) const PATIENCE: Patience = Patience {
     idle: Duration::from_secs(1000),
     stalled: Duration::from_secs(100),
+    grace: Duration::from_secs(50),
 };
 
 /// The first words of HTTP/2, and empty settings.
-const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(super) const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Types of its frames, and flags.
-const HEADERS: u8 = 1;
-const PING: u8 = 6;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const PING: u8 = 6;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const ACK: u8 = 1;
 
 /// What nobody asks here for anything that matters.
 struct Still;
@@ -92,13 +93,18 @@ fn services() -> Router {
 }
 
 /// The connections of a server, and what has to live as long.
-fn connections() -> (Connections, UsageWriter) {
+pub(super) fn connections() -> (Connections, UsageWriter) {
+    connections_of_age(None)
+}
+
+/// The same, with the greatest age that they may have.
+pub(super) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWriter) {
     let still = Arc::new(Still);
     let nowhere = store::Options::new("postgres://nobody@127.0.0.1:1/none");
     let store = Store::new(&nowhere, Arc::clone(&still) as _, still);
     let (metrics, sampling) = (Metrics::default(), Sampling::default());
     // Never ready, so it asks for nothing.
-    let ready = std::future::pending();
+    let ready = pending();
     let (replica, usage) =
         Replica::start_when(ready, &store, replica::Options::default(), &metrics);
     let request_timeout = Duration::from_mins(1);
@@ -116,6 +122,7 @@ fn connections() -> (Connections, UsageWriter) {
         metrics: metrics.clone(),
         sampling: sampling.clone(),
     };
+    let ages = Ages::new(age, store.entropy());
     let ways = Ways {
         services: services_of_ours,
         replica,
@@ -126,20 +133,20 @@ fn connections() -> (Connections, UsageWriter) {
         runtime: tokio::runtime::Handle::current(),
         request_timeout,
     };
-    let connections = Connections::new(ways, Workers::here(), 10, PATIENCE);
+    let connections = Connections::new(ways, Workers::here(), 10, PATIENCE, ages);
     (connections, usage)
 }
 
 /// A peer that has greeted, and says and takes no more than it is told to.
-struct Raw {
-    reads: ReadHalf<DuplexStream>,
-    writes: WriteHalf<DuplexStream>,
+pub(super) struct Raw {
+    pub(super) reads: ReadHalf<DuplexStream>,
+    pub(super) writes: WriteHalf<DuplexStream>,
     /// The number of its next call.
-    next: u8,
+    pub(super) next: u8,
 }
 
 impl Raw {
-    async fn greet(connections: &mut Connections) -> Self {
+    pub(super) async fn greet(connections: &mut Connections) -> Self {
         let (ours, theirs) = tokio::io::duplex(1024 * 1024);
         connections.serve(theirs);
         let (reads, mut writes) = tokio::io::split(ours);
@@ -152,7 +159,7 @@ impl Raw {
     }
 
     /// Begins a call, with nothing in it.
-    async fn call(&mut self, path: &str) {
+    pub(super) async fn call(&mut self, path: &str) {
         // HPACK: POST and http by their numbers, the path and the authority as they are.
         let mut block = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
         block.extend_from_slice(path.as_bytes());
@@ -166,7 +173,7 @@ impl Raw {
     }
 
     /// The next frame: its type, its flags, the number of its call, and what is in it.
-    async fn frame(&mut self) -> Option<(u8, u8, u8, Vec<u8>)> {
+    pub(super) async fn frame(&mut self) -> Option<(u8, u8, u8, Vec<u8>)> {
         let mut head = [0; 9];
         self.reads.read_exact(&mut head).await.ok()?;
         let [a, b, c, kind, flags, .., call] = head;
@@ -178,7 +185,7 @@ impl Raw {
 
     /// Reads until the first call has ended, or the connection has. True where it was the
     /// call.
-    async fn is_answered(&mut self) -> bool {
+    pub(super) async fn is_answered(&mut self) -> bool {
         while let Some((kind, flags, call, _)) = self.frame().await {
             if kind <= HEADERS && flags & END_STREAM != 0 && call == 1 {
                 return true;
@@ -188,7 +195,7 @@ impl Raw {
     }
 
     /// Answers pings until the connection ends, and so is taken for one that is there.
-    async fn answer_pings(&mut self) {
+    pub(super) async fn answer_pings(&mut self) {
         while let Some((kind, flags, _, content)) = self.frame().await {
             if kind == PING && flags & ACK == 0 {
                 let head = [0, 0, 8, PING, ACK, 0, 0, 0, 0];
@@ -206,7 +213,7 @@ impl Raw {
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// Lets everybody do what can be done by now.
-async fn settle() {
+pub(super) async fn settle() {
     sleep(MOMENT).await;
 }
 

@@ -27,6 +27,7 @@ use crate::{
         calls::{self, Head},
         layers::time_limit,
         measured,
+        pulse::Kept,
     },
     telemetry::{
         metrics::{Hot, Metrics},
@@ -45,6 +46,8 @@ pub(in crate::server) struct Reading {
     read: Message,
     /// How long its message may take to come, once it has to be waited for.
     late: Option<Late>,
+    /// What is kept of it meanwhile. Boxed, since most calls keep nothing.
+    kept: Option<Box<Kept>>,
 }
 
 /// What was read of a message: nearly always all of it at once, where it lies.
@@ -114,6 +117,7 @@ impl Reading {
             request,
             read: Message::default(),
             late: None,
+            kept: None,
         }
     }
 
@@ -139,6 +143,22 @@ impl Reading {
                 return Poll::Ready(true);
             }
         }
+    }
+
+    /// Whether what has come of the message may be kept until the rest has. It is, in memory
+    /// of its own: a piece of what was read from the connection would keep all of that.
+    pub(super) fn may_wait(&mut self) -> bool {
+        let bytes = self.read.bytes().len();
+        if bytes == 0 {
+            return true;
+        }
+        if let Message::Whole(part) = &self.read {
+            self.read = Message::Parts(BytesMut::from(&part[..]));
+        }
+        let kept = self
+            .kept
+            .get_or_insert_with(|| Box::new(Kept::on(&self.line.pulse, max_body(self.call))));
+        kept.note(bytes).is_ok()
     }
 
     /// Comes back when the message is too late.

@@ -23,14 +23,17 @@ use crate::{
     pb,
     replica::Replica,
     server::{
-        MAX_MESSAGE_BYTES,
+        MAX_INTROSPECTION_BYTES,
         calls::{GRPC_STATUS, UnderWay, trailers},
-        pulse::Call,
+        pulse::{Call, Kept},
     },
 };
 
 /// How much is answered until it is sent: a frame of HTTP/2, about.
 const ENOUGH: usize = 16 * 1024;
+
+/// How much memory a stream keeps for what comes next, in bytes.
+const QUIET: usize = 4 * 1024;
 
 /// A stream of requests, and its answers as a body.
 pub(in crate::server) struct Conversation {
@@ -42,7 +45,7 @@ pub(in crate::server) struct Conversation {
     read: BytesMut,
     /// The answer to a request that could not be answered at once.
     waiting: Option<Pin<Box<dyn Future<Output = pb::IntrospectResponse> + Send>>>,
-    /// Ready when the server ends.
+    /// Ready when the server ends, or the connection, since it is old.
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Whether it does: what was read is answered then, as far as no more waiting has to be
     /// begun for that, and no more is read.
@@ -52,6 +55,8 @@ pub(in crate::server) struct Conversation {
     is_over: bool,
     call: UnderWay,
     under_way: Call,
+    /// What was read and not answered yet.
+    kept: Kept,
 }
 
 impl Drop for Conversation {
@@ -69,7 +74,7 @@ impl Conversation {
         call: UnderWay,
         under_way: Call,
     ) -> Self {
-        let mut draining = services.draining();
+        let (mut draining, mut retired) = (services.draining(), under_way.pulse().retired());
         Self {
             services,
             replica,
@@ -78,12 +83,16 @@ impl Conversation {
             read: BytesMut::new(),
             waiting: None,
             draining: Box::pin(async move {
-                // Also where whoever could tell is gone.
-                draining.wait_for(|draining| *draining).await.ok();
+                tokio::select! {
+                    // Also where whoever could tell is gone.
+                    _ = draining.wait_for(|draining| *draining) => {}
+                    _ = retired.wait_for(|retired| *retired) => {}
+                }
             }),
             is_draining: false,
             end: None,
             is_over: false,
+            kept: Kept::on(under_way.pulse(), MAX_INTROSPECTION_BYTES),
             call,
             under_way,
         }
@@ -135,7 +144,7 @@ impl Conversation {
             let (compressed, length) = prefix.split_first().expect("it is five bytes");
             let length = length.try_into().expect("they are four");
             let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-            if *compressed != 0 || length > MAX_MESSAGE_BYTES {
+            if *compressed != 0 || length > MAX_INTROSPECTION_BYTES {
                 self.end = Some(Err(ApiError::unreadable_message()));
                 return;
             }
@@ -181,6 +190,17 @@ impl Conversation {
         Poll::Ready(())
     }
 
+    /// Keeps what was read until there is more, or ends where its connection keeps too much
+    /// already. Of a stream that is quiet, nothing much is kept.
+    fn keep(&mut self) {
+        if self.read.is_empty() && self.read.capacity() > QUIET {
+            self.read = BytesMut::new();
+        }
+        if let Err(refused) = self.kept.note(self.read.len()) {
+            self.end = Some(Err(refused));
+        }
+    }
+
     fn last_words(&mut self) -> HeaderMap {
         if let Some(Err(error)) = self.end.take() {
             let status = Status::from(error);
@@ -204,10 +224,17 @@ impl Body for Conversation {
             return Poll::Ready(None);
         }
         self.is_draining = self.is_draining || self.draining.as_mut().poll(context).is_ready();
-        if self.end.is_none()
-            && let Some(answers) = ready!(self.poll_answers(context))
-        {
-            return Poll::Ready(Some(Ok(Frame::data(answers))));
+        if self.end.is_none() {
+            match self.poll_answers(context) {
+                Poll::Ready(Some(answers)) => return Poll::Ready(Some(Ok(Frame::data(answers)))),
+                Poll::Ready(None) => {}
+                Poll::Pending => {
+                    self.keep();
+                    if self.end.is_none() {
+                        return Poll::Pending;
+                    }
+                }
+            }
         }
         self.is_over = true;
         Poll::Ready(Some(Ok(Frame::trailers(self.last_words()))))

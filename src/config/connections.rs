@@ -1,0 +1,38 @@
+//! How many connections there may be, and how old.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values::{at_least_one, some_time};
+use crate::server::{self, pulse::Patience};
+
+/// Limits of connections.
+#[derive(Debug, Args)]
+pub(super) struct ConnectionArgs {
+    /// Connection limit of each listener; connections beyond it are closed. The limit of open files must allow it
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = at_least_one, value_name = "N")]
+    max_connections: usize,
+    /// Age at which connections are asked to reconnect, 10% more or less; 0s turns that off
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTION_AGE", default_value = "30m", value_parser = humantime::parse_duration, value_name = "TIME")]
+    max_connection_age: Duration,
+    /// How long streams may go on after that before they are ended
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTION_AGE_GRACE", default_value = "1m", value_parser = some_time, value_name = "TIME")]
+    max_connection_age_grace: Duration,
+}
+
+impl ConnectionArgs {
+    /// Adds them to what the server is set to.
+    pub(super) fn set(&self, server: server::Options) -> server::Options {
+        let age = self.max_connection_age;
+        server::Options {
+            max_connections: self.max_connections,
+            max_connection_age: Some(age).filter(|age| !age.is_zero()),
+            patience: Patience {
+                grace: self.max_connection_age_grace,
+                ..server.patience
+            },
+            ..server
+        }
+    }
+}
