@@ -213,7 +213,8 @@ BEGIN
             CASE tgname WHEN 'index_row' THEN 'REPLICA' ELSE 'ALWAYS' END AS fires
         FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
         WHERE NOT tgisinternal AND relnamespace = quote_ident(current_schema())::regnamespace
-            AND (tgname LIKE 'index\_%' OR tgname = 'service_accounts_revoked')
+            AND (tgname LIKE ANY (ARRAY['index\_%', 'api\_client\_re%'])
+                 OR tgname = 'service_accounts_revoked')
     LOOP
         EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', found.of_table, found.fires, found.name);
     END LOOP;
@@ -239,7 +240,8 @@ BEGIN
     FOR found IN
         SELECT oid::regprocedure AS name FROM pg_proc
         WHERE pronamespace = quote_ident(current_schema())::regnamespace
-            AND (proname LIKE 'index\_%' OR proname = 'service_accounts_revoked')
+            AND (proname LIKE ANY (ARRAY['index\_%', 'api\_client\_re%'])
+                 OR proname = 'service_accounts_revoked')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I', found.name, current_schema());
     END LOOP;

@@ -83,7 +83,10 @@ async fn a_row_that_is_changed_as_a_restore_does_it_is_heard_of() {
         assert_eq!(logged, clients, "{sql}");
         assert_eq!(after - before, i64::from(!clients.is_empty()), "{sql}");
     }
-    for sql in ["TRUNCATE api_client_tokens", "TRUNCATE site_members"] {
+    for sql in [
+        "TRUNCATE api_client_tokens CASCADE",
+        "TRUNCATE site_members",
+    ] {
         let run = format!("SET session_replication_role = replica; {sql}");
         postgres::execute(&url, &run).await;
         let trimmed = "SELECT (trimmed_revision = revision)::text AS text FROM index_state";
