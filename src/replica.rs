@@ -62,7 +62,7 @@ pub struct Options {
     /// tokens that the index does not know. Default 100.
     pub max_lookups: u32,
     /// How many requests with such tokens may wait for that at once. Default 256.
-    pub max_waiting: usize,
+    pub max_waiting: u32,
     /// How long one of them waits at most until the database was asked; and any request,
     /// for an index that is not loaded or has fallen behind. Default 1 s.
     pub ask_timeout: Duration,
@@ -276,7 +276,7 @@ impl Replica {
             heard: Notify::new(),
             listening: AtomicBool::new(false),
             is_listener_untried: AtomicBool::new(false),
-            waiting: Semaphore::new(options.max_waiting),
+            waiting: Semaphore::new(options.max_waiting as usize),
             metrics: metrics.clone(),
         });
         let feed = feed::start(ready, store.clone(), Arc::clone(&shared));

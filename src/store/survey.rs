@@ -121,8 +121,7 @@ impl Standing {
     pub(super) fn lag(self, now: Timestamp) -> Duration {
         match self {
             Self::Primary | Self::ReadOnly => Duration::ZERO,
-            Self::Subscriber => Duration::MAX,
-            Self::Standby { replayed: None } => Duration::MAX,
+            Self::Subscriber | Self::Standby { replayed: None } => Duration::MAX,
             Self::Standby {
                 replayed: Some(replayed),
             } => (now - replayed).to_std().unwrap_or_default(),
