@@ -68,7 +68,8 @@ BEGIN
     FOR found IN
         SELECT oid::regprocedure AS name FROM pg_proc
         WHERE pronamespace = quote_ident(current_schema())::regnamespace
-            AND (proname LIKE 'index\_%' OR proname = 'service_accounts_revoked')
+            AND (proname LIKE ANY (ARRAY['index\_%', 'api\_client\_re%'])
+                 OR proname = 'service_accounts_revoked')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path FROM CURRENT', found.name);
     END LOOP;
