@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     fs,
     os::unix::fs::{MetadataExt, chown},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -45,21 +45,22 @@ impl Pooler {
         let host = server
             .strip_prefix("postgres://postgres@")
             .expect("a private Postgres' URL")
-            .trim_end_matches('/')
-            .replace("%2F", "/");
-        let folder = PathBuf::from(format!("{host}-pooler"));
+            .trim_end_matches('/');
+        let sockets = postgres::decoded(host);
+        let folder = PathBuf::from(format!("{}-pooler", sockets.display()));
         fs::create_dir_all(&folder).unwrap();
         let mut lines = format!(
-            "[databases]\n* = host={host} port=5432 user=postgres\n\
+            "[databases]\n* = host='{}' port=5432 user=postgres\n\
              [pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {}\nauth_type = any\n\
              pool_mode = session\ndefault_pool_size = 50\n",
+            sockets.display(),
             folder.display()
         );
         lines.push_str(settings);
         let file = folder.join("pgbouncer.ini");
         fs::write(&file, lines).unwrap();
         // It refuses to be root's, and Postgres' user may enter the folders of both.
-        let owner = fs::metadata(Path::new(&host).join(".s.PGSQL.5432")).unwrap();
+        let owner = fs::metadata(sockets.join(".s.PGSQL.5432")).unwrap();
         for path in [&folder, &file] {
             chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
         }
@@ -78,10 +79,7 @@ impl Pooler {
         let mut process = Process::start(command);
         process.stderr.line("process up").await;
         Some(Self {
-            url: format!(
-                "postgres://postgres@{}/",
-                folder.display().to_string().replace('/', "%2F")
-            ),
+            url: format!("postgres://postgres@{}/", postgres::encoded(&folder)),
             folder,
             _process: process,
         })

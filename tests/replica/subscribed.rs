@@ -103,10 +103,12 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
         let there = database(name);
         postgres::execute(&there, &format!("TRUNCATE {single_rows}")).await;
         let host = own.url.strip_prefix("postgres://postgres@").unwrap();
-        let host = host.trim_end_matches('/').replace("%2F", "/");
+        let host = postgres::decoded(host.trim_end_matches('/'));
         let subscribe = format!(
-            "CREATE SUBSCRIPTION {name} CONNECTION 'host={host} user=postgres dbname=publisher' \
-             PUBLICATION {name} WITH (create_slot = false)"
+            "CREATE SUBSCRIPTION {name} CONNECTION \
+             'host=''{}'' user=postgres dbname=publisher' \
+             PUBLICATION {name} WITH (create_slot = false)",
+            host.display()
         );
         postgres::execute(&there, &subscribe).await;
     }
