@@ -97,7 +97,7 @@ pub enum ApiError {
     #[error("{0}, so it cannot be told whether a token works: try again")]
     CannotTell(#[from] CannotTell),
     /// The server is about to end, or an old connection is, and with it every stream.
-    #[error("the server is shutting down, or the connection is old: try again, on another one")]
+    #[error("the server is shutting down, or wants its callers to reconnect: try again")]
     ShuttingDown,
     /// The revision asked for was not reached in time.
     #[error("revision {wanted} was not reached within the deadline, this is {reached}", wanted = wanted.0, reached = reached.0)]

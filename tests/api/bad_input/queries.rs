@@ -22,7 +22,7 @@ async fn any_text_is_a_token_and_most_are_unknown() {
         format!("{}\n", made.token),
         format!("Bearer {}", made.token),
     );
-    let huge = "hkp_".repeat(1_000_000);
+    let huge = "hkp_".repeat(16_000);
     let mut tokens = missing_ids();
     tokens.extend([shouted, padded, broken, bearer, huge].map(String::from));
     for token in tokens {
