@@ -95,7 +95,8 @@ impl Report {
     }
 }
 
-/// Notifications that nobody reads keep every change from being committed.
+/// Notifications that nobody reads filled the queue, and a commit that was to add one
+/// failed. Changes add none from half of the queue on, so it filled in their middle.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "Postgres' queue of notifications is full (see pg_notification_queue_usage()): a session of \

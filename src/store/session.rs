@@ -36,8 +36,9 @@ const SETTINGS: [(&str, &str); 31] = [
     // A policy that hides rows would make tokens unknown that work. With this, a query
     // that a policy applies to fails instead.
     ("row_security", "off"),
-    // Without triggers there are no revisions, and replicas miss changes. A role that may
-    // not set this, and was given another default, gets no connection.
+    // The triggers that stamp revisions fire always, but those that keep foreign keys do
+    // for this value alone. A role that may not set it, and was given another default,
+    // gets no connection.
     ("session_replication_role", "origin"),
     // Plans. Which one is taken for what is known to be best is up to the planner, but it
     // has to have the choice; compiling them takes longer than running them.
