@@ -49,10 +49,10 @@ async fn a_full_queue_keeps_no_change_from_being_made() {
 
     let others = format!("{}others", own.url);
     let mut stuck = postgres::connect(&others).await;
-    stuck
-        .batch_execute("LISTEN x; BEGIN; SELECT 1")
-        .await
-        .unwrap();
+    // Apart: it listens once that is committed.
+    for sql in ["LISTEN x", "BEGIN; SELECT 1"] {
+        stuck.batch_execute(sql).await.unwrap();
+    }
     let mut filling = postgres::connect(&others).await;
     let mut sent = 0;
     loop {
