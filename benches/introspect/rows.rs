@@ -119,10 +119,11 @@ fn report_latencies(load: &Load, rows: &[&Row], latencies: &[Latencies]) {
     let mut table = Table::new(&[&title, "p50", "p99"]);
     for (row, Latencies { p50, p99 }) in rows.iter().zip(latencies) {
         let latency = |of: &[f64]| {
-            if can_take(row, load) {
-                format!("{:.0} µs", median(of))
-            } else {
-                "overloaded".to_owned()
+            match of {
+                _ if !can_take(row, load) => "overloaded".to_owned(),
+                // In each round, the server was kept from its work.
+                [] => "none".to_owned(),
+                all => format!("{:.0} µs", median(all)),
             }
         };
         table.row([row.title.clone(), latency(p50), latency(p99)]);
