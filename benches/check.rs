@@ -17,13 +17,13 @@ use std::{
 };
 
 use hitkeep_auth::{
-    domain::route::Route,
     pb::envoy::service::auth::v3::{
         AttributeContext, CheckRequest,
         attribute_context::{HttpRequest, Peer, Request},
         authorization_client::AuthorizationClient,
         check_response::HttpResponse,
     },
+    proxy_auth::route::Route,
 };
 
 #[path = "check/proxied.rs"]

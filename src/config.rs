@@ -21,9 +21,10 @@ use crate::{
     },
     grpc,
     replica::{self, usage},
-    server::{self, listeners::Address, tls},
+    server,
     store::{self, Standbys},
     telemetry::{self, settings::Settings},
+    transport::{listeners::Address, tls},
 };
 
 use connections::ConnectionArgs;

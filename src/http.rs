@@ -14,25 +14,16 @@ use axum::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-mod age;
 mod answer;
-mod callers;
-mod connections;
 mod forward_auth;
 mod introspect;
 mod layers;
-mod pace;
 mod probes;
-mod room;
 
 use crate::{
     grpc::{Services, callers::Callers, error::ApiError},
     telemetry::{metrics::Metrics, traces::Sampling},
 };
-pub(crate) use age::Ages;
-pub(crate) use connections::Connections;
-pub(crate) use pace::{MAX_PENDING_RESETS, Paced, Turn};
-pub(crate) use room::Room;
 
 /// The paths that there are. They label metrics too.
 const INTROSPECT: &str = "/oauth2/introspect";

@@ -14,27 +14,20 @@ use tonic::service::Routes;
 mod admission;
 mod auth;
 mod bodies;
-mod calls;
-mod connections;
+#[cfg(test)]
+mod connection_tests;
+mod gauges;
 pub mod health;
-mod hot;
 mod layers;
 pub mod lifecycle;
-pub mod listeners;
-mod measured;
-pub mod pulse;
-pub mod tls;
-mod wire;
-pub mod workers;
 
 use admission::{Admission, Crowd};
-use auth::Access;
-use connections::Connections;
-use pulse::Patience;
-use workers::{Handed, Workers};
 
 use crate::{
-    domain::caller::CallerPermission,
+    calls::method::{
+        MAX_CHECK_BYTES, MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES, MAX_OPEN_MESSAGE_BYTES,
+    },
+    fastpath::dispatch::{Dispatch, Ways},
     grpc::{self, Services, callers::Callers},
     http,
     pb::{
@@ -45,35 +38,14 @@ use crate::{
     },
     replica::{self, Replica},
     store::Store,
-    telemetry::{
-        metrics::{Hot, Metrics},
-        traces::Sampling,
+    telemetry::{metrics::Metrics, traces::Sampling},
+    transport::{
+        activity::Patience,
+        age::Ages,
+        auto, http2, io,
+        workers::{Handed, Workers},
     },
 };
-
-/// The largest message that is read. A batch of 1,000 changes is a tenth of it.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// The largest one of an introspection, which takes a token of 53 bytes, a permission and
-/// an id.
-const MAX_INTROSPECTION_BYTES: usize = 64 * 1024;
-/// The largest one of Envoy's: it takes headers of 60 KiB by default, has the path among
-/// them and once more, and may add its peer's certificate.
-const MAX_CHECK_BYTES: usize = 256 * 1024;
-/// The largest one of a caller who need not be known: what health and reflection are
-/// asked for is the name of something.
-const MAX_OPEN_MESSAGE_BYTES: usize = 4 * 1024;
-
-/// The largest message of a method, in bytes.
-fn max_message(path: &str) -> usize {
-    match Access::of(path) {
-        Access::Health | Access::Reflection => MAX_OPEN_MESSAGE_BYTES,
-        Access::Permitted(CallerPermission::Introspect) if path == hot::path(Hot::Check) => {
-            MAX_CHECK_BYTES
-        }
-        Access::Permitted(CallerPermission::Introspect) => MAX_INTROSPECTION_BYTES,
-        Access::Permitted(_) | Access::Known => MAX_MESSAGE_BYTES,
-    }
-}
 
 /// Replacements of the directory under way at once: each may be large, and each
 /// holds the write lock while it is applied.
@@ -220,8 +192,8 @@ where
             Workers::here()
         });
         let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
-        measured::observe(&metrics, &replica, &store);
-        measured::name_hot(&metrics);
+        gauges::observe(&metrics, &replica, &store);
+        gauges::name_hot(&metrics);
         let (health, health_service) = health::service();
         let health = Arc::new(health);
         let ability = lifecycle::report_health(&replica, &health);
@@ -272,9 +244,9 @@ where
             request_timeout: options.request_timeout,
             callers,
         };
-        let ages = || http::Ages::new(options.max_connection_age, store.entropy());
+        let ages = || Ages::new(options.max_connection_age, store.entropy());
         let (ages, http_ages) = (ages(), ages());
-        let ways = hot::Ways {
+        let ways = Ways {
             services: services.clone(),
             replica,
             store,
@@ -285,12 +257,16 @@ where
             request_timeout: options.request_timeout,
         };
         let max = options.max_connections;
-        let mut connections = Connections::new(ways, workers, max, options.patience, ages);
+        let ways = Arc::new(ways);
+        let dispatch = move |pulse: &_| Dispatch::new(Arc::clone(&ways), Arc::clone(pulse));
+        let patience = options.patience;
+        let mut connections =
+            http2::Connections::new(dispatch, workers, max, patience, ages, metrics.clone());
         let mut http_connections =
-            http::Connections::new(http::router(shared), metrics, max, http_ages);
+            auto::Connections::new(http::router(shared), metrics, max, http_ages);
         let http = http.map(|connection| match connection {
             // Whoever is known by a certificate is so over gRPC alone.
-            Ok(connection) => Ok(async { Ok(connections::open(connection).await?.0) }),
+            Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),
             Err(error) => Err(error.to_string()),
         });
         tokio::pin!(http);
@@ -408,7 +384,7 @@ fn router(
         // Around all that may fail, so that every answer has a request id, and every
         // failure a line in the log, and is counted, and traced.
         .layer(from_fn_with_state(tracing, layers::trace))
-        .layer(from_fn(hot::answer_envoy))
+        .layer(from_fn(layers::answer_envoy))
 }
 
 /// Reflection in one version, that lists the other as well: by itself it lists

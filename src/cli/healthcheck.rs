@@ -23,8 +23,9 @@ use tonic_health::pb::{
 use super::{Failure, print};
 use crate::{
     config::{HealthcheckArgs, Probe},
-    server::{health::LIVENESS, listeners::Address},
+    server::health::LIVENESS,
     store::{error::causes, tls},
+    transport::listeners::Address,
 };
 
 pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {

@@ -13,17 +13,17 @@ use tokio::sync::oneshot;
 use super::{Failure, descriptors, open, rotation::Rotation};
 use crate::{
     config::ServeArgs,
-    server::{
-        Ended, Options, Server, lifecycle,
-        listeners::{Address, ListenError, Listeners},
-        tls::Tls,
-    },
+    server::{Ended, Options, Server, lifecycle},
     store::{
         NoConnection, Store,
         error::{StoreError, causes},
     },
     system::SystemClock,
     telemetry::Telemetry,
+    transport::{
+        listeners::{Address, ListenError, Listeners},
+        tls::Tls,
+    },
 };
 
 /// How long to wait until Postgres is tried again, at first and at last. Half of it

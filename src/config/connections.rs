@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::{at_least_one, some_time};
-use crate::server::{self, pulse::Patience};
+use crate::{server, transport::activity::Patience};
 
 /// Limits of connections.
 #[derive(Debug, Args)]

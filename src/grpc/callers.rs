@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    context::{Caller, Peer, Proof},
+    context::{Caller, Proof},
     error::ApiError,
 };
 use crate::{
     domain::caller::{CallerPermission, ServiceAccount},
     replica::Replica,
     store::Store,
+    transport::tls::Peer,
 };
 
 /// Where callers are known: to the replica, or to the store.

@@ -13,11 +13,10 @@ use super::error::ApiError;
 use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
-    certificate::CertificateName,
     id,
     token::{Token, TokenHash, TokenKind, may_contain_token},
 };
-use crate::{replica::index::Callers, store::Store, telemetry::traces};
+use crate::{replica::index::Callers, store::Store, telemetry::traces, transport::tls::Peer};
 
 /// Becomes true when a stream is to end, since its connection is old.
 #[derive(Clone, Debug)]
@@ -72,10 +71,6 @@ impl Proof {
         now.is_some_and(|now| now.id == account.id)
     }
 }
-
-/// The names in the certificate that was shown on the request's connection.
-#[derive(Clone, Debug)]
-pub struct Peer(pub Arc<[CertificateName]>);
 
 /// Where those in front of the caller's proof learn who it is, once that is known.
 #[derive(Clone, Debug, Default)]

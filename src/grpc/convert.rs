@@ -6,8 +6,8 @@ use chrono::TimeDelta;
 pub(super) mod audit;
 pub(super) mod clients;
 pub(super) mod directory;
-pub(super) mod ext_authz;
-pub(super) mod introspection;
+pub(crate) mod ext_authz;
+pub(crate) mod introspection;
 mod reader;
 pub(super) mod usage;
 
@@ -21,7 +21,7 @@ use crate::{
     pb,
 };
 
-pub(super) fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
+pub(crate) fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.timestamp(),
         nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0),
@@ -43,7 +43,7 @@ fn to_owner(owner: Owner) -> pb::Owner {
     pb::Owner { owner: Some(owner) }
 }
 
-pub(super) const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
+pub(crate) const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
     match role {
         InstanceRole::User => pb::InstanceRole::User,
         InstanceRole::Admin => pb::InstanceRole::Admin,
@@ -51,7 +51,7 @@ pub(super) const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
     }
 }
 
-pub(super) const fn to_site_role(role: SiteRole) -> pb::SiteRole {
+pub(crate) const fn to_site_role(role: SiteRole) -> pb::SiteRole {
     match role {
         SiteRole::Viewer => pb::SiteRole::Viewer,
         SiteRole::Editor => pb::SiteRole::Editor,

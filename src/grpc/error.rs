@@ -20,6 +20,7 @@ use crate::{
         directory::DirectoryError,
         error::{StoreError, causes},
     },
+    transport::activity::TooMuchKept,
 };
 
 /// The domain of every `google.rpc.ErrorInfo`.
@@ -113,6 +114,12 @@ pub enum ApiError {
     /// A defect of ours.
     #[error("internal error")]
     Defect(&'static str),
+}
+
+impl From<TooMuchKept> for ApiError {
+    fn from(TooMuchKept: TooMuchKept) -> Self {
+        Self::Overloaded
+    }
 }
 
 impl From<DirectoryError> for ApiError {

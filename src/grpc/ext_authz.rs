@@ -7,10 +7,10 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, context::remaining, convert::ext_authz as convert};
 use crate::{
-    domain::sidecar::Refused,
     pb::envoy::service::auth::v3::{
         CheckRequest, CheckResponse, authorization_server::Authorization,
     },
+    proxy_auth::verdict::Refused,
 };
 
 /// The answer where the call itself failed, and not the check.

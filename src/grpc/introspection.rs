@@ -31,7 +31,7 @@ use crate::{
         usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
-    replica::{View, index::Known},
+    replica::{Replica, View, index::Known},
     telemetry::metrics::Verdict,
 };
 
@@ -189,6 +189,11 @@ impl Presented {
 }
 
 impl Services {
+    /// What answers come from.
+    pub(crate) const fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// Becomes true when streams have to end.
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.clone()
@@ -287,7 +292,7 @@ impl Services {
 
     /// What this version of the index says of a token, and notes its use; `None`
     /// where it does not know it.
-    pub(super) fn judge<'v>(
+    pub(crate) fn judge<'v>(
         &self,
         view: &'v View,
         presented: &Presented,

@@ -1,5 +1,5 @@
 //! Whether a request may pass that a proxy asks about: the same judgement as that of
-//! Introspect, put into the words of `domain::sidecar`. Each kind of proxy has a way
+//! Introspect, put into the words of `proxy_auth`. Each kind of proxy has a way
 //! of its own to ask and to be answered, and this between the two.
 
 use std::{
@@ -16,11 +16,11 @@ use super::{
     introspection::{Judged, Presented, give_up_after},
 };
 use crate::{
-    domain::{
-        access::Decision,
+    domain::access::Decision,
+    proxy_auth::{
         credential::Credential,
         route::{Mistake, Need, Preflight, Settings},
-        sidecar::{Pass, Refused, Verdict},
+        verdict::{Pass, Refused, Verdict},
     },
     telemetry::metrics,
 };
@@ -44,7 +44,7 @@ pub(crate) struct Asked<'r> {
 }
 
 /// What became of a question that could be read.
-pub(super) enum Read {
+pub(crate) enum Read {
     /// A preflight that needs no token.
     Preflight,
     /// What the request needs, and what it has.
@@ -54,7 +54,7 @@ pub(super) enum Read {
 impl Asked<'_> {
     /// What it needs, and what it has. A route's mistake comes first, because nobody
     /// ever gets further there.
-    pub(super) fn read(self) -> Result<Read, Refused> {
+    pub(crate) fn read(self) -> Result<Read, Refused> {
         let settings = self.settings.map_err(Refused::Misconfigured)?;
         if settings.preflight == Preflight::Passes && self.is_preflight {
             return Ok(Read::Preflight);
@@ -131,7 +131,7 @@ impl Services {
 }
 
 /// What was said of a token, for a request that needs that.
-pub(super) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
+pub(crate) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
     let (client, decision) = match judged {
         Judged::Inactive(_) => return Verdict::Refused(Refused::Inactive),
         Judged::Active {
@@ -185,7 +185,7 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::route::Shown;
+    use crate::proxy_auth::route::Shown;
 
     #[test]
     fn a_complaint_is_told_once_in_a_while_and_never_too_many_at_once() {

@@ -18,18 +18,19 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE, request
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use super::{FORWARD_AUTH, Shared, answer, callers, is_forward_auth_and_more, layers};
+use super::{FORWARD_AUTH, Shared, answer, is_forward_auth_and_more, layers};
 use crate::{
-    domain::{
-        caller::CallerPermission,
-        credential::Credentials,
-        route::{Mistake, Preflight, PreflightSigns, Route, SETTINGS, Settings, origin_form},
-    },
+    calls::credentials,
+    domain::caller::CallerPermission,
     grpc::{
         context::{Proof, Proven},
         error::ApiError,
         introspection::give_up_after,
         sidecar::Asked,
+    },
+    proxy_auth::{
+        credential::Credentials,
+        route::{Mistake, Preflight, PreflightSigns, Route, SETTINGS, Settings, origin_form},
     },
 };
 
@@ -124,7 +125,7 @@ async fn answered(
     };
     let begun = Instant::now();
     let give_up = give_up_after(shared.request_timeout);
-    let shown = callers::of_proxy(&head.headers);
+    let shown = credentials::of_proxy(&head.headers);
     let may = Some(CallerPermission::Introspect);
     match shared
         .callers
@@ -235,7 +236,7 @@ fn refused(shared: &Shared, error: &ApiError) -> Response {
     let description = match error {
         ApiError::CallerUnknown => format!(
             "the proxy's own token is missing or unknown: {} must be that of a service account",
-            callers::OF_PROXY,
+            credentials::OF_PROXY,
         ),
         other => other.to_string(),
     };

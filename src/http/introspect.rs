@@ -20,11 +20,9 @@ use http_body_util::LengthLimitError;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{
-    Shared, answer,
-    callers::{self, CLIENT_SECRET, Shown},
-};
+use super::{Shared, answer};
 use crate::{
+    calls::credentials::{self, CLIENT_SECRET, Shown},
     domain::{
         Revision,
         caller::CallerPermission,
@@ -128,7 +126,7 @@ enum Form {
 async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
     let (head, body) = request.into_parts();
     let (shown, form) = if head.headers.contains_key(AUTHORIZATION) {
-        let shown = callers::in_authorization(&head.headers);
+        let shown = credentials::in_authorization(&head.headers);
         (shown, Form::Unread(body))
     } else {
         // Before there is a place for it: a stranger whose body is slow must not keep one
@@ -137,7 +135,7 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
             Ok(()) => read(shared, body).await.unwrap_or_default(),
             Err(_) => Bytes::new(),
         };
-        (callers::in_form(&form), Form::Read(form))
+        (credentials::in_form(&form), Form::Read(form))
     };
     let _place = shared.admit().map_err(Refused::Failed)?;
     let give_up = give_up_after(shared.request_timeout);
@@ -155,7 +153,7 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
         Form::Read(form) => form,
         Form::Unread(body) => {
             let form = read(shared, body).await?;
-            if callers::has_secret(&form) {
+            if credentials::has_secret(&form) {
                 return Err(Invalid::TwoWays.into());
             }
             form

@@ -14,8 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::measured::Method;
-use crate::store::Places;
+use crate::{calls::method::Method, store::Places};
 
 /// How many calls of a kind may be under way for each connection to Postgres where
 /// there was a queue for longer than [`Crowd::may_last`]. So many keep Postgres busy;

@@ -23,37 +23,29 @@ use tracing::{Instrument, field::Empty, info_span};
 
 use super::{
     admission::{self, Admission},
-    auth::Access,
     bodies::{End, Until},
-    calls::{self, Head, UnderWay, Watched, failure, id_header, trailers},
-    measured::Method,
 };
 use crate::{
+    calls::{
+        deadline::time_limit,
+        method::{Access, CHECK, INTROSPECT_STREAM, Method, REPLACE_DIRECTORY},
+        record::{self, Head, PULSE, UnderWay, Watched, failure, id_header, trailers},
+    },
     domain::{caller::CallerPermission, token::may_contain_token},
+    fastpath::{self, Reply},
     grpc::{
         context::{Deadline, Proven, REQUEST_ID, RequestId, Retired},
         error::{ApiError, Violation},
+        ext_authz::cannot_tell,
     },
     store::Store,
     telemetry::{metrics::Metrics, panic_message, traces::Sampling},
 };
 
-pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-/// How much earlier than the caller we give up, so that our answer, with its
-/// details, arrives before the caller stops listening: a tenth of the time, at
-/// most this. It is more than the way back takes, because callers round the time
-/// that they send up: grpc-core to three digits, so 10 s to at most 10.1 s.
-const MAX_HEAD_START: Duration = Duration::from_millis(150);
 /// How much of a path is repeated in a log or an answer.
 const MAX_SHOWN_PATH: usize = 100;
-/// The replacement of the directory: a stream, which our own timeout does not
-/// end, and large, so that it has a limit of its own.
-const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
-/// A stream that goes on for as long as its caller likes.
-pub(super) const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
-
 /// How many streams of health may be open, and how many of reflection. Anybody may open
 /// one, with no token, and keep it open for ever; but who is told of health that way is
 /// a client, of which there may be many, and who asks for descriptors is a person.
@@ -119,7 +111,7 @@ pub(super) async fn trace(
     next: Next,
 ) -> Response {
     let is_given = RequestId::given(request.headers()).is_some();
-    let told = is_given || !super::hot::makes_no_id(request.uri().path());
+    let told = is_given || Method::of(request.uri().path()).hot.is_none();
     let RequestId(request_id) = RequestId::of(request.headers(), &store);
     let path = shown_path(&request);
     let method = Method::of(request.uri().path());
@@ -127,7 +119,12 @@ pub(super) async fn trace(
     let head = head.unwrap_or_else(|| {
         let is_traced = sampling.traces(request.headers());
         Head {
-            span: Some(calls::span(&sampling, method, request.headers(), is_traced)),
+            span: Some(record::span(
+                &sampling,
+                method,
+                request.headers(),
+                is_traced,
+            )),
             begun: None,
             is_timed: method.hot.is_some() && Metrics::is_timed(),
         }
@@ -200,6 +197,27 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
             status.into_http()
         }
     }
+}
+
+/// Gives Envoy an answer where its call failed by no fault of its own: that it cannot be
+/// told. Of an error it would make what its own configuration says, and that is 403 where
+/// nobody thought of it. What the log and the metrics get of the call stays an error.
+pub(crate) async fn answer_envoy(request: Request, next: Next) -> Response {
+    let is_check = request.uri().path() == CHECK;
+    let answer = next.run(request).await;
+    let failure = if is_check {
+        failure(answer.headers())
+    } else {
+        None
+    };
+    match failure.map(|status| status.code()) {
+        Some(Code::Unavailable | Code::DeadlineExceeded | Code::Internal) => {}
+        _ => return answer,
+    }
+    let id = answer.headers().get(REQUEST_ID).cloned();
+    let mut message = Vec::new();
+    fastpath::append(&cannot_tell(), &mut message);
+    fastpath::response(Reply::Hot(Some(message.into())), id).map(Body::new)
 }
 
 /// Refuses what is no call of gRPC, with a status of HTTP that whoever speaks something
@@ -287,7 +305,7 @@ async fn open_stream(
     let ends = Access::of(request.uri().path()) == Access::Reflection;
     let drained = || -> End {
         let mut draining = limits.draining.clone();
-        let retired = calls::PULSE.try_with(|pulse| pulse.retired()).ok();
+        let retired = PULSE.try_with(|pulse| pulse.retired()).ok();
         Box::pin(async move {
             let drained = async {
                 if !ends || draining.wait_for(|draining| *draining).await.is_err() {
@@ -311,14 +329,6 @@ async fn open_stream(
     let response = next.run(request).await;
     let last_words = trailers(&Status::from(ApiError::ShuttingDown));
     response.map(|body| Body::new(Until::response(body, drained(), last_words, permit)))
-}
-
-/// How long a call may take, from its beginning: as long as its caller allows, less
-/// what our answer needs to get there, and no longer than we do.
-pub(super) fn time_limit(headers: &HeaderMap, ours: Option<Duration>) -> Option<Duration> {
-    let theirs = headers.get(GRPC_TIMEOUT).and_then(parse_timeout);
-    let theirs = theirs.map(|timeout| timeout.saturating_sub(MAX_HEAD_START.min(timeout / 10)));
-    theirs.into_iter().chain(ours).min()
 }
 
 /// Ends a call that takes longer than its caller, or we, allow.
@@ -390,28 +400,6 @@ fn shown_path(request: &Request) -> String {
     path.chars().take(MAX_SHOWN_PATH).collect()
 }
 
-/// Reads a `grpc-timeout`: at most eight digits and a unit. One that cannot be
-/// read is none, as with every other gRPC server.
-fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
-    let (digits, unit) = value
-        .to_str()
-        .ok()?
-        .split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -445,19 +433,5 @@ mod tests {
             assert!(!is_grpc(other), "{other}");
         }
         assert!(!super::is_grpc(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn timeouts_are_read_as_the_protocol_writes_them() {
-        let read = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
-        assert_eq!(read("99999999H"), Some(Duration::from_hours(99_999_999)));
-        assert_eq!(read("2M"), Some(Duration::from_mins(2)));
-        assert_eq!(read("3S"), Some(Duration::from_secs(3)));
-        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(read("7u"), Some(Duration::from_micros(7)));
-        assert_eq!(read("7n"), Some(Duration::from_nanos(7)));
-        for none in ["", "S", "1", "1s", "-1S", "1.5S", "999999999S", " 1S"] {
-            assert_eq!(read(none), None, "{none:?}");
-        }
     }
 }

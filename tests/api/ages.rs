@@ -11,8 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use hitkeep_auth::{
-    domain::caller::CallerPermission::Introspect,
-    server::{self, pulse::Patience},
+    domain::caller::CallerPermission::Introspect, server, transport::activity::Patience,
 };
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;

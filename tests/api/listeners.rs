@@ -4,12 +4,12 @@ use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use hitkeep_auth::{
     domain::caller::CallerPermission::Introspect,
-    server::{
-        self, Ended, Server,
+    server::{self, Ended, Server},
+    telemetry::{metrics::Metrics, traces::Sampling},
+    transport::{
         listeners::{Address, ListenError, Listeners},
         tls::Tls,
     },
-    telemetry::{metrics::Metrics, traces::Sampling},
 };
 use hyper_util::rt::TokioIo;
 use rustls::{

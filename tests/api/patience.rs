@@ -9,7 +9,8 @@ use hitkeep_auth::{
         self,
         envoy::service::auth::v3::{CheckResponse, check_response::HttpResponse},
     },
-    server::{self, Ended, pulse::Patience},
+    server::{self, Ended},
+    transport::activity::Patience,
 };
 use http_body_util::BodyExt;
 use prost::Message;

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::server::{self, Ended, health::LIVENESS, pulse::Patience};
+use hitkeep_auth::{
+    server::{self, Ended, health::LIVENESS},
+    transport::activity::Patience,
+};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 use tonic_health::pb::{

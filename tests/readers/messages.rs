@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use hitkeep_auth::{
-    domain::{
-        credential::{Credential, Credentials},
-        sidecar::is_reserved,
-    },
-    grpc::fast::check::Read,
+    fastpath::check::Read,
     pb::envoy::service::auth::v3::CheckRequest,
+    proxy_auth::{
+        credential::{Credential, Credentials},
+        verdict::is_reserved,
+    },
 };
 use prost::Message;
 

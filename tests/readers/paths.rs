@@ -2,7 +2,7 @@
 //! readers here do what programs are known to do, and know nothing of the template's
 //! own code.
 
-use hitkeep_auth::domain::route::{Need, Route};
+use hitkeep_auth::proxy_auth::route::{Need, Route};
 
 type Bytes = Vec<u8>;
 

@@ -2,7 +2,7 @@
 //! and else in `x-api-key`. `HitKeep` takes the first value of a header that comes
 //! twice; here that shows no token that works, and whatever it is is no other one.
 
-use hitkeep_auth::domain::credential::{Credential, Credentials};
+use hitkeep_auth::proxy_auth::credential::{Credential, Credentials};
 
 /// Panics where the property does not hold.
 pub fn hold(headers: &[(String, String)]) {

@@ -5,11 +5,6 @@ use std::{borrow::Cow, collections::BTreeSet};
 use tonic::Code;
 
 use crate::{
-    domain::{
-        credential::{Credential, Credentials},
-        route::{PreflightSigns, Settings},
-        sidecar::{Answer, METHOD_OVERRIDES, Pass, Refused, Verdict, is_reserved},
-    },
     grpc::sidecar::Asked,
     pb::envoy::{
         config::core::v3::{HeaderValue, HeaderValueOption, header_value_option},
@@ -19,12 +14,17 @@ use crate::{
         },
         r#type::v3::HttpStatus,
     },
+    proxy_auth::{
+        credential::{Credential, Credentials},
+        route::{PreflightSigns, Settings},
+        verdict::{Answer, METHOD_OVERRIDES, Pass, Refused, Verdict, is_reserved},
+    },
 };
 
 /// What Envoy asks. Without a request of HTTP, which only a filter for other
 /// protocols leaves out, there is no token either. The path and the method are those
 /// that Envoy itself states, whatever the headers say.
-pub(in crate::grpc) fn asked(request: &CheckRequest) -> Asked<'_> {
+pub(crate) fn asked(request: &CheckRequest) -> Asked<'_> {
     let attributes = request.attributes.as_ref();
     let settings = attributes.into_iter().flat_map(|all| {
         let settings = all.context_extensions.iter();
@@ -78,7 +78,7 @@ fn value(header: &HeaderValue) -> &[u8] {
 }
 
 /// What Envoy is told about that request.
-pub(in crate::grpc) fn to_response(verdict: &Verdict, request: &CheckRequest) -> CheckResponse {
+pub(crate) fn to_response(verdict: &Verdict, request: &CheckRequest) -> CheckResponse {
     match verdict {
         Verdict::Allowed(pass) => {
             let names = reserved(request);
@@ -137,7 +137,7 @@ fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {
 }
 
 /// The refusal as Envoy answers it.
-pub(in crate::grpc) fn to_denied(refused: &Refused) -> CheckResponse {
+pub(crate) fn to_denied(refused: &Refused) -> CheckResponse {
     let code = match refused {
         Refused::NoToken | Refused::Inactive => Code::Unauthenticated,
         Refused::NotEnough(_) => Code::PermissionDenied,

@@ -22,12 +22,12 @@ use crate::{
 
 /// An introspection, read; the token is not, since any text is one.
 #[derive(Debug)]
-pub(in crate::grpc) struct Introspect {
-    pub(in crate::grpc) check: Option<PermissionCheck>,
-    pub(in crate::grpc) at_least: Option<Revision>,
+pub(crate) struct Introspect {
+    pub(crate) check: Option<PermissionCheck>,
+    pub(crate) at_least: Option<Revision>,
 }
 
-pub(in crate::grpc) fn introspect(request: &pb::IntrospectRequest) -> Result<Introspect, ApiError> {
+pub(crate) fn introspect(request: &pb::IntrospectRequest) -> Result<Introspect, ApiError> {
     let mut reader = Reader::default();
     let check = request
         .check
@@ -73,7 +73,7 @@ fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Read<Pe
 }
 
 /// The answer for a token that works, short of revision and decision.
-pub(in crate::grpc) fn to_active(client: &Settled, cache_age: TimeDelta) -> pb::IntrospectResponse {
+pub(crate) fn to_active(client: &Settled, cache_age: TimeDelta) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         active: true,
         client_id: client.client.to_string(),
@@ -88,14 +88,14 @@ pub(in crate::grpc) fn to_active(client: &Settled, cache_age: TimeDelta) -> pb::
 }
 
 /// The answer for a token that does not, short of revision and decision.
-pub(in crate::grpc) fn to_inactive(reason: InactiveReason) -> pb::IntrospectResponse {
+pub(crate) fn to_inactive(reason: InactiveReason) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         inactive_reason: to_reason(reason).into(),
         ..pb::IntrospectResponse::default()
     }
 }
 
-pub(in crate::grpc) const fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
+pub(crate) const fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
     match reason {
         InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
         InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
@@ -105,7 +105,7 @@ pub(in crate::grpc) const fn to_reason(reason: InactiveReason) -> pb::InactiveRe
     }
 }
 
-pub(in crate::grpc) fn to_decision(decision: Decision) -> pb::Decision {
+pub(crate) fn to_decision(decision: Decision) -> pb::Decision {
     let reason = match decision {
         Decision::Allowed => pb::DecisionReason::Allowed,
         Decision::Inactive => pb::DecisionReason::Inactive,
@@ -118,7 +118,7 @@ pub(in crate::grpc) fn to_decision(decision: Decision) -> pb::Decision {
     }
 }
 
-pub(in crate::grpc) fn to_index_status(
+pub(crate) fn to_index_status(
     view: &View,
     progress: Progress,
     listening: bool,

@@ -13,11 +13,9 @@ use hitkeep_auth::{
         certificate::CertificateName,
     },
     pb,
-    server::{
-        Options,
-        tls::{Files, Look, Tls, Watcher},
-    },
+    server::Options,
     store::{Store, Transaction, callers::InsertAccountError},
+    transport::tls::{Files, Look, Tls, Watcher},
 };
 use rustls::DEFAULT_VERSIONS;
 

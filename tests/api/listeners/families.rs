@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use hitkeep_auth::server::listeners::{Address, ListenError, Listeners};
+use hitkeep_auth::transport::listeners::{Address, ListenError, Listeners};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
 

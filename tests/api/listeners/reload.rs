@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use hitkeep_auth::server::tls::{Files, Look, Tls, TlsError};
+use hitkeep_auth::transport::tls::{Files, Look, Tls, TlsError};
 use rustls::{DEFAULT_VERSIONS, pki_types::ServerName};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;

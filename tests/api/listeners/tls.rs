@@ -2,10 +2,8 @@
 
 use hitkeep_auth::{
     domain::caller::CallerPermission::Manage,
-    server::{
-        Ended,
-        tls::{Files, Tls, TlsError, Watcher},
-    },
+    server::Ended,
+    transport::tls::{Files, Tls, TlsError, Watcher},
 };
 use hyper_util::rt::TokioIo;
 use rustls::{

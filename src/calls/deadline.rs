@@ -1,0 +1,62 @@
+//! How long a call may take.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+
+/// The header in which a caller says how long it waits.
+pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
+/// How much earlier than the caller we give up, so that our answer, with its
+/// details, arrives before the caller stops listening: a tenth of the time, at
+/// most this. It is more than the way back takes, because callers round the time
+/// that they send up: grpc-core to three digits, so 10 s to at most 10.1 s.
+const MAX_HEAD_START: Duration = Duration::from_millis(150);
+
+/// How long a call may take, from its beginning: as long as its caller allows, less
+/// what our answer needs to get there, and no longer than we do.
+pub(crate) fn time_limit(headers: &HeaderMap, ours: Option<Duration>) -> Option<Duration> {
+    let theirs = headers.get(GRPC_TIMEOUT).and_then(parse_timeout);
+    let theirs = theirs.map(|timeout| timeout.saturating_sub(MAX_HEAD_START.min(timeout / 10)));
+    theirs.into_iter().chain(ours).min()
+}
+
+/// Reads a `grpc-timeout`: at most eight digits and a unit. One that cannot be
+/// read is none, as with every other gRPC server.
+fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
+    let (digits, unit) = value
+        .to_str()
+        .ok()?
+        .split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_writes_them() {
+        let read = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
+        assert_eq!(read("99999999H"), Some(Duration::from_hours(99_999_999)));
+        assert_eq!(read("2M"), Some(Duration::from_mins(2)));
+        assert_eq!(read("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("7u"), Some(Duration::from_micros(7)));
+        assert_eq!(read("7n"), Some(Duration::from_nanos(7)));
+        for none in ["", "S", "1", "1s", "-1S", "1.5S", "999999999S", " 1S"] {
+            assert_eq!(read(none), None, "{none:?}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! A call from its beginning to its end: what the log, the metrics and its trace
+//! learn of it. A call that goes well has no line in the log, and one that fails has
+//! exactly one.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use tracing::{Span, field::Empty, info_span};
+
+use super::method::{Method, code_name};
+use crate::{
+    grpc::{context::Proven, error::ApiError},
+    telemetry::{
+        metrics::{Call, Metrics},
+        traces::{self, Sampling},
+    },
+    transport::activity::{CutOff, Pulse},
+};
+
+/// The header that has a status, and the trailer.
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+tokio::task_local! {
+    /// What goes on on the connection of the call that a task answers. It is there while
+    /// the task is dropped as well, which is what a call that is cut off learns it by.
+    pub(crate) static PULSE: Arc<Pulse>;
+}
+
+/// What is noted of a call before its way is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    /// Its span; none where it is not traced.
+    pub(crate) span: Option<Span>,
+    /// When it began; none where that was a moment ago.
+    pub(crate) begun: Option<Instant>,
+    /// Whether its time is to be taken.
+    pub(crate) is_timed: bool,
+}
+
+/// The span of a call that is traced, by OpenTelemetry's conventions for RPC.
+/// One that is answered at once has the same from [`Sampling::record`].
+pub(crate) fn span(sampling: &Sampling, method: Method, headers: &HeaderMap, traced: bool) -> Span {
+    let Method { service, name, .. } = method;
+    let span = info_span!(
+        target: traces::TARGET,
+        "call",
+        otel.name = %format_args!("{service}/{name}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = name,
+        rpc.grpc.status_code = Empty,
+        error.type = Empty,
+        hitkeep_auth.reason = Empty,
+        request.id = Empty,
+        caller.name = Empty,
+    );
+    if !span.is_disabled() {
+        sampling.begin(&span, headers, traced);
+    }
+    span
+}
+
+/// A call under way. Dropped before it has ended, it was cut off, by its caller or by us,
+/// and that is a failure like any other.
+pub(crate) struct UnderWay {
+    pub(crate) metrics: Metrics,
+    pub(crate) method: Method,
+    /// The path, as it can be shown.
+    pub(crate) path: String,
+    pub(crate) request_id: Arc<str>,
+    pub(crate) caller: Proven,
+    /// What the lines of the log are in.
+    pub(crate) span: Span,
+    /// What is exported.
+    pub(crate) traced: Span,
+    pub(crate) begun: Instant,
+    /// Whether its time is taken, and not only that of calls of its kind.
+    pub(crate) is_timed: bool,
+    pub(crate) has_ended: bool,
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UnderWay").field(&self.path).finish()
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // Where it is none of a task's, whoever drops it has told.
+            PULSE.try_with(|pulse| self.tell_cut_off(pulse)).ok();
+            self.end(Some(&Status::cancelled("its caller went away")));
+        }
+    }
+}
+
+impl UnderWay {
+    /// Notes how it ended: with that failure, or well.
+    pub(crate) fn end(&mut self, failure: Option<&Status>) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        let code = failure.map_or(Code::Ok, Status::code);
+        self.count(code);
+        self.traced
+            .record("rpc.grpc.status_code", i64::from(i32::from(code)));
+        self.traced.record("request.id", &*self.request_id);
+        if !self.caller.name().is_empty() {
+            self.traced.record("caller.name", self.caller.name());
+        }
+        if let Some(status) = failure {
+            self.tell(status);
+        }
+    }
+
+    /// Notes that it was cut off, where it was not its caller who did.
+    pub(crate) fn tell_cut_off(&mut self, pulse: &Pulse) {
+        if let Some(who) = pulse.cut_off() {
+            self.end(Some(&Status::from(who)));
+        }
+    }
+
+    fn count(&self, code: Code) {
+        let Method {
+            service,
+            name: method,
+            streams,
+            hot,
+        } = self.method;
+        let duration = self.begun.elapsed();
+        if hot.is_some() && self.is_timed {
+            self.metrics.introspection(method, duration);
+        }
+        self.metrics.call(Call {
+            service,
+            method,
+            code: code.into(),
+            // A stream takes as long as its caller likes.
+            duration: (!streams && hot.is_none()).then_some(duration),
+        });
+    }
+
+    fn tell(&self, status: &Status) {
+        let code = code_name(status.code());
+        let details = status.get_error_details();
+        let reason = details.error_info().map_or("", |info| info.reason.as_str());
+        let fault = Fault::of(status.code(), self.method.streams);
+        self.traced.record("error.type", code);
+        self.traced.record("hitkeep_auth.reason", reason);
+        if fault >= Fault::Ours {
+            self.traced.record("otel.status_code", traces::ERROR);
+        }
+        let source = std::error::Error::source(status);
+        let causes = source.and_then(|source| match source.downcast_ref() {
+            Some(error) => ApiError::causes(error),
+            None => Some(source.to_string()),
+        });
+        let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Quoted, since a path and a message may hold anything.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc.service = self.method.service,
+                    rpc.method = self.method.name,
+                    rpc.code = code,
+                    rpc.reason = reason,
+                    request.id = &*self.request_id,
+                    caller.name = self.caller.name(),
+                    duration_ms,
+                    causes,
+                    "{:?} failed: {:?}",
+                    self.path,
+                    status.message(),
+                )
+            };
+        }
+        let tell = || match fault {
+            Fault::Nobodys => line!(debug),
+            Fault::Callers => line!(info),
+            Fault::Ours => line!(warn),
+            Fault::Defect => line!(error),
+        };
+        self.traced.in_scope(|| self.span.in_scope(tell));
+    }
+}
+
+impl From<CutOff> for Status {
+    fn from(who: CutOff) -> Self {
+        match who {
+            CutOff::ServerEnded => {
+                let ends = Self::from(ApiError::ShuttingDown);
+                let details = ends.get_error_details();
+                Self::with_error_details(ends.code(), "the server cut it off, and ended", details)
+            }
+            CutOff::Stalled => {
+                Self::cancelled("its connection was ended: the peer did not take an answer")
+            }
+        }
+    }
+}
+
+/// Whose fault a failure is, which says how loud it is told: an operator who is woken
+/// by warnings sleeps through what callers do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    /// Somebody hung up on a stream, which is how most of them end.
+    Nobodys,
+    /// The caller asked for what it does not get, or went away.
+    Callers,
+    /// We could not do our work: it is too much, too old, or Postgres is away.
+    Ours,
+    /// A defect of ours: a person should look.
+    Defect,
+}
+
+impl Fault {
+    const fn of(code: Code, streams: bool) -> Self {
+        match code {
+            Code::Ok => Self::Nobodys,
+            Code::Cancelled if streams => Self::Nobodys,
+            Code::Cancelled
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => Self::Callers,
+            Code::DeadlineExceeded | Code::Unavailable => Self::Ours,
+            Code::Unknown | Code::Internal | Code::DataLoss => Self::Defect,
+        }
+    }
+}
+
+/// The answers of a stream, whose end is that of its call.
+pub(crate) struct Watched<B> {
+    body: B,
+    call: UnderWay,
+    /// What goes on on its connection: its task has ended by then. None where no connection is.
+    pulse: Option<Arc<Pulse>>,
+}
+
+impl<B> Watched<B> {
+    /// To be made in the call's task.
+    pub(crate) fn new(body: B, call: UnderWay) -> Self {
+        let pulse = PULSE.try_with(Arc::clone).ok();
+        Self { body, call, pulse }
+    }
+}
+
+impl<B> Drop for Watched<B> {
+    fn drop(&mut self) {
+        if let Some(pulse) = &self.pulse {
+            self.call.tell_cut_off(pulse);
+        }
+    }
+}
+
+impl<B> Body for Watched<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    let failure = failure(trailers);
+                    self.call.end(failure.as_ref());
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.call
+                    .end(Some(&Status::unknown("the stream broke off")));
+            }
+            Poll::Ready(None) => self.call.end(None),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The status in headers or trailers, where it is a failure.
+pub(crate) fn failure(headers: &HeaderMap) -> Option<Status> {
+    let status = headers
+        .contains_key(GRPC_STATUS)
+        .then(|| Status::from_header_map(headers))??;
+    (status.code() != Code::Ok).then_some(status)
+}
+
+/// A status as trailers.
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        let code = HeaderValue::from(i32::from(status.code()));
+        trailers.insert(GRPC_STATUS, code);
+    }
+    trailers
+}
+
+/// An id as a header.
+pub(crate) fn id_header(id: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(id).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_mistakes_wake_nobody() {
+        for code in [Code::NotFound, Code::Unauthenticated, Code::InvalidArgument] {
+            assert_eq!(Fault::of(code, false), Fault::Callers);
+        }
+        for code in [Code::Unavailable, Code::DeadlineExceeded] {
+            assert_eq!(Fault::of(code, false), Fault::Ours);
+        }
+        assert_eq!(Fault::of(Code::Internal, false), Fault::Defect);
+        assert_eq!(Fault::of(Code::Cancelled, true), Fault::Nobodys);
+        assert_eq!(Fault::of(Code::Cancelled, false), Fault::Callers);
+    }
+}

@@ -1,0 +1,115 @@
+//! What goes in and out: the body of a request that was read in part, and replies.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use prost::Message;
+
+use super::{
+    dispatch::{GRPC, OK},
+    stream::Conversation,
+};
+use crate::{calls::record::GRPC_STATUS, grpc::context::REQUEST_ID, transport::activity::Taken};
+
+/// A response with that body.
+pub(crate) fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, GRPC);
+    if let Some(id) = request_id {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// Appends a message with gRPC's head in front of it.
+pub(crate) fn append(message: &impl Message, to: &mut Vec<u8>) {
+    let length = u32::try_from(message.encoded_len()).expect("an answer is small");
+    to.push(0);
+    to.extend_from_slice(&length.to_be_bytes());
+    message
+        .encode(to)
+        .expect("a vector grows as far as it is needed");
+}
+
+/// A body of which a part was read already.
+pub(super) struct Replayed {
+    pub(super) first: Option<Bytes>,
+    pub(super) rest: Incoming,
+}
+
+impl Body for Replayed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+}
+
+/// A reply's body.
+pub(crate) enum Reply {
+    /// One message, or none where it was taken already, and then the status.
+    Hot(Option<Bytes>),
+    /// The status was taken as well.
+    Done,
+    /// Answers to a stream.
+    Stream(Box<Conversation>),
+    /// What the router replied.
+    Routed(Taken<axum::body::Body>),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match &mut *self {
+            Self::Hot(message) => {
+                if let Some(message) = message.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(message))));
+                }
+                *self = Self::Done;
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(GRPC_STATUS, OK);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Self::Done => Poll::Ready(None),
+            Self::Stream(answers) => Pin::new(answers).poll_frame(context),
+            Self::Routed(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hot(_) | Self::Stream(_) => false,
+            Self::Done => true,
+            Self::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hot(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
+            Self::Routed(body) => Body::size_hint(body),
+        }
+    }
+}

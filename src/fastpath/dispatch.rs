@@ -1,0 +1,372 @@
+//! The short way for `Introspect` and Envoy's `Check`: below the router and its layers,
+//! for calls that can be answered at once and with success. Others put these calls in
+//! front of every request they serve, so they pay for nothing that they do not need.
+//!
+//! Whatever is out of the ordinary goes the usual way, as if this one did not
+//! exist: a caller that is unknown or may not ask, a compressed or malformed
+//! message, a token that the index does not know, anything that has to wait. So
+//! there is one place for each refusal, and limits and deadlines, which an answer
+//! given at once cannot run into, are kept there. Only the time that a message takes
+//! to come is kept here as well.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use hyper::{
+    body::{Body, Incoming},
+    service::Service,
+};
+use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
+use tonic::Status;
+use tower::Service as _;
+use tracing::info_span;
+
+use super::{
+    body::{Reply, response},
+    stream::Conversation,
+    unary::Reading,
+};
+use crate::{
+    calls::{
+        credentials,
+        deadline::GRPC_TIMEOUT,
+        gather::Gathered,
+        method::{CHECK, INTROSPECT, INTROSPECT_STREAM, Method, max_message},
+        record::{self, PULSE, UnderWay, id_header},
+    },
+    domain::caller::{CallerPermission, ServiceAccount},
+    grpc::{
+        Services,
+        context::{Proof, Proven, REQUEST_ID, RequestId, Retired},
+        error::ApiError,
+    },
+    replica::{Replica, index::Callers},
+    store::Store,
+    telemetry::{
+        metrics::{Hot, Metrics},
+        traces::Sampling,
+    },
+    transport::activity::{Call, Pulse, Taken},
+};
+
+pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_ENCODING: &str = "grpc-encoding";
+pub(super) const OK: HeaderValue = HeaderValue::from_static("0");
+
+/// The call at that path, if it may go the short way.
+fn call_at(path: &str) -> Option<Hot> {
+    match path {
+        INTROSPECT => Some(Hot::Introspect),
+        CHECK => Some(Hot::Check),
+        _ => None,
+    }
+}
+
+/// The longest message that is looked at here: whatever an introspection may need,
+/// and as many headers as Envoy lets through where nobody tells it otherwise.
+pub(super) const fn max_body(call: Hot) -> usize {
+    match call {
+        Hot::Introspect => 1024,
+        Hot::Check => 64 * 1024,
+    }
+}
+
+/// What a reply takes: with three grants and a short name, or with a site.
+pub(super) const fn usual_reply(call: Hot) -> usize {
+    match call {
+        Hot::Introspect => 320,
+        Hot::Check => 768,
+    }
+}
+
+/// What all connections share.
+pub(crate) struct Ways {
+    pub(crate) services: Services,
+    pub(crate) replica: Replica,
+    pub(crate) store: Store,
+    pub(crate) metrics: Metrics,
+    pub(crate) sampling: Sampling,
+    pub(crate) router: axum::Router,
+    /// Where the usual way is gone, so that what takes longer keeps no thread from
+    /// its callers.
+    pub(crate) runtime: Handle,
+    /// How long a call may take where its caller asks for no less.
+    pub(crate) request_timeout: Duration,
+}
+
+impl Ways {
+    /// A stream that goes the short way.
+    fn converse(
+        &self,
+        caller: KnownCaller,
+        request: Request<Incoming>,
+        under_way: Call,
+    ) -> Response<Reply> {
+        let headers = request.headers();
+        let RequestId(request_id) = RequestId::of(headers, &self.store);
+        let method = Method::of(INTROSPECT_STREAM);
+        let is_traced = self.sampling.traces(headers);
+        let traced = record::span(&self.sampling, method, headers, is_traced);
+        let proven = Proven::from(Arc::clone(&caller.account));
+        let call = UnderWay {
+            metrics: self.metrics.clone(),
+            method,
+            path: INTROSPECT_STREAM.to_owned(),
+            request_id: Arc::clone(&request_id),
+            span: info_span!(
+                "request",
+                rpc.method = INTROSPECT_STREAM,
+                request.id = &*request_id,
+                caller.name = proven.name(),
+            ),
+            caller: proven,
+            traced,
+            begun: Instant::now(),
+            is_timed: false,
+            has_ended: false,
+        };
+        let (services, replica) = (self.services.clone(), self.replica.clone());
+        let requests = request.into_body();
+        let answers = Conversation::new(services, replica, caller, requests, call, under_way);
+        response(Reply::Stream(Box::new(answers)), id_header(&request_id))
+    }
+
+    pub(super) fn route<B>(&self, request: Request<B>, call: Call) -> Routed
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let mut router = self.router.clone();
+        let path = request.uri().path();
+        let (streams, limit) = (Method::of(path).streams, max_message(path));
+        let mut request = request.map(|body| Gathered::new(body, limit, call.pulse()));
+        if streams {
+            request
+                .extensions_mut()
+                .insert(Retired(call.pulse().retired()));
+        }
+        let routed = async move { router.call(request.map(axum::body::Body::new)).await };
+        let routed = PULSE.scope(Arc::clone(call.pulse()), routed);
+        Routed {
+            task: self.runtime.spawn(routed),
+            call: Some(call),
+            streams,
+        }
+    }
+}
+
+/// A call that goes the usual way. Dropped, it ends: it was cut off.
+pub(crate) struct Routed {
+    task: JoinHandle<Result<Response<axum::body::Body>, Infallible>>,
+    /// Until there is an answer, which has it then.
+    call: Option<Call>,
+    streams: bool,
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Routed {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<Reply>> {
+        let response = match ready!(Pin::new(&mut self.task).poll(context)) {
+            Ok(Ok(response)) => response,
+            // Panics are caught in there: its runtime has ended.
+            Err(_) => Status::from(ApiError::ShuttingDown).into_http(),
+        };
+        let call = self.call.take().expect("it is not polled after its end");
+        let streams = self.streams;
+        Poll::Ready(response.map(|body| {
+            Reply::Routed(if streams {
+                Taken::at_leisure(body, call)
+            } else {
+                Taken::at_once(body, call)
+            })
+        }))
+    }
+}
+
+/// Which way a call goes.
+enum Way {
+    Short(Hot),
+    /// The short one, for a stream of that caller's.
+    Stream(KnownCaller),
+    Usual,
+}
+
+/// What the calls of one connection share.
+pub(super) struct Line {
+    pub(super) ways: Arc<Ways>,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// What answers the calls of one connection.
+pub(crate) struct Dispatch {
+    line: Arc<Line>,
+    /// The caller that showed itself last: nearly always the only one.
+    remembered: Mutex<Option<Remembered>>,
+}
+
+/// A caller that may introspect, and what it showed of itself.
+#[derive(Clone)]
+pub(super) struct KnownCaller {
+    pub(super) account: Arc<ServiceAccount>,
+    pub(super) proof: Proof,
+}
+
+/// The caller that was known last.
+struct Remembered {
+    /// None of a caller that is known by its certificate, which is the connection's.
+    authorization: Option<HeaderValue>,
+    caller: KnownCaller,
+    /// The callers among which it was found. Others, and it is looked for again.
+    among: Arc<Callers>,
+}
+
+impl Dispatch {
+    pub(crate) fn new(ways: Arc<Ways>, pulse: Arc<Pulse>) -> Self {
+        Self {
+            line: Arc::new(Line { ways, pulse }),
+            remembered: Mutex::default(),
+        }
+    }
+
+    /// Whether a call may be answered here, its message apart.
+    fn way_of(&self, request: &Request<Incoming>) -> Way {
+        let headers = request.headers();
+        let path = request.uri().path();
+        let call = call_at(path);
+        // Nothing here ends a stream at its caller's own deadline.
+        let is_stream = path == INTROSPECT_STREAM && !headers.contains_key(GRPC_TIMEOUT);
+        if call.is_none() && !is_stream {
+            return Way::Usual;
+        }
+        let id = headers.get(REQUEST_ID);
+        let is_ordinary = request.method() == http::Method::POST
+            && headers.get(CONTENT_TYPE) == Some(&GRPC)
+            && !headers.contains_key(GRPC_ENCODING)
+            && id.is_none_or(|id| id.to_str().is_ok_and(RequestId::is_usable));
+        if !is_ordinary {
+            return Way::Usual;
+        }
+        match call {
+            Some(call) if self.introspecting_caller(request, |_| ()).is_some() => Way::Short(call),
+            Some(_) => Way::Usual,
+            None => self
+                .introspecting_caller(request, KnownCaller::clone)
+                .map_or(Way::Usual, Way::Stream),
+        }
+    }
+
+    /// What is wanted of the caller, where it is known by what it shows of itself, and may
+    /// introspect.
+    fn introspecting_caller<T>(
+        &self,
+        request: &Request<Incoming>,
+        wanted: impl FnOnce(&KnownCaller) -> T,
+    ) -> Option<T> {
+        let mut values = request.headers().get_all(AUTHORIZATION).iter();
+        let (shown, None) = (values.next(), values.next()) else {
+            return None;
+        };
+        let index = self.line.ways.replica.index();
+        let callers = index.as_ref()?.callers();
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*remembered
+            && known.authorization.as_ref() == shown
+            && Arc::ptr_eq(&known.among, callers)
+        {
+            return Some(wanted(&known.caller));
+        }
+        let proof = credentials::proof(request)?;
+        let account = Arc::clone(proof.account(callers)?);
+        if !account.may(CallerPermission::Introspect) {
+            return None;
+        }
+        let known = remembered.insert(Remembered {
+            authorization: shown.cloned(),
+            caller: KnownCaller { account, proof },
+            among: Arc::clone(callers),
+        });
+        Some(wanted(&known.caller))
+    }
+}
+
+impl Service<Request<Incoming>> for Dispatch {
+    type Response = Response<Reply>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let Line { ways, pulse } = &*self.line;
+        pulse.beat();
+        match self.way_of(&request) {
+            Way::Short(call) => {
+                Answer::Reading(Some(Reading::begin(call, Arc::clone(&self.line), request)))
+            }
+            Way::Stream(caller) => {
+                Answer::Begun(Some(ways.converse(caller, request, pulse.call())))
+            }
+            Way::Usual => Answer::Routed(ways.route(request, pulse.call())),
+        }
+    }
+}
+
+/// The answer to a call, as it comes.
+pub(crate) enum Answer {
+    Reading(Option<Reading>),
+    /// There already, because its body is what takes time.
+    Begun(Option<Response<Reply>>),
+    Routed(Routed),
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Reply>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Self::Reading(reading) = &mut *self {
+            let call = reading.as_mut().expect("it is not polled after its end");
+            let is_whole = match call.poll_message(context) {
+                Poll::Ready(is_whole) => is_whole,
+                Poll::Pending => {
+                    call.open_span();
+                    // The usual way says that its time is up, as of every other call, and
+                    // that its connection keeps too much already.
+                    if call.may_wait() {
+                        ready!(call.poll_late(context));
+                    }
+                    false
+                }
+            };
+            let answer = if is_whole { call.answer() } else { None };
+            if let Some(answer) = answer {
+                return Poll::Ready(Ok(answer));
+            }
+            let call = reading.take().expect("it was there a moment ago");
+            *self = Self::Routed(call.route());
+        }
+        match &mut *self {
+            Self::Routed(routed) => routed.poll(context).map(Ok),
+            Self::Begun(response) => {
+                let response = response.take().expect("it is not polled after its end");
+                Poll::Ready(Ok(response))
+            }
+            Self::Reading(_) => unreachable!("it was replaced above"),
+        }
+    }
+}

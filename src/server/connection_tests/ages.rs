@@ -1,0 +1,78 @@
+//! How connections end that are old, over memory and with a clock that does not wait.
+
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+
+const GOAWAY: u8 = 7;
+/// The greatest age.
+const AGE: Duration = Duration::from_mins(10);
+
+/// Waits until the server says that no more calls are to be begun, and says how long that
+/// took; pings are answered.
+async fn told_to_go(peer: &mut Raw) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let (kind, flags, _, content) = peer.frame().await.expect("it is told before the end");
+        if kind == GOAWAY {
+            // No error (RFC 9113, section 6.8).
+            assert_eq!(content[4..8], [0; 4]);
+            return begun.elapsed();
+        }
+        pong(peer, kind, flags, &content).await;
+    }
+}
+
+async fn pong(peer: &mut Raw, kind: u8, flags: u8, content: &[u8]) {
+    if kind == PING && flags & ACK == 0 {
+        let head = [0, 0, 8, PING, ACK, 0, 0, 0, 0];
+        peer.writes
+            .write_all(&[&head[..], content].concat())
+            .await
+            .ok();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_at_its_age_and_its_calls_do_not() {
+    let (mut connections, _usage) = connections_of_age(Some(AGE));
+    let mut peer = Raw::greet(&mut connections).await;
+    let begun = Instant::now();
+    peer.call(STREAM).await;
+    let after = told_to_go(&mut peer).await;
+    let range = AGE.mul_f64(0.9)..=AGE.mul_f64(1.1);
+    assert!(range.contains(&after), "{after:?}");
+    // A call that crossed with that is answered, and so is the one before. The stream has
+    // its grace, and none of ours ends it here: those of the services do.
+    peer.call(WAIT).await;
+    let (mut late, mut stream) = (false, false);
+    while !late {
+        let (kind, flags, call, content) = peer.frame().await.expect("it goes on");
+        pong(&mut peer, kind, flags, &content).await;
+        let ends = kind <= HEADERS && flags & END_STREAM != 0;
+        late |= ends && call == 3;
+        stream |= ends && call == 1;
+    }
+    assert!(!stream && begun.elapsed() >= after + SLOW);
+}
+
+/// Nobody calls anything: there is nothing to wait for.
+#[tokio::test(start_paused = true)]
+async fn an_unused_connection_ends_at_its_age() {
+    let (mut connections, _usage) = connections_of_age(Some(AGE));
+    let mut peer = Raw::greet(&mut connections).await;
+    let begun = Instant::now();
+    peer.answer_pings().await;
+    let range = AGE.mul_f64(0.9)..=AGE.mul_f64(1.1) + LEAVE_TIMEOUT * 3;
+    assert!(range.contains(&begun.elapsed()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_are_told_after_their_grace() {
+    let pulse = Arc::new(Pulse::default());
+    let mut retired = pulse.retired();
+    assert!(!*retired.borrow_and_update());
+    pulse.retire();
+    retired.changed().await.unwrap();
+    assert!(*retired.borrow());
+}

@@ -1,0 +1,145 @@
+//! Gauges of the index, the feed and the pool, read each time that somebody reads the
+//! metrics.
+
+use crate::{
+    calls::method::{Method, path_of},
+    replica::{Replica, View},
+    store::Store,
+    telemetry::metrics::{Hot, Metrics},
+};
+
+/// What the calls are called that are counted apart.
+pub(super) fn name_hot(metrics: &Metrics) {
+    metrics.name_hot(Hot::ALL.map(|call| {
+        let Method { service, name, .. } = Method::of(path_of(call));
+        (service, name)
+    }));
+}
+
+/// Shows the index, the feed and the pool in the metrics.
+pub(super) fn observe(metrics: &Metrics, replica: &Replica, store: &Store) {
+    observe_index(metrics, replica);
+    observe_feed(metrics, replica);
+    observe_pool(metrics, store);
+}
+
+// Counts are exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn float(count: usize) -> f64 {
+    count as f64
+}
+
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+// The replica holds the metrics: were it held here, neither would ever end. What does
+// not need it is there until the last export.
+fn observe_index(metrics: &Metrics, replica: &Replica) {
+    let glance = replica.glance();
+    let of_view = |name, unit, what, value: fn(&View) -> f64| {
+        let glance = glance.clone();
+        // None until there is an index.
+        metrics.gauge(name, unit, what, move || {
+            Some(value(&glance.replica()?.view().ok()?))
+        });
+    };
+    of_view(
+        "hitkeep_auth.index.revision",
+        "",
+        "The revision that answers are based on.",
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        |view| view.index().revision.0 as f64,
+    );
+    of_view(
+        "hitkeep_auth.index.clients",
+        "{client}",
+        "API clients in the index.",
+        |view| float(view.index().clients()),
+    );
+    of_view(
+        "hitkeep_auth.index.staleness",
+        "s",
+        "How long ago the index was last known to be complete.",
+        |view| view.staleness.as_secs_f64(),
+    );
+    let of = glance.clone();
+    metrics.gauge(
+        "hitkeep_auth.index.ready",
+        "",
+        "1 where introspection can answer, 0 where the index is not loaded or too old.",
+        move || Some(flag(of.replica()?.require_fresh().is_ok())),
+    );
+    let max_staleness = replica.options().max_staleness.as_secs_f64();
+    metrics.gauge(
+        "hitkeep_auth.index.max_staleness",
+        "s",
+        "The staleness from which on no token is answered as active.",
+        move || Some(max_staleness),
+    );
+}
+
+fn observe_feed(metrics: &Metrics, replica: &Replica) {
+    let glance = replica.glance();
+    metrics.gauge(
+        "hitkeep_auth.feed.listening",
+        "",
+        "1 where Postgres tells of changes, 0 where only polling finds them.",
+        move || Some(flag(glance.replica()?.is_listening())),
+    );
+    let progress = replica.progress();
+    metrics.gauge(
+        "hitkeep_auth.database.reachable",
+        "",
+        "1 where Postgres answered when it was asked last.",
+        move || Some(flag(progress.borrow().reaches_database())),
+    );
+    let progress = replica.progress();
+    metrics.counter(
+        "hitkeep_auth.feed.failures",
+        "{failure}",
+        "How many times Postgres could not be asked for changes.",
+        move || progress.borrow().failures,
+    );
+    let max_lookups = f64::from(replica.options().max_lookups);
+    metrics.gauge(
+        "hitkeep_auth.lookups.limit",
+        "",
+        "How many times in a second Postgres may be asked on behalf of unknown tokens.",
+        move || Some(max_lookups),
+    );
+}
+
+/// By OpenTelemetry's conventions for pools.
+fn observe_pool(metrics: &Metrics, store: &Store) {
+    let of = store.clone();
+    metrics.up_down(
+        "db.client.connection.count",
+        "{connection}",
+        "Connections to Postgres in the pool.",
+        "db.client.connection.state",
+        move || {
+            let pool = of.pool_status();
+            let used = pool.connections.saturating_sub(pool.idle);
+            [("idle", signed(pool.idle)), ("used", signed(used))]
+        },
+    );
+    let of = store.clone();
+    metrics.up_down_alone(
+        "db.client.connection.max",
+        "{connection}",
+        "Connections to Postgres that the pool may have.",
+        move || signed(of.pool_status().at_most),
+    );
+    let of = store.clone();
+    metrics.up_down_alone(
+        "db.client.connection.pending_requests",
+        "{request}",
+        "Those who wait for a connection.",
+        move || signed(of.pool_status().waiting),
+    );
+}

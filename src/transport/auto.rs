@@ -1,0 +1,482 @@
+//! Connections of the HTTP listener: HTTP/1.1, and HTTP/2 for those who begin with
+//! it. A peer that says nothing, or takes nothing, is not waited for for ever.
+
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
+use hyper::{body::Incoming, service::Service};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{Notify, watch},
+    time::{Instant, Sleep, sleep},
+};
+use tokio_stream::Stream;
+
+use super::{
+    age::Ages,
+    connection_set::ConnectionSet,
+    pace::{MAX_PENDING_RESETS, Paced, Turn},
+};
+use crate::telemetry::metrics::{Listener, Metrics};
+
+/// How long a connection may say nothing, and how long the head of a request may
+/// take to come. It is longer than proxies keep an idle connection (nginx 60 s,
+/// Traefik 90 s, Caddy 2 min), so that it is they who close it, and no request
+/// crosses with our closing.
+const PATIENCE: Duration = Duration::from_mins(3);
+/// How long a peer may take nothing of what is sent to it.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often an idle HTTP/2 connection is asked whether it is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it has to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests under way on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+/// The largest head of a request that is read, in bytes: more than any of the
+/// proxies takes from its own clients by default.
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
+
+/// The connections that there are. Dropped, all of them end at once.
+pub(crate) struct Connections {
+    set: ConnectionSet,
+    serving: Serving,
+}
+
+/// What each connection is served with.
+struct Serving {
+    router: axum::Router,
+    metrics: Metrics,
+    http: auto::Builder<TokioExecutor>,
+    ages: Ages,
+}
+
+impl Connections {
+    /// No more than `max` at once.
+    pub(crate) fn new(router: axum::Router, metrics: Metrics, max: usize, ages: Ages) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .max_buf_size(MAX_HEAD);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            // As over gRPC: what it counts is bounded by `Paced`.
+            .max_local_error_reset_streams(None)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        Self {
+            set: ConnectionSet::new("http", max),
+            serving: Serving {
+                router,
+                metrics,
+                http,
+                ages,
+            },
+        }
+    }
+
+    /// Serves what comes in, until dropped. A connection may take its time until it is
+    /// one, as where it is encrypted first.
+    pub(crate) async fn accept<I, C, IO, E>(&mut self, incoming: Pin<&mut I>)
+    where
+        I: Stream<Item = Result<C, E>>,
+        C: Future<Output = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        E: std::fmt::Display,
+    {
+        let Self { set, serving } = self;
+        let closing = set.closing();
+        set.accept(incoming, |connection, tasks| {
+            tasks.spawn(serving.serve(connection, closing.clone()));
+        })
+        .await;
+        // The listener has ended. Its connections have not.
+        pending::<()>().await;
+    }
+
+    /// Tells every connection that no request may be begun on it, and waits for
+    /// those under way.
+    pub(crate) async fn drain(self) {
+        self.set.drain().await;
+    }
+}
+
+impl Serving {
+    fn serve<C, IO>(
+        &self,
+        connection: C,
+        mut closing: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<C, IO>
+    where
+        C: Future<Output = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = TowerToHyperService::new(self.router.clone());
+        let (http, age) = (self.http.clone(), self.ages.draw());
+        let connected = self.metrics.connected(Listener::Http);
+        async move {
+            let _connected = connected;
+            let opened = tokio::select! {
+                opened = connection => opened,
+                // No request was begun on it.
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            let turn = Turn::default();
+            let connection = match opened {
+                Ok(opened) => TokioIo::new(Paced::new(Impatient::new(opened), turn.clone())),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection could not be opened");
+                    return;
+                }
+            };
+            let old = Arc::new(Notify::new());
+            let service = Aging {
+                service,
+                old_from: age.map(|age| Instant::now() + age),
+                is_old: Arc::clone(&old),
+            };
+            let mut served = pin!(http.serve_connection(connection, service));
+            let mut is_ending = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = poll_fn(|context| turn.poll(served.as_mut(), context)) => {
+                        if let Err(error) = ended {
+                            // The peer's doing: it broke off, was too slow, or speaks no HTTP.
+                            tracing::debug!(%error, "a connection ended before its time");
+                        }
+                        return;
+                    }
+                    _ = closing.wait_for(|closing| *closing), if !is_ending => is_ending = true,
+                    () = old.notified() => {}
+                }
+                // Requests that are under way go on, and no more may be begun.
+                served.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// What answers the requests of one connection, and ends it with the first one that comes
+/// when it is old. One that is idle by then is left alone: with HTTP/1.1, a request could be
+/// on its way while we close.
+struct Aging {
+    service: TowerToHyperService<axum::Router>,
+    /// None where it does not become old.
+    old_from: Option<Instant>,
+    /// Told about a request over HTTP/2 that came after that.
+    is_old: Arc<Notify>,
+}
+
+impl Service<Request<Incoming>> for Aging {
+    type Response = Response<axum::body::Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let is_old = self.old_from.is_some_and(|from| Instant::now() >= from);
+        let is_last = is_old && request.version() < Version::HTTP_2;
+        if is_old && !is_last {
+            self.is_old.notify_one();
+        }
+        Answer {
+            answer: Box::pin(self.service.call(request)),
+            is_last,
+        }
+    }
+}
+
+/// The answer to a request, as it comes.
+struct Answer {
+    answer: Pin<Box<<TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Future>>,
+    /// Whether the peer is told that it is the last of its connection.
+    is_last: bool,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<axum::body::Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = ready!(self.answer.as_mut().poll(context));
+        if let Ok(answer) = &mut answer
+            && self.is_last
+        {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        Poll::Ready(answer)
+    }
+}
+
+/// A connection that fails where its peer lets it wait for too long.
+struct Impatient<C> {
+    inner: C,
+    reading: Patience,
+    writing: Patience,
+}
+
+/// How long something may be waited for, and since when it is.
+struct Patience {
+    length: Duration,
+    alarm: Pin<Box<Sleep>>,
+    waits: bool,
+}
+
+impl Patience {
+    fn new(length: Duration) -> Self {
+        Self {
+            length,
+            alarm: Box::pin(sleep(length)),
+            waits: false,
+        }
+    }
+
+    /// Passes on what came of an attempt, and fails where there have been none but
+    /// vain ones for too long.
+    fn guard<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if attempt.is_ready() {
+            self.waits = false;
+            return attempt;
+        }
+        if !self.waits {
+            self.waits = true;
+            self.alarm.as_mut().reset(Instant::now() + self.length);
+        }
+        ready!(self.alarm.as_mut().poll(context));
+        self.waits = false;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<C> Impatient<C> {
+    fn new(inner: C) -> Self {
+        Self {
+            inner,
+            reading: Patience::new(PATIENCE),
+            writing: Patience::new(WRITE_PATIENCE),
+        }
+    }
+
+    /// Who takes something is there, and need not say anything meanwhile.
+    fn wrote(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if attempt.is_ready() {
+            self.reading.waits = false;
+        }
+        self.writing.guard(context, attempt)
+    }
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Impatient<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.reading.guard(context, read)
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Impatient<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, buffer);
+        self.wrote(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, buffers);
+        self.wrote(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.writing.guard(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.inner).poll_shutdown(context);
+        self.writing.guard(context, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::domain::clock::Entropy;
+
+    /// The peer's end of a connection that is served.
+    fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, Connections) {
+        connected_of_age(router, bytes, None)
+    }
+
+    fn connected_of_age(
+        router: axum::Router,
+        bytes: usize,
+        age: Option<Duration>,
+    ) -> (DuplexStream, Connections) {
+        let ages = Ages::new(age, &Sevens);
+        let mut connections = Connections::new(router, Metrics::default(), 10, ages);
+        let (ours, theirs) = tokio::io::duplex(bytes);
+        let incoming = tokio_stream::once(Ok::<_, Infallible>(std::future::ready(Ok(theirs))));
+        // It is served at the first poll, and nothing follows.
+        let accepted = connections.accept(pin!(incoming)).now_or_never();
+        assert_eq!(accepted, None);
+        (ours, connections)
+    }
+
+    struct Sevens;
+
+    impl Entropy for Sevens {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(7);
+        }
+    }
+
+    /// The head of the next answer, and all of its body.
+    async fn head(connection: &mut DuplexStream) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\n") {
+            text.push(connection.read_u8().await.unwrap());
+        }
+        connection.read_exact(&mut vec![0; 100_000]).await.unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_request_beyond_its_age_is_the_last_of_a_connection() {
+        let age = Duration::from_mins(5);
+        let (mut connection, _connections) = connected_of_age(router(), 1024 * 1024, Some(age));
+        let begun = Instant::now();
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        while begun.elapsed() + Duration::from_mins(1) < age.mul_f64(0.9) {
+            connection.write_all(request).await.unwrap();
+            let head = head(&mut connection).await;
+            assert!(!head.contains("connection: close"), "{head}");
+            sleep(Duration::from_mins(1)).await;
+        }
+        // Idle while it becomes old, it is not ended: its peer may be about to ask.
+        sleep(Duration::from_mins(2)).await;
+        connection.write_all(request).await.unwrap();
+        let head = head(&mut connection).await;
+        assert!(head.contains("connection: close"), "{head}");
+        assert_eq!(rest(connection).await, "");
+    }
+
+    fn router() -> axum::Router {
+        let large = axum::routing::get(|| async { "x".repeat(100_000) });
+        axum::Router::new().route("/", large)
+    }
+
+    /// Everything that comes until the connection is closed.
+    async fn rest(mut connection: DuplexStream) -> String {
+        let mut text = String::new();
+        connection.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_closed() {
+        for beginning in ["", "PRI * HTTP/2", "GET / HTTP/1.1\r\nhost: x\r\n"] {
+            let (mut connection, _connections) = connected(router(), 1024);
+            connection.write_all(beginning.as_bytes()).await.unwrap();
+            let begun = Instant::now();
+            assert_eq!(rest(connection).await, "");
+            let took = begun.elapsed();
+            let expected = PATIENCE..PATIENCE + Duration::from_secs(1);
+            assert!(expected.contains(&took), "{beginning:?}: {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_bit_by_bit_is_closed() {
+        let (ours, _connections) = connected(router(), 1024);
+        let (reader, mut writer) = tokio::io::split(ours);
+        let begun = Instant::now();
+        let trickle = tokio::spawn(async move {
+            writer.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
+            while writer.write_all(b"y").await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let mut reader = reader;
+        let mut text = String::new();
+        reader.read_to_string(&mut text).await.unwrap();
+        trickle.await.unwrap();
+        let took = begun.elapsed();
+        let expected = PATIENCE..PATIENCE + Duration::from_secs(5);
+        assert!(expected.contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_closed() {
+        let (mut connection, mut connections) = connected(router(), 1024);
+        connection
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let begun = Instant::now();
+        connections.set.next_ended().await;
+        let took = begun.elapsed();
+        let expected = WRITE_PATIENCE..WRITE_PATIENCE + Duration::from_secs(1);
+        assert!(expected.contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_and_steady_is_served() {
+        let (mut connection, _connections) = connected(router(), 1024);
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        for byte in request {
+            connection.write_all(&[*byte]).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+        }
+        let mut length = 0;
+        let mut buffer = [0; 1024];
+        loop {
+            sleep(WRITE_PATIENCE / 2).await;
+            match connection.read(&mut buffer).await.unwrap() {
+                0 => break,
+                read => length += read,
+            }
+        }
+        assert!(length > 100_000, "{length}");
+    }
+}
