@@ -15,3 +15,4 @@ mod unary;
 mod wire;
 
 pub(crate) use body::{Reply, append, response};
+pub(crate) use stream::introspect_stream;

@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::{
+    middleware::{from_fn, from_fn_with_state},
+    routing::post,
+};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, watch},
@@ -25,9 +28,13 @@ use admission::{Admission, Crowd};
 
 use crate::{
     calls::method::{
-        MAX_CHECK_BYTES, MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES, MAX_OPEN_MESSAGE_BYTES,
+        INTROSPECT_STREAM, MAX_CHECK_BYTES, MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES,
+        MAX_OPEN_MESSAGE_BYTES,
     },
-    fastpath::dispatch::{Dispatch, Ways},
+    fastpath::{
+        self,
+        dispatch::{Dispatch, Ways},
+    },
     grpc::{self, Services, callers::Callers},
     http,
     pb::{
@@ -356,6 +363,7 @@ fn router(
         v1alpha.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
     );
     let api_clients = ApiClientServiceServer::new(services.clone());
+    let introspect_stream = post(fastpath::introspect_stream).with_state(services.clone());
     let introspection = IntrospectionServiceServer::new(services.clone());
     let authorization = AuthorizationServer::new(services.clone());
     let directory = DirectoryServiceServer::new(services.clone());
@@ -371,6 +379,7 @@ fn router(
         .add_service(v1)
         .add_service(v1alpha)
         .into_axum_router()
+        .route(INTROSPECT_STREAM, introspect_stream)
         // Completes what tonic itself refuses, so it is next to it.
         .layer(from_fn(layers::complete_errors))
         .layer(from_fn_with_state(callers, auth::authenticate))

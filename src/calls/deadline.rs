@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 
 /// The header in which a caller says how long it waits.
-pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
+const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// How much earlier than the caller we give up, so that our answer, with its
 /// details, arrives before the caller stops listening: a tenth of the time, at
 /// most this. It is more than the way back takes, because callers round the time

@@ -257,9 +257,7 @@ pub(crate) struct Watched<B> {
 }
 
 impl<B> Watched<B> {
-    /// To be made in the call's task.
-    pub(crate) fn new(body: B, call: UnderWay) -> Self {
-        let pulse = PULSE.try_with(Arc::clone).ok();
+    pub(crate) const fn new(body: B, call: UnderWay, pulse: Option<Arc<Pulse>>) -> Self {
         Self { body, call, pulse }
     }
 }

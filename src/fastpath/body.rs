@@ -14,7 +14,11 @@ use super::{
     dispatch::{GRPC, OK},
     stream::Conversation,
 };
-use crate::{calls::record::GRPC_STATUS, grpc::context::REQUEST_ID, transport::activity::Taken};
+use crate::{
+    calls::record::{GRPC_STATUS, Watched},
+    grpc::context::REQUEST_ID,
+    transport::activity::Taken,
+};
 
 /// A response with that body.
 pub(crate) fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
@@ -69,7 +73,7 @@ pub(crate) enum Reply {
     /// The status was taken as well.
     Done,
     /// Answers to a stream.
-    Stream(Box<Conversation>),
+    Stream(Box<Taken<Watched<Conversation<Incoming>>>>),
     /// What the router replied.
     Routed(Taken<axum::body::Body>),
 }
@@ -93,7 +97,9 @@ impl Body for Reply {
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Self::Done => Poll::Ready(None),
-            Self::Stream(answers) => Pin::new(answers).poll_frame(context),
+            Self::Stream(answers) => Pin::new(answers)
+                .poll_frame(context)
+                .map_err(axum::Error::new),
             Self::Routed(body) => Pin::new(body).poll_frame(context),
         }
     }

@@ -39,15 +39,15 @@ use super::{
 use crate::{
     calls::{
         credentials,
-        deadline::GRPC_TIMEOUT,
+        deadline::time_limit,
         gather::Gathered,
         method::{CHECK, INTROSPECT, INTROSPECT_STREAM, Method, max_message},
-        record::{self, PULSE, UnderWay, id_header},
+        record::{self, PULSE, UnderWay, Watched, id_header},
     },
-    domain::caller::{CallerPermission, ServiceAccount},
+    domain::caller::CallerPermission,
     grpc::{
         Services,
-        context::{Proof, Proven, REQUEST_ID, RequestId, Retired},
+        context::{Caller, Proven, REQUEST_ID, RequestId},
         error::ApiError,
     },
     replica::{Replica, index::Callers},
@@ -60,7 +60,7 @@ use crate::{
 };
 
 pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const GRPC_ENCODING: &str = "grpc-encoding";
+pub(super) const GRPC_ENCODING: &str = "grpc-encoding";
 pub(super) const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// The call at that path, if it may go the short way.
@@ -108,7 +108,7 @@ impl Ways {
     /// A stream that goes the short way.
     fn converse(
         &self,
-        caller: KnownCaller,
+        caller: Caller,
         request: Request<Incoming>,
         under_way: Call,
     ) -> Response<Reply> {
@@ -118,7 +118,8 @@ impl Ways {
         let is_traced = self.sampling.traces(headers);
         let traced = record::span(&self.sampling, method, headers, is_traced);
         let proven = Proven::from(Arc::clone(&caller.account));
-        let call = UnderWay {
+        let begun = Instant::now();
+        let record = UnderWay {
             metrics: self.metrics.clone(),
             method,
             path: INTROSPECT_STREAM.to_owned(),
@@ -131,13 +132,18 @@ impl Ways {
             ),
             caller: proven,
             traced,
-            begun: Instant::now(),
+            begun,
             is_timed: false,
             has_ended: false,
         };
-        let (services, replica) = (self.services.clone(), self.replica.clone());
+        let activity = Arc::clone(under_way.pulse());
+        let deadline = time_limit(headers, None).map(|limit| begun + limit);
+        let span = record.span.clone();
+        let services = self.services.clone();
         let requests = request.into_body();
-        let answers = Conversation::new(services, replica, caller, requests, call, under_way);
+        let answers = Conversation::new(services, caller, requests, &activity, deadline, span);
+        let answers = Watched::new(answers, record, Some(activity));
+        let answers = Taken::at_leisure(answers, under_way);
         response(Reply::Stream(Box::new(answers)), id_header(&request_id))
     }
 
@@ -149,12 +155,7 @@ impl Ways {
         let mut router = self.router.clone();
         let path = request.uri().path();
         let (streams, limit) = (Method::of(path).streams, max_message(path));
-        let mut request = request.map(|body| Gathered::new(body, limit, call.pulse()));
-        if streams {
-            request
-                .extensions_mut()
-                .insert(Retired(call.pulse().retired()));
-        }
+        let request = request.map(|body| Gathered::new(body, limit, call.pulse()));
         let routed = async move { router.call(request.map(axum::body::Body::new)).await };
         let routed = PULSE.scope(Arc::clone(call.pulse()), routed);
         Routed {
@@ -202,7 +203,7 @@ impl Routed {
 enum Way {
     Short(Hot),
     /// The short one, for a stream of that caller's.
-    Stream(KnownCaller),
+    Stream(Caller),
     Usual,
 }
 
@@ -219,18 +220,11 @@ pub(crate) struct Dispatch {
     remembered: Mutex<Option<Remembered>>,
 }
 
-/// A caller that may introspect, and what it showed of itself.
-#[derive(Clone)]
-pub(super) struct KnownCaller {
-    pub(super) account: Arc<ServiceAccount>,
-    pub(super) proof: Proof,
-}
-
 /// The caller that was known last.
 struct Remembered {
     /// None of a caller that is known by its certificate, which is the connection's.
     authorization: Option<HeaderValue>,
-    caller: KnownCaller,
+    caller: Caller,
     /// The callers among which it was found. Others, and it is looked for again.
     among: Arc<Callers>,
 }
@@ -248,9 +242,7 @@ impl Dispatch {
         let headers = request.headers();
         let path = request.uri().path();
         let call = call_at(path);
-        // Nothing here ends a stream at its caller's own deadline.
-        let is_stream = path == INTROSPECT_STREAM && !headers.contains_key(GRPC_TIMEOUT);
-        if call.is_none() && !is_stream {
+        if call.is_none() && path != INTROSPECT_STREAM {
             return Way::Usual;
         }
         let id = headers.get(REQUEST_ID);
@@ -265,7 +257,7 @@ impl Dispatch {
             Some(call) if self.introspecting_caller(request, |_| ()).is_some() => Way::Short(call),
             Some(_) => Way::Usual,
             None => self
-                .introspecting_caller(request, KnownCaller::clone)
+                .introspecting_caller(request, Caller::clone)
                 .map_or(Way::Usual, Way::Stream),
         }
     }
@@ -275,7 +267,7 @@ impl Dispatch {
     fn introspecting_caller<T>(
         &self,
         request: &Request<Incoming>,
-        wanted: impl FnOnce(&KnownCaller) -> T,
+        wanted: impl FnOnce(&Caller) -> T,
     ) -> Option<T> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
         let (shown, None) = (values.next(), values.next()) else {
@@ -300,7 +292,7 @@ impl Dispatch {
         }
         let known = remembered.insert(Remembered {
             authorization: shown.cloned(),
-            caller: KnownCaller { account, proof },
+            caller: Caller { account, proof },
             among: Arc::clone(callers),
         });
         Some(wanted(&known.caller))

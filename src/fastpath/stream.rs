@@ -1,37 +1,45 @@
-//! The short way for `IntrospectStream`: requests are answered where they lie, as
-//! many at once as came in, and their answers leave together.
+//! `IntrospectStream`: requests are answered where they lie, as many at once as came in,
+//! and their answers leave together. A stream that begins on the slow path is answered here
+//! too, once the layers have let it in.
 //!
 //! It reads no more than it can answer: when the caller does not take its answers,
 //! HTTP/2 asks for none, and nothing is read. A request that has to wait holds up
 //! those after it, as the order of the answers demands.
 
 use std::{
+    future::pending,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
+use axum::extract::{Request, State};
 use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming};
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
+use hyper::body::{Body, Frame};
 use prost::Message;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::{
     body::append,
-    dispatch::{KnownCaller, OK},
+    dispatch::{GRPC, GRPC_ENCODING, OK},
     introspect::AtOnce,
 };
 use crate::{
     calls::{
         gather::PREFIX_BYTES,
         method::MAX_INTROSPECTION_BYTES,
-        record::{GRPC_STATUS, UnderWay, trailers},
+        record::{GRPC_STATUS, PULSE, trailers},
     },
-    grpc::{Services, error::ApiError},
+    grpc::{
+        Services,
+        context::{Caller, Deadline},
+        error::ApiError,
+    },
     pb,
-    replica::Replica,
-    transport::activity::{Call, Kept},
+    transport::activity::{Kept, Pulse},
 };
 
 /// How much is answered until it is sent: a frame of HTTP/2, about.
@@ -40,13 +48,47 @@ const ENOUGH: usize = 16 * 1024;
 /// How much memory a stream keeps for what comes next, in bytes.
 const QUIET: usize = 4 * 1024;
 
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+/// The encoding that is none.
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+
+/// Answers a stream that came through the layers.
+pub(crate) async fn introspect_stream(
+    State(services): State<Services>,
+    request: Request,
+) -> axum::response::Response {
+    let encoding = request.headers().get(GRPC_ENCODING);
+    if encoding.is_some_and(|encoding| encoding != IDENTITY) {
+        // As tonic says it of every other method.
+        let mut refused = Status::unimplemented("the encoding is not supported").into_http();
+        refused.headers_mut().insert(GRPC_ACCEPT_ENCODING, IDENTITY);
+        return refused;
+    }
+    let (head, requests) = request.into_parts();
+    let (Some(caller), Ok(activity)) =
+        (head.extensions.get::<Caller>(), PULSE.try_with(Arc::clone))
+    else {
+        return Status::from(ApiError::Defect("no caller was established")).into_http();
+    };
+    let answers = Conversation::new(
+        services,
+        caller.clone(),
+        requests,
+        &activity,
+        head.extensions.get::<Deadline>().map(|deadline| deadline.0),
+        Span::current(),
+    );
+    let mut response = Response::new(axum::body::Body::new(answers));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
 /// A stream of requests, and its answers as a body.
-pub(crate) struct Conversation {
+pub(crate) struct Conversation<B> {
     services: Services,
-    replica: Replica,
     /// The caller's: a stream may outlive it.
-    caller: KnownCaller,
-    requests: Incoming,
+    caller: Caller,
+    requests: B,
     read: BytesMut,
     /// The answer to a request that could not be answered at once.
     waiting: Option<Pin<Box<dyn Future<Output = pb::IntrospectResponse> + Send>>>,
@@ -55,51 +97,55 @@ pub(crate) struct Conversation {
     /// Whether it does: what was read is answered then, as far as no more waiting has to be
     /// begun for that, and no more is read.
     is_draining: bool,
+    /// Ready at the caller's own deadline; none of ours ends a stream.
+    deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// What there is to say at the end, once that has come.
     end: Option<Result<(), ApiError>>,
     is_over: bool,
-    call: UnderWay,
-    under_way: Call,
     /// What was read and not answered yet.
     kept: Kept,
+    /// The span of the call, in which requests wait.
+    span: Span,
 }
 
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        self.call.tell_cut_off(self.under_way.pulse());
-    }
-}
-
-impl Conversation {
+impl<B> Conversation<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     pub(super) fn new(
         services: Services,
-        replica: Replica,
-        caller: KnownCaller,
-        requests: Incoming,
-        call: UnderWay,
-        under_way: Call,
+        caller: Caller,
+        requests: B,
+        activity: &Arc<Pulse>,
+        deadline: Option<Instant>,
+        span: Span,
     ) -> Self {
-        let (mut draining, mut retired) = (services.draining(), under_way.pulse().retired());
+        let (mut draining, mut retired) = (services.draining(), activity.retired());
         Self {
             services,
-            replica,
             caller,
             requests,
             read: BytesMut::new(),
             waiting: None,
             draining: Box::pin(async move {
+                let retired = async {
+                    // The connection is gone: nobody retires it any more.
+                    if retired.wait_for(|retired| *retired).await.is_err() {
+                        pending::<()>().await;
+                    }
+                };
                 tokio::select! {
-                    // Also where whoever could tell is gone.
+                    // Also if whoever could tell is gone.
                     _ = draining.wait_for(|draining| *draining) => {}
-                    _ = retired.wait_for(|retired| *retired) => {}
+                    () = retired => {}
                 }
             }),
             is_draining: false,
+            deadline: deadline.map(|at| Box::pin(sleep_until(at)) as _),
             end: None,
             is_over: false,
-            kept: Kept::on(under_way.pulse(), MAX_INTROSPECTION_BYTES),
-            call,
-            under_way,
+            kept: Kept::on(activity, MAX_INTROSPECTION_BYTES),
+            span,
         }
     }
 
@@ -165,7 +211,7 @@ impl Conversation {
                     Ok(request) => {
                         let services = self.services.clone();
                         let answer = async move { services.answer_streamed(&request).await };
-                        self.waiting = Some(Box::pin(answer.instrument(self.call.span.clone())));
+                        self.waiting = Some(Box::pin(answer.instrument(self.span.clone())));
                     }
                     Err(_) => self.end = Some(Err(ApiError::unreadable_message())),
                 }
@@ -181,8 +227,8 @@ impl Conversation {
                 if let Ok(data) = frame.into_data() {
                     self.read.extend_from_slice(&data);
                 }
-                let KnownCaller { account, proof } = &self.caller;
-                let index = self.replica.index();
+                let Caller { account, proof } = &self.caller;
+                let index = self.services.replica().index();
                 let index = index.as_ref();
                 if !index.is_some_and(|index| proof.is_still(account, index.callers())) {
                     self.end = Some(Err(ApiError::CallerUnknown));
@@ -208,16 +254,16 @@ impl Conversation {
 
     fn last_words(&mut self) -> HeaderMap {
         if let Some(Err(error)) = self.end.take() {
-            let status = Status::from(error);
-            self.call.end(Some(&status));
-            return trailers(&status);
+            return trailers(&Status::from(error));
         }
-        self.call.end(None);
         HeaderMap::from_iter([(GRPC_STATUS, OK)])
     }
 }
 
-impl Body for Conversation {
+impl<B> Body for Conversation<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -229,6 +275,10 @@ impl Body for Conversation {
             return Poll::Ready(None);
         }
         self.is_draining = self.is_draining || self.draining.as_mut().poll(context).is_ready();
+        let deadline = self.deadline.as_mut();
+        if deadline.is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+            self.end = Some(Err(ApiError::DeadlineExceeded));
+        }
         if self.end.is_none() {
             match self.poll_answers(context) {
                 Poll::Ready(Some(answers)) => return Poll::Ready(Some(Ok(Frame::data(answers)))),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::error::ApiError;
 use crate::domain::{
@@ -17,19 +17,6 @@ use crate::domain::{
     token::{Token, TokenHash, TokenKind, may_contain_token},
 };
 use crate::{replica::index::Callers, store::Store, telemetry::traces, transport::tls::Peer};
-
-/// Becomes true when a stream is to end, since its connection is old.
-#[derive(Clone, Debug)]
-pub(crate) struct Retired(pub(crate) watch::Receiver<bool>);
-
-impl Retired {
-    /// Comes back once it is; never where nobody could tell any more.
-    pub(crate) async fn told(&mut self) {
-        if self.0.wait_for(|retired| *retired).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
 
 /// The proven caller of a request.
 #[derive(Clone, Debug)]

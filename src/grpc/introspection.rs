@@ -3,24 +3,13 @@
 //! The answer comes from the index in memory. It waits for nothing, unless the
 //! caller names a revision, or the token is one that the index does not know.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
 use chrono::TimeDelta;
-use futures_util::stream;
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep, sleep_until},
-};
-use tokio_stream::{Stream, StreamExt};
+use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{Instrument, Span};
 
-use super::{
-    Services,
-    context::{Caller, Deadline, Retired, remaining},
-    convert::introspection as convert,
-    error::ApiError,
-};
+use super::{Services, context::remaining, convert::introspection as convert, error::ApiError};
 use crate::{
     domain::{
         Revision,
@@ -41,8 +30,7 @@ const WAITING_SHARE: f64 = 0.9;
 
 #[tonic::async_trait]
 impl IntrospectionService for Services {
-    type IntrospectStreamStream =
-        Pin<Box<dyn Stream<Item = Result<pb::IntrospectResponse, Status>> + Send>>;
+    type IntrospectStreamStream = tokio_stream::Empty<Result<pb::IntrospectResponse, Status>>;
 
     async fn introspect(
         &self,
@@ -53,36 +41,13 @@ impl IntrospectionService for Services {
         Ok(Response::new(self.answer(&request, remaining).await?))
     }
 
+    /// Never called: the stream has a route of its own, `fastpath::introspect_stream`, which
+    /// answers many requests at once.
     async fn introspect_stream(
         &self,
-        request: Request<Streaming<pb::IntrospectRequest>>,
+        _: Request<Streaming<pb::IntrospectRequest>>,
     ) -> Result<Response<Self::IntrospectStreamStream>, Status> {
-        let (_, extensions, requests) = request.into_parts();
-        let caller = extensions.get::<Caller>();
-        let caller = caller.ok_or(ApiError::Defect("no caller was established"))?;
-        let deadline = extensions.get::<Deadline>();
-        let conversation = Conversation {
-            services: self.clone(),
-            caller: caller.clone(),
-            deadline: deadline.map(|at| Box::pin(sleep_until(at.0))),
-            requests,
-            draining: self.draining.clone(),
-            retired: extensions.get::<Retired>().cloned(),
-        };
-        // An answer is made when there is room for it, and a request is read when
-        // the answer to the one before was taken: a slow reader slows itself down.
-        let span = Span::current();
-        let answers = stream::unfold(Some(conversation), move |conversation| {
-            let next = async {
-                let mut conversation = conversation?;
-                match conversation.next().await? {
-                    Ok(answer) => Some((Ok(answer), Some(conversation))),
-                    Err(end) => Some((Err(end), None)),
-                }
-            };
-            next.instrument(span.clone())
-        });
-        Ok(Response::new(Box::pin(answers)))
+        Err(ApiError::Defect("the stream is answered by its own route").into())
     }
 
     async fn get_index_status(
@@ -100,72 +65,9 @@ impl IntrospectionService for Services {
     }
 }
 
-/// A stream of requests, and what its answers depend on.
-struct Conversation {
-    services: Services,
-    caller: Caller,
-    /// The caller's own; none of ours ends a stream.
-    deadline: Option<Pin<Box<Sleep>>>,
-    requests: Streaming<pb::IntrospectRequest>,
-    draining: watch::Receiver<bool>,
-    /// None where it is asked for over something that has no age.
-    retired: Option<Retired>,
-}
-
-impl Conversation {
-    /// The next answer; an error is the stream's last word.
-    async fn next(&mut self) -> Option<Result<pb::IntrospectResponse, Status>> {
-        let request = tokio::select! {
-            biased;
-            // Also where whoever could tell is gone.
-            _ = self.draining.wait_for(|draining| *draining) => {
-                return Some(Err(ApiError::ShuttingDown.into()));
-            }
-            () = retired(&mut self.retired) => {
-                return Some(Err(ApiError::ShuttingDown.into()));
-            }
-            () = passed(&mut self.deadline) => {
-                return Some(Err(ApiError::DeadlineExceeded.into()));
-            }
-            request = self.requests.next() => request?,
-        };
-        let Ok(request) = request else {
-            // There is no telling where the next message begins.
-            return Some(Err(ApiError::unreadable_message().into()));
-        };
-        if !self.caller_is_known() {
-            return Some(Err(ApiError::CallerUnknown.into()));
-        }
-        Some(Ok(self.services.answer_streamed(&request).await))
-    }
-
-    /// Whether the caller still is one: a stream may outlive it.
-    fn caller_is_known(&self) -> bool {
-        let Caller { account, proof } = &self.caller;
-        let view = self.services.replica.view();
-        view.is_ok_and(|view| proof.is_still(account, view.index().callers()))
-    }
-}
-
 /// When to give up waiting, for a call that may take so long.
 pub(crate) fn give_up_after(remaining: Duration) -> Instant {
     Instant::now() + remaining.mul_f64(WAITING_SHARE)
-}
-
-/// Comes back once the connection is to end, if it is.
-async fn retired(retired: &mut Option<Retired>) {
-    match retired {
-        Some(retired) => retired.told().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Comes back when a deadline has passed, and never where there is none.
-async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
-    match deadline {
-        Some(deadline) => deadline.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// A token as a request has it.

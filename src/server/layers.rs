@@ -34,7 +34,7 @@ use crate::{
     domain::{caller::CallerPermission, token::may_contain_token},
     fastpath::{self, Reply},
     grpc::{
-        context::{Deadline, Proven, REQUEST_ID, RequestId, Retired},
+        context::{Deadline, Proven, REQUEST_ID, RequestId},
         error::{ApiError, Violation},
         ext_authz::cannot_tell,
     },
@@ -163,7 +163,10 @@ pub(super) async fn trace(
         response.headers_mut().insert(REQUEST_ID, id);
     }
     if failure.is_none() && method.streams {
-        return response.map(|body| Body::new(Watched::new(body, call)));
+        return response.map(|body| {
+            let activity = PULSE.try_with(Arc::clone).ok();
+            Body::new(Watched::new(body, call, activity))
+        });
     }
     call.end(failure.as_ref());
     response
@@ -313,9 +316,13 @@ async fn open_stream(
                 }
             };
             let retired = async {
-                match retired {
-                    Some(retired) => Retired(retired).told().await,
-                    None => std::future::pending().await,
+                // If the connection is gone, nobody retires it any more.
+                let told = match retired {
+                    Some(mut retired) => retired.wait_for(|retired| *retired).await.is_ok(),
+                    None => false,
+                };
+                if !told {
+                    std::future::pending::<()>().await;
                 }
             };
             tokio::select! {

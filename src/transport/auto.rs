@@ -112,7 +112,7 @@ impl Connections {
 
     /// Tells every connection that no request may be begun on it, and waits for
     /// those under way.
-    pub(crate) async fn drain(self) {
+    pub(crate) async fn drain(mut self) {
         self.set.drain().await;
     }
 }

@@ -55,8 +55,8 @@ impl ConnectionSet {
     }
 
     /// Tells every connection that no call may be begun on it, and waits for those under
-    /// way. Dropped before it returns, it cuts them off.
-    pub(super) async fn drain(mut self) {
+    /// way.
+    pub(super) async fn drain(&mut self) {
         self.closing.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
     }

@@ -137,13 +137,9 @@ where
     /// way.
     ///
     /// Dropped before it returns, it cuts them off.
-    pub(crate) async fn drain(self) {
-        let Self {
-            end: _end,
-            set,
-            serving: _serving,
-        } = self;
-        set.drain().await;
+    pub(crate) async fn drain(mut self) {
+        // Not taken apart: its fields are dropped in their order.
+        self.set.drain().await;
     }
 }
 
