@@ -26,7 +26,10 @@ use crate::{
     domain::audit::Provenance,
     replica::Replica,
     store::{Body, Committed, IsCollision, Store, Transaction, error::StoreError},
-    telemetry::metrics::{Metrics, Outcome},
+    telemetry::{
+        metrics::{Metrics, Outcome},
+        traces::Sampling,
+    },
 };
 
 /// What the services can be set to.
@@ -48,14 +51,15 @@ impl Default for Options {
     }
 }
 
-/// What every service needs.
-#[derive(Clone)]
+/// The services, and what all that answers calls shares with them.
 pub struct Services {
     store: Store,
     replica: Replica,
     metrics: Metrics,
-    options: Arc<Options>,
-    complaints: Arc<sidecar::Complaints>,
+    /// Which calls are traced.
+    sampling: Sampling,
+    options: Options,
+    complaints: sidecar::Complaints,
     /// How long a request may take that is one of a stream's.
     request_timeout: Duration,
     /// Becomes true when streams have to end.
@@ -68,6 +72,7 @@ impl Services {
         store: Store,
         replica: Replica,
         metrics: Metrics,
+        sampling: Sampling,
         options: Options,
         request_timeout: Duration,
         draining: watch::Receiver<bool>,
@@ -76,11 +81,42 @@ impl Services {
             store,
             replica,
             metrics,
-            options: Arc::new(options),
-            complaints: Arc::default(),
+            sampling,
+            options,
+            complaints: sidecar::Complaints::default(),
             request_timeout,
             draining,
         }
+    }
+
+    /// Where everything is kept.
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What introspections are answered from.
+    pub(crate) const fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Where calls are counted.
+    pub(crate) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Which calls are traced.
+    pub(crate) const fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// How long a call may take if its caller asks for no less.
+    pub(crate) const fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// Becomes true when streams have to end.
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.clone()
     }
 
     /// Writes, and comes back when this replica answers by what was written: a

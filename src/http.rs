@@ -5,7 +5,7 @@
 //! Verdicts are those of Introspect: they are judged in the same place, wait for the
 //! same things, and count as uses alike.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -20,10 +20,7 @@ mod introspect;
 mod layers;
 mod probes;
 
-use crate::{
-    grpc::{Services, callers::Callers, error::ApiError},
-    telemetry::{metrics::Metrics, traces::Sampling},
-};
+use crate::grpc::{Services, error::ApiError};
 
 /// The paths that there are. They label metrics too.
 const INTROSPECT: &str = "/oauth2/introspect";
@@ -41,22 +38,16 @@ const METRICS: &str = "/metrics";
 
 /// What the handlers work with.
 #[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) services: Services,
-    pub(crate) callers: Callers,
-    pub(crate) metrics: Metrics,
-    /// Which requests are traced.
-    pub(crate) sampling: Sampling,
+pub(crate) struct HttpState {
+    pub(crate) services: Arc<Services>,
     /// How many requests that ask about a token may be under way, together with the
     /// introspections over gRPC.
     pub(crate) limit: Arc<Semaphore>,
-    /// How long a request may take, and how long its body may.
-    pub(crate) request_timeout: Duration,
     /// Becomes true when the server was told to stop.
     pub(crate) leaving: watch::Receiver<bool>,
 }
 
-impl Shared {
+impl HttpState {
     /// A place among the requests under way.
     fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         self.limit.try_acquire().or(Err(ApiError::Overloaded))
@@ -65,7 +56,7 @@ impl Shared {
 
 /// The routes behind their layers. A layer that is added later is outside of those
 /// before it.
-pub(crate) fn router(shared: Shared) -> Router {
+pub(crate) fn router(state: HttpState) -> Router {
     Router::new()
         .route(INTROSPECT, post(introspect::introspect))
         .route(FORWARD_AUTH, any(forward_auth::forward_auth))
@@ -76,6 +67,6 @@ pub(crate) fn router(shared: Shared) -> Router {
         .fallback(forward_auth::with_path_behind)
         .layer(from_fn(layers::catch_panic))
         // Outermost, so that every answer is counted, and has a request id.
-        .layer(from_fn_with_state(shared.clone(), layers::trace))
-        .with_state(shared)
+        .layer(from_fn_with_state(state.clone(), layers::trace))
+        .with_state(state)
 }

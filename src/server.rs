@@ -33,9 +33,9 @@ use crate::{
     },
     fastpath::{
         self,
-        dispatch::{Dispatch, Ways},
+        dispatch::{Dispatch, FastPath},
     },
-    grpc::{self, Services, callers::Callers},
+    grpc::{self, Services},
     http,
     pb::{
         self, api_client_service_server::ApiClientServiceServer,
@@ -208,14 +208,15 @@ where
         let watch = tokio::spawn(watch);
         let (leave, leaving) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
-        let services = Services::new(
+        let services = Arc::new(Services::new(
             store.clone(),
-            replica.clone(),
+            replica,
             metrics.clone(),
+            sampling,
             options.grpc,
             options.request_timeout,
             draining.clone(),
-        );
+        ));
         let introspections = Arc::new(Semaphore::new(options.max_introspections));
         let crowd = Crowd {
             at_most: options.max_calls,
@@ -227,50 +228,25 @@ where
             Admission::new(crowd, store.places()),
             draining,
         ));
-        let callers = Callers {
-            store: store.clone(),
-            replica: replica.clone(),
-        };
-        let shared = http::Shared {
-            services: services.clone(),
-            callers: callers.clone(),
-            metrics: metrics.clone(),
-            sampling: sampling.clone(),
+        let http_state = http::HttpState {
+            services: Arc::clone(&services),
             limit: introspections,
-            request_timeout: options.request_timeout,
             leaving,
-        };
-        let tracing = layers::Tracing {
-            store: store.clone(),
-            metrics: metrics.clone(),
-            sampling: sampling.clone(),
-        };
-        let layers = Layers {
-            tracing,
-            limits,
-            request_timeout: options.request_timeout,
-            callers,
         };
         let ages = || Ages::new(options.max_connection_age, store.entropy());
         let (ages, http_ages) = (ages(), ages());
-        let ways = Ways {
-            services: services.clone(),
-            replica,
-            store,
-            metrics: metrics.clone(),
-            sampling,
-            router: router(services, layers, health_service),
+        let fast_path = Arc::new(FastPath {
+            router: router(&services, limits, health_service),
+            services,
             runtime: Handle::current(),
-            request_timeout: options.request_timeout,
-        };
+        });
         let max = options.max_connections;
-        let ways = Arc::new(ways);
-        let dispatch = move |pulse: &_| Dispatch::new(Arc::clone(&ways), Arc::clone(pulse));
+        let dispatch = move |pulse: &_| Dispatch::new(Arc::clone(&fast_path), Arc::clone(pulse));
         let patience = options.patience;
         let mut connections =
             http2::Connections::new(dispatch, workers, max, patience, ages, metrics.clone());
         let mut http_connections =
-            auto::Connections::new(http::router(shared), metrics, max, http_ages);
+            auto::Connections::new(http::router(http_state), metrics, max, http_ages);
         let http = http.map(|connection| match connection {
             // Whoever is known by a certificate is so over gRPC alone.
             Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),
@@ -329,29 +305,15 @@ where
     }
 }
 
-/// What the layers work with.
-struct Layers {
-    tracing: layers::Tracing,
-    limits: Arc<layers::Limits>,
-    request_timeout: Duration,
-    callers: Callers,
-}
-
 /// The services behind their layers. A layer that is added later is outside of
 /// those before it.
 fn router(
-    services: Services,
-    layers: Layers,
+    services: &Arc<Services>,
+    limits: Arc<layers::Limits>,
     health: tonic_health::pb::health_server::HealthServer<
         impl tonic_health::pb::health_server::Health,
     >,
 ) -> axum::Router {
-    let Layers {
-        tracing,
-        limits,
-        request_timeout,
-        callers,
-    } = layers;
     // grpcurl and Python's grpcio still ask for the older version.
     let sound = "the descriptors were made by the build";
     let v1 = reflection(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
@@ -362,12 +324,12 @@ fn router(
         v1.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
         v1alpha.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
     );
-    let api_clients = ApiClientServiceServer::new(services.clone());
-    let introspect_stream = post(fastpath::introspect_stream).with_state(services.clone());
-    let introspection = IntrospectionServiceServer::new(services.clone());
-    let authorization = AuthorizationServer::new(services.clone());
-    let directory = DirectoryServiceServer::new(services.clone());
-    let audit = AuditServiceServer::new(services);
+    let api_clients = ApiClientServiceServer::from_arc(Arc::clone(services));
+    let introspect_stream = post(fastpath::introspect_stream).with_state(Arc::clone(services));
+    let introspection = IntrospectionServiceServer::from_arc(Arc::clone(services));
+    let authorization = AuthorizationServer::from_arc(Arc::clone(services));
+    let directory = DirectoryServiceServer::from_arc(Arc::clone(services));
+    let audit = AuditServiceServer::from_arc(Arc::clone(services));
     Routes::builder()
         .routes()
         .add_service(api_clients.max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -382,9 +344,9 @@ fn router(
         .route(INTROSPECT_STREAM, introspect_stream)
         // Completes what tonic itself refuses, so it is next to it.
         .layer(from_fn(layers::complete_errors))
-        .layer(from_fn_with_state(callers, auth::authenticate))
+        .layer(from_fn_with_state(Arc::clone(services), auth::authenticate))
         // Above authentication, which may have to wait too.
-        .layer(from_fn_with_state(request_timeout, layers::deadline))
+        .layer(from_fn_with_state(services.request_timeout(), layers::deadline))
         // Above the deadline: what is shed has not begun.
         .layer(from_fn_with_state(limits, layers::shed))
         .layer(from_fn(layers::catch_panic))
@@ -392,7 +354,7 @@ fn router(
         .layer(from_fn(layers::require_grpc))
         // Around all that may fail, so that every answer has a request id, and every
         // failure a line in the log, and is counted, and traced.
-        .layer(from_fn_with_state(tracing, layers::trace))
+        .layer(from_fn_with_state(Arc::clone(services), layers::trace))
         .layer(from_fn(layers::answer_envoy))
 }
 

@@ -14,7 +14,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -50,12 +49,8 @@ use crate::{
         context::{Caller, Proven, REQUEST_ID, RequestId},
         error::ApiError,
     },
-    replica::{Replica, index::Callers},
-    store::Store,
-    telemetry::{
-        metrics::{Hot, Metrics},
-        traces::Sampling,
-    },
+    replica::index::Callers,
+    telemetry::metrics::Hot,
     transport::activity::{Call, Pulse, Taken},
 };
 
@@ -90,21 +85,15 @@ pub(super) const fn usual_reply(call: Hot) -> usize {
 }
 
 /// What all connections share.
-pub(crate) struct Ways {
-    pub(crate) services: Services,
-    pub(crate) replica: Replica,
-    pub(crate) store: Store,
-    pub(crate) metrics: Metrics,
-    pub(crate) sampling: Sampling,
+pub(crate) struct FastPath {
+    pub(crate) services: Arc<Services>,
     pub(crate) router: axum::Router,
     /// Where the usual way is gone, so that what takes longer keeps no thread from
     /// its callers.
     pub(crate) runtime: Handle,
-    /// How long a call may take where its caller asks for no less.
-    pub(crate) request_timeout: Duration,
 }
 
-impl Ways {
+impl FastPath {
     /// A stream that goes the short way.
     fn converse(
         &self,
@@ -113,14 +102,14 @@ impl Ways {
         under_way: Call,
     ) -> Response<Reply> {
         let headers = request.headers();
-        let RequestId(request_id) = RequestId::of(headers, &self.store);
+        let RequestId(request_id) = RequestId::of(headers, self.services.store());
         let method = Method::of(INTROSPECT_STREAM);
-        let is_traced = self.sampling.traces(headers);
-        let traced = record::span(&self.sampling, method, headers, is_traced);
+        let is_traced = self.services.sampling().traces(headers);
+        let traced = record::span(self.services.sampling(), method, headers, is_traced);
         let proven = Proven::from(Arc::clone(&caller.account));
         let begun = Instant::now();
         let record = UnderWay {
-            metrics: self.metrics.clone(),
+            metrics: self.services.metrics().clone(),
             method,
             path: INTROSPECT_STREAM.to_owned(),
             request_id: Arc::clone(&request_id),
@@ -139,7 +128,7 @@ impl Ways {
         let activity = Arc::clone(under_way.pulse());
         let deadline = time_limit(headers, None).map(|limit| begun + limit);
         let span = record.span.clone();
-        let services = self.services.clone();
+        let services = Arc::clone(&self.services);
         let requests = request.into_body();
         let answers = Conversation::new(services, caller, requests, &activity, deadline, span);
         let answers = Watched::new(answers, record, Some(activity));
@@ -208,14 +197,14 @@ enum Way {
 }
 
 /// What the calls of one connection share.
-pub(super) struct Line {
-    pub(super) ways: Arc<Ways>,
+pub(super) struct Connection {
+    pub(super) fast_path: Arc<FastPath>,
     pub(super) pulse: Arc<Pulse>,
 }
 
 /// What answers the calls of one connection.
 pub(crate) struct Dispatch {
-    line: Arc<Line>,
+    connection: Arc<Connection>,
     /// The caller that showed itself last: nearly always the only one.
     remembered: Mutex<Option<Remembered>>,
 }
@@ -230,9 +219,9 @@ struct Remembered {
 }
 
 impl Dispatch {
-    pub(crate) fn new(ways: Arc<Ways>, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(fast_path: Arc<FastPath>, pulse: Arc<Pulse>) -> Self {
         Self {
-            line: Arc::new(Line { ways, pulse }),
+            connection: Arc::new(Connection { fast_path, pulse }),
             remembered: Mutex::default(),
         }
     }
@@ -273,7 +262,7 @@ impl Dispatch {
         let (shown, None) = (values.next(), values.next()) else {
             return None;
         };
-        let index = self.line.ways.replica.index();
+        let index = self.connection.fast_path.services.replica().index();
         let callers = index.as_ref()?.callers();
         let mut remembered = self
             .remembered
@@ -305,16 +294,18 @@ impl Service<Request<Incoming>> for Dispatch {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        let Line { ways, pulse } = &*self.line;
+        let Connection { fast_path, pulse } = &*self.connection;
         pulse.beat();
         match self.way_of(&request) {
-            Way::Short(call) => {
-                Answer::Reading(Some(Reading::begin(call, Arc::clone(&self.line), request)))
-            }
+            Way::Short(call) => Answer::Reading(Some(Reading::begin(
+                call,
+                Arc::clone(&self.connection),
+                request,
+            ))),
             Way::Stream(caller) => {
-                Answer::Begun(Some(ways.converse(caller, request, pulse.call())))
+                Answer::Begun(Some(fast_path.converse(caller, request, pulse.call())))
             }
-            Way::Usual => Answer::Routed(ways.route(request, pulse.call())),
+            Way::Usual => Answer::Routed(fast_path.route(request, pulse.call())),
         }
     }
 }

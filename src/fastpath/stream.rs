@@ -54,7 +54,7 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 /// Answers a stream that came through the layers.
 pub(crate) async fn introspect_stream(
-    State(services): State<Services>,
+    State(services): State<Arc<Services>>,
     request: Request,
 ) -> axum::response::Response {
     let encoding = request.headers().get(GRPC_ENCODING);
@@ -85,7 +85,7 @@ pub(crate) async fn introspect_stream(
 
 /// A stream of requests, and its answers as a body.
 pub(crate) struct Conversation<B> {
-    services: Services,
+    services: Arc<Services>,
     /// The caller's: a stream may outlive it.
     caller: Caller,
     requests: B,
@@ -113,7 +113,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     pub(super) fn new(
-        services: Services,
+        services: Arc<Services>,
         caller: Caller,
         requests: B,
         activity: &Arc<Pulse>,
@@ -209,7 +209,7 @@ where
             if answered != Some(true) {
                 match pb::IntrospectRequest::decode(message) {
                     Ok(request) => {
-                        let services = self.services.clone();
+                        let services = Arc::clone(&self.services);
                         let answer = async move { services.answer_streamed(&request).await };
                         self.waiting = Some(Box::pin(answer.instrument(self.span.clone())));
                     }

@@ -16,7 +16,7 @@ use tracing::Span;
 
 use super::{
     body::{Replayed, Reply, response},
-    dispatch::{Line, Routed, max_body, usual_reply},
+    dispatch::{Connection, Routed, max_body, usual_reply},
     introspect::AtOnce,
 };
 use crate::{
@@ -42,7 +42,7 @@ pub(crate) struct Reading {
     traced: Option<Traced>,
     /// When it began, where its time is taken.
     timed: Option<Instant>,
-    line: Arc<Line>,
+    connection: Arc<Connection>,
     request: Request<Incoming>,
     read: Message,
     /// How long its message may take to come, once it has to be waited for.
@@ -108,13 +108,21 @@ enum Traced {
 }
 
 impl Reading {
-    pub(super) fn begin(call: Hot, line: Arc<Line>, request: Request<Incoming>) -> Self {
-        let is_traced = line.ways.sampling.traces(request.headers());
+    pub(super) fn begin(
+        call: Hot,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Self {
+        let is_traced = connection
+            .fast_path
+            .services
+            .sampling()
+            .traces(request.headers());
         Self {
             call,
             traced: is_traced.then(|| Traced::Since(traces::now())),
             timed: Metrics::is_timed().then(Instant::now),
-            line,
+            connection,
             request,
             read: Message::default(),
             late: None,
@@ -158,22 +166,25 @@ impl Reading {
         }
         let kept = self
             .kept
-            .get_or_insert_with(|| Box::new(Kept::on(&self.line.pulse, max_body(self.call))));
+            .get_or_insert_with(|| Box::new(Kept::on(&self.connection.pulse, max_body(self.call))));
         kept.note(bytes).is_ok()
     }
 
     /// Comes back when the message is too late.
     pub(super) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self {
-            line,
+            connection,
             request,
             late,
             ..
         } = self;
         let late = late.get_or_insert_with(|| {
             let since = Instant::now();
-            let limit = time_limit(request.headers(), Some(line.ways.request_timeout));
-            let at = since + limit.unwrap_or(line.ways.request_timeout);
+            let limit = time_limit(
+                request.headers(),
+                Some(connection.fast_path.services.request_timeout()),
+            );
+            let at = since + limit.unwrap_or(connection.fast_path.services.request_timeout());
             Late {
                 since,
                 alarm: Box::pin(sleep_until(at)),
@@ -190,7 +201,7 @@ impl Reading {
             return None;
         }
         let mut reply = Vec::with_capacity(usual_reply(self.call));
-        let at_once = AtOnce::now(&self.line.ways.services)?;
+        let at_once = AtOnce::now(&self.connection.fast_path.services)?;
         let is_answered = match self.call {
             Hot::Introspect => at_once.answer(message, &mut reply),
             Hot::Check => at_once.check(message, &mut reply),
@@ -204,7 +215,7 @@ impl Reading {
     }
 
     fn note_success(&self) {
-        let metrics = &self.line.ways.metrics;
+        let metrics = self.connection.fast_path.services.metrics();
         metrics.hot(self.call);
         if let Some(begun) = self.timed {
             metrics.introspection(Method::of(path_of(self.call)).name, begun.elapsed());
@@ -228,7 +239,7 @@ impl Reading {
             request_id: self.request_id(),
             caller: caller.as_ref().map(|caller| caller.name.as_str()),
         };
-        let sampling = &self.line.ways.sampling;
+        let sampling = self.connection.fast_path.services.sampling();
         sampling.record(self.request.headers(), call);
     }
 
@@ -251,7 +262,7 @@ impl Reading {
     /// Whose call it is. Only asked of one that is traced, since that takes longer than
     /// to know that it may.
     fn caller(&self) -> Option<Arc<ServiceAccount>> {
-        let index = self.line.ways.replica.index();
+        let index = self.connection.fast_path.services.replica().index();
         let callers = index.as_ref()?.callers();
         credentials::proof(&self.request)?.account(callers).cloned()
     }
@@ -261,7 +272,12 @@ impl Reading {
         if let Some(Traced::Since(_)) = self.traced {
             let method = Method::of(path_of(self.call));
             let headers = self.request.headers();
-            let span = record::span(&self.line.ways.sampling, method, headers, true);
+            let span = record::span(
+                self.connection.fast_path.services.sampling(),
+                method,
+                headers,
+                true,
+            );
             self.traced = Some(Traced::Open(Box::new(span)));
         }
     }
@@ -272,7 +288,7 @@ impl Reading {
         let Self {
             traced,
             timed,
-            line,
+            connection,
             mut request,
             read,
             late,
@@ -291,6 +307,6 @@ impl Reading {
             first: Some(read.into_bytes()).filter(|read| !read.is_empty()),
             rest,
         });
-        line.ways.route(request, line.pulse.call())
+        connection.fast_path.route(request, connection.pulse.call())
     }
 }

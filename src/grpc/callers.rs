@@ -6,37 +6,29 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
+    Services,
     context::{Caller, Proof},
     error::ApiError,
 };
 use crate::{
     domain::caller::{CallerPermission, ServiceAccount},
-    replica::Replica,
-    store::Store,
     transport::tls::Peer,
 };
 
-/// Where callers are known: to the replica, or to the store.
-#[derive(Clone)]
-pub(crate) struct Callers {
-    pub(crate) store: Store,
-    pub(crate) replica: Replica,
-}
-
-impl Callers {
+impl Services {
     /// The caller that shows that, where it has the permission that is needed, if one
     /// is.
     ///
     /// # Errors
     /// Where there is none, it may not, or it cannot be told.
-    pub(crate) async fn prove(
+    pub(crate) async fn prove_caller(
         &self,
         shown: Option<Proof>,
         needed: Option<CallerPermission>,
         give_up: Instant,
     ) -> Result<Caller, ApiError> {
         let proof = shown.ok_or(ApiError::CallerUnknown)?;
-        let account = self.find(&proof, needed, give_up).await?;
+        let account = self.find_caller(&proof, needed, give_up).await?;
         match needed {
             Some(permission) if !account.may(permission) => {
                 Err(ApiError::CallerNotPermitted(permission))
@@ -45,7 +37,7 @@ impl Callers {
         }
     }
 
-    async fn find(
+    async fn find_caller(
         &self,
         proof: &Proof,
         needed: Option<CallerPermission>,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, context::remaining, convert::introspection as convert, error::ApiError};
@@ -20,7 +20,7 @@ use crate::{
         usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
-    replica::{Replica, View, index::Known},
+    replica::{View, index::Known},
     telemetry::metrics::Verdict,
 };
 
@@ -91,16 +91,6 @@ impl Presented {
 }
 
 impl Services {
-    /// What answers come from.
-    pub(crate) const fn replica(&self) -> &Replica {
-        &self.replica
-    }
-
-    /// Becomes true when streams have to end.
-    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
-        self.draining.clone()
-    }
-
     /// Answers one request of a stream, which goes on if it fails.
     pub(crate) async fn answer_streamed(
         &self,

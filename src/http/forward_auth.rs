@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE, request
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use super::{FORWARD_AUTH, Shared, answer, is_forward_auth_and_more, layers};
+use super::{FORWARD_AUTH, HttpState, answer, is_forward_auth_and_more, layers};
 use crate::{
     calls::credentials,
     domain::caller::CallerPermission,
@@ -56,7 +56,7 @@ const OTHER_PATH_HEADERS: [&str; 7] = [
 const CALLER_CHALLENGE: HeaderValue = HeaderValue::from_static("X-HitKeep-Caller");
 
 /// Answers a request that has the settings in its query.
-pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request) -> Response {
+pub(super) async fn forward_auth(State(state): State<HttpState>, request: Request) -> Response {
     let (head, _) = request.into_parts();
     let query = head.uri.query().unwrap_or_default();
     let settings: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
@@ -67,12 +67,12 @@ pub(super) async fn forward_auth(State(shared): State<Shared>, request: Request)
     };
     // The method is that of the check.
     let settings = Route::read(pairs).map(route);
-    answered(&shared, &head, settings, None).await
+    answered(&state, &head, settings, None).await
 }
 
 /// Answers a request that has the path of the one that it is about behind its own, as
 /// Envoy asks over HTTP. There is nothing else that is not a path of its own.
-pub(super) async fn with_path_behind(State(shared): State<Shared>, request: Request) -> Response {
+pub(super) async fn with_path_behind(State(state): State<HttpState>, request: Request) -> Response {
     let (head, _) = request.into_parts();
     let own = head.uri.path();
     if !is_forward_auth_and_more(own) {
@@ -92,7 +92,7 @@ pub(super) async fn with_path_behind(State(shared): State<Shared>, request: Requ
         Some(name) => Err(Mistake::SettingOfClient(name)),
         None => Settings::read(pairs),
     };
-    answered(&shared, &head, settings, target).await
+    answered(&state, &head, settings, target).await
 }
 
 /// The settings that stand between semicolons. A slash in a value is percent-encoded.
@@ -114,28 +114,28 @@ fn setting_in(query: &str) -> Option<&'static str> {
 /// Answers a request to a route with those settings, whose target is that one where it
 /// is told apart from headers.
 async fn answered(
-    shared: &Shared,
+    state: &HttpState,
     head: &Parts,
     settings: Result<Settings<'_>, Mistake>,
     target: Option<Cow<'_, str>>,
 ) -> Response {
-    let _place = match shared.admit() {
+    let _place = match state.admit() {
         Ok(place) => place,
-        Err(error) => return unjudged(shared, &error),
+        Err(error) => return unjudged(state, &error),
     };
     let begun = Instant::now();
-    let give_up = give_up_after(shared.request_timeout);
+    let give_up = give_up_after(state.services.request_timeout());
     let shown = credentials::of_proxy(&head.headers);
     let may = Some(CallerPermission::Introspect);
-    match shared
-        .callers
-        .prove(shown.as_deref().and_then(Proof::of_token), may, give_up)
+    match state
+        .services
+        .prove_caller(shown.as_deref().and_then(Proof::of_token), may, give_up)
         .await
     {
         Ok(caller) => {
             Proven::note(&head.extensions, &caller);
         }
-        Err(error) => return refused(shared, &error),
+        Err(error) => return refused(state, &error),
     }
     let (mut credentials, mut signs) = (Credentials::default(), PreflightSigns::default());
     for (name, value) in &head.headers {
@@ -159,8 +159,11 @@ async fn answered(
         target,
         credential: credentials.credential(),
     };
-    let remaining = shared.request_timeout.saturating_sub(begun.elapsed());
-    let verdict = shared.services.verdict(asked, remaining).await;
+    let remaining = state
+        .services
+        .request_timeout()
+        .saturating_sub(begun.elapsed());
+    let verdict = state.services.verdict(asked, remaining).await;
     answer::verdict(verdict.answer())
 }
 
@@ -220,18 +223,18 @@ fn path_of(target: &str) -> &str {
 }
 
 /// What is said to a proxy where nothing can be told of any token.
-fn unjudged(shared: &Shared, error: &ApiError) -> Response {
-    shared.services.note_unjudged(error);
+fn unjudged(state: &HttpState, error: &ApiError) -> Response {
+    state.services.note_unjudged(error);
     answer::failure(error)
 }
 
 /// What is said to a proxy that is not known, or may not ask. It is the operator who
 /// has to do something about it, so it is in the log.
-fn refused(shared: &Shared, error: &ApiError) -> Response {
+fn refused(state: &HttpState, error: &ApiError) -> Response {
     let (status, word) = match error {
         ApiError::CallerUnknown => (StatusCode::UNAUTHORIZED, "caller_unknown"),
         ApiError::CallerNotPermitted(_) => (StatusCode::FORBIDDEN, "caller_not_permitted"),
-        other => return unjudged(shared, other),
+        other => return unjudged(state, other),
     };
     let description = match error {
         ApiError::CallerUnknown => format!(
@@ -240,7 +243,7 @@ fn refused(shared: &Shared, error: &ApiError) -> Response {
         ),
         other => other.to_string(),
     };
-    shared.services.note_refused(error, &description);
+    state.services.note_refused(error, &description);
     let mut response = answer::refusal(status, word, &description);
     response
         .headers_mut()

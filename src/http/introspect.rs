@@ -20,7 +20,7 @@ use http_body_util::LengthLimitError;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Shared, answer};
+use super::{HttpState, answer};
 use crate::{
     calls::credentials::{self, CLIENT_SECRET, Shown},
     domain::{
@@ -106,8 +106,8 @@ impl Invalid {
 }
 
 /// Answers a request.
-pub(super) async fn introspect(State(shared): State<Shared>, request: Request) -> Response {
-    match answered(&shared, request).await {
+pub(super) async fn introspect(State(state): State<HttpState>, request: Request) -> Response {
+    match answered(&state, request).await {
         Ok(said) => answer::json(StatusCode::OK, &said),
         Err(Refused::Invalid(invalid)) => {
             answer::invalid_request(invalid.status(), &invalid.to_string())
@@ -123,7 +123,7 @@ enum Form {
     Read(Bytes),
 }
 
-async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
+async fn answered(state: &HttpState, request: Request) -> Result<Value, Refused> {
     let (head, body) = request.into_parts();
     let (shown, form) = if head.headers.contains_key(AUTHORIZATION) {
         let shown = credentials::in_authorization(&head.headers);
@@ -132,16 +132,16 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
         // Before there is a place for it: a stranger whose body is slow must not keep one
         // from those who are known. Nor is it told what is wrong with its request.
         let form = match require_form(&head.headers) {
-            Ok(()) => read(shared, body).await.unwrap_or_default(),
+            Ok(()) => read(state, body).await.unwrap_or_default(),
             Err(_) => Bytes::new(),
         };
         (credentials::in_form(&form), Form::Read(form))
     };
-    let _place = shared.admit().map_err(Refused::Failed)?;
-    let give_up = give_up_after(shared.request_timeout);
+    let _place = state.admit().map_err(Refused::Failed)?;
+    let give_up = give_up_after(state.services.request_timeout());
     let may = Some(CallerPermission::Introspect);
     let proof = shown.token.as_deref().and_then(Proof::of_token);
-    match shared.callers.prove(proof, may, give_up).await {
+    match state.services.prove_caller(proof, may, give_up).await {
         Ok(caller) => {
             Proven::note(&head.extensions, &caller);
         }
@@ -152,7 +152,7 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
     let form = match form {
         Form::Read(form) => form,
         Form::Unread(body) => {
-            let form = read(shared, body).await?;
+            let form = read(state, body).await?;
             if credentials::has_secret(&form) {
                 return Err(Invalid::TwoWays.into());
             }
@@ -161,7 +161,7 @@ async fn answered(shared: &Shared, request: Request) -> Result<Value, Refused> {
     };
     let presented = Presented::read(&token(&form)?);
     let said = |judged: Judged<'_>, revision| said(&judged, revision);
-    let judged = shared
+    let judged = state
         .services
         .judge_patiently(&presented, None, give_up, said);
     judged.await.map_err(Refused::Failed)
@@ -221,9 +221,9 @@ fn require_form(headers: &HeaderMap) -> Result<(), Invalid> {
 }
 
 /// The body, which may neither be too large nor take too long to come.
-async fn read(shared: &Shared, body: Body) -> Result<Bytes, Invalid> {
+async fn read(state: &HttpState, body: Body) -> Result<Bytes, Invalid> {
     let read = axum::body::to_bytes(body, MAX_BODY);
-    match timeout(shared.request_timeout, read).await {
+    match timeout(state.services.request_timeout(), read).await {
         Ok(Ok(read)) => Ok(read),
         Ok(Err(error)) if is_too_large(&error) => Err(Invalid::TooLarge),
         Ok(Err(_)) => Err(Invalid::BrokenOff),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use super::{
-    FORWARD_AUTH, INTROSPECT, LIVEZ, METRICS, READYZ, Shared,
+    FORWARD_AUTH, HttpState, INTROSPECT, LIVEZ, METRICS, READYZ,
     answer::{self, Why},
     is_forward_auth_and_more,
 };
@@ -32,12 +32,12 @@ const PROBES: [&str; 3] = [LIVEZ, READYZ, METRICS];
 /// with one mistake, or one outage, of which is told elsewhere. Nor has what a probe
 /// is answered.
 pub(super) async fn trace(
-    State(shared): State<Shared>,
+    State(state): State<HttpState>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let begun = Instant::now();
-    let RequestId(request_id) = RequestId::of(request.headers(), &shared.callers.store);
+    let RequestId(request_id) = RequestId::of(request.headers(), state.services.store());
     let route = route(&request);
     let method = method(request.method());
     let version = request.version();
@@ -47,7 +47,7 @@ pub(super) async fn trace(
         request.id = &*request_id,
         caller.name = Empty,
     );
-    let traced = traced(&shared, &request, method, route);
+    let traced = traced(&state, &request, method, route);
     let caller = Proven::default();
     request.extensions_mut().insert(caller.clone());
     let answered = next.run(request).instrument(span.clone());
@@ -64,14 +64,15 @@ pub(super) async fn trace(
     ended.trace(&traced);
     traced.in_scope(|| span.in_scope(|| ended.tell()));
     let status = response.status().as_u16();
-    shared
-        .metrics
+    state
+        .services
+        .metrics()
         .request(method, route, status, ended.duration);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         headers.insert(REQUEST_ID, id);
     }
-    if *shared.leaving.borrow() && version < Version::HTTP_2 {
+    if *state.leaving.borrow() && version < Version::HTTP_2 {
         // Its peer goes elsewhere, before this end is closed.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -80,7 +81,7 @@ pub(super) async fn trace(
 
 /// The span of a request, by OpenTelemetry's conventions for HTTP. Probes ask all the
 /// time, and theirs would say nothing.
-fn traced(shared: &Shared, request: &Request, method: &'static str, route: &'static str) -> Span {
+fn traced(state: &HttpState, request: &Request, method: &'static str, route: &'static str) -> Span {
     if PROBES.contains(&route) {
         return Span::none();
     }
@@ -99,8 +100,11 @@ fn traced(shared: &Shared, request: &Request, method: &'static str, route: &'sta
         caller.name = Empty,
     );
     if !span.is_disabled() {
-        let is_traced = shared.sampling.traces(request.headers());
-        shared.sampling.begin(&span, request.headers(), is_traced);
+        let is_traced = state.services.sampling().traces(request.headers());
+        state
+            .services
+            .sampling()
+            .begin(&span, request.headers(), is_traced);
     }
     span
 }

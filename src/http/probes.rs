@@ -9,7 +9,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::Shared;
+use super::HttpState;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The text format of Prometheus.
@@ -23,11 +23,11 @@ pub(super) async fn livez() -> Response {
 }
 
 /// Whether to send requests here: as the health service answers for introspection.
-pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
-    let why_not = if *shared.leaving.borrow() {
+pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
+    let why_not = if *state.leaving.borrow() {
         "the server is shutting down".to_owned()
     } else {
-        match shared.callers.replica.require_fresh() {
+        match state.services.replica().require_fresh() {
             Ok(()) => return text(StatusCode::OK, TEXT, "ok\n".to_owned()),
             Err(why) => why.to_string(),
         }
@@ -40,8 +40,8 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
 }
 
 /// The metrics, for Prometheus.
-pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
-    match shared.metrics.page() {
+pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
+    match state.services.metrics().page() {
         Ok(page) => text(StatusCode::OK, PROMETHEUS, page),
         Err(error) => {
             tracing::error!(%error, "there is no page of metrics");

@@ -3,7 +3,7 @@
 //! Every method but health and reflection needs a known caller, also one that
 //! does not exist: a stranger learns nothing about what there is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::State, middleware::Next, response::Response};
 use http::Request;
@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::{
     calls::{credentials, method::Access},
     grpc::{
-        callers::Callers,
+        Services,
         context::{Deadline, Proven},
     },
 };
@@ -23,7 +23,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Passes a request on with its proven caller, or refuses it.
 pub(super) async fn authenticate(
-    State(callers): State<Callers>,
+    State(services): State<Arc<Services>>,
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
@@ -35,8 +35,8 @@ pub(super) async fn authenticate(
     let deadline = request.extensions().get::<Deadline>().copied();
     // A stream has none; it does not wait for long in any case.
     let give_up = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
-    match callers
-        .prove(credentials::proof(&request), needed, give_up)
+    match services
+        .prove_caller(credentials::proof(&request), needed, give_up)
         .await
     {
         Ok(caller) => {

@@ -19,10 +19,10 @@ use crate::{
         Timestamp,
         clock::{Clock, Entropy},
     },
-    fastpath::dispatch::{Dispatch, Ways},
+    fastpath::dispatch::{Dispatch, FastPath},
     grpc::{self, Services},
     replica::{self, Replica, UsageWriter},
-    server::layers::{self, Tracing},
+    server::layers,
     store::{self, Store},
     telemetry::{logged::Logged, metrics::Metrics, traces::Sampling},
     transport::{
@@ -87,7 +87,7 @@ impl Entropy for Still {
     }
 }
 
-fn services() -> Router {
+fn stand_ins() -> Router {
     let much = || vec![0; 200_000];
     let later = async move || {
         sleep(SLOW).await;
@@ -115,39 +115,30 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
     let still = Arc::new(Still);
     let nowhere = store::Options::new("postgres://nobody@127.0.0.1:1/none");
     let store = Store::new(&nowhere, Arc::clone(&still) as _, still);
-    let (metrics, sampling) = (Metrics::default(), Sampling::default());
+    let metrics = Metrics::default();
     // Never ready, so it asks for nothing.
     let ready = pending();
     let (replica, usage) =
         Replica::start_when(ready, &store, replica::Options::default(), &metrics);
-    let request_timeout = Duration::from_mins(1);
     let (_, draining) = watch::channel(false);
-    let services_of_ours = Services::new(
+    let services = Arc::new(Services::new(
         store.clone(),
-        replica.clone(),
-        metrics.clone(),
-        grpc::Options::default(),
-        request_timeout,
-        draining,
-    );
-    let tracing = Tracing {
-        store: store.clone(),
-        metrics: metrics.clone(),
-        sampling: sampling.clone(),
-    };
-    let ages = Ages::new(age, store.entropy());
-    let ways = Ways {
-        services: services_of_ours,
         replica,
-        store,
-        metrics: metrics.clone(),
-        sampling,
-        router: services().layer(from_fn_with_state(tracing, layers::trace)),
+        metrics.clone(),
+        Sampling::default(),
+        grpc::Options::default(),
+        Duration::from_mins(1),
+        draining,
+    ));
+    let ages = Ages::new(age, store.entropy());
+    let trace = from_fn_with_state(Arc::clone(&services), layers::trace);
+    let fast_path = Arc::new(FastPath {
+        services,
+        router: stand_ins().layer(trace),
         runtime: tokio::runtime::Handle::current(),
-        request_timeout,
-    };
-    let ways = Arc::new(ways);
-    let dispatch = move |pulse: &Arc<Pulse>| Dispatch::new(Arc::clone(&ways), Arc::clone(pulse));
+    });
+    let dispatch =
+        move |pulse: &Arc<Pulse>| Dispatch::new(Arc::clone(&fast_path), Arc::clone(pulse));
     let connections = Connections::new(
         Box::new(dispatch),
         Workers::here(),

@@ -34,12 +34,12 @@ use crate::{
     domain::{caller::CallerPermission, token::may_contain_token},
     fastpath::{self, Reply},
     grpc::{
+        Services,
         context::{Deadline, Proven, REQUEST_ID, RequestId},
         error::{ApiError, Violation},
         ext_authz::cannot_tell,
     },
-    store::Store,
-    telemetry::{metrics::Metrics, panic_message, traces::Sampling},
+    telemetry::{metrics::Metrics, panic_message},
 };
 
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
@@ -89,42 +89,23 @@ impl Limits {
 #[derive(Clone, Copy, Debug)]
 struct Begun(Instant);
 
-/// What [`trace`] needs.
-#[derive(Clone)]
-pub(super) struct Tracing {
-    /// Where request ids come from.
-    pub(super) store: Store,
-    /// Where calls are counted.
-    pub(super) metrics: Metrics,
-    /// Which calls are traced.
-    pub(super) sampling: Sampling,
-}
-
 /// Gives the request an id and its spans; see [`UnderWay`] for what becomes of it.
 pub(super) async fn trace(
-    State(Tracing {
-        store,
-        metrics,
-        sampling,
-    }): State<Tracing>,
+    State(services): State<Arc<Services>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let is_given = RequestId::given(request.headers()).is_some();
     let told = is_given || Method::of(request.uri().path()).hot.is_none();
-    let RequestId(request_id) = RequestId::of(request.headers(), &store);
+    let RequestId(request_id) = RequestId::of(request.headers(), services.store());
     let path = shown_path(&request);
     let method = Method::of(request.uri().path());
     let head = request.extensions_mut().remove::<Head>();
     let head = head.unwrap_or_else(|| {
+        let sampling = services.sampling();
         let is_traced = sampling.traces(request.headers());
         Head {
-            span: Some(record::span(
-                &sampling,
-                method,
-                request.headers(),
-                is_traced,
-            )),
+            span: Some(record::span(sampling, method, request.headers(), is_traced)),
             begun: None,
             is_timed: method.hot.is_some() && Metrics::is_timed(),
         }
@@ -145,7 +126,7 @@ pub(super) async fn trace(
         .extensions_mut()
         .insert(RequestId(Arc::clone(&request_id)));
     let mut call = UnderWay {
-        metrics,
+        metrics: services.metrics().clone(),
         method,
         path,
         request_id: Arc::clone(&request_id),
