@@ -14,5 +14,5 @@ mod stream;
 mod unary;
 mod wire;
 
-pub(crate) use body::{Reply, append, response};
+pub(crate) use body::{ReplyBody, append, response};
 pub(crate) use stream::introspect_stream;

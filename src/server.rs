@@ -24,7 +24,7 @@ pub mod health;
 mod layers;
 pub mod lifecycle;
 
-use admission::{Admission, Crowd};
+use admission::{Admission, Burst};
 
 use crate::{
     calls::method::{
@@ -47,10 +47,10 @@ use crate::{
     store::Store,
     telemetry::{metrics::Metrics, traces::Sampling},
     transport::{
-        activity::Patience,
+        activity::IdleTimeouts,
         age::Ages,
         auto, http2, io,
-        workers::{Handed, Workers},
+        workers::{Unregistered, Workers},
     },
 };
 
@@ -82,12 +82,12 @@ pub struct Options {
     /// How long so many may come. Where calls have been waiting for Postgres for longer,
     /// without an end, only four for each connection to it are let in of those who read,
     /// and as many of those who write. Default 1 s.
-    pub max_crowd: Duration,
+    pub max_burst: Duration,
     /// Connections at once, on each of the two listeners; one more is closed. Default
     /// 10,000.
     pub max_connections: usize,
     /// For how long connections of gRPC are kept that are of no use, or old.
-    pub patience: Patience,
+    pub idle_timeouts: IdleTimeouts,
     /// How old connections become, on both listeners, a tenth more or less. Default none:
     /// they have no end.
     pub max_connection_age: Option<Duration>,
@@ -106,9 +106,9 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(30),
             max_introspections: 4096,
             max_calls: 256,
-            max_crowd: Duration::from_secs(1),
+            max_burst: Duration::from_secs(1),
             max_connections: 10_000,
-            patience: Patience::default(),
+            idle_timeouts: IdleTimeouts::default(),
             max_connection_age: None,
             threads: 0,
         }
@@ -150,7 +150,7 @@ pub async fn serve<I, C, E>(
 ) -> Ended
 where
     I: Stream<Item = Result<C, E>>,
-    C: Handed,
+    C: Unregistered,
     E: std::fmt::Display,
 {
     let server = Server {
@@ -167,10 +167,10 @@ where
 impl<G, H, C, E, D, F> Server<G, H>
 where
     G: Stream<Item = Result<C, E>>,
-    C: Handed,
+    C: Unregistered,
     E: std::fmt::Display,
     H: Stream<Item = Result<D, F>>,
-    D: Handed,
+    D: Unregistered,
     F: std::fmt::Display,
 {
     /// Serves until told to stop: a first message drains, a second one ends it at once, or
@@ -200,7 +200,7 @@ where
         });
         let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
         gauges::observe(&metrics, &replica, &store);
-        gauges::name_hot(&metrics);
+        gauges::name_fast_methods(&metrics);
         let (health, health_service) = health::service();
         let health = Arc::new(health);
         let ability = lifecycle::report_health(&replica, &health);
@@ -218,14 +218,14 @@ where
             draining.clone(),
         ));
         let introspections = Arc::new(Semaphore::new(options.max_introspections));
-        let crowd = Crowd {
-            at_most: options.max_calls,
-            may_last: options.max_crowd,
+        let burst = Burst {
+            max_calls: options.max_calls,
+            max_duration: options.max_burst,
         };
         let limits = Arc::new(layers::Limits::new(
             Arc::clone(&introspections),
             MAX_REPLACEMENTS,
-            Admission::new(crowd, store.places()),
+            Admission::new(burst, store.places()),
             draining,
         ));
         let http_state = http::HttpState {
@@ -241,10 +241,11 @@ where
             runtime: Handle::current(),
         });
         let max = options.max_connections;
-        let dispatch = move |pulse: &_| Dispatch::new(Arc::clone(&fast_path), Arc::clone(pulse));
-        let patience = options.patience;
+        let dispatch =
+            move |activity: &_| Dispatch::new(Arc::clone(&fast_path), Arc::clone(activity));
+        let idle_timeouts = options.idle_timeouts;
         let mut connections =
-            http2::Connections::new(dispatch, workers, max, patience, ages, metrics.clone());
+            http2::Connections::new(dispatch, workers, max, idle_timeouts, ages, metrics.clone());
         let mut http_connections =
             auto::Connections::new(http::router(http_state), metrics, max, http_ages);
         let http = http.map(|connection| match connection {

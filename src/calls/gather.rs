@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::{
     grpc::error::ApiError,
-    transport::activity::{Kept, Pulse},
+    transport::activity::{Activity, BufferedBytes},
 };
 
 /// What is in front of each message: whether it is compressed, and its length.
@@ -30,7 +30,7 @@ pub(crate) struct Gathered<B> {
     limit: usize,
     /// What has come of a message, from its beginning.
     part: Vec<u8>,
-    kept: Kept,
+    kept: BufferedBytes,
     /// What came after the part of a message that is given away first.
     next: Option<Frame<Bytes>>,
     state: Reading,
@@ -79,12 +79,12 @@ impl Found {
 }
 
 impl<B> Gathered<B> {
-    pub(crate) fn new(body: B, limit: usize, pulse: &Arc<Pulse>) -> Self {
+    pub(crate) fn new(body: B, limit: usize, activity: &Arc<Activity>) -> Self {
         Self {
             body,
             limit,
             part: Vec::new(),
-            kept: Kept::on(pulse, PREFIX_BYTES + limit),
+            kept: BufferedBytes::on(activity, PREFIX_BYTES + limit),
             next: None,
             state: Reading::Messages,
         }

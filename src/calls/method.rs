@@ -16,7 +16,7 @@ use crate::{
         envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
     },
-    telemetry::metrics::Hot,
+    telemetry::metrics::FastMethod,
 };
 
 /// The paths of the calls that have a fast path, or limits of their own.
@@ -30,10 +30,10 @@ pub(crate) const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionServic
 pub(crate) const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
 
 /// The path of a call that has a fast path.
-pub(crate) const fn path_of(call: Hot) -> &'static str {
+pub(crate) const fn path_of(call: FastMethod) -> &'static str {
     match call {
-        Hot::Introspect => INTROSPECT,
-        Hot::Check => CHECK,
+        FastMethod::Introspect => INTROSPECT,
+        FastMethod::Check => CHECK,
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Method {
     pub(crate) streams: bool,
     /// Set for introspections. There are so many of them, and they take so little
     /// time, that only some are timed.
-    pub(crate) hot: Option<Hot>,
+    pub(crate) hot: Option<FastMethod>,
 }
 
 /// What is counted where a method does not exist: a caller may name any.
@@ -80,7 +80,9 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
                         service: full,
                         name: method.name().to_owned().leak(),
                         streams: method.server_streaming(),
-                        hot: Hot::ALL.into_iter().find(|call| path_of(*call) == path),
+                        hot: FastMethod::ALL
+                            .into_iter()
+                            .find(|call| path_of(*call) == path),
                     };
                     methods.insert(path, method);
                 }
@@ -192,7 +194,7 @@ mod tests {
             service,
             name,
             streams,
-            hot: (name == "Introspect").then_some(Hot::Introspect),
+            hot: (name == "Introspect").then_some(FastMethod::Introspect),
         };
         let introspection = "hitkeep.auth.v1.IntrospectionService";
         for (path, expected) in [

@@ -24,7 +24,7 @@ use crate::{
         metrics::{Call, Metrics},
         traces::{self, Sampling},
     },
-    transport::activity::{CutOff, Pulse},
+    transport::activity::{Activity, CutOff},
 };
 
 /// The header that has a status, and the trailer.
@@ -33,12 +33,12 @@ pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 tokio::task_local! {
     /// What goes on on the connection of the call that a task answers. It is there while
     /// the task is dropped as well, which is what a call that is cut off learns it by.
-    pub(crate) static PULSE: Arc<Pulse>;
+    pub(crate) static ACTIVITY: Arc<Activity>;
 }
 
 /// What is noted of a call before its way is known.
 #[derive(Clone, Debug)]
-pub(crate) struct Head {
+pub(crate) struct CallStart {
     /// Its span; none where it is not traced.
     pub(crate) span: Option<Span>,
     /// When it began; none where that was a moment ago.
@@ -74,7 +74,7 @@ pub(crate) fn span(sampling: &Sampling, method: Method, headers: &HeaderMap, tra
 
 /// A call under way. Dropped before it has ended, it was cut off, by its caller or by us,
 /// and that is a failure like any other.
-pub(crate) struct UnderWay {
+pub(crate) struct CallRecord {
     pub(crate) metrics: Metrics,
     pub(crate) method: Method,
     /// The path, as it can be shown.
@@ -91,23 +91,25 @@ pub(crate) struct UnderWay {
     pub(crate) has_ended: bool,
 }
 
-impl fmt::Debug for UnderWay {
+impl fmt::Debug for CallRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("UnderWay").field(&self.path).finish()
+        f.debug_tuple("CallRecord").field(&self.path).finish()
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for CallRecord {
     fn drop(&mut self) {
         if !self.has_ended {
             // Where it is none of a task's, whoever drops it has told.
-            PULSE.try_with(|pulse| self.tell_cut_off(pulse)).ok();
+            ACTIVITY
+                .try_with(|activity| self.end_if_cut_off(activity))
+                .ok();
             self.end(Some(&Status::cancelled("its caller went away")));
         }
     }
 }
 
-impl UnderWay {
+impl CallRecord {
     /// Notes how it ended: with that failure, or well.
     pub(crate) fn end(&mut self, failure: Option<&Status>) {
         if std::mem::replace(&mut self.has_ended, true) {
@@ -127,8 +129,8 @@ impl UnderWay {
     }
 
     /// Notes that it was cut off, where it was not its caller who did.
-    pub(crate) fn tell_cut_off(&mut self, pulse: &Pulse) {
-        if let Some(who) = pulse.cut_off() {
+    pub(crate) fn end_if_cut_off(&mut self, activity: &Activity) {
+        if let Some(who) = activity.cut_off() {
             self.end(Some(&Status::from(who)));
         }
     }
@@ -160,7 +162,7 @@ impl UnderWay {
         let fault = Fault::of(status.code(), self.method.streams);
         self.traced.record("error.type", code);
         self.traced.record("hitkeep_auth.reason", reason);
-        if fault >= Fault::Ours {
+        if fault >= Fault::Server {
             self.traced.record("otel.status_code", traces::ERROR);
         }
         let source = std::error::Error::source(status);
@@ -188,9 +190,9 @@ impl UnderWay {
             };
         }
         let tell = || match fault {
-            Fault::Nobodys => line!(debug),
-            Fault::Callers => line!(info),
-            Fault::Ours => line!(warn),
+            Fault::Benign => line!(debug),
+            Fault::Caller => line!(info),
+            Fault::Server => line!(warn),
             Fault::Defect => line!(error),
         };
         self.traced.in_scope(|| self.span.in_scope(tell));
@@ -217,11 +219,11 @@ impl From<CutOff> for Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     /// Somebody hung up on a stream, which is how most of them end.
-    Nobodys,
+    Benign,
     /// The caller asked for what it does not get, or went away.
-    Callers,
+    Caller,
     /// We could not do our work: it is too much, too old, or Postgres is away.
-    Ours,
+    Server,
     /// A defect of ours: a person should look.
     Defect,
 }
@@ -229,8 +231,8 @@ enum Fault {
 impl Fault {
     const fn of(code: Code, streams: bool) -> Self {
         match code {
-            Code::Ok => Self::Nobodys,
-            Code::Cancelled if streams => Self::Nobodys,
+            Code::Ok => Self::Benign,
+            Code::Cancelled if streams => Self::Benign,
             Code::Cancelled
             | Code::InvalidArgument
             | Code::NotFound
@@ -241,36 +243,40 @@ impl Fault {
             | Code::Aborted
             | Code::OutOfRange
             | Code::Unimplemented
-            | Code::Unauthenticated => Self::Callers,
-            Code::DeadlineExceeded | Code::Unavailable => Self::Ours,
+            | Code::Unauthenticated => Self::Caller,
+            Code::DeadlineExceeded | Code::Unavailable => Self::Server,
             Code::Unknown | Code::Internal | Code::DataLoss => Self::Defect,
         }
     }
 }
 
 /// The answers of a stream, whose end is that of its call.
-pub(crate) struct Watched<B> {
+pub(crate) struct RecordedBody<B> {
     body: B,
-    call: UnderWay,
+    call: CallRecord,
     /// What goes on on its connection: its task has ended by then. None where no connection is.
-    pulse: Option<Arc<Pulse>>,
+    activity: Option<Arc<Activity>>,
 }
 
-impl<B> Watched<B> {
-    pub(crate) const fn new(body: B, call: UnderWay, pulse: Option<Arc<Pulse>>) -> Self {
-        Self { body, call, pulse }
-    }
-}
-
-impl<B> Drop for Watched<B> {
-    fn drop(&mut self) {
-        if let Some(pulse) = &self.pulse {
-            self.call.tell_cut_off(pulse);
+impl<B> RecordedBody<B> {
+    pub(crate) const fn new(body: B, call: CallRecord, activity: Option<Arc<Activity>>) -> Self {
+        Self {
+            body,
+            call,
+            activity,
         }
     }
 }
 
-impl<B> Body for Watched<B>
+impl<B> Drop for RecordedBody<B> {
+    fn drop(&mut self) {
+        if let Some(activity) = &self.activity {
+            self.call.end_if_cut_off(activity);
+        }
+    }
+}
+
+impl<B> Body for RecordedBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -338,13 +344,13 @@ mod tests {
     #[test]
     fn callers_mistakes_wake_nobody() {
         for code in [Code::NotFound, Code::Unauthenticated, Code::InvalidArgument] {
-            assert_eq!(Fault::of(code, false), Fault::Callers);
+            assert_eq!(Fault::of(code, false), Fault::Caller);
         }
         for code in [Code::Unavailable, Code::DeadlineExceeded] {
-            assert_eq!(Fault::of(code, false), Fault::Ours);
+            assert_eq!(Fault::of(code, false), Fault::Server);
         }
         assert_eq!(Fault::of(Code::Internal, false), Fault::Defect);
-        assert_eq!(Fault::of(Code::Cancelled, true), Fault::Nobodys);
-        assert_eq!(Fault::of(Code::Cancelled, false), Fault::Callers);
+        assert_eq!(Fault::of(Code::Cancelled, true), Fault::Benign);
+        assert_eq!(Fault::of(Code::Cancelled, false), Fault::Caller);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::{at_least_one, some_time};
-use crate::{server, transport::activity::Patience};
+use crate::{server, transport::activity::IdleTimeouts};
 
 /// Limits of connections.
 #[derive(Debug, Args)]
@@ -28,9 +28,9 @@ impl ConnectionArgs {
         server::Options {
             max_connections: self.max_connections,
             max_connection_age: Some(age).filter(|age| !age.is_zero()),
-            patience: Patience {
+            idle_timeouts: IdleTimeouts {
                 grace: self.max_connection_age_grace,
-                ..server.patience
+                ..server.idle_timeouts
             },
             ..server
         }

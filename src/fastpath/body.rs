@@ -12,16 +12,16 @@ use prost::Message;
 
 use super::{
     dispatch::{GRPC, OK},
-    stream::Conversation,
+    stream::IntrospectionStream,
 };
 use crate::{
-    calls::record::{GRPC_STATUS, Watched},
+    calls::record::{GRPC_STATUS, RecordedBody},
     grpc::context::REQUEST_ID,
-    transport::activity::Taken,
+    transport::activity::TrackedBody,
 };
 
 /// A response with that body.
-pub(crate) fn response(body: Reply, request_id: Option<HeaderValue>) -> Response<Reply> {
+pub(crate) fn response(body: ReplyBody, request_id: Option<HeaderValue>) -> Response<ReplyBody> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, GRPC);
@@ -42,12 +42,12 @@ pub(crate) fn append(message: &impl Message, to: &mut Vec<u8>) {
 }
 
 /// A body of which a part was read already.
-pub(super) struct Replayed {
+pub(super) struct PrefixedBody {
     pub(super) first: Option<Bytes>,
     pub(super) rest: Incoming,
 }
 
-impl Body for Replayed {
+impl Body for PrefixedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -67,18 +67,18 @@ impl Body for Replayed {
 }
 
 /// A reply's body.
-pub(crate) enum Reply {
+pub(crate) enum ReplyBody {
     /// One message, or none where it was taken already, and then the status.
-    Hot(Option<Bytes>),
+    FastMethod(Option<Bytes>),
     /// The status was taken as well.
     Done,
     /// Answers to a stream.
-    Stream(Box<Taken<Watched<Conversation<Incoming>>>>),
+    Stream(Box<TrackedBody<RecordedBody<IntrospectionStream<Incoming>>>>),
     /// What the router replied.
-    Routed(Taken<axum::body::Body>),
+    SlowCall(TrackedBody<axum::body::Body>),
 }
 
-impl Body for Reply {
+impl Body for ReplyBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -87,7 +87,7 @@ impl Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         match &mut *self {
-            Self::Hot(message) => {
+            Self::FastMethod(message) => {
                 if let Some(message) = message.take() {
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
@@ -100,22 +100,22 @@ impl Body for Reply {
             Self::Stream(answers) => Pin::new(answers)
                 .poll_frame(context)
                 .map_err(axum::Error::new),
-            Self::Routed(body) => Pin::new(body).poll_frame(context),
+            Self::SlowCall(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hot(_) | Self::Stream(_) => false,
+            Self::FastMethod(_) | Self::Stream(_) => false,
             Self::Done => true,
-            Self::Routed(body) => body.is_end_stream(),
+            Self::SlowCall(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hot(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
-            Self::Routed(body) => Body::size_hint(body),
+            Self::FastMethod(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
+            Self::SlowCall(body) => Body::size_hint(body),
         }
     }
 }

@@ -31,9 +31,9 @@ use tower::Service as _;
 use tracing::info_span;
 
 use super::{
-    body::{Reply, response},
-    stream::Conversation,
-    unary::Reading,
+    body::{ReplyBody, response},
+    stream::IntrospectionStream,
+    unary::UnaryCall,
 };
 use crate::{
     calls::{
@@ -41,7 +41,7 @@ use crate::{
         deadline::time_limit,
         gather::Gathered,
         method::{CHECK, INTROSPECT, INTROSPECT_STREAM, Method, max_message},
-        record::{self, PULSE, UnderWay, Watched, id_header},
+        record::{self, ACTIVITY, CallRecord, RecordedBody, id_header},
     },
     domain::caller::CallerPermission,
     grpc::{
@@ -50,8 +50,8 @@ use crate::{
         error::ApiError,
     },
     replica::index::Callers,
-    telemetry::metrics::Hot,
-    transport::activity::{Call, Pulse, Taken},
+    telemetry::metrics::FastMethod,
+    transport::activity::{ActiveCall, Activity, TrackedBody},
 };
 
 pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -59,28 +59,28 @@ pub(super) const GRPC_ENCODING: &str = "grpc-encoding";
 pub(super) const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// The call at that path, if it may go the short way.
-fn call_at(path: &str) -> Option<Hot> {
+fn call_at(path: &str) -> Option<FastMethod> {
     match path {
-        INTROSPECT => Some(Hot::Introspect),
-        CHECK => Some(Hot::Check),
+        INTROSPECT => Some(FastMethod::Introspect),
+        CHECK => Some(FastMethod::Check),
         _ => None,
     }
 }
 
 /// The longest message that is looked at here: whatever an introspection may need,
 /// and as many headers as Envoy lets through where nobody tells it otherwise.
-pub(super) const fn max_body(call: Hot) -> usize {
+pub(super) const fn max_body(call: FastMethod) -> usize {
     match call {
-        Hot::Introspect => 1024,
-        Hot::Check => 64 * 1024,
+        FastMethod::Introspect => 1024,
+        FastMethod::Check => 64 * 1024,
     }
 }
 
 /// What a reply takes: with three grants and a short name, or with a site.
-pub(super) const fn usual_reply(call: Hot) -> usize {
+pub(super) const fn usual_reply(call: FastMethod) -> usize {
     match call {
-        Hot::Introspect => 320,
-        Hot::Check => 768,
+        FastMethod::Introspect => 320,
+        FastMethod::Check => 768,
     }
 }
 
@@ -99,8 +99,8 @@ impl FastPath {
         &self,
         caller: Caller,
         request: Request<Incoming>,
-        under_way: Call,
-    ) -> Response<Reply> {
+        under_way: ActiveCall,
+    ) -> Response<ReplyBody> {
         let headers = request.headers();
         let RequestId(request_id) = RequestId::of(headers, self.services.store());
         let method = Method::of(INTROSPECT_STREAM);
@@ -108,7 +108,7 @@ impl FastPath {
         let traced = record::span(self.services.sampling(), method, headers, is_traced);
         let proven = Proven::from(Arc::clone(&caller.account));
         let begun = Instant::now();
-        let record = UnderWay {
+        let record = CallRecord {
             metrics: self.services.metrics().clone(),
             method,
             path: INTROSPECT_STREAM.to_owned(),
@@ -125,18 +125,19 @@ impl FastPath {
             is_timed: false,
             has_ended: false,
         };
-        let activity = Arc::clone(under_way.pulse());
+        let activity = Arc::clone(under_way.activity());
         let deadline = time_limit(headers, None).map(|limit| begun + limit);
         let span = record.span.clone();
         let services = Arc::clone(&self.services);
         let requests = request.into_body();
-        let answers = Conversation::new(services, caller, requests, &activity, deadline, span);
-        let answers = Watched::new(answers, record, Some(activity));
-        let answers = Taken::at_leisure(answers, under_way);
-        response(Reply::Stream(Box::new(answers)), id_header(&request_id))
+        let answers =
+            IntrospectionStream::new(services, caller, requests, &activity, deadline, span);
+        let answers = RecordedBody::new(answers, record, Some(activity));
+        let answers = TrackedBody::streaming(answers, under_way);
+        response(ReplyBody::Stream(Box::new(answers)), id_header(&request_id))
     }
 
-    pub(super) fn route<B>(&self, request: Request<B>, call: Call) -> Routed
+    pub(super) fn route<B>(&self, request: Request<B>, call: ActiveCall) -> SlowCall
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<axum::BoxError>,
@@ -144,10 +145,10 @@ impl FastPath {
         let mut router = self.router.clone();
         let path = request.uri().path();
         let (streams, limit) = (Method::of(path).streams, max_message(path));
-        let request = request.map(|body| Gathered::new(body, limit, call.pulse()));
+        let request = request.map(|body| Gathered::new(body, limit, call.activity()));
         let routed = async move { router.call(request.map(axum::body::Body::new)).await };
-        let routed = PULSE.scope(Arc::clone(call.pulse()), routed);
-        Routed {
+        let routed = ACTIVITY.scope(Arc::clone(call.activity()), routed);
+        SlowCall {
             task: self.runtime.spawn(routed),
             call: Some(call),
             streams,
@@ -156,21 +157,21 @@ impl FastPath {
 }
 
 /// A call that goes the usual way. Dropped, it ends: it was cut off.
-pub(crate) struct Routed {
+pub(crate) struct SlowCall {
     task: JoinHandle<Result<Response<axum::body::Body>, Infallible>>,
     /// Until there is an answer, which has it then.
-    call: Option<Call>,
+    call: Option<ActiveCall>,
     streams: bool,
 }
 
-impl Drop for Routed {
+impl Drop for SlowCall {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Routed {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<Reply>> {
+impl SlowCall {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<ReplyBody>> {
         let response = match ready!(Pin::new(&mut self.task).poll(context)) {
             Ok(Ok(response)) => response,
             // Panics are caught in there: its runtime has ended.
@@ -179,27 +180,27 @@ impl Routed {
         let call = self.call.take().expect("it is not polled after its end");
         let streams = self.streams;
         Poll::Ready(response.map(|body| {
-            Reply::Routed(if streams {
-                Taken::at_leisure(body, call)
+            ReplyBody::SlowCall(if streams {
+                TrackedBody::streaming(body, call)
             } else {
-                Taken::at_once(body, call)
+                TrackedBody::single(body, call)
             })
         }))
     }
 }
 
 /// Which way a call goes.
-enum Way {
-    Short(Hot),
+enum Path {
+    Fast(FastMethod),
     /// The short one, for a stream of that caller's.
     Stream(Caller),
-    Usual,
+    Slow,
 }
 
 /// What the calls of one connection share.
 pub(super) struct Connection {
     pub(super) fast_path: Arc<FastPath>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) activity: Arc<Activity>,
 }
 
 /// What answers the calls of one connection.
@@ -219,20 +220,23 @@ struct Remembered {
 }
 
 impl Dispatch {
-    pub(crate) fn new(fast_path: Arc<FastPath>, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(fast_path: Arc<FastPath>, activity: Arc<Activity>) -> Self {
         Self {
-            connection: Arc::new(Connection { fast_path, pulse }),
+            connection: Arc::new(Connection {
+                fast_path,
+                activity,
+            }),
             remembered: Mutex::default(),
         }
     }
 
     /// Whether a call may be answered here, its message apart.
-    fn way_of(&self, request: &Request<Incoming>) -> Way {
+    fn path_of(&self, request: &Request<Incoming>) -> Path {
         let headers = request.headers();
         let path = request.uri().path();
         let call = call_at(path);
         if call.is_none() && path != INTROSPECT_STREAM {
-            return Way::Usual;
+            return Path::Slow;
         }
         let id = headers.get(REQUEST_ID);
         let is_ordinary = request.method() == http::Method::POST
@@ -240,14 +244,14 @@ impl Dispatch {
             && !headers.contains_key(GRPC_ENCODING)
             && id.is_none_or(|id| id.to_str().is_ok_and(RequestId::is_usable));
         if !is_ordinary {
-            return Way::Usual;
+            return Path::Slow;
         }
         match call {
-            Some(call) if self.introspecting_caller(request, |_| ()).is_some() => Way::Short(call),
-            Some(_) => Way::Usual,
+            Some(call) if self.introspecting_caller(request, |_| ()).is_some() => Path::Fast(call),
+            Some(_) => Path::Slow,
             None => self
                 .introspecting_caller(request, Caller::clone)
-                .map_or(Way::Usual, Way::Stream),
+                .map_or(Path::Slow, Path::Stream),
         }
     }
 
@@ -289,40 +293,43 @@ impl Dispatch {
 }
 
 impl Service<Request<Incoming>> for Dispatch {
-    type Response = Response<Reply>;
+    type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Answer {
-        let Connection { fast_path, pulse } = &*self.connection;
-        pulse.beat();
-        match self.way_of(&request) {
-            Way::Short(call) => Answer::Reading(Some(Reading::begin(
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+        let Connection {
+            fast_path,
+            activity,
+        } = &*self.connection;
+        activity.record_call();
+        match self.path_of(&request) {
+            Path::Fast(call) => ResponseFuture::UnaryCall(Some(UnaryCall::begin(
                 call,
                 Arc::clone(&self.connection),
                 request,
             ))),
-            Way::Stream(caller) => {
-                Answer::Begun(Some(fast_path.converse(caller, request, pulse.call())))
+            Path::Stream(caller) => {
+                ResponseFuture::Begun(Some(fast_path.converse(caller, request, activity.call())))
             }
-            Way::Usual => Answer::Routed(fast_path.route(request, pulse.call())),
+            Path::Slow => ResponseFuture::SlowCall(fast_path.route(request, activity.call())),
         }
     }
 }
 
 /// The answer to a call, as it comes.
-pub(crate) enum Answer {
-    Reading(Option<Reading>),
+pub(crate) enum ResponseFuture {
+    UnaryCall(Option<UnaryCall>),
     /// There already, because its body is what takes time.
-    Begun(Option<Response<Reply>>),
-    Routed(Routed),
+    Begun(Option<Response<ReplyBody>>),
+    SlowCall(SlowCall),
 }
 
-impl Future for Answer {
-    type Output = Result<Response<Reply>, Infallible>;
+impl Future for ResponseFuture {
+    type Output = Result<Response<ReplyBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Self::Reading(reading) = &mut *self {
+        if let Self::UnaryCall(reading) = &mut *self {
             let call = reading.as_mut().expect("it is not polled after its end");
             let is_whole = match call.poll_message(context) {
                 Poll::Ready(is_whole) => is_whole,
@@ -341,15 +348,15 @@ impl Future for Answer {
                 return Poll::Ready(Ok(answer));
             }
             let call = reading.take().expect("it was there a moment ago");
-            *self = Self::Routed(call.route());
+            *self = Self::SlowCall(call.route());
         }
         match &mut *self {
-            Self::Routed(routed) => routed.poll(context).map(Ok),
+            Self::SlowCall(routed) => routed.poll(context).map(Ok),
             Self::Begun(response) => {
                 let response = response.take().expect("it is not polled after its end");
                 Poll::Ready(Ok(response))
             }
-            Self::Reading(_) => unreachable!("it was replaced above"),
+            Self::UnaryCall(_) => unreachable!("it was replaced above"),
         }
     }
 }

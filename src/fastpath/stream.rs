@@ -31,7 +31,7 @@ use crate::{
     calls::{
         gather::PREFIX_BYTES,
         method::MAX_INTROSPECTION_BYTES,
-        record::{GRPC_STATUS, PULSE, trailers},
+        record::{ACTIVITY, GRPC_STATUS, trailers},
     },
     grpc::{
         Services,
@@ -39,7 +39,7 @@ use crate::{
         error::ApiError,
     },
     pb,
-    transport::activity::{Kept, Pulse},
+    transport::activity::{Activity, BufferedBytes},
 };
 
 /// How much is answered until it is sent: a frame of HTTP/2, about.
@@ -65,12 +65,13 @@ pub(crate) async fn introspect_stream(
         return refused;
     }
     let (head, requests) = request.into_parts();
-    let (Some(caller), Ok(activity)) =
-        (head.extensions.get::<Caller>(), PULSE.try_with(Arc::clone))
-    else {
+    let (Some(caller), Ok(activity)) = (
+        head.extensions.get::<Caller>(),
+        ACTIVITY.try_with(Arc::clone),
+    ) else {
         return Status::from(ApiError::Defect("no caller was established")).into_http();
     };
-    let answers = Conversation::new(
+    let answers = IntrospectionStream::new(
         services,
         caller.clone(),
         requests,
@@ -84,7 +85,7 @@ pub(crate) async fn introspect_stream(
 }
 
 /// A stream of requests, and its answers as a body.
-pub(crate) struct Conversation<B> {
+pub(crate) struct IntrospectionStream<B> {
     services: Arc<Services>,
     /// The caller's: a stream may outlive it.
     caller: Caller,
@@ -103,12 +104,12 @@ pub(crate) struct Conversation<B> {
     end: Option<Result<(), ApiError>>,
     is_over: bool,
     /// What was read and not answered yet.
-    kept: Kept,
+    kept: BufferedBytes,
     /// The span of the call, in which requests wait.
     span: Span,
 }
 
-impl<B> Conversation<B>
+impl<B> IntrospectionStream<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -116,7 +117,7 @@ where
         services: Arc<Services>,
         caller: Caller,
         requests: B,
-        activity: &Arc<Pulse>,
+        activity: &Arc<Activity>,
         deadline: Option<Instant>,
         span: Span,
     ) -> Self {
@@ -144,7 +145,7 @@ where
             deadline: deadline.map(|at| Box::pin(sleep_until(at)) as _),
             end: None,
             is_over: false,
-            kept: Kept::on(activity, MAX_INTROSPECTION_BYTES),
+            kept: BufferedBytes::on(activity, MAX_INTROSPECTION_BYTES),
             span,
         }
     }
@@ -260,7 +261,7 @@ where
     }
 }
 
-impl<B> Body for Conversation<B>
+impl<B> Body for IntrospectionStream<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {

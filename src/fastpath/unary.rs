@@ -15,8 +15,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Span;
 
 use super::{
-    body::{Replayed, Reply, response},
-    dispatch::{Connection, Routed, max_body, usual_reply},
+    body::{PrefixedBody, ReplyBody, response},
+    dispatch::{Connection, SlowCall, max_body, usual_reply},
     introspect::AtOnce,
 };
 use crate::{
@@ -25,20 +25,20 @@ use crate::{
         deadline::time_limit,
         gather::PREFIX_BYTES,
         method::{Method, path_of},
-        record::{self, Head},
+        record::{self, CallStart},
     },
     domain::caller::ServiceAccount,
     grpc::context::REQUEST_ID,
     telemetry::{
-        metrics::{Hot, Metrics},
+        metrics::{FastMethod, Metrics},
         traces::{self, Answered},
     },
-    transport::activity::Kept,
+    transport::activity::BufferedBytes,
 };
 
 /// A call whose message is being read.
-pub(crate) struct Reading {
-    call: Hot,
+pub(crate) struct UnaryCall {
+    call: FastMethod,
     traced: Option<Traced>,
     /// When it began, where its time is taken.
     timed: Option<Instant>,
@@ -48,7 +48,7 @@ pub(crate) struct Reading {
     /// How long its message may take to come, once it has to be waited for.
     late: Option<Late>,
     /// What is kept of it meanwhile. Boxed, since most calls keep nothing.
-    kept: Option<Box<Kept>>,
+    kept: Option<Box<BufferedBytes>>,
 }
 
 /// What was read of a message: nearly always all of it at once, where it lies.
@@ -107,9 +107,9 @@ enum Traced {
     Open(Box<Span>),
 }
 
-impl Reading {
+impl UnaryCall {
     pub(super) fn begin(
-        call: Hot,
+        call: FastMethod,
         connection: Arc<Connection>,
         request: Request<Incoming>,
     ) -> Self {
@@ -164,9 +164,12 @@ impl Reading {
         if let Message::Whole(part) = &self.read {
             self.read = Message::Parts(BytesMut::from(&part[..]));
         }
-        let kept = self
-            .kept
-            .get_or_insert_with(|| Box::new(Kept::on(&self.connection.pulse, max_body(self.call))));
+        let kept = self.kept.get_or_insert_with(|| {
+            Box::new(BufferedBytes::on(
+                &self.connection.activity,
+                max_body(self.call),
+            ))
+        });
         kept.note(bytes).is_ok()
     }
 
@@ -193,7 +196,7 @@ impl Reading {
         late.alarm.as_mut().poll(context)
     }
 
-    pub(super) fn answer(&self) -> Option<Response<Reply>> {
+    pub(super) fn answer(&self) -> Option<Response<ReplyBody>> {
         let (prefix, message) = self.read.bytes().split_at_checked(PREFIX_BYTES)?;
         let (compressed, length) = prefix.split_first()?;
         let length = u32::from_be_bytes(length.try_into().ok()?);
@@ -203,15 +206,15 @@ impl Reading {
         let mut reply = Vec::with_capacity(usual_reply(self.call));
         let at_once = AtOnce::now(&self.connection.fast_path.services)?;
         let is_answered = match self.call {
-            Hot::Introspect => at_once.answer(message, &mut reply),
-            Hot::Check => at_once.check(message, &mut reply),
+            FastMethod::Introspect => at_once.answer(message, &mut reply),
+            FastMethod::Check => at_once.check(message, &mut reply),
         };
         if !is_answered {
             return None;
         }
         self.note_success();
         let id = self.request.headers().get(REQUEST_ID).cloned();
-        Some(response(Reply::Hot(Some(reply.into())), id))
+        Some(response(ReplyBody::FastMethod(Some(reply.into())), id))
     }
 
     fn note_success(&self) {
@@ -283,7 +286,7 @@ impl Reading {
     }
 
     /// Hands the call over, with what was read of it.
-    pub(super) fn route(mut self) -> Routed {
+    pub(super) fn route(mut self) -> SlowCall {
         self.open_span();
         let Self {
             traced,
@@ -298,15 +301,17 @@ impl Reading {
             Some(Traced::Open(span)) => Some(*span),
             Some(Traced::Since(_)) | None => None,
         };
-        request.extensions_mut().insert(Head {
+        request.extensions_mut().insert(CallStart {
             span,
             begun: timed.or(late.map(|late| late.since)),
             is_timed: timed.is_some(),
         });
-        let request = request.map(|rest| Replayed {
+        let request = request.map(|rest| PrefixedBody {
             first: Some(read.into_bytes()).filter(|read| !read.is_empty()),
             rest,
         });
-        connection.fast_path.route(request, connection.pulse.call())
+        connection
+            .fast_path
+            .route(request, connection.activity.call())
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         directory::DirectoryError,
         error::{StoreError, causes},
     },
-    transport::activity::TooMuchKept,
+    transport::activity::TooMuchBuffered,
 };
 
 /// The domain of every `google.rpc.ErrorInfo`.
@@ -116,8 +116,8 @@ pub enum ApiError {
     Defect(&'static str),
 }
 
-impl From<TooMuchKept> for ApiError {
-    fn from(TooMuchKept: TooMuchKept) -> Self {
+impl From<TooMuchBuffered> for ApiError {
+    fn from(TooMuchBuffered: TooMuchBuffered) -> Self {
         Self::Overloaded
     }
 }

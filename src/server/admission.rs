@@ -1,7 +1,7 @@
 //! Which calls are let in that work on the database.
 //!
-//! Postgres takes so many at once, and whoever comes beyond that waits. A short crowd
-//! is worth letting in: it is served a moment later. Where a crowd does not end, though,
+//! Postgres takes so many at once, and whoever comes beyond that waits. A short burst
+//! is worth letting in: it is served a moment later. Where a burst does not end, though,
 //! a long queue serves nobody sooner. It makes every call that is let in wait for all
 //! those before it, and finishes none more in a second. So a queue may be long for a
 //! moment only, and is short where it lasts; "good" and "bad queue" in `CoDel`'s words
@@ -17,17 +17,17 @@ use tokio::time::Instant;
 use crate::{calls::method::Method, store::Places};
 
 /// How many calls of a kind may be under way for each connection to Postgres where
-/// there was a queue for longer than [`Crowd::may_last`]. So many keep Postgres busy;
+/// there was a queue for longer than [`Burst::max_duration`]. So many keep Postgres busy;
 /// a call that is let in then waits for three others, on average.
 const LASTING_CALLS_A_CONNECTION: usize = 4;
 
 /// How many may come at once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Crowd {
+pub(super) struct Burst {
     /// How many calls may be under way, of all kinds.
-    pub(super) at_most: usize,
+    pub(super) max_calls: usize,
     /// How long so many may come.
-    pub(super) may_last: Duration,
+    pub(super) max_duration: Duration,
 }
 
 /// What a call does with the database. Each kind has a queue of its own, since writes
@@ -55,7 +55,7 @@ impl Kind {
 /// Lets calls in, or does not.
 #[derive(Debug)]
 pub(super) struct Admission {
-    crowd: Crowd,
+    burst: Burst,
     /// How many of a kind may be under way where a queue lasts.
     lasting: usize,
     /// How many of them are worked on at once.
@@ -76,7 +76,7 @@ struct Queue {
     /// Since when some of them have been waiting, without an end.
     since: Option<Instant>,
     /// When one was refused because that had been for too long. For as long again the
-    /// queue stays short: a moment in which nobody waits is not the end of a crowd.
+    /// queue stays short: a moment in which nobody waits is not the end of a burst.
     refused: Option<Instant>,
 }
 
@@ -88,9 +88,9 @@ pub(super) struct Admitted<'a> {
 }
 
 impl Admission {
-    pub(super) fn new(crowd: Crowd, places: Places) -> Self {
+    pub(super) fn new(burst: Burst, places: Places) -> Self {
         Self {
-            crowd,
+            burst,
             lasting: places.reads.saturating_mul(LASTING_CALLS_A_CONNECTION),
             places,
             queues: Mutex::default(),
@@ -103,11 +103,12 @@ impl Admission {
             let under_way = queues.reads.under_way + queues.writes.under_way;
             let places = self.places_of(kind);
             let queue = queues.of(kind);
-            if queue.under_way >= self.lasting && queue.is_to_be_short(now, self.crowd.may_last) {
+            if queue.under_way >= self.lasting && queue.is_to_be_short(now, self.burst.max_duration)
+            {
                 queue.refused = Some(now);
                 return None;
             }
-            if under_way >= self.crowd.at_most {
+            if under_way >= self.burst.max_calls {
                 return None;
             }
             queue.under_way += 1;
@@ -147,10 +148,12 @@ impl Queues {
 
 impl Queue {
     /// Whether there was a queue for too long, or was just before.
-    fn is_to_be_short(&self, now: Instant, may_last: Duration) -> bool {
+    fn is_to_be_short(&self, now: Instant, max_duration: Duration) -> bool {
         let age = |moment| now.saturating_duration_since(moment);
-        self.since.is_some_and(|since| age(since) >= may_last)
-            || self.refused.is_some_and(|refused| age(refused) < may_last)
+        self.since.is_some_and(|since| age(since) >= max_duration)
+            || self
+                .refused
+                .is_some_and(|refused| age(refused) < max_duration)
     }
 }
 
@@ -171,19 +174,19 @@ impl Drop for Admitted<'_> {
 mod tests {
     use super::*;
 
-    const MAY_LAST: Duration = Duration::from_secs(1);
+    const MAX_DURATION: Duration = Duration::from_secs(1);
 
     /// With 2 connections, of which writes have one: 8 of a kind where a queue lasts.
-    fn admission(at_most: usize) -> Admission {
-        let crowd = Crowd {
-            at_most,
-            may_last: MAY_LAST,
+    fn admission(max_calls: usize) -> Admission {
+        let burst = Burst {
+            max_calls,
+            max_duration: MAX_DURATION,
         };
         let places = Places {
             reads: 2,
             writes: 1,
         };
-        Admission::new(crowd, places)
+        Admission::new(burst, places)
     }
 
     /// As many as are let in, of so many.
@@ -200,11 +203,11 @@ mod tests {
         assert_eq!(inside.len(), 20);
         // Just as long as it may, those that leave are followed by others.
         inside.truncate(10);
-        let just_before = begun + MAY_LAST - Duration::from_nanos(1);
+        let just_before = begun + MAX_DURATION - Duration::from_nanos(1);
         inside.extend(come(&admission, Kind::Read, 30, just_before));
         assert_eq!(inside.len(), 20);
         // From then on only as many as a queue has that lasts.
-        let later = begun + MAY_LAST;
+        let later = begun + MAX_DURATION;
         for (left, followed) in [(9, 9), (8, 8), (7, 8), (3, 8)] {
             inside.truncate(left);
             inside.extend(come(&admission, Kind::Read, 30, later));
@@ -219,7 +222,7 @@ mod tests {
             let begun = Instant::now();
             let mut inside = come(&admission, Kind::Read, 20, begun);
             inside.truncate(left);
-            let later = begun + MAY_LAST;
+            let later = begun + MAX_DURATION;
             inside.extend(come(&admission, Kind::Read, 30, later));
             assert_eq!(inside.len(), followed, "{left} were left");
         }
@@ -230,18 +233,18 @@ mod tests {
         let admission = admission(20);
         let begun = Instant::now();
         let inside = come(&admission, Kind::Read, 20, begun);
-        let refused = begun + MAY_LAST;
+        let refused = begun + MAX_DURATION;
         assert!(admission.admit(Kind::Read, refused).is_none());
         // All of them are gone for a moment, and that is all.
         drop(inside);
-        let just_before = refused + MAY_LAST - Duration::from_nanos(1);
+        let just_before = refused + MAX_DURATION - Duration::from_nanos(1);
         let inside = come(&admission, Kind::Read, 30, just_before);
         assert_eq!(inside.len(), 8);
         // Which were refused again.
         drop(inside);
-        let later = just_before + MAY_LAST - Duration::from_nanos(1);
+        let later = just_before + MAX_DURATION - Duration::from_nanos(1);
         assert_eq!(come(&admission, Kind::Read, 8, later).len(), 8);
-        let later = just_before + MAY_LAST;
+        let later = just_before + MAX_DURATION;
         assert_eq!(come(&admission, Kind::Read, 30, later).len(), 20);
     }
 
@@ -252,7 +255,7 @@ mod tests {
         let mut inside = come(&admission, Kind::Write, 8, begun);
         for second in 0..100 {
             inside.pop();
-            inside.extend(admission.admit(Kind::Write, begun + MAY_LAST * second));
+            inside.extend(admission.admit(Kind::Write, begun + MAX_DURATION * second));
             assert_eq!(inside.len(), 8);
         }
     }
@@ -265,7 +268,7 @@ mod tests {
         assert_eq!(writes.len(), 20);
         assert!(admission.admit(Kind::Read, begun).is_none());
         writes.truncate(8);
-        let later = begun + MAY_LAST;
+        let later = begun + MAX_DURATION;
         assert!(admission.admit(Kind::Write, later).is_none());
         assert_eq!(come(&admission, Kind::Read, 30, later).len(), 12);
     }

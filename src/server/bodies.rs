@@ -15,23 +15,23 @@ use tokio::sync::OwnedSemaphorePermit;
 pub(super) type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A body that ends when it is told to, at the latest.
-pub(super) struct Until {
+pub(super) struct EndableBody {
     body: Inner,
     end: End,
     /// What is said at that end.
-    last_words: Option<HeaderMap>,
+    trailers_at_end: Option<HeaderMap>,
     is_over: bool,
     /// What there may be only so many of.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Until {
+impl EndableBody {
     /// What a caller says.
     pub(super) const fn request(body: Inner, end: End) -> Self {
         Self {
             body,
             end,
-            last_words: None,
+            trailers_at_end: None,
             is_over: false,
             _permit: None,
         }
@@ -41,20 +41,20 @@ impl Until {
     pub(super) const fn response(
         body: Inner,
         end: End,
-        last_words: HeaderMap,
+        trailers_at_end: HeaderMap,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             body,
             end,
-            last_words: Some(last_words),
+            trailers_at_end: Some(trailers_at_end),
             is_over: false,
             _permit: Some(permit),
         }
     }
 }
 
-impl Body for Until {
+impl Body for EndableBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -67,8 +67,8 @@ impl Body for Until {
         }
         if self.end.as_mut().poll(context).is_ready() {
             self.is_over = true;
-            let last_words = self.last_words.take();
-            return Poll::Ready(last_words.map(|words| Ok(Frame::trailers(words))));
+            let trailers_at_end = self.trailers_at_end.take();
+            return Poll::Ready(trailers_at_end.map(|words| Ok(Frame::trailers(words))));
         }
         Pin::new(&mut self.body).poll_frame(context)
     }

@@ -26,7 +26,7 @@ use crate::{
     store::{self, Store},
     telemetry::{logged::Logged, metrics::Metrics, traces::Sampling},
     transport::{
-        activity::{Patience, Pulse},
+        activity::{Activity, IdleTimeouts},
         age::Ages,
         http2::{self, LEAVE_TIMEOUT},
         workers::Workers,
@@ -36,7 +36,7 @@ use crate::{
 mod ages;
 mod floods;
 
-type Connections = http2::Connections<Box<dyn Fn(&Arc<Pulse>) -> Dispatch + Send + Sync>>;
+type Connections = http2::Connections<Box<dyn Fn(&Arc<Activity>) -> Dispatch + Send + Sync>>;
 
 /// Is answered after [`SLOW`].
 pub(crate) const WAIT: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClient";
@@ -48,7 +48,7 @@ pub(crate) const MUCH: &str = "/hitkeep.auth.v1.ApiClientService/ListApiClients"
 /// The same, as a stream, whose peer may take its time.
 pub(crate) const STREAM: &str = "/grpc.health.v1.Health/Watch";
 
-pub(crate) const PATIENCE: Patience = Patience {
+pub(crate) const PATIENCE: IdleTimeouts = IdleTimeouts {
     idle: Duration::from_secs(1000),
     stalled: Duration::from_secs(100),
     grace: Duration::from_secs(50),
@@ -138,7 +138,7 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
         runtime: tokio::runtime::Handle::current(),
     });
     let dispatch =
-        move |pulse: &Arc<Pulse>| Dispatch::new(Arc::clone(&fast_path), Arc::clone(pulse));
+        move |activity: &Arc<Activity>| Dispatch::new(Arc::clone(&fast_path), Arc::clone(activity));
     let connections = Connections::new(
         Box::new(dispatch),
         Workers::here(),

@@ -5,12 +5,12 @@ use crate::{
     calls::method::{Method, path_of},
     replica::{Replica, View},
     store::Store,
-    telemetry::metrics::{Hot, Metrics},
+    telemetry::metrics::{FastMethod, Metrics},
 };
 
 /// What the calls are called that are counted apart.
-pub(super) fn name_hot(metrics: &Metrics) {
-    metrics.name_hot(Hot::ALL.map(|call| {
+pub(super) fn name_fast_methods(metrics: &Metrics) {
+    metrics.name_fast_methods(FastMethod::ALL.map(|call| {
         let Method { service, name, .. } = Method::of(path_of(call));
         (service, name)
     }));

@@ -23,16 +23,18 @@ use tracing::{Instrument, field::Empty, info_span};
 
 use super::{
     admission::{self, Admission},
-    bodies::{End, Until},
+    bodies::{End, EndableBody},
 };
 use crate::{
     calls::{
         deadline::time_limit,
         method::{Access, CHECK, INTROSPECT_STREAM, Method, REPLACE_DIRECTORY},
-        record::{self, Head, PULSE, UnderWay, Watched, failure, id_header, trailers},
+        record::{
+            self, ACTIVITY, CallRecord, CallStart, RecordedBody, failure, id_header, trailers,
+        },
     },
     domain::{caller::CallerPermission, token::may_contain_token},
-    fastpath::{self, Reply},
+    fastpath::{self, ReplyBody},
     grpc::{
         Services,
         context::{Deadline, Proven, REQUEST_ID, RequestId},
@@ -89,7 +91,7 @@ impl Limits {
 #[derive(Clone, Copy, Debug)]
 struct Begun(Instant);
 
-/// Gives the request an id and its spans; see [`UnderWay`] for what becomes of it.
+/// Gives the request an id and its spans; see [`CallRecord`] for what becomes of it.
 pub(super) async fn trace(
     State(services): State<Arc<Services>>,
     mut request: Request,
@@ -100,11 +102,11 @@ pub(super) async fn trace(
     let RequestId(request_id) = RequestId::of(request.headers(), services.store());
     let path = shown_path(&request);
     let method = Method::of(request.uri().path());
-    let head = request.extensions_mut().remove::<Head>();
+    let head = request.extensions_mut().remove::<CallStart>();
     let head = head.unwrap_or_else(|| {
         let sampling = services.sampling();
         let is_traced = sampling.traces(request.headers());
-        Head {
+        CallStart {
             span: Some(record::span(sampling, method, request.headers(), is_traced)),
             begun: None,
             is_timed: method.hot.is_some() && Metrics::is_timed(),
@@ -125,7 +127,7 @@ pub(super) async fn trace(
     request
         .extensions_mut()
         .insert(RequestId(Arc::clone(&request_id)));
-    let mut call = UnderWay {
+    let mut call = CallRecord {
         metrics: services.metrics().clone(),
         method,
         path,
@@ -145,8 +147,8 @@ pub(super) async fn trace(
     }
     if failure.is_none() && method.streams {
         return response.map(|body| {
-            let activity = PULSE.try_with(Arc::clone).ok();
-            Body::new(Watched::new(body, call, activity))
+            let activity = ACTIVITY.try_with(Arc::clone).ok();
+            Body::new(RecordedBody::new(body, call, activity))
         });
     }
     call.end(failure.as_ref());
@@ -201,7 +203,7 @@ pub(crate) async fn answer_envoy(request: Request, next: Next) -> Response {
     let id = answer.headers().get(REQUEST_ID).cloned();
     let mut message = Vec::new();
     fastpath::append(&cannot_tell(), &mut message);
-    fastpath::response(Reply::Hot(Some(message.into())), id).map(Body::new)
+    fastpath::response(ReplyBody::FastMethod(Some(message.into())), id).map(Body::new)
 }
 
 /// Refuses what is no call of gRPC, with a status of HTTP that whoever speaks something
@@ -289,7 +291,7 @@ async fn open_stream(
     let ends = Access::of(request.uri().path()) == Access::Reflection;
     let drained = || -> End {
         let mut draining = limits.draining.clone();
-        let retired = PULSE.try_with(|pulse| pulse.retired()).ok();
+        let retired = ACTIVITY.try_with(|activity| activity.retired()).ok();
         Box::pin(async move {
             let drained = async {
                 if !ends || draining.wait_for(|draining| *draining).await.is_err() {
@@ -313,10 +315,17 @@ async fn open_stream(
         })
     };
     // Both ways, since who answers goes on for as long as its caller may ask.
-    let request = request.map(|body| Body::new(Until::request(body, drained())));
+    let request = request.map(|body| Body::new(EndableBody::request(body, drained())));
     let response = next.run(request).await;
-    let last_words = trailers(&Status::from(ApiError::ShuttingDown));
-    response.map(|body| Body::new(Until::response(body, drained(), last_words, permit)))
+    let trailers_at_end = trailers(&Status::from(ApiError::ShuttingDown));
+    response.map(|body| {
+        Body::new(EndableBody::response(
+            body,
+            drained(),
+            trailers_at_end,
+            permit,
+        ))
+    })
 }
 
 /// Ends a call that takes longer than its caller, or we, allow.

@@ -23,7 +23,7 @@ mod words;
 
 pub use shared::Connected;
 use shared::{Calls, Shared};
-pub use words::{FeedConnection, Hot, Listener, Outcome, Verdict};
+pub use words::{FastMethod, FeedConnection, Listener, Outcome, Verdict};
 
 /// From an answer out of memory to a call that ran into its deadline, in seconds.
 const DURATIONS: [f64; 15] = [
@@ -218,12 +218,12 @@ impl Metrics {
 
     /// Says what the calls are called that are counted apart: service and method of
     /// each, in their order.
-    pub fn name_hot(&self, names: [(&'static str, &'static str); Hot::ALL.len()]) {
-        self.0.shared.name_hot(names);
+    pub fn name_fast_methods(&self, names: [(&'static str, &'static str); FastMethod::ALL.len()]) {
+        self.0.shared.name_fast_methods(names);
     }
 
     /// Counts a call that went well, in a few nanoseconds.
-    pub fn hot(&self, call: Hot) {
+    pub fn hot(&self, call: FastMethod) {
         self.0.shared.counts.call(call);
     }
 
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn the_page_has_stable_names_with_units() {
         let metrics = Metrics::default();
-        metrics.name_hot([("a.Service", "Introspect"), ("a.Service", "Check")]);
+        metrics.name_fast_methods([("a.Service", "Introspect"), ("a.Service", "Check")]);
         let call = |method, code, duration| Call {
             service: "a.Service",
             method,
@@ -346,8 +346,8 @@ mod tests {
         metrics.call(call("Method", 14, None));
         // Counted in either way.
         metrics.call(call("Introspect", 0, None));
-        metrics.hot(Hot::Introspect);
-        metrics.hot(Hot::Introspect);
+        metrics.hot(FastMethod::Introspect);
+        metrics.hot(FastMethod::Introspect);
         metrics.verdict(Verdict::Revoked);
         metrics.introspection("Introspect", Duration::from_micros(3));
         metrics.request("GET", "/livez", 200, Duration::from_micros(60));

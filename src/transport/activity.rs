@@ -22,7 +22,7 @@ use tokio::{
 
 /// For how long connections are kept that are of no use, or old.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct IdleTimeouts {
     /// With no call. Default 30 min.
     pub idle: Duration,
     /// With an answer of one message, and a large one, of which the peer takes nothing.
@@ -32,7 +32,7 @@ pub struct Patience {
     pub grace: Duration,
 }
 
-impl Default for Patience {
+impl Default for IdleTimeouts {
     fn default() -> Self {
         Self {
             idle: Duration::from_mins(30),
@@ -59,10 +59,10 @@ const LOOKS: u32 = 4;
 
 /// What goes on on a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub(crate) struct Activity {
     /// The calls that were begun.
     begun: AtomicU64,
-    under_way: Mutex<UnderWay>,
+    active: Mutex<ActiveCalls>,
     /// How much is kept of messages that have not come whole, in bytes.
     kept: AtomicUsize,
     /// Whether it is ended because its peer does not take an answer.
@@ -80,9 +80,9 @@ pub(crate) struct ServerEnd(Arc<AtomicBool>);
 /// Says so when it is dropped. Whoever has it must drop it before what calls end with, or
 /// they would take it for their callers' doing.
 #[derive(Debug, Default)]
-pub(crate) struct EndsServer(pub(crate) ServerEnd);
+pub(crate) struct ServerEndGuard(pub(crate) ServerEnd);
 
-impl Drop for EndsServer {
+impl Drop for ServerEndGuard {
     fn drop(&mut self) {
         self.0.0.store(true, Relaxed);
     }
@@ -98,7 +98,7 @@ pub(crate) enum CutOff {
 }
 
 #[derive(Debug, Default)]
-struct UnderWay {
+struct ActiveCalls {
     last: u64,
     /// The calls that are not answered at once, and since when the peer was to take
     /// what there is of the answer; none while it has taken everything.
@@ -107,14 +107,14 @@ struct UnderWay {
 
 /// Why a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Useless {
+pub(crate) enum CloseReason {
     /// Nothing was called for too long.
     Idle,
     /// Its peer does not take an answer.
     Stalled,
 }
 
-impl Pulse {
+impl Activity {
     pub(crate) fn of(server: &ServerEnd) -> Self {
         Self {
             server: server.clone(),
@@ -141,7 +141,7 @@ impl Pulse {
     }
 
     /// Notes that a call begins.
-    pub(crate) fn beat(&self) {
+    pub(crate) fn record_call(&self) {
         self.begun.fetch_add(1, Relaxed);
     }
 
@@ -151,101 +151,99 @@ impl Pulse {
     }
 
     /// Notes a call that takes longer, until what it gives is dropped.
-    pub(crate) fn call(self: &Arc<Self>) -> Call {
-        let mut under_way = self.under_way();
-        under_way.last += 1;
-        let number = under_way.last;
-        under_way.calls.insert(number, None);
-        Call {
-            pulse: Arc::clone(self),
+    pub(crate) fn call(self: &Arc<Self>) -> ActiveCall {
+        let mut active = self.active();
+        active.last += 1;
+        let number = active.last;
+        active.calls.insert(number, None);
+        ActiveCall {
+            activity: Arc::clone(self),
             number,
         }
     }
 
     /// Comes back once the connection is of no use.
-    pub(crate) async fn useless(&self, patience: Patience) -> Useless {
+    pub(crate) async fn close_reason(&self, patience: IdleTimeouts) -> CloseReason {
         let mut looks = interval(patience.idle.min(patience.stalled) / LOOKS);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut idle_since) = (0, Instant::now());
         loop {
             let now = looks.tick().await;
             let begun = self.begun.load(Relaxed);
-            let under_way = self.under_way();
+            let active = self.active();
             let is_stalled = |since: &Instant| now.duration_since(*since) >= patience.stalled;
-            if under_way.calls.values().flatten().any(is_stalled) {
+            if active.calls.values().flatten().any(is_stalled) {
                 self.is_stalled.store(true, Relaxed);
-                return Useless::Stalled;
+                return CloseReason::Stalled;
             }
-            if begun != last || !under_way.calls.is_empty() {
+            if begun != last || !active.calls.is_empty() {
                 (last, idle_since) = (begun, now);
             } else if now.duration_since(idle_since) >= patience.idle {
-                return Useless::Idle;
+                return CloseReason::Idle;
             }
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn active(&self) -> MutexGuard<'_, ActiveCalls> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A call under way.
 #[derive(Debug)]
-pub(crate) struct Call {
-    pulse: Arc<Pulse>,
+pub(crate) struct ActiveCall {
+    activity: Arc<Activity>,
     number: u64,
 }
 
-impl Call {
+impl ActiveCall {
     /// What goes on on its connection.
-    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
-        &self.pulse
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     /// Notes since when the peer is to take something.
     fn waits(&self, since: Option<Instant>) {
-        self.pulse.under_way().calls.insert(self.number, since);
+        self.activity.active().calls.insert(self.number, since);
     }
 }
 
-impl Drop for Call {
+impl Drop for ActiveCall {
     fn drop(&mut self) {
-        self.pulse.under_way().calls.remove(&self.number);
+        self.activity.active().calls.remove(&self.number);
     }
 }
 
 /// A connection keeps more of unfinished messages than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection has too many unfinished messages")]
-pub(crate) struct TooMuchKept;
+pub(crate) struct TooMuchBuffered;
 
 /// What one call keeps of a message that has not come whole, as its connection counts it.
 #[derive(Debug)]
-pub(crate) struct Kept {
-    pulse: Arc<Pulse>,
+pub(crate) struct BufferedBytes {
+    activity: Arc<Activity>,
     bytes: usize,
     /// The most that may be kept on the connection.
     most: usize,
 }
 
-impl Kept {
+impl BufferedBytes {
     /// Nothing so far, of a message of at most that many bytes.
-    pub(crate) fn on(pulse: &Arc<Pulse>, largest: usize) -> Self {
+    pub(crate) fn on(activity: &Arc<Activity>, largest: usize) -> Self {
         Self {
-            pulse: Arc::clone(pulse),
+            activity: Arc::clone(activity),
             bytes: 0,
             most: max_kept(largest),
         }
     }
 
     /// Notes how much it is now. An error if that is more than its connection may keep.
-    pub(crate) fn note(&mut self, bytes: usize) -> Result<(), TooMuchKept> {
+    pub(crate) fn note(&mut self, bytes: usize) -> Result<(), TooMuchBuffered> {
         if bytes == self.bytes {
             return Ok(());
         }
-        let kept = &self.pulse.kept;
+        let kept = &self.activity.kept;
         let all = if let Some(more) = bytes.checked_sub(self.bytes) {
             kept.fetch_add(more, Relaxed) + more
         } else {
@@ -254,15 +252,15 @@ impl Kept {
         };
         self.bytes = bytes;
         if all > self.most {
-            return Err(TooMuchKept);
+            return Err(TooMuchBuffered);
         }
         Ok(())
     }
 }
 
-impl Drop for Kept {
+impl Drop for BufferedBytes {
     fn drop(&mut self) {
-        self.pulse.kept.fetch_sub(self.bytes, Relaxed);
+        self.activity.kept.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -272,18 +270,18 @@ impl Drop for Kept {
 const PIECE: usize = 16 * 1024;
 
 /// The answer of a call that is under way until then.
-pub(crate) struct Taken<B> {
+pub(crate) struct TrackedBody<B> {
     body: B,
-    call: Call,
+    call: ActiveCall,
     /// What was not given away yet.
     rest: Bytes,
     is_due: bool,
 }
 
-impl<B> Taken<B> {
+impl<B> TrackedBody<B> {
     /// One message, which every client takes as soon as it comes. More of it is asked for
     /// once there is room, so it is seen whether the peer takes it.
-    pub(crate) fn at_once(body: B, call: Call) -> Self {
+    pub(crate) fn single(body: B, call: ActiveCall) -> Self {
         call.waits(Some(Instant::now()));
         Self {
             body,
@@ -294,7 +292,7 @@ impl<B> Taken<B> {
     }
 
     /// A stream, of which the peer takes as much as it likes, and no more is made.
-    pub(crate) const fn at_leisure(body: B, call: Call) -> Self {
+    pub(crate) const fn streaming(body: B, call: ActiveCall) -> Self {
         Self {
             body,
             call,
@@ -304,7 +302,7 @@ impl<B> Taken<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Taken<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -347,60 +345,60 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Patience = Patience {
+    const PATIENCE: IdleTimeouts = IdleTimeouts {
         idle: Duration::from_secs(1000),
         stalled: Duration::from_secs(100),
         grace: Duration::from_secs(10),
     };
 
     /// How the connection ends, and after how many seconds.
-    async fn end(pulse: &Pulse) -> (Useless, u64) {
+    async fn end(activity: &Activity) -> (CloseReason, u64) {
         let begun = Instant::now();
-        let end = pulse.useless(PATIENCE).await;
+        let end = activity.close_reason(PATIENCE).await;
         (end, begun.elapsed().as_secs())
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_calls_it_ends() {
-        let pulse = Pulse::default();
-        assert_eq!(end(&pulse).await, (Useless::Idle, 1000));
+        let activity = Activity::default();
+        assert_eq!(end(&activity).await, (CloseReason::Idle, 1000));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_keeps_it() {
-        let pulse = Arc::new(Pulse::default());
+        let activity = Arc::new(Activity::default());
         let calls = async {
             for _ in 0..5 {
                 sleep(Duration::from_mins(15)).await;
-                pulse.beat();
+                activity.record_call();
             }
         };
-        let ((), (end, after)) = tokio::join!(calls, end(&pulse));
-        assert_eq!(end, Useless::Idle);
+        let ((), (end, after)) = tokio::join!(calls, end(&activity));
+        assert_eq!(end, CloseReason::Idle);
         assert!((5500..=5525).contains(&after), "{after}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn so_does_one_that_takes_long() {
-        let pulse = Arc::new(Pulse::default());
+        let activity = Arc::new(Activity::default());
         let call = async {
-            pulse.beat();
-            let call = pulse.call();
+            activity.record_call();
+            let call = activity.call();
             sleep(Duration::from_mins(150)).await;
             drop(call);
         };
-        let ((), (end, after)) = tokio::join!(call, end(&pulse));
-        assert_eq!(end, Useless::Idle);
+        let ((), (end, after)) = tokio::join!(call, end(&activity));
+        assert_eq!(end, CloseReason::Idle);
         assert!((9975..=10_025).contains(&after), "{after}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_taken_ends_it() {
-        let pulse = Arc::new(Pulse::default());
+        let activity = Arc::new(Activity::default());
         let (send, frames) = tokio::sync::mpsc::unbounded_channel();
         let frames = UnboundedReceiverStream::new(frames);
         let body = StreamBody::new(frames);
-        let mut answers = Taken::at_once(body, pulse.call());
+        let mut answers = TrackedBody::single(body, activity.call());
         let reads = async {
             // Whoever waits for more takes everything, however long it takes to come.
             let next = answers.frame();
@@ -412,8 +410,8 @@ mod tests {
             let (frame, ()) = tokio::join!(next, comes);
             frame.unwrap().unwrap();
         };
-        let ((), (end, after)) = tokio::join!(reads, end(&pulse));
-        assert_eq!(end, Useless::Stalled);
+        let ((), (end, after)) = tokio::join!(reads, end(&activity));
+        assert_eq!(end, CloseReason::Stalled);
         assert!((5100..=5130).contains(&after), "{after}");
     }
 }

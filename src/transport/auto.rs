@@ -28,7 +28,7 @@ use tokio_stream::Stream;
 use super::{
     age::Ages,
     connection_set::ConnectionSet,
-    pace::{MAX_PENDING_RESETS, Paced, Turn},
+    pace::{MAX_PENDING_RESETS, Paced, ReadBudget},
 };
 use crate::telemetry::metrics::{Listener, Metrics};
 
@@ -36,9 +36,9 @@ use crate::telemetry::metrics::{Listener, Metrics};
 /// take to come. It is longer than proxies keep an idle connection (nginx 60 s,
 /// Traefik 90 s, Caddy 2 min), so that it is they who close it, and no request
 /// crosses with our closing.
-const PATIENCE: Duration = Duration::from_mins(3);
+const READ_TIMEOUT: Duration = Duration::from_mins(3);
 /// How long a peer may take nothing of what is sent to it.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle HTTP/2 connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it has to answer.
@@ -69,7 +69,7 @@ impl Connections {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .header_read_timeout(READ_TIMEOUT)
             .max_buf_size(MAX_HEAD);
         http.http2()
             .timer(TokioTimer::new())
@@ -137,9 +137,9 @@ impl Serving {
                 // No request was begun on it.
                 _ = closing.wait_for(|closing| *closing) => return,
             };
-            let turn = Turn::default();
+            let turn = ReadBudget::default();
             let connection = match opened {
-                Ok(opened) => TokioIo::new(Paced::new(Impatient::new(opened), turn.clone())),
+                Ok(opened) => TokioIo::new(Paced::new(TimeoutIo::new(opened), turn.clone())),
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be opened");
                     return;
@@ -225,25 +225,25 @@ impl Future for Answer {
 }
 
 /// A connection that fails where its peer lets it wait for too long.
-struct Impatient<C> {
+struct TimeoutIo<C> {
     inner: C,
-    reading: Patience,
-    writing: Patience,
+    reading: StallTimer,
+    writing: StallTimer,
 }
 
 /// How long something may be waited for, and since when it is.
-struct Patience {
+struct StallTimer {
     length: Duration,
     alarm: Pin<Box<Sleep>>,
-    waits: bool,
+    is_waiting: bool,
 }
 
-impl Patience {
+impl StallTimer {
     fn new(length: Duration) -> Self {
         Self {
             length,
             alarm: Box::pin(sleep(length)),
-            waits: false,
+            is_waiting: false,
         }
     }
 
@@ -255,42 +255,42 @@ impl Patience {
         attempt: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if attempt.is_ready() {
-            self.waits = false;
+            self.is_waiting = false;
             return attempt;
         }
-        if !self.waits {
-            self.waits = true;
+        if !self.is_waiting {
+            self.is_waiting = true;
             self.alarm.as_mut().reset(Instant::now() + self.length);
         }
         ready!(self.alarm.as_mut().poll(context));
-        self.waits = false;
+        self.is_waiting = false;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<C> Impatient<C> {
+impl<C> TimeoutIo<C> {
     fn new(inner: C) -> Self {
         Self {
             inner,
-            reading: Patience::new(PATIENCE),
-            writing: Patience::new(WRITE_PATIENCE),
+            reading: StallTimer::new(READ_TIMEOUT),
+            writing: StallTimer::new(WRITE_TIMEOUT),
         }
     }
 
     /// Who takes something is there, and need not say anything meanwhile.
-    fn wrote(
+    fn on_write(
         &mut self,
         context: &mut Context<'_>,
         attempt: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if attempt.is_ready() {
-            self.reading.waits = false;
+            self.reading.is_waiting = false;
         }
         self.writing.guard(context, attempt)
     }
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Impatient<C> {
+impl<C: AsyncRead + Unpin> AsyncRead for TimeoutIo<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -301,14 +301,14 @@ impl<C: AsyncRead + Unpin> AsyncRead for Impatient<C> {
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for Impatient<C> {
+impl<C: AsyncWrite + Unpin> AsyncWrite for TimeoutIo<C> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, buffer);
-        self.wrote(context, written)
+        self.on_write(context, written)
     }
 
     fn poll_write_vectored(
@@ -317,7 +317,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Impatient<C> {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, buffers);
-        self.wrote(context, written)
+        self.on_write(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -421,7 +421,7 @@ mod tests {
             let begun = Instant::now();
             assert_eq!(rest(connection).await, "");
             let took = begun.elapsed();
-            let expected = PATIENCE..PATIENCE + Duration::from_secs(1);
+            let expected = READ_TIMEOUT..READ_TIMEOUT + Duration::from_secs(1);
             assert!(expected.contains(&took), "{beginning:?}: {took:?}");
         }
     }
@@ -442,7 +442,7 @@ mod tests {
         reader.read_to_string(&mut text).await.unwrap();
         trickle.await.unwrap();
         let took = begun.elapsed();
-        let expected = PATIENCE..PATIENCE + Duration::from_secs(5);
+        let expected = READ_TIMEOUT..READ_TIMEOUT + Duration::from_secs(5);
         assert!(expected.contains(&took), "{took:?}");
     }
 
@@ -456,7 +456,7 @@ mod tests {
         let begun = Instant::now();
         connections.set.next_ended().await;
         let took = begun.elapsed();
-        let expected = WRITE_PATIENCE..WRITE_PATIENCE + Duration::from_secs(1);
+        let expected = WRITE_TIMEOUT..WRITE_TIMEOUT + Duration::from_secs(1);
         assert!(expected.contains(&took), "{took:?}");
     }
 
@@ -471,7 +471,7 @@ mod tests {
         let mut length = 0;
         let mut buffer = [0; 1024];
         loop {
-            sleep(WRITE_PATIENCE / 2).await;
+            sleep(WRITE_TIMEOUT / 2).await;
             match connection.read(&mut buffer).await.unwrap() {
                 0 => break,
                 read => length += read,

@@ -27,13 +27,13 @@ use tokio::{
 use tokio_stream::Stream;
 
 use super::{
-    activity::{EndsServer, Patience, Pulse, Useless},
+    activity::{Activity, CloseReason, IdleTimeouts, ServerEndGuard},
     age::Ages,
     connection_set::ConnectionSet,
-    io::{Wire, open},
-    pace::{MAX_PENDING_RESETS, Paced, Turn},
+    io::{LingeringIo, open},
+    pace::{MAX_PENDING_RESETS, Paced, ReadBudget},
     tls::Peer,
-    workers::{Handed, Workers},
+    workers::{Unregistered, Workers},
 };
 use crate::telemetry::metrics::{Listener, Metrics};
 
@@ -59,7 +59,7 @@ const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// The connections that there are. Dropped, all of them end at once.
 pub(crate) struct Connections<M> {
     /// First, so that it is dropped before the calls that end with it.
-    end: EndsServer,
+    end: ServerEndGuard,
     set: ConnectionSet,
     serving: Serving<M>,
 }
@@ -70,14 +70,14 @@ struct Serving<M> {
     make_service: M,
     http: http2::Builder<TokioExecutor>,
     workers: Workers,
-    patience: Patience,
+    idle_timeouts: IdleTimeouts,
     ages: Ages,
     metrics: Metrics,
 }
 
 impl<M, S, B> Connections<M>
 where
-    M: Fn(&Arc<Pulse>) -> S,
+    M: Fn(&Arc<Activity>) -> S,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -88,7 +88,7 @@ where
         make_service: M,
         workers: Workers,
         max: usize,
-        patience: Patience,
+        idle_timeouts: IdleTimeouts,
         ages: Ages,
         metrics: Metrics,
     ) -> Self {
@@ -107,13 +107,13 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         Self {
-            end: EndsServer::default(),
+            end: ServerEndGuard::default(),
             set: ConnectionSet::new("grpc", max),
             serving: Serving {
                 make_service,
                 http,
                 workers,
-                patience,
+                idle_timeouts,
                 ages,
                 metrics,
             },
@@ -121,7 +121,7 @@ where
     }
 
     /// Serves what comes in, for as long as something does.
-    pub(crate) async fn accept<C: Handed, E: std::fmt::Display>(
+    pub(crate) async fn accept<C: Unregistered, E: std::fmt::Display>(
         &mut self,
         incoming: Pin<&mut impl Stream<Item = Result<C, E>>>,
     ) {
@@ -145,24 +145,24 @@ where
 
 impl<M, S, B> Serving<M>
 where
-    M: Fn(&Arc<Pulse>) -> S,
+    M: Fn(&Arc<Activity>) -> S,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    fn serve<C: Handed>(
+    fn serve<C: Unregistered>(
         &self,
         connection: C,
-        end: &EndsServer,
+        end: &ServerEndGuard,
         mut closing: watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) {
         let place = self.workers.place();
         let runtime = place.runtime.clone();
-        let pulse = Arc::new(Pulse::of(&end.0));
-        let service = (self.make_service)(&pulse);
-        let (http, patience, age) = (self.http.clone(), self.patience, self.ages.draw());
+        let activity = Arc::new(Activity::of(&end.0));
+        let service = (self.make_service)(&activity);
+        let (http, idle_timeouts, age) = (self.http.clone(), self.idle_timeouts, self.ages.draw());
         let connected = self.metrics.connected(Listener::Grpc);
         let served = async move {
             let _held = (place, connected);
@@ -181,10 +181,10 @@ where
                 }
             };
             let service = WithPeer { service, peer };
-            let turn = Turn::default();
-            let wire = Paced::new(Wire::new(bytes), turn.clone());
+            let turn = ReadBudget::default();
+            let wire = Paced::new(LingeringIo::new(bytes), turn.clone());
             let served = http.serve_connection(TokioIo::new(wire), service);
-            let useless = pulse.useless(patience);
+            let closable = activity.close_reason(idle_timeouts);
             let leave = sleep(LEAVE_TIMEOUT);
             let old = async {
                 match age {
@@ -192,8 +192,8 @@ where
                     None => pending().await,
                 }
             };
-            let grace = sleep(patience.grace);
-            tokio::pin!(served, useless, leave, old, grace);
+            let grace = sleep(idle_timeouts.grace);
+            tokio::pin!(served, closable, leave, old, grace);
             let (mut is_ending, mut is_watched, mut has_grace) = (false, true, false);
             loop {
                 tokio::select! {
@@ -207,24 +207,24 @@ where
                     }
                     _ = closing.wait_for(|closing| *closing), if !is_ending => {}
                     () = old.as_mut(), if !is_ending => {
-                        grace.as_mut().reset(Instant::now() + patience.grace);
+                        grace.as_mut().reset(Instant::now() + idle_timeouts.grace);
                         has_grace = true;
                     }
                     () = grace.as_mut(), if has_grace => {
                         has_grace = false;
-                        pulse.retire();
+                        activity.retire();
                     }
                     // Whoever has called nothing so far need not even have greeted.
-                    () = leave.as_mut(), if is_ending && pulse.is_unused() => {
+                    () = leave.as_mut(), if is_ending && activity.is_unused() => {
                         // Something may have been called since this was asked.
-                        if pulse.is_unused() {
+                        if activity.is_unused() {
                             return;
                         }
                     }
-                    why = useless.as_mut(), if is_watched => {
+                    why = closable.as_mut(), if is_watched => {
                         is_watched = false;
                         tracing::debug!(?why, "a connection is ended that is of no use");
-                        if why == Useless::Stalled {
+                        if why == CloseReason::Stalled {
                             return;
                         }
                     }

@@ -16,41 +16,41 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{tls::Peer, workers::Handed};
+use super::{tls::Peer, workers::Unregistered};
 
 /// How long the first words of HTTP/2 may take. From then on, whoever does not answer
 /// to a ping is not kept.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long they are: the preface, and the settings frame's header.
-const GREETING_BYTES: usize = 24 + 9;
+const PREFACE_BYTES: usize = 24 + 9;
 /// How long a connection that we have ended is still read, where its peer does not end
 /// it as well.
-const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of what is not looked at is read at once.
-const UNHEARD_BYTES: usize = 4096;
+const DRAIN_BUFFER_BYTES: usize = 4096;
 
 /// A connection of HTTP/2.
-pub(crate) struct Wire<IO> {
-    bytes: Bytes<IO>,
-    /// What is still missing of the greeting, and how long it may take.
-    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+pub(crate) struct LingeringIo<IO> {
+    bytes: MaybeTls<IO>,
+    /// What is still missing of the preface, and how long it may take.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
     /// How long the peer still has, once we have said our last.
-    parting: Option<Pin<Box<Sleep>>>,
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 /// A connection's bytes.
-pub(crate) enum Bytes<IO> {
+pub(crate) enum MaybeTls<IO> {
     Plain(IO),
     Encrypted(Box<TlsStream<IO>>),
 }
 
-impl<IO> Wire<IO> {
-    pub(crate) fn new(bytes: Bytes<IO>) -> Self {
-        let greeting = Some((GREETING_BYTES, Box::pin(sleep(GREETING_TIMEOUT))));
+impl<IO> LingeringIo<IO> {
+    pub(crate) fn new(bytes: MaybeTls<IO>) -> Self {
+        let preface = Some((PREFACE_BYTES, Box::pin(sleep(PREFACE_TIMEOUT))));
         Self {
             bytes,
-            greeting,
-            parting: None,
+            preface,
+            linger: None,
         }
     }
 }
@@ -64,7 +64,7 @@ macro_rules! either {
     };
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Bytes<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for MaybeTls<IO> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -74,7 +74,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Bytes<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bytes<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<IO> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -107,7 +107,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bytes<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for LingeringIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -115,22 +115,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<IO> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.bytes).poll_read(context, buffer);
-        if let Some((missing, patience)) = &mut self.greeting {
+        if let Some((missing, timeout)) = &mut self.preface {
             if polled.is_pending() {
-                ready!(patience.as_mut().poll(context));
+                ready!(timeout.as_mut().poll(context));
                 let why = "it was opened, and then nothing came";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
             }
             *missing = missing.saturating_sub(buffer.filled().len() - before);
             if *missing == 0 {
-                self.greeting = None;
+                self.preface = None;
             }
         }
         polled
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringIo<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -162,19 +162,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     /// went on, without which it cannot tell a call that was never begun from one that
     /// was lost.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.parting.is_none() {
+        if self.linger.is_none() {
             ready!(Pin::new(&mut self.bytes).poll_shutdown(context))?;
-            self.parting = Some(Box::pin(sleep(PARTING_TIMEOUT)));
+            self.linger = Some(Box::pin(sleep(LINGER_TIMEOUT)));
         }
         loop {
-            let patience = self.parting.as_mut().expect("it was set above");
-            if patience.as_mut().poll(context).is_ready() {
+            let timeout = self.linger.as_mut().expect("it was set above");
+            if timeout.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            let mut space = [MaybeUninit::uninit(); UNHEARD_BYTES];
-            let mut unheard = ReadBuf::uninit(&mut space);
-            let read = Pin::new(&mut self.bytes).poll_read(context, &mut unheard);
-            if ready!(read).is_err() || unheard.filled().is_empty() {
+            let mut space = [MaybeUninit::uninit(); DRAIN_BUFFER_BYTES];
+            let mut discarded = ReadBuf::uninit(&mut space);
+            let read = Pin::new(&mut self.bytes).poll_read(context, &mut discarded);
+            if ready!(read).is_err() || discarded.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -182,14 +182,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
 }
 
 /// Makes a connection one of this runtime, and encrypts it where it is to be.
-pub(crate) async fn open<C: Handed>(connection: C) -> io::Result<(Bytes<C::Io>, Option<Peer>)> {
+pub(crate) async fn open<C: Unregistered>(
+    connection: C,
+) -> io::Result<(MaybeTls<C::Io>, Option<Peer>)> {
     let tls = connection.tls().cloned();
     let io = connection.here()?;
     let Some(tls) = tls else {
-        return Ok((Bytes::Plain(io), None));
+        return Ok((MaybeTls::Plain(io), None));
     };
     let (stream, peer) = tls.accept(io).await?;
-    Ok((Bytes::Encrypted(Box::new(stream)), peer))
+    Ok((MaybeTls::Encrypted(Box::new(stream)), peer))
 }
 
 #[cfg(test)]
@@ -200,11 +202,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_says_too_little_is_not_waited_for() {
-        for said in [0, 1, GREETING_BYTES - 1] {
+        for said in [0, 1, PREFACE_BYTES - 1] {
             let (mut theirs, ours) = duplex(1024);
             theirs.write_all(&vec![0; said]).await.unwrap();
             let mut read = Vec::new();
-            let error = Wire::new(Bytes::Plain(ours))
+            let error = LingeringIo::new(MaybeTls::Plain(ours))
                 .read_to_end(&mut read)
                 .await
                 .unwrap_err();
@@ -215,12 +217,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_greeted_may_be_silent() {
         let (mut theirs, ours) = duplex(1024);
-        let mut wire = Wire::new(Bytes::Plain(ours));
+        let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
         theirs.write_all(&[0; 20]).await.unwrap();
-        theirs.write_all(&[0; GREETING_BYTES - 20]).await.unwrap();
-        wire.read_exact(&mut [0; GREETING_BYTES]).await.unwrap();
+        theirs.write_all(&[0; PREFACE_BYTES - 20]).await.unwrap();
+        wire.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
         let mut silence = Box::pin(async move { wire.read_u8().await });
-        let long = tokio::time::timeout(GREETING_TIMEOUT * 10, &mut silence).await;
+        let long = tokio::time::timeout(PREFACE_TIMEOUT * 10, &mut silence).await;
         assert!(long.is_err(), "{long:?}");
         theirs.write_u8(7).await.unwrap();
         assert_eq!(silence.await.unwrap(), 7);
@@ -229,24 +231,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_still_talking_at_the_end_is_heard_out() {
         let (mut theirs, ours) = duplex(16);
-        let mut wire = Wire::new(Bytes::Plain(ours));
+        let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
         wire.write_all(b"the last").await.unwrap();
-        let parting = tokio::spawn(async move { wire.shutdown().await });
+        let linger = tokio::spawn(async move { wire.shutdown().await });
         // More than there is room for, so that somebody has to read it.
         theirs.write_all(&[0; 1000]).await.unwrap();
         let mut heard = Vec::new();
         theirs.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"the last");
         theirs.write_all(&[0; 1000]).await.unwrap();
-        assert!(!parting.is_finished());
+        assert!(!linger.is_finished());
         drop(theirs);
-        parting.await.unwrap().unwrap();
+        linger.await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_come_to_an_end_is_not_waited_for() {
         let (mut theirs, ours) = duplex(16);
-        let mut wire = Wire::new(Bytes::Plain(ours));
+        let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
         let begun = tokio::time::Instant::now();
         let talking = tokio::spawn(async move {
             while theirs.write_all(&[0; 16]).await.is_ok() {
@@ -254,7 +256,7 @@ mod tests {
             }
         });
         wire.shutdown().await.unwrap();
-        assert_eq!(begun.elapsed().as_secs(), PARTING_TIMEOUT.as_secs());
+        assert_eq!(begun.elapsed().as_secs(), LINGER_TIMEOUT.as_secs());
         drop(wire);
         talking.await.unwrap();
     }

@@ -25,7 +25,7 @@ use tokio_stream::Stream;
 
 mod tcp;
 
-use super::{tls::Tls, workers::Handed};
+use super::{tls::Tls, workers::Unregistered};
 
 /// What an address of a Unix socket begins with.
 const UNIX: &str = "unix:";
@@ -302,7 +302,7 @@ pub enum Accepted {
     Unix(StdUnixStream),
 }
 
-impl Handed for Accepted {
+impl Unregistered for Accepted {
     type Io = Socket;
 
     fn here(self) -> io::Result<Socket> {

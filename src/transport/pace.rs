@@ -28,7 +28,7 @@ const TURN_BYTES: usize = 16 * 1024;
 
 /// How long a peer may take nothing of what it is sent. A ping that is not answered ends a
 /// connection as soon, but not one on which there is no room left for the ping.
-const WRITE_PATIENCE: Duration = Duration::from_secs(40);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How many calls of one connection may have been reset by their caller before they began.
 /// It is beyond what fits into a turn, where the frames of one take 24 bytes at least, so
@@ -37,9 +37,9 @@ pub(super) const MAX_PENDING_RESETS: usize = 2048;
 
 /// What a connection may still read in this turn, in bytes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Turn(Arc<AtomicUsize>);
+pub(super) struct ReadBudget(Arc<AtomicUsize>);
 
-impl Turn {
+impl ReadBudget {
     /// Polls what serves the connection, in a turn of its own.
     pub(super) fn poll<F: Future>(
         &self,
@@ -64,7 +64,7 @@ impl Turn {
 /// A connection that is read in turns.
 pub(super) struct Paced<IO> {
     io: IO,
-    turn: Turn,
+    turn: ReadBudget,
     /// Until when the peer may take what was written, where it has yet to.
     blocked: Option<Pin<Box<Sleep>>>,
     /// Whether reading waits for that.
@@ -72,7 +72,7 @@ pub(super) struct Paced<IO> {
 }
 
 impl<IO> Paced<IO> {
-    pub(super) const fn new(io: IO, turn: Turn) -> Self {
+    pub(super) const fn new(io: IO, turn: ReadBudget) -> Self {
         Self {
             io,
             turn,
@@ -81,7 +81,7 @@ impl<IO> Paced<IO> {
         }
     }
 
-    fn wrote<T>(
+    fn on_write<T>(
         &mut self,
         context: &mut Context<'_>,
         attempt: Poll<io::Result<T>>,
@@ -93,10 +93,10 @@ impl<IO> Paced<IO> {
             }
             return attempt;
         }
-        let patience = self
+        let timeout = self
             .blocked
-            .get_or_insert_with(|| Box::pin(sleep(WRITE_PATIENCE)));
-        ready!(patience.as_mut().poll(context));
+            .get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        ready!(timeout.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -130,7 +130,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
-        self.wrote(context, written)
+        self.on_write(context, written)
     }
 
     fn poll_write_vectored(
@@ -139,7 +139,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
-        self.wrote(context, written)
+        self.on_write(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -148,7 +148,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(context);
-        self.wrote(context, flushed)
+        self.on_write(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     /// Reads what it can, and says how much that was in each turn.
-    async fn turns(mut paced: Paced<tokio::io::DuplexStream>, turn: Turn) -> Vec<usize> {
+    async fn turns(mut paced: Paced<tokio::io::DuplexStream>, turn: ReadBudget) -> Vec<usize> {
         let mut turns = Vec::new();
         loop {
             let mut read = 0;
@@ -192,7 +192,7 @@ mod tests {
         let (mut theirs, ours) = duplex(100_000);
         theirs.write_all(&vec![7; 40_000]).await.unwrap();
         drop(theirs);
-        let turn = Turn::default();
+        let turn = ReadBudget::default();
         // The last read of a turn goes beyond it by less than what it reads at once.
         let turns = turns(Paced::new(ours, turn.clone()), turn).await;
         assert_eq!(turns, [17_000, 17_000, 6000]);
@@ -211,7 +211,7 @@ mod tests {
     async fn who_takes_nothing_is_not_heard() {
         let (mut theirs, ours) = duplex(100);
         theirs.write_all(&[7; 50]).await.unwrap();
-        let turn = Turn::default();
+        let turn = ReadBudget::default();
         let mut paced = Paced::new(ours, turn.clone());
         turn.0.store(TURN_BYTES, Relaxed);
         let woken = Arc::new(Woken::default());

@@ -263,7 +263,7 @@ pub enum Look {
     /// There is nothing new.
     Same,
     /// They are other ones, which are used from here on.
-    Taken,
+    TrackedBody,
     /// They are other ones and cannot be used; said once of the same ones.
     Refused(TlsError),
 }
@@ -289,7 +289,7 @@ impl Watcher {
                 self.tls.shared.latest.store(Arc::new(loaded));
                 self.used = seen;
                 self.refused = None;
-                Look::Taken
+                Look::TrackedBody
             }
             Err(error) => {
                 self.refused = Some(seen);
@@ -321,7 +321,7 @@ impl Watcher {
             self = watcher;
             match look {
                 Look::Same => {}
-                Look::Taken => self.tell_of("the certificates were replaced"),
+                Look::TrackedBody => self.tell_of("the certificates were replaced"),
                 Look::Refused(error) => tracing::warn!(
                     %error,
                     "the certificates on disk cannot be used: those from before stay"

@@ -24,7 +24,7 @@ use tokio::{
 use super::tls::Tls;
 
 /// A connection that is not yet of any runtime.
-pub trait Handed: Send + 'static {
+pub trait Unregistered: Send + 'static {
     /// What it is on the runtime that it goes to.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -40,7 +40,7 @@ pub trait Handed: Send + 'static {
     }
 }
 
-impl Handed for std::net::TcpStream {
+impl Unregistered for std::net::TcpStream {
     type Io = TcpStream;
 
     fn here(self) -> io::Result<TcpStream> {
@@ -48,7 +48,7 @@ impl Handed for std::net::TcpStream {
     }
 }
 
-impl Handed for DuplexStream {
+impl Unregistered for DuplexStream {
     type Io = Self;
 
     fn here(self) -> io::Result<Self> {

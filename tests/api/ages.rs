@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use hitkeep_auth::{
-    domain::caller::CallerPermission::Introspect, server, transport::activity::Patience,
+    domain::caller::CallerPermission::Introspect, server, transport::activity::IdleTimeouts,
 };
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -27,9 +27,9 @@ use crate::{
 async fn aged(age: Duration, grace: Duration) -> TestApp {
     TestApp::with(server::Options {
         max_connection_age: Some(age),
-        patience: Patience {
+        idle_timeouts: IdleTimeouts {
             grace,
-            ..Patience::default()
+            ..IdleTimeouts::default()
         },
         ..server::Options::default()
     })

@@ -83,7 +83,7 @@ async fn a_queue_that_lasts_is_short() {
         ..store::Options::new(&url)
     };
     let options = server::Options {
-        max_crowd: Duration::ZERO,
+        max_burst: Duration::ZERO,
         ..server::Options::default()
     };
     let app = TestApp::on(&url, &store, options).await;

@@ -10,7 +10,7 @@ use hitkeep_auth::{
         envoy::service::auth::v3::{CheckResponse, check_response::HttpResponse},
     },
     server::{self, Ended},
-    transport::activity::Patience,
+    transport::activity::IdleTimeouts,
 };
 use http_body_util::BodyExt;
 use prost::Message;
@@ -274,18 +274,18 @@ async fn who_has_said_nothing_does_not_hold_up_the_end() {
     assert_eq!(app.server.await.unwrap(), Ended::Drained);
 }
 
-fn with_patience(patience: Patience) -> server::Options {
+fn with_patience(idle_timeouts: IdleTimeouts) -> server::Options {
     server::Options {
-        patience,
+        idle_timeouts,
         ..server::Options::default()
     }
 }
 
 #[tokio::test]
 async fn a_connection_without_calls_is_ended() {
-    let app = with(with_patience(Patience {
+    let app = with(with_patience(IdleTimeouts {
         idle: SHORT,
-        ..Patience::default()
+        ..IdleTimeouts::default()
     }))
     .await;
     let call = ask_status(&app, 65_535).await;
@@ -296,9 +296,9 @@ async fn a_connection_without_calls_is_ended() {
 
 #[tokio::test]
 async fn an_open_stream_keeps_its_connection() {
-    let app = with(with_patience(Patience {
+    let app = with(with_patience(IdleTimeouts {
         idle: SHORT,
-        ..Patience::default()
+        ..IdleTimeouts::default()
     }))
     .await;
     let mut open = app.sidecar().await.stream().await;
@@ -315,9 +315,9 @@ async fn an_open_stream_keeps_its_connection() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_takes_ends_the_connection() {
-    let app = with(with_patience(Patience {
+    let app = with(with_patience(IdleTimeouts {
         stalled: SHORT,
-        ..Patience::default()
+        ..IdleTimeouts::default()
     }))
     .await;
     // A stream may be left for later.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hitkeep_auth::{
     server::{self, Ended, health::LIVENESS},
-    transport::activity::Patience,
+    transport::activity::IdleTimeouts,
 };
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
@@ -97,7 +97,7 @@ async fn a_peer_that_takes_nothing_is_waited_for_no_longer() {
         assert!(first.is_data(), "{first:?}");
         app.stop.send(()).await.unwrap();
         // Neither for ever nor for as long as a stalled peer is suffered at other times.
-        let ended = timeout(Patience::default().stalled / 2, app.server).await;
+        let ended = timeout(IdleTimeouts::default().stalled / 2, app.server).await;
         assert_eq!(ended.expect("it ends").unwrap(), Ended::CutOff);
         call.end.await.unwrap();
     }

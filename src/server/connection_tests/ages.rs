@@ -69,10 +69,10 @@ async fn an_unused_connection_ends_at_its_age() {
 
 #[tokio::test(start_paused = true)]
 async fn streams_are_told_after_their_grace() {
-    let pulse = Arc::new(Pulse::default());
-    let mut retired = pulse.retired();
+    let activity = Arc::new(Activity::default());
+    let mut retired = activity.retired();
     assert!(!*retired.borrow_and_update());
-    pulse.retire();
+    activity.retire();
     retired.changed().await.unwrap();
     assert!(*retired.borrow());
 }

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use super::{Hot, Verdict};
+use super::{FastMethod, Verdict};
 
 /// Sets of counts. Threads beyond that share one.
 const SHARDS: usize = 64;
@@ -19,7 +19,7 @@ const TIMED: u32 = 64;
 #[derive(Debug, Default)]
 struct Shard {
     verdicts: [AtomicU64; Verdict::ALL.len()],
-    calls: [AtomicU64; Hot::ALL.len()],
+    calls: [AtomicU64; FastMethod::ALL.len()],
 }
 
 /// All of them.
@@ -51,7 +51,7 @@ impl Counts {
         self.shard().verdicts[verdict as usize].fetch_add(1, Relaxed);
     }
 
-    pub(super) fn call(&self, call: Hot) {
+    pub(super) fn call(&self, call: FastMethod) {
         self.shard().calls[call as usize].fetch_add(1, Relaxed);
     }
 
@@ -59,7 +59,7 @@ impl Counts {
         self.sum(|shard| &shard.verdicts[verdict as usize])
     }
 
-    pub(super) fn calls(&self, call: Hot) -> u64 {
+    pub(super) fn calls(&self, call: FastMethod) -> u64 {
         self.sum(|shard| &shard.calls[call as usize])
     }
 
@@ -97,7 +97,7 @@ mod tests {
                     for verdict in Verdict::ALL {
                         counts.verdict(verdict);
                     }
-                    counts.call(Hot::Check);
+                    counts.call(FastMethod::Check);
                 });
             }
         });
@@ -106,7 +106,10 @@ mod tests {
             assert_eq!(counts.verdicts(verdict), all);
         }
         assert_eq!(
-            (counts.calls(Hot::Introspect), counts.calls(Hot::Check)),
+            (
+                counts.calls(FastMethod::Introspect),
+                counts.calls(FastMethod::Check)
+            ),
             (0, all)
         );
     }

@@ -11,7 +11,7 @@ use std::{
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
-use super::{Hot, Listener, Verdict, counts::Counts};
+use super::{FastMethod, Listener, Verdict, counts::Counts};
 
 /// The code of a call that went well.
 const OK: i64 = 0;
@@ -32,8 +32,8 @@ pub(super) struct Shared {
     pub(super) counts: Counts,
     /// How many connections there are, of each of [`Listener`].
     connections: [AtomicI64; Listener::ALL.len()],
-    /// The service and the method of each of [`Hot`].
-    hot: OnceLock<[(&'static str, &'static str); Hot::ALL.len()]>,
+    /// The service and the method of each of [`FastMethod`].
+    hot: OnceLock<[(&'static str, &'static str); FastMethod::ALL.len()]>,
 }
 
 /// Calls of a method that ended with a code.
@@ -104,7 +104,10 @@ impl Shared {
     }
 
     /// Says what the calls are called that are counted apart.
-    pub(super) fn name_hot(&self, names: [(&'static str, &'static str); Hot::ALL.len()]) {
+    pub(super) fn name_fast_methods(
+        &self,
+        names: [(&'static str, &'static str); FastMethod::ALL.len()],
+    ) {
         // Whoever comes second says the same.
         self.hot.set(names).ok();
     }
@@ -120,7 +123,7 @@ impl Shared {
     fn calls(&self) -> BTreeMap<Calls, u64> {
         let counted = self.calls.lock();
         let mut calls = counted.unwrap_or_else(PoisonError::into_inner).clone();
-        for (names, call) in self.hot.get().into_iter().flatten().zip(Hot::ALL) {
+        for (names, call) in self.hot.get().into_iter().flatten().zip(FastMethod::ALL) {
             let (service, method) = *names;
             let code = OK;
             let hot = Calls {

@@ -2,14 +2,14 @@
 
 /// Calls that are answered so often, and so fast, that they are counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hot {
+pub enum FastMethod {
     /// `Introspect`.
     Introspect,
     /// Envoy's `Check`.
     Check,
 }
 
-impl Hot {
+impl FastMethod {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Introspect, Self::Check];
 }

@@ -437,7 +437,7 @@ async fn certificates_of_others_and_of_long_ago_are_not_let_in() {
     // Another authority in the file is another one for those who come next.
     let next = Authority::new("next");
     world.folder.replace("clients.pem", &next.pem());
-    assert!(matches!(world.watcher.look(), Look::Taken));
+    assert!(matches!(world.watcher.look(), Look::TrackedBody));
     world.lets_nobody_in(&good).await;
     let caller = world.identified(&next.sign(&[SPIFFE])).await;
     assert!(!caller.introspect(introspect("x")).await.unwrap().active);

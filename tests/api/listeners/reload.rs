@@ -59,7 +59,7 @@ async fn what_replaces_the_files_is_taken_up_and_connections_go_on() {
     // In place, and by renaming.
     let second = authority.sign_until(&[NAME], 2100);
     folder.write_identity("server", &second);
-    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(matches!(watcher.look(), Look::TrackedBody));
     assert!(server.shows(&authority, &second).await);
     assert_eq!(
         tls.not_after().unwrap().to_rfc3339(),
@@ -68,7 +68,7 @@ async fn what_replaces_the_files_is_taken_up_and_connections_go_on() {
     let third = authority.sign(&[NAME]);
     folder.replace("server.pem", &third.certificate.pem());
     folder.replace("server.key", &third.key.serialize_pem());
-    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(matches!(watcher.look(), Look::TrackedBody));
     assert!(server.shows(&authority, &third).await);
     assert!(matches!(watcher.look(), Look::Same));
     // The connection from before knows nothing of it.
@@ -98,7 +98,7 @@ async fn links_may_be_turned() {
     assert!(server.shows(&authority, &first).await);
     symlink("two", folder.path("data.new")).unwrap();
     std::fs::rename(folder.path("data.new"), folder.path("data")).unwrap();
-    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(matches!(watcher.look(), Look::TrackedBody));
     assert!(server.shows(&authority, &second).await);
 }
 
@@ -132,7 +132,7 @@ async fn what_cannot_be_used_changes_nothing_and_is_told_of_once() {
     assert!(matches!(watcher.look(), Look::Same));
     assert!(server.shows(&authority, &first).await);
     folder.write("server.key", &second.key.serialize_pem());
-    assert!(matches!(watcher.look(), Look::Taken));
+    assert!(matches!(watcher.look(), Look::TrackedBody));
     assert!(server.shows(&authority, &second).await);
 
     // Put back as it was, there is nothing to do; and the next mistake is told of.
@@ -192,7 +192,7 @@ async fn nobody_notices_a_change_under_load() {
         assert!(matches!(watcher.look(), Look::Refused(_)));
         server.shown(&authority).await;
         folder.replace("server.key", &next.key.serialize_pem());
-        assert!(matches!(watcher.look(), Look::Taken));
+        assert!(matches!(watcher.look(), Look::TrackedBody));
         assert!(server.shows(&authority, &next).await);
         for answer in &mut answers {
             within("a call", answer.changed()).await.unwrap();

@@ -58,13 +58,13 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 #[derive(Clone)]
 pub struct Collector {
     pub address: SocketAddr,
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<BufferedBytes>>,
     news: Arc<watch::Sender<u64>>,
 }
 
 /// What was exported so far.
 #[derive(Clone, Debug, Default)]
-pub struct Kept {
+pub struct BufferedBytes {
     pub spans: Vec<Span>,
     /// The metrics of the last export alone.
     pub metrics: Vec<Metric>,
@@ -135,12 +135,12 @@ impl Collector {
     }
 
     /// What was exported so far.
-    pub fn kept(&self) -> Kept {
+    pub fn kept(&self) -> BufferedBytes {
         self.kept.lock().expect("nobody panics with it").clone()
     }
 
     /// Waits until that can be found in what was exported.
-    pub async fn until<T>(&self, what: &str, find: impl Fn(&Kept) -> Option<T>) -> T {
+    pub async fn until<T>(&self, what: &str, find: impl Fn(&BufferedBytes) -> Option<T>) -> T {
         let mut news = self.news.subscribe();
         let found = async {
             loop {
@@ -180,7 +180,12 @@ impl Collector {
         self.until(name, |kept| kept.span(trace, name)).await
     }
 
-    fn keep(&self, metadata: &MetadataMap, message: &impl Message, keep: impl FnOnce(&mut Kept)) {
+    fn keep(
+        &self,
+        metadata: &MetadataMap,
+        message: &impl Message,
+        keep: impl FnOnce(&mut BufferedBytes),
+    ) {
         let mut kept = self.kept.lock().expect("nobody panics with it");
         kept.metadata.push(metadata.clone());
         kept.bytes.extend(message.encode_to_vec());
@@ -190,7 +195,7 @@ impl Collector {
     }
 }
 
-impl Kept {
+impl BufferedBytes {
     /// The span of that name in that trace.
     pub fn span(&self, trace: &str, name: &str) -> Option<Span> {
         let mut spans = self.spans.iter();

@@ -16,7 +16,7 @@ use super::run::{PARENT, Run, TRACE, traced, within};
 use crate::{
     fixtures::*,
     harness::Caller,
-    telemetry::collector::{Kept, attribute, hex, text},
+    telemetry::collector::{BufferedBytes, attribute, hex, text},
 };
 
 /// Another trace, for calls that must not be recorded.
@@ -98,7 +98,7 @@ async fn a_failure_is_a_span_and_a_record_of_the_same_trace() {
         span.status.clone().unwrap_or_default().code(),
         StatusCode::Unset
     );
-    let find = |kept: &Kept| {
+    let find = |kept: &BufferedBytes| {
         let mut logs = kept.logs.iter();
         let of_trace = logs.find(|log| hex(&log.trace_id) == TRACE);
         of_trace.cloned()

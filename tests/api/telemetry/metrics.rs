@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    collector::{Kept, attribute},
+    collector::{BufferedBytes, attribute},
     run::{Run, traced},
 };
 use crate::{
@@ -110,7 +110,7 @@ fn on_the_page(name: &str, (kind, unit, _): &Described) -> String {
 }
 
 /// What a counter has come to, where an attribute has that value; 0 where there is none.
-fn count(kept: &Kept, name: &str, key: &str, value: &str) -> i64 {
+fn count(kept: &BufferedBytes, name: &str, key: &str, value: &str) -> i64 {
     let metric = kept.metrics.iter().find(|metric| metric.name == name);
     let Some(Data::Sum(sum)) = metric.and_then(|metric| metric.data.as_ref()) else {
         return 0;
@@ -141,7 +141,7 @@ async fn the_document_says_what_is_exported() {
     assert!(asked.starts_with("HTTP/1.1 200"), "{asked}");
     let documented = documented(false);
     run.collector.instruments(&instruments()).await;
-    let all = |kept: &Kept| {
+    let all = |kept: &BufferedBytes| {
         let names: BTreeSet<_> = kept.metrics.iter().map(|metric| &metric.name).collect();
         let is_there = documented.keys().all(|name| names.contains(name));
         is_there.then(|| kept.metrics.clone())
@@ -185,7 +185,7 @@ async fn the_document_says_what_is_exported_of_tls() {
     connection.read_to_end(&mut said).await.ok();
     let documented = documented(true);
     assert_eq!(documented.len(), 3);
-    let of_tls = |kept: &Kept| {
+    let of_tls = |kept: &BufferedBytes| {
         let metrics = kept.metrics.iter();
         let of_tls = metrics.filter(|metric| metric.name.starts_with(OF_TLS));
         let of_tls: Vec<_> = of_tls.cloned().collect();

@@ -8,7 +8,7 @@ use rustls::{ServerConfig, crypto::ring};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    collector::{Collector, Kept, attribute, hex},
+    collector::{BufferedBytes, Collector, attribute, hex},
     run::{Run, TRACE, traced, within},
 };
 use crate::{
@@ -44,13 +44,13 @@ async fn spans_metrics_and_logs_arrive_under_their_paths() {
     let name = "hitkeep.auth.v1.ApiClientService/GetApiClient";
     let span = run.collector.span(TRACE, name).await;
     assert_eq!(attribute(&span.attributes, "error.type"), "NOT_FOUND");
-    let log = |kept: &Kept| {
+    let log = |kept: &BufferedBytes| {
         let mut logs = kept.logs.iter();
         logs.find(|log| hex(&log.trace_id) == TRACE).cloned()
     };
     let log = run.collector.until("log", log).await;
     assert_eq!(log.span_id, span.span_id);
-    let counted = |kept: &Kept| {
+    let counted = |kept: &BufferedBytes| {
         let mut metrics = kept.metrics.iter();
         metrics
             .find(|metric| metric.name == "hitkeep_auth.verdicts")
@@ -86,7 +86,7 @@ async fn a_collector_is_spoken_to_over_tls() {
     .await;
     let sidecar = run.caller(Introspect).await;
     sidecar.introspect(introspect("hkp_x")).await.unwrap();
-    let arrived = |kept: &Kept| kept.metadata.first().cloned();
+    let arrived = |kept: &BufferedBytes| kept.metadata.first().cloned();
     run.collector.until("export", arrived).await;
     let (ended, collector) = run.stop().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");

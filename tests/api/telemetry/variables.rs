@@ -4,7 +4,7 @@ use hitkeep_auth::domain::caller::CallerPermission::Introspect;
 use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
 
 use super::{
-    collector::{Kept, attribute},
+    collector::{BufferedBytes, attribute},
     run::{Run, TRACE, traced, within},
 };
 use crate::fixtures::*;
@@ -44,7 +44,7 @@ async fn what_is_not_spoken_here_is_told_and_passed_over() {
         ),
     ];
     for (variable, severity) in told {
-        let find = |kept: &Kept| {
+        let find = |kept: &BufferedBytes| {
             let mut logs = kept.logs.iter();
             let of = logs.find(|log| attribute(&log.attributes, "variable") == variable);
             of.cloned()
