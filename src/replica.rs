@@ -461,7 +461,7 @@ impl Replica {
     pub async fn ask(&self, give_up: Instant) -> Result<(), CannotTell> {
         let shared = &*self.shared;
         let Ok(_permit) = shared.waiting.try_acquire() else {
-            shared.metrics.turned_away();
+            shared.metrics.rejected();
             self.view()?.require_caught_up()?;
             let staleness = since(&*shared.clock, shared.heard_at.load(Ordering::Relaxed));
             if staleness <= shared.options.poll_interval * MISSED_POLLS {

@@ -55,7 +55,7 @@ struct Instruments {
     feed_connections: Counter<u64>,
     feed_loads: Counter<u64>,
     lookups: Counter<u64>,
-    turned_away: Counter<u64>,
+    rejected: Counter<u64>,
 }
 
 /// A gRPC call that has ended.
@@ -154,7 +154,7 @@ impl Metrics {
                 "How long it took to write the uses of API clients.",
             ),
             unwritten: meter
-                .u64_gauge("hitkeep_auth.usage.unwritten")
+                .u64_gauge("hitkeep_auth.usage.pending")
                 .with_unit("{client}")
                 .with_description("API clients with uses that the last flush could not write.")
                 .build(),
@@ -177,8 +177,8 @@ impl Metrics {
                 "{lookup}",
                 "How many times Postgres was asked on behalf of unknown tokens.",
             ),
-            turned_away: from_zero(
-                "hitkeep_auth.lookups.turned_away",
+            rejected: from_zero(
+                "hitkeep_auth.lookups.rejected",
                 "{request}",
                 "Requests with unknown tokens that Postgres was not asked for: too many waited.",
             ),
@@ -309,8 +309,8 @@ impl Metrics {
     }
 
     /// Counts a request that it is not asked for, because too many wait.
-    pub fn turned_away(&self) {
-        self.0.turned_away.add(1, &[]);
+    pub fn rejected(&self) {
+        self.0.rejected.add(1, &[]);
     }
 
     /// Everything, in the text format of Prometheus.
