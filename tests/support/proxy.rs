@@ -349,10 +349,9 @@ impl Link {
         mut to: OwnedWriteHalf,
         direction: Direction,
     ) -> io::Result<()> {
-        let mut messages = Messages {
-            // The first message of a client has no type.
-            untyped: direction == Direction::ToServer,
-            buffer: Vec::new(),
+        let mut messages = match direction {
+            Direction::ToServer => Messages::untyped(),
+            Direction::ToClient => Messages::default(),
         };
         loop {
             if from.read_buf(&mut messages.buffer).await? == 0 {
@@ -436,7 +435,8 @@ impl Link {
             // whoever counts.
             self.shared.passed[direction as usize].fetch_add(allowed as u64, Ordering::Relaxed);
             let (now, later) = rest.split_at(allowed);
-            to.write_all(now).await?;
+            let written = to.write_all(now).await;
+            // Also where nobody takes the bytes any more: the limit was come to.
             match then {
                 None => {}
                 Some(Then::Sever) => {
@@ -445,6 +445,7 @@ impl Link {
                 }
                 Some(Then::Stall) => self.shared.set(|state| state.gate = Gate::Stalled),
             }
+            written?;
             rest = later;
         }
         Ok(())
@@ -461,14 +462,23 @@ impl Drop for Link {
 
 /// Bytes, cut into messages of Postgres' protocol. Nobody asks for encryption on
 /// a Unix socket, so there is nothing else in them.
-struct Messages {
+#[derive(Default)]
+pub struct Messages {
     untyped: bool,
-    buffer: Vec<u8>,
+    pub buffer: Vec<u8>,
 }
 
 impl Messages {
+    /// Those of a client, of which the first has no type.
+    pub fn untyped() -> Self {
+        Self {
+            untyped: true,
+            ..Self::default()
+        }
+    }
+
     /// The next whole message.
-    fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn next(&mut self) -> Option<Vec<u8>> {
         let typed = usize::from(!self.untyped);
         let length = self.buffer.get(typed..typed + 4)?;
         let length = u32::from_be_bytes(length.try_into().unwrap());
