@@ -205,8 +205,10 @@ async fn every_answer_is_what_the_database_said_at_its_revision() {
             assert!(history.fault(&lie).is_some(), "{:?}", lie.answer);
         }
     }
-    // Otherwise this would have shown nothing. There is an answer for each step, and how
-    // many more there are says how fast the machine is: so these are no shares of them.
+    // Otherwise this would have shown nothing. Each step was followed by an answer. How
+    // many more there are says how fast the machine is, so what they have to contain is no
+    // share of them, but follows from what the dice choose in so many steps.
+    assert!(all >= STEPS, "{all} answers in {STEPS} steps");
     let few = STEPS / 10;
     assert!(states > STEPS / 2, "{states} states");
     assert!(active > few, "{active} of {all} answers were active");
