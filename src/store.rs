@@ -35,6 +35,7 @@ pub mod feed;
 pub mod introspection;
 mod lease;
 pub mod migrations;
+mod names;
 mod pool;
 pub mod replays;
 mod schema;
@@ -57,6 +58,7 @@ use connection::Connection;
 use error::StoreError;
 use feed::Position;
 use lease::{Lease, Work};
+pub use names::Resolver;
 use pool::{Object, Pool};
 pub use pool::{Places, PoolStatus};
 use statement::Statement;
@@ -79,6 +81,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Whether a standby may be read from. Default no.
     pub standbys: Standbys,
+    /// Resolves the names of servers. Default as the system does.
+    pub resolver: Resolver,
 }
 
 impl Options {
@@ -90,6 +94,7 @@ impl Options {
             pool_wait: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(3),
             standbys: Standbys::Refused,
+            resolver: Resolver::default(),
         }
     }
 }
@@ -150,6 +155,8 @@ struct CommitRow {
 struct TimeRow {
     #[diesel(sql_type = Timestamptz)]
     now: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    started: Timestamp,
 }
 
 #[derive(diesel::QueryableByName)]
@@ -158,12 +165,32 @@ struct StateRow {
     revision: i64,
     #[diesel(sql_type = Timestamptz)]
     now: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    started: Timestamp,
+}
+
+/// The answer to a transaction's first query.
+trait First: QueryableByName<Pg> + Send + 'static {
+    /// When the server was started, by which it is told from others.
+    fn started(&self) -> Timestamp;
+}
+
+impl First for TimeRow {
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+}
+
+impl First for StateRow {
+    fn started(&self) -> Timestamp {
+        self.started
+    }
 }
 
 impl Store {
     /// Makes a store. Connects when first asked for something.
     pub fn new(options: &Options, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        let connector = Arc::new(Connector::new(&options.database_url, options.standbys));
+        let connector = Arc::new(Connector::new(options));
         let pool = pool::of(options, &connector);
         let writers = Places::of(options.pool_size).writes;
         Self {
@@ -259,7 +286,10 @@ impl Store {
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let state = Statement("SELECT revision, clock_timestamp() AS now FROM index_state");
+        let state = Statement(
+            "SELECT revision, clock_timestamp() AS now, pg_postmaster_start_time() AS started \
+             FROM index_state",
+        );
         let (lease, state): (_, StateRow) = self.begin_with("snapshot", begin, state).await?;
         Ok(Snapshot {
             lease,
@@ -338,7 +368,7 @@ impl Store {
         // The time is taken after the lock, so that it orders the writes too.
         let lock = Statement(
             "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
-             SELECT clock_timestamp() AS now FROM locked",
+             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started FROM locked",
         );
         // Said, since a database can have another default: at a higher level whoever
         // waited for the lock would collide with whom it waited for. A database that
@@ -354,7 +384,8 @@ impl Store {
     }
 
     /// Begins a transaction with its first query, which changes nothing. Both are
-    /// sent before the first answer is there.
+    /// sent before the first answer is there. A connection that a pooler moved to another
+    /// server is of no use, like one that ended.
     async fn begin_with<R>(
         &self,
         operation: &'static str,
@@ -362,7 +393,7 @@ impl Store {
         first: Statement,
     ) -> Result<(Lease, R), StoreError>
     where
-        R: QueryableByName<Pg> + Send + 'static,
+        R: First,
     {
         let begin = async |connection: &mut Connection| {
             let (mut one, mut other) = (&*connection, &*connection);
@@ -372,7 +403,9 @@ impl Store {
             )
             .await;
             begun?;
-            row
+            let row = row?;
+            connection.require_server(row.started())?;
+            Ok(row)
         };
         self.start(operation, begin).await
     }

@@ -1,11 +1,9 @@
 //! Connecting to Postgres, to the server among several that will do.
 
 use std::{
+    net::IpAddr,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -18,9 +16,11 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
+    Options,
     connection::Connection as Pooled,
     error::{StoreError, causes},
     migrations::SCHEMA,
+    names::Resolver,
     session::SESSION,
     survey::{ServerId, Standbys, Standing, Unsuitable},
     tls::{Encryption, TlsError},
@@ -38,8 +38,9 @@ pub(super) struct Connector {
     /// What the latest URL says.
     target: ArcSwap<Result<Target, MalformedUrl>>,
     standbys: Standbys,
-    /// The server that let us in last, which is tried first.
-    last: AtomicUsize,
+    pub(super) resolver: Resolver,
+    /// The way that we were let in last, which is tried first.
+    last: ArcSwap<Way>,
     /// The server that the last survey chose.
     chosen: ArcSwapOption<ServerId>,
     /// Whether the last survey found several servers that take writes.
@@ -52,6 +53,21 @@ pub(super) struct Connector {
     valid_since: watch::Sender<Instant>,
     /// Notified when a server refuses our credentials.
     refused: Notify,
+}
+
+/// A server of the URL's, by its number, and the address at which it was reached; none
+/// for a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) at: usize,
+    pub(super) address: Option<IpAddr>,
+}
+
+impl Way {
+    pub(super) fn of(at: usize, server: &Server) -> Self {
+        let address = server.config.get_hostaddrs().first().copied();
+        Self { at, address }
+    }
 }
 
 /// Says of one connection whether it may still be used.
@@ -96,6 +112,9 @@ pub(super) enum ConnectError {
     /// The server takes writes and does not say that they are kept.
     #[error("the server acknowledges no commit: it waits for a synchronous standby")]
     Unacknowledged,
+    /// Nobody knows the address of a server.
+    #[error("the name in {0} is not resolved: {1}")]
+    Unresolved(String, #[source] std::io::Error),
     /// The server was silent.
     #[error("nothing answers within {} s", .0.as_secs())]
     Late(Duration),
@@ -142,6 +161,7 @@ impl ConnectError {
         match self {
             Self::Url(_) => true,
             Self::Tls(_)
+            | Self::Unresolved(..)
             | Self::Late(_)
             | Self::Unsuitable(_)
             | Self::SplitBrain(_)
@@ -160,6 +180,7 @@ impl ConnectError {
         match self {
             Self::Url(_)
             | Self::Tls(_)
+            | Self::Unresolved(..)
             | Self::Late(_)
             | Self::Unsuitable(_)
             | Self::SplitBrain(_)
@@ -181,11 +202,12 @@ impl From<ConnectError> for StoreError {
 }
 
 impl Connector {
-    pub(super) fn new(url: &DatabaseUrl, standbys: Standbys) -> Self {
+    pub(super) fn new(options: &Options) -> Self {
         Self {
-            target: ArcSwap::from_pointee(Target::parse(url.as_str())),
-            standbys,
-            last: AtomicUsize::new(0),
+            target: ArcSwap::from_pointee(Target::parse(options.database_url.as_str())),
+            standbys: options.standbys,
+            resolver: options.resolver.clone(),
+            last: ArcSwap::default(),
             chosen: ArcSwapOption::empty(),
             is_split: AtomicBool::new(false),
             doubt: Notify::new(),
@@ -251,15 +273,15 @@ impl Connector {
         self.standbys
     }
 
-    /// The number of the server that let us in last.
-    pub(super) fn last(&self) -> usize {
-        self.last.load(Ordering::Relaxed)
+    /// The way that we were let in last.
+    pub(super) fn last(&self) -> Way {
+        **self.last.load()
     }
 
     /// Notes which server a survey chose that began then. Where it is another one than
     /// before, connections that were opened earlier are not used again.
-    pub(super) fn choose(&self, at: usize, server: ServerId, began: Instant) {
-        self.last.store(at, Ordering::Relaxed);
+    pub(super) fn choose(&self, way: Way, server: ServerId, began: Instant) {
+        self.last.store(Arc::new(way));
         let before = self.chosen.swap(Some(Arc::new(server)));
         if before.is_some_and(|before| *before != server) {
             tracing::warn!(
@@ -317,15 +339,15 @@ impl Connector {
         let target = self.target.load_full();
         let target = (*target).as_ref().map_err(|error| *error)?;
         let tls = self.encrypt(&target.encryption).await?;
-        let first = self.last.load(Ordering::Relaxed);
+        let first = self.last().at;
         let count = target.servers.len();
         let mut failed = Vec::new();
         let in_turn = || (0..count).map(|next| (first + next) % count);
         for at in in_turn() {
             let server = &target.servers[at];
-            match enter(server, tls.clone()).await {
-                Ok(connected) => {
-                    self.last.store(at, Ordering::Relaxed);
+            match self.enter(at, server, tls.clone()).await {
+                Ok((way, connected)) => {
+                    self.last.store(Arc::new(way));
                     return Ok(connected);
                 }
                 Err(error) => failed.push((server.place.clone(), error)),
@@ -333,12 +355,47 @@ impl Connector {
         }
         if self.standbys == Standbys::Counted && count > 1 {
             for at in in_turn() {
-                if let Ok(connected) = enter_any(&target.servers[at], tls.clone()).await {
+                let any = with_any(&target.servers[at]);
+                if let Ok((_, connected)) = self.enter(at, &any, tls.clone()).await {
                     return Ok(connected);
                 }
             }
         }
         Err(ConnectError::none_of(failed))
+    }
+
+    /// Connects to a server by one of its addresses. Where it has several, that is one
+    /// where it takes writes, if there is one, and the last one rather than another.
+    async fn enter(
+        &self,
+        at: usize,
+        server: &Server,
+        tls: MakeRustlsConnect,
+    ) -> Result<(Way, (Client, Wire)), ConnectError> {
+        let entered = async {
+            let mut ways = self.resolver.ways(server).await?;
+            let last = self.last();
+            ways.sort_by_key(|way| Way::of(at, way) != last);
+            if ways.len() > 1 {
+                for way in &ways {
+                    if let Ok(connected) = enter(&writable(way), tls.clone()).await {
+                        return Ok((Way::of(at, way), connected));
+                    }
+                }
+            }
+            let mut failed = Vec::new();
+            for way in ways {
+                match enter(&way, tls.clone()).await {
+                    Ok(connected) => return Ok((Way::of(at, &way), connected)),
+                    Err(error) => failed.push((way.place, error)),
+                }
+            }
+            Err(ConnectError::none_of(failed))
+        };
+        // All addresses together, and the time that the name takes.
+        let entered = tokio::time::timeout(server.patience, entered).await;
+        let late = |_| ConnectError::Late(server.patience);
+        entered.map_err(late)?
     }
 
     /// Connects, for the pool.
@@ -351,16 +408,16 @@ impl Connector {
                 continue;
             }
             let (client, wire) = opened?;
-            let connection = Pooled::new(client, wire);
-            self.identify(&connection).await?;
+            let mut connection = Pooled::new(client, wire);
+            self.identify(&mut connection).await?;
             return Ok(connection);
         }
     }
 
     /// Sees whether a connection of the pool leads to a server that is of use, and to the
     /// one that was chosen.
-    async fn identify(&self, connection: &Pooled) -> Result<(), ConnectError> {
-        let identity = connection.identity().await?;
+    async fn identify(&self, connection: &mut Pooled) -> Result<(), ConnectError> {
+        let identity = connection.identify().await?;
         // One that was made read-only refuses writes by itself.
         if identity.standing != Standing::ReadOnly {
             identity.standing.suits(self.standbys)?;
@@ -413,17 +470,26 @@ impl Connector {
     }
 }
 
-/// Connects to a server, whether or not it takes writes.
-pub(super) async fn enter_any(
+/// The same server, if it takes writes.
+fn writable(server: &Server) -> Server {
+    let mut writable = server.clone();
+    let attributes = TargetSessionAttrs::ReadWrite;
+    writable.config.target_session_attrs(attributes);
+    writable
+}
+
+/// The same server, whether or not it takes writes.
+pub(super) fn with_any(server: &Server) -> Server {
+    let mut any = server.clone();
+    any.config.target_session_attrs(TargetSessionAttrs::Any);
+    any
+}
+
+/// Connects to a server that is reached in one way.
+pub(super) async fn enter(
     server: &Server,
     tls: MakeRustlsConnect,
 ) -> Result<(Client, Wire), ConnectError> {
-    let mut any = server.clone();
-    any.config.target_session_attrs(TargetSessionAttrs::Any);
-    enter(&any, tls).await
-}
-
-async fn enter(server: &Server, tls: MakeRustlsConnect) -> Result<(Client, Wire), ConnectError> {
     let mut config = server.config.clone();
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(TCP_USER_TIMEOUT);

@@ -39,8 +39,9 @@ use tokio_postgres::{
 
 use super::{
     connect::Wire,
-    survey::{Driver, Identity},
+    survey::{Driver, Identity, ServerId, Unsuitable},
 };
+use crate::domain::Timestamp;
 
 /// A connection. Statements that are polled at the same time, through shared references,
 /// are sent without waiting for each other's answers, in the order of their first polls.
@@ -48,6 +49,8 @@ pub(super) struct Connection {
     client: Client,
     /// By their texts.
     prepared: Mutex<HashMap<String, Prepared>>,
+    /// The server that it led to when it was opened, where that is known.
+    server: Option<ServerId>,
     _driver: Driver,
 }
 
@@ -98,14 +101,28 @@ impl Connection {
         Self {
             client,
             prepared: Mutex::default(),
+            server: None,
             _driver: Driver::of(wire),
         }
     }
 
-    /// What the server says that it is.
-    pub(super) async fn identity(&self) -> Result<Identity, tokio_postgres::Error> {
+    /// What the server says that it is. The connection is to stay with that one.
+    pub(super) async fn identify(&mut self) -> Result<Identity, tokio_postgres::Error> {
         let sql = format!("SELECT {}", Identity::SQL);
-        Identity::read(&self.client.query_one(&sql, &[]).await?, 0)
+        let identity = Identity::read(&self.client.query_one(&sql, &[]).await?, 0)?;
+        self.server = Some(identity.server);
+        Ok(identity)
+    }
+
+    /// Sees whether it still leads to the server that it was opened to, by the start time
+    /// that the server reports.
+    pub(super) fn require_server(&self, started: Timestamp) -> QueryResult<()> {
+        match self.server {
+            Some(server) if server != ServerId::of(started) => {
+                Err(DieselError::QueryBuilderError(Box::new(Unsuitable::Moved)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether it is known to have ended.

@@ -7,7 +7,7 @@ use diesel::result::Error as DieselError;
 use tokio_postgres::error::DbError;
 use tracing::error;
 
-use super::connect::ConnectError;
+use super::{connect::ConnectError, survey::Unsuitable};
 
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +112,7 @@ impl From<DieselError> for StoreError {
             DieselError::QueryBuilderError(error) => {
                 match error.downcast::<tokio_postgres::Error>() {
                     Ok(error) => (*error).into(),
+                    Err(other) if other.is::<Unsuitable>() => Self::Unavailable(other),
                     Err(other) => Self::Defect(other),
                 }
             }

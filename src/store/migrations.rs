@@ -11,7 +11,7 @@ use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnecti
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::{
-    Standbys,
+    Options,
     connect::{ConnectError, Connector},
     connection::Connection,
     error::StoreError,
@@ -145,9 +145,7 @@ fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationErro
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let opened = Connector::new(&database_url.into(), Standbys::Refused)
-        .open()
-        .await;
+    let opened = Connector::new(&Options::new(database_url)).open().await;
     let bad = |error: ConnectError| ConnectionError::BadConnection(error.to_string());
     let (client, wire) = opened.map_err(bad).map_err(MigrationError::Connect)?;
     let connection = AsyncPgConnection::try_from_client_and_connection(client, wire).await;

@@ -3,12 +3,16 @@
 //! A connection that was opened a minute ago proves nothing about where writes go now:
 //! its server may have been demoted, the address re-pointed, the name resolved anew, or
 //! another server promoted while this one still runs. So a survey opens a new connection
-//! to each configured server, asks each what it is, and decides. What it returns is known
+//! to each configured server, at each of its addresses, asks each what it is, and decides. What it returns is known
 //! to lead to the server that takes writes at the moment at which the survey began.
 
 use std::{fmt, sync::atomic::Ordering, time::Duration};
 
-use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{join_all, ready},
+    stream::{BoxStream, FuturesUnordered, once, select_all},
+};
 use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
@@ -17,7 +21,7 @@ use tokio_postgres::{Client, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    connect::{self, ConnectError, Connector, Wire},
+    connect::{self, ConnectError, Connector, Way, Wire},
     url::Server,
 };
 use crate::domain::Timestamp;
@@ -173,8 +177,7 @@ pub(super) struct Surveyed {
 
 /// A server that let us in.
 struct Candidate {
-    /// Its number among those of the URL.
-    at: usize,
+    way: Way,
     place: String,
     surveyed: Surveyed,
     is_replicated: bool,
@@ -245,16 +248,12 @@ impl Connector {
         let mut give_up = began + limit;
         let mut silent: Vec<_> = target.servers.iter().map(|server| &server.place).collect();
         let asked = target.servers.iter().enumerate().map(|(at, server)| {
-            let asked = ask(at, server, tls.clone());
-            async move { asked.await.map_err(|error| (server.place.clone(), error)) }
+            let asked = self.ask_all(at, server, tls.clone());
+            asked.map(move |asked| (&server.place, asked))
         });
-        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut asked = select_all(asked);
         let (mut primaries, mut standbys, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        while let Ok(Some(entered)) = timeout_at(give_up, asked.next()).await {
-            let place = match &entered {
-                Ok(candidate) => &candidate.place,
-                Err((place, _)) => place,
-            };
+        while let Ok(Some((place, entered))) = timeout_at(give_up, asked.next()).await {
             silent.retain(|silent| *silent != place);
             match entered {
                 Ok(candidate) => match candidate.surveyed.identity.standing {
@@ -283,7 +282,7 @@ impl Connector {
         } else {
             // The one that was used last, so that connections stay where they are.
             let last = self.last();
-            let is_last = |candidate: &Candidate| candidate.at == last;
+            let is_last = |candidate: &Candidate| candidate.way == last;
             let all = if primaries.is_empty() {
                 &mut standbys
             } else {
@@ -298,8 +297,32 @@ impl Connector {
         if chosen.surveyed.identity.standing == Standing::Primary && chosen.is_replicated {
             self.require_acknowledgement(&chosen, give_up).await?;
         }
-        self.choose(chosen.at, chosen.surveyed.identity.server, began_at);
+        self.choose(chosen.way, chosen.surveyed.identity.server, began_at);
         Ok(chosen.surveyed)
+    }
+
+    /// Asks a server what it is, at each of its addresses.
+    fn ask_all<'s>(
+        &'s self,
+        at: usize,
+        server: &'s Server,
+        tls: MakeRustlsConnect,
+    ) -> BoxStream<'s, Result<Candidate, (String, ConnectError)>> {
+        let asked = async move {
+            let ways = match self.resolver.ways(server).await {
+                Ok(ways) => ways,
+                Err(error) => return once(ready(Err((server.place.clone(), error)))).boxed(),
+            };
+            let asked = ways.into_iter().map(|way| {
+                let tls = tls.clone();
+                async move {
+                    let asked = ask(at, &way, tls).await;
+                    asked.map_err(|error| (way.place, error))
+                }
+            });
+            asked.collect::<FuturesUnordered<_>>().boxed()
+        };
+        asked.flatten_stream().boxed()
     }
 
     /// Commits something. A primary whose synchronous standby has left it, perhaps to
@@ -345,11 +368,11 @@ async fn ask(
     server: &Server,
     tls: MakeRustlsConnect,
 ) -> Result<Candidate, ConnectError> {
-    let (client, wire) = connect::enter_any(server, tls).await?;
+    let (client, wire) = connect::enter(&connect::with_any(server), tls).await?;
     let driver = Driver::of(wire);
     let row = client.query_one(&ask_identity(), &[]).await?;
     Ok(Candidate {
-        at,
+        way: Way::of(at, server),
         place: server.place.clone(),
         is_replicated: row.try_get(IS_REPLICATED)?,
         surveyed: Surveyed {

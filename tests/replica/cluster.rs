@@ -131,25 +131,24 @@ impl Cluster {
             through = format!("{own},{other}/{database}");
         }
         let replica = self.start_through(proxy, &through, Standbys::Refused).await;
-        until("the replica answers", async || {
-            let said = replica.says_within("x", IMPATIENCE).await;
-            if said == Said::Nothing {
-                // Where it stalled at its limit, it goes on.
-                replica.proxy.mend_at_limit();
-                return Err(said);
-            }
-            Ok(())
-        })
-        .await;
+        replica.until_answers().await;
         self.replicas.push(replica);
     }
 
     /// Starts one more server, which does not have to answer.
     pub async fn start_through(&self, proxy: Proxy, url: &str, standbys: Standbys) -> Replica {
         let options = store::Options {
-            pool_size: POOL_SIZE,
             standbys,
             ..store::Options::new(url)
+        };
+        self.start_with(proxy, options).await
+    }
+
+    /// The same, where there is more to say of the way to the database.
+    pub async fn start_with(&self, proxy: Proxy, options: store::Options) -> Replica {
+        let options = store::Options {
+            pool_size: POOL_SIZE,
+            ..options
         };
         let (clock, entropy) = (Arc::new(SystemClock::default()), Arc::new(SystemEntropy));
         let store = Store::new(
@@ -283,6 +282,20 @@ impl Replica {
     /// What it says of a token at a revision or a later one.
     pub async fn says_at(&self, token: &str, revision: u64) -> Said {
         said(&self.sidecar.introspect(at_least(token, revision)).await)
+    }
+
+    /// Waits until it has read its database. Where its way there stalled at a limit, it
+    /// goes on.
+    pub async fn until_answers(&self) {
+        until("the replica answers", async || {
+            let said = self.says_within("x", IMPATIENCE).await;
+            if said == Said::Nothing {
+                self.proxy.mend_at_limit();
+                return Err(said);
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Waits until it says that.

@@ -41,6 +41,8 @@ mod failover;
 mod killed;
 mod lost;
 mod model;
+mod moved;
+mod names;
 mod notifications;
 mod order;
 mod pooler;

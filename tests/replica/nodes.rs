@@ -88,6 +88,11 @@ impl Node {
         postgres::decoded(self.host())
     }
 
+    /// The socket that it listens on.
+    pub fn socket(&self) -> PathBuf {
+        self.sockets().join(".s.PGSQL.5432")
+    }
+
     /// Runs a statement as its superuser.
     pub async fn admin(&self, sql: &str) {
         let admin = format!("{}postgres", self.url);

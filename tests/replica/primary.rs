@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A client that works, as soon as the service is able to make one.
-async fn created(dashboard: &Caller) -> Created {
+pub async fn created(dashboard: &Caller) -> Created {
     let made = until("a client is created", async || {
         dashboard.create(personal(VERA)).await
     })
@@ -35,7 +35,7 @@ async fn created(dashboard: &Caller) -> Created {
 
 /// Revokes a client as soon as the service is able to, and says when that was
 /// acknowledged.
-async fn revoked(dashboard: &Caller, id: &str) -> Instant {
+pub async fn revoked(dashboard: &Caller, id: &str) -> Instant {
     until("a client is revoked", async || {
         dashboard.revoke(revoke(VERA, id)).await
     })
@@ -57,7 +57,7 @@ async fn is_refused_in_time(replica: &Replica, token: &str, acknowledged: Instan
 
 /// One replica changes things, and the other one looks: what was acknowledged holds, on
 /// the first at once and on the other within its bound.
-async fn changes_hold(cluster: &Cluster, doomed: &Created) -> Created {
+pub async fn changes_hold(cluster: &Cluster, doomed: &Created) -> Created {
     let [changing, other] = &cluster.replicas[..] else {
         panic!("two replicas");
     };

@@ -1,0 +1,206 @@
+//! The host in the URL is a name, and what it stands for changes: what is answered is what
+//! the server says that takes the writes among those that the name stands for now.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use futures_util::FutureExt;
+use hitkeep_auth::store::{self, Resolver};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream, UnixStream},
+    task::JoinSet,
+};
+
+use crate::{
+    cluster::{Cluster, IMPATIENCE, Said},
+    fixtures::*,
+    index::options,
+    nodes::{self, Node},
+    primary::{changes_hold, created},
+    support::proxy::Proxy,
+    waiting::until,
+};
+
+/// Names that only these tests know, and what they stand for at the moment.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<Vec<IpAddr>>>);
+
+impl Names {
+    const HOST: &str = "postgres.test";
+
+    /// From here on the name stands for these.
+    fn stand_for(&self, addresses: &[Ipv4Addr]) {
+        let addresses = addresses.iter().copied().map(IpAddr::from);
+        *self.0.lock().unwrap() = addresses.collect();
+    }
+
+    fn resolver(&self) -> Resolver {
+        let names = self.clone();
+        Resolver::by(move |name| {
+            assert_eq!(name, Self::HOST);
+            let addresses = names.0.lock().unwrap().clone();
+            async { Ok(addresses) }.boxed()
+        })
+    }
+}
+
+/// Two servers, each at an address of its own and at the same port.
+struct Addresses {
+    port: u16,
+    /// Forward connections for as long as this lives.
+    _forwarding: JoinSet<()>,
+}
+
+const FIRST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const SECOND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+impl Addresses {
+    async fn of(pair: &[Node; 2]) -> Self {
+        let (listeners, port) = until("a port is free at both addresses", async || {
+            let first = TcpListener::bind((FIRST, 0)).await?;
+            let port = first.local_addr()?.port();
+            let second = TcpListener::bind((SECOND, port)).await?;
+            Ok::<_, std::io::Error>(([first, second], port))
+        })
+        .await;
+        let mut forwarding = JoinSet::new();
+        for (listener, node) in listeners.into_iter().zip(pair) {
+            forwarding.spawn(forward(listener, node.socket()));
+        }
+        Self {
+            port,
+            _forwarding: forwarding,
+        }
+    }
+}
+
+async fn forward(listener: TcpListener, socket: PathBuf) {
+    let mut open = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        open.spawn(connect(client, socket.clone()));
+    }
+}
+
+/// Where there is no server any more, the connection is closed.
+async fn connect(mut client: TcpStream, socket: PathBuf) {
+    if let Ok(mut server) = UnixStream::connect(socket).await {
+        drop(copy_bidirectional(&mut client, &mut server).await);
+    }
+}
+
+/// Two replicas that know their database by the name, which stands for the first server.
+async fn two_by_name(pair: &[Node; 2], addresses: &Addresses, names: &Names) -> Cluster {
+    names.stand_for(&[FIRST]);
+    let mut cluster = Cluster::on_hosts(pair[0].database(), None, 1, options()).await;
+    cluster.replicas.clear();
+    let (_, database) = cluster.direct.rsplit_once('/').unwrap();
+    let (host, port) = (Names::HOST, addresses.port);
+    let url = format!("postgres://postgres@{host}:{port}/{database}");
+    for _ in 0..2 {
+        // Nothing goes through it.
+        let (proxy, _) = Proxy::start(&cluster.direct);
+        let options = store::Options {
+            resolver: names.resolver(),
+            ..store::Options::new(&*url)
+        };
+        let replica = cluster.start_with(proxy, options).await;
+        replica.until_answers().await;
+        cluster.replicas.push(replica);
+    }
+    cluster
+}
+
+async fn kept_and_doomed(cluster: &Cluster) -> [Created; 2] {
+    let dashboard = &cluster.replicas[0].dashboard;
+    let clients = [created(dashboard).await, created(dashboard).await];
+    for replica in &cluster.replicas {
+        for client in &clients {
+            replica.until_says(&client.token, Said::Active).await;
+        }
+    }
+    clients
+}
+
+/// The old server is there and takes writes, like one that was cut off from whoever
+/// promoted the other: nobody asks it any more. Later it is demoted, which changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_elsewhere_is_followed() {
+    let pair = nodes::pair().await;
+    let (addresses, names) = (Addresses::of(&pair).await, Names::default());
+    let mut cluster = two_by_name(&pair, &addresses, &names).await;
+    let [kept, doomed] = kept_and_doomed(&cluster).await;
+    let [first, second] = &pair;
+    second.promote().await;
+    first.acknowledge_alone().await;
+    names.stand_for(&[SECOND]);
+    let young = changes_hold(&cluster, &doomed).await;
+    cluster.believe(second.database());
+    let tokens = [&*kept.token, &doomed.token, &young.token];
+    cluster.agree(&tokens).await;
+    first.demote().await;
+    cluster.agree(&tokens).await;
+    changes_hold(&cluster, &young).await;
+}
+
+/// In the order of a planned switch: demoted first, and the name last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_whose_server_was_demoted_is_resolved_until_it_leads_to_another() {
+    let pair = nodes::pair().await;
+    let (addresses, names) = (Addresses::of(&pair).await, Names::default());
+    let mut cluster = two_by_name(&pair, &addresses, &names).await;
+    let [kept, doomed] = kept_and_doomed(&cluster).await;
+    let [first, second] = &pair;
+    first.demote().await;
+    second.promote().await;
+    for replica in &cluster.replicas {
+        until("nobody is believed", async || {
+            let said = replica.says_within(&kept.token, IMPATIENCE).await;
+            if said == Said::Nothing {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        })
+        .await;
+    }
+    names.stand_for(&[SECOND]);
+    let young = changes_hold(&cluster, &doomed).await;
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&kept.token, &doomed.token, &young.token])
+        .await;
+}
+
+/// A name may stand for a standby and the primary, in any order; and for two that take
+/// writes, of which the newest timeline counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_all_addresses_of_a_name_the_one_counts_that_takes_the_writes() {
+    let pair = nodes::pair().await;
+    let (addresses, names) = (Addresses::of(&pair).await, Names::default());
+    let mut cluster = two_by_name(&pair, &addresses, &names).await;
+    let [kept, doomed] = kept_and_doomed(&cluster).await;
+    let [first, second] = &pair;
+    names.stand_for(&[SECOND, FIRST]);
+    let young = changes_hold(&cluster, &doomed).await;
+    cluster.agree(&[&kept.token, &doomed.token]).await;
+
+    first.acknowledge_alone().await;
+    second.promote().await;
+    names.stand_for(&[FIRST, SECOND]);
+    until("the newest one takes the changes", async || {
+        let made = created(&cluster.replicas[0].dashboard).await;
+        let newest = format!(
+            "SELECT 1 / count(*) FROM api_clients WHERE id = '{}'",
+            made.id
+        );
+        second.holds(&newest).await
+    })
+    .await;
+    changes_hold(&cluster, &young).await;
+    cluster.believe(second.database());
+    cluster.agree(&[&kept.token, &young.token]).await;
+}
