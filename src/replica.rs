@@ -34,6 +34,7 @@ use crate::{
 };
 use claims::Claims;
 pub use claims::CommitLost;
+use feed::Shortage;
 use index::{Client, Index};
 use usage::Ledger;
 
@@ -155,6 +156,8 @@ struct Shared {
     listening: AtomicBool,
     /// Whether a notification is to be sent, to see whether the listener hears it.
     is_listener_untried: AtomicBool,
+    /// What is given up where Postgres has no connection left.
+    shortage: Shortage,
     waiting: Semaphore,
     metrics: Metrics,
 }
@@ -276,6 +279,7 @@ impl Replica {
             heard: Notify::new(),
             listening: AtomicBool::new(false),
             is_listener_untried: AtomicBool::new(false),
+            shortage: Shortage::default(),
             waiting: Semaphore::new(options.max_waiting as usize),
             metrics: metrics.clone(),
         });

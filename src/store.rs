@@ -245,6 +245,11 @@ impl Store {
         PoolStatus::of(&self.pool)
     }
 
+    /// Closes a connection of the pool that nobody uses, and says whether there was one.
+    pub fn close_idle_connection(&self) -> bool {
+        pool::close_idle(&self.pool)
+    }
+
     /// Sees whether the database takes connections, with one of its own.
     pub async fn probe(&self) -> Result<(), NoConnection> {
         self.connector.probe().await

@@ -16,6 +16,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
+mod shortage;
 mod supervisor;
 
 use super::{
@@ -35,6 +36,8 @@ use crate::{
     },
     telemetry::metrics::FeedConnection,
 };
+use shortage::CLOSING;
+pub(super) use shortage::Shortage;
 
 /// How long to wait after a failure before the next try, at first and at last. A
 /// request that needs the database shortens it to the first.
@@ -185,6 +188,8 @@ struct Follower {
     trouble: Option<Instant>,
     /// Since when the server that takes the writes is not found.
     doubt: Option<Instant>,
+    /// Whether a connection was given up for the search that comes next.
+    gave_up: bool,
 }
 
 /// A search for the server that takes the writes. It ends when this is dropped.
@@ -219,6 +224,7 @@ impl Follower {
             asked_at: Instant::now(),
             trouble: None,
             doubt: None,
+            gave_up: false,
         }
     }
 
@@ -341,7 +347,11 @@ impl Follower {
         }
         self.renewal = None;
         self.looked_at = Instant::now();
-        let feed = self.store.connect_feed().await?;
+        let feed = self.store.connect_feed().await;
+        let feed = feed.inspect_err(|error| {
+            self.make_room(error);
+        })?;
+        self.has_room();
         self.shared.metrics.feed_connected(FeedConnection::Reading);
         Ok(feed)
     }
@@ -366,6 +376,22 @@ impl Follower {
         })));
     }
 
+    /// Gives a connection up if the search failed for want of one, and says whether that
+    /// was possible.
+    fn make_room(&mut self, error: &StoreError) -> bool {
+        let gives_up = error.is_of_shortage() && self.shared.shortage.give_up_one(&self.store);
+        self.gave_up |= gives_up;
+        gives_up
+    }
+
+    /// Notes that the search had a connection.
+    fn has_room(&mut self) {
+        self.shared.shortage.give_back();
+        if !std::mem::take(&mut self.gave_up) {
+            self.shared.shortage.end();
+        }
+    }
+
     /// Goes on with the connection that was looked for, if there is one. Otherwise the
     /// index grows stale, although the server that is connected may go on answering.
     fn renew(&mut self, found: Result<Result<Feed, StoreError>, JoinError>) {
@@ -374,7 +400,12 @@ impl Follower {
                 if self.doubt.take().is_some() {
                     tracing::info!("the database server that takes the writes was found again");
                 }
+                // What it replaces is closed: the listener's is made in its place.
                 self.connection = Some(feed);
+                self.has_room();
+            }
+            Ok(Err(error)) if self.make_room(&error) => {
+                self.looked_at = Instant::now() + CLOSING;
             }
             Ok(Err(error)) => {
                 // Once, and not at every try.
@@ -624,11 +655,11 @@ impl Shared {
 /// Listens for notifications, for as long as that is possible. Postgres, or a pooler in
 /// between, may accept LISTEN and never send anything; so a notification is sent to this
 /// listener, and only one that heard it counts.
-#[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
 async fn listen(store: Store, shared: Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
     let mut trouble = false;
     loop {
+        shared.shortage.spares_listener().await;
         let woken = Arc::clone(&shared);
         let heard = move || {
             woken.listening.store(true, Ordering::Relaxed);
@@ -644,7 +675,11 @@ async fn listen(store: Store, shared: Arc<Shared>) {
                 shared.is_listener_untried.store(true, Ordering::Relaxed);
                 // What was changed before there was somebody to hear it.
                 shared.heard.notify_one();
-                listener.ended().await;
+                tokio::select! {
+                    () = listener.ended() => {}
+                    () = shared.shortage.needs_listener() => {}
+                }
+                drop(listener);
                 shared.listening.store(false, Ordering::Relaxed);
             }
             Err(error) => {

@@ -11,7 +11,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::{
-    CancelToken, Client, Connection, Socket, config::TargetSessionAttrs, tls::MakeTlsConnect,
+    CancelToken, Client, Connection, Socket, config::TargetSessionAttrs, error::SqlState,
+    tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -172,6 +173,21 @@ impl ConnectError {
                 matches!(code, Some("28" | "3D"))
             }
             Self::None(all) => all.iter().all(|(_, error)| error.is_refusal()),
+        }
+    }
+
+    /// Whether a server that might have done has no connection left for us.
+    pub(super) fn is_of_shortage(&self) -> bool {
+        match self {
+            Self::Url(_)
+            | Self::Tls(_)
+            | Self::Unresolved(..)
+            | Self::Late(_)
+            | Self::Unsuitable(_)
+            | Self::SplitBrain(_)
+            | Self::Unacknowledged => false,
+            Self::Postgres(error) => error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS),
+            Self::None(all) => all.iter().any(|(_, error)| error.is_of_shortage()),
         }
     }
 

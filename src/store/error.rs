@@ -190,6 +190,18 @@ impl StoreError {
         }
     }
 
+    /// Whether Postgres has no connection left for us.
+    pub fn is_of_shortage(&self) -> bool {
+        match self {
+            Self::Unavailable(source) => source
+                .downcast_ref()
+                .is_some_and(ConnectError::is_of_shortage),
+            Self::Overloaded(_) | Self::Collision(_) | Self::Inconsistent(_) | Self::Defect(_) => {
+                false
+            }
+        }
+    }
+
     /// Whether a person should look at it: no other try mends it.
     pub const fn is_defect(&self) -> bool {
         match self {

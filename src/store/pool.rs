@@ -94,6 +94,14 @@ impl managed::Manager for Manager {
     }
 }
 
+/// Closes one connection that nobody uses, if there is one.
+pub(super) fn close_idle(pool: &Pool) -> bool {
+    let mut is_closed = false;
+    let is_first = |_: &Connection, _| std::mem::replace(&mut is_closed, true);
+    drop(pool.retain(is_first));
+    is_closed
+}
+
 /// A pool, which connects when first asked for a connection. How long that may take is
 /// said by whoever asks.
 pub(super) fn of(options: &Options, connector: &Arc<Connector>) -> Pool {

@@ -50,5 +50,6 @@ mod primary;
 mod proxy;
 mod random;
 mod restored;
+mod shortage;
 mod stale;
 mod subscribed;
