@@ -1,3 +1,4 @@
+DROP TABLE directory_order;
 DROP TABLE directory_state;
 DROP TABLE site_members;
 DROP TABLE sites;

@@ -30,3 +30,4 @@ CREATE INDEX audit_events_owner_team_id_idx ON audit_events (owner_team_id, even
     WHERE owner_team_id IS NOT NULL;
 CREATE INDEX audit_events_actor_user_id_idx ON audit_events (actor_user_id, event_time DESC, id DESC)
     WHERE actor_user_id IS NOT NULL;
+CREATE INDEX audit_events_action_idx ON audit_events (action, event_time DESC, id DESC);

@@ -18,3 +18,30 @@ CREATE TABLE service_accounts (
     CONSTRAINT service_accounts_token_hash_key UNIQUE (token_hash)
 );
 CREATE UNIQUE INDEX service_accounts_name_key ON service_accounts (name) WHERE revoke_time IS NULL;
+
+-- The names in certificates that callers are known by: an account may have some,
+-- beside its token.
+--
+-- A name is one account's. Who is revoked has none: the names go at once, also
+-- where somebody revokes by hand, and may be given to another account. They are
+-- kept in the one spelling in which they are compared: DNS names in lower case.
+CREATE TABLE service_account_certificates (
+    name text PRIMARY KEY,
+    service_account_id uuid NOT NULL,
+    CONSTRAINT service_account_certificates_service_account_id_fkey FOREIGN KEY (service_account_id) REFERENCES service_accounts (id) ON DELETE CASCADE,
+    CONSTRAINT service_account_certificates_name_check CHECK (
+        name ~ '^(dns:[a-z0-9._-]{1,253}|spiffe://[a-z0-9._-]{1,255}/[A-Za-z0-9._/-]+)$'
+        AND octet_length(name) <= 2048)
+);
+CREATE INDEX service_account_certificates_service_account_id_idx
+    ON service_account_certificates (service_account_id);
+
+CREATE FUNCTION service_accounts_revoked() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    DELETE FROM service_account_certificates WHERE service_account_id IN (
+        SELECT id FROM new_rows WHERE revoke_time IS NOT NULL);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER service_accounts_revoked AFTER UPDATE ON service_accounts
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION service_accounts_revoked();
