@@ -12,6 +12,8 @@ mod empty;
 mod help;
 #[path = "support/passwords.rs"]
 mod passwords;
+#[path = "support/paths.rs"]
+mod paths;
 #[path = "support/postgres.rs"]
 mod postgres;
 #[path = "support/process.rs"]

@@ -4,6 +4,8 @@
 pub mod certificates;
 #[path = "support/doubles.rs"]
 pub mod doubles;
+#[path = "support/paths.rs"]
+pub mod paths;
 #[path = "support/postgres.rs"]
 pub mod postgres;
 #[path = "support/process.rs"]

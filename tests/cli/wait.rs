@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::{
     certificates::{Folder, text},
     empty::empty_database,
-    postgres::{decoded, encoded, migrated_database, url},
+    paths::{decoded, encoded},
+    postgres::{migrated_database, url},
     process::{Process, binary},
     run::{run, run_on, unreachable_database},
 };

@@ -16,7 +16,7 @@ use crate::{
     cluster::{Cluster, Replica, Said},
     fixtures::*,
     index::{BOUND, CHANNELS},
-    support::{postgres, proxy::Listeners},
+    support::{paths::decoded, proxy::Listeners},
     waiting::{until, wanted, within},
 };
 
@@ -127,7 +127,7 @@ async fn listeners_that_postgres_ends_listen_again() {
 async fn deaf_listener(cluster: &Cluster) -> UnixStream {
     let rest = cluster.direct.strip_prefix("postgres://postgres@").unwrap();
     let (folder, database) = rest.split_once('/').unwrap();
-    let socket = postgres::decoded(folder).join(".s.PGSQL.5432");
+    let socket = decoded(folder).join(".s.PGSQL.5432");
     let mut stream = UnixStream::connect(socket).await.unwrap();
     let parameters = format!("user\0postgres\0database\0{database}\0\0");
     let mut startup = u32::try_from(parameters.len() + 8)

@@ -21,6 +21,8 @@ mod harness;
 
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/nodes.rs"]
+mod nodes;
 #[path = "../proxies/programs.rs"]
 mod programs;
 #[path = "../support/verdict.rs"]
@@ -30,7 +32,6 @@ mod changes;
 mod checker;
 mod cluster;
 mod index;
-mod nodes;
 mod own_postgres;
 mod steps;
 

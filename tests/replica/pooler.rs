@@ -20,7 +20,11 @@ use crate::{
     harness::{TestApp, told},
     own_postgres::OwnPostgres,
     programs,
-    support::{postgres, process::Process},
+    support::{
+        paths::{decoded, encoded},
+        postgres,
+        process::Process,
+    },
 };
 
 /// Where CI puts it.
@@ -46,7 +50,7 @@ impl Pooler {
             .strip_prefix("postgres://postgres@")
             .expect("a private Postgres' URL")
             .trim_end_matches('/');
-        let sockets = postgres::decoded(host);
+        let sockets = decoded(host);
         let folder = PathBuf::from(format!("{}-pooler", sockets.display()));
         fs::create_dir_all(&folder).unwrap();
         let mut lines = format!(
@@ -79,7 +83,7 @@ impl Pooler {
         let mut process = Process::start(command);
         process.stderr.line("process up").await;
         Some(Self {
-            url: format!("postgres://postgres@{}/", postgres::encoded(&folder)),
+            url: format!("postgres://postgres@{}/", encoded(&folder)),
             folder,
             _process: process,
         })

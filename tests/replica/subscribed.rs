@@ -14,7 +14,7 @@ use crate::{
     fixtures::*,
     harness::{Caller, TestApp},
     own_postgres::OwnPostgres,
-    support::postgres,
+    support::{paths::decoded, postgres},
     waiting::{until, wanted},
 };
 
@@ -103,7 +103,7 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
         let there = database(name);
         postgres::execute(&there, &format!("TRUNCATE {single_rows}")).await;
         let host = own.url.strip_prefix("postgres://postgres@").unwrap();
-        let host = postgres::decoded(host.trim_end_matches('/'));
+        let host = decoded(host.trim_end_matches('/'));
         let subscribe = format!(
             "CREATE SUBSCRIPTION {name} CONNECTION \
              'host=''{}'' user=postgres dbname=publisher' \

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     certificates::{Authority, Folder},
     database::{nobody, world},
-    postgres::{decoded, encoded},
+    paths::{decoded, encoded},
 };
 
 /// What a client says that wants TLS, and one that wants a statement cancelled.

@@ -14,6 +14,8 @@ mod dice;
 mod empty;
 #[path = "../support/passwords.rs"]
 mod passwords;
+#[path = "../support/paths.rs"]
+mod paths;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/verdict.rs"]

@@ -3,7 +3,6 @@
 //! one would wake and block each other. Everything is thrown away at the end.
 
 use std::{
-    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -19,7 +18,6 @@ use hitkeep_auth::{
     dev::postgres::{Durability, Options, PrivatePostgres},
     store::migrations,
 };
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 /// The database that the others are copies of.
 const TEMPLATE: &str = "migrated";
@@ -109,17 +107,6 @@ pub fn url(database: &str) -> String {
     format!("{}{database}", server())
 }
 
-/// A path as a part of a URL: temporary folders may have any character in them.
-pub fn encoded(path: &Path) -> String {
-    percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC).to_string()
-}
-
-/// The path that a part of a URL stands for.
-pub fn decoded(part: &str) -> PathBuf {
-    let path = percent_decode_str(part).decode_utf8();
-    PathBuf::from(path.expect("it is text").into_owned())
-}
-
 /// Makes a database with all migrations applied.
 pub async fn migrated_database() -> String {
     make(&format!("TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")).await
@@ -135,11 +122,14 @@ pub async fn make(of: &str) -> String {
 
 /// Runs statements on a connection of their own.
 pub async fn execute(url: &str, sql: &str) {
-    let mut connection = connect(url).await;
-    connection
-        .batch_execute(sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let done = attempt(url, sql).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// The same, where they may fail.
+pub async fn attempt(url: &str, sql: &str) -> Result<(), String> {
+    let done = connect(url).await.batch_execute(sql).await;
+    done.map_err(|error| error.to_string())
 }
 
 /// A connection of the test's own.

@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::postgres::{decoded, encoded};
+use crate::support::paths::{decoded, encoded};
 
 /// The type of a notification among Postgres' messages.
 const NOTIFICATION: u8 = b'A';

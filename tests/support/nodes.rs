@@ -11,7 +11,6 @@ use std::{
     thread::JoinHandle,
 };
 
-use diesel_async::SimpleAsyncConnection;
 use hitkeep_auth::{
     config,
     dev::postgres::{Durability, Options, PrivatePostgres},
@@ -19,7 +18,7 @@ use hitkeep_auth::{
 };
 use tokio::sync::oneshot;
 
-use crate::support::postgres;
+use crate::support::{paths::decoded, postgres};
 
 /// The database that the service is on.
 const DATABASE: &str = "app";
@@ -85,7 +84,7 @@ impl Node {
 
     /// Where its sockets are.
     fn sockets(&self) -> PathBuf {
-        postgres::decoded(self.host())
+        decoded(self.host())
     }
 
     /// The socket that it listens on.
@@ -101,9 +100,7 @@ impl Node {
 
     /// Whether a statement succeeds in the service's database, or what it fails with.
     pub async fn holds(&self, sql: &str) -> Result<(), String> {
-        let mut connection = postgres::connect(&self.database()).await;
-        let done = connection.batch_execute(sql).await;
-        done.map_err(|error| error.to_string())
+        postgres::attempt(&self.database(), sql).await
     }
 
     /// Changes a setting for the whole server, sessions that are open included.
