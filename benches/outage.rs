@@ -6,9 +6,15 @@
 //! token is accepted later after the acknowledgement than the bound. To answer
 //! with UNAVAILABLE is allowed. A change whose acknowledgement was lost may have
 //! been made or not: its token is not looked at.
+//!
+//! With `--failover`, another server takes the place of Postgres instead, five times.
 
 #![expect(clippy::print_stdout, reason = "it prints what it measured")]
 #![expect(unreachable_pub, reason = "a benchmark has no outside")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "what starts servers and re-points an address is the tests' own"
+)]
 
 use std::{
     process::ExitCode,
@@ -23,14 +29,29 @@ use tokio::{
 
 #[path = "outage/checker.rs"]
 mod checker;
+#[path = "outage/doors.rs"]
+mod doors;
+#[path = "outage/failover.rs"]
+mod failover;
+#[path = "../tests/support/nodes.rs"]
+#[expect(dead_code, reason = "some of it is for tests")]
+mod nodes;
+#[path = "outage/pair.rs"]
+mod pair;
+#[path = "../tests/support/proxy.rs"]
+#[expect(dead_code, reason = "most of it is for tests")]
+mod proxy;
 #[path = "support.rs"]
 mod support;
 #[path = "outage/tokens.rs"]
 mod tokens;
+#[path = "outage/witness.rs"]
+mod witness;
 #[path = "outage/writer.rs"]
 mod writer;
 
 use checker::{Checker, Findings};
+use doors::{Asker, Door};
 use support::{
     arguments::Arguments,
     figures::Table,
@@ -59,20 +80,28 @@ struct Options {
     connections: usize,
     /// How late after its revocation a token may be accepted.
     bound: Duration,
+    /// How many there are, where there are any.
+    failovers: usize,
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::read();
+    let fails_over = arguments.flag("--failover");
     let options = Options {
         duration: arguments.time("--duration", Duration::from_mins(1)),
         replicas: arguments.value("--replicas", 3),
         connections: arguments.value("--connections", 4),
         bound: arguments.time("--max-staleness", Duration::from_secs(10)),
+        failovers: arguments.value("--failovers", 5),
     };
     arguments.done();
-    let postgres = Postgres::start(Durability::Kept);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    let wrong = runtime.block_on(measure(&postgres, &options));
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime starts");
+    let wrong = if fails_over {
+        runtime().block_on(failover::measure(&options))
+    } else {
+        let postgres = Postgres::start(Durability::Kept);
+        runtime().block_on(measure(&postgres, &options))
+    };
     if wrong == 0 {
         println!("no wrong answer");
         ExitCode::SUCCESS
@@ -103,8 +132,7 @@ async fn measure(postgres: &Postgres, options: &Options) -> u64 {
         let of_replica = Arc::new(Findings::new(&tokens));
         for connection in 0..options.connections {
             let checker = Checker::new(
-                replica.connect().await,
-                caller.clone(),
+                Asker::at(Door::Introspect, replica, &caller).await,
                 Arc::clone(&tokens),
                 Arc::clone(&of_replica),
                 options.bound,
@@ -124,8 +152,9 @@ async fn measure(postgres: &Postgres, options: &Options) -> u64 {
     }
     let mut wrong = 0;
     for (replica, findings) in replicas.iter().zip(&findings) {
-        let channel = replica.connect().await;
-        wrong += checker::ask_everything(channel, &caller, &tokens, findings).await;
+        let asker = Asker::at(Door::Introspect, replica, &caller).await;
+        let (tokens, findings) = (Arc::clone(&tokens), Arc::clone(findings));
+        wrong += checker::ask_everything(asker, tokens, findings).await;
     }
     report(options, &tokens, &findings);
     wrong

@@ -19,6 +19,8 @@ pub mod distance;
 pub mod figures;
 #[path = "support/load.rs"]
 pub mod load;
+#[path = "../tests/support/paths.rs"]
+pub mod paths;
 #[path = "support/population.rs"]
 pub mod population;
 #[path = "support/postgres.rs"]

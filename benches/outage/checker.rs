@@ -10,20 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hitkeep_auth::pb::introspection_service_client::IntrospectionServiceClient;
-use tokio::time::{sleep, timeout};
-use tonic::{Code, Status, transport::Channel};
-use tonic_types::StatusExt;
+use tokio::time::sleep;
 
 use crate::{
-    support::{calls, chance::Chance, service::Caller},
+    doors::{Answer, Asker},
+    support::chance::Chance,
     tokens::{Tokens, Wanted, Watched},
 };
 
-/// How long an answer is waited for.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// How long the server may take beyond that before it is a failure of its own.
-const GRACE: Duration = Duration::from_secs(1);
 /// The pause between two questions on one connection.
 const PAUSE: Duration = Duration::from_millis(4);
 /// How long the last questions may go unanswered.
@@ -31,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Wrong answers that are printed.
 const PRINTED: u64 = 10;
 
-/// What was found out about one replica.
+/// What was found out about one replica, or one of its doors.
 pub struct Findings {
     /// Answers that must not be.
     pub wrong: AtomicU64,
@@ -39,27 +33,29 @@ pub struct Findings {
     answers: Mutex<BTreeMap<String, [u64; 2]>>,
     /// The time of the last definite answer about a token that works.
     answered: AtomicU64,
-    longest_silence: AtomicU64,
+    /// With the time of its end.
+    longest_silence: Mutex<(u64, u64)>,
     longest_acceptance: AtomicU64,
+    /// Of each token that was pursued: how long after its revocation it was last accepted.
+    acceptances: Mutex<Vec<Duration>>,
 }
 
 /// One connection's part of it.
 pub struct Checker {
-    service: IntrospectionServiceClient<Channel>,
-    caller: Caller,
+    asker: Asker,
     tokens: Arc<Tokens>,
     findings: Arc<Findings>,
     bound: Duration,
+    pursuit: Option<Pursuit>,
 }
 
-/// What was said about a token.
-enum Answer {
-    Active,
-    Inactive(String),
-    /// Allowed: the service cannot tell.
-    None(String),
-    /// The service did what it must not do.
-    Failure(String),
+/// Revoked tokens that were not refused yet. Each is asked about until it is.
+#[derive(Default)]
+struct Pursuit {
+    /// How many were revoked when it last looked.
+    revoked: usize,
+    /// Those that were revoked first, first; with the longest acceptance of each.
+    open: Vec<(Arc<Watched>, Duration)>,
 }
 
 impl Findings {
@@ -69,14 +65,20 @@ impl Findings {
             wrong: AtomicU64::new(0),
             answers: Mutex::default(),
             answered: AtomicU64::new(tokens.now()),
-            longest_silence: AtomicU64::new(0),
+            longest_silence: Mutex::default(),
             longest_acceptance: AtomicU64::new(0),
+            acceptances: Mutex::default(),
         }
     }
 
     /// The longest time without a definite answer about a token that works.
     pub fn longest_silence(&self) -> Duration {
-        Duration::from_micros(self.longest_silence.load(Ordering::Relaxed))
+        Duration::from_micros(self.longest_silence.lock().expect("nobody panics").0)
+    }
+
+    /// How long after the start that ended.
+    pub fn longest_silence_ended(&self) -> Duration {
+        Duration::from_micros(self.longest_silence.lock().expect("nobody panics").1)
     }
 
     /// The longest time after its revocation at which a token was accepted.
@@ -84,7 +86,15 @@ impl Findings {
         Duration::from_micros(self.longest_acceptance.load(Ordering::Relaxed))
     }
 
-    fn count(&self, answer: &Answer, revoked: bool) {
+    /// How long each token was accepted after its revocation, as far as it was pursued
+    /// until it was refused.
+    pub fn acceptances(&self) -> Vec<Duration> {
+        let acceptances = self.acceptances.lock().expect("nobody panics with it");
+        acceptances.clone()
+    }
+
+    /// Counts an answer about a token that works, or a revoked one.
+    pub fn count(&self, answer: &Answer, revoked: bool) {
         let text = match answer {
             Answer::Active => "active".to_owned(),
             Answer::Inactive(reason) => format!("inactive, {reason}"),
@@ -94,8 +104,9 @@ impl Findings {
         answers.entry(text).or_default()[usize::from(revoked)] += 1;
     }
 
+    /// Counts an answer that must not be.
     #[expect(clippy::print_stdout, reason = "it prints what it found")]
-    fn wrong(&self, what: &str) {
+    pub fn wrong(&self, what: &str) {
         if self.wrong.fetch_add(1, Ordering::Relaxed) < PRINTED {
             println!("wrong: {what}");
         }
@@ -103,8 +114,8 @@ impl Findings {
 
     fn answered(&self, now: u64) {
         let before = self.answered.swap(now, Ordering::Relaxed);
-        let silence = now.saturating_sub(before);
-        self.longest_silence.fetch_max(silence, Ordering::Relaxed);
+        let mut longest = self.longest_silence.lock().expect("nobody panics with it");
+        *longest = (*longest).max((now.saturating_sub(before), now));
     }
 }
 
@@ -122,45 +133,89 @@ pub fn answers(findings: &[Arc<Findings>]) -> BTreeMap<String, [u64; 2]> {
 }
 
 impl Checker {
-    /// One that asks over that connection.
+    /// One that asks there.
     pub fn new(
-        channel: Channel,
-        caller: Caller,
+        asker: Asker,
         tokens: Arc<Tokens>,
         findings: Arc<Findings>,
         bound: Duration,
     ) -> Self {
         Self {
-            service: IntrospectionServiceClient::new(channel),
-            caller,
+            asker,
             tokens,
             findings,
             bound,
+            pursuit: None,
         }
     }
 
+    /// The same, but one that asks about each revoked token until it is refused.
+    pub fn pursuing(mut self) -> Self {
+        self.pursuit = Some(Pursuit::default());
+        self
+    }
+
     /// Asks until it is over. Of ten questions seven are about tokens that
-    /// work; half of all are about the newest ones.
+    /// work; half of all are about the newest ones. Where there are tokens to
+    /// pursue, three of those seven are about them instead.
     pub async fn run(mut self, number: usize) {
         let mut chance = Chance::new(u64::try_from(number).expect("a few"));
         while !self.tokens.is_over() {
-            let tokens = &self.tokens;
-            let (token, revoked) = match chance.below(10) {
-                0..4 => (Some(tokens.working(Wanted::Any, &mut chance)), false),
-                4..7 => (Some(tokens.working(Wanted::Newest, &mut chance)), false),
-                7 => (tokens.revoked(Wanted::Any, &mut chance), true),
-                _ => (tokens.revoked(Wanted::Newest, &mut chance), true),
-            };
-            if let Some(token) = token {
-                self.ask(&token, revoked).await;
+            let kind = chance.below(10);
+            if !(kind >= 5 && self.pursue(&mut chance).await) {
+                let tokens = &self.tokens;
+                let (token, revoked) = match kind {
+                    0..4 => (Some(tokens.working(Wanted::Any, &mut chance)), false),
+                    4..7 => (Some(tokens.working(Wanted::Newest, &mut chance)), false),
+                    7 => (tokens.revoked(Wanted::Any, &mut chance), true),
+                    _ => (tokens.revoked(Wanted::Newest, &mut chance), true),
+                };
+                if let Some(token) = token {
+                    self.ask(&token, revoked).await;
+                }
             }
             sleep(PAUSE).await;
         }
     }
 
-    async fn ask(&mut self, token: &Watched, revoked: bool) {
+    /// Asks about a token that was not refused yet, where there is one: the one that was
+    /// revoked first as often as any of them.
+    async fn pursue(&mut self, chance: &mut Chance) -> bool {
+        let Some(pursuit) = &mut self.pursuit else {
+            return false;
+        };
+        let new = self.tokens.revoked_after(pursuit.revoked);
+        pursuit.revoked += new.len();
+        let new = new.into_iter().map(|token| (token, Duration::ZERO));
+        pursuit.open.extend(new);
+        let at = match pursuit.open.len() {
+            0 => return false,
+            _ if chance.below(2) == 0 => 0,
+            all => chance.below(all),
+        };
+        let token = Arc::clone(&pursuit.open[at].0);
         let asked = self.tokens.now();
-        let answer = ask(&mut self.service, &self.caller, token).await;
+        let answer = self.ask(&token, true).await;
+        let Some(pursuit) = &mut self.pursuit else {
+            return false;
+        };
+        match answer {
+            Answer::Active => {
+                pursuit.open[at].1 = Tokens::lateness(&token, asked).unwrap_or_default();
+            }
+            Answer::Inactive(_) => {
+                let (_, accepted) = pursuit.open.remove(at);
+                let mut all = self.findings.acceptances.lock().expect("nobody panics");
+                all.push(accepted);
+            }
+            Answer::None(_) | Answer::Failure(_) => {}
+        }
+        true
+    }
+
+    async fn ask(&mut self, token: &Watched, revoked: bool) -> Answer {
+        let asked = self.tokens.now();
+        let answer = self.asker.ask(&token.client).await;
         self.findings.count(&answer, revoked);
         match &answer {
             Answer::Active => {
@@ -181,23 +236,18 @@ impl Checker {
                 }
             }
             Answer::Failure(what) => self.findings.wrong(what),
-            Answer::None(_) => return,
+            Answer::None(_) => return answer,
         }
         if !revoked {
             self.findings.answered(self.tokens.now());
         }
+        answer
     }
 }
 
 /// Asks about every token once more, when all is well again, until there is an
 /// answer. Counts those that are wrong.
-pub async fn ask_everything(
-    channel: Channel,
-    caller: &Caller,
-    tokens: &Tokens,
-    findings: &Findings,
-) -> u64 {
-    let mut service = IntrospectionServiceClient::new(channel);
+pub async fn ask_everything(mut asker: Asker, tokens: Arc<Tokens>, findings: Arc<Findings>) -> u64 {
     let mut wrong = 0;
     let begun = Instant::now();
     let [working, revoked] = tokens.all();
@@ -207,7 +257,7 @@ pub async fn ask_everything(
         .chain(revoked.iter().map(|token| (token, false)))
     {
         let is_right = loop {
-            match ask(&mut service, caller, token).await {
+            match asker.ask(&token.client).await {
                 Answer::Active => break works,
                 Answer::Inactive(_) => break !works,
                 Answer::None(_) if begun.elapsed() < PATIENCE => sleep(PAUSE).await,
@@ -223,38 +273,4 @@ pub async fn ask_everything(
     // They were counted by `wrong` as well.
     findings.wrong.fetch_sub(wrong, Ordering::Relaxed);
     wrong
-}
-
-async fn ask(
-    service: &mut IntrospectionServiceClient<Channel>,
-    caller: &Caller,
-    token: &Watched,
-) -> Answer {
-    let mut request = caller.says(calls::introspect(&token.client.token));
-    request.set_timeout(DEADLINE);
-    match timeout(DEADLINE + GRACE, service.introspect(request)).await {
-        Ok(Ok(answer)) => {
-            let answer = answer.into_inner();
-            if answer.active {
-                Answer::Active
-            } else {
-                Answer::Inactive(answer.inactive_reason().as_str_name().to_owned())
-            }
-        }
-        Ok(Err(status)) => classify(&status),
-        Err(_) => Answer::Failure("no answer long after the deadline".to_owned()),
-    }
-}
-
-/// Not to answer is allowed where the service says that it cannot, or runs out
-/// of time; anything else is a defect.
-fn classify(status: &Status) -> Answer {
-    let details = status.get_error_details();
-    let reason = details.error_info().map(|info| info.reason.clone());
-    let text = format!("{:?} {}", status.code(), reason.unwrap_or_default());
-    match status.code() {
-        // The client's side of the deadline says Cancelled.
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Answer::None(text),
-        _ => Answer::Failure(text),
-    }
 }

@@ -103,16 +103,24 @@ impl Tokens {
         pick(&revoked, wanted, chance)
     }
 
+    /// Those whose revocation was acknowledged after so many others.
+    pub fn revoked_after(&self, others: usize) -> Vec<Arc<Watched>> {
+        let revoked = self.revoked.lock().expect("nobody panics with it");
+        revoked[others..].to_vec()
+    }
+
     /// All that work, and all that were revoked.
     pub fn all(&self) -> [Vec<Arc<Watched>>; 2] {
         [&self.working, &self.revoked].map(|list| list.lock().expect("nobody panics").clone())
     }
 
     /// Somebody made a client, and knows it.
-    pub fn created(&self, client: Known) {
+    pub fn created(&self, client: Known) -> Arc<Watched> {
         self.created.fetch_add(1, Ordering::Relaxed);
+        let made = Arc::new(Watched::new(client));
         let mut working = self.working.lock().expect("nobody panics with it");
-        working.push(Arc::new(Watched::new(client)));
+        working.push(Arc::clone(&made));
+        made
     }
 
     /// Takes one to be revoked: from now on it may be refused.
@@ -125,10 +133,10 @@ impl Tokens {
     }
 
     /// Its revocation was acknowledged just now.
-    pub fn acknowledged(&self, token: Arc<Watched>) {
+    pub fn acknowledged(&self, token: &Arc<Watched>) {
         token.revoked.store(self.now(), Ordering::SeqCst);
         let mut revoked = self.revoked.lock().expect("nobody panics with it");
-        revoked.push(token);
+        revoked.push(Arc::clone(token));
     }
 
     /// Nobody knows whether a change was made.

@@ -9,6 +9,7 @@ use tonic::transport::Channel;
 use crate::{
     support::{calls, chance::Chance, population::Known, service::Caller},
     tokens::{Tokens, Wanted},
+    witness::Witness,
 };
 
 /// How long an acknowledgement is waited for.
@@ -21,6 +22,7 @@ pub struct Writer {
     service: ApiClientServiceClient<Channel>,
     caller: Caller,
     tokens: Arc<Tokens>,
+    witness: Option<Witness>,
 }
 
 impl Writer {
@@ -30,7 +32,14 @@ impl Writer {
             service: ApiClientServiceClient::new(channel),
             caller,
             tokens,
+            witness: None,
         }
+    }
+
+    /// The same, with somebody who asks the replica about each change at once.
+    pub fn watched_by(mut self, witness: Witness) -> Self {
+        self.witness = Some(witness);
+        self
     }
 
     /// Creates and revokes in turn until it is over.
@@ -55,11 +64,14 @@ impl Writer {
             return;
         };
         let made = made.into_inner();
-        self.tokens.created(Known {
+        let made = self.tokens.created(Known {
             token: made.token,
             id: made.api_client.map(|client| client.id).unwrap_or_default(),
             ..like.client.clone()
         });
+        if let Some(witness) = &mut self.witness {
+            witness.created(&made, &self.tokens).await;
+        }
     }
 
     async fn revoke(&mut self, chance: &mut Chance) {
@@ -68,7 +80,12 @@ impl Writer {
         request.set_timeout(DEADLINE);
         let revoked = timeout(DEADLINE, self.service.revoke_api_client(request)).await;
         match revoked {
-            Ok(Ok(_)) => self.tokens.acknowledged(token),
+            Ok(Ok(_)) => {
+                self.tokens.acknowledged(&token);
+                if let Some(witness) = &mut self.witness {
+                    witness.revoked(&token, &self.tokens).await;
+                }
+            }
             _ => self.tokens.unknown(),
         }
     }

@@ -6,22 +6,23 @@ use std::{str::FromStr, time::Duration};
 
 /// The options that were given and not yet asked for.
 pub struct Arguments {
-    given: Vec<(String, String)>,
+    /// Each with its value, where it has one.
+    given: Vec<(String, Option<String>)>,
     known: Vec<&'static str>,
 }
 
 impl Arguments {
-    /// Reads the command line: `--name value`, as often as one likes.
+    /// Reads the command line: `--name value`, or `--name` alone, as often as one likes.
     pub fn read() -> Self {
         let mut given = Vec::new();
         // Cargo says `--bench` to every benchmark.
-        let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+        let words = std::env::args().skip(1).filter(|word| word != "--bench");
+        let mut words = words.peekable();
         while let Some(name) = words.next() {
             let (name, value) = match name.split_once('=') {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (name, words.next()),
+                None => (name, words.next_if(|next| !next.starts_with("--"))),
             };
-            let value = value.unwrap_or_else(|| panic!("{name} needs a value"));
             given.push((name, value));
         }
         let known = Vec::new();
@@ -40,10 +41,19 @@ impl Arguments {
         self.take(name, read).unwrap_or(default)
     }
 
+    /// Whether an option that takes no value was given.
+    pub fn flag(&mut self, name: &'static str) -> bool {
+        self.known.push(name);
+        let is_it = |(given, value): &(String, Option<String>)| given == name && value.is_none();
+        let at = self.given.iter().position(is_it);
+        at.map(|at| self.given.remove(at)).is_some()
+    }
+
     fn take<T>(&mut self, name: &'static str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
         self.known.push(name);
         let at = self.given.iter().position(|(given, _)| given == name)?;
         let (_, value) = self.given.remove(at);
+        let value = value.unwrap_or_else(|| panic!("{name} needs a value"));
         let Some(value) = read(&value) else {
             panic!("{name} cannot be {value:?}");
         };

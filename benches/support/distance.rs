@@ -2,7 +2,7 @@
 //! later. What limits the server then are its connections, and not the cores, of which a
 //! benchmark has too few to give everybody some.
 
-use std::{fmt::Write, path::Path, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_postgres::config::Host;
 
-use super::postgres::Postgres;
+use super::{paths::encoded, postgres::Postgres};
 
 /// The name that a client of Postgres looks for in a folder.
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -42,7 +42,7 @@ pub fn to(postgres: &Postgres, database: &str, delay: Duration) -> String {
         }
     });
     let name = config.get_dbname().expect("a database's URL");
-    format!("postgres://postgres@{}/{name}", percent_encoded(&folder))
+    format!("postgres://postgres@{}/{name}", encoded(&folder))
 }
 
 /// Carries everything one way until one end is closed.
@@ -67,12 +67,4 @@ async fn carry(
             return;
         }
     }
-}
-
-fn percent_encoded(path: &Path) -> String {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "%{byte:02X}").expect("there is memory");
-        text
-    })
 }

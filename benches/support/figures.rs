@@ -77,8 +77,13 @@ impl Table {
 
     /// Adds a row: one cell for each column.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        assert_eq!(N, self.0[0].len(), "a cell for each column");
-        self.0.push(cells.into());
+        self.cells(cells.into());
+    }
+
+    /// The same, where it depends how many columns there are.
+    pub fn cells(&mut self, cells: Vec<String>) {
+        assert_eq!(cells.len(), self.0[0].len(), "a cell for each column");
+        self.0.push(cells);
     }
 
     /// Prints it, with the first column to the left and the others to the right.

@@ -162,7 +162,7 @@ fn start_again(options: &Options) -> PrivatePostgres {
 
 /// A shell waits for our end, which closes its standard input, and removes the
 /// folder once the server is gone. In a group of its own, out of Ctrl-C's reach.
-fn remove_after_us(folder: &Path) {
+pub fn remove_after_us(folder: &Path) {
     use std::os::unix::process::CommandExt;
     let script = "cat; n=0; while [ -e \"$1/postgres/data/postmaster.pid\" ] && [ $n -lt 600 ]; do \
                   sleep 0.05; n=$((n+1)); done; rm -rf \"$1\"";
@@ -192,6 +192,12 @@ pub async fn connect(url: &str) -> Client {
 
 /// Runs statements on a connection of their own.
 pub async fn execute(url: &str, sql: &str) {
+    let done = attempt(url, sql).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// The same, where they may fail.
+pub async fn attempt(url: &str, sql: &str) -> Result<(), String> {
     let done = connect(url).await.batch_execute(sql).await;
-    done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    done.map_err(|error| format!("{error:?}"))
 }

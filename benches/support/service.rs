@@ -33,6 +33,8 @@ pub struct Service {
     child: Child,
     /// Where it listens.
     address: String,
+    /// Where it listens for HTTP.
+    http: Option<String>,
     begun: Instant,
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -127,15 +129,21 @@ impl Service {
             .expect("the binary runs");
         let stderr = child.stderr.take().expect("it is piped");
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (sender, address) = mpsc::channel();
+        let (sender, addresses) = mpsc::channel();
         let kept = Arc::clone(&log);
         std::thread::spawn(move || {
             // Read to the end: a full pipe would stop the server.
+            let mut http = None;
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if line.contains("serving on") {
+                let address = || {
                     let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-                    let address = line["address"].as_str().unwrap_or_default();
-                    drop(sender.send(address.to_owned()));
+                    line["address"].as_str().unwrap_or_default().to_owned()
+                };
+                // In this order.
+                if line.contains("HTTP is on") {
+                    http = Some(address());
+                } else if line.contains("serving on") {
+                    drop(sender.send((address(), http.take())));
                 }
                 let mut kept = kept.lock().expect("nobody panics with it");
                 if kept.len() == TAIL {
@@ -144,13 +152,14 @@ impl Service {
                 kept.push(line);
             }
         });
-        let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let (address, http) = addresses.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             let log = log.lock().expect("nobody panics with it").join("\n");
             panic!("the server does not serve:\n{log}")
         });
         Self {
             child,
             address,
+            http,
             begun,
             log,
         }
@@ -190,6 +199,11 @@ impl Service {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address.parse().expect("the server says an address")
+    }
+
+    /// Where it listens for HTTP, if it was told to.
+    pub fn http_address(&self) -> Option<&str> {
+        self.http.as_deref()
     }
 
     /// Its process.

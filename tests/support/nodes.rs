@@ -82,6 +82,11 @@ impl Node {
         url.trim_end_matches('/')
     }
 
+    /// The folder of its own.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where its sockets are.
     fn sockets(&self) -> PathBuf {
         decoded(self.host())
@@ -127,7 +132,7 @@ impl Node {
     /// Stops it in order, and gives the folder that it may be started in again.
     pub fn rest(mut self) -> PathBuf {
         self.stop(End::InOrder);
-        let folder = self.folder.clone();
+        let folder = self.folder().to_owned();
         // The folder stays.
         std::mem::forget(self);
         folder
@@ -190,7 +195,17 @@ pub async fn pair() -> [Node; 2] {
     let first = stopped().await;
     let second = copy(&first);
     let primary = Node::start(first).await;
-    let data = second.join("postgres/data");
+    follow(&second, &primary);
+    let standby = Node::start(second).await;
+    // From here on, a commit waits until the standby has it.
+    primary.set("synchronous_standby_names = 'standby'").await;
+    migrate(&primary).await;
+    [primary, standby]
+}
+
+/// Has the server in that folder, which does not run, follow a primary once it is started.
+pub fn follow(folder: &Path, primary: &Node) {
+    let data = data(folder);
     std::fs::write(data.join("standby.signal"), "").unwrap();
     let settings = data.join("postgresql.auto.conf");
     // Of the value's own quotes, each is written twice.
@@ -200,11 +215,11 @@ pub async fn pair() -> [Node; 2] {
     );
     let before = std::fs::read_to_string(&settings).unwrap();
     std::fs::write(&settings, before + &follow).unwrap();
-    let standby = Node::start(second).await;
-    // From here on, a commit waits until the standby has it.
-    primary.set("synchronous_standby_names = 'standby'").await;
-    migrate(&primary).await;
-    [primary, standby]
+}
+
+/// The data of the server in that folder.
+pub fn data(folder: &Path) -> PathBuf {
+    folder.join("postgres/data")
 }
 
 /// Two servers that both take writes, with one history up to now and of one timeline:
