@@ -171,7 +171,14 @@ impl Services {
         self.replica.ask(give_up).await?;
         let view = self.replica.view()?;
         let judged = self.judge(&view, presented, check)?;
-        let judged = judged.unwrap_or_else(|| self.unknown());
+        let judged = if let Some(judged) = judged {
+            judged
+        } else {
+            // The database answered, but it may not be the one that takes the writes:
+            // there, the token may work.
+            view.require_fresh()?;
+            self.unknown()
+        };
         Ok(answer(judged, view.index().revision))
     }
 

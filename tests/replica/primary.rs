@@ -4,8 +4,10 @@
 use std::time::Instant;
 
 use hitkeep_auth::{
+    domain::token::{Token, TokenKind},
     pb::InactiveReason::{Revoked, UnknownToken},
     store::Standbys,
+    system::SystemEntropy,
 };
 
 use crate::{
@@ -181,6 +183,11 @@ async fn of_two_that_are_alike_neither_counts() {
             }
         })
         .await;
+        // The other server may know it.
+        let strange = Token::mint(TokenKind::Personal, &SystemEntropy).reveal();
+        let sidecar = replica.sidecar.clone();
+        let said = told(&sidecar.introspect(introspect(&strange)).await);
+        assert_eq!(said, "Unavailable STALE_INDEX");
     }
     drop(second);
     for replica in &cluster.replicas {
