@@ -60,7 +60,9 @@ const COMMIT: &str = "COMMIT";
 /// nothing since was trimmed.
 ///
 /// Besides, what the server is: the one that the connection was opened to, and still one
-/// that may be read from.
+/// that may be read from. A primary whose synchronous standbys have all left it is none:
+/// one of them may be the primary by now, and have what is not found here. That is seen
+/// here long before the next survey, and before the new primary takes its first write.
 fn ask_state() -> String {
     format!(
         "SELECT database_id, revision, nonce, accounts_nonce, clock_timestamp(), \
@@ -68,13 +70,19 @@ fn ask_state() -> String {
                 AND CASE revision WHEN $2 THEN nonce = $3 ELSE EXISTS ( \
                     SELECT FROM index_revisions AS known \
                     WHERE known.revision = $2 AND known.nonce = $3) END, \
-                trimmed_revision <= $2, {} \
+                trimmed_revision <= $2, {}, \
+                NOT pg_is_in_recovery() \
+                AND current_setting('synchronous_standby_names') <> '' \
+                AND current_setting('synchronous_commit') NOT IN ('off', 'local') \
+                AND NOT EXISTS (SELECT FROM pg_stat_replication) \
          FROM index_state",
         Identity::SQL
     )
 }
 /// The number of the first column of the server's identity.
 const IDENTITY: usize = 7;
+/// That of whether it is a primary that acknowledges nothing.
+const IS_ALONE: usize = 12;
 const CHANGED: &str = "SELECT DISTINCT client_id FROM index_changes WHERE revision > $1 LIMIT $2";
 
 /// One revision of one history of one database.
@@ -321,6 +329,9 @@ impl Feed {
             return Err(unsuitable(Unsuitable::Moved));
         }
         identity.standing.suits(self.standbys).map_err(unsuitable)?;
+        if row.try_get(IS_ALONE)? {
+            return Err(unsuitable(Unsuitable::Alone));
+        }
         state(row, identity.standing)
     }
 

@@ -110,6 +110,9 @@ pub(super) enum Unsuitable {
     /// It was made read-only.
     #[error("the server was made read-only")]
     ReadOnly,
+    /// It takes writes and acknowledges none.
+    #[error("the server acknowledges no commit: its synchronous standbys have left it")]
+    Alone,
     /// It has what a subscription brings.
     #[error("the server is a subscriber of logical replication: point the URL at the publisher")]
     Subscriber,

@@ -209,8 +209,12 @@ async fn a_primary_that_acknowledges_nothing_proves_nothing() {
     changing.proxy.repoint(&second.database());
     changing.proxy.sever();
     let acknowledged = revoked(&changing.dashboard, &doomed.id).await;
+    // The other one does not find it, and must not say that there is no such token.
+    let young = created(&changing.dashboard).await;
+    let said = other.says(&young.token).await;
+    assert_eq!(said, Said::Nothing);
     is_refused_in_time(other, &doomed.token, acknowledged).await;
-    for token in [&kept.token, &doomed.token] {
+    for token in [&kept.token, &doomed.token, &young.token] {
         let said = other.says_within(token, IMPATIENCE).await;
         assert_eq!(said, Said::Nothing);
     }
