@@ -129,7 +129,7 @@ async fn measure(postgres: &Postgres, options: &Options) -> u64 {
     let mut at_work = JoinSet::new();
     for (number, replica) in replicas.iter().enumerate() {
         replica.serving().await;
-        let of_replica = Arc::new(Findings::new(&tokens));
+        let of_replica = Arc::new(Findings::new(format!("replica {number}"), &tokens));
         for connection in 0..options.connections {
             let checker = Checker::new(
                 Asker::at(Door::Introspect, replica, &caller).await,

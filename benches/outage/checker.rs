@@ -27,6 +27,8 @@ const PRINTED: u64 = 10;
 
 /// What was found out about one replica, or one of its doors.
 pub struct Findings {
+    /// Where.
+    place: String,
     /// Answers that must not be.
     pub wrong: AtomicU64,
     /// Counts by answer, for tokens that work and for revoked ones.
@@ -59,9 +61,10 @@ struct Pursuit {
 }
 
 impl Findings {
-    /// Nothing yet.
-    pub fn new(tokens: &Tokens) -> Self {
+    /// Nothing yet, about what is called that.
+    pub fn new(place: String, tokens: &Tokens) -> Self {
         Self {
+            place,
             wrong: AtomicU64::new(0),
             answers: Mutex::default(),
             answered: AtomicU64::new(tokens.now()),
@@ -108,7 +111,7 @@ impl Findings {
     #[expect(clippy::print_stdout, reason = "it prints what it found")]
     pub fn wrong(&self, what: &str) {
         if self.wrong.fetch_add(1, Ordering::Relaxed) < PRINTED {
-            println!("wrong: {what}");
+            println!("wrong, {}: {what}", self.place);
         }
     }
 
@@ -231,7 +234,8 @@ impl Checker {
             }
             Answer::Inactive(reason) => {
                 if Tokens::must_work(token) {
-                    let what = format!("inactive, {reason}: but it works");
+                    let age = self.tokens.age(token);
+                    let what = format!("inactive, {reason}: but it works, and is {age:?} old");
                     self.findings.wrong(&what);
                 }
             }

@@ -71,7 +71,8 @@ const FAILOVERS: [Steps; 5] = [
     [
         (Step::Repoint, 0.0),
         (Step::Promote, 1.0),
-        (Step::Demote, 0.5),
+        // Until then, who was there before sees nothing but a primary.
+        (Step::Demote, 2.5),
     ],
 ];
 const LONGEST: usize = 3;
@@ -121,20 +122,24 @@ pub async fn measure(options: &Options) -> u64 {
     ];
     let tokens = Arc::new(Tokens::new(known));
     let mut replicas = Vec::new();
-    for number in 1..=options.replicas {
+    for number in 0..options.replicas {
         // The last one knows the address that is re-pointed; the others know both servers.
-        let url = if number == options.replicas {
+        let url = if number + 1 == options.replicas {
             &*through
         } else {
             pair.url()
         };
         let service = Service::start(url, &settings);
         service.serving().await;
-        let findings = || Arc::new(Findings::new(&tokens));
+        let findings = |at: &str| {
+            let place = format!("{at} of replica {number}");
+            Arc::new(Findings::new(place, &tokens))
+        };
+        let doors = Door::ALL.iter().map(|door| findings(door.title()));
         replicas.push(Observed {
             service,
-            doors: Door::ALL.iter().map(|_| findings()).collect(),
-            own: findings(),
+            doors: doors.collect(),
+            own: findings("any door"),
             acknowledged: Acknowledged::default(),
         });
     }
@@ -179,7 +184,7 @@ async fn fail_over(
     let mut made = Vec::new();
     for (number, steps) in planned.iter().enumerate() {
         let rest = &planned[number..];
-        let busy: Duration = rest.iter().map(|steps| takes(steps)).sum();
+        let busy: Duration = rest.iter().map(takes).sum();
         let calm = options.duration.saturating_sub(begun.elapsed() + busy);
         let share = u32::try_from(rest.len() + 1).expect("a few");
         sleep((calm / share).max(LEAST_CALM)).await;

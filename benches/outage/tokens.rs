@@ -18,6 +18,8 @@ const NEVER: u64 = u64::MAX;
 pub struct Watched {
     /// The client it belongs to.
     pub client: Known,
+    /// When its creation was acknowledged; the start for those that were there.
+    made: u64,
     revocation_begun: AtomicU64,
     revoked: AtomicU64,
 }
@@ -53,9 +55,10 @@ pub enum Wanted {
 }
 
 impl Watched {
-    fn new(client: Known) -> Self {
+    fn new(client: Known, made: u64) -> Self {
         Self {
             client,
+            made,
             revocation_begun: AtomicU64::new(NEVER),
             revoked: AtomicU64::new(NEVER),
         }
@@ -65,7 +68,7 @@ impl Watched {
 impl Tokens {
     /// Tokens that all work.
     pub fn new(clients: Vec<Known>) -> Self {
-        let watched = |client| Arc::new(Watched::new(client));
+        let watched = |client| Arc::new(Watched::new(client, 0));
         Self {
             begun: Instant::now(),
             working: Mutex::new(clients.into_iter().map(watched).collect()),
@@ -117,7 +120,7 @@ impl Tokens {
     /// Somebody made a client, and knows it.
     pub fn created(&self, client: Known) -> Arc<Watched> {
         self.created.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(Watched::new(client));
+        let made = Arc::new(Watched::new(client, self.now()));
         let mut working = self.working.lock().expect("nobody panics with it");
         working.push(Arc::clone(&made));
         made
@@ -147,6 +150,11 @@ impl Tokens {
     /// Whether a refusal that was there just now is a wrong one.
     pub fn must_work(token: &Watched) -> bool {
         token.revocation_begun.load(Ordering::SeqCst) == NEVER
+    }
+
+    /// How long ago a token was made.
+    pub fn age(&self, token: &Watched) -> Duration {
+        Duration::from_micros(self.now().saturating_sub(token.made))
     }
 
     /// How long after its revocation's acknowledgement a token was accepted that
