@@ -90,6 +90,8 @@ const WRITERS: usize = 2;
 struct Failover {
     /// When its first step was taken.
     begun: u64,
+    /// When its last one was.
+    ended: u64,
     /// Its steps, in words.
     steps: String,
 }
@@ -188,9 +190,12 @@ async fn fail_over(
         let calm = options.duration.saturating_sub(begun.elapsed() + busy);
         let share = u32::try_from(rest.len() + 1).expect("a few");
         sleep((calm / share).max(LEAST_CALM)).await;
+        let begun = tokens.now();
+        let steps = take(steps, &pair, proxy).await;
         let failover = Failover {
-            begun: tokens.now(),
-            steps: take(steps, &pair, proxy).await,
+            begun,
+            ended: tokens.now(),
+            steps,
         };
         println!(
             "{:5.1} s: {}",
@@ -303,18 +308,14 @@ fn report_writes(replicas: &[Observed], failovers: &[Failover]) {
     columns.extend((0..replicas.len()).map(|number| format!("replica {number} writes again")));
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let mut table = Table::new(&columns);
-    for (number, failover) in failovers.iter().enumerate() {
-        let next = failovers
-            .get(number + 1)
-            .map_or(u64::MAX, |next| next.begun);
+    for failover in failovers {
         let mut cells = vec![failover.steps.clone()];
         for replica in replicas {
             let acknowledged = replica.acknowledged.lock().expect("nobody panics");
             cells.push(
-                written_again(&acknowledged, failover.begun, next)
-                    .map_or("never".to_owned(), |after| {
-                        seconds(Duration::from_micros(after))
-                    }),
+                written_again(&acknowledged, failover).map_or("never".to_owned(), |after| {
+                    seconds(Duration::from_micros(after))
+                }),
             );
         }
         table.cells(cells);
@@ -322,11 +323,12 @@ fn report_writes(replicas: &[Observed], failovers: &[Failover]) {
     table.print();
 }
 
-/// How long after a failover's begin its longest time without an acknowledgement ended.
-/// One that ended after the next one's begin is the next one's.
-fn written_again(acknowledged: &[u64], begun: u64, next: u64) -> Option<u64> {
+/// How long after a failover's begin the longest time without an acknowledgement ended
+/// that began before its last step was taken.
+fn written_again(acknowledged: &[u64], failover: &Failover) -> Option<u64> {
+    let Failover { begun, ended, .. } = *failover;
     let pairs = acknowledged.windows(2).map(|pair| (pair[0], pair[1]));
-    let within = pairs.filter(|(_, first)| *first > begun && *first < next);
+    let within = pairs.filter(|(last, first)| *first > begun && *last < ended);
     let longest = within.max_by_key(|(last, first)| first - last);
     longest.map(|(_, first)| first - begun)
 }
