@@ -64,7 +64,12 @@ impl Services {
         // Perhaps it was made a moment ago.
         self.replica.ask(give_up).await?;
         let view = self.replica.view()?;
-        let account = proof.account(view.index().callers()).cloned();
-        account.ok_or(ApiError::CallerUnknown)
+        if let Some(account) = proof.account(view.index().callers()) {
+            return Ok(Arc::clone(account));
+        }
+        // The database answered, but it may not be the one that takes the writes: there, the
+        // account may exist.
+        view.require_fresh()?;
+        Err(ApiError::CallerUnknown)
     }
 }

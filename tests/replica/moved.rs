@@ -29,7 +29,7 @@ use crate::{
     nodes::{self, Node},
     primary::{changes_hold, created, revoked},
     support::{
-        postgres::encoded,
+        paths::encoded,
         proxy::{Messages, Proxy},
     },
     waiting::{until, wanted},
