@@ -49,8 +49,9 @@ pub async fn revoked(dashboard: &Caller, id: &str) -> Instant {
 /// token is not accepted.
 async fn is_refused_in_time(replica: &Replica, token: &str, acknowledged: Instant) {
     until("the bound is over", async || {
-        let said = replica.says_within(token, IMPATIENCE).await;
+        // When it is asked counts: the answer may take its time to get here.
         let early = acknowledged.elapsed() < BOUND;
+        let said = replica.says_within(token, IMPATIENCE).await;
         assert!(early || said != Said::Active, "accepted after its bound");
         if early { Err(said) } else { Ok(()) }
     })
@@ -187,7 +188,8 @@ async fn of_two_that_are_alike_neither_counts() {
         let strange = Token::mint(TokenKind::Personal, &SystemEntropy).reveal();
         let sidecar = replica.sidecar.clone();
         let said = told(&sidecar.introspect(introspect(&strange)).await);
-        assert_eq!(said, "Unavailable STALE_INDEX");
+        // STALE_INDEX, or that the database did not answer in time.
+        assert!(said.starts_with("Unavailable "), "{said}");
     }
     drop(second);
     for replica in &cluster.replicas {
