@@ -232,7 +232,8 @@ async fn a_caller_that_was_revoked_is_refused_within_moments() {
         let revocation = "UPDATE service_accounts SET revoke_time = now() \
                           WHERE name = 'soon-revoked'";
         app.psql(revocation).await;
-        // By the one way that there is.
+        // By the one way that there is. How soon is not asked here, so the wait is far longer
+        // than either way takes; a way that is never taken fails the test when it is over.
         let refused = until("it is refused", async || {
             match caller.introspect(introspect("x")).await {
                 Ok(_) => Err(listeners),
