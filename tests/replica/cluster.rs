@@ -306,6 +306,20 @@ impl Replica {
         })
         .await;
     }
+
+    /// Waits until it says that its index is too old to answer from.
+    pub async fn until_stale(&self, token: &str) {
+        until("its index is stale", async || {
+            let answer = self.sidecar.clone().introspect(introspect(token)).await;
+            let said = harness::told(&answer);
+            if said == "Unavailable STALE_INDEX" {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        })
+        .await;
+    }
 }
 
 /// An introspection that is based on a revision or a later one.

@@ -32,6 +32,7 @@ mod changes;
 mod checker;
 mod cluster;
 mod index;
+mod late;
 mod own_postgres;
 mod steps;
 

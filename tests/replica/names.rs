@@ -16,11 +16,11 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Cluster, IMPATIENCE, Said},
-    fixtures::*,
+    cluster::{Cluster, Said},
     index::options,
+    late::Late,
     nodes::{self, Node},
-    primary::{changes_hold, created},
+    primary::{changes_hold, known, newest_takes_changes},
     support::proxy::Proxy,
     waiting::until,
 };
@@ -51,12 +51,16 @@ impl Names {
 /// Two servers, each at an address of its own and at the same port.
 struct Addresses {
     port: u16,
+    /// What they lead through, in their order.
+    ways: [Late; 2],
     /// Forward connections for as long as this lives.
     _forwarding: JoinSet<()>,
 }
 
 const FIRST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const SECOND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// At which there is no server.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 impl Addresses {
     async fn of(pair: &[Node; 2]) -> Self {
@@ -68,11 +72,13 @@ impl Addresses {
         })
         .await;
         let mut forwarding = JoinSet::new();
-        for (listener, node) in listeners.into_iter().zip(pair) {
-            forwarding.spawn(forward(listener, node.socket()));
+        let ways = pair.each_ref().map(Late::start);
+        for (listener, way) in listeners.into_iter().zip(&ways) {
+            forwarding.spawn(forward(listener, way.socket()));
         }
         Self {
             port,
+            ways,
             _forwarding: forwarding,
         }
     }
@@ -114,17 +120,6 @@ async fn two_by_name(pair: &[Node; 2], addresses: &Addresses, names: &Names) -> 
     cluster
 }
 
-async fn kept_and_doomed(cluster: &Cluster) -> [Created; 2] {
-    let dashboard = &cluster.replicas[0].dashboard;
-    let clients = [created(dashboard).await, created(dashboard).await];
-    for replica in &cluster.replicas {
-        for client in &clients {
-            replica.until_says(&client.token, Said::Active).await;
-        }
-    }
-    clients
-}
-
 /// The old server is there and takes writes, like one that was cut off from whoever
 /// promoted the other: nobody asks it any more. Later it is demoted, which changes nothing.
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +127,7 @@ async fn a_name_that_leads_elsewhere_is_followed() {
     let pair = nodes::pair().await;
     let (addresses, names) = (Addresses::of(&pair).await, Names::default());
     let mut cluster = two_by_name(&pair, &addresses, &names).await;
-    let [kept, doomed] = kept_and_doomed(&cluster).await;
+    let [kept, doomed] = known(&cluster).await;
     let [first, second] = &pair;
     second.promote().await;
     first.acknowledge_alone().await;
@@ -152,22 +147,14 @@ async fn a_name_whose_server_was_demoted_is_resolved_until_it_leads_to_another()
     let pair = nodes::pair().await;
     let (addresses, names) = (Addresses::of(&pair).await, Names::default());
     let mut cluster = two_by_name(&pair, &addresses, &names).await;
-    let [kept, doomed] = kept_and_doomed(&cluster).await;
+    let [kept, doomed] = known(&cluster).await;
     let [first, second] = &pair;
     // It waits for no standby, so nothing but its being read-only tells.
     first.acknowledge_alone().await;
     first.demote().await;
     second.promote().await;
     for replica in &cluster.replicas {
-        until("nobody is believed", async || {
-            let said = replica.says_within(&kept.token, IMPATIENCE).await;
-            if said == Said::Nothing {
-                Ok(())
-            } else {
-                Err(said)
-            }
-        })
-        .await;
+        replica.until_stale(&kept.token).await;
     }
     names.stand_for(&[SECOND]);
     let young = changes_hold(&cluster, &doomed).await;
@@ -184,7 +171,7 @@ async fn of_all_addresses_of_a_name_the_one_counts_that_takes_the_writes() {
     let pair = nodes::pair().await;
     let (addresses, names) = (Addresses::of(&pair).await, Names::default());
     let mut cluster = two_by_name(&pair, &addresses, &names).await;
-    let [kept, doomed] = kept_and_doomed(&cluster).await;
+    let [kept, doomed] = known(&cluster).await;
     let [first, second] = &pair;
     names.stand_for(&[SECOND, FIRST]);
     let young = changes_hold(&cluster, &doomed).await;
@@ -192,17 +179,36 @@ async fn of_all_addresses_of_a_name_the_one_counts_that_takes_the_writes() {
 
     first.acknowledge_alone().await;
     second.promote().await;
+    // Whichever is found first, the older one or the newer.
+    let [older, newer] = &addresses.ways;
+    newer.delay(true);
     names.stand_for(&[FIRST, SECOND]);
-    until("the newest one takes the changes", async || {
-        let made = created(&cluster.replicas[0].dashboard).await;
-        let newest = format!(
-            "SELECT 1 / count(*) FROM api_clients WHERE id = '{}'",
-            made.id
-        );
-        second.holds(&newest).await
-    })
-    .await;
-    changes_hold(&cluster, &young).await;
+    newest_takes_changes(&cluster, second).await;
+    let younger = changes_hold(&cluster, &young).await;
+    newer.delay(false);
+    older.delay(true);
+    newest_takes_changes(&cluster, second).await;
+    let youngest = changes_hold(&cluster, &younger).await;
     cluster.believe(second.database());
-    cluster.agree(&[&kept.token, &young.token]).await;
+    cluster
+        .agree(&[&kept.token, &younger.token, &youngest.token])
+        .await;
+}
+
+/// A name that leads nowhere any more: the old server goes on answering on connections that
+/// are open, and nothing shows that it still is the one that counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_nowhere_proves_nothing() {
+    let pair = nodes::pair().await;
+    let (addresses, names) = (Addresses::of(&pair).await, Names::default());
+    let cluster = two_by_name(&pair, &addresses, &names).await;
+    let [kept, _] = known(&cluster).await;
+    names.stand_for(&[NOBODY]);
+    for replica in &cluster.replicas {
+        replica.until_stale(&kept.token).await;
+    }
+    names.stand_for(&[FIRST]);
+    for replica in &cluster.replicas {
+        replica.until_says(&kept.token, Said::Active).await;
+    }
 }

@@ -15,6 +15,7 @@ use crate::{
     fixtures::*,
     harness::{Caller, told},
     index::{BOUND, options},
+    late::Late,
     nodes::{self, Node},
     support::proxy::Proxy,
     waiting::until,
@@ -88,14 +89,20 @@ async fn two_on(pair: &[Node; 2], knows_both: bool) -> (Cluster, Created, Create
     let [first, second] = pair;
     let other = knows_both.then(|| second.host().to_owned());
     let cluster = Cluster::on_hosts(first.database(), other, 2, options()).await;
+    let [kept, doomed] = known(&cluster).await;
+    (cluster, kept, doomed)
+}
+
+/// Two clients that work, and that all replicas know.
+pub async fn known(cluster: &Cluster) -> [Created; 2] {
     let dashboard = &cluster.replicas[0].dashboard;
-    let (kept, doomed) = (created(dashboard).await, created(dashboard).await);
+    let clients = [created(dashboard).await, created(dashboard).await];
     for replica in &cluster.replicas {
-        for client in [&kept, &doomed] {
+        for client in &clients {
             replica.until_says(&client.token, Said::Active).await;
         }
     }
-    (cluster, kept, doomed)
+    clients
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +110,13 @@ async fn a_primary_that_is_demoted_while_it_runs_is_left() {
     let pair = nodes::pair().await;
     let (mut cluster, kept, doomed) = two_on(&pair, true).await;
     let [first, second] = &pair;
+    // It waits for no standby, so nothing but its being read-only tells. Once the other one
+    // is promoted, that one's timeline would tell as well.
+    first.acknowledge_alone().await;
     first.demote().await;
+    for replica in &cluster.replicas {
+        replica.until_stale(&kept.token).await;
+    }
     second.promote().await;
     let young = changes_hold(&cluster, &doomed).await;
     cluster.believe(second.database());
@@ -131,31 +144,49 @@ async fn an_address_that_is_re_pointed_is_followed() {
         .await;
 }
 
-/// Both take writes: the newest timeline is the one that somebody promoted on purpose.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_that_take_writes_the_newest_timeline_counts() {
-    let pair = nodes::pair().await;
-    let (mut cluster, kept, doomed) = two_on(&pair, true).await;
-    let [first, second] = &pair;
-    first.acknowledge_alone().await;
-    second.promote().await;
-    // A search may have begun before.
-    for replica in &cluster.replicas {
-        replica.proxy.sever();
-    }
+/// Waits until what is created is on that server. A search may have begun before it was to
+/// be found.
+pub async fn newest_takes_changes(cluster: &Cluster, newest: &Node) {
     until("the newest one takes the changes", async || {
         let made = created(&cluster.replicas[0].dashboard).await;
-        let newest = format!(
+        let is_there = format!(
             "SELECT 1 / count(*) FROM api_clients WHERE id = '{}'",
             made.id
         );
-        second.holds(&newest).await
+        newest.holds(&is_there).await
     })
     .await;
+}
+
+/// Both take writes: the newest timeline is the one that somebody promoted on purpose,
+/// whichever of them is found first.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_take_writes_the_newest_timeline_counts() {
+    let pair = nodes::pair().await;
+    let [first, second] = &pair;
+    let [older, newer] = pair.each_ref().map(Late::start);
+    let direct = first.database();
+    let mut cluster = Cluster::on_hosts(direct, Some(newer.host()), 2, options()).await;
+    for replica in &cluster.replicas {
+        replica.proxy.repoint(&older.database());
+    }
+    let [kept, doomed] = known(&cluster).await;
+    first.acknowledge_alone().await;
+    second.promote().await;
+    newer.delay(true);
+    // What is open leads past that.
+    for replica in &cluster.replicas {
+        replica.proxy.sever();
+    }
+    newest_takes_changes(&cluster, second).await;
     let young = changes_hold(&cluster, &doomed).await;
+    newer.delay(false);
+    older.delay(true);
+    newest_takes_changes(&cluster, second).await;
+    let youngest = changes_hold(&cluster, &young).await;
     cluster.believe(second.database());
     cluster
-        .agree(&[&kept.token, &doomed.token, &young.token])
+        .agree(&[&kept.token, &young.token, &youngest.token])
         .await;
 }
 
@@ -174,16 +205,7 @@ async fn of_two_that_are_alike_neither_counts() {
     }
     let second = Node::start(folder).await;
     for replica in &cluster.replicas {
-        until("neither is believed", async || {
-            let sidecar = replica.sidecar.clone();
-            let said = told(&sidecar.introspect(introspect(&kept.token)).await);
-            if said == "Unavailable STALE_INDEX" {
-                Ok(())
-            } else {
-                Err(said)
-            }
-        })
-        .await;
+        replica.until_stale(&kept.token).await;
         // The other server may know it.
         let strange = Token::mint(TokenKind::Personal, &SystemEntropy).reveal();
         let sidecar = replica.sidecar.clone();

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::support::{paths::decoded, postgres};
 
 /// The database that the service is on.
-const DATABASE: &str = "app";
+pub const DATABASE: &str = "app";
 
 /// A Postgres in its folder, and the thread that it must not outlive.
 pub struct Node {
