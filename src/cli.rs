@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 mod accounts;
 mod descriptors;
+#[cfg(feature = "dev")]
 mod dev;
 mod explain;
 mod healthcheck;
@@ -98,6 +99,7 @@ fn start(cli: &Cli) -> Result<Ended, Failure> {
     let done = |()| Ended::Drained;
     let ended = match &cli.command {
         // It ends the runtime before its Postgres.
+        #[cfg(feature = "dev")]
         Command::Dev(args) => return dev::run(args, runtime, telemetry),
         Command::Serve(args) => runtime.block_on(serve::run(args, telemetry)),
         Command::Migrate(args) => runtime.block_on(migrate(args)).map(done),

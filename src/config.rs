@@ -7,13 +7,13 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 mod connections;
 mod database;
+#[cfg(feature = "dev")]
+mod dev;
 mod environment;
-mod folders;
 mod secrets;
 mod values;
 
 use crate::{
-    dev::postgres::{self, Durability},
     domain::{
         caller::{CallerName, CallerPermission},
         certificate::CertificateName,
@@ -29,8 +29,8 @@ use crate::{
 
 use connections::ConnectionArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
-use folders::data_folder;
-pub use folders::{NoHome, cache_folder};
+#[cfg(feature = "dev")]
+pub use dev::{DevArgs, NoHome};
 pub use secrets::SecretError;
 use values::{
     a_second_or_longer, at_least_one, one_for_each_core, permission, some_time,
@@ -39,9 +39,6 @@ use values::{
 
 /// Where everything listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:50051";
-/// Where `dev` listens for HTTP: the second where the first is taken.
-const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
-
 /// Where the help has what every command takes: behind what is the command's own.
 const LAST: usize = 500;
 
@@ -85,6 +82,7 @@ struct LogArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Try it: start a private Postgres, demo data and the service, with no setup
+    #[cfg(feature = "dev")]
     Dev(DevArgs),
     /// Run the service against a Postgres database
     Serve(Box<ServeArgs>),
@@ -107,26 +105,6 @@ pub struct OutputArgs {
     /// Print JSON instead of text
     #[arg(long, env = "HITKEEP_AUTH_JSON", value_parser = yes_or_no)]
     pub json: bool,
-}
-
-/// What `dev` takes.
-#[derive(Debug, Args)]
-pub struct DevArgs {
-    /// Address to listen on for gRPC
-    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_name = "ADDRESS")]
-    pub listen: Address,
-    /// Address to listen on for HTTP [default: 127.0.0.1:50052, or a free port if that is taken]
-    #[arg(long, env = "HITKEEP_AUTH_HTTP_LISTEN", value_name = "ADDRESS")]
-    http_listen: Option<Address>,
-    /// Folder for the private Postgres and the demo tokens [default: in the user's data folder]
-    #[arg(long, env = "HITKEEP_AUTH_DATA_DIR", value_name = "FOLDER")]
-    pub data_dir: Option<PathBuf>,
-    /// Folder that contains initdb and postgres [default: the newest that is found]
-    #[arg(long, env = "HITKEEP_AUTH_POSTGRES_BIN", value_name = "FOLDER")]
-    pub postgres_bin: Option<PathBuf>,
-    /// Whether a program reads the output.
-    #[command(flatten)]
-    pub output: OutputArgs,
 }
 
 /// What `serve` takes.
@@ -397,12 +375,19 @@ impl Cli {
 
     /// What to log, and how, and what to export: only the service exports.
     pub fn telemetry(&self) -> telemetry::Options {
-        let export = match self.command {
-            Command::Dev(_) | Command::Serve(_) => Settings::read(|name| {
+        let serves = match self.command {
+            #[cfg(feature = "dev")]
+            Command::Dev(_) => true,
+            Command::Serve(_) => true,
+            _ => false,
+        };
+        let export = if serves {
+            Settings::read(|name| {
                 let value = std::env::var_os(name)?;
                 Some(value.to_string_lossy().into_owned())
-            }),
-            _ => Settings::default(),
+            })
+        } else {
+            Settings::default()
         };
         telemetry::Options {
             filter: self.log.log.clone(),
@@ -464,35 +449,5 @@ impl HealthcheckArgs {
     /// Whether the server speaks TLS over TCP.
     pub fn is_encrypted(&self) -> bool {
         self.tls_cert.is_some()
-    }
-}
-
-impl DevArgs {
-    /// The addresses to listen on for HTTP: the first that is free.
-    pub fn http_listen(&self) -> Vec<Address> {
-        match &self.http_listen {
-            Some(address) => vec![address.clone()],
-            None => DEV_HTTP
-                .iter()
-                .map(|address| address.parse().expect("it is an address"))
-                .collect(),
-        }
-    }
-
-    /// The private Postgres to start.
-    ///
-    /// # Errors
-    /// Where no folder is given, and the environment names none.
-    pub fn postgres(&self) -> Result<postgres::Options, NoHome> {
-        let folder = match &self.data_dir {
-            Some(folder) => folder.clone(),
-            None => data_folder().ok_or(NoHome)?.join("dev"),
-        };
-        Ok(postgres::Options {
-            folder,
-            durability: Durability::Kept,
-            programs: self.postgres_bin.clone(),
-            cache: cache_folder(),
-        })
     }
 }

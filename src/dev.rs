@@ -1,9 +1,3 @@
-//! Everything on one machine with nothing set up: a private Postgres, and a
-//! demonstration in it.
+//! A demonstration: everything on one machine with nothing set up.
 
 pub mod demo;
-mod folders;
-mod install;
-pub mod postgres;
-mod programs;
-pub mod users;

@@ -10,9 +10,12 @@
 //! [`cli`] are the command line. [`pb`] is generated, [`system`] and [`telemetry`] are the
 //! machine's clock and randomness, logs and metrics.
 
+#![forbid(unsafe_code)]
+
 mod calls;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "dev")]
 pub mod dev;
 pub mod domain;
 pub mod fastpath;

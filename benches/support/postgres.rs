@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hitkeep_auth::{
-    config,
-    dev::postgres::{Options, PrivatePostgres},
-    store::migrations,
+use hitkeep_auth::store::migrations;
+use hitkeep_auth_dev::{
+    postgres::{Options, PrivatePostgres},
+    user_folders::cache_folder,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
 
-pub use hitkeep_auth::dev::postgres::Durability;
+pub use hitkeep_auth_dev::postgres::Durability;
 
 /// How long a killed server's memory may be in use by what is left of it.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ impl Postgres {
             folder: std::env::temp_dir().join(format!("hitkeep-auth-bench-{}", std::process::id())),
             durability,
             programs: None,
-            cache: config::cache_folder(),
+            cache: cache_folder(),
         };
         let folder = options.folder.clone();
         let (orders, received) = mpsc::channel();
@@ -134,7 +134,7 @@ impl Drop for Postgres {
     }
 }
 
-fn start(options: &Options) -> Result<PrivatePostgres, hitkeep_auth::dev::postgres::PostgresError> {
+fn start(options: &Options) -> Result<PrivatePostgres, hitkeep_auth_dev::postgres::PostgresError> {
     #[expect(clippy::print_stderr, reason = "whoever runs this waits for it")]
     let announce = |text: &str| eprintln!("{text}");
     PrivatePostgres::start(options, &announce)

@@ -2,16 +2,14 @@
 
 use std::{future::ready, path::Path};
 
+use hitkeep_auth_dev::postgres::PrivatePostgres;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::{Failure, complain, descriptors, end, open, print, serve};
 use crate::{
     config::DevArgs,
-    dev::{
-        demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
-        postgres::PrivatePostgres,
-    },
+    dev::demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
     domain::caller::CallerPermission,
     server::{self, Ended},
     store::{self, migrations},

@@ -12,9 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hitkeep_auth::{
-    config,
-    dev::postgres::{Durability, Options, PostgresError, PrivatePostgres},
+use hitkeep_auth_dev::{
+    postgres::{Durability, Options, PostgresError, PrivatePostgres},
+    user_folders::cache_folder,
 };
 use tokio::sync::oneshot;
 
@@ -41,7 +41,7 @@ impl OwnPostgres {
             folder: folder.clone(),
             durability: Durability::Kept,
             programs: None,
-            cache: config::cache_folder(),
+            cache: cache_folder(),
         };
         let (started, url) = oneshot::channel();
         let (restarts, asked) = mpsc::channel();

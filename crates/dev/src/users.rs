@@ -9,22 +9,22 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::postgres::{PostgresError, io_error};
+use crate::postgres::{PostgresError, io_error};
 
 /// The user that the server runs as, where it is not ours.
 #[derive(Clone, Debug)]
-pub(super) struct Unprivileged {
-    pub(super) name: String,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub(crate) struct Unprivileged {
+    pub(crate) name: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 /// Whether this process is root's.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     our_uid() == 0
 }
 
-pub(super) fn our_uid() -> u32 {
+pub(crate) fn our_uid() -> u32 {
     #[expect(unsafe_code, reason = "std does not tell who we are")]
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe {
@@ -33,7 +33,7 @@ pub(super) fn our_uid() -> u32 {
 }
 
 /// Whom to run the server as: nobody else than us, unless we are root.
-pub(super) fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
+pub(crate) fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
     if !is_root() {
         return Ok(None);
     }
@@ -54,7 +54,7 @@ pub(super) fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
 }
 
 /// A command as the server's user, that knows nothing of our environment.
-pub(super) fn run_as(program: &OsStr, user: Option<&Unprivileged>) -> Command {
+pub(crate) fn run_as(program: &OsStr, user: Option<&Unprivileged>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -66,7 +66,7 @@ pub(super) fn run_as(program: &OsStr, user: Option<&Unprivileged>) -> Command {
 }
 
 /// A command that does not outlive the thread that starts it.
-pub(super) fn command(program: &Path, folder: &Path, user: Option<&Unprivileged>) -> Command {
+pub(crate) fn command(program: &Path, folder: &Path, user: Option<&Unprivileged>) -> Command {
     let mut command = run_as(program.as_os_str(), user);
     command.current_dir(folder);
     // The terminal's Ctrl-C must not stop the database under a draining server.

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
+use crate::{
     postgres::{PostgresError, io_error},
     users::{Unprivileged, our_uid, run_as},
 };
@@ -63,7 +63,7 @@ fn own_folder(
 }
 
 /// Makes the folder of the whole, which is ours, and in it the server's.
-pub(super) fn make_folders(
+pub(crate) fn make_folders(
     folder: &Path,
     user: Option<&Unprivileged>,
 ) -> Result<(PathBuf, PathBuf), PostgresError> {
@@ -96,7 +96,7 @@ pub(super) fn make_folders(
 
 /// Keeps others out of the folder, also those who have yet to start their
 /// server. Released by the kernel, whatever happens.
-pub(super) fn lock(folder: &Path) -> Result<fs::File, PostgresError> {
+pub(crate) fn lock(folder: &Path) -> Result<fs::File, PostgresError> {
     let path = folder.join("lock");
     let what = || format!("locking {}", path.display());
     let file = fs::OpenOptions::new()
@@ -114,7 +114,7 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, PostgresError> {
 
 /// The folder of the socket: the server's own, or a short one where that is too
 /// deep down for a socket's path.
-pub(super) fn socket_folder(
+pub(crate) fn socket_folder(
     servers: &Path,
     user: Option<&Unprivileged>,
 ) -> Result<PathBuf, PostgresError> {

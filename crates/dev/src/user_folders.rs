@@ -2,19 +2,14 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use crate::dev::users;
+use crate::users;
 
 /// This project's folder among those of other programs.
 const FOLDER: &str = "hitkeep-auth";
 
-/// Nowhere to keep data.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("there is no home folder to keep data in: name a folder with --data-dir")]
-pub struct NoHome;
-
 /// Where data of the user's is kept. Root's home is closed to the user that
 /// Postgres runs as.
-pub(super) fn data_folder() -> Option<PathBuf> {
+pub fn data_folder() -> Option<PathBuf> {
     user_folder("XDG_DATA_HOME", ".local/share", "/var/lib")
 }
 

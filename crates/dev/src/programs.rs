@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{
+use crate::{
     install,
     postgres::{Options, PostgresError},
 };
@@ -23,13 +23,13 @@ const USUAL_PLACES: [&str; 4] = [
 
 /// The server's programs.
 #[derive(Clone, Debug)]
-pub(super) struct Programs {
-    pub(super) folder: PathBuf,
-    pub(super) major: u32,
+pub(crate) struct Programs {
+    pub(crate) folder: PathBuf,
+    pub(crate) major: u32,
 }
 
 /// Finds the programs that fit the data, or the newest, or installs some.
-pub(super) fn find(
+pub(crate) fn find(
     options: &Options,
     made_by: Option<&str>,
     folder: &Path,
