@@ -21,7 +21,7 @@ use hitkeep_auth::{
         access::{EffectiveAccess, Owner},
         client::Expiry,
         id::{ClientId, SiteId, UserId},
-        introspection::{InactiveReason, Life, Settled, TokenStanding},
+        introspection::{BaseState, InactiveReason, ResolvedClient, TokenStanding},
         role::{InstanceRole, SiteRole},
         token::{TOKEN_LENGTH, Token, TokenKind},
     },
@@ -102,10 +102,10 @@ fn index_of(tokens: &[Token]) -> Index {
     let client = |(number, token): (usize, &Token)| {
         let id = |kind: u128| Uuid::from_u128((kind << 96) + number as u128);
         let grant = |site: u128| (SiteId::from_uuid(id(10 + site)), SiteRole::Editor);
-        let settled = Settled {
+        let client = ResolvedClient {
             client: ClientId::from_uuid(id(1)),
             owner: Owner::User(UserId::from_uuid(id(2))),
-            life: Life::Live,
+            base_state: BaseState::Active,
             access: EffectiveAccess {
                 instance_role: InstanceRole::User,
                 grants: (0..3).map(grant).collect(),
@@ -114,7 +114,7 @@ fn index_of(tokens: &[Token]) -> Index {
             name: "a client".into(),
         };
         let tokens = vec![(token.hash(), TokenStanding::Current)];
-        (Known::Settled(settled), tokens)
+        (Known::Resolved(client), tokens)
     };
     Writer::of(tokens.iter().enumerate().map(client)).version(Revision(1))
 }
@@ -165,7 +165,7 @@ fn verdict(index: &Index, text: &str, now: Timestamp) -> Result<Expiry, Inactive
     let found = found.ok_or(InactiveReason::UnknownToken)?;
     match (found.works(now), &found.client().known) {
         (Some(ends), _) => Ok(ends),
-        (None, Known::Settled(settled)) => settled.judge(found.standing(), now),
+        (None, Known::Resolved(client)) => client.evaluate(found.standing(), now),
         (None, Known::Unreadable(_)) => Err(InactiveReason::UnknownToken),
     }
 }

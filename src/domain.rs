@@ -1,8 +1,8 @@
-//! The contract's words as types, and its rules as functions of them.
+//! The domain types and the access rules, which `docs/access-rules.md` describes.
 //!
-//! Pure: nothing in here waits, reads a clock, draws a random number or knows
-//! of Postgres and gRPC. `now` and randomness are arguments. What an API
-//! client may do, and who may change it, is decided here and nowhere else.
+//! Pure: no function here waits, reads a clock, draws a random number or depends on
+//! Postgres or gRPC. `now` and randomness are arguments. What an API client may do, and
+//! which actors may change it, is decided here and nowhere else.
 
 pub mod access;
 pub mod audit;
@@ -21,11 +21,10 @@ pub mod site_rule;
 pub mod token;
 pub mod usage;
 
-/// A point in time, in UTC, to the microsecond: what Postgres keeps.
+/// A point in time in UTC, in microseconds: the resolution of Postgres.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
-/// The number of a committed state of the database: one higher with every
-/// committed change of what Introspect answers from, whether or not any answer is
-/// another one for it. Never negative.
+/// The number of a committed state of the database. Every committed change of data that
+/// Introspect answers from increments it, even if no answer changes. Never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);

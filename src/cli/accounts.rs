@@ -53,7 +53,7 @@ pub(super) async fn create(
     let body = async |tx: &mut Transaction| -> Result<(ServiceAccount, Token), InsertAccountError> {
         let name = wanted.name.clone();
         let made = ServiceAccount::create(name, wanted.allow, tx.now, &*tx.entropy())
-            .known_by(wanted.certificate_names);
+            .with_certificate_names(wanted.certificate_names);
         tx.insert_account(&made.account, &made.token.hash()).await?;
         tx.record(made.event).await?;
         Ok((made.account, made.token))

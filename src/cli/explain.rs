@@ -17,7 +17,7 @@ use crate::{
         introspection::{InactiveReason, TokenStanding},
         role::{SitePermission, SiteRole},
         site_rule::SiteRule,
-        token::{Flaw, Token, TokenHash, TokenKind},
+        token::{Token, TokenDefect, TokenHash, TokenKind},
     },
     store::Store,
 };
@@ -28,7 +28,7 @@ enum Asked {
     /// A caller's own token.
     Caller,
     /// What is no token, and why.
-    Nothing(Flaw),
+    Nothing(TokenDefect),
 }
 
 /// What somebody wants to know.
@@ -106,7 +106,7 @@ fn read_token(line: &str) -> Asked {
     match Token::parse(text) {
         Ok(token) if token.kind() == TokenKind::ServiceAccount => Asked::Caller,
         Ok(token) => Asked::Token(token.hash()),
-        Err(_) => Asked::Nothing(Token::flaw(text).unwrap_or(Flaw::Checksum)),
+        Err(_) => Asked::Nothing(Token::defect(text).unwrap_or(TokenDefect::Checksum)),
     }
 }
 
@@ -188,7 +188,7 @@ impl Answer {
                  API client."
                     .to_owned()
             }
-            Asked::Nothing(flaw) => format!("it is not a token: {flaw}."),
+            Asked::Nothing(defect) => format!("it is not a token: {defect}."),
         };
         format!("The token does NOT work (UNKNOWN_TOKEN): {why}")
     }
@@ -408,7 +408,7 @@ const fn because(rule: SiteRule) -> &'static str {
         SiteRule::Member(_) => "the owner's role on the site",
         SiteRule::InTeam(_) => "the owner's role in the site's team",
         SiteRule::OwnSite => "the site belongs to the team",
-        SiteRule::OthersSite => "the site belongs to another team",
+        SiteRule::ForeignSite => "the site belongs to another team",
     }
 }
 

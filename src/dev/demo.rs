@@ -200,8 +200,8 @@ async fn client_works(store: &Store, client: Option<&DemoClient>) -> Result<bool
     };
     let found = store.look_up(Some(hash)).await?;
     Ok(found.subject.is_some_and(|subject| {
-        let (token, client) = subject.settle();
-        client.judge(token, found.now).is_ok()
+        let (token, client) = subject.resolve();
+        client.evaluate(token, found.now).is_ok()
     }))
 }
 

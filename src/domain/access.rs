@@ -1,9 +1,9 @@
-//! Who holds what right now, what an API client may therefore do, and what an
-//! actor may delegate. Every rule of the contract's sections 2 to 4 about
-//! access stands here, once.
+//! The access rules: what users hold at present, what an API client may therefore do, and
+//! what an actor may delegate. They are those of `docs/access-rules.md`, each implemented
+//! once.
 //!
-//! Absence never means everything: a user, team or site that was not loaded is
-//! an unknown one, and gives nothing.
+//! Absence never means everything: a user, team or site that is not loaded counts as
+//! unknown, and gives no access.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,15 +14,15 @@ use super::{
     site_rule::SiteRule,
 };
 
-/// How many sites one API client can be granted at most.
+/// The most sites that one API client can have grants on.
 pub const MAX_GRANTS: usize = 100;
 
-/// The user or the team that an API client belongs to, for its whole life.
+/// The user or the team that an API client belongs to. It never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
-    /// A personal client's.
+    /// The owner of a personal client.
     User(UserId),
-    /// A team client's.
+    /// The owner of a team client.
     Team(TeamId),
 }
 
@@ -35,33 +35,33 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Roles on sites, no site twice, ordered by site.
+/// Roles on sites, ordered by site.
 pub type SiteGrants = BTreeMap<SiteId, SiteRole>;
 
-/// What was written on an API client: delegated access, and whose it is. A team
-/// client has no instance role but `user`, so there is none to write down.
+/// The access that was delegated to an API client, with its owner. A team client's instance
+/// role is always `user`, so it is not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delegated {
-    /// A personal client.
+    /// The client belongs to a user.
     Personal {
-        /// Its owner.
+        /// The owner.
         user: UserId,
-        /// Its role on the instance.
+        /// The delegated role on the instance.
         instance_role: InstanceRole,
-        /// Its roles on sites.
+        /// The delegated roles on sites.
         grants: SiteGrants,
     },
-    /// A team client.
+    /// The client belongs to a team.
     Team {
-        /// Its owner.
+        /// The owner.
         team: TeamId,
-        /// Its roles on sites.
+        /// The delegated roles on sites.
         grants: SiteGrants,
     },
 }
 
 impl Delegated {
-    /// Whose client it is.
+    /// The client's owner.
     pub const fn owner(&self) -> Owner {
         match self {
             Self::Personal { user, .. } => Owner::User(*user),
@@ -84,8 +84,7 @@ impl Delegated {
         }
     }
 
-    /// What the client may do right now: what was delegated, cut down to what
-    /// its owner holds.
+    /// What the client may do at present: the delegated access, limited to what its owner holds.
     pub fn effective(&self, owner: &OwnerStanding) -> EffectiveAccess {
         let site = |(site, granted): (&SiteId, &SiteRole)| {
             let standing = owner.sites.get(site)?;
@@ -99,18 +98,17 @@ impl Delegated {
     }
 }
 
-/// A user's own standing.
+/// A user's role on the instance, and whether the user is disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserStanding {
-    /// The user's role on the instance.
+    /// The role as the directory has it, even if the user is disabled.
     pub instance_role: InstanceRole,
     /// A disabled user holds nothing.
     pub disabled: bool,
 }
 
 impl UserStanding {
-    /// The user's role on the instance; none where the user is disabled, and so
-    /// may do nothing.
+    /// The user's role on the instance; `None` if the user is disabled, and so may do nothing.
     pub fn current_instance_role(self) -> Option<InstanceRole> {
         (!self.disabled).then_some(self.instance_role)
     }
@@ -120,7 +118,7 @@ impl UserStanding {
         self.site_rule(site).role()
     }
 
-    /// What decides on the user's current role on a site.
+    /// The rule that decides on the user's current role on a site.
     pub fn site_rule(self, site: &SiteStanding) -> SiteRule {
         let Some(instance_role) = self.current_instance_role() else {
             return SiteRule::Disabled;
@@ -139,33 +137,33 @@ impl UserStanding {
     }
 }
 
-/// A site, and what one user has to do with it.
+/// A site, and one user's roles on it and in its team.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteStanding {
-    /// The team that the site is in.
+    /// The team that the site belongs to.
     pub team: TeamId,
     /// Whether that team is archived.
     pub team_archived: bool,
     /// The user's role in that team.
     pub team_role: Option<TeamRole>,
-    /// The user's explicit role on the site.
+    /// The user's explicit role on the site, if any.
     pub site_role: Option<SiteRole>,
 }
 
-/// A user and what they hold right now, on those sites that were asked about.
+/// A user and what they hold at present on the requested sites.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The user.
+    /// The user's id, whether or not the user exists.
     pub id: UserId,
-    /// `None`: there is no such user.
+    /// `None` if the user does not exist.
     pub user: Option<UserStanding>,
-    /// The sites asked about; a site that is not in here does not exist.
+    /// The requested sites; a missing site does not exist.
     pub sites: BTreeMap<SiteId, SiteStanding>,
 }
 
 impl Holder {
-    /// The user's role on the instance; none where the user is unknown or
-    /// disabled, and so may do nothing.
+    /// The user's role on the instance; `None` if the user is unknown or disabled, and so may
+    /// do nothing.
     pub fn instance_role(&self) -> Option<InstanceRole> {
         self.user?.current_instance_role()
     }
@@ -176,14 +174,14 @@ impl Holder {
     }
 }
 
-/// An API client's owner as it is right now, apart from the sites.
+/// The present state of an API client's owner, apart from the sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CurrentOwner {
     /// A personal client's owner.
     User(UserId, UserStanding),
     /// A team client's owner.
     Team {
-        /// The team.
+        /// The team's id.
         id: TeamId,
         /// An archived team's clients do not work.
         archived: bool,
@@ -191,7 +189,7 @@ pub enum CurrentOwner {
 }
 
 impl CurrentOwner {
-    /// Who it is.
+    /// The owner's identity.
     pub const fn owner(&self) -> Owner {
         match self {
             Self::User(id, _) => Owner::User(*id),
@@ -199,7 +197,7 @@ impl CurrentOwner {
         }
     }
 
-    /// Whether the owner can act at all: no disabled user, no archived team.
+    /// Whether the owner can act: the user is not disabled, or the team not archived.
     pub fn can_act(&self) -> bool {
         match self {
             Self::User(_, user) => user.current_instance_role().is_some(),
@@ -207,7 +205,7 @@ impl CurrentOwner {
         }
     }
 
-    /// The most that a client of this owner can be on the instance.
+    /// The highest instance role that a client of this owner can have.
     pub fn instance_ceiling(&self) -> InstanceRole {
         match self {
             Self::User(_, user) => user.current_instance_role().unwrap_or(InstanceRole::User),
@@ -215,68 +213,66 @@ impl CurrentOwner {
         }
     }
 
-    /// What decides on what a client of this owner can be on a site. The site's standing
-    /// is towards the owner, where that is a user.
+    /// The rule that limits the site role of this owner's clients. If the owner is a user, the
+    /// standing must be that user's.
     pub fn site_rule(&self, site: &SiteStanding) -> SiteRule {
         match self {
             Self::User(_, user) => user.site_rule(site),
             Self::Team { archived: true, .. } => SiteRule::TeamArchived,
             Self::Team { id, .. } if site.team == *id => SiteRule::OwnSite,
-            Self::Team { .. } => SiteRule::OthersSite,
+            Self::Team { .. } => SiteRule::ForeignSite,
         }
     }
 
-    /// What is left of a delegated role on the instance.
+    /// A delegated instance role, limited to the owner's own.
     pub fn effective_instance_role(&self, delegated: InstanceRole) -> InstanceRole {
         delegated.min(self.instance_ceiling())
     }
 
-    /// What is left of a role granted on a site; `None`: the grant is dormant.
+    /// A granted site role, limited to the owner's own; `None` if the grant is dormant.
     pub fn effective_site_role(&self, site: &SiteStanding, granted: SiteRole) -> Option<SiteRole> {
         let ceiling = self.site_rule(site).role()?;
         Some(granted.min(ceiling))
     }
 }
 
-/// An API client's owner and what it holds right now, on those sites that were asked
-/// about.
+/// An API client's owner and what it holds at present on the requested sites.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerStanding {
-    /// The owner.
+    /// The owner's state.
     pub current: CurrentOwner,
-    /// The sites asked about; a site that is not in here does not exist.
+    /// The requested sites; a missing site does not exist.
     pub sites: BTreeMap<SiteId, SiteStanding>,
 }
 
 impl OwnerStanding {
-    /// What decides on what a client of this owner can be on a site.
+    /// The rule that limits the site role of this owner's clients.
     pub fn site_rule(&self, site: SiteId) -> SiteRule {
         let standing = self.sites.get(&site);
         standing.map_or(SiteRule::Unknown, |site| self.current.site_rule(site))
     }
 }
 
-/// Effective roles on sites, no site twice, ordered by site: an order to report
-/// them in, and one to find a site in. As small as can be, since every replica
-/// holds those of every client.
+/// Effective roles on sites, sorted by site for output and for binary search. Compact,
+/// since every replica keeps those of every client in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EffectiveGrants(Box<[(SiteId, SiteRole)]>);
 
 impl EffectiveGrants {
-    /// The role on a site.
+    /// The role on a site, found by binary search.
     pub fn get(&self, site: SiteId) -> Option<SiteRole> {
         let found = self.0.binary_search_by_key(&site, |(site, _)| *site).ok()?;
         Some(self.0[found].1)
     }
 
-    /// All of them.
+    /// All roles, ordered by site.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&SiteId, &SiteRole)> {
         self.0.iter().map(|(site, role)| (site, role))
     }
 }
 
 impl FromIterator<(SiteId, SiteRole)> for EffectiveGrants {
-    /// Of two roles on one site the weaker one counts; there never are two.
+    /// If a site occurs twice, the weaker role counts; in practice none does.
     fn from_iter<I: IntoIterator<Item = (SiteId, SiteRole)>>(grants: I) -> Self {
         let mut grants: Vec<_> = grants.into_iter().collect();
         grants.sort_unstable();
@@ -285,7 +281,7 @@ impl FromIterator<(SiteId, SiteRole)> for EffectiveGrants {
     }
 }
 
-/// What an API client may do right now. Dormant grants are not in it.
+/// What an API client may do at present, without dormant grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveAccess {
     /// The role on the instance.
@@ -294,23 +290,23 @@ pub struct EffectiveAccess {
     pub grants: EffectiveGrants,
 }
 
-/// A permission asked for. A `site.*` permission without a site, or an
-/// `instance.*` permission with one, cannot be written down.
+/// A requested permission. The type rules out a `site.*` permission without a site and an
+/// `instance.*` permission with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PermissionCheck {
-    /// On one site.
+    /// A permission on one site.
     Site {
-        /// The site.
+        /// The site that the permission is for.
         site: SiteId,
-        /// What is to be done there.
+        /// The requested permission.
         permission: SitePermission,
     },
-    /// On the instance.
+    /// A permission on the instance.
     Instance(InstancePermission),
 }
 
 impl PermissionCheck {
-    /// The permission's name.
+    /// The permission's name, such as `site.view`.
     pub const fn permission(&self) -> &'static str {
         match self {
             Self::Site { permission, .. } => permission.as_str(),
@@ -322,19 +318,19 @@ impl PermissionCheck {
 /// The answer to a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The token carries the permission.
+    /// The token has the permission.
     Allowed,
-    /// The token does not work at all.
+    /// The token is inactive.
     Inactive,
-    /// The token carries nothing on that site.
+    /// The token has no effective role on the site.
     NoSiteGrant,
-    /// The token's role does not carry the permission.
+    /// The token's role does not include the permission.
     RoleTooLow,
 }
 
 impl EffectiveAccess {
-    /// Whether this access carries a permission. A site permission comes from
-    /// the grant on that site and from nothing else.
+    /// Whether this access includes a permission. Only the grant on the site itself gives a
+    /// site permission.
     pub fn decide(&self, check: &PermissionCheck) -> Decision {
         let allowed = match check {
             PermissionCheck::Site { site, permission } => match self.grants.get(*site) {
@@ -351,25 +347,25 @@ impl EffectiveAccess {
     }
 }
 
-/// What is known of an owner, and of the actor's part in it.
+/// The state of an owner, and the actor's role in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnerFacts {
-    /// There is no such user or team.
+    /// The user or team does not exist.
     Absent,
-    /// A user.
+    /// The owner is a user.
     User {
-        /// Which one.
+        /// The user's id.
         id: UserId,
         /// Whether the user is disabled.
         disabled: bool,
     },
-    /// A team.
+    /// The owner is a team.
     Team {
-        /// Which one.
+        /// The team's id.
         id: TeamId,
         /// Whether the team is archived.
         archived: bool,
-        /// The actor's role in it.
+        /// The actor's role in the team.
         actor_role: Option<TeamRole>,
     },
 }
@@ -377,20 +373,20 @@ pub enum OwnerFacts {
 /// What an actor may do with an owner's API clients, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Authority {
-    /// Not even see them.
+    /// The actor may not even see them.
     Nothing,
-    /// List, get, revoke and delete them, to answer an incident.
+    /// The actor may list, get, revoke and delete them, to respond to an incident.
     Oversees,
-    /// Everything that the actor could do themselves.
+    /// The actor may do everything, within their own access.
     Manages,
 }
 
-/// All that a decision on a management call rests on, as of one moment.
+/// The facts that a decision on a management call depends on, as of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The actor, and what they hold on every site that the call is about.
+    /// The actor, and what they hold on every site of the call.
     pub actor: Holder,
-    /// The owner that the call is about.
+    /// The owner of the call's client.
     pub owner: OwnerFacts,
 }
 
@@ -416,7 +412,7 @@ impl Facts {
         }
     }
 
-    /// Whether the owner can act, which its clients need to work.
+    /// Whether the owner can act; if not, its clients are inactive.
     pub const fn owner_can_act(&self) -> bool {
         match self.owner {
             OwnerFacts::Absent => false,
@@ -425,14 +421,14 @@ impl Facts {
         }
     }
 
-    /// Refuses what the actor could not delegate to a client of this owner at
-    /// this moment: a role above their own, a site that cannot be delegated.
+    /// Refuses a delegation that the actor may not make to a client of this owner at present:
+    /// a role above their own, or a site that cannot be delegated.
     pub fn check_delegable(
         &self,
         instance_role: InstanceRole,
         grants: &SiteGrants,
     ) -> Result<(), Refusal> {
-        // Every client is a `user` of the instance, so that is no delegation.
+        // Every client is a `user` of the instance, so that role needs no delegation.
         let held = self.actor.instance_role().unwrap_or(InstanceRole::User);
         if instance_role > held {
             return Err(Refusal::ExceedsInstanceRole {

@@ -1,52 +1,52 @@
-//! The audit trail's words. An event says what happened to whom; who did it,
-//! when and through which request is added where it is written.
+//! Audit events. An event says what happened to which resource; the actor, the time and
+//! the request are added when it is written.
 
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Timestamp, access::Owner, id::EventId, role::words};
+use super::{Timestamp, access::Owner, id::EventId, role::string_enum};
 use crate::domain::id::UserId;
 
-/// The longest user agent that is kept, in characters. Far more than browsers
-/// send: some user's text must not decide whether a client can be revoked.
+/// The longest stored user agent, in characters. Far more than browsers send: a user's own
+/// text must not decide whether a client can be revoked.
 pub const MAX_USER_AGENT: usize = 4096;
 
-words! {
-    /// What happened.
+string_enum! {
+    /// The operation that an event records.
     Action ("audit action") {
-        /// A client was made.
+        /// A client was created.
         ClientCreated = "api_client.created",
         /// Some of a client's fields were changed.
         ClientUpdated = "api_client.updated",
-        /// A client got a new token.
+        /// A client's token was replaced.
         ClientRotated = "api_client.rotated",
         /// A client was revoked.
         ClientRevoked = "api_client.revoked",
         /// A client's revocation was undone.
         ClientReactivated = "api_client.reactivated",
-        /// A client was deleted, or died with its owner.
+        /// A client was deleted, by itself or with its owner.
         ClientDeleted = "api_client.deleted",
-        /// A service account was made.
+        /// A service account was created.
         ServiceAccountCreated = "service_account.created",
         /// A service account was revoked.
         ServiceAccountRevoked = "service_account.revoked",
     }
 }
 
-/// One field that changed; an empty value is none.
+/// One changed field. An empty string stands for no value.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FieldChange {
-    /// The field.
+    /// The name of the field.
     pub field: String,
-    /// The value it had.
+    /// The value before the change.
     pub before: String,
-    /// The value it got.
+    /// The value after the change.
     pub after: String,
 }
 
 impl FieldChange {
-    /// One change.
+    /// Copies the texts of a change.
     pub fn new(field: &str, before: &str, after: &str) -> Self {
         Self {
             field: field.to_owned(),
@@ -55,8 +55,8 @@ impl FieldChange {
         }
     }
 
-    /// The fields that differ between two descriptions, each of which tells its
-    /// fields as changes from nothing.
+    /// The fields that differ between two descriptions. A description lists every field as a
+    /// change from an empty value.
     pub fn between(old: &[Self], new: &[Self]) -> Vec<Self> {
         let value = |field: &Self| (field.field.clone(), field.after.clone());
         let mut before: BTreeMap<String, String> = old.iter().map(value).collect();
@@ -76,69 +76,69 @@ impl FieldChange {
     }
 }
 
-/// What happened to an API client or a service account.
+/// An operation on an API client or a service account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// The operation.
     pub action: Action,
     /// The API client's or the service account's id.
     pub subject: Uuid,
-    /// Its name at that moment.
+    /// The name at the time of the event.
     pub subject_name: String,
-    /// The API client's owner.
+    /// The API client's owner; `None` for a service account.
     pub owner: Option<Owner>,
-    /// The fields that changed.
+    /// The changed fields.
     pub changes: Vec<FieldChange>,
 }
 
-/// The human on whose behalf something was done.
+/// The human on whose behalf a caller makes a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// The user.
+    /// The user's id in HitKeep.
     pub user: UserId,
-    /// Where the user's request came from.
+    /// The address that the user's request to the caller came from, if known.
     pub ip_address: Option<std::net::IpAddr>,
-    /// What it was made with; empty where that is not known.
+    /// The user agent of that request; empty if unknown.
     pub user_agent: String,
 }
 
-/// Through whom a change came: what every event of one request shares.
+/// The origin of a change, which all events of one request share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// The human, where there is one.
+    /// The human, if the change was made on a user's behalf.
     pub actor: Option<Actor>,
-    /// The service account's name; empty on the command line.
+    /// The service account's name; empty for the command line.
     pub caller: String,
-    /// The request's id.
+    /// The id of the gRPC request, or of the run of the command line.
     pub request_id: String,
 }
 
-/// An event as it was written down.
+/// An event as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedEvent {
-    /// Its id.
+    /// Identifies the stored event.
     pub id: EventId,
-    /// When it happened.
+    /// When the change was committed, by the database's clock.
     pub time: Timestamp,
-    /// What happened.
+    /// The operation.
     pub event: Event,
-    /// Through whom.
+    /// The actor, the caller and the request.
     pub provenance: Provenance,
 }
 
-/// Which events to list; `None` lets all through.
+/// Selects the events to list; `None` matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of one API client or service account.
+    /// Events of this API client or service account.
     pub subject: Option<Uuid>,
-    /// Of one owner's clients.
+    /// Events of this owner's clients.
     pub owner: Option<Owner>,
-    /// Of one actor.
+    /// Events of this actor.
     pub actor: Option<UserId>,
-    /// Of one action.
+    /// Events with this action.
     pub action: Option<Action>,
-    /// Of that moment and later.
+    /// Events at this time or later.
     pub start: Option<Timestamp>,
-    /// Before that moment.
+    /// Events before this time.
     pub end: Option<Timestamp>,
 }

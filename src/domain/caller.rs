@@ -1,5 +1,4 @@
-//! Callers: the programs at the other end of the connection, and what each of
-//! them may ask for.
+//! Callers: the programs that connect to this service, and their permissions.
 
 use super::{
     Timestamp,
@@ -7,17 +6,17 @@ use super::{
     certificate::CertificateName,
     clock::Entropy,
     id::ServiceAccountId,
-    role::words,
+    role::string_enum,
     token::{Token, TokenHint, TokenKind},
 };
 
-/// The longest name of a service account.
+/// The longest name of a service account, in characters.
 pub const MAX_CALLER_NAME: usize = 63;
 
-words! {
-    /// What a service account may ask for.
+string_enum! {
+    /// What a service account may call.
     CallerPermission ("caller permission") {
-        /// Introspection, and the proxies' checks.
+        /// Introspection, and the endpoints for proxies.
         Introspect = "introspect",
         /// Managing API clients on behalf of an actor.
         Manage = "manage",
@@ -30,12 +29,12 @@ words! {
     }
 }
 
-/// A service account's name: 1 to 63 lower-case letters, digits, dots, hyphens
-/// and underscores, beginning with a letter or digit.
+/// A service account's name: 1 to 63 lower-case letters, digits, dots, hyphens and
+/// underscores, beginning with a letter or digit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerName(String);
 
-/// The text cannot be a service account's name.
+/// The text is not a valid name of a service account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a service account's name has 1 to 63 lower-case letters, digits, dots, hyphens and \
@@ -59,7 +58,7 @@ impl CallerName {
         }
     }
 
-    /// The name.
+    /// The validated text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -73,41 +72,41 @@ impl std::str::FromStr for CallerName {
     }
 }
 
-/// A known caller.
+/// The registered identity of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceAccount {
-    /// Its id.
+    /// Assigned on creation; never reused.
     pub id: ServiceAccountId,
-    /// Its name, its own while it is not revoked.
+    /// Unique among the accounts that are not revoked.
     pub name: CallerName,
-    /// What it may ask for, without repetition.
+    /// The permissions, sorted and without duplicates.
     pub permissions: Vec<CallerPermission>,
-    /// The names in certificates that it is known by too, in their order. None are
-    /// left of one that is revoked.
+    /// The certificate names that identify the caller as well, sorted. A revoked account has
+    /// none.
     pub certificate_names: Vec<CertificateName>,
-    /// What is shown of its token.
+    /// The part of its token that may be shown.
     pub token_hint: TokenHint,
-    /// When it was made.
+    /// When it was created.
     pub create_time: Timestamp,
-    /// When it was revoked, where it is.
+    /// When it was revoked; `None` unless it is revoked.
     pub revoke_time: Option<Timestamp>,
 }
 
-/// A service account that was just made, with its token.
+/// A newly created service account with its token.
 #[derive(Debug)]
 pub struct IssuedAccount {
-    /// The account.
+    /// The new account.
     pub account: ServiceAccount,
-    /// What happened.
+    /// The event to record.
     pub event: Event,
-    /// The secret.
+    /// The plaintext token, which is shown once.
     pub token: Token,
 }
 
 impl IssuedAccount {
-    /// The same, known by these names in certificates too.
+    /// Lets these certificate names identify the account as well.
     #[must_use]
-    pub fn known_by(mut self, names: &[CertificateName]) -> Self {
+    pub fn with_certificate_names(mut self, names: &[CertificateName]) -> Self {
         let mut names = names.to_vec();
         names.sort_unstable();
         names.dedup();
@@ -121,7 +120,7 @@ impl IssuedAccount {
 }
 
 impl ServiceAccount {
-    /// Makes a service account and its token.
+    /// Creates a service account and its token.
     pub fn create(
         name: CallerName,
         permissions: &[CallerPermission],
@@ -151,7 +150,7 @@ impl ServiceAccount {
         }
     }
 
-    /// Ends it.
+    /// Revokes the account, and releases its certificate names.
     pub fn revoke(self, now: Timestamp) -> (Self, Event) {
         let names = joined(&self.certificate_names);
         let account = Self {
@@ -168,7 +167,7 @@ impl ServiceAccount {
         (account, event)
     }
 
-    /// Whether it may ask for that.
+    /// Whether the account has the permission.
     pub fn may(&self, permission: CallerPermission) -> bool {
         self.permissions.contains(&permission)
     }

@@ -1,25 +1,24 @@
-//! The names in certificates that can stand for a caller: DNS names, and the ids
-//! that SPIFFE gives to workloads.
+//! The certificate names that can identify a caller: DNS names and SPIFFE ids.
 
 use std::{fmt, str::FromStr};
 
-/// What a DNS name is written with in front.
+/// The prefix of a DNS name.
 const DNS: &str = "dns:";
-/// What a SPIFFE id begins with.
+/// The scheme of a SPIFFE id.
 const SPIFFE: &str = "spiffe://";
-/// RFC 1035, as text.
+/// RFC 1035, for the textual form.
 const MAX_DNS: usize = 253;
 const MAX_LABEL: usize = 63;
 /// The SPIFFE id standard, section 2.3.
 const MAX_SPIFFE: usize = 2048;
 const MAX_TRUST_DOMAIN: usize = 255;
 
-/// A name out of a certificate, as the text that it is kept as: `dns:NAME`, in
-/// lower case, or `spiffe://TRUST-DOMAIN/PATH`.
+/// A name from a certificate, in the form that is stored: `dns:NAME` in lower case, or
+/// `spiffe://TRUST-DOMAIN/PATH`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CertificateName(Box<str>);
 
-/// The text is no name that a service account can be known by.
+/// The text is not a name that can identify a service account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be dns: and a name without wildcards, such as dns:sidecar.internal, or a SPIFFE id, \
@@ -28,8 +27,8 @@ pub struct CertificateName(Box<str>);
 pub struct BadCertificateName;
 
 impl CertificateName {
-    /// A DNS name. Case does not matter, and there are no wildcards: a name that
-    /// stands for many is no caller's.
+    /// A DNS name, without regard to case. Wildcards are refused: a name that matches many
+    /// hosts identifies none.
     pub fn dns(name: &str) -> Result<Self, BadCertificateName> {
         let is_label = |label: &str| {
             let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -46,7 +45,7 @@ impl CertificateName {
         }
     }
 
-    /// A SPIFFE id that names a workload, which is one with a path.
+    /// A SPIFFE id of a workload: it must have a path.
     pub fn spiffe(id: &str) -> Result<Self, BadCertificateName> {
         let rest = id.strip_prefix(SPIFFE).ok_or(BadCertificateName)?;
         let (domain, path) = rest.split_once('/').ok_or(BadCertificateName)?;
@@ -69,7 +68,7 @@ impl CertificateName {
         }
     }
 
-    /// The name as text.
+    /// The stored form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_as_they_are_written() {
+    fn names_round_trip() {
         for same in [
             "dns:sidecar.internal",
             "dns:localhost",
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_for_nobody_or_for_many_is_refused() {
+    fn invalid_and_wildcard_names_are_refused() {
         for none in [
             "",
             "dns:",
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_limit_to_each() {
+    fn lengths_are_limited() {
         let label = "a".repeat(MAX_LABEL);
         let longest = [&label[..], &label, &label, &label[..61]].join(".");
         assert_eq!(longest.len(), MAX_DNS);

@@ -1,9 +1,9 @@
-//! An API client and its life: created, updated, rotated, revoked, reactivated,
-//! deleted. Every transition takes the facts of the moment, decides, and gives
-//! the new value together with the event that the audit trail gets.
+//! An API client's life cycle: create, update, rotate, revoke, reactivate and delete. Every
+//! transition takes the facts of one moment, decides, and returns the new value together
+//! with the event for the audit trail.
 //!
-//! No transition hands out, or widens, access beyond what its actor holds at
-//! that moment; none that only takes access away fails for lack of it.
+//! No transition grants or widens access beyond what its actor holds at that moment. A
+//! transition that only removes access does not fail for lack of it.
 
 mod parts;
 
@@ -22,103 +22,103 @@ pub use parts::{
     Overlap, check_text,
 };
 
-/// What an etag is derived for (BLAKE3's derive-key mode).
+/// The domain separation of etags (BLAKE3's derive-key mode).
 const ETAG_CONTEXT: &str = "auth.hitkeep.com 2026-11-23 API client etag v1";
 
-/// An API client as it was delegated.
+/// An API client as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiClient {
-    /// Its id.
+    /// Assigned on creation; never reused.
     pub id: ClientId,
-    /// Its owner, and what was written on it.
+    /// The owner and the delegated roles.
     pub delegated: Delegated,
-    /// Its name.
+    /// The display name.
     pub name: Name,
-    /// Its description.
+    /// Free text for people.
     pub description: Description,
-    /// When it stops working.
+    /// When the tokens stop working.
     pub expiry: Expiry,
-    /// When it was revoked, where it is.
+    /// When it was revoked; `None` unless it is revoked.
     pub revoke_time: Option<Timestamp>,
-    /// The actor that made it.
+    /// The actor that created it.
     pub created_by: UserId,
-    /// When it was made.
+    /// When it was created.
     pub create_time: Timestamp,
-    /// When it was last changed.
+    /// When an actor last changed it.
     pub update_time: Timestamp,
-    /// When one of its tokens was last found good, as far as that was written; no
-    /// part of what was delegated, and so of neither the etag nor `update_time`.
+    /// When one of its tokens was last found active, as far as that is stored. Not delegated,
+    /// so neither the etag nor `update_time` depends on it.
     pub last_used: Option<Timestamp>,
-    /// What is shown of its newest token; empty where somebody removed that by hand.
+    /// The hint of the newest token; empty if an operator deleted the token's row by hand.
     pub token_hint: TokenHint,
 }
 
-/// What a client is to be made of.
+/// The fields of a client that is to be created.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// Its owner, and what to delegate.
+    /// The owner and the roles to delegate.
     pub delegated: Delegated,
-    /// Its name.
+    /// The display name.
     pub name: Name,
-    /// Its description.
+    /// Free text for people.
     pub description: Description,
-    /// When it is to stop working.
+    /// When its tokens are to stop working.
     pub expiry: Expiry,
 }
 
 /// New values for some fields; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
-    /// A new name.
+    /// The new display name.
     pub name: Option<Name>,
-    /// A new description.
+    /// The new free text.
     pub description: Option<Description>,
-    /// A new role on the instance.
+    /// The new role on the instance.
     pub instance_role: Option<InstanceRole>,
-    /// New roles on sites, in place of all that were there.
+    /// The new roles on sites, which replace all previous ones.
     pub grants: Option<SiteGrants>,
-    /// A new expiry.
+    /// The new expiry.
     pub expiry: Option<Expiry>,
-    /// The etag that the client must still have.
+    /// The etag that the client must still have, if the caller sent one.
     pub etag: Option<String>,
 }
 
-/// How a token is to be replaced.
+/// How to replace a token.
 #[derive(Clone, Debug, Default)]
 pub struct Rotation {
-    /// How long the token before it still works.
+    /// How long the previous token stays valid.
     pub overlap: Overlap,
-    /// The etag that the client must still have.
+    /// The etag that the client must still have, if the caller sent one.
     pub etag: Option<String>,
 }
 
-/// How many clients an owner has, and may have.
+/// An owner's number of clients and its limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
-    /// Clients there are, inactive ones included.
+    /// Existing clients, inactive ones included.
     pub used: u32,
-    /// Clients there may be.
+    /// The most clients that the owner may have.
     pub limit: u32,
 }
 
-/// A client after a transition, and what to tell the audit trail. No event:
+/// A client after a transition, with the event for the audit trail. No event means that
 /// nothing changed.
 #[derive(Clone, Debug)]
 pub struct Transition {
-    /// The client as it is now.
+    /// The client after the transition.
     pub client: ApiClient,
-    /// What happened.
+    /// The event to record; `None` if nothing changed.
     pub event: Option<Event>,
 }
 
-/// A client with a token that was just made.
+/// A client with its newly generated token.
 #[derive(Debug)]
 pub struct Issued {
-    /// The client as it is now.
+    /// The client after the transition.
     pub client: ApiClient,
-    /// What happened.
+    /// The event to record.
     pub event: Event,
-    /// The secret.
+    /// The plaintext token, which is shown once.
     pub token: Token,
 }
 
@@ -127,12 +127,12 @@ pub struct Issued {
 pub struct Rotated {
     /// The client with its new token.
     pub issued: Issued,
-    /// When the token before it ends; earlier ones end at once.
+    /// When the previous token stops working; earlier ones stop at once.
     pub old_token_ends: Timestamp,
 }
 
 impl ApiClient {
-    /// Makes a client and its first token.
+    /// Creates a client and its first token.
     pub fn create(
         draft: Draft,
         facts: &Facts,
@@ -166,7 +166,7 @@ impl ApiClient {
         })
     }
 
-    /// Whether the actor may make such a client at this moment, its owner's quota apart.
+    /// Whether the actor may create such a client now, apart from the owner's quota.
     pub fn check_create(draft: &Draft, facts: &Facts, now: Timestamp) -> Result<(), Refusal> {
         if facts.authority() < Authority::Manages {
             return Err(Refusal::OwnerNotManaged);
@@ -177,8 +177,8 @@ impl ApiClient {
         facts.check_delegable(draft.delegated.instance_role(), draft.delegated.grants())
     }
 
-    /// Changes some fields. Only what the update widens must be delegable by
-    /// the actor; a later expiry widens everything that the client carries.
+    /// Changes some fields. The actor must be able to delegate only what the update widens;
+    /// a later expiry widens everything that the client carries.
     pub fn update(
         self,
         update: Update,
@@ -232,7 +232,8 @@ impl ApiClient {
         })
     }
 
-    /// Replaces the token. Hands out everything that the client carries.
+    /// Replaces the token. The new token carries all of the client's access, so the actor
+    /// must be able to delegate all of it.
     pub fn rotate(
         self,
         rotation: &Rotation,
@@ -242,10 +243,10 @@ impl ApiClient {
     ) -> Result<Rotated, Refusal> {
         Self::require_managed(facts)?;
         self.require_etag(rotation.etag.as_deref())?;
-        self.check_handing_out(facts, now)?;
+        self.check_token_issue(facts, now)?;
         let token = Token::mint(token_kind(self.delegated.owner()), entropy);
         let overlap_end = now + rotation.overlap.length();
-        // An expiry that is moved later on must not revive the old token.
+        // A later change of the expiry must not revive the old token.
         let old_token_ends = self
             .expiry
             .time()
@@ -270,15 +271,15 @@ impl ApiClient {
         })
     }
 
-    /// Whether the actor may get a token of the client at this moment: a new one, or one
-    /// that they were given before. It hands out everything that the client carries now.
-    pub fn check_handing_out(&self, facts: &Facts, now: Timestamp) -> Result<(), Refusal> {
+    /// Whether the actor may receive a token of the client now: a new one, or a repeated reply
+    /// with an earlier one. The actor must be able to delegate all that the client carries.
+    pub fn check_token_issue(&self, facts: &Facts, now: Timestamp) -> Result<(), Refusal> {
         Self::require_managed(facts)?;
         self.require_state(facts, now, &[ClientState::Active])?;
         facts.check_delegable(self.delegated.instance_role(), self.delegated.grants())
     }
 
-    /// Ends all its tokens. Revoking again keeps the first time.
+    /// Revokes all its tokens. A second revocation keeps the time of the first.
     pub fn revoke(self, facts: &Facts, now: Timestamp) -> Result<Transition, Refusal> {
         Self::require_visible(facts)?;
         if self.revoke_time.is_some() {
@@ -300,7 +301,7 @@ impl ApiClient {
         })
     }
 
-    /// Undoes a revocation. Hands out everything that the client carries.
+    /// Undoes a revocation. The actor must be able to delegate all that the client carries.
     pub fn reactivate(self, facts: &Facts, now: Timestamp) -> Result<Transition, Refusal> {
         Self::require_managed(facts)?;
         if self.expiry.has_come(now) {
@@ -328,14 +329,14 @@ impl ApiClient {
         })
     }
 
-    /// Ends it for good.
+    /// Deletes it, which cannot be undone.
     pub fn delete(self, facts: &Facts) -> Result<Event, Refusal> {
         Self::require_visible(facts)?;
         Ok(self.event(Action::ClientDeleted, Vec::new()))
     }
 
-    /// Refuses an actor who may not see the client, exactly as if there were
-    /// none.
+    /// Refuses an actor that may not see the client, with the refusal for a client that does
+    /// not exist.
     pub fn require_visible(facts: &Facts) -> Result<(), Refusal> {
         match facts.authority() {
             Authority::Nothing => Err(Refusal::NotFound),
@@ -351,7 +352,7 @@ impl ApiClient {
         }
     }
 
-    /// Refuses a call that names another etag than the client has.
+    /// Refuses a request whose etag is not the client's current one.
     fn require_etag(&self, named: Option<&str>) -> Result<(), Refusal> {
         match named {
             Some(etag) if etag != self.etag() => Err(Refusal::EtagMismatch),
@@ -373,18 +374,17 @@ impl ApiClient {
         }
     }
 
-    /// The client's state.
+    /// The state at `now`, which also depends on the owner.
     pub fn state(&self, owner_can_act: bool, now: Timestamp) -> ClientState {
         ClientState::of(self.revoke_time.is_some(), self.expiry, owner_can_act, now)
     }
 
-    /// A text that differs whenever the client does. Derived from the content,
-    /// so that no writer can forget to change it; also other than before where
-    /// the directory took a grant away.
+    /// An opaque string that differs whenever the client does. It is derived from the content,
+    /// so no writer can forget to change it, and it changes too if the directory removes a grant.
     pub fn etag(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key(ETAG_CONTEXT);
         let mut add = |part: &str| {
-            // With its length in front, no part can run into the next.
+            // The length prefix keeps adjacent parts apart.
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         };
@@ -399,7 +399,7 @@ impl ApiClient {
         hasher.finalize().to_hex()[..24].to_owned()
     }
 
-    /// What `next` lets the client do that it could not do before.
+    /// The access that `next` has and this client does not.
     fn widened_by(&self, next: &Self) -> Widened {
         let (old, new) = (&self.delegated, &next.delegated);
         if next.expiry > self.expiry {
@@ -427,8 +427,8 @@ impl ApiClient {
         }
     }
 
-    /// Every field that an actor can set, as the audit trail shows it: the
-    /// client as a change from nothing.
+    /// Every field that an actor can set, as the audit trail shows it: as changes from empty
+    /// values.
     fn described(&self) -> Vec<FieldChange> {
         let mut fields = vec![
             FieldChange::new("name", "", self.name.as_str()),
@@ -459,13 +459,12 @@ impl ApiClient {
     }
 }
 
-/// What an update widens: the actor must be able to delegate it.
+/// What an update widens, and the actor must therefore be able to delegate.
 struct Widened {
     instance_role: InstanceRole,
     grants: SiteGrants,
 }
 
-/// The kind of token that an owner's clients have.
 const fn token_kind(owner: Owner) -> TokenKind {
     match owner {
         Owner::User(_) => TokenKind::Personal,
@@ -473,12 +472,12 @@ const fn token_kind(owner: Owner) -> TokenKind {
     }
 }
 
-/// A time as the audit trail shows it.
+/// A time in the format of the audit trail.
 fn rfc3339(time: Timestamp) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
 }
 
-/// Who may list an owner's clients: whoever may see them.
+/// Refuses an actor that may not see an owner's clients.
 pub fn check_listable(facts: &Facts) -> Result<(), Refusal> {
     match (facts.owner, facts.authority()) {
         (OwnerFacts::Absent, _) | (_, Authority::Nothing) => Err(Refusal::OwnerNotManaged),

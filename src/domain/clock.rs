@@ -1,37 +1,37 @@
-//! Time and randomness as arguments. Production has one implementation of
-//! each, in `crate::system`; tests move theirs by hand.
+//! Time and randomness as arguments. Production has one implementation of each, in
+//! `crate::system`; tests set theirs by hand.
 
 use std::time::Duration;
 
 use super::Timestamp;
 
-/// What time it is, by the database's clock.
+/// The time by the database's clock.
 ///
-/// Expiry must not depend on which replica is asked, so the database's clock
-/// rules: whoever has just read it hands it in, and goes by what comes back.
+/// Expiry must not depend on the replica that answers, so the database's clock is
+/// authoritative: code that has just read it passes it in and uses the returned time.
 pub trait Clock: Send + Sync + 'static {
-    /// The database's time as well as it is known here, without asking it.
+    /// The best local estimate of the database's time, without a query.
     fn now(&self) -> Timestamp;
 
-    /// Takes what the database's clock said a moment ago, and gives the time to go
-    /// by. In production these are the same.
+    /// Takes the time just read from the database and returns the time to use. In production,
+    /// the two are the same.
     fn adopt(&self, database: Timestamp) -> Timestamp;
 
-    /// Takes note of what the database's clock said in an answer that was waited
-    /// for that long: at some moment within it, the database's clock read that.
+    /// Calibrates the estimate with a time that the database returned. The round trip took
+    /// `waited`; the database read its clock at some moment within it.
     fn calibrate(&self, database: Timestamp, waited: Duration);
 
-    /// How long this clock has been going. Never goes back, whatever is done to
-    /// the machine's time of day, and goes on while the machine is suspended.
+    /// How long this clock has been running. It is monotonic, whatever happens to the
+    /// machine's wall clock, and continues during suspend.
     fn elapsed(&self) -> Duration;
 }
 
-/// A source of random bytes that nobody can predict.
+/// A cryptographically secure source of random bytes.
 pub trait Entropy: Send + Sync + 'static {
-    /// Fills `buffer`, all of it.
+    /// Fills all of `buffer`.
     ///
     /// # Panics
-    /// Where the operating system has no randomness to give: without it no
+    /// If the operating system has no randomness to give: a weak secret is worse than none.
     /// secret can be made, and a weak one is worse than none.
     fn fill(&self, buffer: &mut [u8]);
 }

@@ -1,5 +1,5 @@
-//! The directory as HitKeep pushes it: users, teams, sites and memberships.
-//! Ids and roles only; HitKeep stays their source of truth.
+//! The directory that HitKeep pushes: users, teams, sites and memberships. It has ids and
+//! roles only; HitKeep stays the source of truth.
 
 use super::{
     id::{SiteId, TeamId, UserId},
@@ -8,15 +8,15 @@ use super::{
 
 pub mod order;
 
-/// How many changes one batch can carry.
+/// The most changes in one batch.
 pub const MAX_CHANGES: usize = 1000;
 
 /// A user of the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its id.
+    /// Assigned by HitKeep.
     pub id: UserId,
-    /// Its role on the instance.
+    /// The role on the instance.
     pub instance_role: InstanceRole,
     /// A disabled user holds nothing.
     pub disabled: bool,
@@ -25,27 +25,27 @@ pub struct User {
 /// A team.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Team {
-    /// Its id.
+    /// Assigned by HitKeep.
     pub id: TeamId,
-    /// An archived team gives nobody anything.
+    /// An archived team gives its members no access.
     pub archived: bool,
 }
 
 /// A user's membership in a team.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TeamMember {
-    /// The team.
+    /// The team of the membership.
     pub team: TeamId,
-    /// The user.
+    /// The member.
     pub user: UserId,
-    /// The role.
+    /// The member's role.
     pub role: TeamRole,
 }
 
 /// A site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// Its id.
+    /// Assigned by HitKeep.
     pub id: SiteId,
     /// The team it belongs to.
     pub team: TeamId,
@@ -54,67 +54,68 @@ pub struct Site {
 /// A user's membership on a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteMember {
-    /// The site.
+    /// The site of the membership.
     pub site: SiteId,
-    /// The user.
+    /// The member.
     pub user: UserId,
-    /// The role.
+    /// The member's role.
     pub role: SiteRole,
 }
 
-/// One change. Puts make or replace; deleting what is absent is no failure.
+/// One change. A put creates or replaces; deleting an absent item succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DirectoryChange {
-    /// Makes or replaces a user.
+    /// Creates or replaces a user.
     PutUser(User),
     /// Removes a user, its memberships and its personal clients.
     DeleteUser(UserId),
-    /// Makes or replaces a team.
+    /// Creates or replaces a team.
     PutTeam(Team),
     /// Removes a team, its clients, memberships and sites.
     DeleteTeam(TeamId),
-    /// Makes or replaces a membership in a team.
+    /// Creates or replaces a membership in a team.
     PutTeamMember(TeamMember),
     /// Removes a membership in a team.
     DeleteTeamMember(TeamId, UserId),
-    /// Makes a site, or moves it to another team.
+    /// Creates a site, or moves it to another team.
     PutSite(Site),
     /// Removes a site, its memberships and the grants on it.
     DeleteSite(SiteId),
-    /// Makes or replaces a membership on a site.
+    /// Creates or replaces a membership on a site.
     PutSiteMember(SiteMember),
     /// Removes a membership on a site.
     DeleteSiteMember(SiteId, UserId),
 }
 
-/// The whole directory. Each part without repetition.
+/// The whole directory, without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
-    /// The users.
+    /// Every user of the instance.
     pub users: Vec<User>,
-    /// The teams.
+    /// Every team, archived ones included.
     pub teams: Vec<Team>,
-    /// The memberships in teams.
+    /// Every membership in a team.
     pub team_members: Vec<TeamMember>,
-    /// The sites.
+    /// Every site.
     pub sites: Vec<Site>,
-    /// The memberships on sites.
+    /// Every explicit membership on a site.
     pub site_members: Vec<SiteMember>,
 }
 
-/// How many of one kind a replacement would remove.
+/// How many items of one kind a replacement of the directory would remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Removal {
     /// "users", "teams" or "sites".
     pub kind: &'static str,
-    /// How many there are.
+    /// How many the directory has.
     pub known: u32,
-    /// How many would go.
+    /// How many the replacement would remove.
     pub removed: u32,
 }
 
 impl Removal {
-    /// More than half: more likely a broken source than a wish.
+    /// Whether more than half would be removed, which a broken source explains better than
+    /// intent.
     pub const fn is_mass_removal(self) -> bool {
         self.removed > self.known / 2
     }
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_half_may_go() {
+    fn removing_half_is_no_mass_removal() {
         let goes = |known, removed| {
             Removal {
                 kind: "users",

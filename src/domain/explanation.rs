@@ -1,5 +1,5 @@
-//! What the service says of a token, with everything that it follows from: for
-//! people who have to find out why.
+//! The evaluation of a token, together with everything that it follows from: for operators
+//! who look for the reason.
 
 use super::{
     Timestamp,
@@ -11,50 +11,49 @@ use super::{
     site_rule::SiteRule,
 };
 
-/// What is said of one of a client's tokens at one moment, and why.
+/// The evaluation of one of a client's tokens at one moment, with the reasons.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// What it was made from.
+    /// The state that was evaluated.
     pub subject: Subject,
-    /// When the token ends by itself, or why it does not work.
+    /// When the token expires, or why it is inactive.
     pub verdict: Result<Expiry, InactiveReason>,
-    /// The most that a client of this owner can be on the instance.
+    /// The highest instance role that a client of this owner can have.
     pub instance_ceiling: InstanceRole,
-    /// What each grant comes to, ordered by site.
+    /// The evaluation of each grant, ordered by site.
     pub grants: Vec<ExplainedGrant>,
-    /// What the client may do, if a token of it works.
+    /// What the client may do if its token is active.
     pub access: EffectiveAccess,
-    /// The answer to the check, where there is one.
+    /// The answer to the check, if one was asked for.
     pub decision: Option<Decision>,
 }
 
-/// What a grant comes to.
+/// The evaluation of one grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExplainedGrant {
-    /// On which site.
+    /// The site of the grant.
     pub site: SiteId,
-    /// What was written on the client.
+    /// The role that was delegated.
     pub granted: SiteRole,
-    /// Why the owner holds there what it holds.
+    /// The rule that decides on the owner's own role on the site.
     pub rule: SiteRule,
-    /// The weaker one of what was granted and what the owner holds; `None`: the grant
-    /// is dormant.
+    /// The weaker one of the granted role and the owner's; `None` if the grant is dormant.
     pub effective: Option<SiteRole>,
 }
 
 impl Explanation {
-    /// Explains what is said at that moment.
+    /// Evaluates the token at `now`.
     pub fn of(subject: Subject, check: Option<&PermissionCheck>, now: Timestamp) -> Self {
-        let (token, settled) = subject.clone().settle();
-        let verdict = settled.judge(token, now);
+        let (token, resolved) = subject.clone().resolve();
+        let verdict = resolved.evaluate(token, now);
         let grant = |(site, granted): (&SiteId, &SiteRole)| ExplainedGrant {
             site: *site,
             granted: *granted,
             rule: subject.owner.site_rule(*site),
-            effective: settled.access.grants.get(*site),
+            effective: resolved.access.grants.get(*site),
         };
         let decide = |check| match verdict {
-            Ok(_) => settled.access.decide(check),
+            Ok(_) => resolved.access.decide(check),
             Err(_) => Decision::Inactive,
         };
         Self {
@@ -62,7 +61,7 @@ impl Explanation {
             instance_ceiling: subject.owner.current.instance_ceiling(),
             grants: subject.delegated.grants().iter().map(grant).collect(),
             decision: check.map(decide),
-            access: settled.access,
+            access: resolved.access,
             subject,
         }
     }

@@ -1,6 +1,6 @@
-//! Ids: UUIDs in lower-case text, a type for each kind of thing, so that no
-//! site's id is ever taken for a user's. New ones are of version 7 (RFC 9562),
-//! minted from the given time and randomness.
+//! Ids: UUIDs as lower-case text, with one type for each kind of resource, so that a
+//! site's id cannot be passed for a user's. New ids are UUIDv7 (RFC 9562), made from the
+//! given time and randomness.
 
 use std::{fmt, str::FromStr};
 
@@ -8,12 +8,11 @@ use uuid::Uuid;
 
 use super::{Timestamp, clock::Entropy};
 
-/// The text is not a UUID in the one spelling that is accepted.
+/// The text is not a UUID in canonical lower-case form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a UUID in lower-case text")]
 pub struct MalformedId;
 
-/// The length of a UUID's text.
 const TEXT_LENGTH: usize = 36;
 
 macro_rules! id {
@@ -23,17 +22,17 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Takes over an id that is known to be of this kind.
+            /// Wraps a UUID that is known to identify a resource of this kind.
             pub const fn from_uuid(id: Uuid) -> Self {
                 Self(id)
             }
 
-            /// The bare UUID.
+            /// The UUID without its kind.
             pub const fn uuid(self) -> Uuid {
                 self.0
             }
 
-            /// Mints a new id: a UUID of version 7.
+            /// Generates a new UUIDv7.
             pub fn mint(now: Timestamp, entropy: &dyn Entropy) -> Self {
                 Self(mint(now, entropy))
             }
@@ -62,36 +61,36 @@ macro_rules! id {
 }
 
 id! {
-    /// An API client.
+    /// Identifies an API client.
     ClientId
 }
 id! {
-    /// A user.
+    /// Identifies a user; HitKeep assigns it.
     UserId
 }
 id! {
-    /// A team.
+    /// Identifies a team; HitKeep assigns it.
     TeamId
 }
 id! {
-    /// A site.
+    /// Identifies a site; HitKeep assigns it.
     SiteId
 }
 id! {
-    /// A service account.
+    /// Identifies a service account.
     ServiceAccountId
 }
 id! {
-    /// An audit event.
+    /// Identifies an audit event.
     EventId
 }
 id! {
-    /// A request, where its caller gave it no id.
+    /// Identifies a request that came without an id of its own.
     RequestId
 }
 
-/// Only the canonical spelling: ids are compared as text by other programs,
-/// and two spellings of one id would not be equal there.
+/// Accepts the canonical form only: other programs compare ids as text, and two spellings
+/// of one id would not be equal there.
 pub(super) fn parse(text: &str) -> Result<Uuid, MalformedId> {
     let canonical = text.len() == TEXT_LENGTH && !text.bytes().any(|b| b.is_ascii_uppercase());
     if !canonical {
@@ -103,7 +102,7 @@ pub(super) fn parse(text: &str) -> Result<Uuid, MalformedId> {
 fn mint(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
     let mut random = [0; 10];
     entropy.fill(&mut random);
-    // Before 1970 only a broken clock can be; the id is unique all the same.
+    // Only a broken clock is before 1970, and the id is unique even then.
     let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_canonical_spelling_is_an_id() {
+    fn only_the_canonical_form_parses() {
         let canonical = "0192f0c1-7a3b-7c4d-8e5f-0123456789ab";
         assert_eq!(canonical.parse::<UserId>().unwrap().to_string(), canonical);
         for refused in [

@@ -1,5 +1,5 @@
-//! Is this token good, and for what? The verdict on a token, from what is known
-//! of its client and its owner at one moment.
+//! Whether a token is active, and with which access, from the state of its client and its
+//! owner at one moment.
 
 use chrono::TimeDelta;
 
@@ -10,88 +10,88 @@ use super::{
     id::ClientId,
 };
 
-/// Why a token does not work: the first that applies, in this order.
+/// Why a token is inactive. If several reasons apply, the first in this order is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
-    /// No such token, or not a token at all.
+    /// The token does not exist or is malformed.
     UnknownToken,
-    /// A newer one took its place, and its overlap has ended.
+    /// A newer token replaced it, and the overlap has ended.
     TokenRotated,
-    /// The client was revoked.
+    /// Its client was revoked.
     Revoked,
-    /// The client's expiry has come.
+    /// Its client's expiry has passed.
     Expired,
-    /// The client's owner cannot act.
+    /// Its client's owner is a disabled user or an archived team.
     OwnerInactive,
 }
 
-/// A token's place among its client's tokens.
+/// Whether a token is its client's newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenStanding {
-    /// The newest.
+    /// The newest token.
     Current,
-    /// A newer one took its place; it works until then, and not from then on.
+    /// A newer token replaced it; it is valid before this time only.
     ReplacedUntil(Timestamp),
 }
 
 /// A token's client and owner, as of one moment.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// The token's place.
+    /// Whether the presented token was replaced.
     pub token: TokenStanding,
-    /// The client.
+    /// The client that the token belongs to.
     pub client: ClientId,
-    /// Its name.
+    /// The client's name.
     pub name: String,
-    /// What was written on it.
+    /// The client's owner, instance role and grants.
     pub delegated: Delegated,
-    /// When it stops working.
+    /// When the client's tokens expire.
     pub expiry: Expiry,
-    /// Whether it is revoked.
+    /// Whether the client is revoked.
     pub revoked: bool,
-    /// Its owner, and what it holds on the granted sites.
+    /// The owner, and the owner's roles on the granted sites.
     pub owner: OwnerStanding,
 }
 
-/// Whether a client works, its expiry apart.
+/// A client's state apart from its expiry, which depends on the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// It does.
-    Live,
-    /// Somebody revoked it.
+pub enum BaseState {
+    /// Neither of the others applies.
+    Active,
+    /// An actor revoked the client.
     Revoked,
-    /// Its owner cannot act.
+    /// The owner is a disabled user or an archived team.
     OwnerInactive,
 }
 
-/// A client with everything worked out that does not depend on the time: what is
-/// left to do when a token arrives is to look at the clock.
+/// A client with everything resolved that does not depend on the time. When a token
+/// arrives, only the comparison with the clock is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// The client.
+pub struct ResolvedClient {
+    /// Identifies the client.
     pub client: ClientId,
-    /// Its owner.
+    /// The user or team that the client belongs to.
     pub owner: Owner,
-    /// Whether it works.
-    pub life: Life,
-    /// Its effective access.
+    /// The state apart from expiry.
+    pub base_state: BaseState,
+    /// What the client may do at present.
     pub access: EffectiveAccess,
-    /// When it expires.
+    /// When the client's tokens expire.
     pub expiry: Expiry,
-    /// Its name.
+    /// The client's name.
     pub name: Box<str>,
 }
 
-/// Until when a token works, with everything as it is now. Eight bytes, so that an
-/// index can keep one beside each token.
+/// Until when a token is valid, if nothing changes. Eight bytes, so that the index can keep
+/// one for each token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorksUntil(
-    /// In microseconds since 1970: nothing that ends does so more exactly than that.
+    /// Microseconds since 1970, the resolution of every expiry.
     i64,
 );
 
 impl TokenStanding {
-    /// When the token ends by its place alone.
+    /// When the token's own validity ends, apart from its client's expiry.
     pub const fn end(self) -> Expiry {
         match self {
             Self::Current => Expiry::Never,
@@ -100,21 +100,21 @@ impl TokenStanding {
     }
 }
 
-impl Life {
-    /// From what is known of a client, apart from its expiry.
+impl BaseState {
+    /// The state that follows from the revocation and the owner's standing.
     pub const fn of(revoked: bool, owner_can_act: bool) -> Self {
         match (revoked, owner_can_act) {
             (true, _) => Self::Revoked,
             (false, false) => Self::OwnerInactive,
-            (false, true) => Self::Live,
+            (false, true) => Self::Active,
         }
     }
 }
 
-impl Settled {
-    /// Until when one of the client's tokens works.
+impl ResolvedClient {
+    /// Until when one of the client's tokens is valid.
     pub fn works_until(&self, token: TokenStanding) -> WorksUntil {
-        if self.life != Life::Live {
+        if self.base_state != BaseState::Active {
             return WorksUntil::NEVER;
         }
         match self.expiry.min(token.end()) {
@@ -123,16 +123,15 @@ impl Settled {
         }
     }
 
-    /// The verdict on one of the client's tokens: when it ends by itself, or why
-    /// it does not work.
-    pub fn judge(&self, token: TokenStanding, now: Timestamp) -> Result<Expiry, InactiveReason> {
+    /// Whether one of the client's tokens is active: until when, or why not.
+    pub fn evaluate(&self, token: TokenStanding, now: Timestamp) -> Result<Expiry, InactiveReason> {
         if token.end().has_come(now) {
             return Err(InactiveReason::TokenRotated);
         }
-        let (revoked, can_act) = match self.life {
-            Life::Live => (false, true),
-            Life::Revoked => (true, true),
-            Life::OwnerInactive => (false, false),
+        let (revoked, can_act) = match self.base_state {
+            BaseState::Active => (false, true),
+            BaseState::Revoked => (true, true),
+            BaseState::OwnerInactive => (false, false),
         };
         match ClientState::of(revoked, self.expiry, can_act, now) {
             ClientState::Active => Ok(self.expiry.min(token.end())),
@@ -144,18 +143,18 @@ impl Settled {
 }
 
 impl WorksUntil {
-    /// It does not work.
+    /// The token is not valid at any time.
     pub const NEVER: Self = Self(i64::MIN);
-    /// It does not end by itself.
+    /// The token does not expire.
     const FOREVER: Self = Self(i64::MAX);
 
-    /// When the token ends by itself, if it works at that moment. `None`: it does not
-    /// work, or perhaps so; [`Settled::judge`] tells, and why.
+    /// When the token expires, if it is certainly valid at `now`. `None` means that
+    /// [`ResolvedClient::evaluate`] must decide: it also knows the reason.
     pub fn at(self, now: Timestamp) -> Option<Expiry> {
         if self == Self::FOREVER {
             return Some(Expiry::Never);
         }
-        // Both are rounded down, so what is less here is earlier.
+        // Both are rounded down, so a smaller value here is an earlier time.
         if now.timestamp_micros() >= self.0 {
             return None;
         }
@@ -164,22 +163,21 @@ impl WorksUntil {
 }
 
 impl Subject {
-    /// Works out everything that does not depend on the time.
-    pub fn settle(self) -> (TokenStanding, Settled) {
-        let settled = Settled {
+    /// Resolves everything that does not depend on the time.
+    pub fn resolve(self) -> (TokenStanding, ResolvedClient) {
+        let client = ResolvedClient {
             client: self.client,
             owner: self.delegated.owner(),
             access: self.delegated.effective(&self.owner),
-            life: Life::of(self.revoked, self.owner.current.can_act()),
+            base_state: BaseState::of(self.revoked, self.owner.current.can_act()),
             name: self.name.into_boxed_str(),
             expiry: self.expiry,
         };
-        (self.token, settled)
+        (self.token, client)
     }
 }
 
-/// How long an answer may be kept: `at_most`, and never past the moment at which
-/// the token `ends` by itself.
+/// How long a caller may cache an answer: `at_most`, and never past the token's expiry.
 pub fn cache_age(ends: Expiry, at_most: TimeDelta, now: Timestamp) -> TimeDelta {
     match ends {
         Expiry::Never => at_most,
@@ -213,16 +211,20 @@ mod tests {
         })
     }
 
-    fn any_life() -> impl Strategy<Value = Life> {
-        let lives = [Life::Live, Life::Revoked, Life::OwnerInactive];
-        proptest::sample::select(lives.to_vec())
+    fn any_base_state() -> impl Strategy<Value = BaseState> {
+        let states = [
+            BaseState::Active,
+            BaseState::Revoked,
+            BaseState::OwnerInactive,
+        ];
+        proptest::sample::select(states.to_vec())
     }
 
-    fn settled(life: Life, expiry: Expiry) -> Settled {
-        Settled {
+    fn client(base_state: BaseState, expiry: Expiry) -> ResolvedClient {
+        ResolvedClient {
             client: ClientId::from_uuid(Uuid::from_u128(1)),
             owner: Owner::User(UserId::from_uuid(Uuid::from_u128(2))),
-            life,
+            base_state,
             access: EffectiveAccess {
                 instance_role: InstanceRole::User,
                 grants: std::iter::empty().collect(),
@@ -234,28 +236,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn works_until_agrees_with_the_verdict(
-            life in any_life(),
+        fn works_until_agrees_with_the_evaluation(
+            base_state in any_base_state(),
             expiry in any_expiry(),
             standing in any_standing(),
             now in -5_i64..5,
         ) {
-            let settled = settled(life, expiry);
-            let works = settled.works_until(standing);
-            let verdict = settled.judge(standing, at(now));
+            let client = client(base_state, expiry);
+            let works = client.works_until(standing);
+            let verdict = client.evaluate(standing, at(now));
             prop_assert_eq!(works.at(at(now)), verdict.ok());
         }
 
-        /// What falls between two microseconds is left to the verdict.
+        /// Within the same microsecond, the full evaluation decides.
         #[test]
-        fn it_never_claims_more(
+        fn works_until_is_never_later_than_the_evaluation(
             end in 0_u32..5000,
             now in 0_u32..5000,
         ) {
             let at = |nanosecond| Timestamp::from_timestamp(0, nanosecond).unwrap();
-            let settled = settled(Life::Live, Expiry::At(at(end)));
-            if settled.works_until(TokenStanding::Current).at(at(now)).is_some() {
-                prop_assert!(settled.judge(TokenStanding::Current, at(now)).is_ok());
+            let client = client(BaseState::Active, Expiry::At(at(end)));
+            if client.works_until(TokenStanding::Current).at(at(now)).is_some() {
+                prop_assert!(client.evaluate(TokenStanding::Current, at(now)).is_ok());
             }
         }
     }

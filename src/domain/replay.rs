@@ -1,11 +1,11 @@
-//! Writes that may be sent again (AIP-155): how a repeated request is recognised, and how
-//! the reply is sealed that it gets.
+//! Idempotent writes (AIP-155): recognising a repeated request, and sealing the reply that
+//! is replayed to it.
 //!
-//! The reply holds a token, so what is kept of it must be worth nothing to whoever reads
-//! the database. It is encrypted with a key that is derived from the request's id and from
-//! the caller's own token. The database holds neither: the request is found by a hash of
-//! its id, and of the caller's token the database has another hash. What a token hash or a
-//! lookup reveals is therefore of no use for the key, and the other way round.
+//! The reply contains a token, so its stored form must be useless to a reader of the
+//! database. It is encrypted with a key derived from the request's id and the caller's own
+//! token. The database has neither: it finds the request by a hash of the id, and has a
+//! different hash of the caller's token. So neither a token hash nor a lookup helps to find
+//! the key, and vice versa.
 
 use std::{fmt, str::FromStr};
 
@@ -21,27 +21,27 @@ use super::{
     token::Token,
 };
 
-/// How long a request id is remembered, by the database's clock. At the end of it, the
-/// same id stands for a new request.
+/// How long a request id is remembered, by the database's clock. After that, the same id
+/// stands for a new request.
 pub const REMEMBERED_FOR: TimeDelta = TimeDelta::hours(24);
 /// The longest sealed reply, in bytes. The largest API client has 100 grants of about 50
 /// bytes each, and up to 620 characters of text: less than half of this.
 pub const MAX_SEALED_REPLY: usize = 16 * 1024;
 
-/// What is derived for (BLAKE3's derive-key mode): a value for one purpose tells nothing
-/// about the values for the others.
+/// The domain separation of derived values (BLAKE3's derive-key mode): a value for one
+/// purpose reveals nothing about those for the others.
 const SECRET_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 caller secret for replays v1";
 const LOOKUP_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 replay lookup v1";
 const DIGEST_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 replay request digest v1";
 const KEY_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 sealed reply key v1";
 
-/// The secret of a caller from which keys are derived. It comes from the caller's token,
+/// A caller's secret, from which keys are derived. It is derived from the caller's token,
 /// which has 256 random bits, and like the token it is never stored or shown.
 #[derive(Clone)]
 pub struct CallerSecret([u8; 32]);
 
 impl CallerSecret {
-    /// The secret of the caller that shows this token.
+    /// The secret of the caller that presents this token.
     pub fn of(token: &Token) -> Self {
         Self(token.derive(SECRET_CONTEXT))
     }
@@ -53,19 +53,19 @@ impl fmt::Debug for CallerSecret {
     }
 }
 
-/// The text cannot be the id of a write.
+/// The text is not a valid id of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadWriteId {
-    /// It is not a UUID in its one accepted spelling.
+    /// It is not a UUID in canonical lower-case form.
     #[error(transparent)]
     Malformed(#[from] MalformedId),
-    /// It is the nil UUID, which stands for an id that nobody set.
+    /// It is the nil UUID, which stands for an unset id.
     #[error("must not be the nil UUID")]
     Nil,
 }
 
-/// The id that a caller gives to a write that it may send again. Half of what a reply is
-/// sealed with, so it is not shown either.
+/// The id that a caller assigns to a write in order to retry it safely. It is half of the
+/// key that seals a reply, so it is not shown either.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct WriteId(Uuid);
 
@@ -87,34 +87,34 @@ impl fmt::Debug for WriteId {
     }
 }
 
-/// What a request is found by: a hash of the caller's account and the request's id.
+/// The key to find a request by: a hash of the caller's account and the request's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lookup(pub [u8; 32]);
 
-/// What two requests have in common that ask for the same.
+/// A digest that is equal for equal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestDigest(pub [u8; 32]);
 
-/// A write that can be asked for with an id.
+/// A write that accepts a request id.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<'w> {
-    /// To make a client.
+    /// Creates a client.
     Create(&'w Draft),
-    /// To replace a client's token.
+    /// Replaces a client's token.
     Rotate(ClientId, &'w Rotation),
 }
 
 impl Write<'_> {
-    /// The digest of everything that determines what the write comes to, as it was read
-    /// and not as it was sent: order and spelling do not count. The actor's address and
-    /// user agent do not count either, because a retry may come another way.
+    /// The digest of everything that determines the result of the write. It is taken from the
+    /// parsed request, so order and spelling do not count. Neither do the actor's address and
+    /// user agent, because a retry may come another way.
     ///
-    /// A field that is added in a later version must change the digest only where it is
-    /// set, or a retry to a newer server would be taken for another request.
+    /// A field that a later version adds must change the digest only if it is set, or a newer
+    /// server would take a retry for another request.
     pub fn digest(&self, actor: UserId) -> RequestDigest {
         let mut hasher = blake3::Hasher::new_derive_key(DIGEST_CONTEXT);
         let mut add = |part: &str| {
-            // With its length in front, no part can run into the next.
+            // The length prefix keeps adjacent parts apart.
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         };
@@ -164,10 +164,10 @@ impl Write<'_> {
     }
 }
 
-/// A reply as it is kept.
+/// A reply in its stored, encrypted form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedReply {
-    /// What makes the key one of a kind.
+    /// Random; makes the key unique.
     pub salt: [u8; 32],
     /// The encrypted reply with its authentication tag.
     pub bytes: Vec<u8>,
@@ -179,13 +179,13 @@ impl fmt::Debug for SealedReply {
     }
 }
 
-/// A reply cannot be opened: it was sealed with another token of the caller's or for
+/// The reply cannot be decrypted: it was sealed with another of the caller's tokens or for
 /// another request, or it was altered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sealed reply cannot be opened")]
-pub struct CannotOpen;
+pub struct OpenError;
 
-/// What a reply is sealed and opened with: the request's id and the caller's secret.
+/// Seals and opens a reply, with the request's id and the caller's secret.
 #[derive(Clone, Debug)]
 pub struct ReplayKey {
     id: WriteId,
@@ -193,12 +193,12 @@ pub struct ReplayKey {
 }
 
 impl ReplayKey {
-    /// The key of the request that this caller sent with this id.
+    /// The key of the caller's request with this id.
     pub const fn new(id: WriteId, secret: CallerSecret) -> Self {
         Self { id, secret }
     }
 
-    /// What the request is found by. Ids of different accounts are different requests.
+    /// The key to find the request by. Equal ids of different accounts are different requests.
     pub fn lookup(&self, account: ServiceAccountId) -> Lookup {
         let mut hasher = blake3::Hasher::new_derive_key(LOOKUP_CONTEXT);
         hasher.update(account.uuid().as_bytes());
@@ -206,7 +206,7 @@ impl ReplayKey {
         Lookup(hasher.finalize().into())
     }
 
-    /// Encrypts a reply, for that request alone.
+    /// Encrypts a reply and binds it to the request's digest.
     pub fn seal(
         &self,
         mut reply: Vec<u8>,
@@ -224,22 +224,22 @@ impl ReplayKey {
     /// Decrypts a reply.
     ///
     /// # Errors
-    /// Where it was sealed with another key or for another request, or was altered.
+    /// If it was sealed with another key or for another request, or was altered.
     pub fn open(
         &self,
         SealedReply { salt, mut bytes }: SealedReply,
         digest: &RequestDigest,
-    ) -> Result<Vec<u8>, CannotOpen> {
+    ) -> Result<Vec<u8>, OpenError> {
         let length = self
             .cipher(&salt)
             .open_in_place(nonce(), Aad::from(digest.0), &mut bytes)
-            .or(Err(CannotOpen))?
+            .or(Err(OpenError))?
             .len();
         bytes.truncate(length);
         Ok(bytes)
     }
 
-    /// The cipher for one reply: the salt gives each a key of its own.
+    /// The cipher for one reply: the salt gives each its own key.
     fn cipher(&self, salt: &[u8; 32]) -> LessSafeKey {
         let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
         hasher.update(salt);
@@ -250,7 +250,7 @@ impl ReplayKey {
     }
 }
 
-/// The same for every reply, which is sound because no key encrypts twice.
+/// A constant nonce, which is sound because no key encrypts twice.
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; NONCE_LEN])
 }
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use crate::domain::token::TokenKind;
 
-    /// Other bytes each time.
+    /// Yields different bytes on each call.
     #[derive(Default)]
     struct Counting(AtomicU8);
 
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_opens_for_its_caller_its_id_and_its_request_alone() {
+    fn a_reply_opens_only_for_its_caller_id_and_request() {
         let entropy = Counting::default();
         let secret = || CallerSecret::of(&Token::mint(TokenKind::ServiceAccount, &entropy));
         let (id, other) = (
@@ -290,22 +290,22 @@ mod tests {
         let sealed = key(id, &hers).seal(b"a reply".to_vec(), &DIGEST, &entropy);
         let open = |key: ReplayKey, digest| key.open(sealed.clone(), &digest);
         assert_eq!(open(key(id, &hers), DIGEST), Ok(b"a reply".to_vec()));
-        assert_eq!(open(key(other, &hers), DIGEST), Err(CannotOpen));
-        assert_eq!(open(key(id, &theirs), DIGEST), Err(CannotOpen));
+        assert_eq!(open(key(other, &hers), DIGEST), Err(OpenError));
+        assert_eq!(open(key(id, &theirs), DIGEST), Err(OpenError));
         let another = RequestDigest([8; 32]);
-        assert_eq!(open(key(id, &hers), another), Err(CannotOpen));
+        assert_eq!(open(key(id, &hers), another), Err(OpenError));
         for at in 0..sealed.bytes.len() {
             let mut altered = sealed.clone();
             altered.bytes[at] ^= 1;
-            assert_eq!(key(id, &hers).open(altered, &DIGEST), Err(CannotOpen));
+            assert_eq!(key(id, &hers).open(altered, &DIGEST), Err(OpenError));
         }
-        // The same reply is never sealed the same way twice.
+        // Sealing the same reply again gives a different result.
         let again = key(id, &hers).seal(b"a reply".to_vec(), &DIGEST, &entropy);
         assert_ne!((again.salt, &again.bytes), (sealed.salt, &sealed.bytes));
     }
 
     #[test]
-    fn what_is_kept_of_a_token_is_not_its_secret() {
+    fn the_token_hash_is_not_the_caller_secret() {
         let token = Token::mint(TokenKind::ServiceAccount, &Counting::default());
         assert_ne!(CallerSecret::of(&token).0, token.hash().0);
     }

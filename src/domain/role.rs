@@ -1,16 +1,16 @@
-//! Roles and permissions, as HitKeep has them. The tables here are those of
-//! the contract; everything else asks them.
+//! HitKeep's roles and permissions. The tables are those of `docs/access-rules.md`, and no
+//! other module repeats them.
 
-/// A role, permission or action that this version does not know.
+/// A role, permission or action name that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {kind}")]
-pub struct UnknownWord {
-    /// What the word should have been, such as "site role".
+pub struct UnknownName {
+    /// The expected kind of name, such as "site role".
     pub kind: &'static str,
 }
 
-/// An enum whose values are words: with the list of them, and both directions.
-macro_rules! words {
+/// An enum with a string for each variant, conversions both ways, and a list of all variants.
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident ($kind:literal) { $($(#[$value_doc:meta])* $value:ident = $text:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,10 +19,10 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every value, in the order of declaration.
+            /// All variants, in the order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$value,)+];
 
-            /// The word for it.
+            /// The variant's string, as it is stored and shown.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$value => $text,)+
@@ -31,12 +31,12 @@ macro_rules! words {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::domain::role::UnknownWord;
+            type Err = $crate::domain::role::UnknownName;
 
-            fn from_str(text: &str) -> Result<Self, $crate::domain::role::UnknownWord> {
+            fn from_str(text: &str) -> Result<Self, $crate::domain::role::UnknownName> {
                 match text {
                     $($text => Ok(Self::$value),)+
-                    _ => Err($crate::domain::role::UnknownWord { kind: $kind }),
+                    _ => Err($crate::domain::role::UnknownName { kind: $kind }),
                 }
             }
         }
@@ -48,38 +48,38 @@ macro_rules! words {
         }
     };
 }
-pub(crate) use words;
+pub(crate) use string_enum;
 
-words! {
-    /// What a user or a personal client may do on the instance, weakest first.
+string_enum! {
+    /// The role of a user or a personal client on the instance, weakest first.
     InstanceRole ("instance role") {
         /// No instance permission.
         User = "user",
         /// Runs the instance, short of its users and settings.
         Admin = "admin",
-        /// Everything.
+        /// Holds every instance permission.
         Owner = "owner",
     }
 }
 
-words! {
-    /// What a user or an API client may do on one site, weakest first.
+string_enum! {
+    /// The role of a user or an API client on one site, weakest first.
     SiteRole ("site role") {
-        /// Sees it.
+        /// May see its figures.
         Viewer = "viewer",
-        /// Manages its goals.
+        /// May also manage its goals.
         Editor = "editor",
-        /// Manages its data and its people.
+        /// May also manage its data and its members.
         Admin = "admin",
-        /// May delete it.
+        /// May also delete it.
         Owner = "owner",
     }
 }
 
-words! {
+string_enum! {
     /// A user's role in a team, weakest first.
     TeamRole ("team role") {
-        /// Belongs to it.
+        /// Has no rights of their own on the team's sites.
         Member = "member",
         /// Manages its API clients; site admin of its sites.
         Admin = "admin",
@@ -88,8 +88,8 @@ words! {
     }
 }
 
-words! {
-    /// What can be done with one site.
+string_enum! {
+    /// A permission on one site.
     SitePermission ("site permission") {
         /// See its figures.
         View = "site.view",
@@ -97,15 +97,15 @@ words! {
         ManageData = "site.manage_data",
         /// Define its goals.
         ManageGoals = "site.manage_goals",
-        /// Say who may see it.
+        /// Decide which users may see it.
         ManageTeam = "site.manage_team",
         /// Delete it.
         Delete = "site.delete",
     }
 }
 
-words! {
-    /// What can be done with the instance.
+string_enum! {
+    /// A permission on the instance.
     InstancePermission ("instance permission") {
         /// See the list of all sites.
         ViewAllSites = "instance.view_all_sites",
@@ -133,7 +133,7 @@ words! {
 }
 
 impl SitePermission {
-    /// The weakest site role that carries the permission.
+    /// The weakest site role that includes the permission.
     pub const fn needs(self) -> SiteRole {
         match self {
             Self::View => SiteRole::Viewer,
@@ -145,7 +145,7 @@ impl SitePermission {
 }
 
 impl InstancePermission {
-    /// The weakest instance role that carries the permission.
+    /// The weakest instance role that includes the permission.
     pub const fn needs(self) -> InstanceRole {
         match self {
             Self::ViewAllSites
@@ -164,23 +164,23 @@ impl InstancePermission {
 }
 
 impl SiteRole {
-    /// Whether the role carries the permission.
+    /// Whether the role includes the permission.
     pub fn allows(self, permission: SitePermission) -> bool {
         self >= permission.needs()
     }
 }
 
 impl InstanceRole {
-    /// Whether the role carries the permission. A `site.*` permission is never
-    /// carried by an instance role: there is no way to ask for it here.
+    /// Whether the role includes the permission. The type keeps out `site.*` permissions:
+    /// no instance role includes one.
     pub fn allows(self, permission: InstancePermission) -> bool {
         self >= permission.needs()
     }
 }
 
 impl TeamRole {
-    /// The role that the team role gives on the team's sites where the user has
-    /// no membership on the site itself.
+    /// The role that the team role gives on the team's sites, if the user has no membership
+    /// on the site itself.
     pub const fn derived_site_role(self) -> Option<SiteRole> {
         match self {
             Self::Member => None,
@@ -202,9 +202,9 @@ impl TeamRole {
 mod tests {
     use super::*;
 
-    /// The contract's tables, written out once more, row by row.
+    /// The tables of `docs/access-rules.md`, spelled out row by row.
     #[test]
-    fn the_tables_are_the_contracts() {
+    fn tables_match_the_access_rules() {
         let site = |role: SiteRole| -> Vec<&str> {
             let carried = SitePermission::ALL.iter().filter(|p| role.allows(**p));
             carried.map(|p| p.as_str()).collect()
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_read_as_they_are_written() {
+    fn names_round_trip() {
         for role in SiteRole::ALL {
             assert_eq!(role.as_str().parse(), Ok(*role));
         }

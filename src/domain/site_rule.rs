@@ -1,33 +1,33 @@
-//! What decides on a role on a site: one value for each rule of the contract's
-//! section 2, so that the same code can decide and explain.
+//! The rule that decides on a role on a site. There is one variant for each rule of
+//! `docs/access-rules.md`, so that the same code can decide and explain.
 
 use super::role::{SiteRole, TeamRole};
 
-/// Why somebody holds what they hold on a site: the first that applies, in this order.
+/// The rule that applies to a user or team on a site: the first one, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SiteRule {
-    /// There is no such site.
+    /// The site does not exist.
     Unknown,
     /// A disabled user holds nothing.
     Disabled,
-    /// The site's team is archived, so nobody holds anything on it.
+    /// The site's team is archived, and gives no access to it.
     TeamArchived,
-    /// An owner of the instance is an owner of every site.
+    /// An instance owner is an owner of every site.
     InstanceOwner,
-    /// Whoever is not in the site's team holds nothing on it.
+    /// A user outside the site's team holds nothing on the site.
     NotInTeam,
-    /// A role on the site itself.
+    /// The user has an explicit role on the site.
     Member(SiteRole),
-    /// A role in the site's team, and none on the site itself.
+    /// The user has a role in the site's team, and none on the site itself.
     InTeam(TeamRole),
     /// A team holds everything on its own sites.
     OwnSite,
     /// A team holds nothing on other teams' sites.
-    OthersSite,
+    ForeignSite,
 }
 
 impl SiteRule {
-    /// The role that it comes to.
+    /// The role that the rule gives.
     pub const fn role(self) -> Option<SiteRole> {
         match self {
             Self::InstanceOwner | Self::OwnSite => Some(SiteRole::Owner),
@@ -37,7 +37,7 @@ impl SiteRule {
             | Self::Disabled
             | Self::TeamArchived
             | Self::NotInTeam
-            | Self::OthersSite => None,
+            | Self::ForeignSite => None,
         }
     }
 }

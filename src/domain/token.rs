@@ -1,17 +1,15 @@
-//! Tokens: `<prefix>_<secret><checksum>`, 53 characters in all, and the hash
-//! that is kept of them.
+//! Tokens, `<prefix>_<secret><checksum>` with 53 characters, and their hashes.
 //!
-//! The secret is 256 random bits in base62; the checksum is a CRC-32 that lets
-//! a typo be refused and a leak be recognised without a look-up. It protects
-//! nothing. A plaintext token exists in the request that presents it and in
-//! the reply that first reveals it: the type has no `Display`, and its `Debug`
-//! shows the kind alone.
+//! The secret is 256 random bits in base62. The checksum is a CRC-32: it allows refusing a
+//! typo and recognising a leaked token without a look-up, and protects nothing. A plaintext
+//! token exists only in the request that presents it and in the reply that first reveals
+//! it: the type has no `Display`, and its `Debug` shows only the kind.
 
 use std::{cell::RefCell, fmt};
 
-use super::{clock::Entropy, role::words};
+use super::{clock::Entropy, role::string_enum};
 
-/// The characters of base62, in the order of their digits.
+/// The digits of base62, in order.
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// The length of `hkp_`, `hkt_` or `hks_`.
 const PREFIX_LENGTH: usize = 4;
@@ -21,14 +19,14 @@ const SECRET_LENGTH: usize = 43;
 const CHECKSUM_LENGTH: usize = 6;
 /// The length of every token, in characters, all of them ASCII.
 pub const TOKEN_LENGTH: usize = PREFIX_LENGTH + SECRET_LENGTH + CHECKSUM_LENGTH;
-/// How much of the token's end a hint shows.
+/// How many of the token's last characters a hint shows.
 const HINT_TAIL: usize = 4;
-/// What the hash is for (BLAKE3's derive-key mode): a token's hash is of no use
-/// to any other program that hashes the same bytes, and the other way round.
+/// The domain separation of the hash (BLAKE3's derive-key mode): a token's hash is of no
+/// use to another program that hashes the same bytes, and vice versa.
 const HASH_CONTEXT: &str = "auth.hitkeep.com 2026-11-23 token at rest v1";
 
-words! {
-    /// What a token authenticates, told by its prefix.
+string_enum! {
+    /// What a token authenticates; its prefix says which.
     TokenKind ("token kind") {
         /// An API client that belongs to a user.
         Personal = "hkp",
@@ -39,8 +37,8 @@ words! {
     }
 }
 
-/// Whether a token could be in a text, that was to have none: somebody mixed up two
-/// fields, and what is logged or exported must not show it.
+/// Whether a text that should have no token may contain one, because a caller mixed up two
+/// fields. Such a text must not be logged or exported.
 pub fn may_contain_token(text: &str) -> bool {
     let mut prefixes = TokenKind::ALL.iter().map(|kind| kind.as_str());
     prefixes.any(|prefix| {
@@ -49,47 +47,47 @@ pub fn may_contain_token(text: &str) -> bool {
     })
 }
 
-/// The text is not a token: a wrong length, prefix, character or checksum.
+/// The text is not a token: its length, prefix, characters or checksum are wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a token")]
 pub struct MalformedToken;
 
-/// What is wrong with a text that is no token: the first that applies. For people
-/// who have to find out; callers are only told that it is unknown.
+/// The first defect of a text that is not a token. For operators only: callers get the
+/// answer for an unknown token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
-    /// It is not as long as every token is.
+pub enum TokenDefect {
+    /// It does not have the length of a token.
     #[error("it has {0} characters, and a token has {TOKEN_LENGTH}")]
     Length(usize),
     /// It begins with none of the prefixes.
     #[error("it does not begin with hkp_, hkt_ or hks_")]
     Prefix,
-    /// There is a character in it that no token has; the first has the number 1.
+    /// It has a character that is not in base62, at this position, counted from 1.
     #[error("character {0} is neither a digit nor a letter without an accent")]
     Character(usize),
-    /// The checksum is not that of the characters before it.
+    /// The checksum does not match.
     #[error("its checksum is wrong: a character was mistyped, or two are swapped")]
     Checksum,
 }
 
-/// A whole token, in plain text.
+/// A token in plaintext.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     kind: TokenKind,
     text: [u8; TOKEN_LENGTH],
 }
 
-/// What is kept of a token: the BLAKE3 hash of all its characters.
+/// The stored form of a token: the BLAKE3 hash of all its characters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
-/// What is shown of a token to tell it from others: the prefix and the last
-/// four characters, as in `hkp_...x7Qa`.
+/// The part of a token that may be shown to identify it: the prefix and the last four
+/// characters, as in `hkp_...x7Qa`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenHint(pub String);
 
 impl Token {
-    /// Makes a new token of 256 random bits.
+    /// Generates a token with 256 random bits.
     pub fn mint(kind: TokenKind, entropy: &dyn Entropy) -> Self {
         let mut secret = [0; 32];
         entropy.fill(&mut secret);
@@ -102,7 +100,7 @@ impl Token {
         Self { kind, text }
     }
 
-    /// Reads a token that somebody presents.
+    /// Parses a presented token.
     pub fn parse(text: &str) -> Result<Self, MalformedToken> {
         let text: [u8; TOKEN_LENGTH] = text.as_bytes().try_into().or(Err(MalformedToken))?;
         let kind = match &text[..PREFIX_LENGTH] {
@@ -111,8 +109,9 @@ impl Token {
             b"hks_" => TokenKind::ServiceAccount,
             _ => return Err(MalformedToken),
         };
-        // The checksum's own digits are compared, so they need no check. All of the
-        // others are looked at: no processor foresees which of them are letters.
+        // The checksum is compared as text, so its digits need no check. The others are checked
+        // without an early exit: which of them are letters is random, and so a branch that no
+        // processor predicts.
         let secret = &text[PREFIX_LENGTH..][..SECRET_LENGTH];
         let is_base62 = |all, digit: &u8| all & digit.is_ascii_alphanumeric();
         let sound = secret.iter().fold(true, is_base62)
@@ -124,36 +123,38 @@ impl Token {
         }
     }
 
-    /// What keeps a text from being a token.
-    pub fn flaw(text: &str) -> Option<Flaw> {
+    /// The first defect of the text; `None` if it is a token.
+    pub fn defect(text: &str) -> Option<TokenDefect> {
         if Self::parse(text).is_ok() {
             return None;
         }
         let length = text.chars().count();
         if length != TOKEN_LENGTH {
-            return Some(Flaw::Length(length));
+            return Some(TokenDefect::Length(length));
         }
         let prefixes = TokenKind::ALL.iter().map(|kind| kind.as_str());
         let Some(rest) = { prefixes }
             .find_map(|prefix| text.strip_prefix(prefix))
             .and_then(|rest| rest.strip_prefix('_'))
         else {
-            return Some(Flaw::Prefix);
+            return Some(TokenDefect::Prefix);
         };
         let odd = rest.chars().position(|c| !c.is_ascii_alphanumeric());
-        Some(odd.map_or(Flaw::Checksum, |at| Flaw::Character(PREFIX_LENGTH + at + 1)))
+        Some(odd.map_or(TokenDefect::Checksum, |at| {
+            TokenDefect::Character(PREFIX_LENGTH + at + 1)
+        }))
     }
 
-    /// What the token authenticates.
+    /// The kind, from the prefix.
     pub const fn kind(&self) -> TokenKind {
         self.kind
     }
 
-    /// What is kept of it.
+    /// The hash to store or look up.
     pub fn hash(&self) -> TokenHash {
         thread_local! {
-            /// The context's part of the work is the same for all tokens, and a
-            /// hasher is large: one is made for each thread.
+            /// Setting up the context is the same work for all tokens, and a hasher is large, so
+            /// each thread keeps one.
             static HASHER: RefCell<blake3::Hasher> =
                 RefCell::new(blake3::Hasher::new_derive_key(HASH_CONTEXT));
         }
@@ -163,19 +164,19 @@ impl Token {
         })
     }
 
-    /// Another secret that is derived from it (BLAKE3's derive-key mode). The context
-    /// names the purpose; nothing that is kept of the token leads to it.
+    /// Derives another secret from the token (BLAKE3's derive-key mode). The context names the
+    /// purpose; no stored value of the token leads to it.
     pub fn derive(&self, context: &'static str) -> [u8; 32] {
         blake3::derive_key(context, &self.text)
     }
 
-    /// What is shown of it.
+    /// The part that may be shown.
     pub fn hint(&self) -> TokenHint {
         let tail = String::from_utf8_lossy(&self.text[TOKEN_LENGTH - HINT_TAIL..]);
         TokenHint(format!("{}_...{tail}", self.kind))
     }
 
-    /// The secret itself, for the one reply that may show it.
+    /// The plaintext, for the one reply that may contain it.
     pub fn reveal(&self) -> String {
         self.text.iter().copied().map(char::from).collect()
     }
@@ -193,8 +194,8 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// Writes a 256-bit number as base62 digits, most significant first. The number
-/// is used up: long division in place.
+/// Writes a 256-bit number as base62 digits, most significant first, by long division in
+/// place, which destroys `number`.
 fn base62(number: &mut [u8; 32], digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         let mut rest = 0_u32;
@@ -207,7 +208,7 @@ fn base62(number: &mut [u8; 32], digits: &mut [u8]) {
     }
 }
 
-/// The checksum of a token's text: CRC-32 (IEEE) of all that stands before it.
+/// The CRC-32 (IEEE) of all characters before the checksum.
 fn checksum(text: &[u8; TOKEN_LENGTH]) -> [u8; CHECKSUM_LENGTH] {
     let mut crc = crc32fast::hash(&text[..PREFIX_LENGTH + SECRET_LENGTH]);
     let mut digits = [0; CHECKSUM_LENGTH];
@@ -243,9 +244,9 @@ mod tests {
         assert_eq!(token.hash().0, expected);
     }
 
-    /// Worked out with Python's zlib.crc32 and int, not with this code.
+    /// Computed with Python's zlib.crc32 and int, not with this code.
     #[test]
-    fn the_format_is_the_contracts() {
+    fn the_format_is_stable() {
         let token = Token::mint(TokenKind::Personal, &Fixed([0; 32])).reveal();
         assert_eq!(
             token,
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_the_kind_alone() {
+    fn debug_shows_only_the_kind() {
         let token = Token::mint(TokenKind::Team, &Fixed([7; 32]));
         assert_eq!(
             format!("{token:?} {:?}", token.hash()),
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn malformed_tokens_are_refused() {
         let good = Token::mint(TokenKind::Team, &Fixed([7; 32])).reveal();
         for bad in [
             String::new(),
@@ -294,31 +295,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
+    fn the_first_defect_is_reported() {
         let good = Token::mint(TokenKind::Team, &Fixed([7; 32])).reveal();
         let (start, end) = good.split_at(51);
         let swapped: String = end.chars().rev().collect();
-        for (text, flaw) in [
+        for (text, defect) in [
             (good.clone(), None),
-            (String::new(), Some(Flaw::Length(0))),
-            (format!("{good} "), Some(Flaw::Length(54))),
-            (good.replace("hkt_", "hkt-"), Some(Flaw::Prefix)),
-            (good.replace("hkt", "HKT"), Some(Flaw::Prefix)),
-            (good.replace("hkt", "hkp"), Some(Flaw::Checksum)),
-            (format!("{start}{swapped}"), Some(Flaw::Checksum)),
+            (String::new(), Some(TokenDefect::Length(0))),
+            (format!("{good} "), Some(TokenDefect::Length(54))),
+            (good.replace("hkt_", "hkt-"), Some(TokenDefect::Prefix)),
+            (good.replace("hkt", "HKT"), Some(TokenDefect::Prefix)),
+            (good.replace("hkt", "hkp"), Some(TokenDefect::Checksum)),
+            (format!("{start}{swapped}"), Some(TokenDefect::Checksum)),
             (
                 format!("{}_{}", &good[..9], &good[10..]),
-                Some(Flaw::Character(10)),
+                Some(TokenDefect::Character(10)),
             ),
-            (format!("{}é", &good[..52]), Some(Flaw::Character(53))),
+            (
+                format!("{}é", &good[..52]),
+                Some(TokenDefect::Character(53)),
+            ),
         ] {
-            assert_eq!(Token::flaw(&text), flaw, "{text:?}");
+            assert_eq!(Token::defect(&text), defect, "{text:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn parsing_gives_back_what_minting_wrote(kind in kinds(), secret: [u8; 32]) {
+        fn minted_tokens_round_trip(kind in kinds(), secret: [u8; 32]) {
             let token = Token::mint(kind, &Fixed(secret));
             let text = token.reveal();
             prop_assert_eq!(text.len(), TOKEN_LENGTH);
@@ -328,7 +332,7 @@ mod tests {
         }
 
         #[test]
-        fn no_edit_of_one_character_parses(
+        fn no_one_character_edit_parses(
             kind in kinds(),
             secret: [u8; 32],
             at in 0..TOKEN_LENGTH,

@@ -1,8 +1,8 @@
-//! How API clients are used: what one presentation of a token counts as, days,
-//! and a batch of counts that is on its way into the database.
+//! Usage of API clients: how one use of a token is counted, days, and a batch of counts
+//! that is to be written to the database.
 //!
-//! The day is that of the database's clock in UTC, like every other time here.
-//! A token that is of no client counts nowhere.
+//! Days are in UTC, by the database's clock, like every time here. A token that belongs to
+//! no client is not counted.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -19,43 +19,43 @@ use super::{
     access::Decision,
     id::ClientId,
     introspection::InactiveReason,
-    role::{UnknownWord, words},
+    role::{UnknownName, string_enum},
 };
 
-/// For how many days counts are kept, and how many can be asked for at once.
+/// For how many days counts are kept, and the most that one request can ask for.
 pub const MAX_DAYS: u32 = 400;
-/// The length of every day in UTC: leap seconds are not counted.
+/// Every day in UTC has this length: leap seconds are not counted.
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 
-words! {
-    /// Why the presentation of a client's token was no use of it.
+string_enum! {
+    /// Why a presented token of a client was refused.
     RefusalReason ("refusal reason") {
-        /// A newer token took its place, and its overlap has ended.
+        /// A newer token replaced it, and the overlap has ended.
         TokenRotated = "TOKEN_ROTATED",
         /// The client was revoked.
         Revoked = "REVOKED",
-        /// The client's expiry had come.
+        /// The client had expired.
         Expired = "EXPIRED",
-        /// The client's owner could not act.
+        /// The client's owner was a disabled user or an archived team.
         OwnerInactive = "OWNER_INACTIVE",
-        /// The token worked, and carried nothing on the site asked for.
+        /// The token was active, but had no role on the requested site.
         NoSiteGrant = "NO_SITE_GRANT",
-        /// The token worked, and its role did not carry the permission.
+        /// The token was active, but its role did not include the permission.
         RoleTooLow = "ROLE_TOO_LOW",
     }
 }
 
-/// What one presentation of a client's token counts as.
+/// How one presentation of a client's token is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// The token worked, and carried what was asked for.
+    /// The token was active, and had the requested permission, if any.
     Used,
-    /// It did not, for that reason.
+    /// The token was refused.
     Refused(RefusalReason),
 }
 
 impl Outcome {
-    /// Every outcome; each stands where its `index` says.
+    /// Every outcome, at the position that `index` returns.
     pub const ALL: [Self; 7] = [
         Self::Used,
         Self::Refused(RefusalReason::TokenRotated),
@@ -65,12 +65,10 @@ impl Outcome {
         Self::Refused(RefusalReason::NoSiteGrant),
         Self::Refused(RefusalReason::RoleTooLow),
     ];
-    /// The word for a use.
     const USED: &str = "USED";
 
-    /// What an answer of Introspect counts as: why the token was inactive, where
-    /// it was, and what was decided, where a check was asked for. `None` where
-    /// the token is of no client, and nothing is counted.
+    /// How an answer of Introspect is counted: by the reason if the token was inactive, else by
+    /// the decision if the request had a check. `None` if the token belongs to no client.
     pub const fn of(inactive: Option<InactiveReason>, decision: Option<Decision>) -> Option<Self> {
         let reason = match (inactive, decision) {
             (Some(InactiveReason::UnknownToken), _) | (None, Some(Decision::Inactive)) => {
@@ -87,8 +85,8 @@ impl Outcome {
         Some(Self::Refused(reason))
     }
 
-    /// Whether the token worked, whatever was decided: only then does it move the
-    /// client's last use.
+    /// Whether the token was active, whatever the decision: only then is it the client's last
+    /// use.
     pub const fn token_worked(self) -> bool {
         match self {
             Self::Used | Self::Refused(RefusalReason::NoSiteGrant | RefusalReason::RoleTooLow) => {
@@ -103,7 +101,7 @@ impl Outcome {
         }
     }
 
-    /// Its place among all of them.
+    /// The position in [`Self::ALL`].
     pub const fn index(self) -> usize {
         match self {
             Self::Used => 0,
@@ -116,7 +114,7 @@ impl Outcome {
         }
     }
 
-    /// The word for it: `USED`, or the reason's.
+    /// `USED`, or the reason's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Used => Self::USED,
@@ -126,9 +124,9 @@ impl Outcome {
 }
 
 impl FromStr for Outcome {
-    type Err = UnknownWord;
+    type Err = UnknownName;
 
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
         match text {
             Self::USED => Ok(Self::Used),
             _ => text.parse().map(Self::Refused),
@@ -136,51 +134,51 @@ impl FromStr for Outcome {
     }
 }
 
-/// A day in UTC.
+/// A calendar day in UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Day(NaiveDate);
 
 impl Day {
-    /// The day that a moment is in.
+    /// The day that contains `time`.
     pub const fn of(time: Timestamp) -> Self {
         Self(time.naive_utc().date())
     }
 
-    /// The day of that number, counted from 1970-01-01, which is 0; `None` for
-    /// one that is hundreds of thousands of years away.
+    /// The day of that number, counted from 1970-01-01 as 0; `None` if it is out of chrono's
+    /// range.
     pub fn from_number(number: i32) -> Option<Self> {
         DateTime::from_timestamp(i64::from(number) * DAY_SECONDS, 0).map(Self::of)
     }
 
-    /// Its number, counted from 1970-01-01, which is 0.
+    /// The number of the day, counted from 1970-01-01 as 0.
     pub fn number(self) -> i32 {
         self.0.to_epoch_days()
     }
 
-    /// The day of that date.
+    /// Takes the date as one in UTC.
     pub const fn from_date(date: NaiveDate) -> Self {
         Self(date)
     }
 
-    /// Its date.
+    /// The calendar date in UTC.
     pub const fn date(self) -> NaiveDate {
         self.0
     }
 
-    /// Its first moment.
+    /// Midnight at the start of the day.
     pub const fn begins(self) -> Timestamp {
         self.0.and_time(chrono::NaiveTime::MIN).and_utc()
     }
 
-    /// The day so many days before; the first one there is where that is none.
+    /// The day `days` earlier, or the earliest that can be represented.
     #[must_use]
     pub fn before(self, days: u32) -> Self {
         let earlier = self.0.checked_sub_days(chrono::Days::new(days.into()));
         Self(earlier.unwrap_or(NaiveDate::MIN))
     }
 
-    /// Every day that has a part in the time from `from` up to, and without, `to`.
-    /// None where that is no time at all.
+    /// All days that overlap the time from `from` to `to`, without `to`. Empty if `to` is not
+    /// after `from`.
     pub fn within(from: Timestamp, to: Timestamp) -> Range<Self> {
         let first = Self::of(from);
         if to <= from {
@@ -203,19 +201,19 @@ impl fmt::Debug for Day {
     }
 }
 
-/// What happened to one client on one day.
+/// One client's counts of one day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DayUsage {
-    /// The day.
+    /// The day in UTC.
     pub day: Day,
-    /// How often a token of the client worked and carried what was asked for.
+    /// How often a token of the client was used successfully.
     pub uses: u64,
-    /// How often not, for each reason that there was.
+    /// How often a token was refused, for each reason that occurred.
     pub refusals: BTreeMap<RefusalReason, u64>,
 }
 
 impl DayUsage {
-    /// A day on which nothing happened yet.
+    /// A day without counts.
     pub const fn new(day: Day) -> Self {
         Self {
             day,
@@ -224,7 +222,7 @@ impl DayUsage {
         }
     }
 
-    /// Adds to the day's counts.
+    /// Adds `count` to the day's counts.
     pub fn add(&mut self, outcome: Outcome, count: u64) {
         match outcome {
             Outcome::Used => self.uses += count,
@@ -233,44 +231,44 @@ impl DayUsage {
     }
 }
 
-/// How often one outcome happened to a client on one day.
+/// The count of one outcome for a client on one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// The day.
+    /// The day in UTC.
     pub day: Day,
-    /// What happened.
+    /// The outcome that is counted.
     pub outcome: Outcome,
-    /// How often.
+    /// How often it occurred.
     pub count: NonZeroU64,
 }
 
-/// What of one client is to be written.
+/// One client's usage that is not yet written to the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unwritten {
+pub struct PendingUsage {
     last_used: Option<Timestamp>,
     counts: Vec<Count>,
 }
 
-impl Unwritten {
-    /// When a token of the client was last found good, where one was.
+impl PendingUsage {
+    /// When a token of the client was last found active, if it was.
     pub const fn last_used(&self) -> Option<Timestamp> {
         self.last_used
     }
 
-    /// What happened how often; no outcome of a day twice.
+    /// The counts, with at most one for each day and outcome.
     pub fn counts(&self) -> &[Count] {
         &self.counts
     }
 }
 
-/// What is to be written, of all clients, ordered by client. What was written is
-/// taken out; what could not be stays in, and more is added to it. So it has at
-/// most seven counts a client for each day that passes without success.
+/// The pending usage of all clients, ordered by client. A client is removed when its usage
+/// is written; if a write fails, it stays and later counts are added. So it has at most
+/// seven counts for each client and each day without a successful write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch(BTreeMap<ClientId, Unwritten>);
+pub struct Batch(BTreeMap<ClientId, PendingUsage>);
 
 impl Batch {
-    /// Adds how often something happened to a client.
+    /// Adds a count of a client.
     pub fn add(&mut self, client: ClientId, count: Count) {
         let counts = &mut self.0.entry(client).or_default().counts;
         let same = |known: &&mut Count| (known.day, known.outcome) == (count.day, count.outcome);
@@ -280,30 +278,30 @@ impl Batch {
         }
     }
 
-    /// Notes that a token of a client was found good at that moment. Earlier than
-    /// what is known of it changes nothing.
+    /// Records that a token of a client was found active at `time`. An earlier time than the
+    /// recorded one changes nothing.
     pub fn used_at(&mut self, client: ClientId, time: Timestamp) {
         let known = &mut self.0.entry(client).or_default().last_used;
         *known = (*known).max(Some(time));
     }
 
-    /// The clients that come after that one, or all of them.
-    pub fn after(&self, client: Option<ClientId>) -> btree_map::Range<'_, ClientId, Unwritten> {
+    /// The clients that sort after `client`, or all of them.
+    pub fn after(&self, client: Option<ClientId>) -> btree_map::Range<'_, ClientId, PendingUsage> {
         let start = client.map_or(Bound::Unbounded, Bound::Excluded);
         self.0.range((start, Bound::Unbounded))
     }
 
-    /// Takes a client out: it was written.
+    /// Removes a client whose usage was written.
     pub fn remove(&mut self, client: ClientId) {
         self.0.remove(&client);
     }
 
-    /// Whether there is nothing to write.
+    /// Whether no usage is pending.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many clients are in it.
+    /// The number of clients with pending usage.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -328,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_stands_where_its_index_says_and_is_read_as_it_is_written() {
+    fn outcomes_match_their_index_and_round_trip() {
         for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome.index(), place);
             assert_eq!(outcome.as_str().parse(), Ok(outcome));
@@ -342,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_counts_as_what_it_says() {
+    fn every_answer_maps_to_its_outcome() {
         use Decision::{Allowed, Inactive, NoSiteGrant, RoleTooLow};
         use Outcome::{Refused, Used};
 
@@ -371,13 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn a_day_begins_at_midnight_in_utc_and_ends_at_the_next() {
+    fn a_day_lasts_from_midnight_to_midnight_in_utc() {
         let today = day("2026-03-01");
         for time in ["2026-03-01T00:00:00Z", "2026-03-01T23:59:59.999999Z"] {
             assert_eq!(Day::of(at(time)), today);
         }
         assert_eq!(Day::of(at("2026-02-28T23:59:59.999999Z")), today.before(1));
-        // 01:30 in the east is still yesterday here.
+        // 01:30 at UTC+2 is still the day before in UTC.
         assert_eq!(Day::of(at("2026-03-02T01:30:00+02:00")), today);
         assert_eq!(today.begins(), at("2026-03-01T00:00:00Z"));
         assert_eq!(today.to_string(), "2026-03-01");
@@ -385,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_has_a_number() {
+    fn day_numbers_round_trip() {
         assert_eq!(day("1970-01-01").number(), 0);
         assert_eq!(day("1969-12-31").number(), -1);
         for number in [-719_162, -1, 0, 1, 20_454, 2_932_896] {
@@ -396,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_that_has_a_part_in_a_time_is_within_it() {
+    fn within_returns_every_overlapping_day() {
         for (from, to, first, end) in [
             (
                 "2026-03-01T12:00:00Z",
@@ -426,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_adds_up_and_its_last_use_never_goes_back() {
+    fn a_batch_sums_counts_and_keeps_the_latest_use() {
         let mut batch = Batch::default();
         let count = |day, outcome, count| Count {
             day,

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         Revision,
         access::{Decision, Owner, PermissionCheck},
-        introspection::Settled,
+        introspection::ResolvedClient,
         role::{InstancePermission, SitePermission},
     },
     grpc::{
@@ -197,7 +197,7 @@ fn write(judged: &Judged<'_>, revision: Revision, checked: bool, reply: &mut Vec
     }
 }
 
-fn write_access(client: &Settled, reply: &mut Vec<u8>) {
+fn write_access(client: &ResolvedClient, reply: &mut Vec<u8>) {
     let (field, id) = match client.owner {
         Owner::User(id) => (1, id.uuid()),
         Owner::Team(id) => (2, id.uuid()),

@@ -91,7 +91,7 @@ async fn create_again(
     let facts = tx.facts(actor, draft.delegated.owner(), &sites).await?;
     ApiClient::check_create(draft, &facts, tx.now)?;
     if let Some(client) = client {
-        client.check_handing_out(&facts, tx.now)?;
+        client.check_token_issue(&facts, tx.now)?;
     }
     earlier.reply()
 }
@@ -288,7 +288,7 @@ impl ApiClientService for Services {
             let earlier = earlier(attempt.as_ref(), tx).await?;
             let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
             if let Some(earlier) = earlier {
-                client.check_handing_out(&facts, tx.now)?;
+                client.check_token_issue(&facts, tx.now)?;
                 return Ok(Written::Before(earlier.reply()?));
             }
             let rotated = client.rotate(&rotation, &facts, tx.now, &*tx.entropy())?;

@@ -13,7 +13,7 @@ use super::{
     error::ApiError,
 };
 use crate::{
-    domain::directory::order::Succession,
+    domain::directory::order::ReplacementOrder,
     pb::{self, directory_service_server::DirectoryService},
     store::{Committed, Snapshot, Transaction},
 };
@@ -33,11 +33,11 @@ impl DirectoryService for Services {
         let provenance = provenance(&extensions, None)?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let progress = tx.directory_progress().await?;
-            let Some(entry) = progress.batch(sequence) else {
+            let Some(change) = progress.accept_batch(sequence) else {
                 return Ok(progress.applied_sequence);
             };
             tx.apply_changes(&changes).await?;
-            Ok(tx.note_applied(entry).await?.applied_sequence)
+            Ok(tx.note_applied(change).await?.applied_sequence)
         };
         let Committed {
             value: applied,
@@ -75,19 +75,19 @@ impl DirectoryService for Services {
             directory,
             allow_mass_removal,
             sequence,
-            course,
+            mode,
             ..
         } = checked?;
         let began = began.ok_or(ApiError::Defect("a replacement without a chunk was let in"))?;
-        let succession = Succession {
+        let order = ReplacementOrder {
             began,
             sequence,
-            course,
+            mode,
         };
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
-            let entry = tx.directory_progress().await?.replacement(succession)?;
+            let change = tx.directory_progress().await?.accept_replacement(order)?;
             let difference = tx.replace_directory(&directory, allow_mass_removal).await?;
-            let applied = tx.note_applied(entry).await?.applied_sequence;
+            let applied = tx.note_applied(change).await?.applied_sequence;
             Ok((difference, applied))
         };
         let Committed {

@@ -15,7 +15,7 @@ use crate::{
         Revision,
         access::{Decision, PermissionCheck},
         client::Expiry,
-        introspection::{InactiveReason, Settled, cache_age},
+        introspection::{InactiveReason, ResolvedClient, cache_age},
         token::{Token, TokenHash, TokenKind},
         usage::Outcome,
     },
@@ -205,7 +205,7 @@ impl Services {
         let Some(found) = view.index().find(hash) else {
             return Ok(None);
         };
-        let Known::Settled(settled) = &found.client().known else {
+        let Known::Resolved(client) = &found.client().known else {
             return Err(ApiError::Defect("something of the client cannot be read"));
         };
         let note = |inactive, decision| {
@@ -215,7 +215,7 @@ impl Services {
             }
         };
         let works = found.works(view.now);
-        let verdict = || settled.judge(found.standing(), view.now);
+        let verdict = || client.evaluate(found.standing(), view.now);
         let ends = match works.map_or_else(verdict, Ok) {
             Ok(ends) => ends,
             // What is known to be dead stays dead, however old the index is.
@@ -225,13 +225,13 @@ impl Services {
             }
         };
         view.require_fresh()?;
-        let decision = check.map(|check| settled.access.decide(&check));
+        let decision = check.map(|check| client.access.decide(&check));
         note(None, decision);
         // An answer that is kept must not outlive the bound either.
         let at_most = self.options.max_cache_age.min(view.stays_fresh_for());
         let at_most = TimeDelta::from_std(at_most).unwrap_or(TimeDelta::MAX);
         Ok(Some(Judged::Active {
-            client: settled,
+            client,
             ends,
             cache_age: cache_age(ends, at_most, view.now),
             decision,
@@ -264,7 +264,7 @@ pub(crate) enum Judged<'v> {
     /// It works.
     Active {
         /// Its client.
-        client: &'v Settled,
+        client: &'v ResolvedClient,
         /// When it ends by itself.
         ends: Expiry,
         /// How long the answer may be kept.

@@ -13,7 +13,7 @@ use super::route::{Mistake, NeedError, Unclear};
 use crate::domain::{
     access::{EffectiveAccess, Owner, PermissionCheck},
     id::{ClientId, SiteId},
-    introspection::Settled,
+    introspection::ResolvedClient,
     role::{InstanceRole, SiteRole},
 };
 
@@ -99,7 +99,7 @@ pub struct Answer {
 
 impl Pass {
     /// As whom a token of that client passes, for a request about that site.
-    pub fn of(client: &Settled, site: Option<SiteId>) -> Self {
+    pub fn of(client: &ResolvedClient, site: Option<SiteId>) -> Self {
         let EffectiveAccess {
             instance_role,
             grants,

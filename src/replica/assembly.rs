@@ -12,7 +12,7 @@ use crate::{
         access::{CurrentOwner, EffectiveAccess},
         client::Expiry,
         id::{ClientId, SiteId},
-        introspection::{Life, Settled, TokenStanding},
+        introspection::{BaseState, ResolvedClient, TokenStanding},
         role::{InstanceRole, SiteRole},
         token::TokenHash,
     },
@@ -158,7 +158,7 @@ impl Assembly {
             }
         }
         for (id, building) in self.clients {
-            let (known, tokens) = building.settle(id);
+            let (known, tokens) = building.resolve(id);
             writer.put(known, &tokens);
         }
     }
@@ -169,15 +169,15 @@ impl Assembly {
         Writer::of(
             self.clients
                 .into_iter()
-                .map(|(id, building)| building.settle(id)),
+                .map(|(id, building)| building.resolve(id)),
         )
     }
 }
 
 impl Building {
-    fn settle(self, id: ClientId) -> (Known, Vec<(TokenHash, TokenStanding)>) {
+    fn resolve(self, id: ClientId) -> (Known, Vec<(TokenHash, TokenStanding)>) {
         let known = match self.client {
-            Some(client) => Known::Settled(client.settle(id, self.grants)),
+            Some(client) => Known::Resolved(client.resolve(id, self.grants)),
             None => Known::Unreadable(id),
         };
         (known, self.tokens)
@@ -185,11 +185,11 @@ impl Building {
 }
 
 impl Parts {
-    fn settle(self, client: ClientId, grants: Vec<(SiteId, SiteRole)>) -> Settled {
-        Settled {
+    fn resolve(self, client: ClientId, grants: Vec<(SiteId, SiteRole)>) -> ResolvedClient {
+        ResolvedClient {
             client,
             owner: self.owner.owner(),
-            life: Life::of(self.revoked, self.owner.can_act()),
+            base_state: BaseState::of(self.revoked, self.owner.can_act()),
             access: EffectiveAccess {
                 instance_role: self.owner.effective_instance_role(self.instance_role),
                 grants: grants.into_iter().collect(),

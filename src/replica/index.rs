@@ -17,7 +17,7 @@ use crate::domain::{
     certificate::CertificateName,
     client::Expiry,
     id::ClientId,
-    introspection::{Settled, TokenStanding, WorksUntil},
+    introspection::{ResolvedClient, TokenStanding, WorksUntil},
     token::TokenHash,
 };
 use tree::{Keyed, Tree};
@@ -70,7 +70,7 @@ pub struct Writer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Everything that there is to know.
-    Settled(Settled),
+    Resolved(ResolvedClient),
     /// The database holds something of it that nobody can read, so nothing can be
     /// said of its tokens.
     Unreadable(ClientId),
@@ -80,7 +80,7 @@ impl Known {
     /// Which client it is of.
     pub const fn id(&self) -> ClientId {
         match self {
-            Self::Settled(settled) => settled.client,
+            Self::Resolved(client) => client.client,
             Self::Unreadable(id) => *id,
         }
     }
@@ -172,7 +172,7 @@ impl<'i> Found<'i> {
     }
 
     /// When the token ends by itself, if it works. `None`: it does not work, or
-    /// perhaps so, and [`Settled::judge`] tells.
+    /// perhaps so, and [`ResolvedClient::evaluate`] tells.
     pub fn works(self, now: Timestamp) -> Option<Expiry> {
         self.token.works.at(now)
     }
@@ -340,7 +340,7 @@ impl Client {
         self.standings().map(|(hash, standing)| Token {
             hash,
             works: match &self.known {
-                Known::Settled(settled) => settled.works_until(standing),
+                Known::Resolved(client) => client.works_until(standing),
                 Known::Unreadable(_) => WorksUntil::NEVER,
             },
             client: Arc::clone(self),

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::domain::directory::{
     Directory, DirectoryChange, Removal,
-    order::{Entry, Place, Progress},
+    order::{AcceptedChange, ChangePosition, DirectoryProgress},
 };
 
 mod replace;
@@ -136,7 +136,7 @@ impl Snapshot {
 impl Store {
     /// Gives a replacement of the directory its place in the order of changes: whatever is
     /// applied from here on is newer. Waits for no write, and holds up none.
-    pub async fn begin_replacement(&self) -> Result<Place, StoreError> {
+    pub async fn begin_replacement(&self) -> Result<ChangePosition, StoreError> {
         // A place that is given out and not used changes nothing: so it may be tried again.
         let begun = async |mut connection: &mut Connection| {
             Statement("UPDATE directory_order SET last_place = last_place + 1 RETURNING last_place")
@@ -151,7 +151,7 @@ impl Store {
 
 impl Transaction {
     /// Which changes are in the directory.
-    pub async fn directory_progress(&mut self) -> Result<Progress, StoreError> {
+    pub async fn directory_progress(&mut self) -> Result<DirectoryProgress, StoreError> {
         let applied: Option<i64> = directory_state::table
             .select(directory_state::applied_sequence)
             .first(self.connection())
@@ -164,7 +164,7 @@ impl Transaction {
             ))
             .first(self.connection())
             .await?;
-        Ok(Progress {
+        Ok(DirectoryProgress {
             applied_sequence: applied.map(sequence).transpose()?,
             changed: place(changed)?,
             unnumbered: place(unnumbered)?,
@@ -175,13 +175,16 @@ impl Transaction {
     /// Notes that a change was applied, and gives how far the directory is with it. The
     /// last thing in its transaction: replacements that begin wait from here to the commit,
     /// and are newer.
-    pub async fn note_applied(&mut self, entry: Entry) -> Result<Progress, StoreError> {
+    pub async fn note_applied(
+        &mut self,
+        change: AcceptedChange,
+    ) -> Result<DirectoryProgress, StoreError> {
         let now: i64 = diesel::update(directory_order::table)
             .set(directory_order::last_place.eq(directory_order::last_place + 1))
             .returning(directory_order::last_place)
             .get_result(self.connection())
             .await?;
-        let progress = entry.applied(place(now)?);
+        let progress = change.applied(place(now)?);
         let rows = diesel::update(directory_order::table)
             .set((
                 directory_order::changed.eq(stored(progress.changed.0)?),
@@ -385,9 +388,12 @@ impl References {
     }
 }
 
-fn place(stored: i64) -> Result<Place, StoreError> {
+fn place(stored: i64) -> Result<ChangePosition, StoreError> {
     let negative = || StoreError::Inconsistent(format!("place {stored}"));
-    u64::try_from(stored).ok().map(Place).ok_or_else(negative)
+    u64::try_from(stored)
+        .ok()
+        .map(ChangePosition)
+        .ok_or_else(negative)
 }
 
 fn stored(number: u64) -> Result<i64, StoreError> {

@@ -10,11 +10,11 @@ use crate::domain::{
     access::{Owner, SiteStanding},
     certificate::CertificateName,
     id::{TeamId, UserId},
-    role::UnknownWord,
+    role::UnknownName,
 };
 
 /// Reads a word out of a closed set, such as a role.
-pub(super) fn word<W: FromStr<Err = UnknownWord>>(text: &str) -> Result<W, StoreError> {
+pub(super) fn word<W: FromStr<Err = UnknownName>>(text: &str) -> Result<W, StoreError> {
     text.parse()
         .map_err(|unknown| StoreError::Inconsistent(format!("{unknown} {text:?}")))
 }

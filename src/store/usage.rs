@@ -19,7 +19,7 @@ use super::{
 use crate::domain::{
     Timestamp,
     id::ClientId,
-    usage::{Batch, Day, DayUsage, Outcome, Unwritten},
+    usage::{Batch, Day, DayUsage, Outcome, PendingUsage},
 };
 
 /// Clients that one statement writes at most.
@@ -95,7 +95,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn add(&mut self, client: ClientId, unwritten: &Unwritten) {
+    fn add(&mut self, client: ClientId, unwritten: &PendingUsage) {
         self.clients.push(client.uuid());
         self.last_used.push(unwritten.last_used());
         for count in unwritten.counts() {

@@ -11,7 +11,7 @@ use hitkeep_auth::{
         caller::{CallerName, CallerPermission, ServiceAccount},
         client::Expiry,
         id::{ClientId, ServiceAccountId, UserId},
-        introspection::{Life, Settled, TokenStanding},
+        introspection::{BaseState, ResolvedClient, TokenStanding},
         role::InstanceRole,
         token::{TokenHash, TokenHint},
         usage::Outcome,
@@ -52,10 +52,10 @@ fn known(number: u8, state: u8) -> Known {
     if state == 0 {
         return Known::Unreadable(client(number));
     }
-    Known::Settled(Settled {
+    Known::Resolved(ResolvedClient {
         client: client(number),
         owner: Owner::User(UserId::from_uuid(Uuid::from_u128(1))),
-        life: Life::Live,
+        base_state: BaseState::Active,
         access: EffectiveAccess {
             instance_role: InstanceRole::User,
             grants: std::iter::empty().collect(),

@@ -7,7 +7,7 @@ use hitkeep_auth::{
     domain::{Revision, id::ClientId, token::TokenHash},
     replica::{
         self, Replica,
-        index::Known::{Settled, Unreadable},
+        index::Known::{Resolved, Unreadable},
     },
     store::{
         Store,
@@ -42,7 +42,7 @@ async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
     let mut known = Known::new();
     for hash in hashes {
         let subject = store.look_up(Some(*hash)).await.unwrap().subject;
-        known.extend(subject.map(|subject| (hash.0, subject.settle())));
+        known.extend(subject.map(|subject| (hash.0, subject.resolve())));
     }
     known
 }
@@ -59,7 +59,7 @@ async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<Cli
             continue;
         };
         match &found.client().known {
-            Settled(settled) => drop(known.insert(hash.0, (found.standing(), settled.clone()))),
+            Resolved(client) => drop(known.insert(hash.0, (found.standing(), client.clone()))),
             Unreadable(client) => drop(unreadable.insert(*client)),
         }
     }
@@ -92,7 +92,7 @@ async fn follow(feed: &mut Feed, known: &mut Known, position: &mut Position) -> 
             let named: BTreeSet<_> = changed.iter().copied().collect();
             assert_eq!(named.len(), changed.len(), "each is named once");
             assert!(rows.clients.keys().all(|client| named.contains(client)));
-            known.retain(|_, (_, settled)| !named.contains(&settled.client));
+            known.retain(|_, (_, client)| !named.contains(&client.client));
             known.extend(rows.known());
             *position = state.position;
             named.len()
@@ -358,7 +358,7 @@ async fn a_row_that_nobody_can_read_is_told_and_no_other_client_suffers() {
         let expected: BTreeSet<_> = expected.iter().map(|number| client(*number)).collect();
         let whole = |rows: Rows| {
             let mut known = rows.known();
-            known.retain(|_, (_, settled)| !expected.contains(&settled.client));
+            known.retain(|_, (_, client)| !expected.contains(&client.client));
             known
         };
 
@@ -368,7 +368,7 @@ async fn a_row_that_nobody_can_read_is_told_and_no_other_client_suffers() {
         // Rows of such a client may come besides, and mean nothing.
         rows.strays = 0;
         let mut rest = sound.clone();
-        rest.retain(|_, (_, settled)| !expected.contains(&settled.client));
+        rest.retain(|_, (_, client)| !expected.contains(&client.client));
         assert_eq!(whole(rows), rest, "{write}");
         // Their tokens are not unknown, where they can be read themselves.
         let (begun, unreadable) = replicated(&store, &hashes).await;

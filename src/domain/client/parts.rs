@@ -1,40 +1,39 @@
-//! What a client is made of: its texts, its expiry, its state, and how long an old
-//! token may go on beside a new one. What is there is valid.
+//! The validated parts of a client: name, description, expiry, state, and the overlap of
+//! old and new token.
 
 use chrono::TimeDelta;
 
-use crate::domain::{Timestamp, role::words};
+use crate::domain::{Timestamp, role::string_enum};
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 120;
 /// The longest description, in characters.
 pub const MAX_DESCRIPTION: usize = 500;
-/// The longest that an old token can work beside its successor.
+/// The longest overlap of an old token with its successor.
 pub const MAX_OVERLAP: TimeDelta = TimeDelta::days(7);
 
-/// A client's name: 1 to 120 characters, trimmed, none of them a control
-/// character.
+/// A client's name: 1 to 120 characters, trimmed, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(String);
 
-/// A client's description: at most 500 characters, none of them a control
-/// character but for line breaks and tabs.
+/// A client's description: at most 500 characters, without control characters other than
+/// line breaks and tabs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description(String);
 
 /// Why a text cannot be a name or a description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadText {
-    /// Nothing but white space.
+    /// The text is empty or only white space.
     #[error("must not be empty")]
     Empty,
-    /// Over its limit.
+    /// The text exceeds its limit.
     #[error("must have at most {limit} characters")]
     TooLong {
-        /// How many characters there may be.
+        /// The limit in characters.
         limit: usize,
     },
-    /// Not for the eyes of people, and NUL not for Postgres either.
+    /// Control characters are unreadable, and Postgres does not store NUL.
     #[error("must not contain control characters")]
     ControlCharacter,
 }
@@ -50,7 +49,7 @@ impl Name {
         Ok(Self(text.to_owned()))
     }
 
-    /// The name.
+    /// The validated text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -63,13 +62,13 @@ impl Description {
         Ok(Self(text.to_owned()))
     }
 
-    /// The description.
+    /// The validated text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Refuses a text that is too long or has control characters.
+/// Refuses a text that is too long or has control characters that are not `allowed`.
 pub fn check_text(text: &str, limit: usize, allowed: fn(char) -> bool) -> Result<(), BadText> {
     if text.chars().count() > limit {
         return Err(BadText::TooLong { limit });
@@ -80,17 +79,17 @@ pub fn check_text(text: &str, limit: usize, allowed: fn(char) -> bool) -> Result
     Ok(())
 }
 
-/// When a client stops working. Ordered: later is greater, never the greatest.
+/// When a client expires. A later expiry is greater, and `Never` is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Expiry {
-    /// At that moment, and from then on.
+    /// From this moment on, it is expired.
     At(Timestamp),
-    /// Never.
+    /// It does not expire.
     Never,
 }
 
 impl Expiry {
-    /// The moment, if there is one.
+    /// The time of the expiry; `None` for `Never`.
     pub const fn time(self) -> Option<Timestamp> {
         match self {
             Self::At(time) => Some(time),
@@ -98,7 +97,7 @@ impl Expiry {
         }
     }
 
-    /// Whether it has come.
+    /// Whether the client is expired at `now`.
     pub fn has_come(self, now: Timestamp) -> bool {
         self <= Self::At(now)
     }
@@ -110,22 +109,22 @@ impl From<Option<Timestamp>> for Expiry {
     }
 }
 
-words! {
-    /// Whether a client's current token can work, and if not, the first reason.
+string_enum! {
+    /// Whether a client's current token is active; if not, the first reason that applies.
     ClientState ("client state") {
-        /// It works.
+        /// The token is active.
         Active = "ACTIVE",
-        /// Somebody revoked the client.
+        /// An actor revoked the client.
         Revoked = "REVOKED",
-        /// Its expiry has come.
+        /// The expiry has passed.
         Expired = "EXPIRED",
-        /// Its owner cannot act.
+        /// The owner is a disabled user or an archived team.
         OwnerInactive = "OWNER_INACTIVE",
     }
 }
 
 impl ClientState {
-    /// The state that follows from what is known of a client.
+    /// Derives the state; revocation comes before expiry, and expiry before the owner.
     pub fn of(revoked: bool, expiry: Expiry, owner_can_act: bool, now: Timestamp) -> Self {
         if revoked {
             Self::Revoked
@@ -139,20 +138,20 @@ impl ClientState {
     }
 }
 
-/// How long an old token works beside its successor: 0 to 7 days.
+/// How long an old token stays valid beside its successor: 0 to 7 days.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overlap(TimeDelta);
 
 impl Overlap {
-    /// `None` where it is negative or over the limit. Kept to the microsecond,
-    /// as every time is; the limit holds for what is asked.
+    /// `None` if the length is negative or over the limit. The length is rounded down to
+    /// microseconds, as every time is; the limit applies before that.
     pub fn new(length: TimeDelta) -> Option<Self> {
         let allowed = (TimeDelta::zero()..=MAX_OVERLAP).contains(&length);
         let micros = length.num_microseconds().filter(|_| allowed)?;
         Some(Self(TimeDelta::microseconds(micros)))
     }
 
-    /// How long it is.
+    /// The overlap, 0 to 7 days.
     pub const fn length(self) -> TimeDelta {
         self.0
     }

@@ -1,112 +1,115 @@
-//! In which order the directory's changes came, and which of them a replacement may
-//! undo: none that is newer than it is, unless its source starts over.
+//! The order of directory changes. A replacement may not undo a change that is newer than
+//! itself, unless its source starts over.
 
-/// A place in the one order of the directory's changes. A replacement has the place at
+/// A position in the total order of directory changes. A replacement has the position at
 /// which it began, a batch the one at which it was applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(pub u64);
+pub struct ChangePosition(pub u64);
 
-/// Which changes are in the directory, and so must not be undone by an older one.
+/// Which changes the directory contains, and an older change must therefore not undo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// The highest sequence applied; none before the first.
+pub struct DirectoryProgress {
+    /// The highest applied sequence; `None` before the first.
     pub applied_sequence: Option<u64>,
     /// The newest change.
-    pub changed: Place,
-    /// The newest change that no sequence speaks for: one without a sequence, or the
-    /// last start over, before which sequences meant something else.
-    pub unnumbered: Place,
+    pub changed: ChangePosition,
+    /// The newest change that sequences do not cover: one without a sequence, or the last start
+    /// over, since earlier sequences belong to another history.
+    pub unnumbered: ChangePosition,
     /// The newest replacement that started over.
-    pub started_over: Place,
+    pub started_over: ChangePosition,
 }
 
-/// A replacement of the directory, as far as its order among other changes goes.
+/// What the order of changes depends on in a replacement of the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Succession {
-    /// Where it began.
-    pub began: Place,
-    /// The last change that its source had seen; none where the source does not count.
+pub struct ReplacementOrder {
+    /// The position at which it began.
+    pub began: ChangePosition,
+    /// The last change that its source contains; `None` if the source does not count changes.
     pub sequence: Option<u64>,
-    /// What it may undo.
-    pub course: Course,
+    /// Which changes it may undo.
+    pub mode: ReplacementMode,
 }
 
-/// What a replacement may undo.
+/// Which changes a replacement may undo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Course {
-    /// Nothing that is newer than it is.
+pub enum ReplacementMode {
+    /// Only older ones.
     #[default]
     Forward,
-    /// Everything: its source was restored from a backup.
+    /// All: its source was restored from a backup.
     StartOver,
 }
 
-/// The directory has a change that is newer than a replacement of it.
+/// The directory contains a change that is newer than the replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the directory has a change that is newer than the replacement")]
 pub struct DirectoryChanged {
-    /// The highest sequence applied; none before the first.
+    /// The highest applied sequence; `None` before the first.
     pub applied_sequence: Option<u64>,
 }
 
-/// A change that undoes nothing newer, and may be applied.
+/// A change that may be applied, because it undoes nothing newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    before: Progress,
+pub struct AcceptedChange {
+    before: DirectoryProgress,
     change: Change,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Batch { sequence: Option<u64> },
-    Replacement(Succession),
+    Replacement(ReplacementOrder),
 }
 
-impl Progress {
-    /// Lets a batch in; none where it is to be skipped, because its sequence is not above
-    /// the applied one.
-    pub fn batch(self, sequence: Option<u64>) -> Option<Entry> {
+impl DirectoryProgress {
+    /// Accepts a batch; `None` if it is to be skipped, because its sequence is not above the
+    /// applied one.
+    pub fn accept_batch(self, sequence: Option<u64>) -> Option<AcceptedChange> {
         let is_new = sequence.is_none() || sequence > self.applied_sequence;
-        is_new.then_some(Entry {
+        is_new.then_some(AcceptedChange {
             before: self,
             change: Change::Batch { sequence },
         })
     }
 
-    /// Lets a replacement in. Sequences decide where both sides have one, since they say
-    /// what the source had seen. What has none is judged by when it came.
+    /// Accepts a replacement. If both sides have a sequence, the sequences decide, since they
+    /// say what the source contained; otherwise the positions do.
     ///
     /// # Errors
-    /// Where the replacement would undo something newer.
-    pub fn replacement(self, replacement: Succession) -> Result<Entry, DirectoryChanged> {
-        let Succession {
+    /// If the replacement would undo something newer.
+    pub fn accept_replacement(
+        self,
+        replacement: ReplacementOrder,
+    ) -> Result<AcceptedChange, DirectoryChanged> {
+        let ReplacementOrder {
             began,
             sequence,
-            course,
+            mode,
         } = replacement;
-        let is_outdated = match course {
-            Course::StartOver => began < self.started_over,
-            Course::Forward if sequence.is_some() => {
+        let is_outdated = match mode {
+            ReplacementMode::StartOver => began < self.started_over,
+            ReplacementMode::Forward if sequence.is_some() => {
                 sequence < self.applied_sequence || began < self.unnumbered
             }
-            Course::Forward => began < self.changed,
+            ReplacementMode::Forward => began < self.changed,
         };
         if is_outdated {
             return Err(DirectoryChanged {
                 applied_sequence: self.applied_sequence,
             });
         }
-        Ok(Entry {
+        Ok(AcceptedChange {
             before: self,
             change: Change::Replacement(replacement),
         })
     }
 }
 
-impl Entry {
-    /// How far the directory is once the change is applied. `now` is a place of its own,
-    /// behind everything that began before.
-    pub fn applied(self, now: Place) -> Progress {
+impl AcceptedChange {
+    /// The state after the change. `now` is a new position, after those of all changes that
+    /// began earlier.
+    pub fn applied(self, now: ChangePosition) -> DirectoryProgress {
         let before = self.before;
         let (sequence, changed, unnumbered, started_over) = match self.change {
             Change::Batch { sequence } => {
@@ -117,14 +120,14 @@ impl Entry {
                 };
                 (sequence, now, unnumbered, before.started_over)
             }
-            Change::Replacement(Succession {
+            Change::Replacement(ReplacementOrder {
                 began,
                 sequence,
-                course,
-            }) => match course {
-                // Whatever began before may be of the history that was given up.
-                Course::StartOver => (sequence, now, now, began),
-                Course::Forward => {
+                mode,
+            }) => match mode {
+                // Changes that began earlier may belong to the abandoned history.
+                ReplacementMode::StartOver => (sequence, now, now, began),
+                ReplacementMode::Forward => {
                     let changed = before.changed.max(began);
                     let unnumbered = if sequence.is_none() {
                         before.unnumbered.max(began)
@@ -135,7 +138,7 @@ impl Entry {
                 }
             },
         };
-        Progress {
+        DirectoryProgress {
             applied_sequence: sequence.or(before.applied_sequence),
             changed,
             unnumbered,
@@ -148,41 +151,41 @@ impl Entry {
 mod tests {
     use super::*;
 
-    /// What happens in a history, in this order.
+    /// One step of a history.
     #[derive(Clone, Copy)]
     enum Step {
         /// A batch is applied.
         Batch(Option<u64>),
-        /// A replacement of that number begins.
+        /// The replacement of that number begins.
         Begin(usize),
-        /// It is complete, with that sequence.
-        Finish(usize, Option<u64>, Course),
+        /// The replacement completes, with that sequence.
+        Finish(usize, Option<u64>, ReplacementMode),
     }
 
-    /// What a history is called, what happens in it, which of its batches and replacements
-    /// are applied, and the sequence in the end.
+    /// The case's name, its steps, whether each batch and replacement is applied, and the
+    /// final sequence.
     type Case<'a> = (&'a str, &'a [Step], &'a [bool], Option<u64>);
 
-    /// What became of each batch and each replacement, and the sequence in the end.
+    /// Whether each batch and each replacement was applied, and the final sequence.
     fn history(steps: &[Step]) -> (Vec<bool>, Option<u64>) {
-        let mut progress = Progress::default();
-        let mut began = [Place::default(); 4];
+        let mut progress = DirectoryProgress::default();
+        let mut began = [ChangePosition::default(); 4];
         let mut applied = Vec::new();
-        for (now, step) in (1..).map(Place).zip(steps) {
+        for (now, step) in (1..).map(ChangePosition).zip(steps) {
             let entry = match *step {
                 Step::Begin(number) => {
                     began[number] = now;
                     continue;
                 }
-                Step::Batch(sequence) => progress.batch(sequence),
-                Step::Finish(number, sequence, course) => {
+                Step::Batch(sequence) => progress.accept_batch(sequence),
+                Step::Finish(number, sequence, mode) => {
                     let began = began[number];
-                    let replacement = Succession {
+                    let replacement = ReplacementOrder {
                         began,
                         sequence,
-                        course,
+                        mode,
                     };
-                    progress.replacement(replacement).ok()
+                    progress.accept_replacement(replacement).ok()
                 }
             };
             applied.push(entry.is_some());
@@ -192,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn every_interleaving_keeps_what_is_newer() {
-        use Course::{Forward, StartOver};
+    fn every_interleaving_keeps_newer_changes() {
+        use ReplacementMode::{Forward, StartOver};
         use Step::{Batch, Begin, Finish};
 
         let whole = |number, sequence| Finish(number, sequence, Forward);
@@ -350,24 +353,24 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever happens, only a start over brings the sequence down.
+        /// Only a start over lowers the sequence.
         #[test]
-        fn the_sequence_goes_forward_only(
+        fn the_sequence_never_decreases(
             steps in proptest::collection::vec((0..3_u8, proptest::option::of(0..6_u64), 0..4_usize), 0..40),
         ) {
-            let mut progress = Progress::default();
-            let mut began = [Place::default(); 4];
-            for (now, (kind, sequence, number)) in (1..).map(Place).zip(steps) {
+            let mut progress = DirectoryProgress::default();
+            let mut began = [ChangePosition::default(); 4];
+            for (now, (kind, sequence, number)) in (1..).map(ChangePosition).zip(steps) {
                 let entry = match kind {
                     0 => {
                         began[number] = now;
                         None
                     }
-                    1 => progress.batch(sequence),
-                    _ => progress.replacement(Succession {
+                    1 => progress.accept_batch(sequence),
+                    _ => progress.accept_replacement(ReplacementOrder {
                         began: began[number],
                         sequence,
-                        course: Course::Forward,
+                        mode: ReplacementMode::Forward,
                     }).ok(),
                 };
                 let Some(next) = entry.map(|entry| entry.applied(now)) else { continue };

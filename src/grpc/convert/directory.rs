@@ -6,7 +6,7 @@ use super::reader::{Read, Reader, Wrong};
 use crate::{
     domain::directory::{
         Directory, DirectoryChange, MAX_CHANGES, Site, SiteMember, Team, TeamMember, User,
-        order::Course,
+        order::ReplacementMode,
     },
     grpc::error::ApiError,
     pb,
@@ -64,7 +64,7 @@ pub(in crate::grpc) struct Replacement {
     pub(in crate::grpc) directory: Directory,
     pub(in crate::grpc) allow_mass_removal: bool,
     pub(in crate::grpc) sequence: Option<u64>,
-    pub(in crate::grpc) course: Course,
+    pub(in crate::grpc) mode: ReplacementMode,
 }
 
 impl Replacement {
@@ -82,10 +82,10 @@ impl Replacement {
         if self.chunks == 0 {
             self.allow_mass_removal = chunk.allow_mass_removal;
             self.sequence = reader.sequence(chunk.sequence).unwrap_or_default();
-            self.course = if chunk.start_over {
-                Course::StartOver
+            self.mode = if chunk.start_over {
+                ReplacementMode::StartOver
             } else {
-                Course::Forward
+                ReplacementMode::Forward
             };
         }
         self.chunks += 1;

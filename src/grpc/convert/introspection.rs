@@ -12,7 +12,7 @@ use crate::{
     domain::{
         Revision,
         access::{Decision, PermissionCheck},
-        introspection::{InactiveReason, Settled},
+        introspection::{InactiveReason, ResolvedClient},
         role::{InstancePermission, SitePermission},
     },
     grpc::error::ApiError,
@@ -73,7 +73,7 @@ fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Read<Pe
 }
 
 /// The answer for a token that works, short of revision and decision.
-pub(crate) fn to_active(client: &Settled, cache_age: TimeDelta) -> pb::IntrospectResponse {
+pub(crate) fn to_active(client: &ResolvedClient, cache_age: TimeDelta) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         active: true,
         client_id: client.client.to_string(),

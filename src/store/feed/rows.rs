@@ -16,7 +16,7 @@ use crate::{
         client::Expiry,
         id::{ClientId, ServiceAccountId, SiteId},
         introspection::TokenStanding,
-        role::{InstanceRole, SiteRole, UnknownWord},
+        role::{InstanceRole, SiteRole, UnknownName},
         token::{TokenHash, TokenHint},
     },
     store::{
@@ -189,7 +189,7 @@ impl TokenRow {
 }
 
 /// A role; `None` where nobody knows it.
-pub(super) fn role<R: FromStr<Err = UnknownWord>>(
+pub(super) fn role<R: FromStr<Err = UnknownName>>(
     row: &Row,
     column: usize,
 ) -> Result<Option<R>, StoreError> {

@@ -125,7 +125,7 @@ async fn make(
     let names: Vec<CertificateName> = names.iter().map(|name| name.parse().unwrap()).collect();
     let body = async |tx: &mut Transaction| -> Result<String, InsertAccountError> {
         let made = ServiceAccount::create(name.clone(), allow, tx.now, &*tx.entropy());
-        let made = made.known_by(&names);
+        let made = made.with_certificate_names(&names);
         tx.insert_account(&made.account, &made.token.hash()).await?;
         tx.record(made.event).await?;
         Ok(made.token.reveal())

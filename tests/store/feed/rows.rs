@@ -6,7 +6,7 @@ use hitkeep_auth::{
     domain::{
         access::{CurrentOwner, EffectiveAccess, SiteStanding},
         id::{ClientId, SiteId, TeamId, UserId},
-        introspection::{Life, Settled, TokenStanding},
+        introspection::{BaseState, ResolvedClient, TokenStanding},
         role::{SiteRole, TeamRole},
     },
     store::feed::{ClientRow, GrantRow, Sink, TokenRow, WholeSink},
@@ -118,7 +118,7 @@ impl WholeSink for Rows {
 }
 
 /// What is known of each token, by its hash.
-pub type Known = BTreeMap<[u8; 32], (TokenStanding, Settled)>;
+pub type Known = BTreeMap<[u8; 32], (TokenStanding, ResolvedClient)>;
 
 impl Rows {
     /// Lets something happen when the first client comes.
@@ -139,10 +139,10 @@ impl Rows {
             },
         ) in self.clients
         {
-            let settled = Settled {
+            let client = ResolvedClient {
                 client: id,
                 owner: row.owner.owner(),
-                life: Life::of(row.revoked, row.owner.can_act()),
+                base_state: BaseState::of(row.revoked, row.owner.can_act()),
                 access: EffectiveAccess {
                     instance_role: row.owner.effective_instance_role(row.instance_role),
                     grants: grants.into_iter().collect(),
@@ -151,7 +151,7 @@ impl Rows {
                 name: row.name,
             };
             for token in tokens {
-                let entry = (token.standing, settled.clone());
+                let entry = (token.standing, client.clone());
                 known.insert(token.hash.0, entry);
             }
         }
