@@ -24,7 +24,7 @@ use crate::{
     pb::envoy::config::core::v3::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd,
     proxy_auth::{
         credential::{Credential, Credentials},
-        route::{Preflight, Settings},
+        route::{Preflight, RouteSettings},
         verdict::{Pass, Refused, Verdict, is_reserved},
     },
 };
@@ -264,7 +264,7 @@ impl AtOnce<'_> {
     fn verdict(&self, message: &[u8]) -> Option<Verdict> {
         let read = Read::of(message)?;
         // A mistake is told of on the usual way.
-        let settings = Settings::read(read.settings().iter().copied()).ok()?;
+        let settings = RouteSettings::read(read.settings().iter().copied()).ok()?;
         if settings.preflight == Preflight::Passes && read.method == "OPTIONS" {
             // Whether it is a preflight is found out there.
             return None;

@@ -15,7 +15,7 @@ use crate::{
 
 /// The answer where the call itself failed, and not the check.
 pub(crate) fn cannot_tell() -> CheckResponse {
-    convert::to_denied(&Refused::CannotTell)
+    convert::to_denied(&Refused::Unanswerable)
 }
 
 #[tonic::async_trait]

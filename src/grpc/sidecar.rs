@@ -19,7 +19,7 @@ use crate::{
     domain::access::Decision,
     proxy_auth::{
         credential::Credential,
-        route::{Mistake, Need, Preflight, Settings},
+        route::{Need, Preflight, RouteError, RouteSettings},
         verdict::{Pass, Refused, Verdict},
     },
     telemetry::metrics,
@@ -34,7 +34,7 @@ const MAX_TOLD: usize = 64;
 /// A request that a proxy asks about.
 pub(crate) struct Asked<'r> {
     /// What its route says.
-    pub(crate) settings: Result<Settings<'r>, Mistake>,
+    pub(crate) settings: Result<RouteSettings<'r>, RouteError>,
     /// Whether it is a preflight, by what the proxy says of it and not its client.
     pub(crate) is_preflight: bool,
     /// Its path, and maybe a query; none where the proxy does not tell.
@@ -93,7 +93,7 @@ impl Services {
         let judged = self.judge_patiently(&presented, need.check(), give_up, conclude);
         judged.await.unwrap_or_else(|error| {
             self.tell_unjudged(&error);
-            Verdict::Refused(Refused::CannotTell)
+            Verdict::Refused(Refused::Unanswerable)
         })
     }
 
@@ -142,7 +142,7 @@ pub(crate) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
         (None, _) | (Some(_), Some(Decision::Allowed)) => {
             Verdict::Allowed(Pass::of(client, need.site()))
         }
-        (Some(check), _) => Verdict::Refused(Refused::NotEnough(check)),
+        (Some(check), _) => Verdict::Refused(Refused::PermissionDenied(check)),
     }
 }
 
@@ -151,7 +151,7 @@ pub(crate) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Complaint {
     /// Its route has that mistake.
-    Route(Mistake),
+    Route(RouteError),
     /// It cannot be told whether its request may pass, for that reason.
     Unjudged(&'static str),
     /// Its proxy may not ask, for that reason.
@@ -185,18 +185,18 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy_auth::route::Shown;
+    use crate::proxy_auth::route::QuotedValue;
 
     #[test]
     fn a_complaint_is_told_once_in_a_while_and_never_too_many_at_once() {
         let complaints = Complaints::default();
         let is_due = |mistake, now| complaints.is_due(Complaint::Route(mistake), now);
         let second = Duration::from_secs(1);
-        assert!(is_due(Mistake::TwoPlaces, second));
-        assert!(!is_due(Mistake::TwoPlaces, second * 10));
-        assert!(is_due(Mistake::SetTwice("site_id"), second * 10));
-        assert!(is_due(Mistake::TwoPlaces, second * 11));
-        let made_up = |n: usize| Mistake::UnknownSetting(Shown::new(&n.to_string()));
+        assert!(is_due(RouteError::SiteTwice, second));
+        assert!(!is_due(RouteError::SiteTwice, second * 10));
+        assert!(is_due(RouteError::SetTwice("site_id"), second * 10));
+        assert!(is_due(RouteError::SiteTwice, second * 11));
+        let made_up = |n: usize| RouteError::UnknownSetting(QuotedValue::new(&n.to_string()));
         let told = |now| {
             let due = |n: &usize| is_due(made_up(*n), now);
             (0..2 * MAX_TOLD).filter(due).count()

@@ -12,7 +12,7 @@ use http::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::{grpc::error::ApiError, proxy_auth::verdict::Answer};
+use crate::{grpc::error::ApiError, proxy_auth::verdict::HttpAnswer};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -71,8 +71,8 @@ pub(super) fn explain(response: &mut Response, error: &ApiError) {
 }
 
 /// What a proxy is told.
-pub(super) fn verdict(answer: Answer) -> Response {
-    let Answer {
+pub(super) fn verdict(answer: HttpAnswer) -> Response {
+    let HttpAnswer {
         status,
         headers,
         body,

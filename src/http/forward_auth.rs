@@ -30,7 +30,9 @@ use crate::{
     },
     proxy_auth::{
         credential::Credentials,
-        route::{Mistake, Preflight, PreflightSigns, Route, SETTINGS, Settings, origin_form},
+        route::{
+            Preflight, PreflightHeaders, Route, RouteError, RouteSettings, SETTINGS, origin_form,
+        },
     },
 };
 
@@ -61,7 +63,7 @@ pub(super) async fn forward_auth(State(state): State<HttpState>, request: Reques
     let query = head.uri.query().unwrap_or_default();
     let settings: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
     let pairs = settings.iter().map(|(name, value)| (&**name, &**value));
-    let route = |route| Settings {
+    let route = |route| RouteSettings {
         route,
         preflight: Preflight::Checked,
     };
@@ -89,8 +91,8 @@ pub(super) async fn with_path_behind(State(state): State<HttpState>, request: Re
     let settings = decoded(settings);
     let pairs = settings.iter().map(|(name, value)| (&**name, &**value));
     let settings = match head.uri.query().and_then(setting_in).filter(|_| is_plain) {
-        Some(name) => Err(Mistake::SettingOfClient(name)),
-        None => Settings::read(pairs),
+        Some(name) => Err(RouteError::SettingOfClient(name)),
+        None => RouteSettings::read(pairs),
     };
     answered(&state, &head, settings, target).await
 }
@@ -116,7 +118,7 @@ fn setting_in(query: &str) -> Option<&'static str> {
 async fn answered(
     state: &HttpState,
     head: &Parts,
-    settings: Result<Settings<'_>, Mistake>,
+    settings: Result<RouteSettings<'_>, RouteError>,
     target: Option<Cow<'_, str>>,
 ) -> Response {
     let _place = match state.admit() {
@@ -137,7 +139,7 @@ async fn answered(
         }
         Err(error) => return refused(state, &error),
     }
-    let (mut credentials, mut signs) = (Credentials::default(), PreflightSigns::default());
+    let (mut credentials, mut signs) = (Credentials::default(), PreflightHeaders::default());
     for (name, value) in &head.headers {
         credentials.see(name.as_str().as_bytes(), value.as_bytes());
         signs.see(name.as_str().as_bytes());
@@ -151,11 +153,11 @@ async fn answered(
     let (settings, target) = match &told {
         Told::Never => (settings, None),
         Told::Once(path) => (settings, Some(&**path)),
-        Told::Differently => (Err(Mistake::PathToldTwice), None),
+        Told::Differently => (Err(RouteError::PathConflict), None),
     };
     let asked = Asked {
         settings,
-        is_preflight: signs.are_of_preflight(head.method.as_str()),
+        is_preflight: signs.indicate_preflight(head.method.as_str()),
         target,
         credential: credentials.credential(),
     };

@@ -1,22 +1,21 @@
-//! Where a request shows its token: in `authorization` as a bearer token, or else in
-//! `x-api-key`, as `HitKeep` itself takes it.
+//! Extracts a request's token: from `authorization` as a bearer token, or else from
+//! `x-api-key`, as `HitKeep` itself does.
 //!
-//! An `authorization` of another scheme, such as that of a proxy in front, does not
-//! keep a token in `x-api-key` from being seen. An empty token is none. Two values of
-//! one header are not one token: it is open which of them is meant, and whoever reads
-//! the request next may take the other one. So what they show is a token that works
-//! for nobody, and the answer is the one that a proxy gets which joins them first.
+//! An `authorization` with another scheme, such as that of a proxy in front, does not hide
+//! a token in `x-api-key`, and an empty token counts as none. Two values of one header are
+//! ambiguous, and the next program may choose the other one. So they count as a token that
+//! is inactive, which is also the answer to a proxy that joins them first.
 
 use std::fmt;
 
-/// The header that holds the token and its scheme.
+/// Has the scheme and the token.
 const AUTHORIZATION: &[u8] = b"authorization";
-/// The header that holds the token alone.
+/// Has only the token.
 const API_KEY: &[u8] = b"x-api-key";
 /// The scheme; its case does not matter (RFC 9110, section 11.1).
 const BEARER: &[u8] = b"bearer";
 
-/// What is seen of a request's headers, of which all are to be shown to it.
+/// The credentials found in a request. The caller must show it every header.
 #[derive(Clone, Copy, Default)]
 pub struct Credentials<'r> {
     authorization: Given<'r>,
@@ -31,34 +30,34 @@ enum Given<'r> {
     Often,
 }
 
-/// The token that a request shows.
+/// The token that a request carries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'r> {
-    /// None.
+    /// The request carries none.
     Missing,
-    /// This text, which may be a token or not.
+    /// A text that may or may not be a token.
     Text(&'r [u8]),
-    /// More than one.
+    /// Several values, which count as an inactive token.
     Several,
 }
 
 impl<'r> Credentials<'r> {
-    /// Looks at a header, whose name may be in any case.
+    /// Takes note of a header; the case of its name does not matter.
     pub fn see(&mut self, name: &[u8], value: &'r [u8]) {
-        let place = if name.eq_ignore_ascii_case(AUTHORIZATION) {
+        let slot = if name.eq_ignore_ascii_case(AUTHORIZATION) {
             &mut self.authorization
         } else if name.eq_ignore_ascii_case(API_KEY) {
             &mut self.api_key
         } else {
             return;
         };
-        *place = match place {
+        *slot = match slot {
             Given::Never => Given::Once(value),
             Given::Once(_) | Given::Often => Given::Often,
         };
     }
 
-    /// The token that was seen.
+    /// The token, after all headers were seen.
     pub fn credential(self) -> Credential<'r> {
         match self.authorization {
             Given::Often => return Credential::Several,
@@ -93,14 +92,14 @@ impl fmt::Debug for Credential<'_> {
     }
 }
 
-/// The token of a bearer's `authorization`; none where it is of another scheme.
+/// The token of an `authorization` header; `None` if its scheme is another.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = trimmed(value).split_at_checked(BEARER.len())?;
     let is_bearer = scheme.eq_ignore_ascii_case(BEARER) && token.first() == Some(&b' ');
     is_bearer.then(|| trimmed(token)).filter(|t| !t.is_empty())
 }
 
-/// Without the blanks around it.
+/// The value without surrounding white space.
 fn trimmed(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_where_hitkeep_finds_it() {
+    fn tokens_are_extracted_as_hitkeep_does() {
         let text = Credential::Text(b"t");
         for (headers, expected) in [
             (&[][..], Credential::Missing),

@@ -1,18 +1,18 @@
-//! What a proxy's route needs of a token: read from the settings that an operator
+//! What a proxy's route requires of a token: parsed from the settings that an operator
 //! gives the route, and then, for each request, from its path.
 //!
-//! A [`Route`] is read strictly, because a setting that is not understood must not
-//! leave a route open: an unknown setting, such as a misspelt `permision`, is a
-//! mistake like any other. Reading one allocates nothing, so it is done for each
-//! request, and there is nothing to keep in step with a proxy's configuration.
+//! Parsing a [`Route`] is strict, because a misunderstood setting must not leave a route
+//! open: an unknown setting, such as a misspelt `permision`, is an error. Parsing does not
+//! allocate, so it happens for each request, and no state has to be kept in sync with a
+//! proxy's configuration.
 
-mod mistake;
+mod error;
 mod path;
 mod preflight;
 
-pub use mistake::{Mistake, NeedError, Shown, Unclear};
-pub use path::{NormalPath, PathMistake, SitePath, origin_form};
-pub use preflight::{Preflight, PreflightSigns};
+pub use error::{NeedError, PathAmbiguity, QuotedValue, RouteError};
+pub use path::{NormalPath, PathError, SitePath, origin_form};
+pub use preflight::{Preflight, PreflightHeaders};
 
 use uuid::Uuid;
 
@@ -22,193 +22,197 @@ use crate::domain::{
     role::{InstancePermission, SitePermission},
 };
 
-/// The settings of a route, by name.
+/// The permission that the token must have.
 pub const PERMISSION: &str = "permission";
-/// See [`PERMISSION`].
+/// The site, if it is the same for all requests.
 pub const SITE_ID: &str = "site_id";
-/// See [`PERMISSION`].
+/// The template that finds the site in the request's path.
 pub const SITE_PATH: &str = "site_path";
 
-/// See [`PERMISSION`].
+/// How to treat CORS preflights; see [`Preflight`].
 pub const PREFLIGHT: &str = "preflight";
 /// The names of all settings.
 pub const SETTINGS: [&str; 4] = [PERMISSION, SITE_ID, SITE_PATH, PREFLIGHT];
-/// The one value of [`PREFLIGHT`].
+/// The only value of [`PREFLIGHT`].
 const PASS: &str = "pass";
 
-/// A UUID's text: five groups with hyphens between them.
+/// The length of a UUID as five groups with hyphens.
 const UUID_LENGTH: usize = 36;
 
-/// All that the settings of a route say.
+/// A route's parsed settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings<'s> {
-    /// What the route needs of a token.
+pub struct RouteSettings<'s> {
+    /// What the route requires of a token.
     pub route: Route<'s>,
-    /// Whether a CORS preflight needs a token, too.
+    /// Whether a CORS preflight needs a token as well.
     pub preflight: Preflight,
 }
 
-/// What a route needs of a token. What cannot be needed cannot be written down,
-/// such as a `site.*` permission without a site.
+/// What a route requires of a token. The type rules out invalid combinations, such as a
+/// `site.*` permission without a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'s> {
-    /// That it works.
+    /// An active token.
     Active,
-    /// That it works; its role on the site is told where it has one.
-    ActiveOn(Place<'s>),
+    /// An active token; the upstream gets its role on the site, if it has one.
+    ActiveOn(SiteSource<'s>),
     /// A permission on a site.
-    Site(SitePermission, Place<'s>),
+    Site(SitePermission, SiteSource<'s>),
     /// A permission on the instance.
     Instance(InstancePermission),
 }
 
-/// Where the site is.
+/// How a request's site is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'s> {
-    /// It is always this one.
+pub enum SiteSource<'s> {
+    /// It is the same for all requests.
     Fixed(SiteId),
-    /// The request's path names it.
+    /// It is in the request's path.
     InPath(SitePath<'s>),
 }
 
-/// What one request needs of its token.
+/// What one request requires of its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// That it works.
+    /// An active token.
     Active,
-    /// That it works; its role on the site is told where it has one.
+    /// An active token; the upstream gets its role on the site, if it has one.
     ActiveOn(SiteId),
     /// A permission.
     Permission(PermissionCheck),
 }
 
-impl<'s> Settings<'s> {
-    /// Reads the settings of a route, in any order.
+impl<'s> RouteSettings<'s> {
+    /// Parses a route's settings, in any order.
     ///
     /// # Errors
-    /// The first mistake that there is.
-    pub fn read<I>(settings: I) -> Result<Self, Mistake>
+    /// The first error found.
+    pub fn read<I>(settings: I) -> Result<Self, RouteError>
     where
         I: IntoIterator<Item = (&'s str, &'s str)>,
     {
         let (mut permission, mut site_id, mut site_path) = (None, None, None);
         let mut preflight = None;
         for (name, value) in settings {
-            let (name, place) = match name {
+            let (name, source) = match name {
                 PERMISSION => (PERMISSION, &mut permission),
                 SITE_ID => (SITE_ID, &mut site_id),
                 SITE_PATH => (SITE_PATH, &mut site_path),
                 PREFLIGHT => (PREFLIGHT, &mut preflight),
-                _ => return Err(Mistake::UnknownSetting(Shown::new(name))),
+                _ => return Err(RouteError::UnknownSetting(QuotedValue::new(name))),
             };
             if value.is_empty() {
-                return Err(Mistake::Empty(name));
+                return Err(RouteError::Empty(name));
             }
-            if place.replace(value).is_some() {
-                return Err(Mistake::SetTwice(name));
+            if source.replace(value).is_some() {
+                return Err(RouteError::SetTwice(name));
             }
         }
-        let place = match (site_id, site_path) {
+        let source = match (site_id, site_path) {
             (None, None) => None,
-            (Some(id), None) => Some(Place::Fixed(
-                site(id.as_bytes()).ok_or_else(|| Mistake::SiteMalformed(Shown::new(id)))?,
-            )),
-            (None, Some(template)) => {
-                let malformed = |wrong| Mistake::PathMalformed(Shown::new(template), wrong);
-                Some(Place::InPath(SitePath::read(template).map_err(malformed)?))
+            (Some(id), None) => {
+                Some(SiteSource::Fixed(site(id.as_bytes()).ok_or_else(|| {
+                    RouteError::SiteMalformed(QuotedValue::new(id))
+                })?))
             }
-            (Some(_), Some(_)) => return Err(Mistake::TwoPlaces),
+            (None, Some(template)) => {
+                let malformed =
+                    |wrong| RouteError::PathMalformed(QuotedValue::new(template), wrong);
+                Some(SiteSource::InPath(
+                    SitePath::read(template).map_err(malformed)?,
+                ))
+            }
+            (Some(_), Some(_)) => return Err(RouteError::SiteTwice),
         };
         let preflight = match preflight {
             None => Preflight::Checked,
             Some(PASS) => Preflight::Passes,
-            Some(other) => return Err(Mistake::PreflightUnknown(Shown::new(other))),
+            Some(other) => return Err(RouteError::PreflightUnknown(QuotedValue::new(other))),
         };
-        let route = Route::of(permission, place)?;
+        let route = Route::of(permission, source)?;
         Ok(Self { route, preflight })
     }
 }
 
 impl<'s> Route<'s> {
-    /// Reads a route from its settings, where the method of a request is not known.
+    /// Parses a route's settings if the method of a request is not known.
     ///
     /// # Errors
-    /// The first mistake that there is. That preflights are to pass is one.
-    pub fn read<I>(settings: I) -> Result<Self, Mistake>
+    /// The first error found. A `preflight` setting is one, because it needs the method.
+    pub fn read<I>(settings: I) -> Result<Self, RouteError>
     where
         I: IntoIterator<Item = (&'s str, &'s str)>,
     {
-        match Settings::read(settings)? {
-            Settings {
+        match RouteSettings::read(settings)? {
+            RouteSettings {
                 route,
                 preflight: Preflight::Checked,
             } => Ok(route),
-            Settings {
+            RouteSettings {
                 preflight: Preflight::Passes,
                 ..
-            } => Err(Mistake::MethodUntold),
+            } => Err(RouteError::MethodUnknown),
         }
     }
 
-    fn of(permission: Option<&str>, place: Option<Place<'s>>) -> Result<Self, Mistake> {
+    fn of(permission: Option<&str>, source: Option<SiteSource<'s>>) -> Result<Self, RouteError> {
         let Some(permission) = permission else {
-            return Ok(place.map_or(Self::Active, Self::ActiveOn));
+            return Ok(source.map_or(Self::Active, Self::ActiveOn));
         };
         if let Ok(permission) = permission.parse() {
-            let place = place.ok_or(Mistake::SiteMissing(permission))?;
-            return Ok(Self::Site(permission, place));
+            let source = source.ok_or(RouteError::SiteMissing(permission))?;
+            return Ok(Self::Site(permission, source));
         }
-        match (permission.parse(), place) {
+        match (permission.parse(), source) {
             (Ok(permission), None) => Ok(Self::Instance(permission)),
-            (Ok(permission), Some(_)) => Err(Mistake::SiteTooMuch(permission)),
-            (Err(_), _) => Err(Mistake::UnknownPermission(Shown::new(permission))),
+            (Ok(permission), Some(_)) => Err(RouteError::SiteUnexpected(permission)),
+            (Err(_), _) => Err(RouteError::UnknownPermission(QuotedValue::new(permission))),
         }
     }
 
-    /// Whether it reads the path of a request.
+    /// Whether the requirement depends on the request's path.
     pub const fn reads_path(&self) -> bool {
         self.template().is_some()
     }
 
     const fn template(&self) -> Option<SitePath<'s>> {
         match self {
-            Self::ActiveOn(Place::InPath(template)) | Self::Site(_, Place::InPath(template)) => {
-                Some(*template)
-            }
-            Self::ActiveOn(Place::Fixed(_))
-            | Self::Site(_, Place::Fixed(_))
+            Self::ActiveOn(SiteSource::InPath(template))
+            | Self::Site(_, SiteSource::InPath(template)) => Some(*template),
+            Self::ActiveOn(SiteSource::Fixed(_))
+            | Self::Site(_, SiteSource::Fixed(_))
             | Self::Active
             | Self::Instance(_) => None,
         }
     }
 
-    /// Whether a header's value may tell two paths that a program has joined, the
-    /// client's and the proxy's. A blank is in no request's target. A comma may be in
-    /// one; but if what follows it is a path that came to this route, or none in its
-    /// normal form, then it is open which of both is meant.
-    pub fn may_be_joined(&self, told: &str) -> bool {
+    /// Whether a header's value may be two paths that a program joined, the client's and the
+    /// proxy's. No request target has a space. A comma may be part of one; but if the text
+    /// after it is a path that matches this route, or is not in normal form, it is ambiguous
+    /// which of the two is meant.
+    pub fn may_be_joined(&self, value: &str) -> bool {
         let Some(template) = self.template() else {
             return false;
         };
         let is_path = |(at, _)| {
-            let rest = origin_form(&told[at + 1..]);
+            let rest = origin_form(&value[at + 1..]);
             let path = NormalPath::read(rest);
             rest.starts_with('/') && path.is_none_or(|path| template.find(path).is_some())
         };
-        told.contains([' ', '\t']) || told.match_indices(',').any(is_path)
+        value.contains([' ', '\t']) || value.match_indices(',').any(is_path)
     }
 
-    /// What a request needs, by its target as its first line has it: the path, and
-    /// maybe a query; none where the proxy does not tell it.
+    /// The requirement of a request. `target` is the request target, a path and perhaps a
+    /// query; `None` if the proxy does not send it.
     ///
     /// # Errors
-    /// Where the path does not say which site it is about.
+    /// If the path does not clearly identify the site.
     pub fn need(&self, target: Option<&str>) -> Result<Need, NeedError> {
         Ok(match self {
             Self::Active => Need::Active,
-            Self::ActiveOn(place) => Need::ActiveOn(place.site(target)?),
-            Self::Site(permission, place) => Need::Permission(PermissionCheck::Site {
-                site: place.site(target)?,
+            Self::ActiveOn(source) => Need::ActiveOn(source.site(target)?),
+            Self::Site(permission, source) => Need::Permission(PermissionCheck::Site {
+                site: source.site(target)?,
                 permission: *permission,
             }),
             Self::Instance(permission) => Need::Permission(PermissionCheck::Instance(*permission)),
@@ -216,23 +220,23 @@ impl<'s> Route<'s> {
     }
 }
 
-impl Place<'_> {
+impl SiteSource<'_> {
     fn site(&self, target: Option<&str>) -> Result<SiteId, NeedError> {
         let template = match self {
             Self::Fixed(site) => return Ok(*site),
             Self::InPath(template) => template,
         };
-        let shown = || Shown::new(template.as_str());
-        let target = target.ok_or_else(|| NeedError::Route(Mistake::PathUntold(shown())))?;
-        let path = NormalPath::read(target).ok_or(NeedError::Client(Unclear::Path))?;
+        let shown = || QuotedValue::new(template.as_str());
+        let target = target.ok_or_else(|| NeedError::Route(RouteError::PathMissing(shown())))?;
+        let path = NormalPath::read(target).ok_or(NeedError::Client(PathAmbiguity::Path))?;
         let found = template.find(path);
-        let found = found.ok_or_else(|| NeedError::Route(Mistake::PathUnmatched(shown())))?;
-        site(found).ok_or(NeedError::Client(Unclear::Site))
+        let found = found.ok_or_else(|| NeedError::Route(RouteError::PathUnmatched(shown())))?;
+        site(found).ok_or(NeedError::Client(PathAmbiguity::Site))
     }
 }
 
 impl Need {
-    /// The check that answers it; none where any token that works will do.
+    /// The permission to check; `None` if any active token will do.
     pub const fn check(self) -> Option<PermissionCheck> {
         match self {
             Self::Active | Self::ActiveOn(_) => None,
@@ -240,7 +244,7 @@ impl Need {
         }
     }
 
-    /// The site that the request is about.
+    /// The site that the request is about, if any.
     pub const fn site(self) -> Option<SiteId> {
         match self {
             Self::ActiveOn(site) | Self::Permission(PermissionCheck::Site { site, .. }) => {
@@ -251,8 +255,8 @@ impl Need {
     }
 }
 
-/// A site's id in upper or lower case (RFC 9562: they are the same), and in no other
-/// spelling: not without hyphens, in braces or as a URN, which some programs take.
+/// Parses a site's id in upper or lower case, which are equal (RFC 9562). Other spellings
+/// that some programs accept are refused: without hyphens, in braces, or as a URN.
 fn site(text: &[u8]) -> Option<SiteId> {
     let id = (text.len() == UUID_LENGTH).then(|| Uuid::try_parse_ascii(text).ok())??;
     Some(SiteId::from_uuid(id))
@@ -269,9 +273,9 @@ mod tests {
     }
 
     #[test]
-    fn a_route_is_read_from_its_settings() {
-        let fixed = Place::Fixed(SITE.parse().unwrap());
-        let template = Place::InPath(SitePath::read("/s/{site_id}").unwrap());
+    fn routes_parse_from_their_settings() {
+        let fixed = SiteSource::Fixed(SITE.parse().unwrap());
+        let template = SiteSource::InPath(SitePath::read("/s/{site_id}").unwrap());
         assert_eq!(read(&[]), Ok(Route::Active));
         assert_eq!(read(&[("site_id", SITE)]), Ok(Route::ActiveOn(fixed)));
         assert_eq!(
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named() {
+    fn every_error_is_reported() {
         for (settings, said) in [
             (
                 &[("permision", "site.view")][..],
@@ -345,26 +349,29 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_passes_only_where_the_method_is_known() {
+    fn preflights_pass_only_if_the_method_is_known() {
         let settings = |value| [("preflight", value), ("permission", "instance.view_audit")];
-        let all = Settings::read(settings("pass")).unwrap();
+        let all = RouteSettings::read(settings("pass")).unwrap();
         assert_eq!(all.preflight, Preflight::Passes);
         assert_eq!(all.route, Route::Instance(InstancePermission::ViewAudit));
-        assert_eq!(Route::read(settings("pass")), Err(Mistake::MethodUntold));
-        let checked = Settings::read([("site_id", SITE)]).unwrap();
+        assert_eq!(
+            Route::read(settings("pass")),
+            Err(RouteError::MethodUnknown)
+        );
+        let checked = RouteSettings::read([("site_id", SITE)]).unwrap();
         assert_eq!(checked.preflight, Preflight::Checked);
         for other in ["Pass", "true", "pass "] {
-            let unknown = Mistake::PreflightUnknown(Shown::new(other));
-            assert_eq!(Settings::read(settings(other)), Err(unknown));
+            let unknown = RouteError::PreflightUnknown(QuotedValue::new(other));
+            assert_eq!(RouteSettings::read(settings(other)), Err(unknown));
         }
         assert_eq!(
-            Settings::read(settings("")),
-            Err(Mistake::Empty("preflight"))
+            RouteSettings::read(settings("")),
+            Err(RouteError::Empty("preflight"))
         );
     }
 
     #[test]
-    fn two_paths_that_were_joined_are_not_one() {
+    fn joined_paths_are_detected() {
         let route = read(&[("site_path", "/s/{site_id}/**")]).unwrap();
         for joined in [
             "/s/a/x, /s/b/x",
@@ -393,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_needs_what_its_route_and_its_path_say() {
+    fn need_follows_from_route_and_path() {
         let route = read(&[
             ("permission", "site.view"),
             ("site_path", "/s/{site_id}/**"),
@@ -415,17 +422,17 @@ mod tests {
             &format!("urn:uuid:{SITE}"),
             &SITE[1..],
         ] {
-            let told = route.need(Some(&path(other)));
-            assert_eq!(told, Err(NeedError::Client(Unclear::Site)), "{other}");
+            let need = route.need(Some(&path(other)));
+            assert_eq!(need, Err(NeedError::Client(PathAmbiguity::Site)), "{other}");
         }
-        let template = || Shown::new("/s/{site_id}/**");
-        let unmatched = NeedError::Route(Mistake::PathUnmatched(template()));
+        let template = || QuotedValue::new("/s/{site_id}/**");
+        let unmatched = NeedError::Route(RouteError::PathUnmatched(template()));
         assert_eq!(route.need(Some("/t")), Err(unmatched));
-        let untold = NeedError::Route(Mistake::PathUntold(template()));
-        assert_eq!(route.need(None), Err(untold));
-        let unclear = NeedError::Client(Unclear::Path);
+        let missing = NeedError::Route(RouteError::PathMissing(template()));
+        assert_eq!(route.need(None), Err(missing));
+        let unclear = NeedError::Client(PathAmbiguity::Path);
         assert_eq!(route.need(Some("")), Err(unclear));
-        // Where the path is of no account, it is not looked at.
+        // The route does not depend on the path, so it is not parsed.
         assert_eq!(Route::Active.need(Some("//")), Ok(Need::Active));
     }
 }

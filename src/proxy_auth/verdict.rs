@@ -1,15 +1,15 @@
-//! What a proxy is told about a request that it asks about: let it pass, and as whom;
-//! or refuse it, and how.
+//! The answer to a proxy: whether a request may pass and with which identity, or how it is
+//! refused.
 //!
-//! Every kind of proxy gets the same answer, made here. The end client learns whether
-//! its token is good enough and nothing else: not why a token does not work, and not
-//! what is wrong with a route.
+//! All kinds of proxies get the same answer. The end client learns whether its token is
+//! sufficient and nothing else: neither why a token is inactive, nor what is wrong with a
+//! route.
 
 use std::borrow::Cow;
 
 use uuid::Uuid;
 
-use super::route::{Mistake, NeedError, Unclear};
+use super::route::{NeedError, PathAmbiguity, RouteError};
 use crate::domain::{
     access::{EffectiveAccess, Owner, PermissionCheck},
     id::{ClientId, SiteId},
@@ -17,88 +17,88 @@ use crate::domain::{
     role::{InstanceRole, SiteRole},
 };
 
-/// The headers that tell a request's upstream as whom it comes, in their order.
+/// The client's id, for the upstream. The constants are in the order in which they are sent.
 pub const CLIENT_ID: &str = "x-hitkeep-client-id";
-/// See [`CLIENT_ID`].
+/// The client's role on the instance, for the upstream.
 pub const INSTANCE_ROLE: &str = "x-hitkeep-instance-role";
-/// See [`CLIENT_ID`].
+/// The client's owner, as `user:ID` or `team:ID`, for the upstream.
 pub const OWNER: &str = "x-hitkeep-owner";
-/// See [`CLIENT_ID`].
+/// The site that the request is about, for the upstream.
 pub const SITE_ID: &str = "x-hitkeep-site-id";
-/// See [`CLIENT_ID`].
+/// The client's role on that site, for the upstream.
 pub const SITE_ROLE: &str = "x-hitkeep-site-role";
-/// The headers by which some frameworks let a request say that its method is another one.
-/// A preflight passes without a token because of its method, so they do not pass with it.
+/// Headers by which some frameworks override a request's method. A preflight passes without
+/// a token because of its method, so these headers are removed from it.
 pub const METHOD_OVERRIDES: [&str; 3] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
 ];
-/// In it, Envoy is told over HTTP which headers of a request do not pass with it.
+/// Lists for Envoy, over HTTP, the request headers to remove before the upstream.
 const ENVOY_REMOVES: &str = "x-envoy-auth-headers-to-remove";
-/// What the names of all these headers begin with.
+/// The common prefix of the headers for the upstream.
 const PREFIX: &[u8] = b"x-hitkeep-";
 
-/// The length of an owner's text: its kind, a colon, and its id.
+/// The length of an owner's text: kind, colon and id.
 const OWNER_LENGTH: usize = 5 + 36;
-/// After how many seconds a client may try again that could not be answered.
+/// The value of `retry-after`, in seconds, if no answer is available.
 const RETRY_AFTER: &str = "1";
 
 /// The answer to a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The request may pass.
+    /// The request may pass, with this identity.
     Allowed(Pass),
-    /// It is a preflight and may pass, as nobody.
+    /// The request is a preflight and may pass, without an identity.
     Preflight,
-    /// It may not.
+    /// The request may not pass.
     Refused(Refused),
 }
 
-/// As whom a request passes.
+/// The identity with which a request passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
-    /// The token's client.
+    /// Identifies the token's client.
     pub client: ClientId,
-    /// The client's owner.
+    /// The user or team that the client belongs to.
     pub owner: Owner,
     /// The client's effective role on the instance.
     pub instance_role: InstanceRole,
-    /// The site that the request is about, and the client's effective role there,
-    /// where it has one.
+    /// The site that the request is about, with the client's effective role there, if it has
+    /// one.
     pub site: Option<(SiteId, SiteRole)>,
 }
 
 /// Why a request may not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It shows no token.
+    /// It carries no token.
     NoToken,
-    /// Its token does not work, whyever.
+    /// Its token is inactive, for whatever reason.
     Inactive,
-    /// Its token works, and lacks this.
-    NotEnough(PermissionCheck),
-    /// It cannot be told whether its token works.
-    CannotTell,
-    /// The route has a mistake.
-    Misconfigured(Mistake),
-    /// The path does not say for sure which site it is about.
-    UnclearPath(Unclear),
+    /// Its token is active, and lacks this permission.
+    PermissionDenied(PermissionCheck),
+    /// The state of its token cannot be determined at present.
+    Unanswerable,
+    /// The route's configuration is wrong.
+    Misconfigured(RouteError),
+    /// The path does not clearly identify a site.
+    AmbiguousPath(PathAmbiguity),
 }
 
-/// An answer in the terms of HTTP.
+/// An answer in HTTP terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The status.
+pub struct HttpAnswer {
+    /// The status code.
     pub status: u16,
-    /// The headers, their names in lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// The body: JSON, or nothing.
+    /// A JSON object, or empty.
     pub body: Cow<'static, str>,
 }
 
 impl Pass {
-    /// As whom a token of that client passes, for a request about that site.
+    /// The identity of a token of that client, for a request about that site.
     pub fn of(client: &ResolvedClient, site: Option<SiteId>) -> Self {
         let EffectiveAccess {
             instance_role,
@@ -112,21 +112,21 @@ impl Pass {
         }
     }
 
-    /// The headers that tell of it, in the order of their names.
+    /// The headers for the upstream, ordered by name.
     pub fn headers(&self) -> Vec<(&'static str, Cow<'static, str>)> {
         let mut headers = Vec::with_capacity(5);
         self.each_header(|name, value| headers.push((name, value.to_owned().into())));
         headers
     }
 
-    /// Tells each of its headers, in the order of their names.
-    pub fn each_header(&self, mut tell: impl FnMut(&'static str, &str)) {
+    /// Calls `emit` for each header, ordered by name.
+    pub fn each_header(&self, mut emit: impl FnMut(&'static str, &str)) {
         let mut buffer = Uuid::encode_buffer();
-        tell(
+        emit(
             CLIENT_ID,
             self.client.uuid().hyphenated().encode_lower(&mut buffer),
         );
-        tell(INSTANCE_ROLE, self.instance_role.as_str());
+        emit(INSTANCE_ROLE, self.instance_role.as_str());
         let (kind, owner) = match self.owner {
             Owner::User(id) => ("user:", id.uuid()),
             Owner::Team(id) => ("team:", id.uuid()),
@@ -135,17 +135,17 @@ impl Pass {
         let (first, second) = text.split_at_mut(kind.len());
         first.copy_from_slice(kind.as_bytes());
         owner.hyphenated().encode_lower(second);
-        tell(
+        emit(
             OWNER,
             std::str::from_utf8(&text).expect("both parts are ASCII"),
         );
         if let Some((site, role)) = self.site {
-            tell(SITE_ID, site.uuid().hyphenated().encode_lower(&mut buffer));
-            tell(SITE_ROLE, role.as_str());
+            emit(SITE_ID, site.uuid().hyphenated().encode_lower(&mut buffer));
+            emit(SITE_ROLE, role.as_str());
         }
     }
 
-    /// Whether it has something to say in that header, whose name is in lower case.
+    /// Whether this header, with its name in lower case, is set for the upstream.
     pub fn sets(&self, name: &[u8]) -> bool {
         let (client, role, owner) = (CLIENT_ID, INSTANCE_ROLE, OWNER);
         [client, role, owner].iter().any(|n| n.as_bytes() == name)
@@ -153,8 +153,8 @@ impl Pass {
     }
 }
 
-/// Whether a header, its name in any case, is one that only the check may set. Many
-/// programs make no difference between `-` and `_` in names, and so none is made here.
+/// Whether only the check may set this header. Case does not matter, and many programs do
+/// not distinguish `-` from `_` in names, so neither does this.
 pub fn is_reserved(name: &[u8]) -> bool {
     let canonical = |byte: &u8| match byte {
         b'_' => b'-',
@@ -168,22 +168,22 @@ impl From<NeedError> for Refused {
     fn from(error: NeedError) -> Self {
         match error {
             NeedError::Route(mistake) => Self::Misconfigured(mistake),
-            NeedError::Client(unclear) => Self::UnclearPath(unclear),
+            NeedError::Client(unclear) => Self::AmbiguousPath(unclear),
         }
     }
 }
 
 impl Verdict {
-    /// The verdict in the terms of HTTP. What is allowed has the status 200 and no
-    /// body, and its headers are for the upstream.
-    pub fn answer(&self) -> Answer {
+    /// The verdict in HTTP terms. If it allows, the status is 200, the body empty, and the
+    /// headers are for the upstream.
+    pub fn answer(&self) -> HttpAnswer {
         match self {
-            Self::Allowed(pass) => Answer {
+            Self::Allowed(pass) => HttpAnswer {
                 status: 200,
                 headers: pass.headers(),
                 body: Cow::Borrowed(""),
             },
-            Self::Preflight => Answer {
+            Self::Preflight => HttpAnswer {
                 status: 200,
                 headers: vec![(ENVOY_REMOVES, METHOD_OVERRIDES.join(",").into())],
                 body: Cow::Borrowed(""),
@@ -194,8 +194,8 @@ impl Verdict {
 }
 
 impl Refused {
-    /// The refusal in the terms of HTTP, as the end client gets it.
-    pub fn answer(&self) -> Answer {
+    /// The refusal in HTTP terms, for the end client.
+    pub fn answer(&self) -> HttpAnswer {
         let (status, body) = self.status_and_body();
         let mut headers = vec![
             ("cache-control", "no-store".into()),
@@ -207,7 +207,7 @@ impl Refused {
                 "www-authenticate",
                 "Bearer realm=\"hitkeep\", error=\"invalid_token\"".into(),
             )),
-            Self::NotEnough(check) => headers.push((
+            Self::PermissionDenied(check) => headers.push((
                 "www-authenticate",
                 format!(
                     "Bearer realm=\"hitkeep\", error=\"insufficient_scope\", scope=\"{}\"",
@@ -215,10 +215,10 @@ impl Refused {
                 )
                 .into(),
             )),
-            Self::CannotTell => headers.push(("retry-after", RETRY_AFTER.into())),
-            Self::Misconfigured(_) | Self::UnclearPath(_) => {}
+            Self::Unanswerable => headers.push(("retry-after", RETRY_AFTER.into())),
+            Self::Misconfigured(_) | Self::AmbiguousPath(_) => {}
         }
-        Answer {
+        HttpAnswer {
             status,
             headers,
             body: body.into(),
@@ -235,11 +235,11 @@ impl Refused {
                 401,
                 r#"{"error":"invalid_token","error_description":"The token does not work."}"#,
             ),
-            Self::NotEnough(_) => (
+            Self::PermissionDenied(_) => (
                 403,
                 r#"{"error":"insufficient_scope","error_description":"The token does not allow this."}"#,
             ),
-            Self::CannotTell => (
+            Self::Unanswerable => (
                 503,
                 r#"{"error":"temporarily_unavailable","error_description":"It cannot be told right now whether the token works. Try again."}"#,
             ),
@@ -247,11 +247,11 @@ impl Refused {
                 500,
                 r#"{"error":"server_error","error_description":"The check of this route is misconfigured."}"#,
             ),
-            Self::UnclearPath(Unclear::Path) => (
+            Self::AmbiguousPath(PathAmbiguity::Path) => (
                 400,
                 r#"{"error":"invalid_request","error_description":"The path is not in its normal form."}"#,
             ),
-            Self::UnclearPath(Unclear::Site) => (
+            Self::AmbiguousPath(PathAmbiguity::Site) => (
                 400,
                 r#"{"error":"invalid_request","error_description":"The path does not name a site by its UUID."}"#,
             ),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn who_passes_is_told_in_headers() {
+    fn allowed_requests_get_identity_headers() {
         let id = "01930000-0000-7000-8000-0000000000ab";
         let answer = Verdict::Allowed(pass(None)).answer();
         let team = Owner::Team(id.parse().unwrap()).to_string();
@@ -284,7 +284,7 @@ mod tests {
             ("x-hitkeep-instance-role", "user"),
             ("x-hitkeep-owner", &team),
         ];
-        let told = |answer: &Answer| -> Vec<(&str, String)> {
+        let headers = |answer: &HttpAnswer| -> Vec<(&str, String)> {
             let headers = answer.headers.iter();
             headers.map(|(n, v)| (*n, v.to_string())).collect()
         };
@@ -293,11 +293,11 @@ mod tests {
             headers.map(|(n, v)| (*n, (*v).to_owned())).collect()
         };
         assert_eq!((answer.status, &*answer.body), (200, ""));
-        assert_eq!(told(&answer), owned(&expected));
+        assert_eq!(headers(&answer), owned(&expected));
         let site = Some((id.parse().unwrap(), SiteRole::Editor));
         expected.extend([("x-hitkeep-site-id", id), ("x-hitkeep-site-role", "editor")]);
         let answer = Verdict::Allowed(pass(site)).answer();
-        assert_eq!(told(&answer), owned(&expected));
+        assert_eq!(headers(&answer), owned(&expected));
         for (name, _) in &expected {
             assert!(pass(site).sets(name.as_bytes()) && is_reserved(name.as_bytes()));
         }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_names_are_known_in_every_spelling() {
+    fn reserved_names_match_in_every_spelling() {
         for name in [
             "X-HitKeep-Owner",
             "x_hitkeep_owner",
@@ -326,9 +326,9 @@ mod tests {
         }
     }
 
-    /// Status, error, what the challenge says, and whether to come back.
+    /// The status, the error, the challenge, and whether there is a `retry-after`.
     #[test]
-    fn refusals_say_what_the_client_may_know() {
+    fn refusals_reveal_only_what_the_client_may_know() {
         let site = "01930000-0000-7000-8000-0000000000ab".parse().unwrap();
         let on_site = PermissionCheck::Site {
             site,
@@ -342,42 +342,42 @@ mod tests {
             (Refused::NoToken, 401, "unauthorized", bearer(""), None),
             (Refused::Inactive, 401, "invalid_token", inactive, None),
             (
-                Refused::NotEnough(on_site),
+                Refused::PermissionDenied(on_site),
                 403,
                 "insufficient_scope",
                 scope("\"site.manage_goals\""),
                 None,
             ),
             (
-                Refused::NotEnough(on_instance),
+                Refused::PermissionDenied(on_instance),
                 403,
                 "insufficient_scope",
                 scope("\"instance.view_audit\""),
                 None,
             ),
             (
-                Refused::CannotTell,
+                Refused::Unanswerable,
                 503,
                 "temporarily_unavailable",
                 None,
                 Some("1"),
             ),
             (
-                Refused::Misconfigured(Mistake::TwoPlaces),
+                Refused::Misconfigured(RouteError::SiteTwice),
                 500,
                 "server_error",
                 None,
                 None,
             ),
             (
-                Refused::UnclearPath(Unclear::Path),
+                Refused::AmbiguousPath(PathAmbiguity::Path),
                 400,
                 "invalid_request",
                 None,
                 None,
             ),
             (
-                Refused::UnclearPath(Unclear::Site),
+                Refused::AmbiguousPath(PathAmbiguity::Site),
                 400,
                 "invalid_request",
                 None,

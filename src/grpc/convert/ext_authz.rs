@@ -16,8 +16,8 @@ use crate::{
     },
     proxy_auth::{
         credential::{Credential, Credentials},
-        route::{PreflightSigns, Settings},
-        verdict::{Answer, METHOD_OVERRIDES, Pass, Refused, Verdict, is_reserved},
+        route::{PreflightHeaders, RouteSettings},
+        verdict::{HttpAnswer, METHOD_OVERRIDES, Pass, Refused, Verdict, is_reserved},
     },
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn asked(request: &CheckRequest) -> Asked<'_> {
     });
     let http = http(request);
     Asked {
-        settings: Settings::read(settings),
+        settings: RouteSettings::read(settings),
         is_preflight: http.is_some_and(is_preflight),
         target: http.map(|http| http.path.as_str()),
         credential: http.map_or(Credential::Missing, credential),
@@ -45,11 +45,11 @@ fn http(request: &CheckRequest) -> Option<&HttpRequest> {
 }
 
 fn is_preflight(http: &HttpRequest) -> bool {
-    let mut signs = PreflightSigns::default();
+    let mut signs = PreflightHeaders::default();
     for (name, _) in headers(http) {
         signs.see(name.as_bytes());
     }
-    signs.are_of_preflight(&http.method)
+    signs.indicate_preflight(&http.method)
 }
 
 fn credential(http: &HttpRequest) -> Credential<'_> {
@@ -140,12 +140,12 @@ fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {
 pub(crate) fn to_denied(refused: &Refused) -> CheckResponse {
     let code = match refused {
         Refused::NoToken | Refused::Inactive => Code::Unauthenticated,
-        Refused::NotEnough(_) => Code::PermissionDenied,
-        Refused::CannotTell => Code::Unavailable,
+        Refused::PermissionDenied(_) => Code::PermissionDenied,
+        Refused::Unanswerable => Code::Unavailable,
         Refused::Misconfigured(_) => Code::Internal,
-        Refused::UnclearPath(_) => Code::InvalidArgument,
+        Refused::AmbiguousPath(_) => Code::InvalidArgument,
     };
-    let Answer {
+    let HttpAnswer {
         status,
         headers,
         body,

@@ -1,61 +1,61 @@
 //! A request's path, and the template that finds the site in it.
 //!
-//! The program behind the proxy reads the path once more, and may read it in its own
-//! way: it may decode it, resolve `..`, merge slashes, cut at a `;`. If that gave
-//! another site than the template saw, the check would have been of the wrong one. So
-//! only a path in its normal form is looked at, which every program reads alike.
+//! The program behind the proxy parses the path again, perhaps differently: it may decode
+//! it, resolve `..`, merge slashes or cut it at a `;`. If it arrived at another site than
+//! the template, the check would have been for the wrong one. So only a path in normal
+//! form is accepted, which all programs parse alike.
 
-/// The segment of a template that is the site.
+/// The placeholder of the site in a template.
 const SITE: &str = "{site_id}";
 
-/// What is wrong with a template.
+/// What is wrong with a path template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum PathMistake {
-    /// It is no path.
+pub enum PathError {
+    /// It is not an absolute path.
     #[error("does not begin with a slash")]
     NoSlash,
-    /// Nothing would ever match it.
+    /// No path in normal form would match it.
     #[error("is not a path in its normal form, and so matches nothing")]
     NotNormal,
-    /// A request may end with a slash; what that means is up to `/**`.
+    /// Whether a trailing slash matches is for `/**` to say.
     #[error("ends with a slash: leave it out, or end with /**")]
     EndsWithSlash,
-    /// The site is nowhere.
+    /// It has no placeholder for the site.
     #[error("has no {{site_id}}")]
     NoSite,
-    /// The site is in two places.
+    /// It has two placeholders for the site.
     #[error("has {{site_id}} twice")]
     TwoSites,
-    /// `**` with something behind it.
+    /// `**` is not the last segment.
     #[error("has ** in another place than at its end")]
     RestNotLast,
-    /// A segment that is neither text nor a placeholder.
+    /// A segment mixes text with a placeholder.
     #[error("has a segment with * or {{ }} in it that is none of *, ** and {{site_id}}")]
     PartOfSegment,
 }
 
-/// A path in its normal form: whoever reads it finds the same segments.
+/// A path in normal form, in which all programs find the same segments.
 ///
-/// It begins with a slash; no segment is empty, but the last one may be; no segment
-/// is `.` or `..`; and it is made of what RFC 3986 allows in a path, but for the `;`,
-/// behind which some programs cut. What is percent-encoded is neither of that (or
-/// else a program that decodes sees another path than one that does not) nor a
-/// control character, and decodes to UTF-8 without a blank at either end.
+/// It begins with a slash. No segment is empty, except perhaps the last, and none is `.` or
+/// `..`. It has the characters that RFC 3986 allows in a path, except `;`, at which some
+/// programs cut. Percent-encoding is allowed only for other characters than these (or a
+/// program that decodes would see another path than one that does not), not for control
+/// characters, and must decode to UTF-8 without white space at either end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormalPath<'p>(&'p [u8]);
 
 impl<'p> NormalPath<'p> {
-    /// Reads a request's target: its path, and maybe a query, which does not matter.
-    /// `None` where the path is in no normal form, or there is none.
+    /// Parses a request target: a path, perhaps with a query, which is ignored. `None` if the
+    /// path is missing or not in normal form.
     ///
-    /// A `#` is not the beginning of a fragment here. There is none in a request, so
-    /// some programs end the path there, and others go on.
+    /// A `#` does not begin a fragment here. Requests have no fragment, so some programs end
+    /// the path there, and others continue.
     pub fn read(target: &'p str) -> Option<Self> {
         let target = target.as_bytes();
         let end = target.iter().position(|byte| *byte == b'?');
         let path = &target[..end.unwrap_or(target.len())];
         let segments = split(path.strip_prefix(b"/")?);
-        // The last one may be empty, and is so where it begins at the end.
+        // The last segment may be empty: then the path ends with a slash.
         let mut at = 1;
         for segment in segments {
             let is_normal = if segment.is_empty() {
@@ -71,17 +71,17 @@ impl<'p> NormalPath<'p> {
         Some(Self(path))
     }
 
-    /// Its segments. The last one is empty where it ends with a slash.
+    /// The segments. The last one is empty if the path ends with a slash.
     fn segments(self) -> impl Iterator<Item = &'p [u8]> {
         split(self.0).skip(1)
     }
 }
 
-/// The target of a request that an absolute URL is about, such as ingress-nginx tells
-/// it; any other text is left as it is, so that one that is no URL is no path either.
+/// The request target in an absolute URL, as ingress-nginx sends it. Any other text is
+/// returned as it is, and so fails to parse as a path if it is none.
 ///
-/// The host is the client's to choose. One with anything in it that a host does not
-/// have could move the beginning of the path, and so is none.
+/// The client chooses the host. If it has a character that hosts do not have, the path
+/// could begin elsewhere for other programs, so such a URL is not accepted.
 pub fn origin_form(url: &str) -> &str {
     let is_of_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     for scheme in ["https://", "http://"] {
@@ -99,12 +99,12 @@ pub fn origin_form(url: &str) -> &str {
     url
 }
 
-/// What is between slashes.
+/// The text between slashes.
 fn split(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/')
 }
 
-/// Whether everybody reads a segment, which is not empty, alike.
+/// Whether all programs read a non-empty segment alike.
 fn is_normal_segment(segment: &[u8]) -> bool {
     if matches!(segment, b"." | b"..") {
         return false;
@@ -126,18 +126,18 @@ fn is_normal_segment(segment: &[u8]) -> bool {
             _ => return false,
         }
     }
-    // Blanks at either end are cut off by some.
+    // Some programs trim white space at either end.
     std::str::from_utf8(&decoded).is_ok_and(|text| text.trim() == text)
 }
 
-/// What stands for itself.
+/// Characters that stand for themselves.
 const fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'@')
         || is_sub_delimiter(byte)
 }
 
-/// RFC 3986's `sub-delims`, but for the `;`.
+/// RFC 3986's `sub-delims`, except `;`.
 const fn is_sub_delimiter(byte: u8) -> bool {
     matches!(
         byte,
@@ -145,8 +145,8 @@ const fn is_sub_delimiter(byte: u8) -> bool {
     )
 }
 
-/// What may be percent-encoded. Browsers and libraries encode `:`, `@` and what
-/// delimits as they like; none of them ever ends a segment, encoded or not.
+/// Characters that may be percent-encoded. Browsers and libraries encode `:`, `@` and the
+/// delimiters as they like, and none of these ends a segment, encoded or not.
 const fn is_encodable(byte: u8) -> bool {
     let is_unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     !(is_unreserved
@@ -162,26 +162,26 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Finds the site in a path, such as `/api/sites/{site_id}/**`.
 ///
-/// Segments are compared as they are. `*` is any one segment that is not empty, and
-/// `**`, at the end, any number of them: none, and also the empty one that a slash at
-/// the end makes.
+/// Segments are compared byte by byte. `*` matches one non-empty segment. `**`, at the end,
+/// matches any number of segments, none included, and also the empty one after a trailing
+/// slash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SitePath<'s> {
     text: &'s str,
-    /// The segments before the site, and those after it, with a slash between them.
+    /// The segments before the site, with a slash between them; those after it likewise.
     before: &'s str,
     after: &'s str,
-    /// Whether more may follow.
+    /// Whether the template ends with `**`.
     is_open: bool,
 }
 
 impl<'s> SitePath<'s> {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn read(text: &'s str) -> Result<Self, PathMistake> {
-        let segments = text.strip_prefix('/').ok_or(PathMistake::NoSlash)?;
+    /// The first defect of the template.
+    pub fn read(text: &'s str) -> Result<Self, PathError> {
+        let segments = text.strip_prefix('/').ok_or(PathError::NoSlash)?;
         let (closed, is_open) = match segments.strip_suffix("/**") {
             Some(closed) => (closed, true),
             None => (segments, false),
@@ -190,19 +190,19 @@ impl<'s> SitePath<'s> {
         let mut at = 0;
         for segment in closed.split('/') {
             match segment {
-                SITE if site.is_some() => return Err(PathMistake::TwoSites),
+                SITE if site.is_some() => return Err(PathError::TwoSites),
                 SITE => site = Some(at),
                 "*" => {}
-                "**" => return Err(PathMistake::RestNotLast),
-                "" if at == closed.len() && !is_open => return Err(PathMistake::EndsWithSlash),
-                "" => return Err(PathMistake::NotNormal),
-                text if text.contains(['*', '{', '}']) => return Err(PathMistake::PartOfSegment),
-                text if !is_normal_segment(text.as_bytes()) => return Err(PathMistake::NotNormal),
+                "**" => return Err(PathError::RestNotLast),
+                "" if at == closed.len() && !is_open => return Err(PathError::EndsWithSlash),
+                "" => return Err(PathError::NotNormal),
+                text if text.contains(['*', '{', '}']) => return Err(PathError::PartOfSegment),
+                text if !is_normal_segment(text.as_bytes()) => return Err(PathError::NotNormal),
                 _ => {}
             }
             at += segment.len() + 1;
         }
-        let site = site.ok_or(PathMistake::NoSite)?;
+        let site = site.ok_or(PathError::NoSite)?;
         Ok(Self {
             text,
             before: &closed[..site],
@@ -211,12 +211,12 @@ impl<'s> SitePath<'s> {
         })
     }
 
-    /// The template as it was written.
+    /// The template's original text.
     pub const fn as_str(&self) -> &'s str {
         self.text
     }
 
-    /// The segment of the path that is the site, where the path is such a one.
+    /// The segment of the site, if the path matches.
     pub fn find<'p>(&self, path: NormalPath<'p>) -> Option<&'p [u8]> {
         let mut segments = path.segments();
         for step in steps(self.before) {
@@ -230,7 +230,7 @@ impl<'s> SitePath<'s> {
     }
 }
 
-/// The segments of a part of a template, none of which is empty.
+/// The segments of a part of a template; none is empty.
 fn steps(part: &str) -> impl Iterator<Item = &[u8]> {
     split(part.as_bytes()).filter(|step| !step.is_empty())
 }
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_target_of_a_url_begins_behind_its_host() {
+    fn the_target_of_a_url_begins_after_its_host() {
         for (url, target) in [
             ("https://h/a?b", "/a?b"),
             ("HTTP://h.example:8443/a//b", "/a//b"),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn normal_paths_are_those_that_everybody_reads_alike() {
+    fn only_normal_paths_parse() {
         for normal in [
             "/",
             "/a",
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_are_read_strictly() {
+    fn templates_parse_strictly() {
         for good in [
             "/{site_id}",
             "/{site_id}/**",
@@ -366,38 +366,38 @@ mod tests {
             assert_eq!(SitePath::read(good).map(|path| path.as_str()), Ok(good));
         }
         for (bad, mistake) in [
-            ("", PathMistake::NoSlash),
-            ("api/{site_id}", PathMistake::NoSlash),
-            ("{site_id}", PathMistake::NoSlash),
-            ("/", PathMistake::EndsWithSlash),
-            ("/api", PathMistake::NoSite),
-            ("/**", PathMistake::RestNotLast),
-            ("/a/**", PathMistake::NoSite),
-            ("/{site_id}/{site_id}", PathMistake::TwoSites),
-            ("/{site_id}/", PathMistake::EndsWithSlash),
-            ("/{site_id}//**", PathMistake::NotNormal),
-            ("//{site_id}", PathMistake::NotNormal),
-            ("/**/{site_id}", PathMistake::RestNotLast),
-            ("/{site_id}/**/**", PathMistake::RestNotLast),
-            ("/{site_id}/**/", PathMistake::RestNotLast),
-            ("/{site_id}/***", PathMistake::PartOfSegment),
-            ("/a*/{site_id}", PathMistake::PartOfSegment),
-            ("/{site}", PathMistake::PartOfSegment),
-            ("/s{site_id}", PathMistake::PartOfSegment),
-            ("/{site_id}.json", PathMistake::PartOfSegment),
-            ("/{SITE_ID}", PathMistake::PartOfSegment),
-            ("/../{site_id}", PathMistake::NotNormal),
-            ("/%61/{site_id}", PathMistake::NotNormal),
-            ("/{site_id}/a?b", PathMistake::NotNormal),
-            ("/{site_id}/a b", PathMistake::NotNormal),
-            ("/é/{site_id}", PathMistake::NotNormal),
+            ("", PathError::NoSlash),
+            ("api/{site_id}", PathError::NoSlash),
+            ("{site_id}", PathError::NoSlash),
+            ("/", PathError::EndsWithSlash),
+            ("/api", PathError::NoSite),
+            ("/**", PathError::RestNotLast),
+            ("/a/**", PathError::NoSite),
+            ("/{site_id}/{site_id}", PathError::TwoSites),
+            ("/{site_id}/", PathError::EndsWithSlash),
+            ("/{site_id}//**", PathError::NotNormal),
+            ("//{site_id}", PathError::NotNormal),
+            ("/**/{site_id}", PathError::RestNotLast),
+            ("/{site_id}/**/**", PathError::RestNotLast),
+            ("/{site_id}/**/", PathError::RestNotLast),
+            ("/{site_id}/***", PathError::PartOfSegment),
+            ("/a*/{site_id}", PathError::PartOfSegment),
+            ("/{site}", PathError::PartOfSegment),
+            ("/s{site_id}", PathError::PartOfSegment),
+            ("/{site_id}.json", PathError::PartOfSegment),
+            ("/{SITE_ID}", PathError::PartOfSegment),
+            ("/../{site_id}", PathError::NotNormal),
+            ("/%61/{site_id}", PathError::NotNormal),
+            ("/{site_id}/a?b", PathError::NotNormal),
+            ("/{site_id}/a b", PathError::NotNormal),
+            ("/é/{site_id}", PathError::NotNormal),
         ] {
             assert_eq!(SitePath::read(bad), Err(mistake), "{bad:?}");
         }
     }
 
     #[test]
-    fn the_site_is_found_where_the_template_says() {
+    fn the_template_finds_the_site() {
         for (template, path, site) in [
             ("/s/{site_id}", "/s/1", Some("1")),
             ("/s/{site_id}", "/s/1?x", Some("1")),

@@ -1,68 +1,67 @@
-//! What can be wrong with a route, for its operator, and with a request to it.
+//! Errors in a route's configuration, for its operator, and in a request's path.
 
-use super::path::PathMistake;
+use super::path::PathError;
 use crate::domain::{
     role::{InstancePermission, SitePermission},
     token::may_contain_token,
 };
 
-/// The most of a value that a message about it repeats.
+/// The most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 100;
 
-/// What is wrong with a route, for its operator.
+/// What is wrong with a route's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Mistake {
-    /// A setting that there is not.
+pub enum RouteError {
+    /// The setting does not exist.
     #[error("there is no setting {0}, only permission, site_id, site_path and preflight")]
-    UnknownSetting(Shown),
-    /// One setting, and two values.
+    UnknownSetting(QuotedValue),
+    /// The setting has two values.
     #[error("{0} is set twice")]
     SetTwice(&'static str),
-    /// A setting without a value, which may be a variable that was not filled in.
+    /// The setting has no value, perhaps because a variable was not substituted.
     #[error("{0} is empty: leave it out where it is not needed")]
     Empty(&'static str),
-    /// A permission that there is not.
+    /// The permission does not exist.
     #[error("there is no permission {0}")]
-    UnknownPermission(Shown),
-    /// A `site.*` permission, and no site.
+    UnknownPermission(QuotedValue),
+    /// A `site.*` permission needs a site.
     #[error("the permission {0} needs a site: set site_id or site_path")]
     SiteMissing(SitePermission),
-    /// An `instance.*` permission, and a site.
+    /// An `instance.*` permission takes no site.
     #[error("the permission {0} is one on the instance: it takes neither site_id nor site_path")]
-    SiteTooMuch(InstancePermission),
-    /// Two places for one site.
+    SiteUnexpected(InstancePermission),
+    /// The site is configured in two ways.
     #[error("site_id and site_path are both set: one of them can name the site")]
-    TwoPlaces,
-    /// The `site_id` is none.
+    SiteTwice,
+    /// The `site_id` is not a UUID.
     #[error("the site_id {0} is not a UUID")]
-    SiteMalformed(Shown),
-    /// The `site_path` cannot be read.
+    SiteMalformed(QuotedValue),
+    /// The `site_path` is not a valid template.
     #[error("the site_path {0} {1}")]
-    PathMalformed(Shown, PathMistake),
-    /// A request's path that is as it should be, and not as the route says.
+    PathMalformed(QuotedValue, PathError),
+    /// The request's path is in normal form, but does not match the template.
     #[error("the site_path {0} does not match the path of a request that came to the route")]
-    PathUnmatched(Shown),
-    /// The route has a `site_path`, and the proxy tells no path.
-    #[error("the site_path {0} needs the path of the request, and the proxy does not tell it")]
-    PathUntold(Shown),
-    /// The route has a `site_path`, and the proxy tells two paths.
+    PathUnmatched(QuotedValue),
+    /// The route has a `site_path`, and the proxy sends no path.
+    #[error("the site_path {0} needs the path of the request, and the proxy does not send it")]
+    PathMissing(QuotedValue),
+    /// The route has a `site_path`, and the proxy sends two different paths.
     #[error(
-        "the proxy tells the path of a request twice, and differently: let it set one of the \
-         headers that tell it, and clear the others"
+        "the proxy sends two different paths of a request: let it set one of the path headers, \
+         and clear the others"
     )]
-    PathToldTwice,
-    /// The `preflight` is none.
+    PathConflict,
+    /// The value of `preflight` is unknown.
     #[error("preflight is {0}, and can only be \"pass\"")]
-    PreflightUnknown(Shown),
-    /// Preflights are to pass, and the proxy does not tell the method so that it can be
-    /// believed.
+    PreflightUnknown(QuotedValue),
+    /// Preflights are to pass, and the proxy does not send the method in a trustworthy way.
     #[error(
-        "preflight is set, and the method of a request is not known for sure here: let the \
+        "preflight is set, and the method of a request is not trustworthy here: let the \
          proxy itself pass preflight requests"
     )]
-    MethodUntold,
-    /// A request whose path follows that of the check has a query that names a setting:
-    /// it may be the client's.
+    MethodUnknown,
+    /// A setting is in the query of a request whose path follows that of the endpoint. It may
+    /// come from the client.
     #[error(
         "{0} is in the query of a request whose path follows /forward-auth/, where it may be \
          the client's: settings go before the path, as in /forward-auth;{0}=…/"
@@ -70,13 +69,13 @@ pub enum Mistake {
     SettingOfClient(&'static str),
 }
 
-/// A value of a setting as a message shows it: quoted, and not all of a long one. A
-/// token that somebody put into the wrong place is not shown.
+/// A setting's value as messages show it: quoted, and truncated. A value with a token,
+/// which an operator put in the wrong place, is not shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Shown(String);
+pub struct QuotedValue(String);
 
-impl Shown {
-    /// Makes a value fit to be shown.
+impl QuotedValue {
+    /// Quotes and truncates the value, or hides it if it may contain a token.
     pub fn new(value: &str) -> Self {
         if may_contain_token(value) {
             return Self("that holds a token".to_owned());
@@ -89,30 +88,30 @@ impl Shown {
     }
 }
 
-impl std::fmt::Display for Shown {
+impl std::fmt::Display for QuotedValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Why a request's path names no site for sure. It is the client's doing.
+/// Why a request's path does not clearly identify a site. The client is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unclear {
-    /// Two programs could read the path differently.
+pub enum PathAmbiguity {
+    /// Programs could parse the path differently.
     #[error("the path is not in its normal form")]
     Path,
-    /// Where the site should be is something else.
+    /// The site's segment is not a UUID.
     #[error("the path does not name a site by its UUID")]
     Site,
 }
 
-/// Why it cannot be said what a request needs.
+/// Why the requirement of a request cannot be determined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NeedError {
-    /// The route is at fault.
-    Route(Mistake),
+    /// The route's configuration is at fault.
+    Route(RouteError),
     /// The client is at fault.
-    Client(Unclear),
+    Client(PathAmbiguity),
 }
 
 #[cfg(test)]
@@ -121,9 +120,9 @@ mod tests {
     use crate::proxy_auth::route::Route;
 
     #[test]
-    fn what_is_shown_is_short_and_holds_no_token() {
+    fn quoted_values_are_short_and_contain_no_token() {
         let long = "x".repeat(MAX_SHOWN + 1);
-        let shown = Shown::new(&long).to_string();
+        let shown = QuotedValue::new(&long).to_string();
         assert_eq!(shown, format!("\"{}…\"", &long[1..]));
         let token = "hkp_00000000000000000000000000000000000000000004Rx6xu";
         let said = Route::read([("permission", token)]).unwrap_err();
