@@ -23,7 +23,7 @@ use crate::{
     replica::{self, usage},
     server,
     store::{self, Standbys},
-    telemetry::{self, settings::Settings},
+    telemetry::{self, settings::ExportSettings},
     transport::{listeners::Address, tls},
 };
 
@@ -382,12 +382,12 @@ impl Cli {
             _ => false,
         };
         let export = if serves {
-            Settings::read(|name| {
+            ExportSettings::read(|name| {
                 let value = std::env::var_os(name)?;
                 Some(value.to_string_lossy().into_owned())
             })
         } else {
-            Settings::default()
+            ExportSettings::default()
         };
         telemetry::Options {
             filter: self.log.log.clone(),

@@ -27,7 +27,7 @@ use crate::{
     replica::Replica,
     store::{Body, Committed, IsCollision, Store, Transaction, error::StoreError},
     telemetry::{
-        metrics::{Metrics, Outcome},
+        metrics::{Metrics, WriteResult},
         traces::Sampling,
     },
 };
@@ -151,7 +151,7 @@ impl Services {
             }
             Err(error) => Err(error),
         };
-        let outcome = Outcome::from(&written);
+        let outcome = WriteResult::from(&written);
         self.metrics.write(outcome, begun.elapsed());
         written
     }

@@ -1,8 +1,8 @@
-//! Logs, traces and metrics. Logs are always on stderr: for people on a terminal, as
-//! JSON otherwise. Metrics are always counted, for whoever reads their page. All three
-//! are exported over OTLP where the standard variables name a collector.
+//! Logs, traces and metrics. Logs always go to stderr: as text on a terminal, as JSON
+//! otherwise. Metrics are always collected, for the metrics page. All three are exported
+//! over OTLP if the standard variables name a collector.
 //!
-//! A token cannot get in: no type that holds one can be printed.
+//! Tokens cannot get in: no type that holds one implements `Display` or a revealing `Debug`.
 
 use std::{
     any::Any,
@@ -37,10 +37,10 @@ pub mod traces;
 
 use export::ExportError;
 use metrics::Metrics;
-use settings::{Settings, Signal, Wrong};
+use settings::{ExportSettings, SettingProblem, Signal};
 use traces::Sampling;
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
@@ -52,43 +52,43 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged, and how, and what is exported.
+/// What is logged, in which format, and what is exported.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Directives as in `info` or `hitkeep_auth=debug,h2=off`.
+    /// Filter directives, such as `info` or `hitkeep_auth=debug,h2=off`.
     pub filter: String,
-    /// How lines are written.
+    /// The format of log lines.
     pub format: LogFormat,
     /// What is exported; nothing by default.
-    pub export: Settings,
+    pub export: ExportSettings,
 }
 
-/// Why there is no telemetry.
+/// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// A directive is malformed.
+    /// A filter directive is malformed.
     #[error("the log filter cannot be read")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// Set up twice.
+    /// Telemetry was set up before in this process.
     #[error("logging is set up already")]
-    Twice(#[from] tracing_subscriber::util::TryInitError),
+    AlreadyStarted(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// What was set up for the whole process.
+/// The telemetry of this process.
 #[derive(Clone)]
 pub struct Telemetry {
-    /// Where everything is counted.
+    /// Collects all metrics.
     pub metrics: Metrics,
-    /// Which calls are traced.
+    /// Decides which calls are traced.
     pub sampling: Sampling,
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
     exports: bool,
 }
 
-/// What is never exported as a log: whatever the exporters themselves are made of,
-/// which would go round in circles.
-const OF_EXPORTERS: [&str; 9] = [
+/// Targets whose events are never exported as logs: the exporters themselves depend on
+/// them, and would feed back.
+const EXPORTER_TARGETS: [&str; 9] = [
     "h2",
     "hyper",
     "hyper_util",
@@ -100,28 +100,32 @@ const OF_EXPORTERS: [&str; 9] = [
     "tower",
 ];
 
-/// Sets up logging for the whole process, and what is exported. The latter needs a
-/// runtime, and ends with it.
+/// Sets up logging for the whole process, and the exporters. These need a runtime, and end
+/// with it.
 ///
 /// # Errors
-/// Each says what is wrong.
+/// If the filter is malformed, or telemetry is set up already.
 pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
     let settings = &options.export;
-    let mut wrong = settings.wrong.clone();
+    let mut problems = settings.problems.clone();
     let resource = export::resource(settings, instance());
     let traces = export::traces(settings, &resource);
-    let traces = made(Signal::Traces, traces, &mut wrong);
-    let logs = made(Signal::Logs, export::logs(settings, &resource), &mut wrong);
-    let reader = made(Signal::Metrics, export::metrics(settings), &mut wrong);
+    let traces = or_report(Signal::Traces, traces, &mut problems);
+    let logs = or_report(
+        Signal::Logs,
+        export::logs(settings, &resource),
+        &mut problems,
+    );
+    let reader = or_report(Signal::Metrics, export::metrics(settings), &mut problems);
     let exports = traces.is_some() || logs.is_some() || reader.is_some();
     let tracer = traces
         .as_ref()
         .map(|provider| provider.tracer(env!("CARGO_PKG_NAME")));
     subscriber(options, tracer.clone(), logs.as_ref())?.try_init()?;
-    panic::set_hook(Box::new(tell_panic));
-    // Now that there is a log to tell it in.
-    for wrong in &wrong {
-        wrong.tell();
+    panic::set_hook(Box::new(log_panic));
+    // Only now is there a log to report them in.
+    for problem in &problems {
+        problem.log();
     }
     Ok(Telemetry {
         sampling: tracer
@@ -134,31 +138,30 @@ pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
     })
 }
 
-/// An exporter, if it could be made. Nobody has to do without the service because there
-/// is none.
-fn made<E>(
+/// The exporter, or `None` after adding the problem: the service works without one.
+fn or_report<E>(
     signal: Signal,
     exporter: Result<Option<E>, ExportError>,
-    wrong: &mut Vec<Wrong>,
+    problems: &mut Vec<SettingProblem>,
 ) -> Option<E> {
     exporter.unwrap_or_else(|error| {
-        wrong.push(error.ends(signal));
+        problems.push(error.into_problem(signal));
         None
     })
 }
 
-/// What is made of events and spans: lines always, spans and log records where they are
+/// The subscriber for events and spans: log lines always, spans and log records if they are
 /// exported.
 ///
-/// Those are in a list, and not one upon the other with nothing where one is missing:
-/// then whatever is instrumented anywhere, such as each frame of HTTP/2, would be made
-/// into a span and thrown away.
+/// The layers are in a list, not stacked with `None` for a missing one. A `None` layer would
+/// enable everything that is instrumented anywhere, such as each HTTP/2 frame, and so make
+/// spans only to discard them.
 fn subscriber(
     options: &Options,
     tracer: Option<SdkTracer>,
     logs: Option<&SdkLoggerProvider>,
 ) -> Result<impl Subscriber + Send + Sync + use<>, TelemetryError> {
-    // First, so that the others find themselves in a trace.
+    // First, so that the other layers see the trace.
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
     if let Some(tracer) = tracer {
         let spans = tracing_opentelemetry::layer()
@@ -167,14 +170,14 @@ fn subscriber(
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false);
-        // None of them is of a lower level. Were it allowed, whatever has one anywhere
-        // would have to ask whether it is wanted, each time.
+        // No exported span has a lower level. If the filter allowed one, every such callsite
+        // would have to evaluate the filter each time.
         let only = Targets::new().with_target(traces::TARGET, LevelFilter::INFO);
         layers.push(spans.with_filter(only).boxed());
     }
     if let Some(logs) = logs {
         let mut quiet = log_filter(&options.filter)?;
-        for of_exporters in OF_EXPORTERS {
+        for of_exporters in EXPORTER_TARGETS {
             let directive = format!("{of_exporters}=off");
             quiet = quiet.add_directive(directive.parse()?);
         }
@@ -195,11 +198,11 @@ fn lines(options: &Options) -> Result<Box<dyn Layer<Registry> + Send + Sync>, Te
     let filter = log_filter(&options.filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     Ok(if json {
-        let (format, fields) = lines::for_programs();
+        let (format, fields) = lines::json_lines();
         let lines = lines.event_format(format).fmt_fields(fields);
         lines.with_filter(filter).boxed()
     } else {
-        let (format, fields) = lines::for_people(is_terminal);
+        let (format, fields) = lines::text_lines(is_terminal);
         let lines = lines.with_ansi(is_terminal);
         let lines = lines.event_format(format).fmt_fields(fields);
         lines.with_filter(filter).boxed()
@@ -207,7 +210,7 @@ fn lines(options: &Options) -> Result<Box<dyn Layer<Registry> + Send + Sync>, Te
 }
 
 impl Telemetry {
-    /// Exports what is left, for so long at most, and no more after that.
+    /// Exports what is pending, within `limit`, and nothing after that.
     pub async fn stop(self, limit: Duration) {
         if !self.exports {
             return;
@@ -219,8 +222,8 @@ impl Telemetry {
             ..
         } = self;
         let (done, mut all_done) = mpsc::channel::<OTelSdkResult>(3);
-        // Each waits for its collector, so on threads of their own, that keep nobody
-        // from ending the process.
+        // Each waits for its collector, so each has its own thread, which does not keep the
+        // process from ending.
         let stop = |stop: Box<dyn FnOnce() -> OTelSdkResult + Send>| {
             let done = done.clone();
             std::thread::spawn(move || done.blocking_send(stop()));
@@ -246,14 +249,14 @@ impl Telemetry {
     }
 }
 
-/// What gets into the log. Spans that are made to be exported do not.
+/// The filter of the log. Spans that exist only for the exporter are excluded.
 fn log_filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
     let filter = EnvFilter::builder().parse(directives)?;
     let no_traces = format!("{}=off", traces::TARGET);
     Ok(filter.add_directive(no_traces.parse()?))
 }
 
-/// What tells this process from others of the same name.
+/// Distinguishes this process from others of the same service.
 fn instance() -> String {
     let random = || RandomState::new().build_hasher().finish().to_be_bytes();
     let mut bytes = [0; 16];
@@ -264,8 +267,8 @@ fn instance() -> String {
         .to_string()
 }
 
-/// Tells of a panic as of everything else, so that lines stay lines.
-fn tell_panic(panic: &PanicHookInfo<'_>) {
+/// Logs a panic like any other event, so that the log stays one line for each event.
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let at = panic
         .location()
         .map(ToString::to_string)
@@ -275,11 +278,11 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
         BacktraceStatus::Captured => Some(backtrace.to_string()),
         _ => None,
     };
-    let said = panic_message(panic.payload());
-    tracing::error!(at, backtrace, "a panic at {at}: {said}");
+    let message = panic_message(panic.payload());
+    tracing::error!(at, backtrace, "panicked at {at}: {message}");
 }
 
-/// What a panic says, for the log.
+/// The message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
@@ -300,7 +303,7 @@ mod tests {
         let options = Options {
             filter: log.to_owned(),
             format: LogFormat::Json,
-            export: Settings::default(),
+            export: ExportSettings::default(),
         };
         let tracer = SdkTracerProvider::default().tracer("tests");
         let logs = SdkLoggerProvider::builder().build();
@@ -313,12 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_exported_nobody_asks_for_more_than_is_wanted() {
+    fn exporters_do_not_enable_more_callsites() {
         for (traces, logs) in [(false, false), (false, true), (true, false), (true, true)] {
             let case = format!("traces {traces}, logs {logs}");
             let subscriber = subscriber_with("warn", traces, logs);
             let hint = subscriber.max_level_hint();
-            // Spans are of the level INFO.
+            // Spans have the level INFO.
             let most = if traces {
                 LevelFilter::INFO
             } else {

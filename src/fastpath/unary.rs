@@ -219,7 +219,7 @@ impl UnaryCall {
 
     fn note_success(&self) {
         let metrics = self.connection.fast_path.services.metrics();
-        metrics.hot(self.call);
+        metrics.fast_call(self.call);
         if let Some(begun) = self.timed {
             metrics.introspection(Method::of(path_of(self.call)).name, begun.elapsed());
         }

@@ -21,7 +21,7 @@ use crate::{
     },
     pb::{self, introspection_service_server::IntrospectionService},
     replica::{View, index::Known},
-    telemetry::metrics::Verdict,
+    telemetry::metrics::VerdictReason,
 };
 
 /// The part of the remaining time that is spent on waiting. The rest is for the
@@ -150,7 +150,7 @@ impl Services {
     ) -> Result<T, ApiError> {
         let judged = self.judge_in_time(presented, check, give_up, answer).await;
         if judged.is_err() {
-            self.metrics.verdict(Verdict::CannotTell);
+            self.metrics.verdict(VerdictReason::Unanswerable);
         }
         judged
     }
@@ -240,20 +240,20 @@ impl Services {
 }
 
 /// What a verdict counts as.
-const fn to_verdict(inactive: Option<InactiveReason>, decision: Option<Decision>) -> Verdict {
+const fn to_verdict(inactive: Option<InactiveReason>, decision: Option<Decision>) -> VerdictReason {
     match (inactive, decision) {
-        (Some(InactiveReason::TokenRotated), _) => Verdict::TokenRotated,
-        (Some(InactiveReason::Revoked), _) => Verdict::Revoked,
-        (Some(InactiveReason::Expired), _) => Verdict::Expired,
-        (Some(InactiveReason::OwnerInactive), _) => Verdict::OwnerInactive,
+        (Some(InactiveReason::TokenRotated), _) => VerdictReason::TokenRotated,
+        (Some(InactiveReason::Revoked), _) => VerdictReason::Revoked,
+        (Some(InactiveReason::Expired), _) => VerdictReason::Expired,
+        (Some(InactiveReason::OwnerInactive), _) => VerdictReason::OwnerInactive,
         // No token that works is decided on as if it did not.
         (Some(InactiveReason::UnknownToken), _) | (None, Some(Decision::Inactive)) => {
-            Verdict::UnknownToken
+            VerdictReason::UnknownToken
         }
-        (None, None) => Verdict::Active,
-        (None, Some(Decision::Allowed)) => Verdict::Allowed,
-        (None, Some(Decision::NoSiteGrant)) => Verdict::NoSiteGrant,
-        (None, Some(Decision::RoleTooLow)) => Verdict::RoleTooLow,
+        (None, None) => VerdictReason::Active,
+        (None, Some(Decision::Allowed)) => VerdictReason::Allowed,
+        (None, Some(Decision::NoSiteGrant)) => VerdictReason::NoSiteGrant,
+        (None, Some(Decision::RoleTooLow)) => VerdictReason::RoleTooLow,
     }
 }
 

@@ -80,7 +80,7 @@ impl Services {
             Ok(Read::Preflight) => return Verdict::Preflight,
             Err(refused) => {
                 if let Refused::Misconfigured(mistake) = &refused {
-                    self.metrics.verdict(metrics::Verdict::Misconfigured);
+                    self.metrics.verdict(metrics::VerdictReason::Misconfigured);
                     if self.is_due(Complaint::Route(mistake.clone())) {
                         tracing::warn!("a route is misconfigured: {mistake}");
                     }
@@ -99,7 +99,7 @@ impl Services {
 
     /// Notes that a proxy is told that nothing can be told, before its question was read.
     pub(crate) fn note_unjudged(&self, error: &ApiError) {
-        self.metrics.verdict(metrics::Verdict::CannotTell);
+        self.metrics.verdict(metrics::VerdictReason::Unanswerable);
         self.tell_unjudged(error);
     }
 

@@ -307,7 +307,7 @@ impl Follower {
                         let is_changed = !held.published;
                         self.shared.publish(held, Proof::of(&feed, asked_at, lag));
                         if is_changed {
-                            self.shared.metrics.fed(self.asked_at.elapsed());
+                            self.shared.metrics.feed_lag(self.asked_at.elapsed());
                         }
                     }
                     CaughtUp::Anew(anew) => {

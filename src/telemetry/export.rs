@@ -1,6 +1,6 @@
-//! Exporters over OTLP, as the settings say. Each has a thread and a queue of its
-//! own, and drops what does not fit: nobody waits for a collector. That one cannot be
-//! reached is told once, and so is that it can be again.
+//! OTLP exporters, as configured. Each has its own thread and a bounded queue, and drops
+//! what does not fit: no caller waits for a collector. The start and the end of a failure
+//! are logged once each.
 
 use std::{
     fmt,
@@ -26,26 +26,26 @@ mod over_http;
 mod tls;
 
 use super::{
-    settings::{Collector, Protocol, Settings, Signal, Wrong},
-    traces::AsDecided,
+    settings::{Collector, ExportSettings, Protocol, SettingProblem, Signal},
+    traces::DecidedSampler,
 };
-use over_http::{Client, LastCause};
-use tls::TlsError;
+use over_http::{CollectorClient, LastCause};
+use tls::CollectorTlsError;
 
-/// Why exporters cannot be made.
+/// Why an exporter cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExportError {
-    /// A file that a variable names is of no use.
+    /// A file that a variable names cannot be used.
     #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// An exporter cannot be made of what the variables say.
+    Tls(#[from] CollectorTlsError),
+    /// The SDK rejects the configuration.
     #[error(transparent)]
     Build(#[from] ExporterBuildError),
 }
 
 impl ExportError {
-    /// What comes of it.
-    pub(super) fn ends(self, signal: Signal) -> Wrong {
+    /// The problem to report for the signal.
+    pub(super) fn into_problem(self, signal: Signal) -> SettingProblem {
         let (variable, what) = match self {
             Self::Tls(error) => (error.variable().to_owned(), error.to_string()),
             Self::Build(error) => (
@@ -53,7 +53,7 @@ impl ExportError {
                 format!("names a collector that nothing can be sent to ({error})"),
             ),
         };
-        Wrong::Off {
+        SettingProblem::NotExported {
             signal,
             variable,
             what,
@@ -61,8 +61,8 @@ impl ExportError {
     }
 }
 
-/// What is said of this process with everything that is exported.
-pub(super) fn resource(settings: &Settings, instance: String) -> Resource {
+/// The resource attributes of everything that is exported.
+pub(super) fn resource(settings: &ExportSettings, instance: String) -> Resource {
     let given = settings.resource.iter();
     let given = given.map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
     Resource::builder_empty()
@@ -77,7 +77,7 @@ pub(super) fn resource(settings: &Settings, instance: String) -> Resource {
         .build()
 }
 
-/// An exporter of that kind, for what the collector speaks.
+/// Builds an exporter of that kind for the collector's protocol.
 macro_rules! exporter {
     ($builder:expr, $signal:expr, $collector:expr) => {{
         let cause = LastCause::default();
@@ -85,13 +85,13 @@ macro_rules! exporter {
             Protocol::Grpc => over_grpc($builder.with_tonic(), $collector)?.build()?,
             Protocol::Http => over_http($builder.with_http(), $collector, &cause)?.build()?,
         };
-        Telling::new($signal.word(), exporter, cause)
+        LoggedExporter::new($signal.as_str(), exporter, cause)
     }};
 }
 
-/// Where spans go.
+/// The pipeline for spans.
 pub(super) fn traces(
-    settings: &Settings,
+    settings: &ExportSettings,
     resource: &Resource,
 ) -> Result<Option<SdkTracerProvider>, ExportError> {
     let Some(collector) = &settings.traces else {
@@ -105,15 +105,15 @@ pub(super) fn traces(
         .build();
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches);
     let provider = SdkTracerProvider::builder()
-        .with_sampler(AsDecided(settings.rule))
+        .with_sampler(DecidedSampler(settings.rule))
         .with_resource(resource.clone())
         .with_span_processor(processor.build());
     Ok(Some(provider.build()))
 }
 
-/// Where log records go.
+/// The pipeline for log records.
 pub(super) fn logs(
-    settings: &Settings,
+    settings: &ExportSettings,
     resource: &Resource,
 ) -> Result<Option<SdkLoggerProvider>, ExportError> {
     let Some(collector) = &settings.logs else {
@@ -132,10 +132,10 @@ pub(super) fn logs(
     Ok(Some(provider.build()))
 }
 
-/// What reads the metrics to export them.
+/// The reader that exports the metrics.
 pub(super) fn metrics(
-    settings: &Settings,
-) -> Result<Option<PeriodicReader<Telling<MetricExporter>>>, ExportError> {
+    settings: &ExportSettings,
+) -> Result<Option<PeriodicReader<LoggedExporter<MetricExporter>>>, ExportError> {
     let Some(collector) = &settings.metrics else {
         return Ok(None);
     };
@@ -173,23 +173,22 @@ where
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .with_endpoint(collector.endpoint.to_string())
         .with_timeout(collector.timeout)
-        .with_http_client(Client::new(collector, cause.clone())?);
+        .with_http_client(CollectorClient::new(collector, cause.clone())?);
     if collector.gzip {
         builder = WithHttpConfig::with_compression(builder, Compression::Gzip);
     }
     Ok(builder)
 }
 
-/// An exporter that tells when it begins to fail, and when it works again: not each
-/// time.
-pub(super) struct Telling<E> {
+/// An exporter that logs when it begins to fail and when it recovers, but not each failure.
+pub(super) struct LoggedExporter<E> {
     what: &'static str,
     exporter: E,
     cause: LastCause,
     is_failing: AtomicBool,
 }
 
-impl<E> Telling<E> {
+impl<E> LoggedExporter<E> {
     const fn new(what: &'static str, exporter: E, cause: LastCause) -> Self {
         Self {
             what,
@@ -199,7 +198,7 @@ impl<E> Telling<E> {
         }
     }
 
-    fn tell(&self, done: OTelSdkResult) -> OTelSdkResult {
+    fn log_change(&self, done: OTelSdkResult) -> OTelSdkResult {
         let what = self.what;
         let was_failing = self.is_failing.swap(done.is_err(), Relaxed);
         let causes = self.cause.take();
@@ -209,7 +208,7 @@ impl<E> Telling<E> {
                 tracing::warn!(
                     %error,
                     causes,
-                    "{what} cannot be exported, and are lost until they can"
+                    "{what} cannot be exported and are dropped until the collector recovers"
                 );
             }
             Ok(()) | Err(_) => {}
@@ -217,16 +216,16 @@ impl<E> Telling<E> {
         done
     }
 }
-impl<E> fmt::Debug for Telling<E> {
+impl<E> fmt::Debug for LoggedExporter<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // There may be a secret in the exporter's headers.
-        f.debug_tuple("Telling").field(&self.what).finish()
+        // The exporter's headers may contain a secret.
+        f.debug_tuple("LoggedExporter").field(&self.what).finish()
     }
 }
 
-impl<E: trace::SpanExporter> trace::SpanExporter for Telling<E> {
+impl<E: trace::SpanExporter> trace::SpanExporter for LoggedExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.tell(self.exporter.export(batch).await)
+        self.log_change(self.exporter.export(batch).await)
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -242,9 +241,9 @@ impl<E: trace::SpanExporter> trace::SpanExporter for Telling<E> {
     }
 }
 
-impl<E: logs::LogExporter> logs::LogExporter for Telling<E> {
+impl<E: logs::LogExporter> logs::LogExporter for LoggedExporter<E> {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        self.tell(self.exporter.export(batch).await)
+        self.log_change(self.exporter.export(batch).await)
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -256,9 +255,9 @@ impl<E: logs::LogExporter> logs::LogExporter for Telling<E> {
     }
 }
 
-impl<E: PushMetricExporter> PushMetricExporter for Telling<E> {
+impl<E: PushMetricExporter> PushMetricExporter for LoggedExporter<E> {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        self.tell(self.exporter.export(metrics).await)
+        self.log_change(self.exporter.export(metrics).await)
     }
 
     fn force_flush(&self) -> OTelSdkResult {

@@ -1,6 +1,6 @@
-//! Log lines: one for each event, whatever is in it. A line break in a value becomes
-//! its escape, so that nobody who gets a text into the log can make up a line there.
-//! Within a trace that is exported, a line names it.
+//! Formats log lines: one for each event, whatever its content. A line break in a value is
+//! escaped, so that a text from outside cannot forge a log line. In an exported trace, the
+//! line has the trace's id.
 
 use std::fmt::{self, Write};
 
@@ -14,58 +14,58 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// How a line is written.
-pub(super) trait Kind {
-    /// The subscriber's own format for it.
+/// A style of log lines.
+pub(super) trait LineStyle {
+    /// The subscriber's format that it extends.
     type Format;
-    /// What ends a line, before the line break.
+    /// What closes a line, before the line break.
     const END: &'static str;
-    /// Adds to a line that it is of a trace.
-    fn name_trace(line: &mut String, trace: &str, span: &str);
+    /// Appends the ids of the trace and the span.
+    fn append_trace(line: &mut String, trace: &str, span: &str);
 }
 
-/// For people.
-pub(super) struct ForPeople;
-/// One JSON object a line.
-pub(super) struct ForPrograms;
+/// Text for people.
+pub(super) struct TextStyle;
+/// One JSON object for each line.
+pub(super) struct JsonStyle;
 
-impl Kind for ForPeople {
+impl LineStyle for TextStyle {
     type Format = Format<Full>;
     const END: &'static str = "";
 
-    fn name_trace(line: &mut String, trace: &str, span: &str) {
+    fn append_trace(line: &mut String, trace: &str, span: &str) {
         write!(line, " trace_id={trace} span_id={span}").expect("a string takes everything");
     }
 }
 
-impl Kind for ForPrograms {
+impl LineStyle for JsonStyle {
     type Format = Format<Json>;
     const END: &'static str = "}";
 
-    fn name_trace(line: &mut String, trace: &str, span: &str) {
+    fn append_trace(line: &mut String, trace: &str, span: &str) {
         write!(line, r#","trace_id":"{trace}","span_id":"{span}""#)
             .expect("a string takes everything");
     }
 }
 
-/// The subscriber's own format, made into one line.
-pub(super) struct OneLine<K: Kind>(pub(super) K::Format);
+/// Puts the subscriber's format on one line.
+pub(super) struct OneLine<K: LineStyle>(pub(super) K::Format);
 
-/// Lines for people, coloured or not.
-pub(super) fn for_people(is_coloured: bool) -> (OneLine<ForPeople>, DefaultFields) {
+/// Text, with or without colours.
+pub(super) fn text_lines(is_coloured: bool) -> (OneLine<TextStyle>, DefaultFields) {
     let format = Format::default().with_ansi(is_coloured);
     (OneLine(format), DefaultFields::new())
 }
 
-/// Lines for programs.
-pub(super) fn for_programs() -> (OneLine<ForPrograms>, JsonFields) {
+/// JSON objects.
+pub(super) fn json_lines() -> (OneLine<JsonStyle>, JsonFields) {
     let format = Format::default().json().flatten_event(true);
     (OneLine(format), JsonFields::new())
 }
 
 impl<K, S, N> FormatEvent<S, N> for OneLine<K>
 where
-    K: Kind,
+    K: LineStyle,
     K::Format: FormatEvent<S, N>,
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -85,7 +85,7 @@ where
         let span = span.span_context();
         if span.is_valid() && line.ends_with(K::END) {
             line.truncate(line.len() - K::END.len());
-            K::name_trace(
+            K::append_trace(
                 &mut line,
                 &span.trace_id().to_string(),
                 &span.span_id().to_string(),
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// The text without line breaks.
+/// Escapes line breaks.
 fn escaped(text: &str) -> String {
     text.replace('\n', "\\n").replace('\r', "\\r")
 }

@@ -1,4 +1,4 @@
-//! What is logged while a test runs, for tests that are about lines of the log.
+//! Captures the log during tests that assert log lines.
 
 use std::{
     io::{self, Write},
@@ -7,7 +7,7 @@ use std::{
 
 use tracing::subscriber::{DefaultGuard, set_default};
 
-/// What is logged on this thread until it is dropped: a test of tokio's has one alone.
+/// Captures this thread's log until it is dropped. A `tokio::test` has its own thread.
 pub(crate) struct Logged {
     log: Log,
     _while: DefaultGuard,
@@ -41,7 +41,7 @@ impl Logged {
         }
     }
 
-    /// The lines so far, from INFO on.
+    /// The captured lines, at INFO and above.
     pub(crate) fn lines(&self) -> Vec<String> {
         let log = self.log.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&log);

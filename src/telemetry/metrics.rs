@@ -1,7 +1,6 @@
-//! What is measured, as instruments of OpenTelemetry, and the page that Prometheus
-//! reads. `docs/metrics.md` has all of them. Names are those of OpenTelemetry's
-//! conventions where there are, and begin with the project's otherwise; attributes
-//! have few values, none of which a caller chooses.
+//! OpenTelemetry instruments, and the metrics page for Prometheus. `docs/metrics.md` lists
+//! them. Names follow OpenTelemetry's semantic conventions if one applies, and have the
+//! project's prefix otherwise. Labels have few values, none of which a caller chooses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,26 +16,26 @@ use opentelemetry_sdk::{
 use prometheus::{Registry, TextEncoder};
 
 mod counts;
+mod labels;
 mod observed;
 mod shared;
-mod words;
 
+pub use labels::{FastMethod, FeedConnection, ListenerKind, VerdictReason, WriteResult};
 pub use shared::Connected;
 use shared::{Calls, Shared};
-pub use words::{FastMethod, FeedConnection, Listener, Outcome, Verdict};
 
-/// From an answer out of memory to a call that ran into its deadline, in seconds.
+/// Histogram bounds in seconds, from an answer from memory to a call at its deadline.
 const DURATIONS: [f64; 15] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
     2.5, 10.0,
 ];
-/// From what is read where it lies to what had to wait, in seconds.
+/// Histogram bounds in seconds, from a lookup in memory to one that waited for Postgres.
 const INTROSPECTIONS: [f64; 12] = [
     0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.01,
     0.1, 1.0,
 ];
 
-/// The instruments. Cheap to clone; all clones count together.
+/// The instruments. Cheap to clone; all clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Instruments>);
 
@@ -58,20 +57,20 @@ struct Instruments {
     rejected: Counter<u64>,
 }
 
-/// A gRPC call that has ended.
+/// A finished gRPC call.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// The full name of the service.
     pub service: &'static str,
-    /// The name of the method.
+    /// The name of the method, without the service.
     pub method: &'static str,
-    /// The number of the code.
+    /// The gRPC status code.
     pub code: i32,
-    /// How long it took; none where that says nothing, as of a stream.
+    /// The call's duration; `None` for a stream, for which it means nothing.
     pub duration: Option<Duration>,
 }
 
-/// The page cannot be made.
+/// The metrics page cannot be rendered.
 #[derive(Debug, thiserror::Error)]
 #[error("the metrics cannot be written down")]
 pub struct PageError(#[from] prometheus::Error);
@@ -83,7 +82,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Metrics that are exported besides, where there is a reader for that.
+    /// Metrics that `reader` also exports, if there is one.
     pub(super) fn exported(resource: Resource, reader: Option<impl MetricReader>) -> Self {
         Self::on(|provider| {
             let provider = provider.with_resource(resource);
@@ -102,7 +101,7 @@ impl Metrics {
         let registry = Registry::new();
         let page = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
-            // There is one scope, and nobody asks which.
+            // There is one scope only, so its label would be noise.
             .scope_info_enabled(false)
             .without_target_info()
             .build()
@@ -118,7 +117,7 @@ impl Metrics {
             let counter = meter.u64_counter(name).with_unit(unit);
             counter.with_description(what).build()
         };
-        // One that is there from the start, so that its first step is seen.
+        // A counter that exists from the start, so that its first increment is visible.
         let from_zero = |name, unit, what| {
             let counter: Counter<u64> = counter(name, unit, what);
             counter.add(0, &[]);
@@ -216,41 +215,41 @@ impl Metrics {
         self.0.shared.call(calls);
     }
 
-    /// Says what the calls are called that are counted apart: service and method of
-    /// each, in their order.
+    /// Sets the label values of the fast-path counters: service and method of each, in the order
+    /// of [`FastMethod::ALL`].
     pub fn name_fast_methods(&self, names: [(&'static str, &'static str); FastMethod::ALL.len()]) {
         self.0.shared.name_fast_methods(names);
     }
 
-    /// Counts a call that went well, in a few nanoseconds.
-    pub fn hot(&self, call: FastMethod) {
+    /// Counts a successful call of the fast path, in a few nanoseconds.
+    pub fn fast_call(&self, call: FastMethod) {
         self.0.shared.counts.call(call);
     }
 
-    /// Counts what was said of a token, in a few nanoseconds.
-    pub fn verdict(&self, verdict: Verdict) {
+    /// Counts the result of an introspection, in a few nanoseconds.
+    pub fn verdict(&self, verdict: VerdictReason) {
         self.0.shared.counts.verdict(verdict);
     }
 
-    /// Whether the time of the introspection that begins now is to be taken. It is of
-    /// one in 64, so that it costs the others nothing.
+    /// Whether to time the introspection that begins now. One in 64 is timed, so the others
+    /// have no cost.
     pub fn is_timed() -> bool {
         counts::is_timed()
     }
 
-    /// How long an introspection took whose time was to be taken.
+    /// Observes the duration of a timed introspection.
     pub fn introspection(&self, method: &'static str, duration: Duration) {
         let method = [KeyValue::new("rpc.method", method)];
         let durations = &self.0.introspection_durations;
         durations.record(duration.as_secs_f64(), &method);
     }
 
-    /// Counts a connection that came in there, until it ends.
-    pub fn connected(&self, listener: Listener) -> Connected {
+    /// Counts a connection of that listener until the result is dropped.
+    pub fn connected(&self, listener: ListenerKind) -> Connected {
         self.0.shared.connected(listener)
     }
 
-    /// Counts an HTTP request.
+    /// Counts an HTTP request, and observes its duration.
     pub fn request(
         &self,
         method: &'static str,
@@ -267,62 +266,62 @@ impl Metrics {
         durations.record(duration.as_secs_f64(), &labels);
     }
 
-    /// Counts a writing transaction.
-    pub fn write(&self, outcome: Outcome, duration: Duration) {
-        let outcome = [KeyValue::new("outcome", outcome.word())];
+    /// Counts a write transaction.
+    pub fn write(&self, outcome: WriteResult, duration: Duration) {
+        let outcome = [KeyValue::new("outcome", outcome.as_str())];
         let durations = &self.0.write_durations;
         durations.record(duration.as_secs_f64(), &outcome);
     }
 
-    /// Counts an attempt to write the uses of API clients.
-    pub fn flush(&self, outcome: Outcome, duration: Duration) {
-        let outcome = [KeyValue::new("outcome", outcome.word())];
+    /// Counts an attempt to write the pending usage.
+    pub fn flush(&self, outcome: WriteResult, duration: Duration) {
+        let outcome = [KeyValue::new("outcome", outcome.as_str())];
         let durations = &self.0.flush_durations;
         durations.record(duration.as_secs_f64(), &outcome);
     }
 
-    /// How long it took to have a change in the index.
-    pub fn fed(&self, lag: Duration) {
+    /// Observes the feed lag: from the query for changes until they are in the index.
+    pub fn feed_lag(&self, lag: Duration) {
         self.0.feed_lags.record(lag.as_secs_f64(), &[]);
     }
 
-    /// Notes of how many API clients there are uses that are not written.
-    pub fn unwritten(&self, clients: usize) {
+    /// Sets the number of API clients with pending usage.
+    pub fn pending_usage(&self, clients: usize) {
         let clients = u64::try_from(clients).unwrap_or(u64::MAX);
         self.0.unwritten.record(clients, &[]);
     }
 
-    /// Counts a connection of the feed's.
+    /// Counts a new connection of the feed.
     pub fn feed_connected(&self, connection: FeedConnection) {
-        let labels = [KeyValue::new("for", connection.word())];
+        let labels = [KeyValue::new("for", connection.as_str())];
         self.0.feed_connections.add(1, &labels);
     }
 
-    /// Counts that everything was read.
+    /// Counts a full load.
     pub fn feed_loaded(&self) {
         self.0.feed_loads.add(1, &[]);
     }
 
-    /// Counts that Postgres is asked on behalf of unknown tokens.
+    /// Counts a query to Postgres for unknown tokens.
     pub fn lookup(&self) {
         self.0.lookups.add(1, &[]);
     }
 
-    /// Counts a request that it is not asked for, because too many wait.
+    /// Counts a lookup that was rejected, because too many were waiting.
     pub fn rejected(&self) {
         self.0.rejected.add(1, &[]);
     }
 
-    /// Everything, in the text format of Prometheus.
+    /// Renders the metrics in the text format of Prometheus.
     ///
     /// # Errors
-    /// Where two instruments have one name.
+    /// If two instruments have the same name.
     pub fn page(&self) -> Result<String, PageError> {
         let families = self.0.registry.gather();
         Ok(TextEncoder::new().encode_to_string(&families)?)
     }
 
-    /// Exports what was measured last, and no more after that.
+    /// Exports the last values, within `limit`, and nothing after that.
     pub(super) fn stop(&self, limit: Duration) -> OTelSdkResult {
         self.0.provider.shutdown_with_timeout(limit)
     }
@@ -344,21 +343,21 @@ mod tests {
         };
         metrics.call(call("Method", 0, Some(Duration::from_millis(3))));
         metrics.call(call("Method", 14, None));
-        // Counted in either way.
+        // Through the fast path and the slow path.
         metrics.call(call("Introspect", 0, None));
-        metrics.hot(FastMethod::Introspect);
-        metrics.hot(FastMethod::Introspect);
-        metrics.verdict(Verdict::Revoked);
+        metrics.fast_call(FastMethod::Introspect);
+        metrics.fast_call(FastMethod::Introspect);
+        metrics.verdict(VerdictReason::Revoked);
         metrics.introspection("Introspect", Duration::from_micros(3));
         metrics.request("GET", "/livez", 200, Duration::from_micros(60));
-        metrics.write(Outcome::NotDone, Duration::from_millis(2));
+        metrics.write(WriteResult::NotDone, Duration::from_millis(2));
         metrics.gauge("hitkeep_auth.age", "s", "An age.", || Some(1.5));
         metrics.gauge("hitkeep_auth.absent", "", "Nothing.", || None);
         metrics.up_down("hitkeep_auth.things", "{thing}", "Things.", "state", || {
             [("one", 1), ("two", 2)]
         });
         metrics.counter("hitkeep_auth.failures", "{failure}", "Failures.", || 7);
-        let open = [(); 2].map(|()| metrics.connected(Listener::Http));
+        let open = [(); 2].map(|()| metrics.connected(ListenerKind::Http));
         let [_open, closed] = open;
         drop(closed);
         let page = metrics.clone().page().unwrap();

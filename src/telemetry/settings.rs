@@ -1,11 +1,10 @@
-//! What the standard variables of OpenTelemetry (`OTEL_…`) say: what is exported
-//! over OTLP, where to, and which calls are traced. Nothing is exported where they
-//! name no collector.
+//! The settings from OpenTelemetry's standard variables (`OTEL_…`): what is exported over
+//! OTLP, to which collectors, and which calls are traced. Without a collector, nothing is
+//! exported.
 //!
-//! They may be set by whoever runs the machine, and for all that runs there, so none of
-//! them keeps the service from its work: what cannot be read, or is not there to be had,
-//! is passed over, and told in the log once there is one. Values are not repeated there,
-//! since they may be secret.
+//! A platform may set these variables for all its processes, so none of them stops the
+//! service: an invalid or unavailable setting is skipped, and logged once logging is set up.
+//! The log does not contain values, since they may be secret.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -17,49 +16,49 @@ mod reader;
 mod tests;
 
 use super::traces::Rule;
-use reader::Reader;
+use reader::VariableReader;
 
-/// What the variables say.
+/// The settings of all signals.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// Where traces go, if anywhere.
+pub struct ExportSettings {
+    /// The collector of traces, if they are exported.
     pub traces: Option<Collector>,
-    /// Where metrics go, if anywhere. They are on `/metrics` in any case.
+    /// The collector of metrics, if they are exported. `/metrics` has them in any case.
     pub metrics: Option<Collector>,
-    /// Where log records go, if anywhere. They are on stderr in any case.
+    /// The collector of log records, if they are exported. Stderr has them in any case.
     pub logs: Option<Collector>,
-    /// Which calls are traced.
+    /// The sampling rule of traces.
     pub rule: Rule,
-    /// What is said of this process beside its name.
+    /// The resource attributes apart from the service's name.
     pub resource: Vec<(String, String)>,
-    /// This process' name.
+    /// The resource attribute `service.name`.
     pub service_name: String,
-    /// How spans wait for their export.
-    pub spans: Batches,
-    /// How log records wait for theirs.
-    pub records: Batches,
+    /// The batches of spans.
+    pub spans: BatchLimits,
+    /// The batches of log records.
+    pub records: BatchLimits,
     /// How often metrics are exported.
     pub metrics_interval: Duration,
-    /// Whether counts are exported as sums or as differences.
+    /// Whether counters are exported as totals or as increments.
     pub temporality: Temporality,
-    /// What is wrong with the variables.
-    pub wrong: Vec<Wrong>,
+    /// The problems that were found in the variables.
+    pub problems: Vec<SettingProblem>,
 }
 
-/// What can be exported.
+/// A kind of telemetry that can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// Spans.
     Traces,
-    /// Metrics.
+    /// Values of all instruments.
     Metrics,
     /// Log records.
     Logs,
 }
 
 impl Signal {
-    /// Its name.
-    pub const fn word(self) -> &'static str {
+    /// The plural noun for messages.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Traces => "traces",
             Self::Metrics => "metrics",
@@ -68,37 +67,37 @@ impl Signal {
     }
 }
 
-/// How collectors are spoken to.
+/// A transport of OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// `grpc`.
+    /// The keyword `grpc`.
     Grpc,
-    /// `http/protobuf`.
+    /// The keyword `http/protobuf`.
     Http,
 }
 
-/// Where something is exported to.
+/// A collector for one signal.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Collector {
-    /// Its address, with the path where there is one.
+    /// The address, with the path for HTTP.
     pub endpoint: Uri,
-    /// What it speaks.
+    /// The transport of OTLP.
     pub protocol: Protocol,
-    /// What is sent with each export, such as a key.
+    /// Sent with each export, for example an API key.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// How long an export may take.
+    /// The limit of an export's duration.
     pub timeout: Duration,
     /// Whether exports are compressed.
     pub gzip: bool,
-    /// Whom to trust, where that is not whom the system trusts.
+    /// The trusted CA certificates; `None` for those of the system.
     pub certificate: Option<File>,
-    /// What to show: a certificate and its key.
+    /// The client certificate and its key.
     pub identity: Option<(File, File)>,
 }
 
 impl fmt::Debug for Collector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // There may be a secret in the headers.
+        // The headers may contain a secret.
         f.write_str("Collector")
     }
 }
@@ -106,61 +105,61 @@ impl fmt::Debug for Collector {
 /// A file that a variable names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// The variable.
+    /// The name of the variable.
     pub variable: String,
-    /// The file.
+    /// Where the variable points.
     pub path: PathBuf,
 }
 
-/// How much waits for its export, and how long.
+/// The limits of a batch exporter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Batches {
-    /// So many at most: more are dropped.
+pub struct BatchLimits {
+    /// The most items in the queue; more are dropped.
     pub queue: usize,
-    /// So many are exported at once.
+    /// The most items in one export.
     pub size: usize,
-    /// So often they are.
+    /// The time between two exports.
     pub delay: Duration,
 }
 
-/// Something about a variable, and what becomes of it.
+/// A problem with a variable, and its consequence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Wrong {
-    /// It is passed over, or a part of it.
+pub enum SettingProblem {
+    /// The variable, or a part of it, is ignored.
     #[error("{variable} {what}")]
     Ignored {
-        /// The variable.
+        /// The name of the variable.
         variable: String,
-        /// What is wrong with it.
+        /// What is wrong, after the variable's name.
         what: String,
     },
-    /// Without it, something cannot be exported.
-    #[error("{variable} {what}: no {} are exported", signal.word())]
-    Off {
-        /// What is not exported.
+    /// A signal is not exported.
+    #[error("{variable} {what}: no {} are exported", signal.as_str())]
+    NotExported {
+        /// The signal that is not exported.
         signal: Signal,
-        /// The variable.
+        /// The name of the variable.
         variable: String,
-        /// What is wrong with it.
+        /// What is wrong, after the variable's name.
         what: String,
     },
 }
 
-impl Wrong {
-    /// Tells of it in the log.
-    pub(super) fn tell(&self) {
+impl SettingProblem {
+    /// Logs the problem.
+    pub(super) fn log(&self) {
         match self {
             Self::Ignored { variable, .. } => tracing::warn!(variable, "{self}"),
-            Self::Off { variable, .. } => tracing::error!(variable, "{self}"),
+            Self::NotExported { variable, .. } => tracing::error!(variable, "{self}"),
         }
     }
 }
 
-impl Settings {
-    /// Reads the variables: `variable` gives the value of one, if it has any.
+impl ExportSettings {
+    /// Reads the settings; `variable` returns the value of a variable.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
-        // One that is set to nothing is not set.
+        // A variable with an empty value is unset.
         let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        Reader::read(&variable)
+        VariableReader::read(&variable)
     }
 }

@@ -1,9 +1,8 @@
-//! Which calls are traced, and what becomes of their spans.
+//! Decides which calls are traced, and makes their spans.
 //!
-//! Spans that are to be exported are those with the target [`TARGET`], and no
-//! others; the log never shows them. Where traces are off, nobody wants them, and
-//! making one costs a look at a flag. Whether a call is traced is decided here, once,
-//! before anything is made for it; the SDK only does as it is told.
+//! Spans for export have the target [`TARGET`], and the log never shows them. If traces are
+//! off, no subscriber wants them, and creating one costs the test of a flag. Sampling is
+//! decided here, once, before a span is made; the SDK's sampler only applies the decision.
 
 use std::{
     cell::Cell,
@@ -24,26 +23,26 @@ use opentelemetry_sdk::{
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The target of spans that are exported, where traces are on.
+/// The target of spans for export.
 pub const TARGET: &str = "hitkeep_auth::traces";
-/// What is recorded of a span that failed, as the SDK's layer understands it.
+/// The status of a failed span, as the SDK's layer expects it.
 pub const ERROR: &str = "ERROR";
 
-/// Where callers tell of the trace that a call is part of (W3C Trace Context).
+/// The header with the caller's trace context (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
 /// The length of `00-<trace>-<span>-<flags>`.
 const TRACEPARENT_BYTES: usize = 55;
-/// Of the flags, the one that says that the caller traces this.
+/// The flag that says that the caller records the trace.
 const SAMPLED: u8 = 1;
 
-/// Which calls are traced.
+/// The sampling rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
-    /// The part of the calls that are traced, of those for which nothing else decides.
+    /// The fraction of calls that are traced, from 0 to 1, if nothing else decides.
     pub ratio: f64,
-    /// Whether the caller decides, where it has a trace.
+    /// Whether the caller's sampling decision is adopted, if it sends one.
     pub by_parent: bool,
-    /// Whether the caller's trace goes on here.
+    /// Whether the caller's trace is continued.
     pub takes_parents: bool,
 }
 
@@ -61,24 +60,24 @@ impl Default for Rule {
 #[derive(Clone, Debug, Default)]
 pub struct Sampling(Option<(Rule, SdkTracer)>);
 
-/// A call that was answered at once and with success.
+/// A call that succeeded without waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered<'c> {
-    /// Both of the names below, as its span is called.
+    /// The name of the span: service and method.
     pub name: &'static str,
-    /// The full name of its service.
+    /// The full name of the service.
     pub service: &'static str,
-    /// Its method.
+    /// The name of the method, without the service.
     pub method: &'static str,
-    /// When it began.
+    /// When the call began.
     pub begun: SystemTime,
-    /// The id that its caller gave it.
+    /// The request id that the caller sent.
     pub request_id: Option<&'c str>,
-    /// The name of its caller.
+    /// The caller's name, if it is authenticated.
     pub caller: Option<&'c str>,
 }
 
-/// What the time is, where it is for a span alone.
+/// The wall-clock time, for use in spans only.
 #[expect(
     clippy::disallowed_methods,
     reason = "the SDK reads it so for all others"
@@ -88,28 +87,28 @@ pub fn now() -> SystemTime {
 }
 
 impl Sampling {
-    /// Decides by that rule, and makes spans with that tracer.
+    /// Applies the rule, and makes spans with the tracer.
     pub(super) const fn by(rule: Rule, tracer: SdkTracer) -> Self {
         Self(Some((rule, tracer)))
     }
 
-    /// Whether a call with those headers is traced. To be asked once for each: the
-    /// answer may be drawn by lot.
+    /// Whether a call with these headers is traced. Must be asked once for each call: the
+    /// answer may be random.
     pub fn traces(&self, headers: &HeaderMap) -> bool {
         self.0.as_ref().is_some_and(|(rule, _)| rule.takes(headers))
     }
 
-    /// Makes the span of a call part of its caller's trace, or the first of a new
-    /// one, that is recorded or not.
+    /// Makes the call's span a child in the caller's trace, or the root of a new trace, sampled
+    /// or not.
     pub fn begin(&self, span: &Span, headers: &HeaderMap, is_traced: bool) {
         let Some((rule, _)) = &self.0 else { return };
-        // Where nobody exports the span, there is nothing to be part of.
+        // Without an exporter for the span, there is no trace to join.
         span.set_parent(rule.parent(headers, is_traced)).ok();
     }
 
-    /// Makes the span of a call that is over and that [`Self::traces`], and hands it to
-    /// the exporter. What `tracing` does for a span that others may look into costs more
-    /// than the answer to such a call.
+    /// Records the span of a finished call that [`Self::traces`], and passes it to the exporter.
+    /// Making it through `tracing`, for other layers to inspect, would cost more than answering
+    /// such a call.
     pub fn record(&self, headers: &HeaderMap, call: Answered<'_>) {
         let Some((rule, tracer)) = &self.0 else {
             return;
@@ -130,12 +129,12 @@ impl Sampling {
             .with_start_time(call.begun)
             .with_attributes(attributes)
             .start_with_context(tracer, &rule.parent(headers, true));
-        // It ends as it is dropped.
+        // Dropping the span ends it.
         drop(span);
     }
 }
 
-/// Adds something to the span that everything here is part of, if it is recorded.
+/// Adds an attribute to the current span, if it is recorded.
 pub fn note(name: &'static str, value: &impl ToString) {
     let current = Context::current();
     let span = current.span();
@@ -145,8 +144,7 @@ pub fn note(name: &'static str, value: &impl ToString) {
 }
 
 impl Rule {
-    /// What a call is part of: its caller's trace, where it has one, that is recorded
-    /// or not.
+    /// The parent context of a call: the caller's trace, if it sends one, sampled or not.
     fn parent(&self, headers: &HeaderMap, is_traced: bool) -> Context {
         let nothing = Context::new();
         let parent = if self.takes_parents && headers.contains_key(TRACEPARENT) {
@@ -170,8 +168,8 @@ impl Rule {
         }
     }
 
-    /// Whether a trace is recorded whose id ends with those 64 bits: as the SDK of
-    /// OpenTelemetry decides it, so that those with the same ratio agree.
+    /// Whether a trace is sampled whose id ends with these 64 bits. The decision is that of
+    /// OpenTelemetry's SDK, so that services with the same ratio agree.
     fn takes_trace(&self, low: u64) -> bool {
         #[expect(
             clippy::cast_precision_loss,
@@ -184,22 +182,22 @@ impl Rule {
     }
 }
 
-/// What a caller says of its trace.
+/// The caller's trace context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Parent {
-    /// The last 64 bits of the trace's id.
+    /// The last 64 bits of the trace id.
     trace: u64,
     is_sampled: bool,
 }
 
 impl Parent {
-    /// Reads a `traceparent`. `None` where it is none, and then the call begins a
-    /// trace of its own.
+    /// Parses a `traceparent`. If it is invalid, the result is `None`, and the call begins a new
+    /// trace.
     fn read(value: &HeaderValue) -> Option<Self> {
         let bytes = value.as_bytes();
         let (head, rest) = bytes.split_at_checked(TRACEPARENT_BYTES)?;
         let version = hex(&head[..2])?;
-        // Later versions may say more, after another hyphen.
+        // Later versions may have more fields, after another hyphen.
         let may_go_on = version != 0 && rest.first() == Some(&b'-');
         let is_shaped = version != 0xff && [2, 35, 52].iter().all(|at| head[*at] == b'-');
         if !is_shaped || !(rest.is_empty() || may_go_on) {
@@ -215,7 +213,7 @@ impl Parent {
     }
 }
 
-/// Reads up to 16 hexadecimal digits, of which letters have to be small.
+/// Parses up to 16 hexadecimal digits in lower case.
 fn hex(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |number, digit| {
         let value = match digit {
@@ -227,8 +225,8 @@ fn hex(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// A number by lot (xorshift), from a sequence of the thread's own. It decides what
-/// is recorded and nothing else, so it need not be hard to guess.
+/// A pseudo-random number (xorshift) from the thread's own sequence. It only decides what is
+/// sampled, so it may be predictable.
 fn draw() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = const { Cell::new(0) };
@@ -242,21 +240,21 @@ fn draw() -> u64 {
         number ^= number >> 7;
         number ^= number << 17;
         state.set(number);
-        // The state itself is never 0, and its bits are not all alike.
+        // The raw state is never 0, and its bits are unevenly distributed.
         number.wrapping_mul(0x2545_f491_4f6c_dd1d)
     })
 }
 
-/// What was decided of a trace, on its way to the SDK.
+/// A sampling decision, on its way to the SDK's sampler.
 #[derive(Clone, Copy, Debug)]
 struct Decided(bool);
 
-/// The SDK's sampler: what was decided of a call holds for all that is done for it.
-/// Work that no call asked for is drawn by lot.
+/// The SDK's sampler: applies the decision on a call to all of its spans. Work without a
+/// call is sampled at random.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AsDecided(pub(super) Rule);
+pub(super) struct DecidedSampler(pub(super) Rule);
 
-impl ShouldSample for AsDecided {
+impl ShouldSample for DecidedSampler {
     fn should_sample(
         &self,
         parent: Option<&Context>,
@@ -290,7 +288,7 @@ impl ShouldSample for AsDecided {
     }
 }
 
-/// Headers, as propagators read them.
+/// Gives propagators access to headers.
 struct Headers<'h>(&'h HeaderMap);
 
 impl Extractor for Headers<'_> {
@@ -332,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_is_read_as_the_standard_writes_it() {
+    fn traceparent_parses_as_the_standard_says() {
         let read = |text| Parent::read(&HeaderValue::from_static(text));
         let parent = |is_sampled| {
             Some(Parent {
@@ -342,7 +340,7 @@ mod tests {
         };
         assert_eq!(read(SAMPLED), parent(true));
         assert_eq!(read(UNSAMPLED), parent(false));
-        // Other flags, and a later version that says more.
+        // Other flags, and a later version with more fields.
         let flags = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02";
         assert_eq!(read(flags), parent(false));
         let later = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03-more";
@@ -363,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_caller_decides_or_the_lot_does() {
+    fn the_caller_or_the_ratio_decides() {
         let nothing = HeaderMap::new();
         let (yes, no) = (headers(SAMPLED), headers(UNSAMPLED));
         let off = Sampling::default();
@@ -372,7 +370,7 @@ mod tests {
         assert!(never.traces(&yes) && !never.traces(&no) && !never.traces(&nothing));
         let always = rule(1.0, true);
         assert!(always.traces(&yes) && !always.traces(&no) && always.traces(&nothing));
-        // The trace's id decides, and not the caller: here its upper half.
+        // The trace id decides, not the caller: here its upper half.
         let (half, more) = (rule(0.5, false), rule(0.6, false));
         assert!(!half.traces(&yes) && !half.traces(&no));
         assert!(more.traces(&yes) && more.traces(&no));
@@ -385,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lot_takes_as_many_as_it_should() {
+    fn random_sampling_matches_the_ratio() {
         let nothing = HeaderMap::new();
         let tenth = rule(0.1, true);
         let taken = (0..100_000).filter(|_| tenth.traces(&nothing)).count();

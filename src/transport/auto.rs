@@ -30,7 +30,7 @@ use super::{
     connection_set::ConnectionSet,
     pace::{MAX_PENDING_RESETS, Paced, ReadBudget},
 };
-use crate::telemetry::metrics::{Listener, Metrics};
+use crate::telemetry::metrics::{ListenerKind, Metrics};
 
 /// How long a connection may say nothing, and how long the head of a request may
 /// take to come. It is longer than proxies keep an idle connection (nginx 60 s,
@@ -129,7 +129,7 @@ impl Serving {
     {
         let service = TowerToHyperService::new(self.router.clone());
         let (http, age) = (self.http.clone(), self.ages.draw());
-        let connected = self.metrics.connected(Listener::Http);
+        let connected = self.metrics.connected(ListenerKind::Http);
         async move {
             let _connected = connected;
             let opened = tokio::select! {

@@ -35,7 +35,7 @@ use super::{
     tls::Peer,
     workers::{Unregistered, Workers},
 };
-use crate::telemetry::metrics::{Listener, Metrics};
+use crate::telemetry::metrics::{ListenerKind, Metrics};
 
 /// How often an idle connection is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -163,7 +163,7 @@ where
         let activity = Arc::new(Activity::of(&end.0));
         let service = (self.make_service)(&activity);
         let (http, idle_timeouts, age) = (self.http.clone(), self.idle_timeouts, self.ages.draw());
-        let connected = self.metrics.connected(Listener::Grpc);
+        let connected = self.metrics.connected(ListenerKind::Grpc);
         let served = async move {
             let _held = (place, connected);
             let opened = tokio::select! {

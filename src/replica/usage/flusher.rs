@@ -22,7 +22,7 @@ use crate::{
         usage::Trimmed,
     },
     telemetry::{
-        metrics::{Metrics, Outcome},
+        metrics::{Metrics, WriteResult},
         panic_message,
     },
 };
@@ -236,9 +236,9 @@ impl Flusher {
         let done = self.flush(store).await;
         self.broke_off = false;
         if has_some {
-            metrics.flush(Outcome::from(&done), begun.elapsed());
+            metrics.flush(WriteResult::from(&done), begun.elapsed());
         }
-        metrics.unwritten(self.batch.len());
+        metrics.pending_usage(self.batch.len());
         self.tell(&done);
         if has_some && done.is_ok() {
             // Whatever becomes of this, the uses are written.
@@ -256,7 +256,7 @@ impl Flusher {
             let has_some = !self.batch.is_empty();
             let done = store.flush_usage(&mut self.batch).await;
             if has_some {
-                metrics.flush(Outcome::from(&done), begun.elapsed());
+                metrics.flush(WriteResult::from(&done), begun.elapsed());
             }
             self.tell(&done);
             if self.batch.is_empty() {

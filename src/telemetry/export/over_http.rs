@@ -1,5 +1,5 @@
-//! The client that exports over HTTP. The SDK's exporters run on threads of their own,
-//! which have no runtime: what they send goes out on the one that this was made on.
+//! The HTTP client of the exporters. They run on threads without a runtime, so requests are
+//! sent on the runtime on which the client was made.
 
 use std::{
     error::Error,
@@ -18,14 +18,14 @@ use hyper_util::{
 use opentelemetry_http::{Bytes, HttpClient, HttpError};
 use tokio::runtime::Handle;
 
-use super::tls::{self, TlsError};
+use super::tls::{self, CollectorTlsError};
 use crate::telemetry::settings::Collector;
 
-/// The longest answer that is read: more than any that says something.
+/// The longest response that is read; useful ones are far shorter.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// A client for one collector.
-pub(super) struct Client {
+/// The client for one collector.
+pub(super) struct CollectorClient {
     client: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     headers: HeaderMap,
     timeout: Duration,
@@ -33,8 +33,8 @@ pub(super) struct Client {
     cause: LastCause,
 }
 
-/// What was behind the last failure. The SDK keeps it to itself, and without it nobody
-/// could tell a wrong port from a wrong certificate.
+/// The cause of the last failure. The SDK's error does not contain it, and without it a
+/// wrong port looks like a wrong certificate.
 #[derive(Clone, Default)]
 pub(super) struct LastCause(Arc<Mutex<Option<String>>>);
 
@@ -49,23 +49,23 @@ impl LastCause {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
     }
 
-    /// What it was, once.
+    /// Returns the cause, and forgets it.
     pub(super) fn take(&self) -> Option<String> {
         let mut cause = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         cause.take()
     }
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for CollectorClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // There may be a secret in the headers.
-        f.write_str("Client")
+        // The headers may contain a secret.
+        f.write_str("CollectorClient")
     }
 }
 
-impl Client {
-    /// A client that works on the runtime that this is called on.
-    pub(super) fn new(collector: &Collector, cause: LastCause) -> Result<Self, TlsError> {
+impl CollectorClient {
+    /// A client that uses the current runtime.
+    pub(super) fn new(collector: &Collector, cause: LastCause) -> Result<Self, CollectorTlsError> {
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls::for_http(collector)?)
             .https_or_http()
@@ -100,7 +100,7 @@ impl Client {
 }
 
 #[tonic::async_trait]
-impl HttpClient for Client {
+impl HttpClient for CollectorClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let answer = self.send(request).await;
         if let Err(error) = &answer {

@@ -1,6 +1,6 @@
-//! Whom to trust of the collectors that are spoken to over TLS, and what to show them:
-//! out of files that variables name. One that is of no use is found out at the start,
-//! and not with the first export.
+//! TLS for collectors: the trusted CA certificates and the client certificate, from files
+//! that variables name. They are read at startup, so an invalid one is reported then and not
+//! with the first export.
 
 use std::{fs, io, sync::Arc};
 
@@ -13,57 +13,57 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::telemetry::settings::{Collector, File};
 
-/// Why there is no TLS.
+/// Why TLS for a collector cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::telemetry) enum TlsError {
-    /// A file cannot be read.
+pub(in crate::telemetry) enum CollectorTlsError {
+    /// The file cannot be read.
     #[error("names {}, which cannot be read ({source})", file.path.display())]
     Unreadable {
-        /// The file.
+        /// The variable and the path.
         file: File,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// One does not hold what it should.
+    /// The file does not have the expected content.
     #[error("names {}, which holds no {what} in PEM, or not a whole one", file.path.display())]
-    Lacks {
-        /// The file.
+    WrongContent {
+        /// The variable and the path.
         file: File,
-        /// What it should hold.
+        /// The expected content.
         what: &'static str,
     },
-    /// What one holds cannot be used.
+    /// The content of the file cannot be used.
     #[error("names {}, which cannot be used ({source})", file.path.display())]
     Unusable {
-        /// The file.
+        /// The variable and the path.
         file: File,
-        /// Why not.
+        /// The cause.
         source: rustls::Error,
     },
-    /// There is nobody to trust.
-    #[error("must name whom to trust, because the system trusts nobody")]
+    /// No CA certificate is trusted.
+    #[error("must name CA certificates, because the system has none")]
     NoRoots,
 }
 
-impl TlsError {
-    /// The variable to look at.
+impl CollectorTlsError {
+    /// The variable to correct.
     pub(in crate::telemetry) fn variable(&self) -> &str {
         match self {
             Self::Unreadable { file, .. }
-            | Self::Lacks { file, .. }
+            | Self::WrongContent { file, .. }
             | Self::Unusable { file, .. } => &file.variable,
             Self::NoRoots => "OTEL_EXPORTER_OTLP_CERTIFICATE",
         }
     }
 }
 
-/// Whether a collector is spoken to over TLS.
+/// Whether the collector's endpoint uses TLS.
 pub(super) fn is_used(collector: &Collector) -> bool {
     collector.endpoint.scheme_str() == Some("https")
 }
 
-/// For tonic, which takes them as they are written.
-pub(super) fn for_grpc(collector: &Collector) -> Result<ClientTlsConfig, TlsError> {
+/// For tonic, which takes PEM.
+pub(super) fn for_grpc(collector: &Collector) -> Result<ClientTlsConfig, CollectorTlsError> {
     let mut tls = ClientTlsConfig::new();
     tls = match &collector.certificate {
         Some(file) => {
@@ -82,8 +82,8 @@ pub(super) fn for_grpc(collector: &Collector) -> Result<ClientTlsConfig, TlsErro
     Ok(tls)
 }
 
-/// For the client that speaks HTTP. Where it is used without TLS, no file is looked at.
-pub(super) fn for_http(collector: &Collector) -> Result<ClientConfig, TlsError> {
+/// For the HTTP client. Without TLS, no file is read.
+pub(super) fn for_http(collector: &Collector) -> Result<ClientConfig, CollectorTlsError> {
     let builder = |roots: RootCertStore| {
         ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -103,7 +103,7 @@ pub(super) fn for_http(collector: &Collector) -> Result<ClientConfig, TlsError> 
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if roots.is_empty() {
-        return Err(TlsError::NoRoots);
+        return Err(CollectorTlsError::NoRoots);
     }
     match &collector.identity {
         Some((certificate, key)) => {
@@ -116,31 +116,34 @@ pub(super) fn for_http(collector: &Collector) -> Result<ClientConfig, TlsError> 
     }
 }
 
-fn read(file: &File) -> Result<Vec<u8>, TlsError> {
-    fs::read(&file.path).map_err(|source| TlsError::Unreadable {
+fn read(file: &File) -> Result<Vec<u8>, CollectorTlsError> {
+    fs::read(&file.path).map_err(|source| CollectorTlsError::Unreadable {
         file: file.clone(),
         source,
     })
 }
 
-fn certificates(file: &File, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(
+    file: &File,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, CollectorTlsError> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let some = all.ok().filter(|certificates| !certificates.is_empty());
-    some.ok_or_else(|| TlsError::Lacks {
+    some.ok_or_else(|| CollectorTlsError::WrongContent {
         file: file.clone(),
         what: "certificate",
     })
 }
 
-fn private_key(file: &File, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(pem).or(Err(TlsError::Lacks {
+fn private_key(file: &File, pem: &[u8]) -> Result<PrivateKeyDer<'static>, CollectorTlsError> {
+    PrivateKeyDer::from_pem_slice(pem).or(Err(CollectorTlsError::WrongContent {
         file: file.clone(),
         what: "unencrypted private key",
     }))
 }
 
-fn unusable(file: &File, source: rustls::Error) -> TlsError {
-    TlsError::Unusable {
+fn unusable(file: &File, source: rustls::Error) -> CollectorTlsError {
+    CollectorTlsError::Unusable {
         file: file.clone(),
         source,
     }

@@ -1,28 +1,28 @@
-//! Counts of what happens too often to be counted any other way: some words for each
-//! thread, that no other thread writes to as a rule, so that counting costs a few
-//! nanoseconds and nobody waits. They are added up when somebody reads the metrics.
+//! Sharded counters for the most frequent events: each thread normally has a shard of its
+//! own, so counting takes a few nanoseconds and no thread waits. The shards are summed when
+//! the metrics are read.
 
 use std::{
     cell::Cell,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use super::{FastMethod, Verdict};
+use super::{FastMethod, VerdictReason};
 
-/// Sets of counts. Threads beyond that share one.
+/// The number of shards. If there are more threads, they share the shards.
 const SHARDS: usize = 64;
-/// Of so many introspections, the time of one is taken.
+/// One introspection in this many is timed.
 const TIMED: u32 = 64;
 
-/// The counts of one thread. No other thread's are in the same line of a cache.
+/// The counts of one thread, aligned so that no other thread's are in the same cache line.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 struct Shard {
-    verdicts: [AtomicU64; Verdict::ALL.len()],
+    verdicts: [AtomicU64; VerdictReason::ALL.len()],
     calls: [AtomicU64; FastMethod::ALL.len()],
 }
 
-/// All of them.
+/// All shards.
 #[derive(Debug)]
 pub(super) struct Counts(Box<[Shard]>);
 
@@ -35,19 +35,19 @@ impl Default for Counts {
 impl Counts {
     fn shard(&self) -> &Shard {
         thread_local! {
-            static PLACE: Cell<usize> = const { Cell::new(usize::MAX) };
+            static SHARD: Cell<usize> = const { Cell::new(usize::MAX) };
         }
-        static PLACES: AtomicUsize = AtomicUsize::new(0);
-        let place = PLACE.with(|place| {
-            if place.get() == usize::MAX {
-                place.set(PLACES.fetch_add(1, Relaxed) % SHARDS);
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = SHARD.with(|number| {
+            if number.get() == usize::MAX {
+                number.set(NEXT.fetch_add(1, Relaxed) % SHARDS);
             }
-            place.get()
+            number.get()
         });
-        &self.0[place]
+        &self.0[number]
     }
 
-    pub(super) fn verdict(&self, verdict: Verdict) {
+    pub(super) fn verdict(&self, verdict: VerdictReason) {
         self.shard().verdicts[verdict as usize].fetch_add(1, Relaxed);
     }
 
@@ -55,7 +55,7 @@ impl Counts {
         self.shard().calls[call as usize].fetch_add(1, Relaxed);
     }
 
-    pub(super) fn verdicts(&self, verdict: Verdict) -> u64 {
+    pub(super) fn verdicts(&self, verdict: VerdictReason) -> u64 {
         self.sum(|shard| &shard.verdicts[verdict as usize])
     }
 
@@ -69,8 +69,8 @@ impl Counts {
     }
 }
 
-/// Whether the time of this introspection is taken: of the first on each thread, and
-/// then of one in [`TIMED`].
+/// Whether this introspection is timed: the first on each thread, and then one in
+/// [`TIMED`].
 pub(super) fn is_timed() -> bool {
     thread_local! {
         static PASSED: Cell<u32> = const { Cell::new(0) };
@@ -89,12 +89,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_count_is_lost_among_more_threads_than_shards() {
+    fn no_count_is_lost_if_threads_share_shards() {
         let counts = Counts::default();
         thread::scope(|scope| {
             for _ in 0..2 * SHARDS {
                 scope.spawn(|| {
-                    for verdict in Verdict::ALL {
+                    for verdict in VerdictReason::ALL {
                         counts.verdict(verdict);
                     }
                     counts.call(FastMethod::Check);
@@ -102,7 +102,7 @@ mod tests {
             }
         });
         let all = u64::try_from(2 * SHARDS).unwrap();
-        for verdict in Verdict::ALL {
+        for verdict in VerdictReason::ALL {
             assert_eq!(counts.verdicts(verdict), all);
         }
         assert_eq!(
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_the_first_is_taken_and_of_a_few_others() {
+    fn the_first_introspection_is_timed_and_then_one_in_64() {
         let timed = |count| {
             let count = move || (0..count).filter(|_| is_timed()).count();
             thread::spawn(count).join().unwrap()

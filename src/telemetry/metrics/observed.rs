@@ -1,13 +1,12 @@
-//! What other rooms keep: values that they are asked for when somebody reads the
-//! metrics, and at no other time.
+//! Observable instruments: the values are kept elsewhere, and read only when the metrics
+//! are.
 
 use opentelemetry::KeyValue;
 
 use super::Metrics;
 
 impl Metrics {
-    /// A value that is looked at when somebody reads the metrics, and is left out
-    /// where there is none.
+    /// A gauge that is read with the metrics, and left out if it has no value.
     pub fn gauge(
         &self,
         name: &'static str,
@@ -26,7 +25,7 @@ impl Metrics {
             .build();
     }
 
-    /// The same for several counts of what there is now, told apart by a label.
+    /// Several up-down counters that are read with the metrics, distinguished by a label.
     pub fn up_down<const N: usize>(
         &self,
         name: &'static str,
@@ -46,7 +45,7 @@ impl Metrics {
             .build();
     }
 
-    /// A count of what there is now, looked at when somebody reads the metrics.
+    /// An up-down counter that is read with the metrics.
     pub fn up_down_alone(
         &self,
         name: &'static str,
@@ -61,7 +60,7 @@ impl Metrics {
             .build();
     }
 
-    /// A count that somebody else keeps, looked at when somebody reads the metrics.
+    /// A counter that is kept elsewhere and read with the metrics.
     pub fn counter(
         &self,
         name: &'static str,
@@ -76,7 +75,7 @@ impl Metrics {
             .build();
     }
 
-    /// The same for several counts, told apart by a label.
+    /// Several counters that are kept elsewhere, distinguished by a label.
     pub fn counters<const N: usize>(
         &self,
         name: &'static str,

@@ -1,5 +1,5 @@
-//! What is counted beside the SDK, because that takes longer than what is counted, or has
-//! to be counted down again. The SDK looks at it when somebody reads the metrics.
+//! Counts that are kept outside the SDK, because its counters cost more than what they
+//! count, or cannot be decremented. The SDK reads them together with the metrics.
 
 use std::{
     collections::BTreeMap,
@@ -11,32 +11,31 @@ use std::{
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
-use super::{FastMethod, Listener, Verdict, counts::Counts};
+use super::{FastMethod, ListenerKind, VerdictReason, counts::Counts};
 
-/// The code of a call that went well.
+/// The status code of a successful call.
 const OK: i64 = 0;
 
-/// A connection that is counted for as long as this is kept.
+/// Counts a connection as open until it is dropped.
 #[must_use]
 pub struct Connected {
     shared: Arc<Shared>,
-    listener: Listener,
+    listener: ListenerKind,
 }
 
-/// The counts.
 #[derive(Default)]
 pub(super) struct Shared {
     /// Calls that are counted one by one.
     calls: Mutex<BTreeMap<Calls, u64>>,
-    /// What is counted too often for that.
+    /// The counts of the fast path.
     pub(super) counts: Counts,
-    /// How many connections there are, of each of [`Listener`].
-    connections: [AtomicI64; Listener::ALL.len()],
-    /// The service and the method of each of [`FastMethod`].
-    hot: OnceLock<[(&'static str, &'static str); FastMethod::ALL.len()]>,
+    /// The number of open connections for each listener.
+    connections: [AtomicI64; ListenerKind::ALL.len()],
+    /// The service and method of each fast-path method.
+    fast_methods: OnceLock<[(&'static str, &'static str); FastMethod::ALL.len()]>,
 }
 
-/// Calls of a method that ended with a code.
+/// Identifies a counter: a method and the status code of its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Calls {
     pub(super) service: &'static str,
@@ -51,7 +50,7 @@ impl Drop for Connected {
 }
 
 impl Shared {
-    /// Has the SDK look at the counts.
+    /// Registers the counts with the SDK.
     pub(super) fn observe(shared: &Arc<Self>, meter: &Meter) {
         let of = Arc::clone(shared);
         meter
@@ -75,8 +74,8 @@ impl Shared {
             .with_unit("{verdict}")
             .with_description("What was said of tokens, over all ways to ask.")
             .with_callback(move |observer| {
-                for verdict in Verdict::ALL {
-                    let reason = [KeyValue::new("reason", verdict.word())];
+                for verdict in VerdictReason::ALL {
+                    let reason = [KeyValue::new("reason", verdict.as_str())];
                     observer.observe(of.counts.verdicts(verdict), &reason);
                 }
             })
@@ -87,8 +86,8 @@ impl Shared {
             .with_unit("{connection}")
             .with_description("Connections that there are, by the listener they came in at.")
             .with_callback(move |observer| {
-                for listener in Listener::ALL {
-                    let label = [KeyValue::new("listener", listener.word())];
+                for listener in ListenerKind::ALL {
+                    let label = [KeyValue::new("listener", listener.as_str())];
                     let open = of.connections[listener as usize].load(Relaxed);
                     observer.observe(open, &label);
                 }
@@ -96,42 +95,47 @@ impl Shared {
             .build();
     }
 
-    /// Counts a call.
     pub(super) fn call(&self, calls: Calls) {
         let counted = self.calls.lock();
         let mut counted = counted.unwrap_or_else(PoisonError::into_inner);
         *counted.entry(calls).or_default() += 1;
     }
 
-    /// Says what the calls are called that are counted apart.
+    /// Sets the label values of the fast-path counters.
     pub(super) fn name_fast_methods(
         &self,
         names: [(&'static str, &'static str); FastMethod::ALL.len()],
     ) {
-        // Whoever comes second says the same.
-        self.hot.set(names).ok();
+        // A second call sets the same names.
+        self.fast_methods.set(names).ok();
     }
 
-    /// Counts a connection that came in there, until it ends.
-    pub(super) fn connected(self: &Arc<Self>, listener: Listener) -> Connected {
+    /// Counts a connection of that listener until the result is dropped.
+    pub(super) fn connected(self: &Arc<Self>, listener: ListenerKind) -> Connected {
         let shared = Arc::clone(self);
         shared.connections[listener as usize].fetch_add(1, Relaxed);
         Connected { shared, listener }
     }
 
-    /// All calls, however they were counted.
+    /// All calls, those of the fast path included.
     fn calls(&self) -> BTreeMap<Calls, u64> {
         let counted = self.calls.lock();
         let mut calls = counted.unwrap_or_else(PoisonError::into_inner).clone();
-        for (names, call) in self.hot.get().into_iter().flatten().zip(FastMethod::ALL) {
+        for (names, call) in self
+            .fast_methods
+            .get()
+            .into_iter()
+            .flatten()
+            .zip(FastMethod::ALL)
+        {
             let (service, method) = *names;
             let code = OK;
-            let hot = Calls {
+            let fast = Calls {
                 service,
                 method,
                 code,
             };
-            *calls.entry(hot).or_default() += self.counts.calls(call);
+            *calls.entry(fast).or_default() += self.counts.calls(call);
         }
         calls
     }

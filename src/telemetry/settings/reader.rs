@@ -1,6 +1,6 @@
-//! Reading the variables one by one, as OpenTelemetry's specification has them: what is
-//! empty is not set, words are taken in any case, and what cannot be read is as if it
-//! were not set, and is told.
+//! Reads the variables by the rules of OpenTelemetry's specification: an empty one is
+//! unset, keywords are case-insensitive, and an invalid value is reported and counts as
+//! unset.
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
@@ -9,67 +9,67 @@ use percent_encoding::percent_decode_str;
 
 mod collector;
 
-use super::{Batches, Rule, Settings, Signal, Wrong};
+use super::{BatchLimits, ExportSettings, Rule, SettingProblem, Signal};
 
-/// What this program is called where nobody calls it something else.
+/// The default of `OTEL_SERVICE_NAME`.
 const SERVICE_NAME: &str = "hitkeep-auth";
-/// How often metrics are exported.
+/// The default interval of metrics exports.
 const METRICS_INTERVAL: Duration = Duration::from_mins(1);
-/// How spans and log records wait, as the specification has it.
-const SPANS: Batches = Batches {
+/// The specification's defaults for the batches of spans and log records.
+const SPANS: BatchLimits = BatchLimits {
     queue: 2048,
     size: 512,
     delay: Duration::from_secs(5),
 };
-const RECORDS: Batches = Batches {
+const RECORDS: BatchLimits = BatchLimits {
     delay: Duration::from_secs(1),
     ..SPANS
 };
-/// How many may wait. There is room for all of them from the start.
+/// Bounds of queue lengths. A queue is allocated in full at startup.
 const QUEUES: RangeInclusive<u64> = 1..=1_000_000;
-/// Times, in milliseconds.
+/// Bounds of durations, in milliseconds.
 const TIMES: RangeInclusive<u64> = 1..=u32::MAX as u64;
-/// Counts that the SDK reads by itself, and passes over where they are none.
+/// Counts that the SDK reads itself, and ignores if they are invalid.
 const LIMITS: [&str; 3] = [
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
     "OTEL_SPAN_EVENT_COUNT_LIMIT",
     "OTEL_SPAN_LINK_COUNT_LIMIT",
 ];
 
-/// Reads variables, and notes what is wrong with them.
-pub(super) struct Reader<'v> {
+/// Reads variables, and collects the problems.
+pub(super) struct VariableReader<'v> {
     variable: &'v dyn Fn(&str) -> Option<String>,
-    wrong: Vec<Wrong>,
+    problems: Vec<SettingProblem>,
 }
 
-impl<'v> Reader<'v> {
-    /// What the variables say, and all that is wrong with them.
-    pub(super) fn read(variable: &'v dyn Fn(&str) -> Option<String>) -> Settings {
+impl<'v> VariableReader<'v> {
+    /// Reads all settings, with the problems found.
+    pub(super) fn read(variable: &'v dyn Fn(&str) -> Option<String>) -> ExportSettings {
         let mut reader = Self {
             variable,
-            wrong: Vec::new(),
+            problems: Vec::new(),
         };
         let settings = reader.settings();
-        Settings {
-            wrong: reader.wrong,
+        ExportSettings {
+            problems: reader.problems,
             ..settings
         }
     }
 
-    fn settings(&mut self) -> Settings {
+    fn settings(&mut self) -> ExportSettings {
         if self.is_true(["OTEL_SDK_DISABLED".to_owned()]) {
-            return Settings::default();
+            return ExportSettings::default();
         }
         let [traces, metrics, logs] =
             [Signal::Traces, Signal::Metrics, Signal::Logs].map(|signal| self.collector(signal));
         if traces.is_none() && metrics.is_none() && logs.is_none() {
-            return Settings::default();
+            return ExportSettings::default();
         }
         for name in LIMITS {
             self.number(name, 0..=u64::from(u32::MAX));
         }
         let (service_name, resource) = self.resource();
-        Settings {
+        ExportSettings {
             rule: self.rule(),
             resource,
             service_name,
@@ -82,35 +82,35 @@ impl<'v> Reader<'v> {
             traces,
             metrics,
             logs,
-            wrong: Vec::new(),
+            problems: Vec::new(),
         }
     }
 
-    fn note(&mut self, wrong: Wrong) {
-        // What is for all signals is read for each.
-        if !self.wrong.contains(&wrong) {
-            self.wrong.push(wrong);
+    fn report(&mut self, problem: SettingProblem) {
+        // A variable for all signals is read once for each.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
         }
     }
 
-    /// Notes something about a variable.
-    fn remark(&mut self, variable: &str, what: impl Display) {
-        self.note(Wrong::Ignored {
+    /// Reports a problem with a variable.
+    fn report_ignored(&mut self, variable: &str, what: impl Display) {
+        self.report(SettingProblem::Ignored {
             variable: variable.to_owned(),
             what: what.to_string(),
         });
     }
 
-    /// Notes that a variable cannot be read.
+    /// Reports that a variable is ignored.
     fn ignore(&mut self, variable: &str, must: &str) {
-        self.remark(variable, format_args!("is ignored: it must be {must}"));
+        self.report_ignored(variable, format_args!("is ignored: it must be {must}"));
     }
 
     fn given(&self, name: &str) -> Option<String> {
         (self.variable)(name).map(|value| value.trim().to_owned())
     }
 
-    /// What the first of the variables says that can be read.
+    /// The first valid value among the variables.
     fn first<T>(
         &mut self,
         names: impl IntoIterator<Item = String>,
@@ -130,7 +130,7 @@ impl<'v> Reader<'v> {
         None
     }
 
-    /// The same for a word, in any case.
+    /// The first valid keyword among the variables, in lower case.
     fn word<T>(
         &mut self,
         names: impl IntoIterator<Item = String>,
@@ -140,7 +140,7 @@ impl<'v> Reader<'v> {
         self.first(names, must, |value| read(&value.to_ascii_lowercase()))
     }
 
-    /// The words of a list, in small letters.
+    /// The items of a list, in lower case.
     fn words(&self, name: &str) -> Vec<String> {
         let value = self.given(name).unwrap_or_default().to_ascii_lowercase();
         let words = value.split(',').map(str::trim);
@@ -148,7 +148,7 @@ impl<'v> Reader<'v> {
         words.map(str::to_owned).collect()
     }
 
-    /// Nothing but `true` is.
+    /// Only `true` is true.
     fn is_true(&mut self, names: impl IntoIterator<Item = String>) -> bool {
         let mut given = names.into_iter();
         let given = given.find_map(|name| Some((self.given(&name)?, name)));
@@ -157,7 +157,7 @@ impl<'v> Reader<'v> {
         };
         let is_true = value.eq_ignore_ascii_case("true");
         if !is_true && !value.eq_ignore_ascii_case("false") {
-            self.remark(&name, "counts as false: it must be true or false");
+            self.report_ignored(&name, "counts as false: it must be true or false");
         }
         is_true
     }
@@ -176,14 +176,14 @@ impl<'v> Reader<'v> {
         number.map(Duration::from_millis)
     }
 
-    fn batches(&mut self, prefix: &str, default: Batches) -> Batches {
+    fn batches(&mut self, prefix: &str, default: BatchLimits) -> BatchLimits {
         let mut count = |what, default| {
             let number = self.number(&format!("{prefix}_{what}"), QUEUES);
             number
                 .and_then(|number| number.try_into().ok())
                 .unwrap_or(default)
         };
-        Batches {
+        BatchLimits {
             queue: count("MAX_QUEUE_SIZE", default.queue),
             size: count("MAX_EXPORT_BATCH_SIZE", default.size),
             delay: self
@@ -204,7 +204,7 @@ impl<'v> Reader<'v> {
         temporality.unwrap_or(Temporality::Cumulative)
     }
 
-    /// The process' name, and what else is said of it.
+    /// The service's name, and the other resource attributes.
     fn resource(&mut self) -> (String, Vec<(String, String)>) {
         let name = "OTEL_RESOURCE_ATTRIBUTES".to_owned();
         let must = "attributes, as in name=value,name=value";
@@ -229,7 +229,7 @@ impl<'v> Reader<'v> {
         let takes_parents = self.propagators();
         let name = "OTEL_TRACES_SAMPLER".to_owned();
         let must = "always_on, always_off or traceidratio, with or without parentbased_ before it";
-        // None of the parts stands for the one that an argument gives.
+        // The parts of the rule that a sampler's argument does not set.
         let sampler = self.word([name], must, |word| {
             let (by_parent, of_roots) = match word.strip_prefix("parentbased_") {
                 Some(of_roots) => (true, of_roots),
@@ -259,16 +259,16 @@ impl<'v> Reader<'v> {
         ratio.unwrap_or(1.0)
     }
 
-    /// Whether the trace context of callers is taken.
+    /// Whether the callers' trace context is used.
     fn propagators(&mut self) -> bool {
         let name = "OTEL_PROPAGATORS";
         let mut takes = None;
         for word in self.words(name) {
             match word.as_str() {
                 "tracecontext" => takes = Some(true),
-                // Nothing here reads it.
+                // Not used here.
                 "baggage" | "none" => takes = takes.or(Some(false)),
-                _ => self.remark(
+                _ => self.report_ignored(
                     name,
                     "names a propagator that is ignored: there are tracecontext, baggage and none",
                 ),
@@ -278,7 +278,7 @@ impl<'v> Reader<'v> {
     }
 }
 
-/// Reads `key=value,key=value`; none where one of them cannot be read.
+/// Parses `key=value,key=value`; `None` if one of the pairs is invalid.
 fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     parts(text).map(pair).collect()
 }
@@ -287,7 +287,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').filter(|part| !part.trim().is_empty())
 }
 
-/// Reads `key=value`, with the value percent-encoded (W3C baggage).
+/// Parses `key=value`, with the value percent-encoded (W3C baggage).
 fn pair(text: &str) -> Option<(String, String)> {
     let (key, value) = text.split_once('=')?;
     let value = percent_decode_str(value.trim()).decode_utf8().ok()?;

@@ -1,25 +1,25 @@
-//! What variables come to, and what is told of them.
+//! What the variables result in, and which problems are reported.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
 use super::*;
 
-fn read(variables: &[(&str, &str)]) -> Settings {
-    Settings::read(|name| {
+fn read(variables: &[(&str, &str)]) -> ExportSettings {
+    ExportSettings::read(|name| {
         let mut variables = variables.iter();
         let (_, value) = variables.find(|(other, _)| *other == name)?;
         Some((*value).to_owned())
     })
 }
 
-/// The same of variables with which nothing is wrong.
-fn sound(variables: &[(&str, &str)]) -> Settings {
+/// The same, for variables without problems.
+fn sound(variables: &[(&str, &str)]) -> ExportSettings {
     let settings = read(variables);
-    assert_eq!(settings.wrong, [], "{variables:?}");
+    assert_eq!(settings.problems, [], "{variables:?}");
     settings
 }
 
-impl Settings {
+impl ExportSettings {
     fn exports(&self) -> bool {
         self.traces.is_some() || self.metrics.is_some() || self.logs.is_some()
     }
@@ -96,7 +96,7 @@ fn one_collector_gets_everything() {
 }
 
 #[test]
-fn a_signals_own_variable_is_worth_more() {
+fn a_signals_own_variable_takes_precedence() {
     let settings = sound(&[
         COLLECTOR,
         (
@@ -118,7 +118,7 @@ fn a_signals_own_variable_is_worth_more() {
 }
 
 #[test]
-fn an_address_without_a_scheme_is_encrypted_unless_said_otherwise() {
+fn an_endpoint_without_a_scheme_uses_tls_by_default() {
     let endpoint = |more: &[(&str, &str)]| {
         let all = [&[(ENDPOINT, "collector:4317")], more].concat();
         sound(&all).traces.unwrap().endpoint.to_string()
@@ -128,9 +128,9 @@ fn an_address_without_a_scheme_is_encrypted_unless_said_otherwise() {
     assert_eq!(endpoint(&[insecure]), "http://collector:4317/");
 }
 
-/// The variable that says so decides, then the address, and then it is gRPC.
+/// The protocol variable decides, then the endpoint, and the default is gRPC.
 #[test]
-fn collectors_are_spoken_to_in_either_protocol() {
+fn both_protocols_are_supported() {
     let own = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     let (grpc, http) = ((PROTOCOL, "grpc"), (PROTOCOL, "HTTP/Protobuf"));
     for (variables, protocol, traces, logs) in [
@@ -170,7 +170,7 @@ fn collectors_are_spoken_to_in_either_protocol() {
             "http://collector:4318/",
             "http://collector:4318/",
         ),
-        // A signal's own is taken as it is.
+        // A signal's own endpoint is used as it is.
         (
             &[
                 (own, "http://collector:4318/my/traces?key=1"),
@@ -186,7 +186,7 @@ fn collectors_are_spoken_to_in_either_protocol() {
             "http://collector:4318/",
             "http://collector:4317/v1/logs",
         ),
-        // Where the exporter is named, and no collector is.
+        // The exporter is named, but no collector.
         (
             &[
                 ("OTEL_TRACES_EXPORTER", "otlp"),
@@ -213,7 +213,7 @@ fn collectors_are_spoken_to_in_either_protocol() {
         assert_eq!(collector.endpoint.to_string(), traces);
         assert_eq!(settings.logs.unwrap().endpoint.to_string(), logs);
     }
-    // Each in its own.
+    // Each signal has its own protocol.
     let settings = sound(&[
         COLLECTOR,
         (own, "http://collector:4318/v1/traces"),
@@ -250,9 +250,9 @@ fn samplers_are_those_of_the_specification() {
     assert!(!takes("none") && !takes("baggage"));
 }
 
-/// Whatever the platform sets for all that runs there: it is as if it were not set.
+/// A platform may set variables for all its processes: an invalid one counts as unset.
 #[test]
-fn what_cannot_be_read_is_told_and_passed_over() {
+fn invalid_variables_are_reported_and_ignored() {
     let default = sound(&[COLLECTOR]);
     for wrong in [
         &[("OTEL_SDK_DISABLED", "perhaps")][..],
@@ -280,13 +280,16 @@ fn what_cannot_be_read_is_told_and_passed_over() {
     ] {
         let (name, _) = wrong[0];
         let settings = read(&[&[COLLECTOR], wrong].concat());
-        let [told] = settings.wrong.as_slice() else {
-            panic!("{name}: {:?}", settings.wrong);
+        let [reported] = settings.problems.as_slice() else {
+            panic!("{name}: {:?}", settings.problems);
         };
-        assert!(matches!(told, Wrong::Ignored { .. }), "{told}");
-        let told = told.to_string();
-        assert!(told.starts_with(name), "{told}");
-        assert!(!told.contains("secret"), "{told}");
+        assert!(
+            matches!(reported, SettingProblem::Ignored { .. }),
+            "{reported}"
+        );
+        let reported = reported.to_string();
+        assert!(reported.starts_with(name), "{reported}");
+        assert!(!reported.contains("secret"), "{reported}");
         assert_eq!(settings.traces, default.traces, "{name}");
         assert_eq!(settings.metrics, default.metrics, "{name}");
         assert_eq!(settings.logs, default.logs, "{name}");
@@ -299,7 +302,7 @@ fn what_cannot_be_read_is_told_and_passed_over() {
 }
 
 #[test]
-fn what_can_be_read_beside_it_holds() {
+fn valid_parts_of_invalid_variables_apply() {
     let settings = read(&[
         COLLECTOR,
         ("OTEL_TRACES_EXPORTER", "console,none"),
@@ -315,21 +318,25 @@ fn what_can_be_read_beside_it_holds() {
         ),
         ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc"),
     ]);
-    let told: Vec<_> = settings.wrong.iter().map(Wrong::to_string).collect();
-    assert_eq!(told.len(), 6, "{told:#?}");
+    let reported: Vec<_> = settings
+        .problems
+        .iter()
+        .map(SettingProblem::to_string)
+        .collect();
+    assert_eq!(reported.len(), 6, "{reported:#?}");
     assert!(settings.traces.is_none());
     assert!(!settings.rule.takes_parents && !settings.rule.by_parent);
     assert!((settings.rule.ratio - 1.0).abs() < f64::EPSILON);
     let metrics = settings.metrics.unwrap();
     assert!(metrics.gzip);
     assert_eq!(metrics.headers.len(), 1);
-    // Whatever is behind the address means nothing over gRPC.
+    // Over gRPC, the path of the endpoint has no meaning.
     let logs = settings.logs.unwrap();
     assert_eq!(logs.endpoint.to_string(), "http://logs:4317/");
 }
 
 #[test]
-fn an_address_that_is_none_ends_its_signal_alone() {
+fn an_invalid_endpoint_disables_its_signal_only() {
     for wrong in [
         "ftp://secret",
         "http://",
@@ -338,28 +345,28 @@ fn an_address_that_is_none_ends_its_signal_alone() {
     ] {
         let settings = read(&[COLLECTOR, ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", wrong)]);
         assert!(settings.logs.is_none() && settings.traces.is_some());
-        let [told] = settings.wrong.as_slice() else {
-            panic!("{wrong}: {:?}", settings.wrong);
+        let [reported] = settings.problems.as_slice() else {
+            panic!("{wrong}: {:?}", settings.problems);
         };
-        let told = told.to_string();
-        assert!(told.starts_with("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT must"));
-        assert!(told.ends_with("no logs are exported"), "{told}");
-        assert!(!told.contains("secret"), "{told}");
+        let reported = reported.to_string();
+        assert!(reported.starts_with("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT must"));
+        assert!(reported.ends_with("no logs are exported"), "{reported}");
+        assert!(!reported.contains("secret"), "{reported}");
 
         let settings = read(&[(ENDPOINT, wrong)]);
         assert!(!settings.exports());
-        assert_eq!(settings.wrong.len(), 3, "{:?}", settings.wrong);
+        assert_eq!(settings.problems.len(), 3, "{:?}", settings.problems);
     }
 }
 
-/// docs/telemetry.md has every variable that is read, and no other.
+/// docs/telemetry.md lists exactly the variables that are read.
 #[test]
 fn the_document_has_the_variables_that_are_read() {
     let asked = RefCell::new(BTreeSet::new());
     let given = [COLLECTOR, ("OTEL_TRACES_SAMPLER", "traceidratio")];
     let schemeless = [(ENDPOINT, "collector:4317"), given[1]];
     for given in [given, schemeless] {
-        Settings::read(|name| {
+        ExportSettings::read(|name| {
             asked.borrow_mut().insert(name.to_owned());
             let (_, value) = given.iter().find(|(other, _)| *other == name)?;
             Some((*value).to_owned())
@@ -374,7 +381,7 @@ fn the_document_has_the_variables_that_are_read() {
             documented.insert(name.replace('…', "OTEL_EXPORTER_OTLP"));
         }
     }
-    // Those for one thing alone are spoken of together, but for the endpoint's.
+    // Variables of single signals are documented together, except for the endpoint's.
     let own = ["_TRACES_", "_METRICS_", "_LOGS_"].map(|own| format!("OTEL_EXPORTER_OTLP{own}"));
     let is_of_all = |name: &&String| {
         let is_own = own.iter().any(|own| name.starts_with(own));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::{Callers, Tls};
 use crate::{
     domain::Timestamp,
-    telemetry::metrics::{Listener, Metrics},
+    telemetry::metrics::{ListenerKind, Metrics},
 };
 
 /// How many handshakes came to nothing.
@@ -57,8 +57,8 @@ impl Tls {
             move || {
                 let failures = &tls.shared.failures;
                 [
-                    (Listener::Grpc.word(), failures.grpc.load(Relaxed)),
-                    (Listener::Http.word(), failures.http.load(Relaxed)),
+                    (ListenerKind::Grpc.as_str(), failures.grpc.load(Relaxed)),
+                    (ListenerKind::Http.as_str(), failures.http.load(Relaxed)),
                 ]
             },
         );

@@ -1,33 +1,33 @@
-//! Where a signal goes, and how: the variables of OTLP's exporters. Each signal has its
-//! own, and those that are for all signals count where its own are not set.
+//! The endpoint of a signal and its options: the variables of OTLP's exporters. Each signal
+//! has its own, and those for all signals apply if its own are unset.
 
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
 use super::{
-    super::{Collector, File, Protocol, Signal, Wrong},
-    Reader, pair, parts,
+    super::{Collector, File, Protocol, SettingProblem, Signal},
+    VariableReader, pair, parts,
 };
 
-/// Where collectors listen that nobody says anything of.
+/// The default endpoints of the specification.
 const GRPC_COLLECTOR: &str = "http://localhost:4317";
 const HTTP_COLLECTOR: &str = "http://localhost:4318";
-/// The port for HTTP that collectors have where nobody gives them another.
+/// The default port of collectors for OTLP over HTTP.
 const HTTP_PORT: u16 = 4318;
-/// How long an export may take.
+/// The default limit of an export's duration.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An endpoint as it was given.
+/// An endpoint as the variable has it.
 struct Endpoint {
     variable: String,
     value: String,
-    /// Whether it is for one signal alone.
+    /// Whether it is for one signal only.
     is_own: bool,
 }
 
-impl Reader<'_> {
-    /// Where a signal goes.
+impl VariableReader<'_> {
+    /// The collector of a signal, if it is exported.
     pub(super) fn collector(&mut self, signal: Signal) -> Option<Collector> {
         let is_otlp = self.exporter(signal);
         if is_otlp == Some(false) {
@@ -43,7 +43,7 @@ impl Reader<'_> {
             })
         };
         let endpoint = endpoint(own, true).or_else(|| endpoint(of_all, false));
-        // A collector is one that somebody named.
+        // Without an explicit setting, nothing is exported.
         if endpoint.is_none() && is_otlp.is_none() {
             return None;
         }
@@ -79,17 +79,17 @@ impl Reader<'_> {
         })
     }
 
-    /// Whether a signal's exporter is OTLP; none where that is not said.
+    /// Whether a signal's exporter is OTLP; `None` if that is unset.
     fn exporter(&mut self, signal: Signal) -> Option<bool> {
-        let name = format!("OTEL_{}_EXPORTER", signal.word().to_ascii_uppercase());
+        let name = format!("OTEL_{}_EXPORTER", signal.as_str().to_ascii_uppercase());
         let mut is_otlp = None;
         for word in self.words(&name) {
             match word.as_str() {
                 "otlp" => is_otlp = Some(true),
                 "none" => is_otlp = is_otlp.or(Some(false)),
-                // There is always a page for it.
+                // The metrics page always exists.
                 "prometheus" if signal == Signal::Metrics => is_otlp = is_otlp.or(Some(false)),
-                _ => self.remark(
+                _ => self.report_ignored(
                     &name,
                     "names an exporter that is ignored: there are otlp and none",
                 ),
@@ -98,7 +98,7 @@ impl Reader<'_> {
         is_otlp
     }
 
-    /// What an endpoint speaks, and its address for that signal.
+    /// The protocol of an endpoint, and its address for the signal.
     fn address(
         &mut self,
         signal: Signal,
@@ -119,7 +119,7 @@ impl Reader<'_> {
         };
         let uri: Option<Uri> = complete.parse().ok();
         let Some(uri) = uri.filter(is_of_a_collector) else {
-            self.note(Wrong::Off {
+            self.report(SettingProblem::NotExported {
                 signal,
                 variable: variable.clone(),
                 what: "must be a collector's address, such as http://collector:4317, with no \
@@ -129,7 +129,7 @@ impl Reader<'_> {
             return None;
         };
         let has_path = uri.path() != "/" || uri.query().is_some();
-        // Where there is a path, it is of HTTP: gRPC has no use for it.
+        // A path implies HTTP, because gRPC does not use one.
         let is_http = has_path || uri.port_u16() == Some(HTTP_PORT);
         let by_address = if is_http {
             Protocol::Http
@@ -147,7 +147,7 @@ impl Reader<'_> {
             Protocol::Grpc => {
                 if has_path {
                     let what = "has a path that is ignored: there is none over gRPC";
-                    self.remark(variable, what);
+                    self.report_ignored(variable, what);
                 }
                 "/".to_owned()
             }
@@ -157,7 +157,7 @@ impl Reader<'_> {
         Some((protocol, Uri::from_parts(parts).ok()?))
     }
 
-    /// What is sent along. What cannot be read is left out, and the rest is sent: the SDK
+    /// The headers of each export. An invalid one is left out, and the others are sent: the SDK
     /// reads the variable as well, and does the same.
     fn headers(&mut self, signal: Signal) -> Vec<(HeaderName, HeaderValue)> {
         let mut given = of_signal(signal, "HEADERS").into_iter();
@@ -174,12 +174,12 @@ impl Reader<'_> {
         let all: Vec<_> = parts(&value).map(header).collect();
         if all.contains(&None) {
             let what = "is ignored in part: it must be headers, as in name=value,name=value";
-            self.remark(&name, what);
+            self.report_ignored(&name, what);
         }
         all.into_iter().flatten().collect()
     }
 
-    /// The file that a variable names; otherwise the variable that could.
+    /// The file that a variable names, or else the variable's name.
     fn file(&self, signal: Signal, what: &str) -> Result<File, String> {
         let [own, of_all] = of_signal(signal, what);
         for variable in [own, of_all.clone()] {
@@ -191,7 +191,7 @@ impl Reader<'_> {
         Err(of_all)
     }
 
-    /// A certificate to show, and its key.
+    /// The client certificate and its key.
     fn identity(&mut self, signal: Signal) -> Option<(File, File)> {
         let certificate = self.file(signal, "CLIENT_CERTIFICATE");
         let key = self.file(signal, "CLIENT_KEY");
@@ -201,7 +201,7 @@ impl Reader<'_> {
             (Ok(File { variable, .. }), Err(missing))
             | (Err(missing), Ok(File { variable, .. })) => {
                 let what = format_args!("is ignored: it is of no use without {missing}");
-                self.remark(&variable, what);
+                self.report_ignored(&variable, what);
                 None
             }
         }
@@ -210,14 +210,14 @@ impl Reader<'_> {
 
 /// A signal's own variable, and the one for all signals.
 fn of_signal(signal: Signal, what: &str) -> [String; 2] {
-    let own = signal.word().to_ascii_uppercase();
+    let own = signal.as_str().to_ascii_uppercase();
     [
         format!("OTEL_EXPORTER_OTLP_{own}_{what}"),
         format!("OTEL_EXPORTER_OTLP_{what}"),
     ]
 }
 
-/// What stands behind an endpoint that is for all signals, over HTTP.
+/// The path that is appended to an endpoint for all signals, over HTTP.
 const fn path_of(signal: Signal) -> &'static str {
     match signal {
         Signal::Traces => "/v1/traces",

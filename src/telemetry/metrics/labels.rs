@@ -1,48 +1,48 @@
-//! The values of attributes: few, and none that a caller chooses.
+//! Label values: few, and none that a caller chooses.
 
-/// Calls that are answered so often, and so fast, that they are counted apart.
+/// The methods of the fast path, which have sharded counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FastMethod {
-    /// `Introspect`.
+    /// `IntrospectionService.Introspect`.
     Introspect,
-    /// Envoy's `Check`.
+    /// Envoy's `Authorization.Check`.
     Check,
 }
 
 impl FastMethod {
-    /// Both.
+    /// All methods, in the order of their counters.
     pub const ALL: [Self; 2] = [Self::Introspect, Self::Check];
 }
 
-/// What is said of a token, or why nothing is.
+/// The result of an introspection, or why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It works; nothing else was asked.
+pub enum VerdictReason {
+    /// The token is active; no permission was asked for.
     Active,
-    /// It works, and carries what was asked for.
+    /// The token is active, and has the permission.
     Allowed,
-    /// It works, and carries nothing on that site.
+    /// The token is active, and has no role on the site.
     NoSiteGrant,
-    /// It works, and its role does not carry the permission.
+    /// The token is active, and its role does not include the permission.
     RoleTooLow,
-    /// There is no such token.
+    /// The token does not exist.
     UnknownToken,
-    /// Another one took its place.
+    /// A newer token replaced it.
     TokenRotated,
     /// Its client was revoked.
     Revoked,
-    /// Its client's expiry has come.
+    /// Its client has expired.
     Expired,
-    /// Its client's owner cannot act.
+    /// Its client's owner is a disabled user or an archived team.
     OwnerInactive,
-    /// It cannot be told whether it works.
-    CannotTell,
-    /// The proxy's route has a mistake, so that it was not looked at.
+    /// The state of the token could not be determined.
+    Unanswerable,
+    /// The proxy's route is misconfigured, so the token was not looked up.
     Misconfigured,
 }
 
-impl Verdict {
-    /// All of them.
+impl VerdictReason {
+    /// All results, in the order of their counters.
     pub const ALL: [Self; 11] = [
         Self::Active,
         Self::Allowed,
@@ -53,11 +53,11 @@ impl Verdict {
         Self::Revoked,
         Self::Expired,
         Self::OwnerInactive,
-        Self::CannotTell,
+        Self::Unanswerable,
         Self::Misconfigured,
     ];
 
-    pub(super) const fn word(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "ACTIVE",
             Self::Allowed => "ALLOWED",
@@ -68,27 +68,27 @@ impl Verdict {
             Self::Revoked => "REVOKED",
             Self::Expired => "EXPIRED",
             Self::OwnerInactive => "OWNER_INACTIVE",
-            Self::CannotTell => "CANNOT_TELL",
+            Self::Unanswerable => "CANNOT_TELL",
             Self::Misconfigured => "MISCONFIGURED",
         }
     }
 }
 
-/// Where connections come in.
+/// The protocol of a socket listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
-    /// Where gRPC is spoken.
+pub enum ListenerKind {
+    /// Serves gRPC.
     Grpc,
-    /// Where HTTP is.
+    /// Serves HTTP.
     Http,
 }
 
-impl Listener {
-    /// Both.
+impl ListenerKind {
+    /// All listeners, in the order of their counters.
     pub(super) const ALL: [Self; 2] = [Self::Grpc, Self::Http];
 
-    /// Its name.
-    pub const fn word(self) -> &'static str {
+    /// The value of the label.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
             Self::Http => "http",
@@ -96,17 +96,17 @@ impl Listener {
     }
 }
 
-/// How work on the database ended.
+/// How a write to the database ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is done.
+pub enum WriteResult {
+    /// It was committed.
     Done,
-    /// It was refused or failed, and nothing is done.
+    /// It was refused or failed, and changed nothing.
     NotDone,
 }
 
-impl Outcome {
-    pub(super) const fn word(self) -> &'static str {
+impl WriteResult {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::NotDone => "not_done",
@@ -114,7 +114,7 @@ impl Outcome {
     }
 }
 
-impl<T, E> From<&Result<T, E>> for Outcome {
+impl<T, E> From<&Result<T, E>> for WriteResult {
     fn from(result: &Result<T, E>) -> Self {
         match result {
             Ok(_) => Self::Done,
@@ -123,17 +123,17 @@ impl<T, E> From<&Result<T, E>> for Outcome {
     }
 }
 
-/// What a connection of the feed's is for.
+/// The purpose of one of the feed's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedConnection {
-    /// To read what changed.
+    /// It reads changes.
     Reading,
-    /// To hear that something did.
+    /// It receives notifications (LISTEN).
     Listening,
 }
 
 impl FeedConnection {
-    pub(super) const fn word(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Reading => "reading",
             Self::Listening => "listening",
