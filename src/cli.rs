@@ -22,7 +22,7 @@ mod rotation;
 mod serve;
 
 use crate::{
-    config::{Cli, Command, DatabaseUrlError, HalfTls, MigrateArgs, ServiceAccountCommand},
+    config::{Cli, Command, DatabaseUrlError, MigrateArgs, ServiceAccountCommand, TlsArgsError},
     server::Ended,
     store::{self, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
@@ -58,7 +58,7 @@ impl Failure {
             format!("{error}: {causes}")
         };
         let given_url = matches!(error.downcast_ref(), Some(DatabaseUrlError::Given(_)));
-        let usage = given_url || error.is::<HalfTls>() || error.is::<TelemetryError>();
+        let usage = given_url || error.is::<TlsArgsError>() || error.is::<TelemetryError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },

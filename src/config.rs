@@ -1,5 +1,5 @@
-//! The command line and the environment, and nothing but: every option is also
-//! an environment variable, and each room gets its `Options` filled from here.
+//! The command line and the environment. Every option has an environment variable, and the
+//! `Options` of each module are filled from here.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -33,20 +33,20 @@ pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 pub use dev::{DevArgs, NoHome};
 pub use secrets::SecretError;
 use values::{
-    a_second_or_longer, at_least_one, one_for_each_core, permission, some_time,
-    ten_milliseconds_or_longer, yes_or_no,
+    at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean,
+    non_zero_duration, permission,
 };
 
-/// Where everything listens unless told otherwise.
+/// The default of `--listen`.
 const LISTEN: &str = "127.0.0.1:50051";
-/// Where the help has what every command takes: behind what is the command's own.
-const LAST: usize = 500;
+/// The position of common options in the help, after a command's own.
+const COMMON_OPTIONS_ORDER: usize = 500;
 
 /// Issues, manages and introspects HitKeep's API client tokens over gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "hitkeep-auth", version, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
     #[command(flatten)]
@@ -61,7 +61,7 @@ struct LogArgs {
         global = true,
         env = "HITKEEP_AUTH_LOG",
         default_value = "info",
-        display_order = LAST,
+        display_order = COMMON_OPTIONS_ORDER,
         value_name = "FILTER"
     )]
     log: String,
@@ -72,13 +72,13 @@ struct LogArgs {
         env = "HITKEEP_AUTH_LOG_FORMAT",
         value_enum,
         default_value_t,
-        display_order = LAST,
+        display_order = COMMON_OPTIONS_ORDER,
         value_name = "FORMAT"
     )]
     log_format: telemetry::LogFormat,
 }
 
-/// The commands.
+/// A command with its options.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Try it: start a private Postgres, demo data and the service, with no setup
@@ -99,25 +99,25 @@ pub enum Command {
     Healthcheck(HealthcheckArgs),
 }
 
-/// Whether a program reads the output.
+/// The output format.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
     /// Print JSON instead of text
-    #[arg(long, env = "HITKEEP_AUTH_JSON", value_parser = yes_or_no)]
+    #[arg(long, env = "HITKEEP_AUTH_JSON", value_parser = boolean)]
     pub json: bool,
 }
 
-/// What `serve` takes.
+/// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Where Postgres is.
+    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
     /// How often to check whether --database-url-file was replaced; SIGHUP checks at once
-    #[arg(long, env = "HITKEEP_AUTH_SECRET_POLL_INTERVAL", default_value = "5s", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_SECRET_POLL_INTERVAL", default_value = "5s", value_parser = at_least_ten_milliseconds, value_name = "TIME")]
     pub secret_poll_interval: Duration,
     /// Addresses to listen on for gRPC, as HOST:PORT or unix:PATH; repeat the option, or separate
-    /// them by commas. A name stands for all of its addresses
+    /// them by commas. All addresses of a host name are used
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen: Vec<Address>,
     /// TLS for callers.
@@ -146,23 +146,23 @@ pub struct ServeArgs {
     #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     max_cache_age: Duration,
     /// How stale the index may be and still report a token as active; at least 1s
-    #[arg(long, env = "HITKEEP_AUTH_MAX_STALENESS", default_value = "10s", value_parser = a_second_or_longer, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_MAX_STALENESS", default_value = "10s", value_parser = at_least_a_second, value_name = "TIME")]
     max_staleness: Duration,
-    /// Serve from a standby where no server takes writes; its replay lag counts as staleness, by
+    /// Serve from a standby if no server accepts writes; its replay lag counts as staleness, by
     /// the primary's clock, so the clocks of both have to agree
     #[arg(long, env = "HITKEEP_AUTH_ALLOW_STANDBY")]
     allow_standby: bool,
     /// How often to poll Postgres for changes whose notification was lost; at least 10ms
-    #[arg(long, env = "HITKEEP_AUTH_POLL_INTERVAL", default_value = "250ms", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_POLL_INTERVAL", default_value = "250ms", value_parser = at_least_ten_milliseconds, value_name = "TIME")]
     poll_interval: Duration,
     /// How many times a second to query Postgres because of unknown tokens; 1 to 1000
     #[arg(long, env = "HITKEEP_AUTH_MAX_LOOKUPS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     max_lookups: u32,
     /// How often usage counts of API clients are written; a crash loses those since the last write
-    #[arg(long, env = "HITKEEP_AUTH_USAGE_FLUSH_INTERVAL", default_value = "5s", value_parser = some_time, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_USAGE_FLUSH_INTERVAL", default_value = "5s", value_parser = non_zero_duration, value_name = "TIME")]
     usage_flush_interval: Duration,
     /// Deadline for calls whose caller sets no shorter one
-    #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = some_time, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = non_zero_duration, value_name = "TIME")]
     request_timeout: Duration,
     /// How long to accept connections on shutdown while health reports that it does not
     /// serve, so that load balancers notice; --drain-timeout begins after it
@@ -174,8 +174,8 @@ pub struct ServeArgs {
     /// Limit on introspections that are waiting, over all connections; more are refused
     #[arg(long, env = "HITKEEP_AUTH_MAX_INTROSPECTIONS", default_value_t = 4096, value_parser = at_least_one, value_name = "N")]
     max_introspections: usize,
-    /// Limit on other calls in progress, over all connections; more are refused. Where calls
-    /// have been waiting for Postgres for a second, 4 reads and 4 writes for each connection to it
+    /// Limit on other calls in progress, over all connections; more are refused. Once calls have
+    /// been waiting for Postgres for a second, 4 reads and 4 writes for each connection to it
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
     #[command(flatten)]
@@ -198,33 +198,33 @@ pub struct TlsArgs {
     #[arg(long, env = "HITKEEP_AUTH_TLS_CLIENT_CA", value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
     /// Use TLS on the HTTP listener as well, with the same certificate
-    #[arg(long, env = "HITKEEP_AUTH_HTTP_TLS", value_parser = yes_or_no)]
+    #[arg(long, env = "HITKEEP_AUTH_HTTP_TLS", value_parser = boolean)]
     pub http_tls: bool,
     /// How often to check whether the TLS files were replaced; SIGHUP checks at once
-    #[arg(long, env = "HITKEEP_AUTH_TLS_POLL_INTERVAL", default_value = "5s", value_parser = ten_milliseconds_or_longer, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_TLS_POLL_INTERVAL", default_value = "5s", value_parser = at_least_ten_milliseconds, value_name = "TIME")]
     pub tls_poll_interval: Duration,
 }
 
-/// Options for TLS that make no sense together.
+/// TLS options that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HalfTls {
-    /// One of the two is missing.
+pub enum TlsArgsError {
+    /// The certificate or its key is missing.
     #[error("--tls-cert and --tls-key belong together: give both, or neither")]
-    Pair,
-    /// Without TLS nobody shows a certificate.
+    IncompletePair,
+    /// Client certificates need TLS.
     #[error("--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS")]
-    OnlyAuthorities,
-    /// There is nothing to encrypt it with.
+    ClientCaWithoutTls,
+    /// TLS for HTTP needs a certificate.
     #[error("--http-tls needs --tls-cert and --tls-key")]
-    OnlyHttp,
+    HttpWithoutTls,
 }
 
 impl TlsArgs {
-    /// The files; none where connections are not encrypted.
+    /// The TLS files; `None` if connections are not encrypted.
     ///
     /// # Errors
-    /// Where some are missing.
-    pub fn files(&self) -> Result<Option<tls::Files>, HalfTls> {
+    /// If an option is missing that another one needs.
+    pub fn files(&self) -> Result<Option<tls::Files>, TlsArgsError> {
         let client_authorities = self.tls_client_ca.clone();
         match (self.tls_cert.clone(), self.tls_key.clone()) {
             (Some(certificate), Some(key)) => Ok(Some(tls::Files {
@@ -232,26 +232,26 @@ impl TlsArgs {
                 key,
                 client_authorities,
             })),
-            (None, None) if client_authorities.is_some() => Err(HalfTls::OnlyAuthorities),
-            (None, None) if self.http_tls => Err(HalfTls::OnlyHttp),
+            (None, None) if client_authorities.is_some() => Err(TlsArgsError::ClientCaWithoutTls),
+            (None, None) if self.http_tls => Err(TlsArgsError::HttpWithoutTls),
             (None, None) => Ok(None),
-            _ => Err(HalfTls::Pair),
+            _ => Err(TlsArgsError::IncompletePair),
         }
     }
 }
 
-/// What `migrate` takes.
+/// Options of `migrate`.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// Where Postgres is.
+    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// Whether a program reads the output.
+    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// What `explain` takes.
+/// Options of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Id of a client, to explain its newest token [default: read a token from standard input]
@@ -267,23 +267,23 @@ pub struct ExplainArgs {
         requires = "permission"
     )]
     pub site: Option<SiteId>,
-    /// Where Postgres is.
+    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// Whether a program reads the output.
+    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// What `service-account` takes.
+/// Options of `service-account`.
 #[derive(Debug, Args)]
 pub struct ServiceAccountArgs {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: ServiceAccountCommand,
 }
 
-/// The commands of `service-account`.
+/// A command of `service-account`.
 #[derive(Debug, Subcommand)]
 pub enum ServiceAccountCommand {
     /// Create a service account, and print its token, which is shown only this once
@@ -309,19 +309,19 @@ pub enum ServiceAccountCommand {
             value_name = "NAME"
         )]
         certificate_name: Vec<CertificateName>,
-        /// Where Postgres is.
+        /// The database URL.
         #[command(flatten)]
         database: DatabaseArgs,
-        /// Whether a program reads the output.
+        /// The output format.
         #[command(flatten)]
         output: OutputArgs,
     },
     /// List the service accounts, including revoked ones
     List {
-        /// Where Postgres is.
+        /// The database URL.
         #[command(flatten)]
         database: DatabaseArgs,
-        /// Whether a program reads the output.
+        /// The output format.
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -329,26 +329,26 @@ pub enum ServiceAccountCommand {
     Revoke {
         /// Name of the account
         name: CallerName,
-        /// Where Postgres is.
+        /// The database URL.
         #[command(flatten)]
         database: DatabaseArgs,
-        /// Whether a program reads the output.
+        /// The output format.
         #[command(flatten)]
         output: OutputArgs,
     },
 }
 
-/// What `healthcheck` asks.
+/// A probe of `healthcheck`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Probe {
-    /// Whether the process works, whatever the state of Postgres: for whoever restarts it
+    /// Whether the process works, whatever the state of Postgres: for a supervisor that restarts it
     Live,
-    /// Whether it can introspect: for whoever sends it requests, or waits for it
+    /// Whether it can introspect: for a load balancer, or a program that waits for it
     #[default]
     Ready,
 }
 
-/// What `healthcheck` takes.
+/// Options of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
     /// What to check
@@ -361,19 +361,19 @@ pub struct HealthcheckArgs {
     #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// How long to wait for an answer
-    #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = some_time, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = non_zero_duration, value_name = "TIME")]
     pub timeout: Duration,
 }
 
 impl Cli {
-    /// Reads the command line and the environment. Ends the process where they cannot be
-    /// read, and where only help is asked for.
+    /// Parses the command line and the environment. Exits the process if they are invalid or
+    /// only ask for help.
     pub fn read() -> Self {
-        let command = environment::without_empty(Self::command());
+        let command = environment::ignoring_empty_variables(Self::command());
         Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
     }
 
-    /// What to log, and how, and what to export: only the service exports.
+    /// The options of telemetry. Only the service exports it.
     pub fn telemetry(&self) -> telemetry::Options {
         let serves = match self.command {
             #[cfg(feature = "dev")]
@@ -398,7 +398,7 @@ impl Cli {
 }
 
 impl ServeArgs {
-    /// How to reach Postgres.
+    /// The options of the store.
     pub fn store(&self) -> Result<store::Options, DatabaseUrlError> {
         let pool_size = self.pool_size;
         let standbys = if self.allow_standby {
@@ -413,7 +413,7 @@ impl ServeArgs {
         })
     }
 
-    /// What the server is set to.
+    /// The options of the server.
     pub fn server(&self) -> server::Options {
         self.connections.set(server::Options {
             grpc: grpc::Options {
@@ -434,19 +434,19 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
-            threads: self.threads.unwrap_or_else(one_for_each_core),
+            threads: self.threads.unwrap_or_else(available_cores),
             ..server::Options::default()
         })
     }
 }
 
 impl HealthcheckArgs {
-    /// Where to ask.
+    /// The first of the server's addresses.
     pub fn address(&self) -> &Address {
         self.listen.first().expect("there is a default")
     }
 
-    /// Whether the server speaks TLS over TCP.
+    /// Whether the server uses TLS for TCP.
     pub fn is_encrypted(&self) -> bool {
         self.tls_cert.is_some()
     }

@@ -1,5 +1,5 @@
-//! The machine's clock and source of randomness. The one place that asks the
-//! operating system for either.
+//! The machine's clock and source of randomness. No other module asks the operating system
+//! for either.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -14,10 +14,10 @@ use crate::domain::{
     clock::{Clock, Entropy},
 };
 
-/// The database's clock, kept here as the machine's own and an offset.
+/// The database's clock, estimated as the machine's clock plus an offset.
 #[derive(Debug, Default)]
 pub struct SystemClock {
-    /// Database minus machine, in microseconds.
+    /// The database's time minus the machine's, in microseconds.
     offset: AtomicI64,
 }
 
@@ -35,7 +35,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let now = Self::machine() + TimeDelta::microseconds(self.offset.load(Ordering::Relaxed));
-        // Postgres keeps microseconds.
+        // The resolution of Postgres.
         DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
     }
 
@@ -44,9 +44,9 @@ impl Clock for SystemClock {
     }
 
     fn calibrate(&self, database: Timestamp, waited: Duration) {
-        // The database read its clock after we asked and before we heard: the
-        // offset is somewhere between. One that is known better is only moved as
-        // far as this answer forces it to, so that a slow answer does no harm.
+        // The database read its clock between our request and its answer, which bounds the
+        // offset. An offset within the bounds stays, and another one moves to the nearer bound,
+        // so that a slow answer does no harm.
         let least = (database - Self::machine())
             .num_microseconds()
             .unwrap_or_default();
@@ -82,21 +82,21 @@ impl Entropy for SystemEntropy {
 mod tests {
     use super::*;
 
-    /// Ahead of the machine by that many seconds, give or take a test's run.
+    /// How many seconds the clock is ahead of the machine, apart from the test's duration.
     fn ahead(clock: &SystemClock) -> f64 {
         (clock.now() - SystemClock::machine()).as_seconds_f64()
     }
 
     #[test]
-    fn a_slow_answer_moves_the_clock_only_as_far_as_it_must() {
+    fn a_slow_answer_moves_the_offset_to_the_nearest_bound() {
         let clock = SystemClock::default();
         let database = |seconds| SystemClock::machine() + TimeDelta::seconds(seconds);
         clock.calibrate(database(100), Duration::ZERO);
         assert!((ahead(&clock) - 100.0).abs() < 1.0);
-        // It was read up to 10 s ago: that agrees with what is known.
+        // The clock was read up to 10 s ago, which agrees with the estimate.
         clock.calibrate(database(95), Duration::from_secs(10));
         assert!((ahead(&clock) - 100.0).abs() < 1.0);
-        // This does not, neither does that.
+        // Neither of these agrees.
         clock.calibrate(database(80), Duration::from_secs(10));
         assert!((ahead(&clock) - 90.0).abs() < 1.0);
         clock.calibrate(database(200), Duration::from_secs(10));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn elapsed_goes_on() {
+    fn elapsed_increases() {
         let clock = SystemClock::default();
         assert!(clock.elapsed() <= clock.elapsed());
         assert!(clock.elapsed() > Duration::ZERO);

@@ -1,13 +1,13 @@
-//! How many connections there may be, and how old.
+//! Limits of connections: number and age.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use super::values::{at_least_one, some_time};
+use super::values::{at_least_one, non_zero_duration};
 use crate::{server, transport::activity::IdleTimeouts};
 
-/// Limits of connections.
+/// Options that limit connections.
 #[derive(Debug, Args)]
 pub(super) struct ConnectionArgs {
     /// Connection limit of each listener; connections beyond it are closed. The limit of open files must allow it
@@ -17,12 +17,12 @@ pub(super) struct ConnectionArgs {
     #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTION_AGE", default_value = "30m", value_parser = humantime::parse_duration, value_name = "TIME")]
     max_connection_age: Duration,
     /// How long streams may go on after that before they are ended
-    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTION_AGE_GRACE", default_value = "1m", value_parser = some_time, value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_MAX_CONNECTION_AGE_GRACE", default_value = "1m", value_parser = non_zero_duration, value_name = "TIME")]
     max_connection_age_grace: Duration,
 }
 
 impl ConnectionArgs {
-    /// Adds them to what the server is set to.
+    /// Sets the limits in the server's options.
     pub(super) fn set(&self, server: server::Options) -> server::Options {
         let age = self.max_connection_age;
         server::Options {

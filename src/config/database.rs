@@ -1,4 +1,4 @@
-//! Where Postgres is: a URL, or a file that holds it.
+//! The database URL, given directly or in a file.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use super::secrets::{SecretError, SecretFile};
 use crate::store::{self, DatabaseUrl, MalformedUrl};
 
-/// Where Postgres is.
+/// The database URL, or the file that contains it.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub struct DatabaseArgs {
@@ -26,41 +26,41 @@ pub struct DatabaseArgs {
 
 impl std::fmt::Debug for DatabaseArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // There is a password in the URL.
+        // The URL contains a password.
         f.write_str("DatabaseArgs")
     }
 }
 
-/// A file that holds a database URL.
+/// A file that contains a database URL.
 #[derive(Clone, Debug)]
 pub struct DatabaseUrlFile(SecretFile);
 
-/// Why there is no database URL.
+/// Why there is no valid database URL.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseUrlError {
-    /// The one on the command line, or in the environment, cannot be used.
+    /// The URL from the command line or the environment is invalid.
     #[error(transparent)]
     Given(MalformedUrl),
-    /// There is none in the file.
+    /// The file contains no secret.
     #[error("there is no database URL: {0}")]
-    NoSecret(SecretError),
-    /// The one in the file cannot be used.
+    Secret(SecretError),
+    /// The URL in the file is invalid.
     #[error("{}: {why}", path.display())]
     InFile {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the URL.
         why: MalformedUrl,
     },
 }
 
 impl DatabaseUrlFile {
-    /// Reads the URL. Blocks for as long as the file system does.
+    /// Reads the URL. Blocks on the file system.
     ///
     /// # Errors
-    /// Where the file holds none that can be used.
+    /// If the file does not contain a valid URL.
     pub fn read(&self) -> Result<DatabaseUrl, DatabaseUrlError> {
-        let text = self.0.read().map_err(DatabaseUrlError::NoSecret)?;
+        let text = self.0.read().map_err(DatabaseUrlError::Secret)?;
         DatabaseUrl::parse(&text).map_err(|why| DatabaseUrlError::InFile {
             path: self.0.path().to_owned(),
             why,
@@ -69,16 +69,16 @@ impl DatabaseUrlFile {
 }
 
 impl DatabaseArgs {
-    /// The file that holds the URL, where there is one.
+    /// The file with the URL, if one is configured.
     pub fn file(&self) -> Option<DatabaseUrlFile> {
         let path = self.database_url_file.clone()?;
         Some(DatabaseUrlFile(SecretFile::new(path)))
     }
 
-    /// Where Postgres is.
+    /// The database URL.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// If it cannot be read or is invalid.
     pub fn url(&self) -> Result<DatabaseUrl, DatabaseUrlError> {
         if let Some(file) = self.file() {
             return file.read();
@@ -88,7 +88,7 @@ impl DatabaseArgs {
         DatabaseUrl::parse(url).map_err(DatabaseUrlError::Given)
     }
 
-    /// A store for a command that does one thing.
+    /// The options of a store for a short-lived command.
     pub fn store(&self) -> Result<store::Options, DatabaseUrlError> {
         Ok(store::Options {
             pool_size: 1,

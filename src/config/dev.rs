@@ -1,4 +1,4 @@
-//! What `dev` takes.
+//! Options of `dev`.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use hitkeep_auth_dev::{
 use super::{LISTEN, OutputArgs};
 use crate::transport::listeners::Address;
 
-/// Where `dev` listens for HTTP: the second where the first is taken.
+/// The HTTP addresses of `dev`: the second is used if the first is taken.
 const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
 
 /// There is no folder to keep data in.
@@ -19,7 +19,7 @@ const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
 #[error("there is no home folder to keep data in: name a folder with --data-dir")]
 pub struct NoHome;
 
-/// What `dev` takes.
+/// Options of `dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
     /// Address to listen on for gRPC
@@ -34,13 +34,13 @@ pub struct DevArgs {
     /// Folder that contains initdb and postgres [default: the newest that is found]
     #[arg(long, env = "HITKEEP_AUTH_POSTGRES_BIN", value_name = "FOLDER")]
     pub postgres_bin: Option<PathBuf>,
-    /// Whether a program reads the output.
+    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
 impl DevArgs {
-    /// The addresses to listen on for HTTP: the first that is free.
+    /// The candidates for the HTTP address: the first free one is used.
     pub fn http_listen(&self) -> Vec<Address> {
         match &self.http_listen {
             Some(address) => vec![address.clone()],
@@ -51,10 +51,10 @@ impl DevArgs {
         }
     }
 
-    /// The private Postgres to start.
+    /// The options of the private Postgres.
     ///
     /// # Errors
-    /// Where no folder is given, and the environment names none.
+    /// If no data folder is given, and the environment names none.
     pub fn postgres(&self) -> Result<postgres::Options, NoHome> {
         let folder = match &self.data_dir {
             Some(folder) => folder.clone(),

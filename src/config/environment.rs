@@ -1,16 +1,16 @@
-//! Variables that are set to nothing, which is what compose files and Kubernetes make of
-//! those that nobody gave a value: for every option, they count as not set.
+//! Treats empty environment variables as unset, for every option: compose files and
+//! Kubernetes set a variable without a value to the empty string.
 
 use clap::{
     Arg, Command,
     builder::{OsStr, Resettable},
 };
 
-/// The same command, for which variables that are set to nothing are not there.
-pub(super) fn without_empty(command: Command) -> Command {
+/// The same command, but ignoring empty environment variables.
+pub(super) fn ignoring_empty_variables(command: Command) -> Command {
     command
         .mut_args(ignore_empty)
-        .mut_subcommands(without_empty)
+        .mut_subcommands(ignoring_empty_variables)
 }
 
 fn ignore_empty(argument: Arg) -> Arg {
@@ -20,7 +20,7 @@ fn ignore_empty(argument: Arg) -> Arg {
     if std::env::var_os(name).is_none_or(|value| !value.is_empty()) {
         return argument;
     }
-    // The help must name it all the same.
+    // The help must still name the variable.
     let named = format!("[env: {}=]", name.display());
     let help = argument.get_help().map(ToString::to_string);
     let help = format!("{} {named}", help.unwrap_or_default());

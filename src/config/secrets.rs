@@ -1,5 +1,5 @@
-//! Secrets in files of their own, as Docker and Kubernetes mount them. What a file holds
-//! is in no error and in no log.
+//! Secrets in files, as Docker and Kubernetes mount them. No error or log line contains a
+//! file's content.
 
 use std::{
     fs::File,
@@ -7,65 +7,64 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The largest file that is taken for a secret, in bytes.
+/// The largest size of a secret's file, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// A file that holds one secret and nothing else.
+/// A file that contains one secret and nothing else.
 #[derive(Clone, Debug)]
 pub(super) struct SecretFile(PathBuf);
 
-/// Why a file gives no secret.
+/// Why a file contains no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// It cannot be read.
     #[error("{} cannot be read ({why})", path.display())]
     Unreadable {
-        /// Which one.
+        /// The path of the file.
         path: PathBuf,
-        /// Why; told already, and so no source.
+        /// The cause. It is part of the message, and so not the `source`.
         why: io::Error,
     },
-    /// There is nothing in it.
+    /// It is empty.
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
-    /// Whatever is in it, it is no secret.
+    /// It is too large for a secret.
     #[error("{} is too large: a secret has at most {} KiB", .0.display(), MAX_BYTES / 1024)]
     TooLarge(PathBuf),
-    /// It is not text.
+    /// It is not UTF-8.
     #[error("{} is not text in UTF-8", .0.display())]
-    NoText(PathBuf),
+    NotUtf8(PathBuf),
 }
 
 impl SecretFile {
-    /// The file at that path. It is not read before it is asked for.
+    /// The file at that path. It is read on request only.
     pub(super) fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Reads the secret, without the line end that editors and `echo` put behind it.
-    /// Blocks for as long as the file system does. By its path each time: a symbolic link
-    /// that was pointed elsewhere is followed.
+    /// Reads the secret, without a trailing line break, which editors and `echo` append. Blocks
+    /// on the file system. The path is resolved each time, so a redirected symbolic link is
+    /// followed.
     ///
     /// # Errors
-    /// Where there is no secret in it.
+    /// If the file contains no secret.
     pub(super) fn read(&self) -> Result<String, SecretError> {
         let path = || self.0.clone();
         let unreadable = |why| SecretError::Unreadable { path: path(), why };
         let mut bytes = Vec::new();
         let file = File::open(&self.0).map_err(unreadable)?;
-        // One more, so that a file that was cut off is not taken for a whole one.
+        // One byte more, to detect a file that exceeds the limit.
         let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
         read.map_err(unreadable)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(SecretError::TooLarge(path()));
         }
         let Ok(text) = String::from_utf8(bytes) else {
-            return Err(SecretError::NoText(path()));
+            return Err(SecretError::NotUtf8(path()));
         };
         let secret = text.trim_end_matches(['\r', '\n']);
         if secret.is_empty() {
@@ -79,7 +78,7 @@ impl SecretFile {
 mod tests {
     use super::*;
 
-    /// A folder with one file in it. Removed when dropped.
+    /// A folder with one file, removed on drop.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -104,18 +103,18 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_are_not_part_of_the_secret() {
+    fn trailing_line_breaks_are_not_part_of_the_secret() {
         let folder = Folder::new("ends");
         for content in ["s3cret", "s3cret\n", "s3cret\r\n", "s3cret\n\n"] {
             assert_eq!(folder.read(content.as_bytes()).unwrap(), "s3cret");
         }
-        // A blank may well be, and so may a line end that something follows.
+        // A space may be part of it, and so may a line break before other text.
         assert_eq!(folder.read(b" a b \n").unwrap(), " a b ");
         assert_eq!(folder.read(b"a\nb\n").unwrap(), "a\nb");
     }
 
     #[test]
-    fn a_secret_may_be_so_long_and_no_longer() {
+    fn the_size_of_a_secret_is_limited() {
         let folder = Folder::new("length");
         let most = usize::try_from(MAX_BYTES).unwrap();
         assert_eq!(folder.read(&vec![b'a'; most]).unwrap().len(), most);
@@ -127,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_secret_is_an_error() {
+    fn files_without_a_secret_are_errors() {
         let folder = Folder::new("none");
         for content in [&b""[..], b"\n", b"\r\n\r\n"] {
             let read = folder.read(content);
             assert!(matches!(read, Err(SecretError::Empty(_))), "{read:?}");
         }
         let read = folder.read(b"\xff\xfe");
-        assert!(matches!(read, Err(SecretError::NoText(_))), "{read:?}");
+        assert!(matches!(read, Err(SecretError::NotUtf8(_))), "{read:?}");
         for path in [folder.0.clone(), folder.0.join("missing")] {
             let read = SecretFile::new(path).read();
             assert!(

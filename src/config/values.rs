@@ -1,5 +1,4 @@
-//! How values are read that are more than a word or a number, and what stands in for
-//! one that is not given.
+//! Parsers of option values, and computed defaults.
 
 use std::time::Duration;
 
@@ -19,14 +18,13 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     read.ok_or_else(|| "must be a whole number of at least 1".to_owned())
 }
 
-/// A time that is not zero.
-pub(super) fn some_time(text: &str) -> Result<Duration, String> {
+pub(super) fn non_zero_duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let some = Some(time).filter(|time| !time.is_zero());
     some.ok_or_else(|| "must be longer than zero".to_owned())
 }
 
-pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" | "y" => Ok(true),
         "0" | "false" | "no" | "off" | "n" => Ok(false),
@@ -34,11 +32,11 @@ pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
-pub(super) fn a_second_or_longer(text: &str) -> Result<Duration, String> {
+pub(super) fn at_least_a_second(text: &str) -> Result<Duration, String> {
     at_least(Duration::from_secs(1), text)
 }
 
-pub(super) fn ten_milliseconds_or_longer(text: &str) -> Result<Duration, String> {
+pub(super) fn at_least_ten_milliseconds(text: &str) -> Result<Duration, String> {
     at_least(Duration::from_millis(10), text)
 }
 
@@ -51,7 +49,7 @@ fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
     Ok(read)
 }
 
-/// Of those cores that this process may use.
-pub(super) fn one_for_each_core() -> usize {
+/// The number of cores that this process may use.
+pub(super) fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
