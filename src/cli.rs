@@ -1,6 +1,5 @@
-//! The commands. What a command gives is on stdout, whatever goes wrong is on
-//! stderr; it exits with 0, or with 1 where it failed, or with 2 where its
-//! arguments cannot be read. A server that had to cut calls off failed.
+//! The commands. Results are printed on stdout, errors on stderr. The exit code is 0 on
+//! success, 1 on failure and 2 for invalid arguments. A server that cut calls off failed.
 
 use std::{
     fmt::Display,
@@ -29,16 +28,16 @@ use crate::{
     telemetry::{self, TelemetryError},
 };
 
-/// Why a command failed, for people: what, and what to do about it.
+/// Why a command failed and what to do about it, in a message for people.
 #[derive(Debug)]
 struct Failure {
     why: String,
     code: u8,
 }
 
-/// It was tried, and did not work.
+/// The exit code of a failed command.
 const FAILED: u8 = 1;
-/// What was asked for makes no sense.
+/// The exit code for invalid arguments.
 const USAGE: u8 = 2;
 
 impl Failure {
@@ -49,7 +48,7 @@ impl Failure {
         }
     }
 
-    /// A failure with all its causes.
+    /// A failure with the error and all its sources.
     fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = causes(error);
         let why = if causes.is_empty() {
@@ -72,18 +71,18 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
     }
 }
 
-/// How long what still runs when a command has ended may hold up the process: a look-up
-/// of a host's name, say, that no server answers.
-const LAST_WAIT: Duration = Duration::from_millis(500);
+/// How long work that still runs at the end of a command may delay the exit, for example a
+/// DNS lookup that no server answers.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs a command.
 pub fn run(cli: &Cli) -> ExitCode {
     match start(cli) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
-        // The log says so.
+        // The server has logged it.
         Ok(Ended::CutOff) => ExitCode::from(FAILED),
         Err(Failure { why, code }) => {
-            complain(&why);
+            print_error(&why);
             ExitCode::from(code)
         }
     }
@@ -92,7 +91,7 @@ pub fn run(cli: &Cli) -> ExitCode {
 fn start(cli: &Cli) -> Result<Ended, Failure> {
     let runtime = runtime()?;
     let telemetry = {
-        // What is exported goes over the runtime.
+        // Exporters use the current runtime.
         let _inside = runtime.enter();
         telemetry::start(&cli.telemetry())?
     };
@@ -120,12 +119,12 @@ async fn manage(command: &ServiceAccountCommand) -> Result<(), Failure> {
             database,
             output,
         } => {
-            let wanted = accounts::Wanted {
+            let account = accounts::NewAccount {
                 name,
                 allow,
                 certificate_names: certificate_name,
             };
-            accounts::create(&wanted, database, *output).await
+            accounts::create(&account, database, *output).await
         }
         ServiceAccountCommand::List { database, output } => accounts::list(database, *output).await,
         ServiceAccountCommand::Revoke {
@@ -137,19 +136,19 @@ async fn manage(command: &ServiceAccountCommand) -> Result<(), Failure> {
 }
 
 fn runtime() -> Result<Runtime, Failure> {
-    // Migrations block in place, which takes the multi-thread runtime.
+    // Migrations use `block_in_place`, which needs the multi-thread runtime.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     Ok(runtime?)
 }
 
-/// Ends what still runs. To drop a runtime is to wait for its blocking work, however long.
+/// Shuts the runtime down. Dropping it would wait for blocking work without limit.
 fn end(runtime: Runtime) {
-    runtime.shutdown_timeout(LAST_WAIT);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
 }
 
-/// A store with the machine's own clock and randomness.
+/// A store with the machine's clock and randomness.
 fn open(options: &store::Options) -> Store {
     Store::new(
         options,
@@ -158,7 +157,7 @@ fn open(options: &store::Options) -> Store {
     )
 }
 
-/// Prints what a command gives. Nobody listening any more is no failure.
+/// Prints a result. A closed stdout is not a failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -167,8 +166,8 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints a secret that there is no second copy of. Here it is a failure if nobody is
-/// listening any more; the `remedy` says what to do about it.
+/// Prints a secret that exists nowhere else. Here a closed stdout is a failure, and `remedy`
+/// says what to do about it.
 fn print_secret(text: &str, remedy: impl Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
@@ -179,9 +178,9 @@ fn print_secret(text: &str, remedy: impl Display) -> Result<(), Failure> {
     })
 }
 
-/// Prints what went wrong, or what takes long.
-fn complain(text: &str) {
-    // There is nowhere left to complain about this one.
+/// Prints an error or a notice on stderr.
+fn print_error(text: &str) {
+    // If stderr is closed, there is nowhere to report it.
     drop(writeln!(io::stderr().lock(), "hitkeep-auth: {text}"));
 }
 
@@ -206,9 +205,9 @@ mod tests {
 
     use super::*;
 
-    /// As a look-up of a name is that no server answers.
+    /// Blocks like a DNS lookup that no server answers.
     #[test]
-    fn what_hangs_does_not_hold_up_the_end() {
+    fn blocked_work_does_not_delay_the_exit() {
         let runtime = runtime().unwrap();
         let (begun, has_begun) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
@@ -217,7 +216,7 @@ mod tests {
             released.recv().unwrap_err();
         });
         has_begun.recv().unwrap();
-        // This would wait for ever.
+        // Without a limit, this would not return.
         end(runtime);
         drop(release);
     }

@@ -1,4 +1,4 @@
-//! `service-account`: the callers are made, listed and revoked here only.
+//! `service-account`: creates, lists and revokes callers. There is no other way to do so.
 
 use std::{
     io::{self, IsTerminal},
@@ -37,23 +37,23 @@ impl IsCollision for RevokeError {
     }
 }
 
-/// An account as somebody wants it.
-pub(super) struct Wanted<'a> {
+/// The account to create.
+pub(super) struct NewAccount<'a> {
     pub(super) name: &'a CallerName,
     pub(super) allow: &'a [CallerPermission],
     pub(super) certificate_names: &'a [CertificateName],
 }
 
 pub(super) async fn create(
-    wanted: &Wanted<'_>,
+    account: &NewAccount<'_>,
     database: &DatabaseArgs,
     output: OutputArgs,
 ) -> Result<(), Failure> {
     let store = ready(database).await?;
     let body = async |tx: &mut Transaction| -> Result<(ServiceAccount, Token), InsertAccountError> {
-        let name = wanted.name.clone();
-        let made = ServiceAccount::create(name, wanted.allow, tx.now, &*tx.entropy())
-            .with_certificate_names(wanted.certificate_names);
+        let name = account.name.clone();
+        let made = ServiceAccount::create(name, account.allow, tx.now, &*tx.entropy())
+            .with_certificate_names(account.certificate_names);
         tx.insert_account(&made.account, &made.token.hash()).await?;
         tx.record(made.event).await?;
         Ok((made.account, made.token))
@@ -62,7 +62,7 @@ pub(super) async fn create(
         .transaction(&Arc::new(Provenance::default()), body)
         .await?;
     let (account, token) = made.value;
-    let name = wanted.name.as_str();
+    let name = account.name.as_str();
     let text = if output.json {
         let mut account = as_json(&account);
         account["token"] = token.reveal().into();
@@ -73,7 +73,7 @@ pub(super) async fn create(
             token.reveal(),
         )
     } else {
-        // Alone, for a script that keeps what is printed in a variable.
+        // The token alone, for a script that stores the output in a variable.
         token.reveal()
     };
     let remedy = format_args!(
@@ -138,7 +138,7 @@ pub(super) async fn revoke(
     print(&format!("Revoked {}.", name.as_str()))
 }
 
-/// A store on a database that has all its migrations.
+/// A store on a database that has all migrations.
 pub(super) async fn ready(database: &DatabaseArgs) -> Result<Store, Failure> {
     let store = open(&database.store()?);
     super::serve::check_migrations(&store).await?;

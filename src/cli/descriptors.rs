@@ -1,15 +1,15 @@
-//! The limit of open files, which connections count against. Where it is reached, nothing
-//! can be connected any more: no caller to the server, nor the server to its database.
+//! The limit of open files, which includes connections. At the limit, neither callers can
+//! connect to the server, nor the server to its database.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is open besides connections of callers and those of the pool: listeners, the
-/// feed's two connections, what threads wait with, exporters, files that are read.
+/// Files other than callers' and pooled connections: listeners, the feed's two connections,
+/// the event queues of threads, exporters, and files that are read.
 const OTHERS: u64 = 100;
 
-/// Makes room for that many connections, as far as this process may, and says where that
-/// is not far enough.
-pub(super) fn make_room(connections: usize, pool_size: usize) {
+/// Raises the limit of open files for that many connections as far as possible, and logs a
+/// warning if it is too low.
+pub(super) fn ensure_limit(connections: usize, pool_size: usize) {
     let limit = raise();
     let needed = needed(connections, pool_size);
     if let Some(limit) = limit.filter(|limit| *limit < needed) {
@@ -23,9 +23,8 @@ pub(super) fn make_room(connections: usize, pool_size: usize) {
     }
 }
 
-/// Raises the limit to the highest that this process may have, and says what it is; `None`
-/// is no limit. The usual one, 1024, is low for the sake of programs that call `select`,
-/// of which this is none.
+/// Raises the limit to the hard limit and returns it; `None` means unlimited. The usual soft
+/// limit of 1024 exists for programs that call `select`, which this one does not.
 fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let highest = Rlimit {

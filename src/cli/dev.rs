@@ -1,4 +1,4 @@
-//! `dev`: everything on one machine with nothing set up.
+//! `dev`: the service with a private Postgres and demo data, without any setup.
 
 use std::{future::ready, path::Path};
 
@@ -6,7 +6,7 @@ use hitkeep_auth_dev::postgres::PrivatePostgres;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::{Failure, complain, descriptors, end, open, print, serve};
+use super::{Failure, descriptors, end, open, print, print_error, serve};
 use crate::{
     config::DevArgs,
     dev::demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
@@ -16,32 +16,32 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// The database in the private Postgres: the one that initdb makes.
+/// The database that initdb creates.
 const DATABASE: &str = "postgres";
-/// The file of demo tokens, beside the data.
+/// The file with the demo tokens, in the data folder.
 const TOKENS: &str = "demo-tokens.json";
 
-/// Runs until a signal says to stop. On the main thread, which the private
-/// Postgres must not outlive.
+/// Runs until a stop signal. Must be called on the main thread, which the private Postgres
+/// does not outlive.
 pub(super) fn run(
     args: &DevArgs,
     runtime: Runtime,
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
-    // First of all, because it is what fails most often, and quickest.
+    // First, because it fails most often, and fast.
     let http = args.http_listen();
     let http: Vec<_> = http.iter().map(std::slice::from_ref).collect();
     let grpc = std::slice::from_ref(&args.listen);
-    let listeners = runtime.block_on(serve::Doors::open(grpc, &http, [None, None]))?;
+    let listeners = runtime.block_on(serve::ServeListeners::open(grpc, &http, [None, None]))?;
     let options = args.postgres()?;
-    let postgres = PrivatePostgres::start(&options, &complain)?;
+    let postgres = PrivatePostgres::start(&options, &print_error)?;
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
         migrations::apply(&url).await?;
         let (options, database) = (server::Options::default(), store::Options::new(&url));
-        // Not before its Postgres was started, which would have it as well.
-        // It has two listeners.
-        descriptors::make_room(2 * options.max_connections, database.pool_size);
+        // Only after Postgres has started, which would inherit the raised limit. There are two
+        // listeners.
+        descriptors::ensure_limit(2 * options.max_connections, database.pool_size);
         let store = open(&database);
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
         let address = listeners.grpc.addresses()?[0].to_string();
@@ -49,7 +49,7 @@ pub(super) fn run(
             Some(listeners) => Some(listeners.addresses()?[0].to_string()),
             None => None,
         };
-        let shown = Shown {
+        let summary = Summary {
             address: &address,
             http: http.as_deref(),
             folder: postgres.folder(),
@@ -57,29 +57,29 @@ pub(super) fn run(
             demo: &demo,
         };
         print(&if args.output.json {
-            shown.as_json()
+            summary.as_json()
         } else {
-            shown.as_text()
+            summary.as_text()
         })?;
         serve::serve(ready(()), store, listeners, options, telemetry).await
     });
-    // In this order: nothing connects to the database any more.
+    // In this order, so that nothing is connected to the database when it stops.
     end(runtime);
     drop(postgres);
     served
 }
 
-/// What is printed.
-struct Shown<'a> {
+/// What `dev` prints.
+struct Summary<'a> {
     address: &'a str,
-    /// The address for HTTP.
+    /// The address for HTTP, if it is served.
     http: Option<&'a str>,
     folder: &'a Path,
     url: &'a str,
     demo: &'a Demo,
 }
 
-impl Shown<'_> {
+impl Summary<'_> {
     fn caller(&self, permission: CallerPermission) -> &str {
         let mut callers = self.demo.callers.iter();
         let caller = callers.find(|caller| caller.name == permission.as_str());
@@ -216,8 +216,7 @@ impl Shown<'_> {
     }
 }
 
-/// What to paste for the HTTP listener. The token is one that none of the commands
-/// before it revokes.
+/// Example commands for the HTTP listener. No earlier command revokes the token.
 fn over_http(http: &str, caller: &str, token: &str) -> String {
     let [first, _] = SITES;
     let route = "permission=site.view&site_path=/api/sites/%7Bsite_id%7D/**";

@@ -1,11 +1,11 @@
-//! `explain`: what the service answers about a token, and what that follows from.
-//! It reads the database, and so says what every server says that has caught up.
+//! `explain`: what the service answers about a token, and why. It reads the database, so it
+//! agrees with every server that has caught up.
 
 use std::io::{self, BufRead, IsTerminal};
 
 use serde_json::{Value, json};
 
-use super::{Failure, USAGE, accounts::ready, complain, print};
+use super::{Failure, USAGE, accounts::ready, print, print_error};
 use crate::{
     config::ExplainArgs,
     domain::{
@@ -22,24 +22,24 @@ use crate::{
     store::Store,
 };
 
-/// What it is about.
-enum Asked {
+/// The token to explain.
+enum TokenInput {
     Token(TokenHash),
-    /// A caller's own token.
+    /// A service account's token.
     Caller,
-    /// What is no token, and why.
-    Nothing(TokenDefect),
+    /// A text that is not a token, with the reason.
+    Malformed(TokenDefect),
 }
 
-/// What somebody wants to know.
-enum About {
+/// The subject of the question.
+enum Query {
     Client(ClientId),
-    Presented(Asked),
+    Presented(TokenInput),
 }
 
-/// What there is to say.
-struct Answer {
-    asked: Asked,
+/// The result.
+struct Report {
+    asked: TokenInput,
     explanation: Option<Explanation>,
     check: Option<PermissionCheck>,
     revision: Revision,
@@ -49,21 +49,21 @@ struct Answer {
 
 pub(super) async fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let check = check(args)?;
-    // Before anything takes time: whoever pipes a token in may go away.
+    // Before any slow work, because the program that pipes the token in may exit.
     let about = match args.client {
-        Some(client) => About::Client(client),
-        None => About::Presented(read_token(&presented()?)),
+        Some(client) => Query::Client(client),
+        None => Query::Presented(read_token(&presented()?)),
     };
     let store = ready(&args.database).await?;
     let answer = ask(&store, about, check).await?;
     print(&if args.output.json {
         answer.as_json().to_string()
     } else {
-        answer.in_words()
+        answer.as_text()
     })
 }
 
-/// The permission that is asked for.
+/// The permission to check, if one is given.
 fn check(args: &ExplainArgs) -> Result<Option<PermissionCheck>, Failure> {
     let Some(permission) = &args.permission else {
         return Ok(None);
@@ -90,40 +90,40 @@ fn check(args: &ExplainArgs) -> Result<Option<PermissionCheck>, Failure> {
     Ok(Some(check))
 }
 
-/// The token that somebody pipes in, or types.
+/// The token from standard input.
 fn presented() -> Result<String, Failure> {
     let mut input = io::stdin().lock();
     if io::stdin().is_terminal() {
-        complain("paste the token and press Enter");
+        print_error("paste the token and press Enter");
     }
     let mut line = String::new();
     input.read_line(&mut line)?;
     Ok(line)
 }
 
-fn read_token(line: &str) -> Asked {
+fn read_token(line: &str) -> TokenInput {
     let text = line.trim();
     match Token::parse(text) {
-        Ok(token) if token.kind() == TokenKind::ServiceAccount => Asked::Caller,
-        Ok(token) => Asked::Token(token.hash()),
-        Err(_) => Asked::Nothing(Token::defect(text).unwrap_or(TokenDefect::Checksum)),
+        Ok(token) if token.kind() == TokenKind::ServiceAccount => TokenInput::Caller,
+        Ok(token) => TokenInput::Token(token.hash()),
+        Err(_) => TokenInput::Malformed(Token::defect(text).unwrap_or(TokenDefect::Checksum)),
     }
 }
 
 async fn ask(
     store: &Store,
-    about: About,
+    about: Query,
     check: Option<PermissionCheck>,
-) -> Result<Answer, Failure> {
+) -> Result<Report, Failure> {
     let asked = match about {
-        About::Presented(asked) => asked,
-        About::Client(client) => match store.newest_token(client).await? {
-            Some(hash) => Asked::Token(hash),
+        Query::Presented(asked) => asked,
+        Query::Client(client) => match store.newest_token(client).await? {
+            Some(hash) => TokenInput::Token(hash),
             None => return Err(nothing_to_explain(store, client).await?),
         },
     };
     let hash = match asked {
-        Asked::Token(hash) => Some(hash),
+        TokenInput::Token(hash) => Some(hash),
         _ => None,
     };
     let found = store.look_up(hash).await?;
@@ -133,7 +133,7 @@ async fn ask(
         Some(explanation) => store.last_change(explanation.subject.client).await?,
         None => None,
     };
-    Ok(Answer {
+    Ok(Report {
         asked,
         explanation,
         check,
@@ -143,8 +143,8 @@ async fn ask(
     })
 }
 
-/// Why nothing can be said of a client's newest token. That is no verdict on a token,
-/// so it is no answer either.
+/// Why a client has no newest token to explain. This is a failure and not an answer, because
+/// there is no token to evaluate.
 async fn nothing_to_explain(store: &Store, client: ClientId) -> Result<Failure, Failure> {
     Ok(Failure::new(if store.has_client(client).await? {
         format!(
@@ -156,8 +156,8 @@ async fn nothing_to_explain(store: &Store, client: ClientId) -> Result<Failure, 
     }))
 }
 
-impl Answer {
-    fn in_words(&self) -> String {
+impl Report {
+    fn as_text(&self) -> String {
         let mut lines = Vec::new();
         match &self.explanation {
             Some(explanation) => {
@@ -176,19 +176,19 @@ impl Answer {
         lines.join("\n")
     }
 
-    /// Why there is no client to tell of.
+    /// Why no client has the token.
     fn unknown(&self) -> String {
         let why = match &self.asked {
-            Asked::Token(_) => {
+            TokenInput::Token(_) => {
                 "no API client has this token. (Deleting a client also deletes its tokens.)"
                     .to_owned()
             }
-            Asked::Caller => {
+            TokenInput::Caller => {
                 "it belongs to a service account, which is a caller of this service and not an \
                  API client."
                     .to_owned()
             }
-            Asked::Nothing(defect) => format!("it is not a token: {defect}."),
+            TokenInput::Malformed(defect) => format!("it is not a token: {defect}."),
         };
         format!("The token does NOT work (UNKNOWN_TOKEN): {why}")
     }
@@ -212,7 +212,7 @@ impl Answer {
 
     fn as_json(&self) -> Value {
         let mut json = json!({
-            "active": self.explanation.as_ref().is_some_and(|told| told.verdict.is_ok()),
+            "active": self.explanation.as_ref().is_some_and(|explanation| explanation.verdict.is_ok()),
             "revision": self.revision.0,
             "time": self.now.to_rfc3339(),
         });
@@ -431,7 +431,7 @@ const fn decision_word(decision: Decision) -> &'static str {
     }
 }
 
-/// When something ended, and how long ago that is.
+/// When something ended, and how long ago.
 fn end_of(end: Expiry, now: Timestamp) -> String {
     let Expiry::At(end) = end else {
         return "never".to_owned();

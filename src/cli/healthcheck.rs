@@ -34,7 +34,7 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
     let (to, encrypted) = (address.clone(), args.is_encrypted());
     let service = match args.probe {
         Probe::Live => LIVENESS,
-        // The server as a whole.
+        // The empty name stands for the whole server.
         Probe::Ready => "",
     };
     let request = HealthCheckRequest {
@@ -68,13 +68,13 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
     }
 }
 
-/// A connection of either kind.
+/// A TCP or Unix connection.
 trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
-/// Connects. Whose certificate the server shows does not matter: it is told no secret,
-/// and is asked for the health of this machine.
+/// Connects, without verifying the server's certificate: no secret is sent, and the answer
+/// is about this machine.
 async fn connect(address: &Address, encrypted: bool) -> io::Result<Box<dyn Connection>> {
     let connection = match address {
         Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
@@ -91,8 +91,7 @@ async fn connect(address: &Address, encrypted: bool) -> io::Result<Box<dyn Conne
     Ok(Box::new(connector.connect(name, connection).await?))
 }
 
-/// Where to connect to a server that listens on that address: it may name all
-/// interfaces, which is no place to connect to.
+/// The address to connect to for a listen address, which may stand for all interfaces.
 fn reachable(listen: &Address) -> Address {
     let Address::Tcp(text) = listen else {
         return listen.clone();
@@ -105,7 +104,7 @@ fn reachable(listen: &Address) -> Address {
             };
             Address::Tcp(SocketAddr::new(loopback, address.port()).to_string())
         }
-        // A name, or an address of one interface.
+        // A host name, or the address of one interface.
         _ => listen.clone(),
     }
 }
@@ -115,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_interfaces_are_reached_over_the_loopback() {
+    fn wildcard_addresses_are_reached_over_loopback() {
         let reached = |listen: &str| reachable(&listen.parse().unwrap()).to_string();
         assert_eq!(reached("0.0.0.0:50051"), "127.0.0.1:50051");
         assert_eq!(reached("[::]:50051"), "[::1]:50051");

@@ -1,8 +1,8 @@
-//! A database URL that is in a file, taken up while the server runs: a password that was
-//! rotated needs no restart.
+//! Reloads a database URL from its file while the server runs, so that a rotated password
+//! needs no restart.
 //!
-//! The file is read again every so often, on SIGHUP, and when Postgres refuses the
-//! credentials that are in use. What cannot be used changes nothing.
+//! The file is read at an interval, on SIGHUP, and when Postgres refuses the current
+//! credentials. An invalid file changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,22 +16,22 @@ use crate::{
     store::{Reloaded, Store},
 };
 
-/// How long to wait between two looks at the file that a refusal gave cause to: every
-/// request may be refused.
+/// The delay before a refusal triggers another read of the file: every request may be
+/// refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 
-/// Reads the file again.
-pub(super) struct Rotation {
+/// Reloads the URL from its file.
+pub(super) struct UrlReloader {
     pub(super) file: DatabaseUrlFile,
     pub(super) store: Store,
-    /// What was wrong with the file at the last look.
-    pub(super) trouble: Option<String>,
+    /// The error of the last read.
+    pub(super) last_error: Option<String>,
 }
 
-impl Rotation {
-    /// Reads the file every so often, whenever told to, and after a refusal. Until
+impl UrlReloader {
+    /// Reads the file at the interval, on each notification and after a refusal. Runs until
     /// aborted.
-    pub(super) async fn run(mut self, every: Duration, told: Arc<Notify>) {
+    pub(super) async fn run(mut self, every: Duration, reload: Arc<Notify>) {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.store.clone();
@@ -42,31 +42,31 @@ impl Rotation {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = told.notified() => {}
+                () = reload.notified() => {}
                 () = refused() => {}
             }
             let file = self.file.clone();
-            // The file may be on a disk that takes its time.
+            // Reading may block on a slow disk.
             let read = tokio::task::spawn_blocking(move || file.read());
             let Ok(read) = read.await else {
-                // The runtime ends.
+                // The runtime is shutting down.
                 return;
             };
-            let taken = read.and_then(|url| {
-                // The same check again, by whoever uses it.
+            let replaced = read.and_then(|url| {
+                // The store validates the URL again.
                 self.store.reload(&url).map_err(DatabaseUrlError::Given)
             });
-            match taken {
+            match replaced {
                 Ok(reloaded) => {
-                    self.trouble = None;
-                    self.tell(reloaded);
+                    self.last_error = None;
+                    self.log_replacement(reloaded);
                 }
-                Err(error) => self.refuse(&error),
+                Err(error) => self.log_rejection(&error),
             }
         }
     }
 
-    fn tell(&self, reloaded: Reloaded) {
+    fn log_replacement(&self, reloaded: Reloaded) {
         match reloaded {
             Reloaded::Same => {}
             Reloaded::Password => {
@@ -79,15 +79,15 @@ impl Rotation {
         }
     }
 
-    /// Says what is wrong, once.
-    fn refuse(&mut self, error: &DatabaseUrlError) {
-        let trouble = error.to_string();
-        if self.trouble.as_ref() != Some(&trouble) {
+    /// Logs an error once.
+    fn log_rejection(&mut self, error: &DatabaseUrlError) {
+        let last_error = error.to_string();
+        if self.last_error.as_ref() != Some(&last_error) {
             tracing::warn!(
-                error = trouble,
-                "the database URL was not replaced: the one from before stays"
+                error = last_error,
+                "the database URL was not replaced: the previous one stays in use"
             );
-            self.trouble = Some(trouble);
+            self.last_error = Some(last_error);
         }
     }
 }

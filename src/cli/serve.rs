@@ -1,4 +1,4 @@
-//! `serve`: the service against a Postgres that somebody else runs.
+//! `serve`: the service with an external Postgres.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
-use super::{Failure, descriptors, open, rotation::Rotation};
+use super::{Failure, descriptors, open, rotation::UrlReloader};
 use crate::{
     config::ServeArgs,
     server::{Ended, Options, Server, lifecycle},
@@ -26,22 +26,22 @@ use crate::{
     },
 };
 
-/// How long to wait until Postgres is tried again, at first and at last. Half of it
-/// is left to chance: all servers of an installation wait for the same Postgres.
+/// The first and the longest delay before Postgres is tried again. Half of each delay is
+/// random, because all servers of an installation wait for the same Postgres.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
-/// How often it is said that it still is waited for.
+/// How often the log repeats that the server is waiting.
 const REMINDER: Duration = Duration::from_mins(1);
 
-/// How long the last export may take, where no shorter time is left for calls. It
-/// comes after all else, and a collector that hangs must not hold up a restart.
-const EXPORT_PATIENCE: Duration = Duration::from_secs(3);
+/// The limit of the last export, unless the drain timeout is shorter. The export comes last,
+/// and an unresponsive collector must not delay a restart.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
     let (options, database) = (args.server(), args.store()?);
     let listeners = 1 + usize::from(!args.http_listen.is_empty());
     let connections = options.max_connections.saturating_mul(listeners);
-    descriptors::make_room(connections, database.pool_size);
+    descriptors::ensure_limit(connections, database.pool_size);
     let (tls, watcher) = match args.tls.files()? {
         Some(files) => {
             let (tls, watcher) = Tls::load(files)?;
@@ -58,8 +58,8 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         .map(Tls::for_http);
     let tls = [tls.as_ref(), for_http.as_ref()];
     let http = Some(&*args.http_listen).filter(|addresses| !addresses.is_empty());
-    let doors = Doors::open(&args.listen, http.as_slice(), tls).await?;
-    // Also without TLS: nobody who says it means to end the process.
+    let listeners = ServeListeners::open(&args.listen, http.as_slice(), tls).await?;
+    // Handled without TLS as well: an operator who sends SIGHUP does not mean to end the process.
     let hangups = lifecycle::hangups()?;
     if let Some(watcher) = watcher {
         let clock = Arc::new(SystemClock::default());
@@ -67,46 +67,46 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
     }
     let store = open(&database);
     if let Some(file) = args.database.file() {
-        let rotation = Rotation {
+        let reloader = UrlReloader {
             file,
             store: store.clone(),
-            trouble: None,
+            last_error: None,
         };
-        tokio::spawn(rotation.run(args.secret_poll_interval, lifecycle::hangups()?));
+        tokio::spawn(reloader.run(args.secret_poll_interval, lifecycle::hangups()?));
     }
-    let (tell, told) = oneshot::channel();
+    let (report_ready, is_ready) = oneshot::channel();
     let ready = async {
-        // One that will never be ready is not served for long.
-        if told.await.is_err() {
+        // A server that will not become ready ends soon.
+        if is_ready.await.is_err() {
             pending::<()>().await;
         }
     };
     let check = async {
-        until_ready(&store).await?;
-        // Gone only where the server has ended.
-        tell.send(()).ok();
+        wait_until_ready(&store).await?;
+        // The receiver is gone only if the server has ended.
+        report_ready.send(()).ok();
         pending::<Result<Infallible, Failure>>().await
     };
     tokio::select! {
-        // In this order: first it says where it serves.
+        // In this order: the listeners' addresses are logged first.
         biased;
-        served = serve(ready, store.clone(), doors, options, telemetry) => served,
+        served = serve(ready, store.clone(), listeners, options, telemetry) => served,
         Err(failure) = check => Err(failure),
     }
 }
 
-/// Where callers come in.
-pub(super) struct Doors {
+/// The listeners of the service.
+pub(super) struct ServeListeners {
     pub(super) grpc: Listeners,
     pub(super) http: Option<Listeners>,
 }
 
-impl Doors {
-    /// Opens them, for gRPC and for HTTP with the TLS of each; for HTTP the first of the
-    /// alternatives whose addresses are all free.
+impl ServeListeners {
+    /// Opens the listeners for gRPC and HTTP. For HTTP, it uses the first of the alternatives
+    /// whose addresses are all free.
     ///
     /// # Errors
-    /// Each says what to do.
+    /// If an address cannot be opened; the message says what to do.
     pub(super) async fn open(
         grpc: &[Address],
         http: &[&[Address]],
@@ -136,28 +136,28 @@ impl Doors {
     }
 }
 
-/// Serves until a signal says to stop. A second one ends whatever is under way, the last
-/// export as well.
+/// Serves until a stop signal. A second signal cuts off whatever is in flight, including the
+/// last export.
 pub(super) async fn serve(
     ready: impl Future<Output = ()> + Send + 'static,
     store: Store,
-    doors: Doors,
+    listeners: ServeListeners,
     options: Options,
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
     let stop = lifecycle::signals()?;
-    // The same signals, for what comes when the server has ended.
-    let mut told = lifecycle::signals()?;
-    let told_twice = async move {
-        told.recv().await;
-        told.recv().await;
+    // The same signals, for the work after the server has ended.
+    let mut signals = lifecycle::signals()?;
+    let second_signal = async move {
+        signals.recv().await;
+        signals.recv().await;
     };
-    if let Some(http) = &doors.http {
+    if let Some(http) = &listeners.http {
         for address in http.addresses()? {
-            tracing::info!(%address, "HTTP is on {address}");
+            tracing::info!(%address, "serving HTTP on {address}");
         }
     }
-    for address in doors.grpc.addresses()? {
+    for address in listeners.grpc.addresses()? {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
     }
     let server = Server {
@@ -165,47 +165,46 @@ pub(super) async fn serve(
         options,
         metrics: telemetry.metrics.clone(),
         sampling: telemetry.sampling.clone(),
-        grpc: doors.grpc.incoming(),
-        http: stream::iter(doors.http).flat_map(Listeners::incoming),
+        grpc: listeners.grpc.incoming(),
+        http: stream::iter(listeners.http).flat_map(Listeners::incoming),
     };
     let ended = server.run_when(ready, stop).await;
     match ended {
-        Ended::Drained => tracing::info!("stopped: every call under way was finished"),
-        Ended::CutOff => tracing::warn!("stopped before every call under way was finished"),
+        Ended::Drained => tracing::info!("stopped: every call in flight was finished"),
+        Ended::CutOff => tracing::warn!("stopped before every call in flight was finished"),
     }
     tokio::select! {
-        // In this order: where nothing is exported, nothing is lost either.
+        // In this order: if nothing is exported, nothing is lost either.
         biased;
-        () = telemetry.stop(EXPORT_PATIENCE.min(options.drain_timeout)) => {}
-        () = told_twice => tracing::warn!("told again to stop: not all telemetry was exported"),
+        () = telemetry.stop(EXPORT_TIMEOUT.min(options.drain_timeout)) => {}
+        () = second_signal => tracing::warn!("second stop signal: not all telemetry was exported"),
     }
     Ok(ended)
 }
 
-/// Waits until the database answers and is what this version needs. Postgres may
-/// start later than this process, or just be failing over.
+/// Waits until the database is available and has the expected schema. Postgres may start
+/// later than this process, or be failing over.
 ///
 /// # Errors
-/// Where waiting is no cure: a wrong password, no such database, a migration that is
-/// missing.
-async fn until_ready(store: &Store) -> Result<(), Failure> {
+/// If waiting does not help: a wrong password, a missing database or a missing migration.
+async fn wait_until_ready(store: &Store) -> Result<(), Failure> {
     let mut pause = FIRST_PAUSE;
-    let mut told: Option<(String, Instant)> = None;
+    let mut logged: Option<(String, Instant)> = None;
     loop {
-        // The URL may be replaced meanwhile.
+        // The URL may be replaced while waiting.
         let place = store.place();
         let Some(why) = obstacle(store).await? else {
-            if told.is_some() {
-                tracing::info!("Postgres at {place} answers");
+            if logged.is_some() {
+                tracing::info!("Postgres at {place} is available");
             }
             return Ok(());
         };
-        let is_news = told
+        let is_new = logged
             .as_ref()
             .is_none_or(|(last, at)| *last != why || at.elapsed() >= REMINDER);
-        if is_news {
+        if is_new {
             tracing::warn!("waiting for Postgres at {place}: {why}");
-            told = Some((why, Instant::now()));
+            logged = Some((why, Instant::now()));
         }
         let mut chance = [0];
         store.entropy().fill(&mut chance);
@@ -230,8 +229,8 @@ async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
     }
     match store.pending_migrations().await {
         Ok(pending) if pending.is_empty() => Ok(None),
-        Ok(pending) => Err(lacks(&pending)),
-        // It went away again.
+        Ok(pending) => Err(missing_migrations(&pending)),
+        // It became unavailable again.
         Err(error @ (StoreError::Unavailable(_) | StoreError::Overloaded(_))) => {
             Ok(Some(causes(&error)))
         }
@@ -239,16 +238,16 @@ async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Refuses a database that is not what this version needs.
+/// Refuses a database that lacks migrations.
 pub(super) async fn check_migrations(store: &Store) -> Result<(), Failure> {
     let pending = store.pending_migrations().await?;
     if pending.is_empty() {
         return Ok(());
     }
-    Err(lacks(&pending))
+    Err(missing_migrations(&pending))
 }
 
-fn lacks(pending: &[String]) -> Failure {
+fn missing_migrations(pending: &[String]) -> Failure {
     Failure::new(format_args!(
         "the database lacks {} migrations ({}): apply them with `hitkeep-auth migrate`",
         pending.len(),

@@ -102,7 +102,7 @@ const SPANS: [&str; 20] = [
 /// had a token in the request. The changes to its clients are wanted beside them.
 const RECORDS: [&str; 6] = [
     "introspection serves",
-    "stopped: every call under way was finished",
+    "stopped: every call in flight was finished",
     "\"/hitkeep.auth.v1.ApiClientService/GetApiClient\" failed: \
      \"id must be a UUID in lower-case text\"",
     "\"/hitkeep.auth.v1.ApiClientService/CreateApiClient\" failed: \"internal error\"",

@@ -99,7 +99,7 @@ async fn it_listens_for_http_where_it_is_told() {
     server.signal("TERM").await;
     let ended = server.ended().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("every call under way was finished"));
+    assert!(ended.stderr.contains("every call in flight was finished"));
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn a_signal_stops_it_in_order() {
         server.signal(signal).await;
         let ended = server.ended().await;
         assert_eq!((ended.code, &*ended.stdout), (Some(0), ""), "{ended:?}");
-        assert!(ended.stderr.contains("every call under way was finished"));
+        assert!(ended.stderr.contains("every call in flight was finished"));
     }
 }
 
@@ -192,7 +192,7 @@ async fn a_call_under_way_is_finished_first() {
     assert_eq!(answer.into_inner().revision, 1);
     let ended = waiting.server.ended().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("every call under way was finished"));
+    assert!(ended.stderr.contains("every call in flight was finished"));
 }
 
 /// Whoever supervises the process learns that not everything went well.
@@ -204,7 +204,7 @@ async fn calls_that_are_cut_off_are_a_failure() {
     impatient.server.signal("TERM").await;
     let ended = impatient.server.ended().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    let said = "stopped before every call under way was finished";
+    let said = "stopped before every call in flight was finished";
     assert!(ended.stderr.contains(said), "{ended:?}");
 
     let url = migrated_database().await;
@@ -264,11 +264,11 @@ async fn a_second_signal_ends_the_last_export() {
     let mut server = Process::start(command);
     server.stderr.line("introspection serves").await;
     server.signal("TERM").await;
-    let finished = "every call under way was finished";
+    let finished = "every call in flight was finished";
     server.stderr.line(finished).await;
     server.signal("TERM").await;
     let ended = server.ended().await;
-    assert!(ended.stderr.contains("told again to stop"), "{ended:?}");
+    assert!(ended.stderr.contains("second stop signal"), "{ended:?}");
     // It is calls that count.
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
@@ -340,7 +340,7 @@ async fn it_accepts_connections_for_a_while_after_it_was_told_to_stop() {
     server.signal("TERM").await;
     let ended = server.ended().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("every call under way was finished"));
+    assert!(ended.stderr.contains("every call in flight was finished"));
 }
 
 /// More than one address of either kind, as for both families.

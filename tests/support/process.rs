@@ -90,9 +90,9 @@ impl Process {
         self.address_in("serving on").await
     }
 
-    /// The same for HTTP, which is told before.
+    /// The same for HTTP, which is logged earlier.
     pub async fn http_address(&mut self) -> String {
-        self.address_in("HTTP is on").await
+        self.address_in("serving HTTP on").await
     }
 
     async fn address_in(&mut self, text: &str) -> String {
