@@ -1,9 +1,9 @@
-//! The demonstration: a small directory, one personal and one team client, and
-//! a service account for each need.
+//! The demo data: a small directory, one personal and one team client, and one service
+//! account for each permission.
 //!
-//! Tokens are kept only as hashes, so what a second start is to print again is
-//! kept beside the database, in a file that only its user can read. That is
-//! for a demonstration on one's own machine, and nothing else does it.
+//! The database has only hashes of tokens, so the tokens that a second start prints again
+//! are in a file beside the database that only its user can read. That is acceptable for a
+//! demo on one machine, and done nowhere else.
 
 use std::{
     fs, io,
@@ -33,44 +33,44 @@ use crate::{
     },
 };
 
-/// Owns the team and the personal client.
+/// The owner of the team and of the personal client.
 pub const ALICE: UserId = UserId::from_uuid(demo_id(0xa11ce));
-/// A member of the team, viewer of the first site.
+/// A member of the team, with the role viewer on the first site.
 pub const BOB: UserId = UserId::from_uuid(demo_id(0xb0b));
-/// The team.
+/// The team of the demo.
 pub const TEAM: TeamId = TeamId::from_uuid(demo_id(0x7ea));
-/// Its sites.
+/// The team's sites.
 pub const SITES: [SiteId; 2] = [
     SiteId::from_uuid(demo_id(0x0051_7e01)),
     SiteId::from_uuid(demo_id(0x0051_7e02)),
 ];
-/// Clients an owner may have, as everywhere.
+/// The client limit of an owner, as in the service's default.
 const QUOTA: u32 = 100;
 
-/// A UUID of version 7 that is easy to tell apart.
+/// A UUIDv7 that is easy to recognise.
 const fn demo_id(number: u128) -> Uuid {
     Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 | number)
 }
 
-/// A demonstration client, as printed.
+/// A demo client, as printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DemoClient {
-    /// Its id.
+    /// The client's UUID.
     pub id: String,
-    /// Its token.
+    /// The plaintext token.
     pub token: SecretText,
 }
 
 /// A service account's token, as printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DemoCaller {
-    /// The account's name: the permission that it has.
+    /// The account's name, which is that of its permission.
     pub name: String,
-    /// Its token.
+    /// The plaintext token.
     pub token: SecretText,
 }
 
-/// A token's text that is to be printed for people: its `Debug` hides it.
+/// A token's text for printing. Its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(pub String);
@@ -81,10 +81,10 @@ impl std::fmt::Debug for SecretText {
     }
 }
 
-/// Everything that `dev` prints and that works as printed.
+/// The credentials that `dev` prints. All of them work.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demo {
-    /// One account for each permission, in the permissions' order.
+    /// One account for each permission, in the order of [`CallerPermission::ALL`].
     pub callers: Vec<DemoCaller>,
     /// Alice's personal client.
     pub personal: Option<DemoClient>,
@@ -92,24 +92,24 @@ pub struct Demo {
     pub team: Option<DemoClient>,
 }
 
-/// Why the demonstration could not be set up.
+/// Why the demo data could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// The file of tokens cannot be read or written.
+    /// The token file cannot be read or written.
     #[error("{path}: {source}")]
     File {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What came of it.
+        /// The cause.
         source: io::Error,
     },
-    /// A client could not be made.
+    /// A client could not be created.
     #[error("a demo client could not be made: {0}")]
     Refused(#[from] Refusal),
     /// The directory could not be written.
     #[error("the demo directory could not be written")]
     Directory(#[from] DirectoryError),
-    /// An account could not be made.
+    /// An account could not be created.
     #[error("a demo service account could not be made")]
     Account(#[from] InsertAccountError),
     /// The store failed.
@@ -128,9 +128,8 @@ impl IsCollision for DemoError {
     }
 }
 
-/// Sets the demonstration up, or what has gone of it since the last time: a
-/// token that was rotated or revoked meanwhile is replaced, everything else is
-/// left as it was found.
+/// Creates the demo data, or what is missing of it: a token that was rotated or revoked since
+/// the last start is replaced, and everything else stays as it is.
 pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
     let mut demo = read(file)?;
     for permission in CallerPermission::ALL {
@@ -170,8 +169,8 @@ pub async fn set_up(store: &Store, file: &Path) -> Result<Demo, DemoError> {
     Ok(demo)
 }
 
-/// Makes a client. The directory is put there first where it has to be: where
-/// Alice could not make the client without.
+/// Creates a client. If Alice may not create it with the present directory, the demo's
+/// directory is written first.
 async fn make_client(
     store: &Store,
     delegated: Delegated,
@@ -215,7 +214,7 @@ async fn make_account(
 ) -> Result<DemoCaller, DemoError> {
     let name = CallerName::parse(permission.as_str()).expect("a permission is a good name");
     let body = async |tx: &mut Transaction| -> Result<Token, DemoError> {
-        // Its token is lost: nobody can use it any more.
+        // Its token is lost, so no caller can use the account.
         if let Some(old) = tx.find_account(&name).await? {
             let (old, event) = old.revoke(tx.now);
             tx.revoke_account(&old).await?;
@@ -323,7 +322,7 @@ async fn try_make_client(
 
 fn read(file: &Path) -> Result<Demo, DemoError> {
     match fs::read(file) {
-        // What cannot be read is made anew.
+        // An unreadable file is replaced.
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Demo::default()),
         Err(source) => Err(DemoError::File {
@@ -333,7 +332,7 @@ fn read(file: &Path) -> Result<Demo, DemoError> {
     }
 }
 
-/// Written beside its place and moved there whole.
+/// Writes the file atomically: to a temporary file, which is then renamed.
 fn write(file: &Path, demo: &Demo) -> Result<(), DemoError> {
     let text = serde_json::to_vec_pretty(demo).expect("it has only text in it");
     let partial = file.with_extension("partial");

@@ -1,5 +1,5 @@
-//! The folders that a private Postgres lives in. Whoever can write to one of
-//! them is its master, so each is its user's alone.
+//! The folders of a private Postgres. A user that can write to one of them controls the
+//! server, so each belongs to one user only.
 
 use std::{
     ffi::OsStr,
@@ -13,22 +13,21 @@ use crate::{
     users::{Unprivileged, our_uid, run_as},
 };
 
-/// A socket's path has at most 107 bytes; this much of it is the file's name.
+/// A socket's path has at most 107 bytes, including the file's name.
 const LONGEST_SOCKET_FOLDER: usize = 107 - "/.s.PGSQL.5432".len();
 
-/// Who may look into a folder.
+/// The permissions of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// Its user alone.
+    /// Accessible to its user only.
     Private = 0o700,
-    /// Anybody may pass through to what they know the name of.
-    Passage = 0o711,
+    /// Other users may traverse it, but not list it.
+    Traversable = 0o711,
 }
 
-/// Makes a folder that belongs to that user, or makes sure that it does: what is
-/// in a folder that somebody else can write to is theirs. Without a user it is
-/// ours.
-fn own_folder(
+/// Creates a folder that belongs to the user, or checks that it does: a user that can write
+/// to a folder controls its content. Without a user, it must be the current one's.
+fn ensure_own_folder(
     folder: &Path,
     user: Option<&Unprivileged>,
     mode: Mode,
@@ -38,14 +37,14 @@ fn own_folder(
     match made {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // Not through a link, which anybody could have put there.
+            // Links are not followed, because any user could have created one there.
             let found = fs::symlink_metadata(folder).map_err(io_error(what()))?;
             let owner = user.map_or_else(our_uid, |user| user.uid);
             let open = found.permissions().mode() & 0o777 & !(mode as u32);
             if found.is_dir() && found.uid() == owner && open == 0 {
                 return fs::canonicalize(folder).map_err(io_error(what()));
             }
-            // One that is empty, and was ours all along, is as good as new.
+            // An empty folder of our own is as good as a new one.
             let empty = || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
             if !(found.is_dir() && found.uid() == our_uid() && empty()) {
                 return Err(PostgresError::NotOurs(folder.to_owned()));
@@ -53,7 +52,7 @@ fn own_folder(
         }
         Err(error) => return Err(io_error(what())(error)),
     }
-    // Whatever the umask left of the mode.
+    // The umask may have removed permissions.
     let permissions = fs::Permissions::from_mode(mode as u32);
     fs::set_permissions(folder, permissions).map_err(io_error(what()))?;
     if let Some(user) = user {
@@ -62,7 +61,7 @@ fn own_folder(
     fs::canonicalize(folder).map_err(io_error(what()))
 }
 
-/// Makes the folder of the whole, which is ours, and in it the server's.
+/// Creates the outer folder, which is ours, and in it the server's.
 pub(crate) fn make_folders(
     folder: &Path,
     user: Option<&Unprivileged>,
@@ -75,12 +74,12 @@ pub(crate) fn make_folders(
         fs::create_dir_all(parent).map_err(io_error(what))?;
     }
     let mode = if user.is_some() {
-        Mode::Passage
+        Mode::Traversable
     } else {
         Mode::Private
     };
-    let folder = own_folder(folder, None, mode)?;
-    let servers = own_folder(&folder.join("postgres"), user, Mode::Private)?;
+    let folder = ensure_own_folder(folder, None, mode)?;
+    let servers = ensure_own_folder(&folder.join("postgres"), user, Mode::Private)?;
     if let Some(user) = user {
         let mut reach = run_as(OsStr::new("/bin/sh"), Some(user));
         let reached = reach.args(["-c", "cd \"$0\""]).arg(&servers).output();
@@ -94,8 +93,8 @@ pub(crate) fn make_folders(
     Ok((folder, servers))
 }
 
-/// Keeps others out of the folder, also those who have yet to start their
-/// server. Released by the kernel, whatever happens.
+/// Locks the folder against other processes, including those that have not started their
+/// server yet. The kernel releases the lock in any case.
 pub(crate) fn lock(folder: &Path) -> Result<fs::File, PostgresError> {
     let path = folder.join("lock");
     let what = || format!("locking {}", path.display());
@@ -112,8 +111,8 @@ pub(crate) fn lock(folder: &Path) -> Result<fs::File, PostgresError> {
     }
 }
 
-/// The folder of the socket: the server's own, or a short one where that is too
-/// deep down for a socket's path.
+/// The folder of the socket: the server's own, or a shorter one if its path is too long for a
+/// socket.
 pub(crate) fn socket_folder(
     servers: &Path,
     user: Option<&Unprivileged>,
@@ -123,5 +122,5 @@ pub(crate) fn socket_folder(
     }
     let name = blake3::hash(servers.as_os_str().as_encoded_bytes()).to_hex();
     let short = std::env::temp_dir().join(format!("hitkeep-auth-{}", &name[..16]));
-    own_folder(&short, user, Mode::Private)
+    ensure_own_folder(&short, user, Mode::Private)
 }

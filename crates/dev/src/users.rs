@@ -1,5 +1,5 @@
-//! Whom the server runs as, and how something is run as somebody else.
-//! PostgreSQL refuses to be root's; then it is an unprivileged user's.
+//! The user that the server runs as, and commands that run as another user. PostgreSQL
+//! refuses to run as root; then it runs as an unprivileged user.
 
 use std::{
     ffi::OsStr,
@@ -11,7 +11,7 @@ use std::{
 
 use crate::postgres::{PostgresError, io_error};
 
-/// The user that the server runs as, where it is not ours.
+/// The user that the server runs as, if it is not the current one.
 #[derive(Clone, Debug)]
 pub(crate) struct Unprivileged {
     pub(crate) name: String,
@@ -19,20 +19,20 @@ pub(crate) struct Unprivileged {
     pub(crate) gid: u32,
 }
 
-/// Whether this process is root's.
-pub(crate) fn is_root() -> bool {
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
     our_uid() == 0
 }
 
 pub(crate) fn our_uid() -> u32 {
-    #[expect(unsafe_code, reason = "std does not tell who we are")]
+    #[expect(unsafe_code, reason = "std has no function for the effective user id")]
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe {
         libc::geteuid()
     }
 }
 
-/// Whom to run the server as: nobody else than us, unless we are root.
+/// The user to run the server as; `None` for the current one, unless that is root.
 pub(crate) fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
     if !is_root() {
         return Ok(None);
@@ -53,7 +53,7 @@ pub(crate) fn unprivileged() -> Result<Option<Unprivileged>, PostgresError> {
     }
 }
 
-/// A command as the server's user, that knows nothing of our environment.
+/// A command that runs as the server's user, with an empty environment.
 pub(crate) fn run_as(program: &OsStr, user: Option<&Unprivileged>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).env_clear();
@@ -72,12 +72,12 @@ pub(crate) fn command(program: &Path, folder: &Path, user: Option<&Unprivileged>
     // The terminal's Ctrl-C must not stop the database under a draining server.
     command.process_group(0);
     #[cfg(target_os = "linux")]
-    die_with_us(&mut command);
+    set_parent_death_signal(&mut command);
     command
 }
 
 #[cfg(target_os = "linux")]
-fn die_with_us(command: &mut Command) {
+fn set_parent_death_signal(command: &mut Command) {
     #[expect(
         unsafe_code,
         reason = "only between fork and exec can a process ask for this"
@@ -91,7 +91,7 @@ fn die_with_us(command: &mut Command) {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGINT) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            // Our end came before the signal was asked for.
+            // The parent ended before the signal was requested.
             if libc::getppid() != parent {
                 libc::_exit(1);
             }
