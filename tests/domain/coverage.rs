@@ -113,7 +113,7 @@ impl Coverage {
     }
 }
 
-/// A refusal's reason, as the contract's section 8 calls it.
+/// A refusal's reason, as in the section Errors of `docs/access-rules.md`.
 pub(crate) const fn reason_of(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::NotFound => "API_CLIENT_NOT_FOUND",
@@ -129,7 +129,7 @@ pub(crate) const fn reason_of(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// A reason's name in the contract.
+/// A reason's name on the wire.
 pub(crate) const fn name_of(reason: InactiveReason) -> &'static str {
     match reason {
         InactiveReason::UnknownToken => "UNKNOWN_TOKEN",

@@ -1,7 +1,7 @@
-//! Delegation and effective access over random sequences of calls: users, teams
-//! and sites come, change and go, time moves on, and actors create, update,
-//! rotate, revoke, reactivate and delete. After every step the domain is held
-//! against a small model written straight from the contract's sections 2 to 4.
+//! Delegation and effective access over random sequences of calls: users, teams and sites
+//! are added, changed and removed, time passes, and actors create, update, rotate, revoke,
+//! reactivate and delete. After every step, the domain is compared with a small model that
+//! is written directly from `docs/access-rules.md`.
 //!
 //! Everything is seeded: a run is the same each time. `PROPTEST_CASES` makes it
 //! longer, never shorter.

@@ -1,10 +1,9 @@
-//! The contract's sections 2 to 4 once more, as directly as they can be
-//! written: lists of rows, sets of permissions, and a paragraph's conditions in
-//! the paragraph's order. It shares ids, words and the shape of a client with
-//! the domain, and none of its rules.
+//! A second implementation of `docs/access-rules.md`, written as directly as possible:
+//! lists of rows, sets of permissions, and each rule's conditions in the order of the
+//! document. It shares ids, names and the shape of a client with the domain, but no rules.
 //!
-//! It keeps a directory and clients of its own, so that what the domain and the
-//! tables come to can be held against it.
+//! It has its own directory and clients, so that the results of the domain and of the
+//! tables can be compared with it.
 
 mod directory;
 pub(crate) mod life;

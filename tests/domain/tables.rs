@@ -1,7 +1,7 @@
-//! The tables, in memory: rows, what goes along with a row that is deleted, and
-//! what the store would load from them for a decision or a verdict. No rule of
-//! the contract stands in here but those that the store keeps: whose clients,
-//! memberships and grants go, and when a replaced token ends.
+//! The tables, in memory: rows, cascading deletes, and what the store would
+//! load from them for a decision or an evaluation. The only rules here are those that the
+//! store enforces: which clients, memberships and grants a deletion removes, and when a
+//! replaced token ends.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,5 @@
-//! The contract's two tables, row by row, and sets of permissions made from
-//! them. Who holds more than whom is asked of the sets alone: no role is ever
-//! compared with another.
+//! The two tables of `docs/access-rules.md`, row by row, and sets of permissions made from
+//! them. Access is compared by these sets only, never by role.
 
 use std::collections::BTreeSet;
 
