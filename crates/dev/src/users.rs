@@ -20,7 +20,7 @@ pub(crate) struct Unprivileged {
 }
 
 /// Whether this process runs as root.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     our_uid() == 0
 }
 
