@@ -196,7 +196,7 @@ where
         } = self;
         let workers = Workers::start(options.threads).unwrap_or_else(|error| {
             tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
-            Workers::here()
+            Workers::current()
         });
         let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
         gauges::observe(&metrics, &replica, &store);
@@ -244,10 +244,16 @@ where
         let dispatch =
             move |activity: &_| Dispatch::new(Arc::clone(&fast_path), Arc::clone(activity));
         let idle_timeouts = options.idle_timeouts;
-        let mut connections =
-            http2::Connections::new(dispatch, workers, max, idle_timeouts, ages, metrics.clone());
+        let mut connections = http2::GrpcConnections::new(
+            dispatch,
+            workers,
+            max,
+            idle_timeouts,
+            ages,
+            metrics.clone(),
+        );
         let mut http_connections =
-            auto::Connections::new(http::router(http_state), metrics, max, http_ages);
+            auto::HttpConnections::new(http::router(http_state), metrics, max, http_ages);
         let http = http.map(|connection| match connection {
             // Whoever is known by a certificate is so over gRPC alone.
             Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),

@@ -1,7 +1,7 @@
-//! Connections, from the listening socket to a request of HTTP and its response: TCP and
-//! Unix sockets, TLS, the threads that serve them, HTTP/1.1 and HTTP/2 with their limits and
-//! timeouts. What answers the requests is handed in, and nothing is known here of what they
-//! are about.
+//! Connections, from the listening socket to an HTTP request and its response: TCP and Unix
+//! sockets, TLS, I/O threads, HTTP/1.1 and HTTP/2 with their limits and timeouts. The
+//! service that answers requests is passed in; this module does not know what requests
+//! mean.
 
 pub mod activity;
 pub(crate) mod age;

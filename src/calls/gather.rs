@@ -117,12 +117,12 @@ impl<B> Gathered<B> {
         match Found::in_bytes(&self.part, self.limit) {
             Found::Refused => {
                 self.state = Reading::Anything;
-                self.kept.note(0).map_err(ApiError::from)?;
+                self.kept.record(0).map_err(ApiError::from)?;
                 Ok(Some(std::mem::take(&mut self.part).into()))
             }
             Found::Messages { whole: 0, .. } => {
                 self.kept
-                    .note(self.part.capacity())
+                    .record(self.part.capacity())
                     .map_err(ApiError::from)?;
                 Ok(None)
             }
@@ -143,7 +143,7 @@ impl<B> Gathered<B> {
             self.grow(part.len(), length);
             self.part.extend_from_slice(part);
         }
-        let kept = self.kept.note(self.part.capacity());
+        let kept = self.kept.record(self.part.capacity());
         Ok(kept.map_err(ApiError::from)?)
     }
 

@@ -183,7 +183,7 @@ impl SlowCall {
             ReplyBody::SlowCall(if streams {
                 TrackedBody::streaming(body, call)
             } else {
-                TrackedBody::single(body, call)
+                TrackedBody::unary(body, call)
             })
         }))
     }

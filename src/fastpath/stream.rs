@@ -248,7 +248,7 @@ where
         if self.read.is_empty() && self.read.capacity() > QUIET {
             self.read = BytesMut::new();
         }
-        if let Err(refused) = self.kept.note(self.read.len()) {
+        if let Err(refused) = self.kept.record(self.read.len()) {
             self.end = Some(Err(refused.into()));
         }
     }

@@ -170,7 +170,7 @@ impl UnaryCall {
                 max_body(self.call),
             ))
         });
-        kept.note(bytes).is_ok()
+        kept.record(bytes).is_ok()
     }
 
     /// Comes back when the message is too late.

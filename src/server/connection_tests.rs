@@ -28,7 +28,7 @@ use crate::{
     transport::{
         activity::{Activity, IdleTimeouts},
         age::Ages,
-        http2::{self, LEAVE_TIMEOUT},
+        http2::{self, UNUSED_CLOSE_TIMEOUT},
         workers::Workers,
     },
 };
@@ -36,7 +36,7 @@ use crate::{
 mod ages;
 mod floods;
 
-type Connections = http2::Connections<Box<dyn Fn(&Arc<Activity>) -> Dispatch + Send + Sync>>;
+type Connections = http2::GrpcConnections<Box<dyn Fn(&Arc<Activity>) -> Dispatch + Send + Sync>>;
 
 /// Is answered after [`SLOW`].
 pub(crate) const WAIT: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClient";
@@ -141,7 +141,7 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
         move |activity: &Arc<Activity>| Dispatch::new(Arc::clone(&fast_path), Arc::clone(activity));
     let connections = Connections::new(
         Box::new(dispatch),
-        Workers::here(),
+        Workers::current(),
         10,
         PATIENCE,
         ages,
@@ -252,7 +252,7 @@ async fn who_has_called_nothing_has_a_second_to_leave() {
     settle().await;
     let took = drain(connections).await.unwrap();
     assert!(!peer.is_answered().await);
-    let expected = LEAVE_TIMEOUT..LEAVE_TIMEOUT + Duration::from_millis(10);
+    let expected = UNUSED_CLOSE_TIMEOUT..UNUSED_CLOSE_TIMEOUT + Duration::from_millis(10);
     assert!(expected.contains(&took), "{took:?}");
 }
 
@@ -263,7 +263,7 @@ async fn a_call_that_begins_in_that_second_is_finished() {
     let mut peer = Raw::greet(&mut connections).await;
     settle().await;
     let drained = drain(connections);
-    let late = LEAVE_TIMEOUT * 99 / 100;
+    let late = UNUSED_CLOSE_TIMEOUT * 99 / 100;
     sleep(late).await;
     peer.call(WAIT).await;
     assert!(peer.is_answered().await, "the connection was ended");

@@ -1,6 +1,6 @@
-//! Whether a connection is of any use: one on which nobody calls anything for long, or
-//! whose peer does not take its answers, is not kept. To pings such a peer may well
-//! answer, so HTTP/2's own keep-alive does not find it.
+//! Closes idle and stalled connections: one that has no calls for long, and one whose peer
+//! does not read its responses. Such a peer may still answer pings, so HTTP/2 keep-alive
+//! does not detect it.
 
 use std::{
     collections::HashMap,
@@ -20,15 +20,14 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-/// For how long connections are kept that are of no use, or old.
+/// When gRPC connections that are idle, stalled or too old are closed.
 #[derive(Clone, Copy, Debug)]
 pub struct IdleTimeouts {
-    /// With no call. Default 30 min.
+    /// Without any call. Default 30 min.
     pub idle: Duration,
-    /// With an answer of one message, and a large one, of which the peer takes nothing.
-    /// Default 30 s.
+    /// With a large unary response that the peer does not read. Default 30 s.
     pub stalled: Duration,
-    /// On an old connection, until its streams are ended. Default 1 min.
+    /// On a connection past its maximum age, until its streams are ended. Default 1 min.
     pub grace: Duration,
 }
 
@@ -42,10 +41,10 @@ impl Default for IdleTimeouts {
     }
 }
 
-/// How much is kept of one connection's messages that have not come whole, in bytes: enough
-/// small ones, and for a method that takes larger ones, one of the largest besides. A call
-/// that needs more is refused.
-const fn max_kept(largest: usize) -> usize {
+/// How many bytes of incomplete messages one connection may buffer: 2 MiB, plus one message
+/// of the largest size if the method allows messages above that. A call that needs more is
+/// rejected.
+const fn max_buffered(largest: usize) -> usize {
     const SMALL: usize = 2 * 1024 * 1024;
     if largest > SMALL {
         SMALL + largest
@@ -54,103 +53,105 @@ const fn max_kept(largest: usize) -> usize {
     }
 }
 
-/// How often a connection is looked at, in a time after which it may be ended.
-const LOOKS: u32 = 4;
+/// How many times activity is checked during the shorter of the two timeouts.
+const CHECKS_PER_TIMEOUT: u32 = 4;
 
-/// What goes on on a connection.
+/// The calls of one connection, and the reasons to end it.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// The calls that were begun.
+    /// The number of calls begun.
     begun: AtomicU64,
     active: Mutex<ActiveCalls>,
-    /// How much is kept of messages that have not come whole, in bytes.
-    kept: AtomicUsize,
-    /// Whether it is ended because its peer does not take an answer.
+    /// The size of incomplete messages, in bytes.
+    buffered: AtomicUsize,
+    /// Whether the connection is being closed because its peer does not read a response.
     is_stalled: AtomicBool,
-    server: ServerEnd,
-    /// True once its streams are to end, since it is old.
+    shutdown: ShutdownFlag,
+    /// True once streams must end because the connection reached its maximum age.
     retired: watch::Sender<bool>,
 }
 
-/// Whether the server has ended, and with it every call that was not finished by then.
-/// All connections of a server share one.
+/// Whether the server has ended, and with it every unfinished call. All connections of a
+/// server share one flag.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ServerEnd(Arc<AtomicBool>);
+pub(crate) struct ShutdownFlag(Arc<AtomicBool>);
 
-/// Says so when it is dropped. Whoever has it must drop it before what calls end with, or
-/// they would take it for their callers' doing.
+/// Sets the flag when it is dropped. It must be dropped before the connections, otherwise
+/// their calls would be recorded as cancelled by their callers.
 #[derive(Debug, Default)]
-pub(crate) struct ServerEndGuard(pub(crate) ServerEnd);
+pub(crate) struct ShutdownGuard(pub(crate) ShutdownFlag);
 
-impl Drop for ServerEndGuard {
+impl Drop for ShutdownGuard {
     fn drop(&mut self) {
         self.0.0.store(true, Relaxed);
     }
 }
 
-/// Who cut a call off, where it was not its caller.
+/// Why a call was cut off, if its caller did not cancel it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CutOff {
-    /// The server, which ended: the drain took too long, or it was told again to stop.
+    /// The server ended: the drain timed out, or a second stop signal came.
     ServerEnded,
-    /// The connection was ended because its peer did not take another call's answer.
+    /// The connection was closed because its peer did not read the response of another
+    /// call.
     Stalled,
 }
 
 #[derive(Debug, Default)]
 struct ActiveCalls {
     last: u64,
-    /// The calls that are not answered at once, and since when the peer was to take
-    /// what there is of the answer; none while it has taken everything.
+    /// The calls on the slow path and open streams. The value is the moment since which the
+    /// peer has had response data to read; None if it has read everything.
     calls: HashMap<u64, Option<Instant>>,
 }
 
 /// Why a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
-    /// Nothing was called for too long.
+    /// No call was begun within the idle timeout.
     Idle,
-    /// Its peer does not take an answer.
+    /// The peer does not read a response.
     Stalled,
 }
 
 impl Activity {
-    pub(crate) fn of(server: &ServerEnd) -> Self {
+    pub(crate) fn of(shutdown: &ShutdownFlag) -> Self {
         Self {
-            server: server.clone(),
+            shutdown: shutdown.clone(),
             ..Self::default()
         }
     }
 
-    /// Who cuts its calls off; nobody where it is their callers who went away.
+    /// Why calls of this connection are being cut off; None if their callers cancelled
+    /// them.
     pub(crate) fn cut_off(&self) -> Option<CutOff> {
-        if self.server.0.load(Relaxed) {
+        if self.shutdown.0.load(Relaxed) {
             return Some(CutOff::ServerEnded);
         }
         self.is_stalled.load(Relaxed).then_some(CutOff::Stalled)
     }
 
-    /// Ends the streams on it, which would go on for as long as their callers like.
+    /// Ends the streams of this connection, which otherwise last as long as their callers
+    /// like.
     pub(crate) fn retire(&self) {
         self.retired.send_replace(true);
     }
 
-    /// Becomes true when streams on it are to end.
+    /// Becomes true when the streams of this connection must end.
     pub(crate) fn retired(&self) -> watch::Receiver<bool> {
         self.retired.subscribe()
     }
 
-    /// Notes that a call begins.
     pub(crate) fn record_call(&self) {
         self.begun.fetch_add(1, Relaxed);
     }
 
-    /// Whether nothing was ever called.
+    /// Whether no call was ever begun.
     pub(crate) fn is_unused(&self) -> bool {
         self.begun.load(Relaxed) == 0
     }
 
-    /// Notes a call that takes longer, until what it gives is dropped.
+    /// Records a call as in flight until the returned guard is dropped.
     pub(crate) fn call(self: &Arc<Self>) -> ActiveCall {
         let mut active = self.active();
         active.last += 1;
@@ -162,23 +163,23 @@ impl Activity {
         }
     }
 
-    /// Comes back once the connection is of no use.
-    pub(crate) async fn close_reason(&self, patience: IdleTimeouts) -> CloseReason {
-        let mut looks = interval(patience.idle.min(patience.stalled) / LOOKS);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Returns once the connection is idle or stalled.
+    pub(crate) async fn close_reason(&self, timeouts: IdleTimeouts) -> CloseReason {
+        let mut checks = interval(timeouts.idle.min(timeouts.stalled) / CHECKS_PER_TIMEOUT);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut idle_since) = (0, Instant::now());
         loop {
-            let now = looks.tick().await;
+            let now = checks.tick().await;
             let begun = self.begun.load(Relaxed);
             let active = self.active();
-            let is_stalled = |since: &Instant| now.duration_since(*since) >= patience.stalled;
+            let is_stalled = |since: &Instant| now.duration_since(*since) >= timeouts.stalled;
             if active.calls.values().flatten().any(is_stalled) {
                 self.is_stalled.store(true, Relaxed);
                 return CloseReason::Stalled;
             }
             if begun != last || !active.calls.is_empty() {
                 (last, idle_since) = (begun, now);
-            } else if now.duration_since(idle_since) >= patience.idle {
+            } else if now.duration_since(idle_since) >= timeouts.idle {
                 return CloseReason::Idle;
             }
         }
@@ -189,7 +190,7 @@ impl Activity {
     }
 }
 
-/// A call under way.
+/// A guard for a call in flight.
 #[derive(Debug)]
 pub(crate) struct ActiveCall {
     activity: Arc<Activity>,
@@ -197,13 +198,12 @@ pub(crate) struct ActiveCall {
 }
 
 impl ActiveCall {
-    /// What goes on on its connection.
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
-    /// Notes since when the peer is to take something.
-    fn waits(&self, since: Option<Instant>) {
+    /// Records since when the peer has had data to read.
+    fn set_unread_since(&self, since: Option<Instant>) {
         self.activity.active().calls.insert(self.number, since);
     }
 }
@@ -214,44 +214,45 @@ impl Drop for ActiveCall {
     }
 }
 
-/// A connection keeps more of unfinished messages than it may.
+/// The incomplete messages of a connection exceed its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection has too many unfinished messages")]
 pub(crate) struct TooMuchBuffered;
 
-/// What one call keeps of a message that has not come whole, as its connection counts it.
+/// What one call buffers of an incomplete message, counted in its connection's total.
 #[derive(Debug)]
 pub(crate) struct BufferedBytes {
     activity: Arc<Activity>,
     bytes: usize,
-    /// The most that may be kept on the connection.
-    most: usize,
+    /// The limit for the connection's total.
+    limit: usize,
 }
 
 impl BufferedBytes {
-    /// Nothing so far, of a message of at most that many bytes.
+    /// An empty buffer for a message of at most `largest` bytes.
     pub(crate) fn on(activity: &Arc<Activity>, largest: usize) -> Self {
         Self {
             activity: Arc::clone(activity),
             bytes: 0,
-            most: max_kept(largest),
+            limit: max_buffered(largest),
         }
     }
 
-    /// Notes how much it is now. An error if that is more than its connection may keep.
-    pub(crate) fn note(&mut self, bytes: usize) -> Result<(), TooMuchBuffered> {
+    /// Records the new size of the buffer. Fails if the connection's total exceeds the
+    /// limit.
+    pub(crate) fn record(&mut self, bytes: usize) -> Result<(), TooMuchBuffered> {
         if bytes == self.bytes {
             return Ok(());
         }
-        let kept = &self.activity.kept;
-        let all = if let Some(more) = bytes.checked_sub(self.bytes) {
-            kept.fetch_add(more, Relaxed) + more
+        let buffered = &self.activity.buffered;
+        let total = if let Some(more) = bytes.checked_sub(self.bytes) {
+            buffered.fetch_add(more, Relaxed) + more
         } else {
-            kept.fetch_sub(self.bytes - bytes, Relaxed);
+            buffered.fetch_sub(self.bytes - bytes, Relaxed);
             0
         };
         self.bytes = bytes;
-        if all > self.most {
+        if total > self.limit {
             return Err(TooMuchBuffered);
         }
         Ok(())
@@ -260,44 +261,45 @@ impl BufferedBytes {
 
 impl Drop for BufferedBytes {
     fn drop(&mut self) {
-        self.activity.kept.fetch_sub(self.bytes, Relaxed);
+        self.activity.buffered.fetch_sub(self.bytes, Relaxed);
     }
 }
 
-/// How much of an answer is given away at a time. hyper asks for one piece before there
-/// is room for it, and h2 keeps what does not fit: in one piece, an answer is gone from
-/// here before its peer has taken anything, so a small one is never seen to be stuck.
-const PIECE: usize = 16 * 1024;
+/// How large the chunks of a response are. hyper polls for a chunk before the peer has room
+/// for it, and h2 buffers what does not fit. Handed over as one chunk, a response would
+/// leave this body before the peer has read anything, so a stalled peer would go unnoticed.
+const CHUNK_BYTES: usize = 16 * 1024;
 
-/// The answer of a call that is under way until then.
+/// The response body of a call, which is in flight until the body is dropped.
 pub(crate) struct TrackedBody<B> {
     body: B,
     call: ActiveCall,
-    /// What was not given away yet.
+    /// The part of the current frame that was not handed over yet.
     rest: Bytes,
-    is_due: bool,
+    is_unary: bool,
 }
 
 impl<B> TrackedBody<B> {
-    /// One message, which every client takes as soon as it comes. More of it is asked for
-    /// once there is room, so it is seen whether the peer takes it.
-    pub(crate) fn single(body: B, call: ActiveCall) -> Self {
-        call.waits(Some(Instant::now()));
+    /// A unary response, which a client reads as soon as it arrives. hyper polls for the
+    /// next chunk only once there is room, which shows whether the peer reads.
+    pub(crate) fn unary(body: B, call: ActiveCall) -> Self {
+        call.set_unread_since(Some(Instant::now()));
         Self {
             body,
             call,
             rest: Bytes::new(),
-            is_due: true,
+            is_unary: true,
         }
     }
 
-    /// A stream, of which the peer takes as much as it likes, and no more is made.
+    /// A stream. Its peer may read as slowly as it likes: no further message is made until
+    /// it has.
     pub(crate) const fn streaming(body: B, call: ActiveCall) -> Self {
         Self {
             body,
             call,
             rest: Bytes::new(),
-            is_due: false,
+            is_unary: false,
         }
     }
 }
@@ -310,7 +312,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if !self.is_due {
+        if !self.is_unary {
             return Pin::new(&mut self.body).poll_frame(context);
         }
         if self.rest.is_empty() {
@@ -319,14 +321,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
                     self.rest = frame.into_data().unwrap_or_default();
                 }
                 other => {
-                    let waits = matches!(&other, Poll::Ready(Some(Ok(_))));
-                    self.call.waits(waits.then(Instant::now));
+                    let is_unread = matches!(&other, Poll::Ready(Some(Ok(_))));
+                    self.call.set_unread_since(is_unread.then(Instant::now));
                     return other;
                 }
             }
         }
-        let length = self.rest.len().min(PIECE);
-        self.call.waits(Some(Instant::now()));
+        let length = self.rest.len().min(CHUNK_BYTES);
+        self.call.set_unread_since(Some(Instant::now()));
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
@@ -345,27 +347,27 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: IdleTimeouts = IdleTimeouts {
+    const TIMEOUTS: IdleTimeouts = IdleTimeouts {
         idle: Duration::from_secs(1000),
         stalled: Duration::from_secs(100),
         grace: Duration::from_secs(10),
     };
 
-    /// How the connection ends, and after how many seconds.
+    /// Why the connection is closed, and after how many seconds.
     async fn end(activity: &Activity) -> (CloseReason, u64) {
         let begun = Instant::now();
-        let end = activity.close_reason(PATIENCE).await;
+        let end = activity.close_reason(TIMEOUTS).await;
         (end, begun.elapsed().as_secs())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_calls_it_ends() {
+    async fn an_idle_connection_is_closed() {
         let activity = Activity::default();
         assert_eq!(end(&activity).await, (CloseReason::Idle, 1000));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_keeps_it() {
+    async fn a_call_keeps_its_connection_open() {
         let activity = Arc::new(Activity::default());
         let calls = async {
             for _ in 0..5 {
@@ -379,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_does_one_that_takes_long() {
+    async fn a_long_call_keeps_its_connection_open() {
         let activity = Arc::new(Activity::default());
         let call = async {
             activity.record_call();
@@ -393,14 +395,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_not_taken_ends_it() {
+    async fn an_unread_response_closes_its_connection() {
         let activity = Arc::new(Activity::default());
         let (send, frames) = tokio::sync::mpsc::unbounded_channel();
         let frames = UnboundedReceiverStream::new(frames);
         let body = StreamBody::new(frames);
-        let mut answers = TrackedBody::single(body, activity.call());
+        let mut answers = TrackedBody::unary(body, activity.call());
         let reads = async {
-            // Whoever waits for more takes everything, however long it takes to come.
+            // A poll for the next frame means that the peer has read everything, however
+            // long that frame takes to come.
             let next = answers.frame();
             let comes = async {
                 sleep(Duration::from_secs(5001)).await;

@@ -1,5 +1,5 @@
-//! Connections of the HTTP listener: HTTP/1.1, and HTTP/2 for those who begin with
-//! it. A peer that says nothing, or takes nothing, is not waited for for ever.
+//! Connections of the HTTP listener: HTTP/1.1, and HTTP/2 with prior knowledge. Connections
+//! of silent and stalled peers are closed.
 
 use std::{
     convert::Infallible,
@@ -28,34 +28,34 @@ use tokio_stream::Stream;
 use super::{
     age::Ages,
     connection_set::ConnectionSet,
-    pace::{MAX_PENDING_RESETS, Paced, ReadBudget},
+    pace::{MAX_PENDING_RESETS, PacedIo, ReadBudget},
 };
 use crate::telemetry::metrics::{ListenerKind, Metrics};
 
-/// How long a connection may say nothing, and how long the head of a request may
-/// take to come. It is longer than proxies keep an idle connection (nginx 60 s,
-/// Traefik 90 s, Caddy 2 min), so that it is they who close it, and no request
-/// crosses with our closing.
+/// How long a connection may stay silent, and how long a request's head may take to arrive.
+/// This is longer than proxies keep an idle connection (nginx 60 s, Traefik 90 s, Caddy 2
+/// min), so the proxy closes it, and no request is lost because this end closes at the same
+/// moment.
 const READ_TIMEOUT: Duration = Duration::from_mins(3);
-/// How long a peer may take nothing of what is sent to it.
+/// How long a peer may read nothing of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often an idle HTTP/2 connection is asked whether it is still there.
+/// How often an idle HTTP/2 connection gets a ping.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long it has to answer.
+/// How long the peer has to answer a ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way on one HTTP/2 connection.
+/// Concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
-/// The largest head of a request that is read, in bytes: more than any of the
-/// proxies takes from its own clients by default.
+/// The size limit of a request's head, in bytes: more than any of the proxies accepts from
+/// its own clients by default.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
-/// The connections that there are. Dropped, all of them end at once.
-pub(crate) struct Connections {
+/// The open HTTP connections. Dropping it aborts them all.
+pub(crate) struct HttpConnections {
     set: ConnectionSet,
     serving: Serving,
 }
 
-/// What each connection is served with.
+/// The service and settings of each connection.
 struct Serving {
     router: axum::Router,
     metrics: Metrics,
@@ -63,8 +63,8 @@ struct Serving {
     ages: Ages,
 }
 
-impl Connections {
-    /// No more than `max` at once.
+impl HttpConnections {
+    /// For at most `max` concurrent connections.
     pub(crate) fn new(router: axum::Router, metrics: Metrics, max: usize, ages: Ages) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
@@ -77,7 +77,7 @@ impl Connections {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            // As over gRPC: what it counts is bounded by `Paced`.
+            // As for gRPC: `PacedIo` bounds what this would count.
             .max_local_error_reset_streams(None)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         Self {
@@ -91,8 +91,8 @@ impl Connections {
         }
     }
 
-    /// Serves what comes in, until dropped. A connection may take its time until it is
-    /// one, as where it is encrypted first.
+    /// Serves incoming connections until dropped. A connection is a future, since it may
+    /// need a TLS handshake first.
     pub(crate) async fn accept<I, C, IO, E>(&mut self, incoming: Pin<&mut I>)
     where
         I: Stream<Item = Result<C, E>>,
@@ -106,12 +106,11 @@ impl Connections {
             tasks.spawn(serving.serve(connection, closing.clone()));
         })
         .await;
-        // The listener has ended. Its connections have not.
+        // The listener has ended, but its connections have not.
         pending::<()>().await;
     }
 
-    /// Tells every connection that no request may be begun on it, and waits for
-    /// those under way.
+    /// Stops new requests on every connection and waits for those in flight.
     pub(crate) async fn drain(mut self) {
         self.set.drain().await;
     }
@@ -137,104 +136,105 @@ impl Serving {
                 // No request was begun on it.
                 _ = closing.wait_for(|closing| *closing) => return,
             };
-            let turn = ReadBudget::default();
+            let budget = ReadBudget::default();
             let connection = match opened {
-                Ok(opened) => TokioIo::new(Paced::new(TimeoutIo::new(opened), turn.clone())),
+                Ok(opened) => TokioIo::new(PacedIo::new(TimeoutIo::new(opened), budget.clone())),
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be opened");
                     return;
                 }
             };
-            let old = Arc::new(Notify::new());
-            let service = Aging {
+            let expired = Arc::new(Notify::new());
+            let service = MaxAgeService {
                 service,
-                old_from: age.map(|age| Instant::now() + age),
-                is_old: Arc::clone(&old),
+                expires_at: age.map(|age| Instant::now() + age),
+                expired: Arc::clone(&expired),
             };
             let mut served = pin!(http.serve_connection(connection, service));
             let mut is_ending = false;
             loop {
                 tokio::select! {
                     biased;
-                    ended = poll_fn(|context| turn.poll(served.as_mut(), context)) => {
+                    ended = poll_fn(|context| budget.poll(served.as_mut(), context)) => {
                         if let Err(error) = ended {
-                            // The peer's doing: it broke off, was too slow, or speaks no HTTP.
-                            tracing::debug!(%error, "a connection ended before its time");
+                            // The peer's fault: it disconnected, was too slow, or does not
+                            // speak HTTP.
+                            tracing::debug!(%error, "a connection failed");
                         }
                         return;
                     }
                     _ = closing.wait_for(|closing| *closing), if !is_ending => is_ending = true,
-                    () = old.notified() => {}
+                    () = expired.notified() => {}
                 }
-                // Requests that are under way go on, and no more may be begun.
+                // Requests in flight go on; new ones are refused.
                 served.as_mut().graceful_shutdown();
             }
         }
     }
 }
 
-/// What answers the requests of one connection, and ends it with the first one that comes
-/// when it is old. One that is idle by then is left alone: with HTTP/1.1, a request could be
-/// on its way while we close.
-struct Aging {
+/// Serves the requests of one connection, and closes it with the first request past its
+/// maximum age. An idle connection is left open: with HTTP/1.1, a request could already be
+/// on its way.
+struct MaxAgeService {
     service: TowerToHyperService<axum::Router>,
-    /// None where it does not become old.
-    old_from: Option<Instant>,
-    /// Told about a request over HTTP/2 that came after that.
-    is_old: Arc<Notify>,
+    /// None if the connection has no maximum age.
+    expires_at: Option<Instant>,
+    /// Notified by an HTTP/2 request past that moment.
+    expired: Arc<Notify>,
 }
 
-impl Service<Request<Incoming>> for Aging {
+impl Service<Request<Incoming>> for MaxAgeService {
     type Response = Response<axum::body::Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Answer {
-        let is_old = self.old_from.is_some_and(|from| Instant::now() >= from);
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+        let is_old = self.expires_at.is_some_and(|at| Instant::now() >= at);
         let is_last = is_old && request.version() < Version::HTTP_2;
         if is_old && !is_last {
-            self.is_old.notify_one();
+            self.expired.notify_one();
         }
-        Answer {
-            answer: Box::pin(self.service.call(request)),
+        ResponseFuture {
+            response: Box::pin(self.service.call(request)),
             is_last,
         }
     }
 }
 
-/// The answer to a request, as it comes.
-struct Answer {
-    answer: Pin<Box<<TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Future>>,
-    /// Whether the peer is told that it is the last of its connection.
+/// The response to a request.
+struct ResponseFuture {
+    response: Pin<Box<<TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Future>>,
+    /// Whether the response carries `connection: close`.
     is_last: bool,
 }
 
-impl Future for Answer {
+impl Future for ResponseFuture {
     type Output = Result<Response<axum::body::Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = ready!(self.answer.as_mut().poll(context));
-        if let Ok(answer) = &mut answer
+        let mut response = ready!(self.response.as_mut().poll(context));
+        if let Ok(response) = &mut response
             && self.is_last
         {
             let close = HeaderValue::from_static("close");
-            answer.headers_mut().insert(CONNECTION, close);
+            response.headers_mut().insert(CONNECTION, close);
         }
-        Poll::Ready(answer)
+        Poll::Ready(response)
     }
 }
 
-/// A connection that fails where its peer lets it wait for too long.
+/// A connection whose reads and writes time out.
 struct TimeoutIo<C> {
     inner: C,
     reading: StallTimer,
     writing: StallTimer,
 }
 
-/// How long something may be waited for, and since when it is.
+/// A timeout for consecutive pending polls.
 struct StallTimer {
     length: Duration,
-    alarm: Pin<Box<Sleep>>,
+    timer: Pin<Box<Sleep>>,
     is_waiting: bool,
 }
 
@@ -242,13 +242,13 @@ impl StallTimer {
     fn new(length: Duration) -> Self {
         Self {
             length,
-            alarm: Box::pin(sleep(length)),
+            timer: Box::pin(sleep(length)),
             is_waiting: false,
         }
     }
 
-    /// Passes on what came of an attempt, and fails where there have been none but
-    /// vain ones for too long.
+    /// Returns the result of a poll, or an error if all polls have been pending for the
+    /// length of the timeout.
     fn guard<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -260,9 +260,9 @@ impl StallTimer {
         }
         if !self.is_waiting {
             self.is_waiting = true;
-            self.alarm.as_mut().reset(Instant::now() + self.length);
+            self.timer.as_mut().reset(Instant::now() + self.length);
         }
-        ready!(self.alarm.as_mut().poll(context));
+        ready!(self.timer.as_mut().poll(context));
         self.is_waiting = false;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -277,7 +277,7 @@ impl<C> TimeoutIo<C> {
         }
     }
 
-    /// Who takes something is there, and need not say anything meanwhile.
+    /// A peer that reads a response is alive, and need not send anything meanwhile.
     fn on_write(
         &mut self,
         context: &mut Context<'_>,
@@ -343,8 +343,8 @@ mod tests {
     use super::*;
     use crate::domain::clock::Entropy;
 
-    /// The peer's end of a connection that is served.
-    fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, Connections) {
+    /// The client's end of a connection that is being served.
+    fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, HttpConnections) {
         connected_of_age(router, bytes, None)
     }
 
@@ -352,12 +352,12 @@ mod tests {
         router: axum::Router,
         bytes: usize,
         age: Option<Duration>,
-    ) -> (DuplexStream, Connections) {
+    ) -> (DuplexStream, HttpConnections) {
         let ages = Ages::new(age, &Sevens);
-        let mut connections = Connections::new(router, Metrics::default(), 10, ages);
+        let mut connections = HttpConnections::new(router, Metrics::default(), 10, ages);
         let (ours, theirs) = tokio::io::duplex(bytes);
         let incoming = tokio_stream::once(Ok::<_, Infallible>(std::future::ready(Ok(theirs))));
-        // It is served at the first poll, and nothing follows.
+        // The first poll accepts the connection; no other one comes.
         let accepted = connections.accept(pin!(incoming)).now_or_never();
         assert_eq!(accepted, None);
         (ours, connections)
@@ -371,7 +371,7 @@ mod tests {
         }
     }
 
-    /// The head of the next answer, and all of its body.
+    /// The head of the next response; its body is read as well.
     async fn head(connection: &mut DuplexStream) -> String {
         let mut text = Vec::new();
         while !text.ends_with(b"\r\n\r\n") {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_request_beyond_its_age_is_the_last_of_a_connection() {
+    async fn the_first_request_past_the_maximum_age_closes_its_connection() {
         let age = Duration::from_mins(5);
         let (mut connection, _connections) = connected_of_age(router(), 1024 * 1024, Some(age));
         let begun = Instant::now();
@@ -393,7 +393,8 @@ mod tests {
             assert!(!head.contains("connection: close"), "{head}");
             sleep(Duration::from_mins(1)).await;
         }
-        // Idle while it becomes old, it is not ended: its peer may be about to ask.
+        // A connection that passes its maximum age while idle stays open, since its peer
+        // may be about to send a request.
         sleep(Duration::from_mins(2)).await;
         connection.write_all(request).await.unwrap();
         let head = head(&mut connection).await;
@@ -406,7 +407,7 @@ mod tests {
         axum::Router::new().route("/", large)
     }
 
-    /// Everything that comes until the connection is closed.
+    /// Everything that the server sends until it closes the connection.
     async fn rest(mut connection: DuplexStream) -> String {
         let mut text = String::new();
         connection.read_to_string(&mut text).await.unwrap();
@@ -414,7 +415,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_is_closed() {
+    async fn a_silent_peer_is_closed() {
         for beginning in ["", "PRI * HTTP/2", "GET / HTTP/1.1\r\nhost: x\r\n"] {
             let (mut connection, _connections) = connected(router(), 1024);
             connection.write_all(beginning.as_bytes()).await.unwrap();
@@ -427,7 +428,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_comes_bit_by_bit_is_closed() {
+    async fn a_trickled_head_is_closed() {
         let (ours, _connections) = connected(router(), 1024);
         let (reader, mut writer) = tokio::io::split(ours);
         let begun = Instant::now();
@@ -447,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_is_closed() {
+    async fn a_stalled_peer_is_closed() {
         let (mut connection, mut connections) = connected(router(), 1024);
         connection
             .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -461,7 +462,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_slow_and_steady_is_served() {
+    async fn a_slow_and_steady_peer_is_served() {
         let (mut connection, _connections) = connected(router(), 1024);
         let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         for byte in request {

@@ -1,23 +1,23 @@
-//! The open connections of one listener: how many there may be, and how they end.
+//! The open connections of one listener: their limit, and how they are drained.
 
 use std::pin::Pin;
 
 use tokio::{sync::watch, task::JoinSet};
 use tokio_stream::{Stream, StreamExt};
 
-/// The tasks that serve the connections of one listener. Dropped, all of them end at once.
+/// The tasks that serve the connections of one listener. Dropping it aborts them all.
 pub(super) struct ConnectionSet {
     tasks: JoinSet<()>,
     listener: &'static str,
     max: usize,
-    /// Whether the log has a line about the limit that is still true.
+    /// Whether reaching the limit was logged since the last time it was cleared.
     is_logged: bool,
-    /// True once no call may be begun any more.
+    /// True once no new call may begin.
     closing: watch::Sender<bool>,
 }
 
 impl ConnectionSet {
-    /// For at most `max` connections at once.
+    /// For at most `max` concurrent connections.
     pub(super) fn new(listener: &'static str, max: usize) -> Self {
         Self {
             tasks: JoinSet::new(),
@@ -28,13 +28,13 @@ impl ConnectionSet {
         }
     }
 
-    /// Becomes true when the connections are to end, and no call may be begun on them.
+    /// Becomes true when connections must end and no new call may begin on them.
     pub(super) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
     }
 
-    /// Has each connection served that comes in, until no more come. Beyond the limit they
-    /// are closed at once, so that their clients try another server.
+    /// Serves each incoming connection until there are no more. Beyond the limit, new
+    /// connections are closed immediately, so that clients try another server.
     pub(super) async fn accept<C, E: std::fmt::Display>(
         &mut self,
         mut incoming: Pin<&mut impl Stream<Item = Result<C, E>>>,
@@ -45,23 +45,22 @@ impl ConnectionSet {
                 connection = incoming.next() => match connection {
                     Some(Ok(connection)) if self.may_add() => serve(connection, &mut self.tasks),
                     Some(Ok(_)) => {}
-                    Some(Err(error)) => tracing::debug!(%error, "a connection was lost at once"),
+                    Some(Err(error)) => tracing::debug!(%error, "a connection could not be accepted"),
                     None => return,
                 },
-                // Only to forget those that have ended.
+                // Only removes tasks that have finished.
                 Some(_) = self.tasks.join_next() => {}
             }
         }
     }
 
-    /// Tells every connection that no call may be begun on it, and waits for those under
-    /// way.
+    /// Stops new calls on every connection and waits for those in flight.
     pub(super) async fn drain(&mut self) {
         self.closing.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Waits for the end of a connection.
+    /// Waits until a connection ends.
     #[cfg(test)]
     pub(super) async fn next_ended(&mut self) {
         let ended = self.tasks.join_next().await;
@@ -70,12 +69,13 @@ impl ConnectionSet {
             .expect("it neither panics nor is aborted");
     }
 
-    /// Whether there may be one more connection.
+    /// Whether one more connection is within the limit.
     fn may_add(&mut self) -> bool {
         while self.tasks.try_join_next().is_some() {}
         let is_full = self.tasks.len() >= self.max;
-        // Only once a tenth of them has ended is the next time worth a line: if one comes for
-        // each that ends, the log would be full of it.
+        // The line is due again only after a tenth of the connections has ended. Otherwise
+        // a listener at its limit would log one for each connection that ends and is
+        // replaced.
         self.is_logged &= self.tasks.len() + self.max / 10 >= self.max;
         if is_full && !self.is_logged {
             self.is_logged = true;
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use crate::telemetry::logged::Logged;
 
-    /// Connects as often as is allowed, and then some more.
+    /// Adds connections up to the limit, and tries a few more.
     fn fill(set: &mut ConnectionSet, open: &mut Vec<AbortHandle>) {
         while set.may_add() {
             open.push(set.tasks.spawn(pending()));
@@ -112,8 +112,8 @@ mod tests {
         let logged = Logged::from_here();
         let mut set = ConnectionSet::new("grpc", 20);
         let mut open: Vec<AbortHandle> = Vec::new();
-        // A line is due again only after a tenth of the connections has ended: here with
-        // the three, and with all of them.
+        // The line is due again only after a tenth of the connections has ended: here after
+        // three of them, and after all.
         for (leave, logged_lines) in [(0, 1), (1, 1), (2, 1), (3, 2), (2, 2), (20, 3)] {
             for gone in open.drain(..leave) {
                 gone.abort();

@@ -1,6 +1,6 @@
-//! Connections of HTTP/2 alone, as gRPC needs them, driven by hyper directly. tonic's own
-//! server has a timeout outside of everything that can be put before the services, which
-//! reads the caller's deadline too and answers it in its own way.
+//! HTTP/2 connections for gRPC, driven by hyper directly. tonic's own server wraps all
+//! layers in a timeout, which reads the caller's deadline too and answers CANCELLED instead
+//! of `DEADLINE_EXCEEDED`.
 
 use std::{
     convert::Infallible,
@@ -27,46 +27,47 @@ use tokio::{
 use tokio_stream::Stream;
 
 use super::{
-    activity::{Activity, CloseReason, IdleTimeouts, ServerEndGuard},
+    activity::{Activity, CloseReason, IdleTimeouts, ShutdownGuard},
     age::Ages,
     connection_set::ConnectionSet,
     io::{LingeringIo, open},
-    pace::{MAX_PENDING_RESETS, Paced, ReadBudget},
+    pace::{MAX_PENDING_RESETS, PacedIo, ReadBudget},
     tls::Peer,
     workers::{Unregistered, Workers},
 };
 use crate::telemetry::metrics::{ListenerKind, Metrics};
 
-/// How often an idle connection is asked whether it is still there.
+/// How often an idle connection gets a ping.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long it has to answer.
+/// How long the peer has to answer a ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection on which nothing was ever called has to end at the end.
-pub(crate) const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Calls under way on one connection.
+/// How long a connection without any call so far may take to close once it is asked to.
+pub(crate) const UNUSED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Concurrent calls on one connection.
 const MAX_STREAMS: u32 = 1024;
-/// The largest headers of a call that are read, in bytes.
+/// The size limit of a call's headers, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
-/// How much may come in on one stream, and on a connection, that was not read yet.
+/// The flow-control windows of a stream and of a connection.
 ///
-/// Half of the latter is also what h2 lets small frames cost: 256 bytes each, less what
-/// is in them, until they are read. Beyond that it takes them for a flood and ends the
-/// connection, with every call on it. Clients put each request of a stream into a frame
-/// of its own, of 60 bytes or so; these two let no stream come near that by itself.
+/// Half of the connection's window is also h2's budget for small frames: each costs 256
+/// bytes, less its content, until it is read. Beyond that, h2 takes them for a flood and
+/// ends the connection with every call on it. Clients put each request of a stream into a
+/// frame of its own, of about 60 bytes; with these windows, no stream comes near the budget
+/// by itself.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 
-/// The connections that there are. Dropped, all of them end at once.
-pub(crate) struct Connections<M> {
-    /// First, so that it is dropped before the calls that end with it.
-    end: ServerEndGuard,
+/// The open gRPC connections. Dropping it aborts them all.
+pub(crate) struct GrpcConnections<M> {
+    /// Before `set`: it must be dropped before the calls that end with it.
+    shutdown: ShutdownGuard,
     set: ConnectionSet,
     serving: Serving<M>,
 }
 
-/// What each connection is served with.
+/// The service and settings of each connection.
 struct Serving<M> {
-    /// Makes what answers the calls of one connection.
+    /// Makes the service of one connection.
     make_service: M,
     http: http2::Builder<TokioExecutor>,
     workers: Workers,
@@ -75,7 +76,7 @@ struct Serving<M> {
     metrics: Metrics,
 }
 
-impl<M, S, B> Connections<M>
+impl<M, S, B> GrpcConnections<M>
 where
     M: Fn(&Arc<Activity>) -> S,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
@@ -83,7 +84,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// At most `max` at once.
+    /// For at most `max` concurrent connections.
     pub(crate) fn new(
         make_service: M,
         workers: Workers,
@@ -98,16 +99,16 @@ where
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            // It would count for as long as the connection lives, and counts what its
-            // peer is not to blame for: the message of a call that was refused by its
-            // headers. What it is there for, the notes that h2 keeps for a peer that
-            // does not take them, is bounded by `Paced`.
+            // Disabled: it would count over the connection's whole life, and counts errors
+            // that are not the peer's fault, such as the message of a call that was refused
+            // by its headers. What it guards against, reset frames that h2 buffers for a
+            // peer that does not read, is bounded by `PacedIo`.
             .max_local_error_reset_streams(None)
             .max_header_list_size(MAX_HEADERS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         Self {
-            end: ServerEndGuard::default(),
+            shutdown: ShutdownGuard::default(),
             set: ConnectionSet::new("grpc", max),
             serving: Serving {
                 make_service,
@@ -120,25 +121,28 @@ where
         }
     }
 
-    /// Serves what comes in, for as long as something does.
+    /// Serves incoming connections until there are no more.
     pub(crate) async fn accept<C: Unregistered, E: std::fmt::Display>(
         &mut self,
         incoming: Pin<&mut impl Stream<Item = Result<C, E>>>,
     ) {
-        let Self { end, set, serving } = self;
+        let Self {
+            shutdown,
+            set,
+            serving,
+        } = self;
         let closing = set.closing();
         set.accept(incoming, |connection, tasks| {
-            serving.serve(connection, end, closing.clone(), tasks);
+            serving.serve(connection, shutdown, closing.clone(), tasks);
         })
         .await;
     }
 
-    /// Tells every connection that no call may be begun on it, and waits for those under
-    /// way.
+    /// Stops new calls on every connection and waits for those in flight.
     ///
-    /// Dropped before it returns, it cuts them off.
+    /// Dropping the future aborts them.
     pub(crate) async fn drain(mut self) {
-        // Not taken apart: its fields are dropped in their order.
+        // Not destructured: the order in which the fields are dropped matters.
         self.set.drain().await;
     }
 }
@@ -154,18 +158,18 @@ where
     fn serve<C: Unregistered>(
         &self,
         connection: C,
-        end: &ServerEndGuard,
+        shutdown: &ShutdownGuard,
         mut closing: watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) {
-        let place = self.workers.place();
-        let runtime = place.runtime.clone();
-        let activity = Arc::new(Activity::of(&end.0));
+        let slot = self.workers.least_loaded();
+        let runtime = slot.runtime.clone();
+        let activity = Arc::new(Activity::of(&shutdown.0));
         let service = (self.make_service)(&activity);
         let (http, idle_timeouts, age) = (self.http.clone(), self.idle_timeouts, self.ages.draw());
         let connected = self.metrics.connected(ListenerKind::Grpc);
         let served = async move {
-            let _held = (place, connected);
+            let _held = (slot, connected);
             let opened = tokio::select! {
                 opened = open(connection) => opened,
                 // No call was begun on it.
@@ -174,18 +178,18 @@ where
             let (bytes, peer) = match opened {
                 Ok(opened) => opened,
                 Err(error) => {
-                    // The peer's doing, nearly always: it will not speak TLS, or takes
-                    // nobody's word for who we are.
+                    // Nearly always the peer's fault: it does not speak TLS, or does not
+                    // trust our certificate.
                     tracing::debug!(%error, "a connection could not be opened");
                     return;
                 }
             };
             let service = WithPeer { service, peer };
-            let turn = ReadBudget::default();
-            let wire = Paced::new(LingeringIo::new(bytes), turn.clone());
+            let budget = ReadBudget::default();
+            let wire = PacedIo::new(LingeringIo::new(bytes), budget.clone());
             let served = http.serve_connection(TokioIo::new(wire), service);
-            let closable = activity.close_reason(idle_timeouts);
-            let leave = sleep(LEAVE_TIMEOUT);
+            let close_reason = activity.close_reason(idle_timeouts);
+            let unused_timeout = sleep(UNUSED_CLOSE_TIMEOUT);
             let old = async {
                 match age {
                     Some(age) => sleep(age).await,
@@ -193,15 +197,15 @@ where
                 }
             };
             let grace = sleep(idle_timeouts.grace);
-            tokio::pin!(served, closable, leave, old, grace);
-            let (mut is_ending, mut is_watched, mut has_grace) = (false, true, false);
+            tokio::pin!(served, close_reason, unused_timeout, old, grace);
+            let (mut is_ending, mut is_monitored, mut has_grace) = (false, true, false);
             loop {
                 tokio::select! {
                     biased;
-                    ended = poll_fn(|context| turn.poll(served.as_mut(), context)) => {
+                    ended = poll_fn(|context| budget.poll(served.as_mut(), context)) => {
                         if let Err(error) = ended {
-                            // The peer's doing: it broke off, or speaks no HTTP/2.
-                            tracing::debug!(%error, "a connection ended before its time");
+                            // The peer's fault: it disconnected, or does not speak HTTP/2.
+                            tracing::debug!(%error, "a connection failed");
                         }
                         return;
                     }
@@ -214,35 +218,38 @@ where
                         has_grace = false;
                         activity.retire();
                     }
-                    // Whoever has called nothing so far need not even have greeted.
-                    () = leave.as_mut(), if is_ending && activity.is_unused() => {
-                        // Something may have been called since this was asked.
+                    // A peer without any call may not even have sent its preface, so it
+                    // cannot be drained.
+                    () = unused_timeout.as_mut(), if is_ending && activity.is_unused() => {
+                        // A call may have begun since the branch was enabled.
                         if activity.is_unused() {
                             return;
                         }
                     }
-                    why = closable.as_mut(), if is_watched => {
-                        is_watched = false;
-                        tracing::debug!(?why, "a connection is ended that is of no use");
-                        if why == CloseReason::Stalled {
+                    reason = close_reason.as_mut(), if is_monitored => {
+                        is_monitored = false;
+                        tracing::debug!(?reason, "an idle or stalled connection is closed");
+                        if reason == CloseReason::Stalled {
                             return;
                         }
                     }
                 }
-                // Calls that are under way go on, and no more may be begun.
+                // Calls in flight go on; new ones are refused.
                 is_ending = true;
                 served.as_mut().graceful_shutdown();
-                leave.as_mut().reset(Instant::now() + LEAVE_TIMEOUT);
+                unused_timeout
+                    .as_mut()
+                    .reset(Instant::now() + UNUSED_CLOSE_TIMEOUT);
             }
         };
         tasks.spawn_on(served, &runtime);
     }
 }
 
-/// Answers the calls of a connection, whose certificate says who calls.
+/// Attaches the names in the client certificate to each request.
 struct WithPeer<S> {
     service: S,
-    /// None if no certificate was shown.
+    /// None if the client sent no certificate.
     peer: Option<Peer>,
 }
 

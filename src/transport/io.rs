@@ -1,6 +1,6 @@
-//! A connection's bytes, encrypted or not, and how long its first ones and its last
-//! ones may take: who connects and says nothing is not kept, and who is still talking
-//! when we have said all is heard out.
+//! A connection's bytes, encrypted or not, with the timeout of the HTTP/2 preface and a
+//! lingering close: a peer that connects and stays silent is closed, and a peer that is
+//! still sending when we close can read our last bytes.
 
 use std::{
     io,
@@ -18,27 +18,27 @@ use tokio_rustls::server::TlsStream;
 
 use super::{tls::Peer, workers::Unregistered};
 
-/// How long the first words of HTTP/2 may take. From then on, whoever does not answer
-/// to a ping is not kept.
+/// How long the preface may take. After it, keep-alive pings detect a dead peer.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long they are: the preface, and the settings frame's header.
+/// The preface, and the header of the SETTINGS frame.
 const PREFACE_BYTES: usize = 24 + 9;
-/// How long a connection that we have ended is still read, where its peer does not end
-/// it as well.
+/// How long the connection is still read after we closed our side, unless the peer closes
+/// its own first.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much of what is not looked at is read at once.
+/// How much of the discarded input is read at a time.
 const DRAIN_BUFFER_BYTES: usize = 4096;
 
-/// A connection of HTTP/2.
+/// An HTTP/2 connection with a preface timeout and a lingering close.
 pub(crate) struct LingeringIo<IO> {
     bytes: MaybeTls<IO>,
-    /// What is still missing of the preface, and how long it may take.
+    /// How many bytes of the preface are missing, and its timeout; None once it has
+    /// arrived.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
-    /// How long the peer still has, once we have said our last.
+    /// The timeout of the lingering close, once our side is closed.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-/// A connection's bytes.
+/// A connection's bytes, plain or over TLS.
 pub(crate) enum MaybeTls<IO> {
     Plain(IO),
     Encrypted(Box<TlsStream<IO>>),
@@ -56,10 +56,10 @@ impl<IO> LingeringIo<IO> {
 }
 
 macro_rules! either {
-    ($bytes:expr, $one:ident => $asked:expr) => {
+    ($bytes:expr, $one:ident => $call:expr) => {
         match $bytes.get_mut() {
-            Self::Plain($one) => $asked,
-            Self::Encrypted($one) => $asked,
+            Self::Plain($one) => $call,
+            Self::Encrypted($one) => $call,
         }
     };
 }
@@ -118,7 +118,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for LingeringIo<IO> {
         if let Some((missing, timeout)) = &mut self.preface {
             if polled.is_pending() {
                 ready!(timeout.as_mut().poll(context));
-                let why = "it was opened, and then nothing came";
+                let why = "no HTTP/2 preface came";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
             }
             *missing = missing.saturating_sub(buffer.filled().len() - before);
@@ -155,12 +155,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringIo<IO> {
         Pin::new(&mut self.bytes).poll_flush(context)
     }
 
-    /// Says that nothing more comes, and reads until the peer says so too.
+    /// Closes our side, and reads until the peer closes its own.
     ///
-    /// A connection that is closed while its peer is talking is reset. The peer then may
-    /// lose what it has not read yet: the last answers, and the word up to which call we
-    /// went on, without which it cannot tell a call that was never begun from one that
-    /// was lost.
+    /// A socket that is closed with unread input resets the connection. The peer may then
+    /// lose what it has not read yet: the last responses, and the GOAWAY frame, without
+    /// which it cannot tell a call that never began from one that was lost.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.bytes).poll_shutdown(context))?;
@@ -181,12 +180,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringIo<IO> {
     }
 }
 
-/// Makes a connection one of this runtime, and encrypts it where it is to be.
+/// Registers a connection with this runtime, and does the TLS handshake if it needs one.
 pub(crate) async fn open<C: Unregistered>(
     connection: C,
 ) -> io::Result<(MaybeTls<C::Io>, Option<Peer>)> {
     let tls = connection.tls().cloned();
-    let io = connection.here()?;
+    let io = connection.register()?;
     let Some(tls) = tls else {
         return Ok((MaybeTls::Plain(io), None));
     };
@@ -201,7 +200,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_too_little_is_not_waited_for() {
+    async fn an_incomplete_preface_times_out() {
         for said in [0, 1, PREFACE_BYTES - 1] {
             let (mut theirs, ours) = duplex(1024);
             theirs.write_all(&vec![0; said]).await.unwrap();
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_greeted_may_be_silent() {
+    async fn a_peer_may_be_silent_after_the_preface() {
         let (mut theirs, ours) = duplex(1024);
         let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
         theirs.write_all(&[0; 20]).await.unwrap();
@@ -229,16 +228,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_still_talking_at_the_end_is_heard_out() {
+    async fn a_peer_that_is_still_sending_reads_the_last_bytes() {
         let (mut theirs, ours) = duplex(16);
         let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
         wire.write_all(b"the last").await.unwrap();
         let linger = tokio::spawn(async move { wire.shutdown().await });
-        // More than there is room for, so that somebody has to read it.
+        // More than the buffer holds, so that the server has to read it.
         theirs.write_all(&[0; 1000]).await.unwrap();
-        let mut heard = Vec::new();
-        theirs.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"the last");
+        let mut received = Vec::new();
+        theirs.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"the last");
         theirs.write_all(&[0; 1000]).await.unwrap();
         assert!(!linger.is_finished());
         drop(theirs);
@@ -246,11 +245,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_come_to_an_end_is_not_waited_for() {
+    async fn a_lingering_close_times_out() {
         let (mut theirs, ours) = duplex(16);
         let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
         let begun = tokio::time::Instant::now();
-        let talking = tokio::spawn(async move {
+        let sending = tokio::spawn(async move {
             while theirs.write_all(&[0; 16]).await.is_ok() {
                 sleep(Duration::from_millis(10)).await;
             }
@@ -258,6 +257,6 @@ mod tests {
         wire.shutdown().await.unwrap();
         assert_eq!(begun.elapsed().as_secs(), LINGER_TIMEOUT.as_secs());
         drop(wire);
-        talking.await.unwrap();
+        sending.await.unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! Where callers come in: TCP addresses and Unix sockets, any number of them, all
-//! with the same services behind them.
+//! The listening sockets: any number of TCP addresses and Unix sockets, all with the same
+//! services behind them.
 
 use std::{
     collections::BTreeSet,
@@ -27,24 +27,24 @@ mod tcp;
 
 use super::{tls::Tls, workers::Unregistered};
 
-/// What an address of a Unix socket begins with.
+/// The prefix of a Unix socket's address.
 const UNIX: &str = "unix:";
-/// Who may connect to a Unix socket: its owner and its group. Others only where
-/// whoever runs this gives it another group, or the folder another owner.
+/// The owner and the group of a Unix socket may connect. Operators who need to admit others
+/// change the group of the socket, or the owner of its folder.
 const SOCKET_MODE: u32 = 0o660;
-/// How long to wait after a connection could not be accepted.
+/// How long to wait after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// A host, by name or number, and a port.
+    /// A host (a name or an IP address) and a port.
     Tcp(String),
-    /// The path of a socket.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// The text names no place to listen.
+/// The text is not an address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be HOST:PORT, or unix: and a path")]
 pub struct BadAddress;
@@ -54,7 +54,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, BadAddress> {
         if let Some(path) = text.strip_prefix(UNIX) {
-            // As gRPC writes the names of sockets: unix:path, or unix:///path.
+            // gRPC's naming of sockets: unix:path, or unix:///path.
             let path = match path.strip_prefix("//") {
                 Some(absolute) if absolute.starts_with('/') => absolute,
                 Some(_) => return Err(BadAddress),
@@ -82,21 +82,21 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why nobody can listen there.
+/// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody else does.
+    /// Another program listens there.
     #[error("cannot listen on {0}: another program listens there")]
     InUse(Address),
-    /// There is something else, which is not removed for a socket.
+    /// The path is taken by a file that is not a socket, which is not removed.
     #[error("cannot listen on {0}: there is a file of that name, which is no socket")]
     NoSocket(Address),
     /// The system refuses.
     #[error("cannot listen on {address} ({why})")]
     Refused {
-        /// Where.
+        /// The address that failed.
         address: Address,
-        /// Why; told already, and so no source.
+        /// Part of the message, and therefore not a source.
         why: io::Error,
     },
 }
@@ -112,22 +112,22 @@ impl ListenError {
     }
 }
 
-/// What an address stands for.
+/// An address after name resolution.
 #[derive(Debug)]
-enum Place {
+enum ResolvedAddress {
     Tcp(tcp::Host),
     Unix(PathBuf),
 }
 
-impl Place {
-    async fn find(address: &Address) -> io::Result<Self> {
+impl ResolvedAddress {
+    async fn resolve(address: &Address) -> io::Result<Self> {
         match address {
-            Address::Tcp(address) => tcp::Host::find(address).await.map(Self::Tcp),
+            Address::Tcp(address) => tcp::Host::resolve(address).await.map(Self::Tcp),
             Address::Unix(path) => Ok(Self::Unix(path.clone())),
         }
     }
 
-    /// The ports of its addresses of IPv4.
+    /// The ports of its IPv4 addresses.
     fn v4_ports(&self) -> Vec<u16> {
         match self {
             Self::Tcp(host) => host.v4_ports().collect(),
@@ -135,33 +135,32 @@ impl Place {
         }
     }
 
-    fn open(self, v4_ports: &BTreeSet<u16>, tls: Option<&Tls>) -> io::Result<Vec<Listener>> {
+    fn open(self, v4_ports: &BTreeSet<u16>, tls: Option<&Tls>) -> io::Result<Vec<SocketListener>> {
         match self {
             Self::Tcp(host) => {
                 let listeners = host.listen(v4_ports)?.into_iter();
-                let with_tls = |listener| Listener::Tcp(listener, tls.cloned());
+                let with_tls = |listener| SocketListener::Tcp(listener, tls.cloned());
                 Ok(listeners.map(with_tls).collect())
             }
             Self::Unix(path) => {
                 let (listener, file) = bind_socket(&path)?;
-                Ok(vec![Listener::Unix(listener, file)])
+                Ok(vec![SocketListener::Unix(listener, file)])
             }
         }
     }
 }
 
-/// The open listeners. Sockets are removed with it.
+/// The open listeners. Dropping it removes the files of Unix sockets.
 #[derive(Debug)]
-pub struct Listeners(Vec<Listener>);
+pub struct Listeners(Vec<SocketListener>);
 
 #[derive(Debug)]
-enum Listener {
+enum SocketListener {
     Tcp(TcpListener, Option<Tls>),
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a socket that is ours. Removed when dropped, unless it is another
-/// one by then.
+/// The file of our socket. It is removed on drop, unless another file has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -180,38 +179,41 @@ impl Drop for SocketFile {
 }
 
 impl Listeners {
-    /// Opens all of them, and for a name all of its addresses. Those of TCP speak TLS
-    /// where there is a certificate; what goes through a Unix socket does not leave the
-    /// machine.
+    /// Opens all of them; a name is opened at all of its addresses. TCP listeners use TLS
+    /// if there is a certificate. Unix sockets never do, since their traffic does not leave
+    /// the machine.
     pub async fn open(addresses: &[Address], tls: Option<&Tls>) -> Result<Self, ListenError> {
-        let mut places = Vec::with_capacity(addresses.len());
+        let mut resolved = Vec::with_capacity(addresses.len());
         for address in addresses {
-            let place = Place::find(address).await;
-            places.push(place.map_err(|why| ListenError::of(address, why))?);
+            let found = ResolvedAddress::resolve(address).await;
+            resolved.push(found.map_err(|why| ListenError::of(address, why))?);
         }
-        // One of IPv6 must leave room for those.
-        let v4_ports: BTreeSet<_> = places.iter().flat_map(Place::v4_ports).collect();
-        let mut listeners = Vec::with_capacity(places.len());
-        for (address, place) in addresses.iter().zip(places) {
-            let opened = place.open(&v4_ports, tls);
+        // An IPv6 socket must leave these ports to IPv4.
+        let v4_ports: BTreeSet<_> = resolved
+            .iter()
+            .flat_map(ResolvedAddress::v4_ports)
+            .collect();
+        let mut listeners = Vec::with_capacity(resolved.len());
+        for (address, resolved) in addresses.iter().zip(resolved) {
+            let opened = resolved.open(&v4_ports, tls);
             listeners.extend(opened.map_err(|why| ListenError::of(address, why))?);
         }
         Ok(Self(listeners))
     }
 
-    /// Where they listen: with the port that the system chose, where it was to.
+    /// The addresses that are listened on, with the port that the system chose for port 0.
     ///
     /// # Errors
-    /// Where the system does not tell.
+    /// If the system does not report a socket's address.
     pub fn addresses(&self) -> io::Result<Vec<Address>> {
-        let address = |listener: &Listener| match listener {
-            Listener::Tcp(tcp, _) => Ok(Address::Tcp(tcp.local_addr()?.to_string())),
-            Listener::Unix(_, file) => Ok(Address::Unix(file.path.clone())),
+        let address = |listener: &SocketListener| match listener {
+            SocketListener::Tcp(tcp, _) => Ok(Address::Tcp(tcp.local_addr()?.to_string())),
+            SocketListener::Unix(_, file) => Ok(Address::Unix(file.path.clone())),
         };
         self.0.iter().map(address).collect()
     }
 
-    /// The connections that come in. None of the listeners waits for another.
+    /// The incoming connections of all listeners, which do not wait for one another.
     pub fn incoming(self) -> impl Stream<Item = io::Result<Accepted>> + Send {
         stream::select_all(
             self.0
@@ -221,19 +223,20 @@ impl Listeners {
     }
 }
 
-impl Listener {
-    /// Its connections. A failure to accept one (there may be no file descriptor left
-    /// for it) is waited out, because it would only fail again, and told of once.
+impl SocketListener {
+    /// The incoming connections. After a failed accept (the process may be out of file
+    /// descriptors) it pauses, because the next attempt would fail too, and logs only the
+    /// first of a series of failures.
     fn incoming(self) -> impl Stream<Item = io::Result<Accepted>> + Send {
-        stream::unfold((self, false), async |(listener, mut in_trouble)| {
+        stream::unfold((self, false), async |(listener, mut is_failing)| {
             loop {
                 match listener.accept().await {
                     Ok(connection) => return Some((Ok(connection), (listener, false))),
                     Err(error) => {
-                        if !in_trouble {
+                        if !is_failing {
                             tracing::warn!(%error, "connections cannot be accepted");
                         }
-                        in_trouble = true;
+                        is_failing = true;
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
@@ -245,7 +248,7 @@ impl Listener {
         match self {
             Self::Tcp(listener, tls) => {
                 let (connection, _) = listener.accept().await?;
-                // Answers are small: each leaves at once.
+                // Responses are small: send each one without delay.
                 connection.set_nodelay(true)?;
                 Ok(Accepted::Tcp(connection.into_std()?, tls.clone()))
             }
@@ -257,14 +260,15 @@ impl Listener {
     }
 }
 
-/// Listens on a socket of that path. What a server that was killed left behind is
-/// removed first; what somebody listens on, and what is no socket, is left alone.
+/// Listens on a socket of that path. A socket that a killed server left behind is removed
+/// first. A socket in use, and a file that is not a socket, are left alone.
 fn bind_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    // Of two that start at once, the second must see the first one's socket.
+    // If two servers start at the same moment, the second one must see the first one's
+    // socket.
     let lock = fs::File::open(folder)?;
     lock.lock()?;
     match fs::symlink_metadata(path) {
@@ -276,7 +280,7 @@ fn bind_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
                 fs::remove_file(path)?;
             }
             Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-            // Perhaps its queue is full, perhaps it is not ours to ask.
+            // Its queue may be full, or we may lack the permission to connect.
             Err(error) => return Err(error),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -293,10 +297,10 @@ fn bind_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     Ok((listener, file))
 }
 
-/// A connection that came in, not yet of any runtime.
+/// An accepted connection, not yet registered with a runtime.
 #[derive(Debug)]
 pub enum Accepted {
-    /// Over TCP, where TLS may be asked of it.
+    /// Over TCP, with TLS if the listener uses it.
     Tcp(StdTcpStream, Option<Tls>),
     /// Over a Unix socket.
     Unix(StdUnixStream),
@@ -305,7 +309,7 @@ pub enum Accepted {
 impl Unregistered for Accepted {
     type Io = Socket;
 
-    fn here(self) -> io::Result<Socket> {
+    fn register(self) -> io::Result<Socket> {
         match self {
             Self::Tcp(connection, _) => TcpStream::from_std(connection).map(Socket::Tcp),
             Self::Unix(connection) => UnixStream::from_std(connection).map(Socket::Unix),
@@ -320,7 +324,7 @@ impl Unregistered for Accepted {
     }
 }
 
-/// A connection over either.
+/// A registered connection.
 #[derive(Debug)]
 pub enum Socket {
     /// Over TCP.
@@ -329,12 +333,12 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// What both are asked.
+/// Delegates a call to either variant.
 macro_rules! either {
-    ($socket:expr, $one:ident => $asked:expr) => {
+    ($socket:expr, $one:ident => $call:expr) => {
         match $socket.get_mut() {
-            Self::Tcp($one) => $asked,
-            Self::Unix($one) => $asked,
+            Self::Tcp($one) => $call,
+            Self::Unix($one) => $call,
         }
     };
 }
@@ -367,7 +371,7 @@ impl AsyncWrite for Socket {
     }
 
     fn is_write_vectored(&self) -> bool {
-        // Both kinds do.
+        // Both kinds are.
         true
     }
 
@@ -385,7 +389,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_as_they_are_written() {
+    fn addresses_are_parsed_and_formatted() {
         let read = |text: &str| text.parse::<Address>().map(|address| address.to_string());
         for same in [
             "127.0.0.1:50051",
@@ -415,10 +419,10 @@ mod tests {
         }
     }
 
-    /// Otherwise an answer that does not fill a packet could wait for the peer to
-    /// acknowledge the one before it, which takes 40 ms.
+    /// Otherwise Nagle's algorithm could hold back a response that does not fill a packet
+    /// until the peer acknowledges the one before it, which takes 40 ms.
     #[tokio::test]
-    async fn what_is_accepted_sends_without_delay() {
+    async fn accepted_connections_disable_nagles_algorithm() {
         let address = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::open(&[address], None).await.unwrap();
         let address = listeners.addresses().unwrap()[0].to_string();

@@ -1,11 +1,12 @@
-//! How much of a connection is read at a time. HTTP/2 reads for as long as there is
-//! something to read, and begins the calls in it only then; so a peer that sends much at
-//! once, as after a server was stopped for a second, could fill the queue of calls that
-//! were given up again, and h2 ends a connection whose queue is full, with every call on it.
+//! Limits how much of a connection is read at a time. hyper reads HTTP/2 frames for as long
+//! as there is input, and begins their calls only afterwards. A peer that sends a lot in
+//! one go (for example after the server was paused for a second) could fill h2's queue of
+//! calls that were reset again, and h2 ends a connection whose queue is full, with every
+//! call on it.
 //!
-//! A connection therefore reads in turns, between which its calls begin and end. And it
-//! reads nothing from a peer that does not take what it is sent: h2 keeps a note for each
-//! call that it refuses, until that note was written.
+//! A connection therefore has a read budget for each poll, and its calls begin and end
+//! between polls. It also stops reading from a peer that does not read: h2 buffers an
+//! `RST_STREAM` frame for each call that it refuses, until the frame is written.
 
 use std::{
     io,
@@ -23,61 +24,62 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// How much is read in a turn; one read, of a frame at most, may go beyond it.
-const TURN_BYTES: usize = 16 * 1024;
+/// The read budget of one poll; the last read, of at most one frame, may exceed it.
+const BUDGET_BYTES: usize = 16 * 1024;
 
-/// How long a peer may take nothing of what it is sent. A ping that is not answered ends a
-/// connection as soon, but not one on which there is no room left for the ping.
+/// How long a peer may read nothing of what it is sent. An unanswered ping ends a
+/// connection just as soon, but not a connection whose buffers have no room for the ping.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How many calls of one connection may have been reset by their caller before they began.
-/// It is beyond what fits into a turn, where the frames of one take 24 bytes at least, so
-/// that it is never reached: whatever was reset is over before more is read.
+/// A reset call takes at least 24 bytes of frames, so the read budget is too small for that
+/// many, and the limit is never reached: a reset call is gone before more is read.
 pub(super) const MAX_PENDING_RESETS: usize = 2048;
 
-/// What a connection may still read in this turn, in bytes.
+/// How many bytes the connection may still read during this poll.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReadBudget(Arc<AtomicUsize>);
 
 impl ReadBudget {
-    /// Polls what serves the connection, in a turn of its own.
+    /// Polls the connection's future with a fresh budget.
     pub(super) fn poll<F: Future>(
         &self,
         served: Pin<&mut F>,
         context: &mut Context<'_>,
     ) -> Poll<F::Output> {
-        self.0.store(TURN_BYTES, Relaxed);
+        self.0.store(BUDGET_BYTES, Relaxed);
         served.poll(context)
     }
 
-    fn is_over(&self) -> bool {
+    fn is_exhausted(&self) -> bool {
         self.0.load(Relaxed) == 0
     }
 
-    /// Only the connection's own task counts, so nothing is lost between the two.
-    fn note(&self, read: usize) {
+    /// Only the connection's own task counts, so the load and the store need not be one
+    /// operation.
+    fn consume(&self, read: usize) {
         let left = self.0.load(Relaxed);
         self.0.store(left.saturating_sub(read), Relaxed);
     }
 }
 
-/// A connection that is read in turns.
-pub(super) struct Paced<IO> {
+/// A connection with a read budget.
+pub(super) struct PacedIo<IO> {
     io: IO,
-    turn: ReadBudget,
-    /// Until when the peer may take what was written, where it has yet to.
-    blocked: Option<Pin<Box<Sleep>>>,
-    /// Whether reading waits for that.
-    is_held: bool,
+    budget: ReadBudget,
+    /// The timeout of a write that is pending.
+    write_timeout: Option<Pin<Box<Sleep>>>,
+    /// Whether a read waits for the pending write.
+    read_is_waiting: bool,
 }
 
-impl<IO> Paced<IO> {
-    pub(super) const fn new(io: IO, turn: ReadBudget) -> Self {
+impl<IO> PacedIo<IO> {
+    pub(super) const fn new(io: IO, budget: ReadBudget) -> Self {
         Self {
             io,
-            turn,
-            blocked: None,
-            is_held: false,
+            budget,
+            write_timeout: None,
+            read_is_waiting: false,
         }
     }
 
@@ -87,43 +89,43 @@ impl<IO> Paced<IO> {
         attempt: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if attempt.is_ready() {
-            self.blocked = None;
-            if std::mem::take(&mut self.is_held) {
+            self.write_timeout = None;
+            if std::mem::take(&mut self.read_is_waiting) {
                 context.waker().wake_by_ref();
             }
             return attempt;
         }
         let timeout = self
-            .blocked
+            .write_timeout
             .get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         ready!(timeout.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Paced<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for PacedIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.blocked.is_some() {
-            // Who goes on writing wakes the task, and with it this.
-            self.is_held = true;
+        if self.write_timeout.is_some() {
+            // The write that completes wakes the task, which then reads again.
+            self.read_is_waiting = true;
             return Poll::Pending;
         }
-        if self.turn.is_over() {
+        if self.budget.is_exhausted() {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.turn.note(buffer.filled().len() - before);
+        self.budget.consume(buffer.filled().len() - before);
         polled
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for PacedIo<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -164,9 +166,12 @@ mod tests {
 
     use super::*;
 
-    /// Reads what it can, and says how much that was in each turn.
-    async fn turns(mut paced: Paced<tokio::io::DuplexStream>, turn: ReadBudget) -> Vec<usize> {
-        let mut turns = Vec::new();
+    /// Reads everything, and returns how many bytes each poll read.
+    async fn bytes_per_poll(
+        mut paced: PacedIo<tokio::io::DuplexStream>,
+        budget: ReadBudget,
+    ) -> Vec<usize> {
+        let mut polls = Vec::new();
         loop {
             let mut read = 0;
             let mut space = [0; 1000];
@@ -179,60 +184,61 @@ mod tests {
                 }
             });
             let ended =
-                poll_fn(|context| Poll::Ready(turn.poll(reads.as_mut(), context).is_ready())).await;
-            turns.push(read);
+                poll_fn(|context| Poll::Ready(budget.poll(reads.as_mut(), context).is_ready()))
+                    .await;
+            polls.push(read);
             if ended {
-                return turns;
+                return polls;
             }
         }
     }
 
     #[tokio::test]
-    async fn what_came_is_read_in_turns() {
+    async fn each_poll_reads_within_the_budget() {
         let (mut theirs, ours) = duplex(100_000);
         theirs.write_all(&vec![7; 40_000]).await.unwrap();
         drop(theirs);
-        let turn = ReadBudget::default();
-        // The last read of a turn goes beyond it by less than what it reads at once.
-        let turns = turns(Paced::new(ours, turn.clone()), turn).await;
-        assert_eq!(turns, [17_000, 17_000, 6000]);
+        let budget = ReadBudget::default();
+        // The last read of a poll exceeds the budget by less than the size of the read.
+        let polls = bytes_per_poll(PacedIo::new(ours, budget.clone()), budget).await;
+        assert_eq!(polls, [17_000, 17_000, 6000]);
     }
 
     #[derive(Default)]
-    struct Woken(AtomicUsize);
+    struct WakeCount(AtomicUsize);
 
-    impl Wake for Woken {
+    impl Wake for WakeCount {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Relaxed);
         }
     }
 
     #[tokio::test]
-    async fn who_takes_nothing_is_not_heard() {
+    async fn a_peer_that_does_not_read_is_not_read_from() {
         let (mut theirs, ours) = duplex(100);
         theirs.write_all(&[7; 50]).await.unwrap();
-        let turn = ReadBudget::default();
-        let mut paced = Paced::new(ours, turn.clone());
-        turn.0.store(TURN_BYTES, Relaxed);
-        let woken = Arc::new(Woken::default());
+        let budget = ReadBudget::default();
+        let mut paced = PacedIo::new(ours, budget.clone());
+        budget.0.store(BUDGET_BYTES, Relaxed);
+        let woken = Arc::new(WakeCount::default());
         let waker = Arc::clone(&woken).into();
         let mut context = Context::from_waker(&waker);
         let mut space = [0; 50];
-        let mut heard = ReadBuf::new(&mut space);
-        let write = |paced: &mut Paced<_>, context: &mut Context<'_>| {
+        let mut received = ReadBuf::new(&mut space);
+        let write = |paced: &mut PacedIo<_>, context: &mut Context<'_>| {
             Pin::new(paced).poll_write(context, &[1; 100])
         };
         assert!(write(&mut paced, &mut context).is_ready());
-        // There is no more room.
+        // The buffer is full.
         assert!(write(&mut paced, &mut context).is_pending());
-        let read = Pin::new(&mut paced).poll_read(&mut context, &mut heard);
-        assert!(read.is_pending() && heard.filled().is_empty());
+        let read = Pin::new(&mut paced).poll_read(&mut context, &mut received);
+        assert!(read.is_pending() && received.filled().is_empty());
         theirs.read_exact(&mut [0; 100]).await.unwrap();
         let before = woken.0.load(Relaxed);
         assert!(write(&mut paced, &mut context).is_ready());
-        assert!(woken.0.load(Relaxed) > before, "nobody would read");
-        let read = Pin::new(&mut paced).poll_read(&mut context, &mut heard);
+        assert!(woken.0.load(Relaxed) > before, "the read was not woken");
+        let read = Pin::new(&mut paced).poll_read(&mut context, &mut received);
         assert!(read.is_ready());
-        assert_eq!(heard.filled(), [7; 50]);
+        assert_eq!(received.filled(), [7; 50]);
     }
 }

@@ -1,10 +1,9 @@
-//! TLS for callers: the certificate, its key and the authorities that sign the
-//! callers' certificates, from files.
+//! TLS for callers: the certificate, its key and the authorities for client certificates,
+//! from files.
 //!
-//! The files are looked at again and again, and what replaces them is taken up for
-//! the connections that come next; those that are there go on with what they began
-//! with. What cannot be used (a key that belongs to another certificate, a file
-//! that is half written) changes nothing. TLS 1.2 and newer.
+//! The files are polled, and replaced files are used for new connections; existing
+//! connections keep what they began with. Files that cannot be used (a key of another
+//! certificate, a half-written file) change nothing. TLS 1.2 and newer.
 
 use std::{
     collections::VecDeque,
@@ -39,85 +38,84 @@ mod expiry;
 mod measured;
 
 use crate::domain::{Timestamp, certificate::CertificateName, clock::Clock};
-use expiry::{Told, Validity};
+use expiry::{ExpiryLog, Validity};
 use measured::Failures;
 
-/// What the versions of HTTP are called in a handshake.
+/// The ALPN protocol ids (RFC 7301).
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way at once. One more, and the oldest is given up: those that
-/// say nothing are the oldest, and cannot keep the others out.
+/// Concurrent handshakes. Beyond the limit, the oldest one is aborted: handshakes of silent
+/// peers are the oldest, so they cannot keep other callers out.
 const MAX_HANDSHAKES: usize = 1024;
 
-/// Where everything is, in PEM.
+/// The paths of the PEM files.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// The server's certificate, and those that lead from it to a known authority.
+    /// The server's certificate, followed by its intermediates.
     pub certificate: PathBuf,
     /// Its key: PKCS#8, PKCS#1 or SEC1, not encrypted.
     pub key: PathBuf,
-    /// The authorities that sign the callers' certificates; without them none is
-    /// asked for.
+    /// The authorities that sign client certificates. Without them, the server requests no
+    /// certificate.
     pub client_authorities: Option<PathBuf>,
 }
 
 /// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// One cannot be read.
+    /// A file cannot be read.
     #[error("{} cannot be read ({why})", path.display())]
     Unreadable {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why; told already, and so no source.
+        /// Part of the message, and therefore not a source.
         why: io::Error,
     },
-    /// One does not hold what it should.
+    /// A file lacks the PEM section that it should hold.
     #[error("{} holds no {what} in PEM, or not a whole one", path.display())]
     Lacks {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// The kind of section.
         what: &'static str,
     },
-    /// The two are not of one another.
+    /// The key does not belong to the certificate.
     #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
     NoPair {
-        /// The certificate.
+        /// The certificate's file.
         certificate: PathBuf,
-        /// The key.
+        /// The key's file.
         key: PathBuf,
     },
-    /// What one holds is of no use.
+    /// The content of a file is invalid.
     #[error("what {} holds cannot be used ({why})", path.display())]
     Unusable {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the TLS library.
         why: String,
     },
 }
 
-/// TLS for callers of one kind, with the latest files that could be used. Cheap to
-/// clone.
+/// TLS for one protocol, with the latest usable files. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     shared: Arc<Shared>,
-    callers: Callers,
+    protocol: Protocol,
 }
 
-/// The names in the client certificate that was shown on a connection.
+/// The names in a connection's client certificate.
 #[derive(Clone, Debug)]
 pub struct Peer(pub Arc<[CertificateName]>);
 
-/// What callers speak.
+/// What a listener's callers speak.
 #[derive(Clone, Copy)]
-enum Callers {
-    /// gRPC, and so HTTP/2 and nothing else. They may show a certificate.
+enum Protocol {
+    /// gRPC, which is HTTP/2 only. Callers may send a certificate.
     Grpc,
-    /// HTTP of either version. They are known by their tokens alone.
+    /// HTTP/1.1 or HTTP/2. Callers authenticate with tokens only.
     Http,
 }
 
@@ -127,7 +125,7 @@ struct Shared {
     failures: Failures,
 }
 
-/// What was made of the files.
+/// The TLS configurations made from the files.
 struct Loaded {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
@@ -141,10 +139,10 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads the files, and gives what looks at them from then on.
+    /// Loads the files, and returns the watcher that reloads them.
     ///
     /// # Errors
-    /// Where they cannot be used.
+    /// If the files cannot be used.
     pub fn load(files: Files) -> Result<(Self, Watcher), TlsError> {
         let contents = Contents::read(&files)?;
         let loaded = contents.load(&files)?;
@@ -154,29 +152,29 @@ impl Tls {
                 handshakes: Handshakes::default(),
                 failures: Failures::default(),
             }),
-            callers: Callers::Grpc,
+            protocol: Protocol::Grpc,
         };
         let watcher = Watcher {
             used: contents.fingerprint(),
             tls: tls.clone(),
             files,
-            refused: None,
-            told: Told::default(),
+            rejected: None,
+            expiry_log: ExpiryLog::default(),
         };
         Ok((tls, watcher))
     }
 
-    /// The same certificates for callers that speak plain HTTP, of version 2 or 1.1. They
-    /// are asked for no certificate.
+    /// The same certificate for HTTP callers (HTTP/2 or HTTP/1.1), without client
+    /// certificates.
     #[must_use]
     pub fn for_http(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            callers: Callers::Http,
+            protocol: Protocol::Http,
         }
     }
 
-    /// When the certificate that is shown ends; none where that cannot be read.
+    /// The expiry of the server's certificate; None if it cannot be parsed.
     pub fn not_after(&self) -> Option<Timestamp> {
         Some(self.validity()?.until)
     }
@@ -185,153 +183,151 @@ impl Tls {
         self.shared.latest.load().validity
     }
 
-    /// Shakes hands, and tells whom the caller's certificate names.
+    /// Performs the handshake, and returns the names in the client certificate.
     ///
     /// # Errors
-    /// Where the caller will not, or takes too long.
+    /// If the handshake fails or times out.
     pub(crate) async fn accept<IO>(&self, io: IO) -> io::Result<(TlsStream<IO>, Option<Peer>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let shaken = self.shake(io).await;
-        if shaken.is_err() {
-            self.shared.failures.count(self.callers);
+        let result = self.handshake(io).await;
+        if result.is_err() {
+            self.shared.failures.count(self.protocol);
         }
-        shaken
+        result
     }
 
-    async fn shake<IO>(&self, io: IO) -> io::Result<(TlsStream<IO>, Option<Peer>)>
+    async fn handshake<IO>(&self, io: IO) -> io::Result<(TlsStream<IO>, Option<Peer>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let latest = self.shared.latest.load();
-        let config = Arc::clone(match self.callers {
-            Callers::Grpc => &latest.grpc,
-            Callers::Http => &latest.http,
+        let config = Arc::clone(match self.protocol {
+            Protocol::Grpc => &latest.grpc,
+            Protocol::Http => &latest.http,
         });
         drop(latest);
-        let given_up = self.shared.handshakes.begin();
-        let shaken = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(io));
+        let aborted = self.shared.handshakes.begin();
+        let result = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(io));
         let stream = tokio::select! {
-            shaken = shaken => shaken??,
-            _ = given_up => return Err(io::Error::other("there were too many handshakes after it")),
+            result = result => result??,
+            _ = aborted => return Err(io::Error::other("too many later handshakes")),
         };
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().and_then(<[_]>::first);
-        // One without a name that could be somebody's is as good as none.
+        // A certificate without a usable name counts as none.
         let names = shown.map(names).filter(|names| !names.is_empty());
         Ok((stream, names.map(|names| Peer(names.into()))))
     }
 }
 
-/// The handshakes under way, the oldest first.
+/// The handshakes in flight, the oldest first.
 #[derive(Default)]
 struct Handshakes(Mutex<VecDeque<oneshot::Sender<Infallible>>>);
 
 impl Handshakes {
-    /// Begins one. What comes back is ready when it is given up.
+    /// Begins a handshake. The receiver resolves when the handshake must be aborted.
     fn begin(&self) -> oneshot::Receiver<Infallible> {
-        let (life, given_up) = oneshot::channel();
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.push_back(life);
-        if under_way.len() > MAX_HANDSHAKES {
-            under_way.retain(|life| !life.is_closed());
+        let (handle, aborted) = oneshot::channel();
+        let mut in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        in_flight.push_back(handle);
+        if in_flight.len() > MAX_HANDSHAKES {
+            in_flight.retain(|handle| !handle.is_closed());
         }
-        if under_way.len() > MAX_HANDSHAKES {
-            under_way.pop_front();
+        if in_flight.len() > MAX_HANDSHAKES {
+            in_flight.pop_front();
         }
-        given_up
+        aborted
     }
 }
 
-/// Looks at the files again.
+/// Reloads the files when they change.
 #[derive(Debug)]
 pub struct Watcher {
     tls: Tls,
     files: Files,
-    /// Those that are used.
+    /// The fingerprint of the files in use.
     used: blake3::Hash,
-    /// Those that were there instead at the last look, and cannot be used.
-    refused: Option<blake3::Hash>,
-    /// What was said of the certificate's end.
-    told: Told,
+    /// The fingerprint of newer files that cannot be used.
+    rejected: Option<blake3::Hash>,
+    expiry_log: ExpiryLog,
 }
 
-/// What a look at the files came to.
+/// The outcome of a check of the files.
 #[derive(Debug)]
-pub enum Look {
-    /// There is nothing new.
-    Same,
-    /// They are other ones, which are used from here on.
-    TrackedBody,
-    /// They are other ones and cannot be used; said once of the same ones.
-    Refused(TlsError),
+pub enum Reload {
+    /// Nothing changed since the last check.
+    Unchanged,
+    /// The files changed, and new connections use them.
+    Replaced,
+    /// The files changed and cannot be used. Reported once for the same content.
+    Rejected(TlsError),
 }
 
 impl Watcher {
-    /// Looks at the files, and takes them up where they changed. By their content: it
-    /// does not matter how they were replaced.
-    pub fn look(&mut self) -> Look {
+    /// Reloads the files if their content changed, however they were replaced.
+    pub fn reload(&mut self) -> Reload {
         let contents = Contents::read(&self.files);
         let seen = match &contents {
             Ok(contents) => contents.fingerprint(),
             Err(error) => blake3::hash(error.to_string().as_bytes()),
         };
         if seen == self.used {
-            self.refused = None;
-            return Look::Same;
+            self.rejected = None;
+            return Reload::Unchanged;
         }
-        if self.refused == Some(seen) {
-            return Look::Same;
+        if self.rejected == Some(seen) {
+            return Reload::Unchanged;
         }
         match contents.and_then(|contents| contents.load(&self.files)) {
             Ok(loaded) => {
                 self.tls.shared.latest.store(Arc::new(loaded));
                 self.used = seen;
-                self.refused = None;
-                Look::TrackedBody
+                self.rejected = None;
+                Reload::Replaced
             }
             Err(error) => {
-                self.refused = Some(seen);
-                Look::Refused(error)
+                self.rejected = Some(seen);
+                Reload::Rejected(error)
             }
         }
     }
 
-    /// Looks every so often, and whenever told to, and says in the log what came of
-    /// it. Until aborted.
-    pub async fn run(mut self, every: Duration, told: Arc<Notify>, clock: Arc<dyn Clock>) {
+    /// Checks the files at an interval and on each notification, and logs the outcome. Runs
+    /// until aborted.
+    pub async fn run(mut self, every: Duration, notified: Arc<Notify>, clock: Arc<dyn Clock>) {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.tell_of("TLS is on");
+        self.log_certificate("TLS is on");
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = told.notified() => {}
+                () = notified.notified() => {}
             }
-            // The files may be on a disk that takes its time.
-            let looked = tokio::task::spawn_blocking(move || {
-                let look = self.look();
-                (self, look)
+            // Reading may block, for example on a network file system.
+            let reloaded = tokio::task::spawn_blocking(move || {
+                let outcome = self.reload();
+                (self, outcome)
             });
-            let Ok((watcher, look)) = looked.await else {
-                // The runtime ends.
+            let Ok((watcher, outcome)) = reloaded.await else {
+                // The runtime is shutting down.
                 return;
             };
             self = watcher;
-            match look {
-                Look::Same => {}
-                Look::TrackedBody => self.tell_of("the certificates were replaced"),
-                Look::Refused(error) => tracing::warn!(
+            match outcome {
+                Reload::Unchanged => {}
+                Reload::Replaced => self.log_certificate("the certificates were replaced"),
+                Reload::Rejected(error) => tracing::warn!(
                     %error,
-                    "the certificates on disk cannot be used: those from before stay"
+                    "the certificates on disk cannot be used: the previous ones stay in use"
                 ),
             }
-            self.told.tell(self.tls.validity(), clock.now());
+            self.expiry_log.update(self.tls.validity(), clock.now());
         }
     }
 
-    fn tell_of(&self, what: &str) {
+    fn log_certificate(&self, what: &str) {
         if let Some(end) = self.tls.not_after() {
             tracing::info!(certificate.not_after = %end, "{what}");
         } else {
@@ -340,7 +336,7 @@ impl Watcher {
     }
 }
 
-/// The files' contents, as they were read.
+/// The content of the files.
 struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -362,7 +358,7 @@ impl Contents {
         })
     }
 
-    /// Tells these contents from all others, and nothing of what they are.
+    /// A fingerprint of the content, which does not reveal it.
     fn fingerprint(&self) -> blake3::Hash {
         let authorities = self.client_authorities.as_deref().unwrap_or_default();
         let mut hasher = blake3::Hasher::new();
@@ -432,7 +428,7 @@ impl Contents {
     }
 }
 
-/// All certificates of a file, of which there must be one.
+/// All certificates of a file, at least one.
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let some = read.ok().filter(|certificates| !certificates.is_empty());
@@ -442,8 +438,8 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     })
 }
 
-/// The names in a certificate that a service account can be known by. Of several
-/// URIs none counts, as the SPIFFE standard has it.
+/// The names in a certificate that a service account can have. If there are several URIs,
+/// none counts, as the SPIFFE standard requires.
 fn names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
     let alternatives = Certificate::from_der(certificate)
         .and_then(|certificate| certificate.tbs_certificate.get::<SubjectAltName>());
@@ -467,11 +463,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_too_many_handshakes_the_oldest_is_given_up() {
+    fn the_oldest_handshake_is_aborted_beyond_the_limit() {
         let handshakes = Handshakes::default();
         let mut first = handshakes.begin();
         let mut others: Vec<_> = (1..MAX_HANDSHAKES).map(|_| handshakes.begin()).collect();
-        // One that has ended makes room.
+        // A handshake that has ended makes room.
         drop(others.pop());
         let mut next = handshakes.begin();
         let waiting = Err(oneshot::error::TryRecvError::Empty);

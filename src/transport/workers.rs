@@ -1,9 +1,9 @@
-//! Threads that do nothing but speak to callers, each with a runtime of its own.
+//! I/O threads that serve gRPC connections, each with a single-threaded runtime.
 //!
-//! On one thread there is nothing to lock and nobody to wake: the same call costs
-//! half of what it costs on a runtime whose threads share their work. Connections of
-//! gRPC are few and live long, so each goes to the thread that has the fewest,
-//! which shares them better than the kernel does between listeners of one port.
+//! Such a runtime needs no locks and no wake-ups across threads: a call costs half of what
+//! it costs on a work-stealing runtime. gRPC connections are few and long-lived, so each
+//! goes to the thread with the fewest connections, which balances better than the kernel
+//! does between listeners that share a port.
 
 use std::{
     io,
@@ -23,18 +23,18 @@ use tokio::{
 
 use super::tls::Tls;
 
-/// A connection that is not yet of any runtime.
+/// A connection that is not registered with a runtime yet.
 pub trait Unregistered: Send + 'static {
-    /// What it is on the runtime that it goes to.
+    /// The registered connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Makes it one of the runtime that this is called on.
+    /// Registers it with the current runtime.
     ///
     /// # Errors
-    /// Where the system cannot watch it.
-    fn here(self) -> io::Result<Self::Io>;
+    /// If the system cannot watch the socket.
+    fn register(self) -> io::Result<Self::Io>;
 
-    /// What it is encrypted with, where it is to be.
+    /// The TLS of its listener, if it uses TLS.
     fn tls(&self) -> Option<&Tls> {
         None
     }
@@ -43,7 +43,7 @@ pub trait Unregistered: Send + 'static {
 impl Unregistered for std::net::TcpStream {
     type Io = TcpStream;
 
-    fn here(self) -> io::Result<TcpStream> {
+    fn register(self) -> io::Result<TcpStream> {
         TcpStream::from_std(self)
     }
 }
@@ -51,29 +51,29 @@ impl Unregistered for std::net::TcpStream {
 impl Unregistered for DuplexStream {
     type Io = Self;
 
-    fn here(self) -> io::Result<Self> {
+    fn register(self) -> io::Result<Self> {
         Ok(self)
     }
 }
 
-/// The threads. Dropped, they end, with all that runs on them: a call that is cut off has
-/// its line in the log before the process ends.
+/// The I/O threads. Dropping it stops them, with all their tasks: calls that are cut off
+/// are logged before the process ends.
 pub(crate) struct Workers(Vec<Worker>);
 
 struct Worker {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
-    /// None where the thread is not ours.
-    life: Option<Life>,
+    /// None if the worker is the current runtime.
+    thread: Option<WorkerThread>,
 }
 
-struct Life {
-    /// The thread ends with this.
+struct WorkerThread {
+    /// Dropping it stops the thread.
     end: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Life {
+impl WorkerThread {
     fn end(self) -> JoinHandle<()> {
         drop(self.end);
         self.thread
@@ -82,36 +82,36 @@ impl Life {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // First all of them are told.
-        let lives = self.0.iter_mut().filter_map(|worker| worker.life.take());
-        let threads: Vec<_> = lives.map(Life::end).collect();
+        // All threads are stopped before any is joined.
+        let threads = self.0.iter_mut().filter_map(|worker| worker.thread.take());
+        let threads: Vec<_> = threads.map(WorkerThread::end).collect();
         for thread in threads {
-            // Nothing there waits for anything. A panic is in the log already.
+            // The thread stops without waiting for its tasks. A panic was logged already.
             thread.join().ok();
         }
     }
 }
 
-/// A connection's place on a thread, until it is dropped.
-pub(crate) struct Place {
+/// A connection's slot on a worker, until it is dropped.
+pub(crate) struct WorkerSlot {
     pub(crate) runtime: Handle,
     connections: Arc<AtomicUsize>,
 }
 
-impl Drop for Place {
+impl Drop for WorkerSlot {
     fn drop(&mut self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Workers {
-    /// Starts that many threads; for none, this runtime does the work.
+    /// Starts `threads` threads; for 0, the current runtime does the work.
     ///
     /// # Errors
-    /// Where the system gives no thread.
+    /// If the system cannot start a thread.
     pub(crate) fn start(threads: usize) -> io::Result<Self> {
         if threads == 0 {
-            return Ok(Self::here());
+            return Ok(Self::current());
         }
         (0..threads)
             .map(Worker::start)
@@ -119,24 +119,24 @@ impl Workers {
             .map(Self)
     }
 
-    /// No threads: this runtime does the work.
-    pub(crate) fn here() -> Self {
+    /// No threads: the current runtime does the work.
+    pub(crate) fn current() -> Self {
         Self(vec![Worker {
             runtime: Handle::current(),
             connections: Arc::default(),
-            life: None,
+            thread: None,
         }])
     }
 
-    /// A place on the thread that has the fewest connections.
-    pub(crate) fn place(&self) -> Place {
+    /// A slot on the worker with the fewest connections.
+    pub(crate) fn least_loaded(&self) -> WorkerSlot {
         let fewest = self
             .0
             .iter()
             .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
         let worker = fewest.expect("there is at least one");
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        Place {
+        WorkerSlot {
             runtime: worker.runtime.clone(),
             connections: Arc::clone(&worker.connections),
         }
@@ -157,7 +157,7 @@ impl Worker {
         Ok(Self {
             runtime: handle,
             connections: Arc::default(),
-            life: Some(Life { end, thread }),
+            thread: Some(WorkerThread { end, thread }),
         })
     }
 }

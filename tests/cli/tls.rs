@@ -96,7 +96,7 @@ async fn a_certificate_that_ends_is_spoken_of() {
     let part = |number: u32| u8::try_from(number).unwrap();
     let in_three_days = (day.year(), part(day.month()), part(day.day()));
     for (end, level, told) in [
-        (in_three_days, "WARN", "certificate ends soon"),
+        (in_three_days, "WARN", "certificate expires soon"),
         ((2020, 1, 1), "ERROR", "certificate has expired"),
     ] {
         let identity = authority.sign_until_day(&[NAME], end);

@@ -63,7 +63,7 @@ async fn an_unused_connection_ends_at_its_age() {
     let mut peer = Raw::greet(&mut connections).await;
     let begun = Instant::now();
     peer.answer_pings().await;
-    let range = AGE.mul_f64(0.9)..=AGE.mul_f64(1.1) + LEAVE_TIMEOUT * 3;
+    let range = AGE.mul_f64(0.9)..=AGE.mul_f64(1.1) + UNUSED_CLOSE_TIMEOUT * 3;
     assert!(range.contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 

@@ -1,4 +1,4 @@
-//! Listening on TCP: at every address that a name has, and on both families side by side.
+//! Listening on TCP: at every address of a name, and on both families side by side.
 
 use std::{
     collections::BTreeSet,
@@ -8,41 +8,42 @@ use std::{
 
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
-/// Connections that may wait to be accepted, as tokio and std have it.
+/// The length of the accept queue, the same as in tokio and std.
 const BACKLOG: u32 = 1024;
-/// How often a free port is looked for that is free at all addresses of a name.
-const PORT_TRIES: u32 = 16;
+/// How many times port 0 is retried until the chosen port is free at all addresses of a
+/// name.
+const PORT_ATTEMPTS: u32 = 16;
 
-/// A host and a port, as somebody named them, and what they stand for.
+/// A host and a port, as configured, with the resolved addresses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Host {
-    /// An address.
+    /// An IP address.
     Address(SocketAddr),
-    /// The addresses of a name, at least one.
+    /// A name and its addresses, at least one.
     Name {
         name: String,
         addresses: Vec<SocketAddr>,
     },
 }
 
-/// Which families a socket of IPv6 takes connections of.
+/// The address families of an IPv6 socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Families {
-    /// IPv6 alone: somebody else listens for IPv4.
-    Six,
-    /// Whatever the system is set to: mostly both, where it listens on all addresses.
-    AsTheSystem,
+    /// IPv6 only: another listener has the port for IPv4.
+    V6Only,
+    /// The system's default. For the unspecified address, that is usually both families.
+    SystemDefault,
 }
 
 impl Host {
-    /// Finds out what a text such as `localhost:50051` stands for.
-    pub(super) async fn find(text: &str) -> io::Result<Self> {
+    /// Resolves a text such as `localhost:50051`.
+    pub(super) async fn resolve(text: &str) -> io::Result<Self> {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
         let mut addresses = loopbacks(text);
         for address in lookup_host(text).await? {
-            // A hosts file may name one twice.
+            // A hosts file may list an address twice.
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -64,31 +65,30 @@ impl Host {
         }
     }
 
-    /// The ports of its addresses of IPv4.
+    /// The ports of its IPv4 addresses.
     pub(super) fn v4_ports(&self) -> impl Iterator<Item = u16> {
         let v4 = self.addresses().iter().filter(|address| address.is_ipv4());
         v4.map(SocketAddr::port)
     }
 
-    /// Listens on all of its addresses: where the system is to choose the port, on the
-    /// same one. Of a name, those that this machine does not have are left out, as where
-    /// it has no IPv6; the log says so. `v4_ports` are those that are listened on by IPv4,
-    /// here or for another address.
+    /// Listens on all of its addresses; port 0 stands for the same port on all of them.
+    /// Addresses of a name that this machine does not have (it may lack IPv6) are skipped
+    /// with a log line. `v4_ports` are the IPv4 ports of all configured addresses.
     ///
     /// # Errors
-    /// Where an address cannot be listened on, or none of a name is there.
+    /// If an address cannot be listened on, or the machine has none of a name's addresses.
     pub(super) fn listen(&self, v4_ports: &BTreeSet<u16>) -> io::Result<Vec<TcpListener>> {
         let is_chosen = self.addresses().iter().any(|address| address.port() == 0);
-        let mut tries = 1;
+        let mut attempts = 1;
         loop {
             match self.try_listen(v4_ports) {
-                // The port that is free for one family is not so for the other.
+                // A port that is free in one family may be in use in the other.
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse
                         && is_chosen
-                        && tries < PORT_TRIES =>
+                        && attempts < PORT_ATTEMPTS =>
                 {
-                    tries += 1;
+                    attempts += 1;
                 }
                 done => return done,
             }
@@ -100,9 +100,9 @@ impl Host {
         let mut absent = None;
         for address in self.addresses() {
             let families = if v4_ports.contains(&address.port()) {
-                Families::Six
+                Families::V6Only
             } else {
-                Families::AsTheSystem
+                Families::SystemDefault
             };
             let mut address = *address;
             if let (0, Some(first)) = (address.port(), listeners.first()) {
@@ -120,7 +120,7 @@ impl Host {
             (Some((_, error)), _) if listeners.is_empty() => return Err(error),
             (Some((address, error)), Self::Name { name, .. }) => tracing::info!(
                 %address, %error,
-                "{name} is also {address}, which this machine does not have: nobody listens there"
+                "{name} also resolves to {address}, which this machine does not have: not listening there"
             ),
             (Some(_), Self::Address(_)) | (None, _) => {}
         }
@@ -128,8 +128,8 @@ impl Host {
     }
 }
 
-/// The addresses that `localhost` always stands for (RFC 6761, 6.3), even where the hosts
-/// file names only one; none for another name.
+/// The addresses that `localhost` always has (RFC 6761, section 6.3), even if the hosts
+/// file lists only one; none for another name.
 fn loopbacks(text: &str) -> Vec<SocketAddr> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return Vec::new();
@@ -154,13 +154,13 @@ fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // Connections of a process that has just ended do not stand in the way.
+    // Connections of a previous process in TIME_WAIT must not block the port.
     socket.set_reuseaddr(true)?;
     match (address, families) {
-        (SocketAddr::V6(_), Families::Six) => {
+        (SocketAddr::V6(_), Families::V6Only) => {
             rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
         }
-        (SocketAddr::V6(_), Families::AsTheSystem) | (SocketAddr::V4(_), _) => {}
+        (SocketAddr::V6(_), Families::SystemDefault) | (SocketAddr::V4(_), _) => {}
     }
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -184,19 +184,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_not_looked_up() {
+    async fn an_address_is_not_resolved() {
         for text in ["127.0.0.1:1", "[::1]:2", "0.0.0.0:0", "[::]:0"] {
-            let found = Host::find(text).await.unwrap();
+            let found = Host::resolve(text).await.unwrap();
             assert_eq!(found, Host::Address(text.parse().unwrap()));
         }
-        assert!(Host::find("nobody.invalid:1").await.is_err());
+        assert!(Host::resolve("nobody.invalid:1").await.is_err());
     }
 
-    /// Hosts files often know it by its address of IPv4 alone.
+    /// Hosts files often list only the IPv4 address of localhost.
     #[tokio::test]
-    async fn localhost_is_of_both_families() {
+    async fn localhost_has_both_families() {
         for text in ["localhost:7", "LocalHost:7"] {
-            let found = Host::find(text).await.unwrap();
+            let found = Host::resolve(text).await.unwrap();
             for address in ["127.0.0.1:7", "[::1]:7"] {
                 let address = address.parse().unwrap();
                 let times = found.addresses().iter().filter(|found| **found == address);
@@ -206,18 +206,18 @@ mod tests {
         assert!(loopbacks("auth.localhost.test:7").is_empty());
     }
 
-    /// Every machine has these of IPv4.
+    /// Every machine has these IPv4 addresses.
     #[tokio::test]
-    async fn all_addresses_of_a_name_have_one_port() {
+    async fn all_addresses_of_a_name_share_a_port() {
         let open = listening(&name(&["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"])).unwrap();
         assert_eq!(open.len(), 3);
         assert_ne!(open[0].port(), 0);
         assert!(open.iter().all(|address| address.port() == open[0].port()));
     }
 
-    /// As where there is no IPv6. These are nobody's, by RFC 5737.
+    /// As on a machine without IPv6. RFC 5737 reserves these addresses for documentation.
     #[tokio::test]
-    async fn what_the_machine_does_not_have_is_left_out_of_a_name() {
+    async fn absent_addresses_of_a_name_are_skipped() {
         for addresses in [
             ["203.0.113.1:0", "127.0.0.1:0"],
             ["127.0.0.1:0", "203.0.113.1:0"],
@@ -226,18 +226,18 @@ mod tests {
             assert_eq!(open.len(), 1);
             assert!(open[0].ip().is_loopback());
         }
-        for nobodys in [
+        for absent in [
             name(&["203.0.113.1:0", "203.0.113.2:0"]),
             Host::Address("203.0.113.1:0".parse().unwrap()),
         ] {
-            let refused = listening(&nobodys).unwrap_err();
+            let refused = listening(&absent).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::AddrNotAvailable);
         }
     }
 
-    /// Whoever dials the name would reach another program at times.
+    /// Otherwise clients that dial the name would sometimes reach the other program.
     #[tokio::test]
-    async fn a_port_that_somebody_has_is_not_left_out_of_a_name() {
+    async fn a_port_in_use_is_not_skipped() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let [free, taken] = ["127.0.0.2", "127.0.0.1"].map(|host| format!("{host}:{port}"));

@@ -1,6 +1,5 @@
-//! For how long the server's certificate is good, and who is told when that ends:
-//! Prometheus all the time, and the log while there is time left, and once there is
-//! none.
+//! The expiry of the server's certificate: a gauge for Prometheus, a warning in the log
+//! ahead of it, and an error once it has passed.
 
 use chrono::TimeDelta;
 use rustls::pki_types::CertificateDer;
@@ -8,12 +7,12 @@ use x509_cert::{Certificate, der::Decode, time::Time};
 
 use crate::domain::Timestamp;
 
-/// How long before its end a certificate should have been replaced, at most. One that is
-/// short-lived is replaced when a part of its life is left.
-const AHEAD: TimeDelta = TimeDelta::days(7);
-const PART: i32 = 5;
+/// When the warning is due: a week before the end, or at the last fifth of the lifetime if
+/// that is later, since short-lived certificates are replaced late.
+const MAX_LEAD: TimeDelta = TimeDelta::days(7);
+const LIFETIME_FRACTION: i32 = 5;
 
-/// When a certificate begins to be good, and when it ends.
+/// The validity period of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
     pub(super) from: Timestamp,
@@ -21,7 +20,7 @@ pub(super) struct Validity {
 }
 
 impl Validity {
-    /// None where it cannot be read.
+    /// None if it cannot be parsed.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
         let validity = certificate.tbs_certificate.validity;
@@ -31,13 +30,13 @@ impl Validity {
         })
     }
 
-    fn stage(&self, now: Timestamp) -> Option<Stage> {
+    fn stage(&self, now: Timestamp) -> Option<ExpiryStage> {
         let left = self.until - now;
-        let due = AHEAD.min((self.until - self.from) / PART);
+        let due = MAX_LEAD.min((self.until - self.from) / LIFETIME_FRACTION);
         if left <= TimeDelta::zero() {
-            Some(Stage::Over)
+            Some(ExpiryStage::Expired)
         } else if left < due {
-            Some(Stage::Soon)
+            Some(ExpiryStage::Soon)
         } else {
             None
         }
@@ -49,42 +48,42 @@ fn timestamp(time: Time) -> Option<Timestamp> {
     Timestamp::from_timestamp(seconds, 0)
 }
 
-/// What there is to say of a certificate.
+/// How close to its end a certificate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum ExpiryStage {
     Soon,
-    Over,
+    Expired,
 }
 
-/// What was said last, and of which certificate.
+/// The certificate and stage that were logged last.
 #[derive(Debug, Default)]
-pub(super) struct Told(Option<(Validity, Stage)>);
+pub(super) struct ExpiryLog(Option<(Validity, ExpiryStage)>);
 
-impl Told {
-    /// Says once of each certificate that it ends soon, and once that it has.
-    pub(super) fn tell(&mut self, validity: Option<Validity>, now: Timestamp) {
+impl ExpiryLog {
+    /// Logs each stage once for each certificate.
+    pub(super) fn update(&mut self, validity: Option<Validity>, now: Timestamp) {
         let Some(validity) = validity else { return };
-        let Some(stage) = self.news(validity, now) else {
+        let Some(stage) = self.next_stage(validity, now) else {
             return;
         };
         let end = validity.until;
         match stage {
-            Stage::Soon => tracing::warn!(
+            ExpiryStage::Soon => tracing::warn!(
                 certificate.not_after = %end,
-                "the server's certificate ends soon, and no other one is there"
+                "the server's certificate expires soon and was not replaced"
             ),
-            Stage::Over => tracing::error!(
+            ExpiryStage::Expired => tracing::error!(
                 certificate.not_after = %end,
                 "the server's certificate has expired: callers will not accept it"
             ),
         }
     }
 
-    fn news(&mut self, validity: Validity, now: Timestamp) -> Option<Stage> {
+    fn next_stage(&mut self, validity: Validity, now: Timestamp) -> Option<ExpiryStage> {
         let stage = validity.stage(now)?;
-        let is_news = self.0 != Some((validity, stage));
+        let is_new = self.0 != Some((validity, stage));
         self.0 = Some((validity, stage));
-        is_news.then_some(stage)
+        is_new.then_some(stage)
     }
 }
 
@@ -100,7 +99,7 @@ mod tests {
     const DAY: i64 = 24 * HOUR;
 
     #[test]
-    fn a_certificate_is_spoken_of_a_week_before_its_end_or_a_fifth_of_its_life() {
+    fn the_warning_is_due_a_week_or_a_fifth_of_the_lifetime_before_expiry() {
         for (life, due) in [(90 * DAY, 7 * DAY), (10 * DAY, 2 * DAY), (5 * HOUR, HOUR)] {
             let validity = Validity {
                 from: at(0),
@@ -109,27 +108,33 @@ mod tests {
             let stage = |left: i64| validity.stage(at(life - left));
             assert_eq!(stage(life), None);
             assert_eq!(stage(due), None);
-            assert_eq!(stage(due - 1), Some(Stage::Soon));
-            assert_eq!(stage(1), Some(Stage::Soon));
-            assert_eq!(stage(0), Some(Stage::Over));
-            assert_eq!(stage(-1), Some(Stage::Over));
+            assert_eq!(stage(due - 1), Some(ExpiryStage::Soon));
+            assert_eq!(stage(1), Some(ExpiryStage::Soon));
+            assert_eq!(stage(0), Some(ExpiryStage::Expired));
+            assert_eq!(stage(-1), Some(ExpiryStage::Expired));
         }
     }
 
     #[test]
-    fn each_is_said_once_of_each_certificate() {
+    fn each_stage_is_logged_once_for_each_certificate() {
         let certificate = |from| Validity {
             from: at(from),
             until: at(from + 90 * DAY),
         };
         let (first, second) = (certificate(0), certificate(DAY));
-        let mut told = Told::default();
-        assert_eq!(told.news(first, at(DAY)), None);
-        assert_eq!(told.news(first, at(84 * DAY)), Some(Stage::Soon));
-        assert_eq!(told.news(first, at(85 * DAY)), None);
-        // Another one that ends as well.
-        assert_eq!(told.news(second, at(85 * DAY)), Some(Stage::Soon));
-        assert_eq!(told.news(second, at(91 * DAY)), Some(Stage::Over));
-        assert_eq!(told.news(second, at(92 * DAY)), None);
+        let mut log = ExpiryLog::default();
+        assert_eq!(log.next_stage(first, at(DAY)), None);
+        assert_eq!(log.next_stage(first, at(84 * DAY)), Some(ExpiryStage::Soon));
+        assert_eq!(log.next_stage(first, at(85 * DAY)), None);
+        // A new certificate that also expires soon.
+        assert_eq!(
+            log.next_stage(second, at(85 * DAY)),
+            Some(ExpiryStage::Soon)
+        );
+        assert_eq!(
+            log.next_stage(second, at(91 * DAY)),
+            Some(ExpiryStage::Expired)
+        );
+        assert_eq!(log.next_stage(second, at(92 * DAY)), None);
     }
 }

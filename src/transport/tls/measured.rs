@@ -1,14 +1,14 @@
-//! What is measured of TLS, where it is on.
+//! The metrics of TLS.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{Callers, Tls};
+use super::{Protocol, Tls};
 use crate::{
     domain::Timestamp,
     telemetry::metrics::{ListenerKind, Metrics},
 };
 
-/// How many handshakes came to nothing.
+/// Failed handshakes, by protocol.
 #[derive(Default)]
 pub(super) struct Failures {
     grpc: AtomicU64,
@@ -16,10 +16,10 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    pub(super) fn count(&self, callers: Callers) {
-        let failures = match callers {
-            Callers::Grpc => &self.grpc,
-            Callers::Http => &self.http,
+    pub(super) fn count(&self, protocol: Protocol) {
+        let failures = match protocol {
+            Protocol::Grpc => &self.grpc,
+            Protocol::Http => &self.http,
         };
         failures.fetch_add(1, Relaxed);
     }
@@ -32,7 +32,7 @@ fn seconds(time: Timestamp) -> f64 {
 }
 
 impl Tls {
-    /// Shows the certificate's time, and handshakes that failed, in the metrics.
+    /// Exports the certificate's expiry and the number of failed handshakes.
     pub fn observe(&self, metrics: &Metrics) {
         let tls = self.clone();
         metrics.gauge(

@@ -15,7 +15,7 @@ use hitkeep_auth::{
     pb,
     server::Options,
     store::{Store, Transaction, callers::InsertAccountError},
-    transport::tls::{Files, Look, Tls, Watcher},
+    transport::tls::{Files, Reload, Tls, Watcher},
 };
 use rustls::DEFAULT_VERSIONS;
 
@@ -437,7 +437,7 @@ async fn certificates_of_others_and_of_long_ago_are_not_let_in() {
     // Another authority in the file is another one for those who come next.
     let next = Authority::new("next");
     world.folder.replace("clients.pem", &next.pem());
-    assert!(matches!(world.watcher.look(), Look::TrackedBody));
+    assert!(matches!(world.watcher.reload(), Reload::Replaced));
     world.lets_nobody_in(&good).await;
     let caller = world.identified(&next.sign(&[SPIFFE])).await;
     assert!(!caller.introspect(introspect("x")).await.unwrap().active);

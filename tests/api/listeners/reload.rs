@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use hitkeep_auth::transport::tls::{Files, Look, Tls, TlsError};
+use hitkeep_auth::transport::tls::{Files, Reload, Tls, TlsError};
 use rustls::{DEFAULT_VERSIONS, pki_types::ServerName};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -48,7 +48,7 @@ async fn what_replaces_the_files_is_taken_up_and_connections_go_on() {
     let first = authority.sign(&[NAME]);
     let (tls, mut watcher) = load(&folder, &first);
     let server = Listening::with(&tls).await;
-    assert!(matches!(watcher.look(), Look::Same));
+    assert!(matches!(watcher.reload(), Reload::Unchanged));
     let channel = server
         .channel(authority.client(DEFAULT_VERSIONS, None))
         .await;
@@ -59,7 +59,7 @@ async fn what_replaces_the_files_is_taken_up_and_connections_go_on() {
     // In place, and by renaming.
     let second = authority.sign_until(&[NAME], 2100);
     folder.write_identity("server", &second);
-    assert!(matches!(watcher.look(), Look::TrackedBody));
+    assert!(matches!(watcher.reload(), Reload::Replaced));
     assert!(server.shows(&authority, &second).await);
     assert_eq!(
         tls.not_after().unwrap().to_rfc3339(),
@@ -68,9 +68,9 @@ async fn what_replaces_the_files_is_taken_up_and_connections_go_on() {
     let third = authority.sign(&[NAME]);
     folder.replace("server.pem", &third.certificate.pem());
     folder.replace("server.key", &third.key.serialize_pem());
-    assert!(matches!(watcher.look(), Look::TrackedBody));
+    assert!(matches!(watcher.reload(), Reload::Replaced));
     assert!(server.shows(&authority, &third).await);
-    assert!(matches!(watcher.look(), Look::Same));
+    assert!(matches!(watcher.reload(), Reload::Unchanged));
     // The connection from before knows nothing of it.
     caller.introspect(introspect("x")).await.unwrap();
 }
@@ -98,7 +98,7 @@ async fn links_may_be_turned() {
     assert!(server.shows(&authority, &first).await);
     symlink("two", folder.path("data.new")).unwrap();
     std::fs::rename(folder.path("data.new"), folder.path("data")).unwrap();
-    assert!(matches!(watcher.look(), Look::TrackedBody));
+    assert!(matches!(watcher.reload(), Reload::Replaced));
     assert!(server.shows(&authority, &second).await);
 }
 
@@ -113,35 +113,35 @@ async fn what_cannot_be_used_changes_nothing_and_is_told_of_once() {
     // The certificate first, half of it and then the whole; the key later.
     folder.write("server.pem", &pem[..pem.len() / 2]);
     assert!(matches!(
-        watcher.look(),
-        Look::Refused(TlsError::Lacks { .. })
+        watcher.reload(),
+        Reload::Rejected(TlsError::Lacks { .. })
     ));
-    assert!(matches!(watcher.look(), Look::Same));
+    assert!(matches!(watcher.reload(), Reload::Unchanged));
     folder.write("server.pem", &pem);
     assert!(matches!(
-        watcher.look(),
-        Look::Refused(TlsError::NoPair { .. })
+        watcher.reload(),
+        Reload::Rejected(TlsError::NoPair { .. })
     ));
-    assert!(matches!(watcher.look(), Look::Same));
+    assert!(matches!(watcher.reload(), Reload::Unchanged));
     assert!(server.shows(&authority, &first).await);
     std::fs::remove_file(folder.path("server.key")).unwrap();
     assert!(matches!(
-        watcher.look(),
-        Look::Refused(TlsError::Unreadable { .. })
+        watcher.reload(),
+        Reload::Rejected(TlsError::Unreadable { .. })
     ));
-    assert!(matches!(watcher.look(), Look::Same));
+    assert!(matches!(watcher.reload(), Reload::Unchanged));
     assert!(server.shows(&authority, &first).await);
     folder.write("server.key", &second.key.serialize_pem());
-    assert!(matches!(watcher.look(), Look::TrackedBody));
+    assert!(matches!(watcher.reload(), Reload::Replaced));
     assert!(server.shows(&authority, &second).await);
 
     // Put back as it was, there is nothing to do; and the next mistake is told of.
     folder.write("server.pem", "");
-    assert!(matches!(watcher.look(), Look::Refused(_)));
+    assert!(matches!(watcher.reload(), Reload::Rejected(_)));
     folder.write("server.pem", &pem);
-    assert!(matches!(watcher.look(), Look::Same));
+    assert!(matches!(watcher.reload(), Reload::Unchanged));
     folder.write("server.pem", "");
-    assert!(matches!(watcher.look(), Look::Refused(_)));
+    assert!(matches!(watcher.reload(), Reload::Rejected(_)));
     assert!(server.shows(&authority, &second).await);
 }
 
@@ -189,10 +189,10 @@ async fn nobody_notices_a_change_under_load() {
         let next = authority.sign(&[NAME]);
         // Between the two, what is on disk is no pair.
         folder.replace("server.pem", &next.certificate.pem());
-        assert!(matches!(watcher.look(), Look::Refused(_)));
+        assert!(matches!(watcher.reload(), Reload::Rejected(_)));
         server.shown(&authority).await;
         folder.replace("server.key", &next.key.serialize_pem());
-        assert!(matches!(watcher.look(), Look::TrackedBody));
+        assert!(matches!(watcher.reload(), Reload::Replaced));
         assert!(server.shows(&authority, &next).await);
         for answer in &mut answers {
             within("a call", answer.changed()).await.unwrap();
