@@ -1,8 +1,8 @@
-//! The services, on the wire's side: each handler reads as a checklist of what
-//! the domain decides and the store keeps.
+//! The services' side of the wire: each handler is a checklist of domain decisions and
+//! store operations.
 //!
-//! `convert` alone turns wire types into domain types, and `error` alone turns
-//! an error into a status.
+//! Only `convert` turns wire types into domain types, and only `error` turns an error into
+//! a status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,13 +32,13 @@ use crate::{
     },
 };
 
-/// What the services can be set to.
+/// The options of the services.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How many API clients one owner may have, inactive ones included. Default
-    /// 100.
+    /// The most API clients that one owner may have, inactive ones included. Default 100.
     pub max_clients_per_owner: u32,
-    /// How long a caller may keep an answer of Introspect at most. Default 5 s.
+    /// The upper bound of `max_cache_age`, for which callers may cache a response of
+    /// Introspect. Default 5 s.
     pub max_cache_age: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for Options {
     }
 }
 
-/// The services, and what all that answers calls shares with them.
+/// The services, and the state that they share with everything that answers calls.
 pub struct Services {
     store: Store,
     replica: Replica,
@@ -59,15 +59,15 @@ pub struct Services {
     /// Which calls are traced.
     sampling: Sampling,
     options: Options,
-    complaints: sidecar::Complaints,
-    /// How long a request may take that is one of a stream's.
+    log_limiter: sidecar::LogLimiter,
+    /// The time limit of one request of a stream.
     request_timeout: Duration,
-    /// Becomes true when streams have to end.
+    /// Becomes true when streams must end.
     draining: watch::Receiver<bool>,
 }
 
 impl Services {
-    /// Puts the services on a store and a replica of it.
+    /// Services on a store and its replica.
     pub fn new(
         store: Store,
         replica: Replica,
@@ -83,23 +83,23 @@ impl Services {
             metrics,
             sampling,
             options,
-            complaints: sidecar::Complaints::default(),
+            log_limiter: sidecar::LogLimiter::default(),
             request_timeout,
             draining,
         }
     }
 
-    /// Where everything is kept.
+    /// The database.
     pub(crate) const fn store(&self) -> &Store {
         &self.store
     }
 
-    /// What introspections are answered from.
+    /// The index that introspections are answered from.
     pub(crate) const fn replica(&self) -> &Replica {
         &self.replica
     }
 
-    /// Where calls are counted.
+    /// The instruments that calls are counted in.
     pub(crate) const fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -109,24 +109,24 @@ impl Services {
         &self.sampling
     }
 
-    /// How long a call may take if its caller asks for no less.
+    /// How long a call may take, unless its caller's timeout is shorter.
     pub(crate) const fn request_timeout(&self) -> Duration {
         self.request_timeout
     }
 
-    /// Becomes true when streams have to end.
+    /// Becomes true when streams must end.
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.clone()
     }
 
-    /// Writes, and comes back when this replica answers by what was written: a
-    /// revocation that was acknowledged is in force here, and the others follow. Where
-    /// that takes longer than the request has time, it comes back before, since what was
-    /// committed has to be acknowledged and a new token is shown only once; until the
-    /// index has the change, this replica then says that it cannot tell.
+    /// Writes, and returns once this replica's index has the change: an acknowledged
+    /// revocation is in force here, and other replicas follow. If that takes longer than
+    /// the request's deadline allows, it returns before, since a commit must be
+    /// acknowledged and a new token is shown only once. Until the index has the change,
+    /// this replica then answers that it cannot judge.
     ///
     /// # Errors
-    /// Those of the transaction, and UNAVAILABLE where the commit was lost in a failover.
+    /// Those of the transaction, and UNAVAILABLE if a failover lost the commit.
     async fn write<T, E, F>(
         &self,
         extensions: &tonic::Extensions,
@@ -142,8 +142,8 @@ impl Services {
         let committed = self.store.transact(provenance, body).await;
         let written = match committed {
             Ok((value, position)) => {
-                let give_up = context::answer_by(extensions);
-                let applied = self.replica.wait_applied(position, give_up).await;
+                let wait_until = context::response_due(extensions);
+                let applied = self.replica.wait_applied(position, wait_until).await;
                 let revision = position.revision;
                 applied
                     .map(|()| Committed { value, revision })

@@ -19,7 +19,7 @@ use tracing::{Span, field::Empty, info_span};
 
 use super::method::{Method, code_name};
 use crate::{
-    grpc::{context::Proven, error::ApiError},
+    grpc::{context::CallerSlot, error::ApiError},
     telemetry::{
         metrics::{Call, Metrics},
         traces::{self, Sampling},
@@ -80,7 +80,7 @@ pub(crate) struct CallRecord {
     /// The path, as it can be shown.
     pub(crate) path: String,
     pub(crate) request_id: Arc<str>,
-    pub(crate) caller: Proven,
+    pub(crate) caller: CallerSlot,
     /// What the lines of the log are in.
     pub(crate) span: Span,
     /// What is exported.

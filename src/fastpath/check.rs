@@ -19,7 +19,7 @@ use super::{
 use crate::{
     grpc::{
         convert::ext_authz::to_denied,
-        sidecar::{self, Asked, conclude},
+        sidecar::{AuthorizationQuery, ParsedQuery, conclude},
     },
     pb::envoy::config::core::v3::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd,
     proxy_auth::{
@@ -274,15 +274,15 @@ impl AtOnce<'_> {
             // Of two entries of a map, only the last one counts.
             return None;
         }
-        let asked = Asked {
+        let asked = AuthorizationQuery {
             settings: Ok(settings),
             is_preflight: false,
             target: read.target,
             credential,
         };
-        let (need, presented) = match asked.read() {
-            Ok(sidecar::Read::Judge(need, presented)) => (need, presented),
-            Ok(sidecar::Read::Preflight) | Err(Refused::Misconfigured(_)) => return None,
+        let (need, presented) = match asked.parse() {
+            Ok(ParsedQuery::Judge(need, presented)) => (need, presented),
+            Ok(ParsedQuery::Preflight) | Err(Refused::Misconfigured(_)) => return None,
             Err(refused) => return Some(Verdict::Refused(refused)),
         };
         if read.has_reserved {

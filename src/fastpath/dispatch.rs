@@ -46,7 +46,7 @@ use crate::{
     domain::caller::CallerPermission,
     grpc::{
         Services,
-        context::{Caller, Proven, REQUEST_ID, RequestId},
+        context::{Caller, CallerSlot, REQUEST_ID, RequestId},
         error::ApiError,
     },
     replica::index::Callers,
@@ -106,7 +106,7 @@ impl FastPath {
         let method = Method::of(INTROSPECT_STREAM);
         let is_traced = self.services.sampling().traces(headers);
         let traced = record::span(self.services.sampling(), method, headers, is_traced);
-        let proven = Proven::from(Arc::clone(&caller.account));
+        let proven = CallerSlot::from(Arc::clone(&caller.account));
         let begun = Instant::now();
         let record = CallRecord {
             metrics: self.services.metrics().clone(),

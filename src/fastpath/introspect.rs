@@ -20,7 +20,7 @@ use crate::{
     },
     grpc::{
         Services, convert,
-        introspection::{Judged, Presented},
+        introspection::{Judgement, PresentedToken},
     },
     pb,
     replica::View,
@@ -67,7 +67,7 @@ impl<'s> AtOnce<'s> {
         if read.at_least.is_some_and(|wanted| revision.0 < wanted) {
             return None;
         }
-        let presented = Presented::read(std::str::from_utf8(read.token).ok()?);
+        let presented = PresentedToken::read(std::str::from_utf8(read.token).ok()?);
         let judged = self.services.judge(&self.view, &presented, check);
         let judged = judged.ok()??;
         write(&judged, revision, check.is_some(), reply);
@@ -161,9 +161,9 @@ fn permission_check(site: &[u8], permission: &[u8]) -> Option<PermissionCheck> {
 
 /// Writes the fields of an `IntrospectResponse` in the order of their numbers,
 /// those with their default left out: as prost does.
-fn write(judged: &Judged<'_>, revision: Revision, checked: bool, reply: &mut Vec<u8>) {
+fn write(judged: &Judgement<'_>, revision: Revision, checked: bool, reply: &mut Vec<u8>) {
     match judged {
-        Judged::Inactive(reason) => {
+        Judgement::Inactive(reason) => {
             write_number(
                 reply,
                 2,
@@ -177,7 +177,7 @@ fn write(judged: &Judged<'_>, revision: Revision, checked: bool, reply: &mut Vec
                 );
             }
         }
-        Judged::Active {
+        Judgement::Active {
             client,
             cache_age,
             decision,

@@ -1,4 +1,4 @@
-//! `ApiClientService`: the management surface.
+//! `ApiClientService`: the management of API clients.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{
     },
     error::ApiError,
     page,
-    replay::{Attempt, Earlier, Reply, Written, earlier},
+    replay::{EarlierRequest, IdempotentRequest, Reply, Written, earlier},
 };
 use crate::{
     domain::{
@@ -29,14 +29,14 @@ use crate::{
     store::{Committed, Snapshot, Transaction},
 };
 
-/// A client with what its state is worked out from.
-struct Seen {
+/// A client, and what determines its state.
+struct ClientView {
     client: ApiClient,
     owner_can_act: bool,
     now: Timestamp,
 }
 
-impl Seen {
+impl ClientView {
     fn new(client: ApiClient, facts: &Facts, now: Timestamp) -> Self {
         Self {
             client,
@@ -50,14 +50,14 @@ impl Seen {
     }
 }
 
-/// A client and the facts on which what may be done with it is decided.
+/// A client, and the facts that determine what the actor may do with it.
 struct Loaded {
     client: ApiClient,
     facts: Facts,
 }
 
-/// Loads a client that the actor may see, with the facts about every site that
-/// it carries and every other that the call names.
+/// Loads a client that the actor may see, with the facts about all sites that it has grants
+/// for and all that the call names.
 async fn load(
     tx: &mut Transaction,
     OnClient { actor, id }: &OnClient,
@@ -73,13 +73,13 @@ async fn load(
     Ok(Loaded { client, facts })
 }
 
-/// The reply to a creation that is sent again. Whoever gets it must be able to make such a
-/// client at this moment, and to hand out what became of it.
-async fn create_again(
+/// The stored reply to a repeated creation. The actor must be allowed to create such a
+/// client now, and to receive the token of the client as it is now.
+async fn repeat_creation(
     tx: &mut Transaction,
     actor: UserId,
     draft: &Draft,
-    earlier: Earlier<'_>,
+    earlier: EarlierRequest<'_>,
 ) -> Result<pb::CreateApiClientResponse, ApiError> {
     let client = match earlier.client() {
         Some(id) => tx.find_client(id).await?,
@@ -96,7 +96,7 @@ async fn create_again(
     earlier.reply()
 }
 
-/// The reply to a write, with its revision where it was made now.
+/// The reply to a write, with its revision if the write was made now.
 fn reply<R: Reply>(
     Committed {
         value: written,
@@ -105,34 +105,33 @@ fn reply<R: Reply>(
     done: &str,
 ) -> R {
     match written {
-        Written::Now(client, mut reply) => {
-            tell(done, client);
+        Written::New(client, mut reply) => {
+            log_change(done, client);
             reply.set_revision(revision);
             reply
         }
-        Written::Before(reply) => reply,
+        Written::Replayed(reply) => reply,
     }
 }
 
-/// Says in the log what was done to a client: where the database is lost, and its
-/// audit trail with it, this is what is left. Only after the commit, and only where
-/// something was done.
-fn tell(done: &str, client: ClientId) {
+/// Logs a change of a client: if the database and its audit trail are lost, the log
+/// remains. Called only after the commit, and only if the client changed.
+fn log_change(done: &str, client: ClientId) {
     tracing::info!(client.id = %client, "{done} API client {client}");
 }
 
 /// A call that may change one client.
 struct Change<'c> {
-    /// Which client, and for whom.
+    /// The client and the actor.
     on_client: &'c OnClient,
     /// The sites that the call names.
     named: &'c [SiteId],
-    /// What is done, for the log.
+    /// The verb for the log.
     done: &'static str,
 }
 
 impl Services {
-    /// Decides on a change, and writes what it comes to with its event.
+    /// Decides on a change, and writes the client with its event.
     async fn change<F>(
         &self,
         extensions: &tonic::Extensions,
@@ -143,7 +142,7 @@ impl Services {
             done,
         }: Change<'_>,
         decide: F,
-    ) -> Result<Committed<Seen>, ApiError>
+    ) -> Result<Committed<ClientView>, ApiError>
     where
         F: Fn(ApiClient, &Facts, Timestamp) -> Result<Transition, Refusal> + Sync,
     {
@@ -155,17 +154,17 @@ impl Services {
                 tx.update_client(&old, &client).await?;
                 tx.record(event).await?;
             }
-            Ok((Seen::new(client, &facts, tx.now), is_done))
+            Ok((ClientView::new(client, &facts, tx.now), is_done))
         };
         let Committed {
-            value: (seen, is_done),
+            value: (view, is_done),
             revision,
         } = self.write(extensions, provenance, body).await?;
         if is_done {
-            tell(done, on_client.id);
+            log_change(done, on_client.id);
         }
         Ok(Committed {
-            value: seen,
+            value: view,
             revision,
         })
     }
@@ -181,14 +180,14 @@ impl ApiClientService for Services {
         let (now, secret) = (self.store.clock().now(), extensions.get());
         let (actor, draft, key) = clients::create(request, secret, now)?;
         let provenance = provenance(&extensions, Some(actor.clone()))?;
-        let attempt = key
-            .map(|key| Attempt::new(&extensions, key, Write::Create(&draft), actor.user))
+        let request_key = key
+            .map(|key| IdempotentRequest::new(&extensions, key, Write::Create(&draft), actor.user))
             .transpose()?;
         let limit = self.options.max_clients_per_owner;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
-            if let Some(earlier) = earlier(attempt.as_ref(), tx).await? {
-                let reply = create_again(tx, actor.user, &draft, earlier).await?;
-                return Ok(Written::Before(reply));
+            if let Some(earlier) = earlier(request_key.as_ref(), tx).await? {
+                let reply = repeat_creation(tx, actor.user, &draft, earlier).await?;
+                return Ok(Written::Replayed(reply));
             }
             let draft = draft.clone();
             let owner = draft.delegated.owner();
@@ -202,16 +201,16 @@ impl ApiClientService for Services {
             tx.insert_client(&issued.client, &issued.token.hash())
                 .await?;
             tx.record(issued.event).await?;
-            let seen = Seen::new(issued.client, &facts, tx.now);
+            let view = ClientView::new(issued.client, &facts, tx.now);
             let reply = pb::CreateApiClientResponse {
                 token: issued.token.reveal(),
-                api_client: Some(seen.to_pb()),
+                api_client: Some(view.to_pb()),
                 revision: 0,
             };
-            if let Some(attempt) = &attempt {
-                attempt.remember(tx, &reply, &issued.token).await?;
+            if let Some(request_key) = &request_key {
+                request_key.store_reply(tx, &reply, &issued.token).await?;
             }
-            Ok(Written::Now(seen.client.id, reply))
+            Ok(Written::New(view.client.id, reply))
         };
         let written = self.write(&extensions, &provenance, body).await?;
         Ok(Response::new(reply(written, "created")))
@@ -224,9 +223,9 @@ impl ApiClientService for Services {
         let (_, extensions, request) = request.into_parts();
         let OnClient { actor, id } = clients::on_client(request.actor, &request.id)?;
         provenance(&extensions, Some(actor.clone()))?;
-        let seen = self.get(actor.user, id).await?;
+        let view = self.get(actor.user, id).await?;
         Ok(Response::new(pb::GetApiClientResponse {
-            api_client: Some(seen.to_pb()),
+            api_client: Some(view.to_pb()),
         }))
     }
 
@@ -259,7 +258,7 @@ impl ApiClientService for Services {
             done: "updated",
         };
         let Committed {
-            value: seen,
+            value: view,
             revision,
         } = self
             .change(&extensions, &provenance, change, |client, facts, now| {
@@ -267,7 +266,7 @@ impl ApiClientService for Services {
             })
             .await?;
         Ok(Response::new(pb::UpdateApiClientResponse {
-            api_client: Some(seen.to_pb()),
+            api_client: Some(view.to_pb()),
             revision: revision.0,
         }))
     }
@@ -281,31 +280,31 @@ impl ApiClientService for Services {
         let OnClient { actor, id } = &on_client;
         let provenance = provenance(&extensions, Some(actor.clone()))?;
         let write = Write::Rotate(*id, &rotation);
-        let attempt = key
-            .map(|key| Attempt::new(&extensions, key, write, actor.user))
+        let request_key = key
+            .map(|key| IdempotentRequest::new(&extensions, key, write, actor.user))
             .transpose()?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
-            let earlier = earlier(attempt.as_ref(), tx).await?;
+            let earlier = earlier(request_key.as_ref(), tx).await?;
             let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
             if let Some(earlier) = earlier {
                 client.check_token_issue(&facts, tx.now)?;
-                return Ok(Written::Before(earlier.reply()?));
+                return Ok(Written::Replayed(earlier.reply()?));
             }
             let rotated = client.rotate(&rotation, &facts, tx.now, &*tx.entropy())?;
             let issued = rotated.issued;
             tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends)
                 .await?;
             tx.record(issued.event).await?;
-            let seen = Seen::new(issued.client, &facts, tx.now);
+            let view = ClientView::new(issued.client, &facts, tx.now);
             let reply = pb::RotateApiClientResponse {
                 token: issued.token.reveal(),
-                api_client: Some(seen.to_pb()),
+                api_client: Some(view.to_pb()),
                 revision: 0,
             };
-            if let Some(attempt) = &attempt {
-                attempt.remember(tx, &reply, &issued.token).await?;
+            if let Some(request_key) = &request_key {
+                request_key.store_reply(tx, &reply, &issued.token).await?;
             }
-            Ok(Written::Now(seen.client.id, reply))
+            Ok(Written::New(view.client.id, reply))
         };
         let written = self.write(&extensions, &provenance, body).await?;
         Ok(Response::new(reply(written, "rotated")))
@@ -324,13 +323,13 @@ impl ApiClientService for Services {
             done: "revoked",
         };
         let Committed {
-            value: seen,
+            value: view,
             revision,
         } = self
             .change(&extensions, &provenance, change, ApiClient::revoke)
             .await?;
         Ok(Response::new(pb::RevokeApiClientResponse {
-            api_client: Some(seen.to_pb()),
+            api_client: Some(view.to_pb()),
             revision: revision.0,
         }))
     }
@@ -348,13 +347,13 @@ impl ApiClientService for Services {
             done: "reactivated",
         };
         let Committed {
-            value: seen,
+            value: view,
             revision,
         } = self
             .change(&extensions, &provenance, change, ApiClient::reactivate)
             .await?;
         Ok(Response::new(pb::ReactivateApiClientResponse {
-            api_client: Some(seen.to_pb()),
+            api_client: Some(view.to_pb()),
             revision: revision.0,
         }))
     }
@@ -374,7 +373,7 @@ impl ApiClientService for Services {
             Ok(tx.record(event).await?)
         };
         let Committed { revision, .. } = self.write(&extensions, &provenance, body).await?;
-        tell("deleted", on_client.id);
+        log_change("deleted", on_client.id);
         Ok(Response::new(pb::DeleteApiClientResponse {
             revision: revision.0,
         }))
@@ -385,34 +384,37 @@ impl ApiClientService for Services {
         request: Request<pb::GetApiClientUsageRequest>,
     ) -> Result<Response<pb::GetApiClientUsageResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let asked = usage::usage(request, self.store.clock().now())?;
-        provenance(&extensions, Some(asked.on_client.actor.clone()))?;
-        Ok(Response::new(self.usage(&asked).await?))
+        let query = usage::usage(request, self.store.clock().now())?;
+        provenance(&extensions, Some(query.on_client.actor.clone()))?;
+        Ok(Response::new(self.usage(&query).await?))
     }
 }
 
 impl Services {
-    async fn get(&self, actor: UserId, id: ClientId) -> Result<Seen, ApiError> {
+    async fn get(&self, actor: UserId, id: ClientId) -> Result<ClientView, ApiError> {
         let body = async |snapshot: &mut Snapshot| {
             let client = snapshot.find_client(id).await?;
             let client = client.ok_or(Refusal::NotFound)?;
             let facts = snapshot.facts(actor, client.delegated.owner()).await?;
             ApiClient::require_visible(&facts)?;
-            Ok(Seen::new(client, &facts, snapshot.now))
+            Ok(ClientView::new(client, &facts, snapshot.now))
         };
         self.store.read(body).await
     }
 
-    async fn list(&self, command: clients::List) -> Result<pb::ListApiClientsResponse, ApiError> {
+    async fn list(
+        &self,
+        command: clients::ListClients,
+    ) -> Result<pb::ListApiClientsResponse, ApiError> {
         let mut listing = command.listing;
         let page_size = usize::from(listing.limit);
-        // For `page::cut`.
+        // One more row for `page::truncate`.
         listing.limit += 1;
         let body = async |snapshot: &mut Snapshot| {
             let facts = snapshot.facts(command.actor.user, listing.owner).await?;
             check_listable(&facts)?;
             let owner_can_act = facts.owner_can_act();
-            // None of an inactive owner's clients is active.
+            // No client of an inactive owner is active.
             let page = if owner_can_act || listing.include_inactive {
                 snapshot.page_clients(listing).await?
             } else {
@@ -422,7 +424,7 @@ impl Services {
         };
         let (mut page, owner_can_act, now) = self.store.read(body).await?;
         let token = |last: &ApiClient| clients::page_token(&command.list, last);
-        let next_page_token = page::cut(&mut page, page_size, token);
+        let next_page_token = page::truncate(&mut page, page_size, token);
         let client = |client: &ApiClient| clients::to_api_client(client, owner_can_act, now);
         Ok(pb::ListApiClientsResponse {
             api_clients: page.iter().map(client).collect(),

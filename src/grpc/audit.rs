@@ -23,10 +23,10 @@ impl AuditService for Services {
 impl Services {
     async fn list_events(
         &self,
-        command: audit::List,
+        command: audit::ListEvents,
     ) -> Result<pb::ListAuditEventsResponse, ApiError> {
         let page_size = usize::from(command.limit);
-        // For `page::cut`.
+        // One more row for `page::truncate`.
         let limit = command.limit + 1;
         let body = async |snapshot: &mut Snapshot| {
             snapshot
@@ -35,7 +35,7 @@ impl Services {
         };
         let mut page = self.store.read(body).await?;
         let token = |last: &RecordedEvent| audit::page_token(&command.list, last);
-        let next_page_token = page::cut(&mut page, page_size, token);
+        let next_page_token = page::truncate(&mut page, page_size, token);
         let events = page.into_iter().map(audit::to_event).collect();
         Ok(pb::ListAuditEventsResponse {
             events,

@@ -1,5 +1,4 @@
-//! Callers: which service account a token or a certificate shows, and whether that
-//! may ask for something.
+//! Callers: finds the service account of a token or certificate, and checks its permission.
 
 use std::sync::Arc;
 
@@ -16,19 +15,18 @@ use crate::{
 };
 
 impl Services {
-    /// The caller that shows that, where it has the permission that is needed, if one
-    /// is.
+    /// The caller with these credentials, if it has the permission.
     ///
     /// # Errors
-    /// Where there is none, it may not, or it cannot be told.
-    pub(crate) async fn prove_caller(
+    /// If the caller is unknown, lacks the permission, or cannot be looked up.
+    pub(crate) async fn authenticate_caller(
         &self,
-        shown: Option<Proof>,
+        proof: Option<Proof>,
         needed: Option<CallerPermission>,
-        give_up: Instant,
+        wait_until: Instant,
     ) -> Result<Caller, ApiError> {
-        let proof = shown.ok_or(ApiError::CallerUnknown)?;
-        let account = self.find_caller(&proof, needed, give_up).await?;
+        let proof = proof.ok_or(ApiError::CallerUnknown)?;
+        let account = self.find_caller(&proof, needed, wait_until).await?;
         match needed {
             Some(permission) if !account.may(permission) => {
                 Err(ApiError::CallerNotPermitted(permission))
@@ -41,13 +39,13 @@ impl Services {
         &self,
         proof: &Proof,
         needed: Option<CallerPermission>,
-        give_up: Instant,
+        wait_until: Instant,
     ) -> Result<Arc<ServiceAccount>, ApiError> {
-        // An old index knows the callers of long ago. For introspection that will do,
-        // because from an old index no token is answered as active; everything else
-        // needs the database anyway.
+        // A stale index may have outdated callers. That is acceptable for introspection,
+        // since a stale index answers no token as active. Everything else needs the
+        // database anyway.
         let introspects = needed == Some(CallerPermission::Introspect);
-        let view = self.replica.loaded_view(give_up).await?;
+        let view = self.replica.loaded_view(wait_until).await?;
         let is_fresh = view.require_fresh().is_ok();
         let known = proof.account(view.index().callers()).cloned();
         drop(view);
@@ -61,8 +59,8 @@ impl Services {
         if let Some(account) = known {
             return Ok(account);
         }
-        // Perhaps it was made a moment ago.
-        self.replica.ask(give_up).await?;
+        // It may have been created a moment ago.
+        self.replica.ask(wait_until).await?;
         let view = self.replica.view()?;
         if let Some(account) = proof.account(view.index().callers()) {
             return Ok(Arc::clone(account));

@@ -1,5 +1,4 @@
-//! What the layers in front of the services found out about a request, and pass
-//! on with it.
+//! What the layers determine about a request and attach to it.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -18,32 +17,32 @@ use crate::domain::{
 };
 use crate::{replica::index::Callers, store::Store, telemetry::traces, transport::tls::Peer};
 
-/// The proven caller of a request.
+/// The authenticated caller of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who it is.
+    /// Its service account.
     pub account: Arc<ServiceAccount>,
-    /// What it showed.
+    /// The credentials that it sent.
     pub proof: Proof,
 }
 
-/// What a caller shows of itself.
+/// The credentials of a caller.
 #[derive(Clone, Debug)]
 pub enum Proof {
     /// A token, by its hash.
     Token(TokenHash),
-    /// A certificate that was signed by one of the authorities, on the connection.
+    /// A client certificate of the connection, signed by a configured authority.
     Certificate(Peer),
 }
 
 impl Proof {
-    /// A token, where the text is that of a caller's.
+    /// A token, if the text is a service account's.
     pub(crate) fn of_token(text: &str) -> Option<Self> {
         let token = Token::parse(text).ok()?;
         (token.kind() == TokenKind::ServiceAccount).then(|| Self::Token(token.hash()))
     }
 
-    /// Whose it is.
+    /// The service account with these credentials.
     pub(crate) fn account<'c>(&self, callers: &'c Callers) -> Option<&'c Arc<ServiceAccount>> {
         match self {
             Self::Token(token) => callers.find(token),
@@ -51,99 +50,98 @@ impl Proof {
         }
     }
 
-    /// Whether it is still that account's: a name may be bound to another one meanwhile,
-    /// which may be permitted less.
+    /// Whether they still belong to that account: a certificate's name may have been
+    /// assigned to another account, with fewer permissions.
     pub(crate) fn is_still(&self, account: &ServiceAccount, callers: &Callers) -> bool {
         let now = self.account(callers);
         now.is_some_and(|now| now.id == account.id)
     }
 }
 
-/// Where those in front of the caller's proof learn who it is, once that is known.
+/// Passes the caller to the outer layers, once it is authenticated.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Proven(Arc<OnceLock<Arc<ServiceAccount>>>);
+pub(crate) struct CallerSlot(Arc<OnceLock<Arc<ServiceAccount>>>);
 
-impl Proven {
-    /// Notes the caller of a request.
-    pub(crate) fn note(extensions: &http::Extensions, caller: &Caller) {
+impl CallerSlot {
+    /// Records the caller of a request.
+    pub(crate) fn record(extensions: &http::Extensions, caller: &Caller) {
         let name = caller.account.name.as_str();
         tracing::Span::current().record("caller.name", name);
         if let Some(Self(proven)) = extensions.get() {
-            // A request is proven once.
+            // A request is authenticated once.
             proven.set(Arc::clone(&caller.account)).ok();
         }
     }
 
-    /// The caller's name; empty while it is not known.
+    /// The caller's name; empty before authentication.
     pub(crate) fn name(&self) -> &str {
         self.0.get().map_or("", |account| account.name.as_str())
     }
 }
 
-impl From<Arc<ServiceAccount>> for Proven {
+impl From<Arc<ServiceAccount>> for CallerSlot {
     fn from(account: Arc<ServiceAccount>) -> Self {
         Self(Arc::new(account.into()))
     }
 }
 
-/// The header with a request's id, in requests and in answers.
+/// The header with the request id, in requests and responses.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The request's id: the caller's own, or one made here.
+/// The request id: the caller's, or a new one.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
 
 impl RequestId {
-    /// The longest that is taken over from a caller.
+    /// The longest id that is accepted from a caller.
     const MAX_LENGTH: usize = 128;
 
-    /// The id that a request came with, where that is taken over.
-    pub(crate) fn given(headers: &HeaderMap) -> Option<&str> {
+    /// The caller's id, if it is acceptable.
+    pub(crate) fn from_caller(headers: &HeaderMap) -> Option<&str> {
         let id = headers.get(REQUEST_ID)?.to_str().ok()?;
         Self::is_usable(id).then_some(id)
     }
 
-    /// The id of a request that came with none.
-    pub(crate) fn made(store: &Store) -> Self {
+    /// A new id.
+    pub(crate) fn generate(store: &Store) -> Self {
         let id = id::RequestId::mint(store.clock().now(), store.entropy());
         Self(id.to_string().into())
     }
 
-    /// The one or the other.
+    /// The caller's id, or a new one.
     pub(crate) fn of(headers: &HeaderMap, store: &Store) -> Self {
-        Self::given(headers).map_or_else(|| Self::made(store), |id| Self(id.into()))
+        Self::from_caller(headers).map_or_else(|| Self::generate(store), |id| Self(id.into()))
     }
 
-    /// Whether a caller's own is taken over.
+    /// Whether a caller's id is acceptable.
     pub(crate) fn is_usable(id: &str) -> bool {
         (1..=Self::MAX_LENGTH).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_graphic())
-            // It gets into logs, and into the audit trail.
+            // Ids are written to logs and the audit trail.
             && !may_contain_token(id)
     }
 }
 
-/// When the request is given up.
+/// The deadline of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
-/// What is left of a request's time where its answer is ready: enough to send it before
-/// the request is given up.
-const TO_ANSWER: Duration = Duration::from_millis(50);
+/// How long before the deadline a response must be ready, so that it can be sent in time.
+const RESPONSE_MARGIN: Duration = Duration::from_millis(50);
 
-/// When to begin to answer with what there is; none where nobody said.
-pub(super) fn answer_by(extensions: &tonic::Extensions) -> Option<Instant> {
+/// When to stop waiting and respond; None without a deadline.
+pub(super) fn response_due(extensions: &tonic::Extensions) -> Option<Instant> {
     let Deadline(deadline) = *extensions.get::<Deadline>()?;
-    Some(deadline.checked_sub(TO_ANSWER).unwrap_or(deadline))
+    Some(deadline.checked_sub(RESPONSE_MARGIN).unwrap_or(deadline))
 }
 
-/// How long the request may still take; `ours` where the layers set nothing.
+/// The time until the deadline; `ours` without one.
 pub(super) fn remaining(extensions: &tonic::Extensions, ours: Duration) -> Duration {
     let deadline = extensions.get::<Deadline>();
     deadline.map_or(ours, |at| at.0.saturating_duration_since(Instant::now()))
 }
 
-/// Who asks, as which request: what the audit trail gets of it.
+/// The caller, actor and request id, for the audit trail.
 pub(super) fn provenance(
     extensions: &tonic::Extensions,
     actor: Option<Actor>,

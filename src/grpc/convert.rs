@@ -1,5 +1,5 @@
-//! From the wire's types to the domain's, and back. Everything that is wrong
-//! with a request is found here, and all of it is reported at once.
+//! Converts wire types to domain types and back. All violations of a request are found
+//! here, and reported together.
 
 use chrono::TimeDelta;
 

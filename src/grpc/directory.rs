@@ -18,7 +18,7 @@ use crate::{
     store::{Committed, Snapshot, Transaction},
 };
 
-/// How long each chunk of a replacement may take, and all of them.
+/// The timeout of each chunk of a replacement, and of all chunks.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 const CHUNKS_TIMEOUT: Duration = Duration::from_mins(10);
 
@@ -55,20 +55,21 @@ impl DirectoryService for Services {
     ) -> Result<Response<pb::ReplaceDirectoryResponse>, Status> {
         let (_, extensions, mut chunks) = request.into_parts();
         let provenance = provenance(&extensions, None)?;
-        // The whole directory is here before the write lock is taken: a slow
-        // sender holds up nobody.
+        // The whole directory is received before the write lock is taken, so that a slow
+        // sender blocks no other writes.
         let mut replacement = Replacement::default();
         let until = Instant::now() + CHUNKS_TIMEOUT;
         let mut began = None;
         while let Some(chunk) = next_chunk(&mut chunks, until).await? {
-            // From here on, whatever any server applies is newer than what is sent.
+            // From here on, everything that any server applies is newer than this
+            // replacement.
             if began.is_none() {
                 let place = self.store.begin_replacement().await;
                 began = Some(place.map_err(ApiError::from)?);
             }
             replacement.add(&chunk)?;
         }
-        // Millions of entries are looked at: not between other calls.
+        // The check visits up to millions of entries, so it must not block the runtime.
         let checked = tokio::task::spawn_blocking(|| replacement.finish()).await;
         let checked = checked.or(Err(ApiError::Defect("the check of a directory broke off")))?;
         let Replacement {
@@ -111,8 +112,8 @@ impl DirectoryService for Services {
     }
 }
 
-/// The next chunk, unless it takes too long, or all of them do: neither a sender that has
-/// gone silent nor one that dawdles may keep others from replacing the directory.
+/// The next chunk, within its timeout and the total one: neither a silent nor a slow sender
+/// may keep others from replacing the directory.
 async fn next_chunk<C>(
     chunks: &mut (impl Stream<Item = Result<C, Status>> + Unpin),
     until: Instant,
@@ -151,8 +152,8 @@ mod tests {
 
     use super::*;
 
-    /// For how long a sender is listened to that takes so long for each chunk.
-    async fn patience(pause: Duration) -> Duration {
+    /// How long a sender may take in total if it pauses that long before each chunk.
+    async fn accepted_duration(pause: Duration) -> Duration {
         let begun = Instant::now();
         let chunks = stream::repeat(()).then(async |()| {
             sleep(pause).await;
@@ -172,11 +173,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sender_has_a_time_for_each_chunk_and_one_for_all() {
+    async fn a_replacement_has_a_timeout_for_each_chunk_and_in_total() {
         let moment = Duration::from_millis(1);
-        assert_eq!(patience(CHUNK_TIMEOUT + moment).await, CHUNK_TIMEOUT);
         assert_eq!(
-            patience(CHUNK_TIMEOUT.saturating_sub(moment)).await,
+            accepted_duration(CHUNK_TIMEOUT + moment).await,
+            CHUNK_TIMEOUT
+        );
+        assert_eq!(
+            accepted_duration(CHUNK_TIMEOUT.saturating_sub(moment)).await,
             CHUNKS_TIMEOUT
         );
     }

@@ -1,5 +1,5 @@
-//! Every error that a caller can see, and the one table that says its code and
-//! reason. A database's message, a path or a query never gets through here.
+//! All errors that callers can see, with the one table of codes and reasons. Database
+//! messages, paths and queries never appear in them.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -25,26 +25,25 @@ use crate::{
 
 /// The domain of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "auth.hitkeep.com";
-/// What stands in front of a reason's name in the proto enum.
+/// The prefix of the reasons' names in the proto enum.
 const REASON_PREFIX: &str = "ERROR_REASON_";
-/// Violations that are collected at most.
+/// The most violations that are collected.
 pub(super) const MAX_VIOLATIONS: usize = 1000;
-/// The bytes of violations that an answer names. Its details become a header, and
-/// many clients take no more than 8 KiB of headers; what is too much there reaches
-/// nobody at all.
+/// How many bytes of violations a status has. Its details become a header, and many clients
+/// accept no more than 8 KiB of headers: beyond that, the client would get no status at
+/// all.
 const MAX_NAMED_BYTES: usize = 4500;
-/// What a violation takes beside its texts.
+/// The encoding overhead of a violation.
 const VIOLATION_OVERHEAD: usize = 8;
-/// The bytes of violations that the message repeats, for those who read no
-/// details.
+/// How many bytes of violations the message repeats, for clients that ignore details.
 const MAX_SUMMARY_BYTES: usize = 400;
 
-/// A field of a request that is wrong.
+/// An invalid field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Its path from the request, such as `api_client.site_grants[1].role`.
     pub field: String,
-    /// What is wrong with it.
+    /// The violated rule.
     pub description: String,
 }
 
@@ -54,7 +53,7 @@ pub enum ApiError {
     /// Fields are missing, malformed or over their limits.
     #[error("{}", summary(.0))]
     InvalidFields(Vec<Violation>),
-    /// The domain says no.
+    /// The domain refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// A directory replacement would remove too much.
@@ -70,48 +69,48 @@ pub enum ApiError {
          if the source was restored from a backup", .0.applied_sequence.unwrap_or_default()
     )]
     DirectoryChanged(#[from] DirectoryChanged),
-    /// The write was made before, and its reply can no longer be given.
+    /// The write was made before, and its reply is no longer available.
     #[error(
         "the call was made already with this request_id, and its reply is no longer kept: the \
          token was replaced, or the API client revoked or deleted; nothing was done"
     )]
     ReplyGone,
-    /// Nobody known is at the other end.
+    /// The credentials are missing or unknown.
     #[error(
         "no known caller: send \"authorization: Bearer\" with a service account's token, or a \
          certificate with a name that is bound to one service account"
     )]
     CallerUnknown,
-    /// The caller may not ask for that.
+    /// The caller lacks the permission.
     #[error("the service account lacks the permission \"{0}\"")]
     CallerNotPermitted(CallerPermission),
-    /// The deadline passed while working.
+    /// The deadline has passed.
     #[error("the deadline passed")]
     DeadlineExceeded,
-    /// Too much at once.
+    /// The server is overloaded.
     #[error("too many requests at once, try again")]
     Overloaded,
     /// The store failed.
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
-    /// The index cannot vouch for the token.
+    /// The index is too stale to judge a token.
     #[error("{0}, so it cannot be told whether a token works: try again")]
     CannotTell(#[from] CannotTell),
-    /// The server is about to end, or an old connection is, and with it every stream.
+    /// The server or the connection is about to end, and with it every stream.
     #[error("the server is shutting down, or wants its callers to reconnect: try again")]
     ShuttingDown,
-    /// The revision asked for was not reached in time.
+    /// The requested revision was not reached in time.
     #[error("revision {wanted} was not reached within the deadline, this is {reached}", wanted = wanted.0, reached = reached.0)]
     RevisionNotReached {
-        /// The one asked for.
+        /// The requested revision.
         wanted: Revision,
-        /// The one there is.
+        /// The revision of the index.
         reached: Revision,
     },
-    /// There is no such method, or it does not speak that compression.
+    /// The method does not exist, or does not support that compression.
     #[error("{0}")]
     MethodUnknown(String),
-    /// A defect of ours.
+    /// A bug.
     #[error("internal error")]
     Defect(&'static str),
 }
@@ -146,7 +145,7 @@ impl IsCollision for ApiError {
 }
 
 impl ApiError {
-    /// A message is not the one it should be, or is too large.
+    /// A message cannot be decoded, or is too large.
     pub fn unreadable_message() -> Self {
         Self::InvalidFields(vec![Violation {
             field: "the message".to_owned(),
@@ -157,7 +156,7 @@ impl ApiError {
         }])
     }
 
-    /// The table.
+    /// The code and reason of each error.
     pub const fn code_and_reason(&self) -> (Code, ErrorReason) {
         match self {
             Self::InvalidFields(_)
@@ -189,8 +188,8 @@ impl ApiError {
                 (Code::PermissionDenied, ErrorReason::CallerNotPermitted)
             }
             Self::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
-            // A transaction that collided until its tries ran out is too much at
-            // once as well: nothing was done, and it may go through later.
+            // A transaction that collided until its retries ran out counts as overload:
+            // nothing was written, and a retry may succeed.
             Self::Overloaded
             | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
                 (Code::Unavailable, ErrorReason::Overloaded)
@@ -216,7 +215,7 @@ impl ApiError {
         reason.as_str_name().trim_start_matches(REASON_PREFIX)
     }
 
-    /// What the reason is about, for programs.
+    /// The reason's parameters, for programs.
     fn metadata(&self) -> HashMap<String, String> {
         let pairs = match self {
             Self::Refused(Refusal::ExceedsInstanceRole { wanted }) => {
@@ -258,10 +257,10 @@ impl ApiError {
             .collect()
     }
 
-    /// The error as an answer within a stream, which goes on after it. It has its line in
-    /// the log as a call that fails has; whose it is, says the span that this is called in.
-    pub(super) fn into_answer(self) -> pb::IntrospectError {
-        self.tell_of_answer();
+    /// The error as a response within a stream, which goes on. It is logged like a failed
+    /// call; the current span identifies the request.
+    pub(super) fn into_stream_error(self) -> pb::IntrospectError {
+        self.log_stream_error();
         let (code, reason) = self.code_and_reason();
         let violation = |violation: Violation| pb::FieldViolation {
             field: violation.field,
@@ -276,7 +275,7 @@ impl ApiError {
         }
     }
 
-    /// What is behind it, for our log alone; nothing where it says everything itself.
+    /// The causes, for the log only; None if the error says everything.
     pub(crate) fn causes(&self) -> Option<String> {
         match self {
             Self::Store(failure) => Some(format!("{failure}: {}", causes(failure))),
@@ -285,9 +284,9 @@ impl ApiError {
         }
     }
 
-    fn tell_of_answer(&self) {
+    fn log_stream_error(&self) {
         let (rpc_reason, causes, why) = (self.reason(), self.causes(), self.to_string());
-        // Quoted, since what is wrong with a request may hold anything.
+        // Quoted, since a violation may hold any characters.
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -335,13 +334,13 @@ impl From<ApiError> for Status {
             details.add_bad_request_violation("...", rest);
         }
         let mut status = Self::with_error_details(code, error.to_string(), details);
-        // For the line in our log. It never gets to the caller.
+        // For the log. The source is never sent to the caller.
         status.set_source(Arc::new(error));
         status
     }
 }
 
-/// The first violations, as many as fit into so many bytes, but at least one.
+/// The first violations that fit into that many bytes, but at least one.
 fn fitting(violations: &[Violation], bytes: usize) -> &[Violation] {
     let mut left = bytes;
     let fits = |violation: &&Violation| {
@@ -354,7 +353,7 @@ fn fitting(violations: &[Violation], bytes: usize) -> &[Violation] {
     &violations[..count.max(1).min(violations.len())]
 }
 
-/// The first violations in a line, for those who read no details.
+/// The first violations in one line, for clients that ignore details.
 fn summary(violations: &[Violation]) -> String {
     let each = |violation: &Violation| format!("{} {}", violation.field, violation.description);
     let first = fitting(violations, MAX_SUMMARY_BYTES);

@@ -1,7 +1,6 @@
-//! Envoy's `Authorization`: may a request pass? The answer is the judgement of
-//! Introspect, and where it cannot be made, that is an answer as well: with an error,
-//! Envoy would say what its own configuration says, which is 403 where nobody thought
-//! of it.
+//! Envoy's `Authorization` service. The response is the judgement of Introspect. If a token
+//! cannot be judged, that is a denial with a status of its own: on an error, Envoy would
+//! apply its own configuration, which defaults to 403.
 
 use tonic::{Request, Response, Status};
 
@@ -13,7 +12,7 @@ use crate::{
     proxy_auth::verdict::Refused,
 };
 
-/// The answer where the call itself failed, and not the check.
+/// The response if the call itself failed.
 pub(crate) fn cannot_tell() -> CheckResponse {
     convert::to_denied(&Refused::Unanswerable)
 }
@@ -26,7 +25,7 @@ impl Authorization for Services {
     ) -> Result<Response<CheckResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
         let remaining = remaining(&extensions, self.request_timeout);
-        let verdict = self.verdict(convert::asked(&request), remaining).await;
+        let verdict = self.verdict(convert::query(&request), remaining).await;
         let response = convert::to_response(&verdict, &request);
         Ok(Response::new(response))
     }

@@ -1,7 +1,7 @@
-//! `IntrospectionService`: is this token good, and for what?
+//! `IntrospectionService`: whether a token is active, and what it permits.
 //!
-//! The answer comes from the index in memory. It waits for nothing, unless the
-//! caller names a revision, or the token is one that the index does not know.
+//! Responses come from the index in memory. They wait for nothing, unless the caller names
+//! a revision or the index does not have the token.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ use crate::{
     telemetry::metrics::VerdictReason,
 };
 
-/// The part of the remaining time that is spent on waiting. The rest is for the
-/// reply, so that the caller sees the reason and not its own deadline.
+/// The share of the remaining time that may be spent on waiting. The rest is for the
+/// response, so that the caller sees the reason and not its own deadline.
 const WAITING_SHARE: f64 = 0.9;
 
 #[tonic::async_trait]
@@ -41,8 +41,8 @@ impl IntrospectionService for Services {
         Ok(Response::new(self.answer(&request, remaining).await?))
     }
 
-    /// Never called: the stream has a route of its own, `fastpath::introspect_stream`, which
-    /// answers many requests at once.
+    /// Never called: the stream has a route of its own, `fastpath::introspect_stream`,
+    /// which answers requests in batches.
     async fn introspect_stream(
         &self,
         _: Request<Streaming<pb::IntrospectRequest>>,
@@ -65,20 +65,20 @@ impl IntrospectionService for Services {
     }
 }
 
-/// When to give up waiting, for a call that may take so long.
-pub(crate) fn give_up_after(remaining: Duration) -> Instant {
+/// When to stop waiting, for a call with that much time.
+pub(crate) fn wait_limit(remaining: Duration) -> Instant {
     Instant::now() + remaining.mul_f64(WAITING_SHARE)
 }
 
-/// A token as a request has it.
-pub(crate) enum Presented {
-    /// What could be an API client's: its hash.
+/// A token of a request.
+pub(crate) enum PresentedToken {
+    /// The hash of a well-formed token of an API client.
     Hash(TokenHash),
-    /// Anything else, such as a caller's token: known to be unknown.
+    /// Anything else, such as a service account's token, which cannot be an API client's.
     Unknown,
 }
 
-impl Presented {
+impl PresentedToken {
     pub(crate) fn read(text: &str) -> Self {
         match Token::parse(text) {
             Ok(token) => match token.kind() {
@@ -91,33 +91,33 @@ impl Presented {
 }
 
 impl Services {
-    /// Answers one request of a stream, which goes on if it fails.
+    /// Answers one request of a stream. An error does not end the stream.
     pub(crate) async fn answer_streamed(
         &self,
         request: &pb::IntrospectRequest,
     ) -> pb::IntrospectResponse {
         let answer = self.answer(request, self.request_timeout).await;
         answer.unwrap_or_else(|error| pb::IntrospectResponse {
-            error: Some(error.into_answer()),
+            error: Some(error.into_stream_error()),
             ..pb::IntrospectResponse::default()
         })
     }
 
-    /// Answers one request, which may wait that long.
+    /// Answers one request within that time.
     async fn answer(
         &self,
         request: &pb::IntrospectRequest,
         remaining: Duration,
     ) -> Result<pb::IntrospectResponse, ApiError> {
         let command = convert::introspect(request)?;
-        let presented = Presented::read(&request.token);
-        let give_up = give_up_after(remaining);
+        let presented = PresentedToken::read(&request.token);
+        let wait_until = wait_limit(remaining);
         if let Some(wanted) = command.at_least {
-            self.reach(wanted, give_up).await?;
+            self.wait_for_revision(wanted, wait_until).await?;
         }
-        let answer = |judged: Judged<'_>, revision| match judged {
-            Judged::Inactive(reason) => inactive(reason, revision, command.check),
-            Judged::Active {
+        let answer = |judged: Judgement<'_>, revision| match judged {
+            Judgement::Inactive(reason) => inactive(reason, revision, command.check),
+            Judgement::Active {
                 client,
                 cache_age,
                 decision,
@@ -129,46 +129,50 @@ impl Services {
                 answer
             }
         };
-        self.judge_patiently(&presented, command.check, give_up, answer)
+        self.judge_with_wait(&presented, command.check, wait_until, answer)
             .await
     }
 
     /// Waits until the index has that revision.
-    async fn reach(&self, wanted: Revision, give_up: Instant) -> Result<(), ApiError> {
-        let reached = self.replica.reach(wanted, give_up).await;
+    async fn wait_for_revision(
+        &self,
+        wanted: Revision,
+        wait_until: Instant,
+    ) -> Result<(), ApiError> {
+        let reached = self.replica.reach(wanted, wait_until).await;
         reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
 
-    /// What is said of a token, as `answer` puts it. Waits a little where the index
-    /// is not there yet, or does not know the token.
-    pub(crate) async fn judge_patiently<T>(
+    /// Judges a token, and converts the judgement with `answer`. Waits if the index is not
+    /// loaded yet or does not have the token.
+    pub(crate) async fn judge_with_wait<T>(
         &self,
-        presented: &Presented,
+        presented: &PresentedToken,
         check: Option<PermissionCheck>,
-        give_up: Instant,
-        answer: impl Fn(Judged<'_>, Revision) -> T,
+        wait_until: Instant,
+        answer: impl Fn(Judgement<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
-        let judged = self.judge_in_time(presented, check, give_up, answer).await;
+        let judged = self.judge_until(presented, check, wait_until, answer).await;
         if judged.is_err() {
             self.metrics.verdict(VerdictReason::Unanswerable);
         }
         judged
     }
 
-    async fn judge_in_time<T>(
+    async fn judge_until<T>(
         &self,
-        presented: &Presented,
+        presented: &PresentedToken,
         check: Option<PermissionCheck>,
-        give_up: Instant,
-        answer: impl Fn(Judged<'_>, Revision) -> T,
+        wait_until: Instant,
+        answer: impl Fn(Judgement<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
-        let view = self.replica.caught_up_view(give_up).await?;
+        let view = self.replica.caught_up_view(wait_until).await?;
         if let Some(judged) = self.judge(&view, presented, check)? {
             return Ok(answer(judged, view.index().revision));
         }
         drop(view);
-        // Perhaps it was made a moment ago.
-        self.replica.ask(give_up).await?;
+        // It may have been created a moment ago.
+        self.replica.ask(wait_until).await?;
         let view = self.replica.view()?;
         let judged = self.judge(&view, presented, check)?;
         let judged = if let Some(judged) = judged {
@@ -182,24 +186,24 @@ impl Services {
         Ok(answer(judged, view.index().revision))
     }
 
-    /// What is said of a token that is of no client.
-    fn unknown(&self) -> Judged<'static> {
+    /// The judgement of a token that belongs to no client.
+    fn unknown(&self) -> Judgement<'static> {
         let reason = InactiveReason::UnknownToken;
         self.metrics.verdict(to_verdict(Some(reason), None));
-        Judged::Inactive(reason)
+        Judgement::Inactive(reason)
     }
 
-    /// What this version of the index says of a token, and notes its use; `None`
-    /// where it does not know it.
+    /// Judges a token by this version of the index, and records its use. None if the index
+    /// does not have it.
     pub(crate) fn judge<'v>(
         &self,
         view: &'v View,
-        presented: &Presented,
+        presented: &PresentedToken,
         check: Option<PermissionCheck>,
-    ) -> Result<Option<Judged<'v>>, ApiError> {
+    ) -> Result<Option<Judgement<'v>>, ApiError> {
         let hash = match presented {
-            Presented::Hash(hash) => hash,
-            Presented::Unknown => return Ok(Some(self.unknown())),
+            PresentedToken::Hash(hash) => hash,
+            PresentedToken::Unknown => return Ok(Some(self.unknown())),
         };
         view.require_caught_up()?;
         let Some(found) = view.index().find(hash) else {
@@ -208,7 +212,7 @@ impl Services {
         let Known::Resolved(client) = &found.client().known else {
             return Err(ApiError::Defect("something of the client cannot be read"));
         };
-        let note = |inactive, decision| {
+        let record = |inactive, decision| {
             self.metrics.verdict(to_verdict(inactive, decision));
             if let Some(outcome) = Outcome::of(inactive, decision) {
                 self.replica.note(found.client(), outcome, view.now);
@@ -218,35 +222,35 @@ impl Services {
         let verdict = || client.evaluate(found.standing(), view.now);
         let ends = match works.map_or_else(verdict, Ok) {
             Ok(ends) => ends,
-            // What is known to be dead stays dead, however old the index is.
+            // A token that is inactive stays inactive, however stale the index is.
             Err(reason) => {
-                note(Some(reason), None);
-                return Ok(Some(Judged::Inactive(reason)));
+                record(Some(reason), None);
+                return Ok(Some(Judgement::Inactive(reason)));
             }
         };
         view.require_fresh()?;
         let decision = check.map(|check| client.access.decide(&check));
-        note(None, decision);
-        // An answer that is kept must not outlive the bound either.
-        let at_most = self.options.max_cache_age.min(view.stays_fresh_for());
-        let at_most = TimeDelta::from_std(at_most).unwrap_or(TimeDelta::MAX);
-        Ok(Some(Judged::Active {
-            client,
+        record(None, decision);
+        // A cached response must not outlive the bound on staleness either.
+        let max_age = self.options.max_cache_age.min(view.stays_fresh_for());
+        let max_age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
+        Ok(Some(Judgement::Active {
+            client: client,
             ends,
-            cache_age: cache_age(ends, at_most, view.now),
+            cache_age: cache_age(ends, max_age, view.now),
             decision,
         }))
     }
 }
 
-/// What a verdict counts as.
+/// The metric label of a judgement.
 const fn to_verdict(inactive: Option<InactiveReason>, decision: Option<Decision>) -> VerdictReason {
     match (inactive, decision) {
         (Some(InactiveReason::TokenRotated), _) => VerdictReason::TokenRotated,
         (Some(InactiveReason::Revoked), _) => VerdictReason::Revoked,
         (Some(InactiveReason::Expired), _) => VerdictReason::Expired,
         (Some(InactiveReason::OwnerInactive), _) => VerdictReason::OwnerInactive,
-        // No token that works is decided on as if it did not.
+        // An active token never has the decision `Inactive`.
         (Some(InactiveReason::UnknownToken), _) | (None, Some(Decision::Inactive)) => {
             VerdictReason::UnknownToken
         }
@@ -257,19 +261,19 @@ const fn to_verdict(inactive: Option<InactiveReason>, decision: Option<Decision>
     }
 }
 
-/// What is said of a token.
-pub(crate) enum Judged<'v> {
-    /// It does not work.
+/// The judgement of a token.
+pub(crate) enum Judgement<'v> {
+    /// The token is inactive.
     Inactive(InactiveReason),
-    /// It works.
+    /// The token is active.
     Active {
         /// Its client.
         client: &'v ResolvedClient,
-        /// When it ends by itself.
+        /// When it expires.
         ends: Expiry,
-        /// How long the answer may be kept.
+        /// How long the response may be cached.
         cache_age: TimeDelta,
-        /// The answer to the check, where there was one.
+        /// The decision on the permission, if one was to be checked.
         decision: Option<Decision>,
     },
 }

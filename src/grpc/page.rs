@@ -1,8 +1,7 @@
-//! Page tokens: where a page begins, bound to the list that it is a page of.
+//! Page tokens: the position where a page begins, bound to its list.
 //!
-//! A token is opaque, not secret: what an actor may see is asked again for each
-//! page. The fingerprint in it refuses a token of another list, an edited one,
-//! and anything that never was one.
+//! A token is opaque but not secret: access is checked again for each page. Its fingerprint
+//! rejects tokens of other lists, edited tokens, and texts that never were tokens.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::DateTime;
@@ -10,14 +9,14 @@ use uuid::Uuid;
 
 use crate::domain::Timestamp;
 
-/// What the fingerprint is for (BLAKE3's derive-key mode).
+/// The context of the fingerprint (BLAKE3's derive-key mode).
 const CONTEXT: &str = "auth.hitkeep.com 2026-11-23 page token v1";
 const CURSOR_LENGTH: usize = 24;
 const FINGERPRINT_LENGTH: usize = 8;
 
-/// Writes the token of a page that begins after that row. `list` says which
-/// list it is: everything that selects its rows, but not its page size.
-pub(super) fn write(list: &str, time: Timestamp, id: Uuid) -> String {
+/// Formats the token of the page after that row. `list` identifies the list: everything
+/// that selects its rows, but not the page size.
+pub(super) fn format(list: &str, time: Timestamp, id: Uuid) -> String {
     let mut bytes = Vec::with_capacity(CURSOR_LENGTH + FINGERPRINT_LENGTH);
     bytes.extend(time.timestamp_micros().to_be_bytes());
     bytes.extend(id.as_bytes());
@@ -26,8 +25,8 @@ pub(super) fn write(list: &str, time: Timestamp, id: Uuid) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Reads a token; `None` where it is not one of this list.
-pub(super) fn read(list: &str, text: &str) -> Option<(Timestamp, Uuid)> {
+/// Parses a token; None if it is not one of this list.
+pub(super) fn parse(list: &str, text: &str) -> Option<(Timestamp, Uuid)> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (cursor, given) = bytes.split_at_checked(CURSOR_LENGTH)?;
     if given != fingerprint(list, cursor) {
@@ -38,15 +37,20 @@ pub(super) fn read(list: &str, text: &str) -> Option<(Timestamp, Uuid)> {
     Some((time, Uuid::from_slice(id).ok()?))
 }
 
-/// Whether a text has the form of a token, of whichever list.
-pub(super) fn is_of_some_list(text: &str) -> bool {
+/// Whether a text has the form of a token, for any list.
+pub(super) fn is_well_formed(text: &str) -> bool {
     let bytes = URL_SAFE_NO_PAD.decode(text);
     bytes.is_ok_and(|bytes| bytes.len() == CURSOR_LENGTH + FINGERPRINT_LENGTH)
 }
 
-/// Cuts a page to its size, and gives the token of the next page, which is empty where
-/// there is none. One row more than that must have been asked for: it tells.
-pub(super) fn cut<T>(rows: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
+/// Truncates the rows to the page size, and returns the token of the next page, which is
+/// empty if there is none. The query must have a limit of one row more, which shows whether
+/// there is another page.
+pub(super) fn truncate<T>(
+    rows: &mut Vec<T>,
+    size: usize,
+    token: impl FnOnce(&T) -> String,
+) -> String {
     let is_more = rows.len() > size;
     rows.truncate(size);
     match rows.last() {

@@ -1,9 +1,9 @@
-//! Writes that may be sent again: a request id that was used before gets the first reply,
-//! and nothing is done.
+//! Idempotent writes: a repeated request id gets the first reply, and nothing is written
+//! again.
 //!
-//! Everything happens under the write lock, so of two that come at the same moment one
-//! makes the change and the other finds its reply. Whether the caller could make the call
-//! now is asked before anything is replied, in the words of the call itself.
+//! Everything happens under the write lock: of two concurrent requests, one makes the
+//! change and the other finds its reply. Before a stored reply is returned, the call's own
+//! rules check whether the actor could make the call now.
 
 use prost::Message;
 
@@ -25,9 +25,9 @@ use crate::{
     },
 };
 
-/// A reply that can be given again.
+/// A reply that can be stored.
 pub(super) trait Reply: Message + Default {
-    /// Says at which revision the write is known first.
+    /// Sets the revision that first includes the write.
     fn set_revision(&mut self, revision: Revision);
 }
 
@@ -43,32 +43,32 @@ impl Reply for pb::RotateApiClientResponse {
     }
 }
 
-/// What a write came to.
+/// The outcome of a write.
 #[derive(Debug)]
 pub(super) enum Written<R> {
-    /// It was made, on that client.
-    Now(ClientId, R),
-    /// It was made before, and this was its reply.
-    Before(R),
+    /// It was made now, on that client.
+    New(ClientId, R),
+    /// It was made before, with this reply.
+    Replayed(R),
 }
 
-/// A request with an id: what it is found by, and what its reply is sealed with.
+/// A request with an id: the keys to find and to unseal its reply.
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(super) struct IdempotentRequest {
     key: ReplayKey,
     account: ServiceAccountId,
     lookup: Lookup,
     digest: RequestDigest,
 }
 
-/// The same request, as it was made before.
+/// The same request, made before.
 #[derive(Debug)]
-pub(super) struct Earlier<'a> {
-    attempt: &'a Attempt,
+pub(super) struct EarlierRequest<'a> {
+    request_key: &'a IdempotentRequest,
     reply: Option<RememberedReply>,
 }
 
-impl Attempt {
+impl IdempotentRequest {
     /// The caller's attempt at that write.
     pub(super) fn new(
         extensions: &tonic::Extensions,
@@ -88,14 +88,14 @@ impl Attempt {
         })
     }
 
-    /// The same request, where it was made before.
+    /// The same request, if it was made before.
     ///
     /// # Errors
-    /// Where another request was made with its id.
+    /// If another request was made with its id.
     pub(super) async fn earlier(
         &self,
         tx: &mut Transaction,
-    ) -> Result<Option<Earlier<'_>>, ApiError> {
+    ) -> Result<Option<EarlierRequest<'_>>, ApiError> {
         let Some(found) = tx.find_request(&self.lookup).await? else {
             return Ok(None);
         };
@@ -105,14 +105,15 @@ impl Attempt {
                 description: "was used for another request within the last 24 hours".to_owned(),
             }]));
         }
-        Ok(Some(Earlier {
-            attempt: self,
+        Ok(Some(EarlierRequest {
+            request_key: self,
             reply: found.reply,
         }))
     }
 
-    /// Remembers what the write came to. Nothing may be changed after it.
-    pub(super) async fn remember<R: Reply>(
+    /// Stores the reply of the write. The client must not change afterwards in the same
+    /// transaction.
+    pub(super) async fn store_reply<R: Reply>(
         &self,
         tx: &mut Transaction,
         reply: &R,
@@ -132,16 +133,16 @@ impl Attempt {
     }
 }
 
-impl Earlier<'_> {
-    /// The client whose token would be given again.
+impl EarlierRequest<'_> {
+    /// The client whose token the reply holds.
     pub(super) fn client(&self) -> Option<ClientId> {
         self.reply.as_ref().map(|reply| reply.client)
     }
 
-    /// The reply that the request got.
+    /// The stored reply.
     ///
     /// # Errors
-    /// Where it is gone, or was sealed with another token of the caller's.
+    /// If it was deleted, or was sealed with another token of the caller's.
     pub(super) fn reply<R: Reply>(self) -> Result<R, ApiError> {
         let Some(RememberedReply {
             client,
@@ -151,7 +152,7 @@ impl Earlier<'_> {
         else {
             return Err(ApiError::ReplyGone);
         };
-        let Attempt { key, digest, .. } = self.attempt;
+        let IdempotentRequest { key, digest, .. } = self.request_key;
         let opened = key.open(sealed, digest).or(Err(ApiError::ReplyGone))?;
         let mut reply =
             R::decode(&*opened).or(Err(ApiError::Defect("a sealed reply is not what it was")))?;
@@ -161,13 +162,13 @@ impl Earlier<'_> {
     }
 }
 
-/// The same request, where it has an id and was made before.
+/// The same request, if it has an id and was made before.
 pub(super) async fn earlier<'a>(
-    attempt: Option<&'a Attempt>,
+    request_key: Option<&'a IdempotentRequest>,
     tx: &mut Transaction,
-) -> Result<Option<Earlier<'a>>, ApiError> {
-    match attempt {
-        Some(attempt) => attempt.earlier(tx).await,
+) -> Result<Option<EarlierRequest<'a>>, ApiError> {
+    match request_key {
+        Some(request_key) => request_key.earlier(tx).await,
         None => Ok(None),
     }
 }

@@ -1,6 +1,5 @@
-//! Whether a request may pass that a proxy asks about: the same judgement as that of
-//! Introspect, put into the words of `proxy_auth`. Each kind of proxy has a way
-//! of its own to ask and to be answered, and this between the two.
+//! Authorizes requests for proxies: the judgement of Introspect, in the terms of
+//! `proxy_auth`. Each kind of proxy has its own protocol; this is what they share.
 
 use std::{
     collections::HashMap,
@@ -13,7 +12,7 @@ use tonic::Code;
 use super::{
     Services,
     error::ApiError,
-    introspection::{Judged, Presented, give_up_after},
+    introspection::{Judgement, PresentedToken, wait_limit},
 };
 use crate::{
     domain::access::Decision,
@@ -25,88 +24,91 @@ use crate::{
     telemetry::metrics,
 };
 
-/// For how long nothing more is said of what was told.
-const QUIET: Duration = Duration::from_secs(10);
-/// How many mistakes of routes are told within that time. There are as many as there
-/// are misconfigured routes, unless somebody makes them up.
-const MAX_TOLD: usize = 64;
+/// How long a log line is suppressed after it was logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How many mistakes of routes are logged within that time. There are as many as
+/// misconfigured routes, unless a client can make them up.
+const MAX_LOGGED_MISTAKES: usize = 64;
 
-/// A request that a proxy asks about.
-pub(crate) struct Asked<'r> {
-    /// What its route says.
+/// A request that a proxy wants authorized.
+pub(crate) struct AuthorizationQuery<'r> {
+    /// The settings of its route.
     pub(crate) settings: Result<RouteSettings<'r>, RouteError>,
-    /// Whether it is a preflight, by what the proxy says of it and not its client.
+    /// Whether it is a preflight, judged by what the proxy sends, not the client.
     pub(crate) is_preflight: bool,
-    /// Its path, and maybe a query; none where the proxy does not tell.
+    /// Its path, with an optional query; None if the proxy does not send it.
     pub(crate) target: Option<&'r str>,
-    /// The token that it shows.
+    /// The token that it has.
     pub(crate) credential: Credential<'r>,
 }
 
-/// What became of a question that could be read.
-pub(crate) enum Read {
+/// A query whose fields are valid.
+pub(crate) enum ParsedQuery {
     /// A preflight that needs no token.
     Preflight,
-    /// What the request needs, and what it has.
-    Judge(Need, Presented),
+    /// The need of the route, and the token.
+    Judge(Need, PresentedToken),
 }
 
-impl Asked<'_> {
-    /// What it needs, and what it has. A route's mistake comes first, because nobody
-    /// ever gets further there.
-    pub(crate) fn read(self) -> Result<Read, Refused> {
+impl AuthorizationQuery<'_> {
+    /// Validates the query. A route's mistake comes first, because no request gets past it.
+    pub(crate) fn parse(self) -> Result<ParsedQuery, Refused> {
         let settings = self.settings.map_err(Refused::Misconfigured)?;
         if settings.preflight == Preflight::Passes && self.is_preflight {
-            return Ok(Read::Preflight);
+            return Ok(ParsedQuery::Preflight);
         }
         let presented = match self.credential {
             Credential::Missing => return Err(Refused::NoToken),
             Credential::Text(text) => {
-                std::str::from_utf8(text).map_or(Presented::Unknown, Presented::read)
+                std::str::from_utf8(text).map_or(PresentedToken::Unknown, PresentedToken::read)
             }
-            Credential::Several => Presented::Unknown,
+            Credential::Several => PresentedToken::Unknown,
         };
         let need = settings.route.need(self.target)?;
-        Ok(Read::Judge(need, presented))
+        Ok(ParsedQuery::Judge(need, presented))
     }
 }
 
 impl Services {
-    /// Whether a request may pass, for a proxy that waits so long for the answer.
-    /// Tells in the log what its operator has to know, now and then.
-    pub(crate) async fn verdict(&self, asked: Asked<'_>, remaining: Duration) -> Verdict {
-        let (need, presented) = match asked.read() {
-            Ok(Read::Judge(need, presented)) => (need, presented),
-            Ok(Read::Preflight) => return Verdict::Preflight,
+    /// Authorizes a request, for a proxy that waits that long. Logs failures that an
+    /// operator must know of, with a rate limit.
+    pub(crate) async fn verdict(
+        &self,
+        query: AuthorizationQuery<'_>,
+        remaining: Duration,
+    ) -> Verdict {
+        let (need, presented) = match query.parse() {
+            Ok(ParsedQuery::Judge(need, presented)) => (need, presented),
+            Ok(ParsedQuery::Preflight) => return Verdict::Preflight,
             Err(refused) => {
                 if let Refused::Misconfigured(mistake) = &refused {
                     self.metrics.verdict(metrics::VerdictReason::Misconfigured);
-                    if self.is_due(Complaint::Route(mistake.clone())) {
+                    if self.may_log(LogKey::Route(mistake.clone())) {
                         tracing::warn!("a route is misconfigured: {mistake}");
                     }
                 }
                 return Verdict::Refused(refused);
             }
         };
-        let give_up = give_up_after(remaining);
-        let conclude = |judged: Judged<'_>, _| conclude(&judged, need);
-        let judged = self.judge_patiently(&presented, need.check(), give_up, conclude);
+        let wait_until = wait_limit(remaining);
+        let conclude = |judged: Judgement<'_>, _| conclude(&judged, need);
+        let judged = self.judge_with_wait(&presented, need.check(), wait_until, conclude);
         judged.await.unwrap_or_else(|error| {
-            self.tell_unjudged(&error);
+            self.log_unavailable(&error);
             Verdict::Refused(Refused::Unanswerable)
         })
     }
 
-    /// Notes that a proxy is told that nothing can be told, before its question was read.
-    pub(crate) fn note_unjudged(&self, error: &ApiError) {
+    /// Records that a proxy gets no verdict, before its query was read.
+    pub(crate) fn record_unavailable(&self, error: &ApiError) {
         self.metrics.verdict(metrics::VerdictReason::Unanswerable);
-        self.tell_unjudged(error);
+        self.log_unavailable(error);
     }
 
-    fn tell_unjudged(&self, error: &ApiError) {
+    fn log_unavailable(&self, error: &ApiError) {
         let (code, _) = error.code_and_reason();
         let (reason, causes) = (error.reason(), error.causes());
-        if !self.is_due(Complaint::Unjudged(reason)) {
+        if !self.may_log(LogKey::Unavailable(reason)) {
             return;
         }
         if code == Code::Internal {
@@ -116,25 +118,25 @@ impl Services {
         }
     }
 
-    /// Notes that a proxy may not ask.
-    pub(crate) fn note_refused(&self, error: &ApiError, description: &str) {
+    /// Logs that a proxy may not ask, with a rate limit.
+    pub(crate) fn log_refusal(&self, error: &ApiError, description: &str) {
         let reason = error.reason();
-        if self.is_due(Complaint::Proxy(reason)) {
+        if self.may_log(LogKey::Proxy(reason)) {
             tracing::info!(reason, "a proxy was refused: {description}");
         }
     }
 
-    fn is_due(&self, complaint: Complaint) -> bool {
+    fn may_log(&self, key: LogKey) -> bool {
         let now = self.store.clock().elapsed();
-        self.complaints.is_due(complaint, now)
+        self.log_limiter.allows(key, now)
     }
 }
 
-/// What was said of a token, for a request that needs that.
-pub(crate) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
+/// The verdict for a request with that need.
+pub(crate) fn conclude(judged: &Judgement<'_>, need: Need) -> Verdict {
     let (client, decision) = match judged {
-        Judged::Inactive(_) => return Verdict::Refused(Refused::Inactive),
-        Judged::Active {
+        Judgement::Inactive(_) => return Verdict::Refused(Refused::Inactive),
+        Judgement::Active {
             client, decision, ..
         } => (client, decision),
     };
@@ -146,39 +148,38 @@ pub(crate) fn conclude(judged: &Judged<'_>, need: Need) -> Verdict {
     }
 }
 
-/// What an end client can bring about as often as it likes, and must not fill the log
-/// with.
+/// The log lines that end clients can cause any number of times.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Complaint {
-    /// Its route has that mistake.
+enum LogKey {
+    /// The route has that mistake.
     Route(RouteError),
-    /// It cannot be told whether its request may pass, for that reason.
-    Unjudged(&'static str),
-    /// Its proxy may not ask, for that reason.
+    /// A request cannot be authorized, for that reason.
+    Unavailable(&'static str),
+    /// The proxy may not ask, for that reason.
     Proxy(&'static str),
 }
 
-/// What was told, and when.
+/// Suppresses repeated log lines.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(Mutex<HashMap<Complaint, Duration>>);
+pub(super) struct LogLimiter(Mutex<HashMap<LogKey, Duration>>);
 
-impl Complaints {
-    /// Whether something is to be told at that time, which is then noted.
-    fn is_due(&self, complaint: Complaint, now: Duration) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_quiet = |at: &Duration| now.saturating_sub(*at) < QUIET;
-        if told.get(&complaint).is_some_and(is_quiet) {
+impl LogLimiter {
+    /// Whether the line may be logged at that time, which is then recorded.
+    fn allows(&self, key: LogKey, now: Duration) -> bool {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_suppressed = |at: &Duration| now.saturating_sub(*at) < LOG_INTERVAL;
+        if logged.get(&key).is_some_and(is_suppressed) {
             return false;
         }
-        if told.len() >= MAX_TOLD {
-            told.retain(|_, at| is_quiet(at));
+        if logged.len() >= MAX_LOGGED_MISTAKES {
+            logged.retain(|_, at| is_suppressed(at));
         }
-        // Reasons are few, and nobody makes one up.
-        let is_due = told.len() < MAX_TOLD || !matches!(complaint, Complaint::Route(_));
-        if is_due {
-            told.insert(complaint, now);
+        // There are few reasons, and clients cannot make them up.
+        let is_allowed = logged.len() < MAX_LOGGED_MISTAKES || !matches!(key, LogKey::Route(_));
+        if is_allowed {
+            logged.insert(key, now);
         }
-        is_due
+        is_allowed
     }
 }
 
@@ -188,26 +189,26 @@ mod tests {
     use crate::proxy_auth::route::QuotedValue;
 
     #[test]
-    fn a_complaint_is_told_once_in_a_while_and_never_too_many_at_once() {
-        let complaints = Complaints::default();
-        let is_due = |mistake, now| complaints.is_due(Complaint::Route(mistake), now);
+    fn repeated_lines_and_too_many_mistakes_are_suppressed() {
+        let limiter = LogLimiter::default();
+        let is_allowed = |mistake, now| limiter.allows(LogKey::Route(mistake), now);
         let second = Duration::from_secs(1);
-        assert!(is_due(RouteError::SiteTwice, second));
-        assert!(!is_due(RouteError::SiteTwice, second * 10));
-        assert!(is_due(RouteError::SetTwice("site_id"), second * 10));
-        assert!(is_due(RouteError::SiteTwice, second * 11));
-        let made_up = |n: usize| RouteError::UnknownSetting(QuotedValue::new(&n.to_string()));
-        let told = |now| {
-            let due = |n: &usize| is_due(made_up(*n), now);
-            (0..2 * MAX_TOLD).filter(due).count()
+        assert!(is_allowed(RouteError::SiteTwice, second));
+        assert!(!is_allowed(RouteError::SiteTwice, second * 10));
+        assert!(is_allowed(RouteError::SetTwice("site_id"), second * 10));
+        assert!(is_allowed(RouteError::SiteTwice, second * 11));
+        let made_up = |n: usize| RouteError::UnknownSetting(Shown::new(&n.to_string()));
+        let logged = |now| {
+            let due = |n: &usize| is_allowed(made_up(*n), now);
+            (0..2 * MAX_LOGGED_MISTAKES).filter(due).count()
         };
-        assert_eq!(told(second * 12), MAX_TOLD - 2);
-        assert_eq!(told(second * 22), MAX_TOLD);
-        assert_eq!(told(second * 23), 0);
-        // Whoever makes mistakes up does not hide anything else.
-        for other in [Complaint::Unjudged("STALE_INDEX"), Complaint::Proxy("X")] {
-            assert!(complaints.is_due(other.clone(), second * 23));
-            assert!(!complaints.is_due(other, second * 24));
+        assert_eq!(logged(second * 12), MAX_LOGGED_MISTAKES - 2);
+        assert_eq!(logged(second * 22), MAX_LOGGED_MISTAKES);
+        assert_eq!(logged(second * 23), 0);
+        // Mistakes that a client makes up do not suppress other lines.
+        for other in [LogKey::Unavailable("STALE_INDEX"), LogKey::Proxy("X")] {
+            assert!(limiter.allows(other.clone(), second * 23));
+            assert!(!limiter.allows(other, second * 24));
         }
     }
 }

@@ -1,8 +1,8 @@
-//! How an API client is used, for whoever may see it.
+//! The usage of an API client.
 
 use super::{
     Services,
-    convert::usage::{self as convert, Usage},
+    convert::usage::{self as convert, UsageQuery},
     error::ApiError,
 };
 use crate::{
@@ -12,13 +12,13 @@ use crate::{
 };
 
 impl Services {
-    /// Tells of a client's days. An actor who may not see the client learns as
-    /// much as if there were none.
+    /// The days of a client's usage. An actor who may not see the client gets the same
+    /// error as for a client that does not exist.
     pub(super) async fn usage(
         &self,
-        asked: &Usage,
+        query: &UsageQuery,
     ) -> Result<pb::GetApiClientUsageResponse, ApiError> {
-        let body = async |snapshot: &mut Snapshot| find(snapshot, asked).await;
+        let body = async |snapshot: &mut Snapshot| find(snapshot, query).await;
         let days = self.store.read(body).await?;
         Ok(pb::GetApiClientUsageResponse {
             days: days.iter().map(convert::to_day).collect(),
@@ -26,12 +26,12 @@ impl Services {
     }
 }
 
-async fn find(snapshot: &mut Snapshot, asked: &Usage) -> Result<Vec<DayUsage>, ApiError> {
-    let id = asked.on_client.id;
+async fn find(snapshot: &mut Snapshot, query: &UsageQuery) -> Result<Vec<DayUsage>, ApiError> {
+    let id = query.on_client.id;
     let client = snapshot.find_client(id).await?;
     let client = client.ok_or(Refusal::NotFound)?;
-    let actor = asked.on_client.actor.user;
+    let actor = query.on_client.actor.user;
     let facts = snapshot.facts(actor, client.delegated.owner()).await?;
     ApiClient::require_visible(&facts)?;
-    Ok(snapshot.usage_days(id, asked.days.clone()).await?)
+    Ok(snapshot.usage_days(id, query.days.clone()).await?)
 }

@@ -23,10 +23,10 @@ use crate::{
     calls::credentials,
     domain::caller::CallerPermission,
     grpc::{
-        context::{Proof, Proven},
+        context::{CallerSlot, Proof},
         error::ApiError,
-        introspection::give_up_after,
-        sidecar::Asked,
+        introspection::wait_limit,
+        sidecar::AuthorizationQuery,
     },
     proxy_auth::{
         credential::Credentials,
@@ -126,16 +126,16 @@ async fn answered(
         Err(error) => return unjudged(state, &error),
     };
     let begun = Instant::now();
-    let give_up = give_up_after(state.services.request_timeout());
+    let wait_until = wait_limit(state.services.request_timeout());
     let shown = credentials::of_proxy(&head.headers);
     let may = Some(CallerPermission::Introspect);
     match state
         .services
-        .prove_caller(shown.as_deref().and_then(Proof::of_token), may, give_up)
+        .authenticate_caller(shown.as_deref().and_then(Proof::of_token), may, wait_until)
         .await
     {
         Ok(caller) => {
-            Proven::note(&head.extensions, &caller);
+            CallerSlot::record(&head.extensions, &caller);
         }
         Err(error) => return refused(state, &error),
     }
@@ -155,7 +155,7 @@ async fn answered(
         Told::Once(path) => (settings, Some(&**path)),
         Told::Differently => (Err(RouteError::PathConflict), None),
     };
-    let asked = Asked {
+    let asked = AuthorizationQuery {
         settings,
         is_preflight: signs.indicate_preflight(head.method.as_str()),
         target,
@@ -226,7 +226,7 @@ fn path_of(target: &str) -> &str {
 
 /// What is said to a proxy where nothing can be told of any token.
 fn unjudged(state: &HttpState, error: &ApiError) -> Response {
-    state.services.note_unjudged(error);
+    state.services.record_unavailable(error);
     answer::failure(error)
 }
 
@@ -245,7 +245,7 @@ fn refused(state: &HttpState, error: &ApiError) -> Response {
         ),
         other => other.to_string(),
     };
-    state.services.note_refused(error, &description);
+    state.services.log_refusal(error, &description);
     let mut response = answer::refusal(status, word, &description);
     response
         .headers_mut()

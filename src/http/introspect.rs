@@ -30,9 +30,9 @@ use crate::{
         role::{InstancePermission, SiteRole},
     },
     grpc::{
-        context::{Proof, Proven},
+        context::{CallerSlot, Proof},
         error::ApiError,
-        introspection::{Judged, Presented, give_up_after},
+        introspection::{Judgement, PresentedToken, wait_limit},
     },
 };
 
@@ -138,12 +138,16 @@ async fn answered(state: &HttpState, request: Request) -> Result<Value, Refused>
         (credentials::in_form(&form), Form::Read(form))
     };
     let _place = state.admit().map_err(Refused::Failed)?;
-    let give_up = give_up_after(state.services.request_timeout());
+    let wait_until = wait_limit(state.services.request_timeout());
     let may = Some(CallerPermission::Introspect);
     let proof = shown.token.as_deref().and_then(Proof::of_token);
-    match state.services.prove_caller(proof, may, give_up).await {
+    match state
+        .services
+        .authenticate_caller(proof, may, wait_until)
+        .await
+    {
         Ok(caller) => {
-            Proven::note(&head.extensions, &caller);
+            CallerSlot::record(&head.extensions, &caller);
         }
         Err(error) => return Err(Refused::Caller(error, shown)),
     }
@@ -159,11 +163,11 @@ async fn answered(state: &HttpState, request: Request) -> Result<Value, Refused>
             form
         }
     };
-    let presented = Presented::read(&token(&form)?);
-    let said = |judged: Judged<'_>, revision| said(&judged, revision);
+    let presented = PresentedToken::read(&token(&form)?);
+    let said = |judged: Judgement<'_>, revision| said(&judged, revision);
     let judged = state
         .services
-        .judge_patiently(&presented, None, give_up, said);
+        .judge_with_wait(&presented, None, wait_until, said);
     judged.await.map_err(Refused::Failed)
 }
 
@@ -255,8 +259,8 @@ fn token(form: &[u8]) -> Result<Cow<'_, str>, Invalid> {
 }
 
 /// What is said of a token. Of one that does not work, nothing but that.
-fn said(judged: &Judged<'_>, revision: Revision) -> Value {
-    let Judged::Active {
+fn said(judged: &Judgement<'_>, revision: Revision) -> Value {
+    let Judgement::Active {
         client,
         ends,
         cache_age,

@@ -18,7 +18,7 @@ use super::{
     is_forward_auth_and_more,
 };
 use crate::{
-    grpc::context::{Proven, REQUEST_ID, RequestId},
+    grpc::context::{CallerSlot, REQUEST_ID, RequestId},
     telemetry::{panic_message, traces},
 };
 
@@ -48,7 +48,7 @@ pub(super) async fn trace(
         caller.name = Empty,
     );
     let traced = traced(&state, &request, method, route);
-    let caller = Proven::default();
+    let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
     let answered = next.run(request).instrument(span.clone());
     let mut response = answered.instrument(traced.clone()).await;

@@ -14,7 +14,7 @@ use crate::{
     calls::{credentials, method::Access},
     grpc::{
         Services,
-        context::{Deadline, Proven},
+        context::{CallerSlot, Deadline},
     },
 };
 
@@ -34,13 +34,13 @@ pub(super) async fn authenticate(
     };
     let deadline = request.extensions().get::<Deadline>().copied();
     // A stream has none; it does not wait for long in any case.
-    let give_up = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
+    let wait_until = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
     match services
-        .prove_caller(credentials::proof(&request), needed, give_up)
+        .authenticate_caller(credentials::proof(&request), needed, wait_until)
         .await
     {
         Ok(caller) => {
-            Proven::note(request.extensions(), &caller);
+            CallerSlot::record(request.extensions(), &caller);
             if let Some(secret) = credentials::secret(&request, needed) {
                 request.extensions_mut().insert(secret);
             }

@@ -37,7 +37,7 @@ use crate::{
     fastpath::{self, ReplyBody},
     grpc::{
         Services,
-        context::{Deadline, Proven, REQUEST_ID, RequestId},
+        context::{CallerSlot, Deadline, REQUEST_ID, RequestId},
         error::{ApiError, Violation},
         ext_authz::cannot_tell,
     },
@@ -97,7 +97,7 @@ pub(super) async fn trace(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let is_given = RequestId::given(request.headers()).is_some();
+    let is_given = RequestId::from_caller(request.headers()).is_some();
     let told = is_given || Method::of(request.uri().path()).hot.is_none();
     let RequestId(request_id) = RequestId::of(request.headers(), services.store());
     let path = shown_path(&request);
@@ -122,7 +122,7 @@ pub(super) async fn trace(
         actor.user_id = Empty,
     );
     let traced = head.span.unwrap_or_else(tracing::Span::none);
-    let caller = Proven::default();
+    let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
     request
         .extensions_mut()

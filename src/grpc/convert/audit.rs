@@ -1,4 +1,4 @@
-//! What `AuditService` takes and gives.
+//! Conversions of `AuditService`.
 
 use std::fmt::Display;
 
@@ -14,17 +14,17 @@ use crate::{
     store::audit::Cursor,
 };
 
-/// A listing, read.
+/// A validated list request.
 #[derive(Debug)]
-pub(in crate::grpc) struct List {
+pub(in crate::grpc) struct ListEvents {
     pub(in crate::grpc) filter: Filter,
     pub(in crate::grpc) after: Option<Cursor>,
     pub(in crate::grpc) limit: u16,
-    /// Which list it is, for its page tokens.
+    /// The identity of the list, for its page tokens.
     pub(in crate::grpc) list: String,
 }
 
-pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<List, ApiError> {
+pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<ListEvents, ApiError> {
     let mut reader = Reader::default();
     let subject = reader.optional_id::<ClientId>("client_id", &request.client_id);
     let owner = request
@@ -49,7 +49,7 @@ pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<List,
         (start, end, request.start_time, request.end_time)
         && (last.seconds, last.nanos) <= (first.seconds, first.nanos)
     {
-        reader.wrong("end_time", "must be after start_time");
+        reader.violation("end_time", "must be after start_time");
     }
     let limit = reader.page_size(request.page_size);
     let filter = (|| {
@@ -64,14 +64,14 @@ pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<List,
             end: end?,
         })
     })();
-    let list = filter.as_ref().map(identity).map_err(|wrong| *wrong);
+    let list = filter.as_ref().map(identity).map_err(|invalid| *invalid);
     let after = reader.page_token(list.as_deref().ok(), &request.page_token);
     reader.finish(|| {
         let after = after?.map(|(time, id)| Cursor {
             time,
             id: EventId::from_uuid(id),
         });
-        Ok(List {
+        Ok(ListEvents {
             filter: filter?,
             after,
             limit: limit?,
@@ -80,8 +80,8 @@ pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<List,
     })
 }
 
-/// Everything that selects a list's events: a page token is good for the same alone, also
-/// on another server, of another version.
+/// Everything that selects a list's events. Page tokens are bound to it, also on other
+/// servers and in other versions.
 fn identity(filter: &Filter) -> String {
     fn text(value: Option<impl Display>) -> String {
         value.map(|value| value.to_string()).unwrap_or_default()
@@ -106,9 +106,9 @@ fn identity(filter: &Filter) -> String {
     )
 }
 
-/// The token that leads to the page after that event.
+/// The token of the page after that event.
 pub(in crate::grpc) fn page_token(list: &str, last: &RecordedEvent) -> String {
-    page::write(list, last.time, last.id.uuid())
+    page::format(list, last.time, last.id.uuid())
 }
 
 pub(in crate::grpc) fn to_event(recorded: RecordedEvent) -> pb::AuditEvent {
@@ -152,8 +152,7 @@ mod tests {
     use super::*;
     use crate::domain::{access::Owner, id::TeamId};
 
-    /// Whoever changes these refuses the page tokens that servers of another version have
-    /// given out.
+    /// A change of these texts invalidates the page tokens of servers of another version.
     #[test]
     fn a_list_is_known_by_all_that_selects_its_events() {
         let id = Uuid::from_u128(0xab);

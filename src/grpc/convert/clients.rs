@@ -1,9 +1,9 @@
-//! What `ApiClientService` takes and gives.
+//! Conversions of `ApiClientService`.
 
 use chrono::TimeDelta;
 
 use super::{
-    reader::{Read, Reader, Wrong},
+    reader::{Invalid, Parsed, Reader},
     to_instance_role, to_owner, to_site_grants, to_timestamp,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     store::clients::{Cursor, Listing},
 };
 
-/// An update mask's path for all of them.
+/// The path in an update mask that stands for all fields.
 const ALL_PATHS: &str = "*";
 
 /// A field that an update mask can name.
@@ -56,19 +56,19 @@ impl UpdatePath {
     }
 }
 
-/// A call about one client, read.
+/// A validated request about one client.
 #[derive(Debug)]
 pub(in crate::grpc) struct OnClient {
     pub(in crate::grpc) actor: Actor,
     pub(in crate::grpc) id: ClientId,
 }
 
-/// A listing, read.
+/// A validated list request.
 #[derive(Debug)]
-pub(in crate::grpc) struct List {
+pub(in crate::grpc) struct ListClients {
     pub(in crate::grpc) actor: Actor,
     pub(in crate::grpc) listing: Listing,
-    /// Which list it is, for its page tokens.
+    /// The identity of the list, for its page tokens.
     pub(in crate::grpc) list: String,
 }
 
@@ -124,13 +124,13 @@ pub(in crate::grpc) fn update(
     let actor = reader.actor(request.actor);
     let mask = update_mask(&mut reader, request.update_mask);
     let client = reader.required("api_client", request.api_client);
-    let id = client.as_ref().or(Err(&Wrong));
+    let id = client.as_ref().or(Err(&Invalid));
     let id = id
-        .map_err(|wrong| *wrong)
+        .map_err(|invalid| *invalid)
         .and_then(|client| reader.id("api_client.id", &client.id));
     let changes = match (client, mask) {
         (Ok(client), Ok(mask)) => changes(&mut reader, client, &mask, now),
-        _ => Err(Wrong),
+        _ => Err(Invalid),
     };
     reader.finish(|| {
         Ok((
@@ -143,7 +143,7 @@ pub(in crate::grpc) fn update(
     })
 }
 
-pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<List, ApiError> {
+pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<ListClients, ApiError> {
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
     let owner = reader.owner("owner", request.owner);
@@ -162,7 +162,7 @@ pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<List, 
             after,
             limit: limit?,
         };
-        Ok(List {
+        Ok(ListClients {
             actor: actor?,
             listing,
             list: list?,
@@ -170,9 +170,9 @@ pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<List, 
     })
 }
 
-/// The token that leads to the page after that client.
+/// The token of the page after that client.
 pub(in crate::grpc) fn page_token(list: &str, last: &ApiClient) -> String {
-    page::write(list, last.create_time, last.id.uuid())
+    page::format(list, last.create_time, last.id.uuid())
 }
 
 pub(in crate::grpc) fn to_api_client(
@@ -205,7 +205,7 @@ pub(in crate::grpc) fn to_api_client(
     }
 }
 
-fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> Read<Draft> {
+fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> Parsed<Draft> {
     let client = reader.required("api_client", client)?;
     let owner = reader.owner("api_client.owner", client.owner);
     let name = reader.parsed("api_client.name", Name::parse(&client.name));
@@ -218,7 +218,7 @@ fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> 
         (owner, instance_role)
     {
         let problem = "must be INSTANCE_ROLE_USER for a team's API client";
-        return Err(reader.wrong("api_client.instance_role", problem));
+        return Err(reader.violation("api_client.instance_role", problem));
     }
     let delegated = match owner? {
         Owner::User(user) => Delegated::Personal {
@@ -239,9 +239,9 @@ fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> 
     })
 }
 
-/// Left out, at creation or where an update clears it, it is the one that every
-/// client has; given, it must be specified.
-fn instance_role(reader: &mut Reader, role: Option<i32>) -> Read<InstanceRole> {
+/// If the role is absent (at creation, or when an update clears it), it is the default; if
+/// present, it must be specified.
+fn instance_role(reader: &mut Reader, role: Option<i32>) -> Parsed<InstanceRole> {
     match role {
         None => Ok(InstanceRole::User),
         Some(role) => reader.instance_role("api_client.instance_role", role),
@@ -252,20 +252,20 @@ fn expiry(
     reader: &mut Reader,
     time: Option<prost_types::Timestamp>,
     now: Timestamp,
-) -> Read<Expiry> {
+) -> Parsed<Expiry> {
     let field = "api_client.expire_time";
     let expiry = Expiry::from(reader.optional_timestamp(field, time)?);
     if expiry.has_come(now) {
-        return Err(reader.wrong(field, "must be in the future"));
+        return Err(reader.violation(field, "must be in the future"));
     }
     Ok(expiry)
 }
 
-fn overlap(reader: &mut Reader, length: Option<prost_types::Duration>) -> Read<Overlap> {
+fn overlap(reader: &mut Reader, length: Option<prost_types::Duration>) -> Parsed<Overlap> {
     let Some(length) = length else {
         return Ok(Overlap::default());
     };
-    // A negative length is refused, so nanos that make it shorter are as well.
+    // A negative length is refused, and so are negative nanos.
     let nanos = u32::try_from(length.nanos)
         .ok()
         .filter(|nanos| *nanos < 1_000_000_000);
@@ -274,12 +274,15 @@ fn overlap(reader: &mut Reader, length: Option<prost_types::Duration>) -> Read<O
     reader.parsed("overlap", length.and_then(Overlap::new).ok_or(problem))
 }
 
-/// The etag that the client must still have; none where the caller names none.
+/// The etag that the client must still have; None if the caller sent none.
 fn etag(named: String) -> Option<String> {
     Some(named).filter(|etag| !etag.is_empty())
 }
 
-fn update_mask(reader: &mut Reader, mask: Option<prost_types::FieldMask>) -> Read<Vec<UpdatePath>> {
+fn update_mask(
+    reader: &mut Reader,
+    mask: Option<prost_types::FieldMask>,
+) -> Parsed<Vec<UpdatePath>> {
     let paths = mask
         .map(|mask| mask.paths)
         .filter(|paths| !paths.is_empty());
@@ -287,7 +290,7 @@ fn update_mask(reader: &mut Reader, mask: Option<prost_types::FieldMask>) -> Rea
     if paths == [ALL_PATHS] {
         return Ok(UpdatePath::ALL.to_vec());
     }
-    // What is wrong with one path does not hide what another one brings.
+    // All paths are read, so that violations of one do not hide those of another.
     let mut read = Vec::new();
     for (index, path) in paths.iter().enumerate() {
         let field = format!("update_mask.paths[{index}]");
@@ -297,11 +300,11 @@ fn update_mask(reader: &mut Reader, mask: Option<prost_types::FieldMask>) -> Rea
         {
             Some(path) if !read.contains(&path) => read.push(path),
             Some(_) => {
-                reader.wrong(&field, "is named twice");
+                reader.violation(&field, "is named twice");
             }
             None => {
                 let known = UpdatePath::ALL.map(UpdatePath::as_str).join(", ");
-                reader.wrong(&field, format_args!("must be one of {known}, or * alone"));
+                reader.violation(&field, format_args!("must be one of {known}, or * alone"));
             }
         }
     }
@@ -313,7 +316,7 @@ fn changes(
     client: pb::ApiClient,
     mask: &[UpdatePath],
     now: Timestamp,
-) -> Read<Update> {
+) -> Parsed<Update> {
     let mut update = Update {
         etag: etag(client.etag),
         ..Update::default()
@@ -341,10 +344,10 @@ fn changes(
             }
         }
     }
-    // What could not be read left a violation, and so the update goes nowhere.
-    if reader.all_is_well() {
+    // An invalid field left a violation, so the update is refused anyway.
+    if reader.has_no_violations() {
         Ok(update)
     } else {
-        Err(Wrong)
+        Err(Invalid)
     }
 }

@@ -1,8 +1,8 @@
-//! What `DirectoryService` takes.
+//! Conversions of `DirectoryService`.
 
 use std::{collections::HashSet, fmt::Display, hash::Hash};
 
-use super::reader::{Read, Reader, Wrong};
+use super::reader::{Invalid, Parsed, Reader};
 use crate::{
     domain::directory::{
         Directory, DirectoryChange, MAX_CHANGES, Site, SiteMember, Team, TeamMember, User,
@@ -12,10 +12,10 @@ use crate::{
     pb,
 };
 
-/// The entries that one replacement of the directory can have.
+/// The most entries of one replacement.
 const MAX_ENTRIES: usize = 2_000_000;
 
-/// A batch of changes, read.
+/// A validated batch of changes.
 #[derive(Debug)]
 pub(in crate::grpc) struct Batch {
     pub(in crate::grpc) changes: Vec<DirectoryChange>,
@@ -40,16 +40,16 @@ fn changes(
     reader: &mut Reader,
     changes: &[pb::DirectoryChange],
     may_be_empty: bool,
-) -> Read<Vec<DirectoryChange>> {
+) -> Parsed<Vec<DirectoryChange>> {
     if changes.is_empty() && !may_be_empty {
-        return Err(reader.wrong("changes", "is required"));
+        return Err(reader.violation("changes", "is required"));
     }
     if changes.len() > MAX_CHANGES {
         let problem = format_args!("must have at most {MAX_CHANGES} changes");
-        return Err(reader.wrong("changes", problem));
+        return Err(reader.violation("changes", problem));
     }
     let each = changes.iter().enumerate();
-    // All of them are read, also those behind one that is wrong.
+    // All changes are read, including those after an invalid one.
     let read: Vec<_> = each
         .map(|(index, change)| reader.change(index, change))
         .collect();
@@ -68,10 +68,10 @@ pub(in crate::grpc) struct Replacement {
 }
 
 impl Replacement {
-    /// Takes in a chunk.
+    /// Adds a chunk.
     ///
     /// # Errors
-    /// As soon as something is wrong: the rest need not be sent.
+    /// As soon as something is invalid, since the rest need not be sent.
     pub(in crate::grpc) fn add(
         &mut self,
         chunk: &pb::ReplaceDirectoryRequest,
@@ -123,21 +123,20 @@ impl Replacement {
             + directory.site_members.len();
         if entries > MAX_ENTRIES {
             let problem = format_args!("must have at most {MAX_ENTRIES} entries");
-            reader.wrong("the directory", problem);
+            reader.violation("the directory", problem);
         }
-        if reader.all_is_well() {
+        if reader.has_no_violations() {
             Ok(())
         } else {
-            std::mem::take(reader).finish(|| Err(Wrong))
+            std::mem::take(reader).finish(|| Err(Invalid))
         }
     }
 
-    /// Checks the whole: nothing twice, and nothing that refers to what is not
-    /// in it.
+    /// Checks the whole directory: no duplicates, and no dangling references.
     pub(in crate::grpc) fn finish(mut self) -> Result<Self, ApiError> {
         if self.chunks == 0 {
             self.reader
-                .wrong("the stream", "must have at least one chunk");
+                .violation("the stream", "must have at least one chunk");
         }
         let Self {
             reader, directory, ..
@@ -168,7 +167,7 @@ impl Replacement {
     }
 }
 
-/// The keys of a list, in which none may be there twice.
+/// The keys of a list, which must be unique.
 fn distinct<T: Copy + Eq + Hash>(
     reader: &mut Reader,
     list: &str,
@@ -178,13 +177,13 @@ fn distinct<T: Copy + Eq + Hash>(
     let mut seen = HashSet::new();
     for (index, key) in keys.enumerate() {
         if !seen.insert(key) {
-            reader.wrong(&format!("{list}[{index}]{field}"), "is there twice");
+            reader.violation(&format!("{list}[{index}]{field}"), "is there twice");
         }
     }
     seen
 }
 
-/// Refuses a reference to what is not there.
+/// Refuses a dangling reference.
 fn known<T: Copy + Eq + Hash + Display>(
     reader: &mut Reader,
     known: &HashSet<T>,
@@ -192,12 +191,12 @@ fn known<T: Copy + Eq + Hash + Display>(
     field: impl FnOnce() -> String,
 ) {
     if !known.contains(&named) {
-        reader.wrong(&field(), format_args!("names {named}, which is unknown"));
+        reader.violation(&field(), format_args!("names {named}, which is unknown"));
     }
 }
 
 impl Reader {
-    fn user(&mut self, field: &str, user: &pb::User) -> Read<User> {
+    fn user(&mut self, field: &str, user: &pb::User) -> Parsed<User> {
         let id = self.id(&format!("{field}.id"), &user.id);
         let role = self.instance_role(&format!("{field}.instance_role"), user.instance_role);
         Ok(User {
@@ -207,7 +206,7 @@ impl Reader {
         })
     }
 
-    fn team(&mut self, field: &str, team: &pb::Team) -> Read<Team> {
+    fn team(&mut self, field: &str, team: &pb::Team) -> Parsed<Team> {
         let id = self.id(&format!("{field}.id"), &team.id);
         Ok(Team {
             id: id?,
@@ -215,7 +214,7 @@ impl Reader {
         })
     }
 
-    fn team_member(&mut self, field: &str, member: &pb::TeamMember) -> Read<TeamMember> {
+    fn team_member(&mut self, field: &str, member: &pb::TeamMember) -> Parsed<TeamMember> {
         let team = self.id(&format!("{field}.team_id"), &member.team_id);
         let user = self.id(&format!("{field}.user_id"), &member.user_id);
         let role = self.team_role(&format!("{field}.role"), member.role);
@@ -226,7 +225,7 @@ impl Reader {
         })
     }
 
-    fn site(&mut self, field: &str, site: &pb::Site) -> Read<Site> {
+    fn site(&mut self, field: &str, site: &pb::Site) -> Parsed<Site> {
         let id = self.id(&format!("{field}.id"), &site.id);
         let team = self.id(&format!("{field}.team_id"), &site.team_id);
         Ok(Site {
@@ -235,7 +234,7 @@ impl Reader {
         })
     }
 
-    fn site_member(&mut self, field: &str, member: &pb::SiteMember) -> Read<SiteMember> {
+    fn site_member(&mut self, field: &str, member: &pb::SiteMember) -> Parsed<SiteMember> {
         let site = self.id(&format!("{field}.site_id"), &member.site_id);
         let user = self.id(&format!("{field}.user_id"), &member.user_id);
         let role = self.site_role(&format!("{field}.role"), member.role);
@@ -246,7 +245,7 @@ impl Reader {
         })
     }
 
-    fn change(&mut self, index: usize, change: &pb::DirectoryChange) -> Read<DirectoryChange> {
+    fn change(&mut self, index: usize, change: &pb::DirectoryChange) -> Parsed<DirectoryChange> {
         use pb::directory_change::Change;
 
         let field = |name: &str| format!("changes[{index}].{name}");

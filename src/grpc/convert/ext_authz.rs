@@ -1,11 +1,11 @@
-//! What Envoy asks and is told.
+//! Conversions of Envoy's `Authorization`.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
 use tonic::Code;
 
 use crate::{
-    grpc::sidecar::Asked,
+    grpc::sidecar::AuthorizationQuery,
     pb::envoy::{
         config::core::v3::{HeaderValue, HeaderValueOption, header_value_option},
         service::auth::v3::{
@@ -21,17 +21,17 @@ use crate::{
     },
 };
 
-/// What Envoy asks. Without a request of HTTP, which only a filter for other
-/// protocols leaves out, there is no token either. The path and the method are those
-/// that Envoy itself states, whatever the headers say.
-pub(crate) fn asked(request: &CheckRequest) -> Asked<'_> {
+/// Envoy's query. Without an HTTP request, which only filters for other protocols leave
+/// out, there is no token either. The path and the method are those that Envoy itself
+/// states, whatever the headers say.
+pub(crate) fn query(request: &CheckRequest) -> AuthorizationQuery<'_> {
     let attributes = request.attributes.as_ref();
     let settings = attributes.into_iter().flat_map(|all| {
         let settings = all.context_extensions.iter();
         settings.map(|(name, value)| (name.as_str(), value.as_str()))
     });
     let http = http(request);
-    Asked {
+    AuthorizationQuery {
         settings: RouteSettings::read(settings),
         is_preflight: http.is_some_and(is_preflight),
         target: http.map(|http| http.path.as_str()),
@@ -60,7 +60,7 @@ fn credential(http: &HttpRequest) -> Credential<'_> {
     seen.credential()
 }
 
-/// All headers: of the two forms that they can come in, Envoy uses one.
+/// All headers: Envoy uses one of the two forms.
 fn headers(http: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
     let joined = http.headers.iter();
     let joined = joined.map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -68,7 +68,7 @@ fn headers(http: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
     joined.chain(single.map(|header| (header.key.as_str(), value(header))))
 }
 
-/// A header's value, in the form in which it comes.
+/// A header's value, in either form.
 fn value(header: &HeaderValue) -> &[u8] {
     if header.raw_value.is_empty() {
         header.value.as_bytes()
@@ -77,7 +77,7 @@ fn value(header: &HeaderValue) -> &[u8] {
     }
 }
 
-/// What Envoy is told about that request.
+/// The response to that request.
 pub(crate) fn to_response(verdict: &Verdict, request: &CheckRequest) -> CheckResponse {
     match verdict {
         Verdict::Allowed(pass) => {
@@ -87,13 +87,13 @@ pub(crate) fn to_response(verdict: &Verdict, request: &CheckRequest) -> CheckRes
         }
         Verdict::Preflight => {
             let overrides = METHOD_OVERRIDES.map(str::to_owned);
-            to_nobody(each_once(reserved(request).chain(overrides)))
+            to_anonymous(each_once(reserved(request).chain(overrides)))
         }
         Verdict::Refused(refused) => to_denied(refused),
     }
 }
 
-/// The headers of the request that only the check may set, in lower case.
+/// The request's headers that only the check may set, in lower case.
 fn reserved(request: &CheckRequest) -> impl Iterator<Item = String> {
     let names = http(request).into_iter().flat_map(headers);
     let names = names.filter(|(name, _)| is_reserved(name.as_bytes()));
@@ -105,8 +105,8 @@ fn each_once(names: impl Iterator<Item = String>) -> Vec<String> {
     names.into_iter().collect()
 }
 
-/// Lets a request pass that comes as nobody.
-fn to_nobody(headers_to_remove: Vec<String>) -> CheckResponse {
+/// Allows a request without an identity.
+fn to_anonymous(headers_to_remove: Vec<String>) -> CheckResponse {
     CheckResponse {
         status: Some(to_status(Code::Ok)),
         dynamic_metadata: None,
@@ -122,12 +122,12 @@ fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {
     let text = |text: &Cow<'_, str>| prost_types::Value {
         kind: Some(prost_types::value::Kind::StringValue(text.to_string())),
     };
-    let told = headers.iter();
-    let told = told.map(|(name, value)| ((*name).to_owned(), text(value)));
+    let metadata = headers.iter();
+    let metadata = metadata.map(|(name, value)| ((*name).to_owned(), text(value)));
     CheckResponse {
         status: Some(to_status(Code::Ok)),
         dynamic_metadata: Some(prost_types::Struct {
-            fields: told.collect(),
+            fields: metadata.collect(),
         }),
         http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
             headers: to_headers(headers),
@@ -136,7 +136,7 @@ fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {
     }
 }
 
-/// The refusal as Envoy answers it.
+/// The response for a refusal.
 pub(crate) fn to_denied(refused: &Refused) -> CheckResponse {
     let code = match refused {
         Refused::NoToken | Refused::Inactive => Code::Unauthenticated,
@@ -170,8 +170,8 @@ fn to_status(code: Code) -> tonic_types::pb::Status {
     }
 }
 
-/// Headers that stand alone: without that, Envoy would add them to what the client
-/// sent under the same names.
+/// Headers that replace others of the same name: otherwise Envoy would append them to those
+/// that the client sent.
 fn to_headers(headers: Vec<(&'static str, Cow<'static, str>)>) -> Vec<HeaderValueOption> {
     let option = |(name, value): (&str, Cow<'_, str>)| HeaderValueOption {
         header: Some(HeaderValue {

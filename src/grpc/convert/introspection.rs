@@ -1,11 +1,11 @@
-//! What `IntrospectionService` takes and gives.
+//! Conversions of `IntrospectionService`.
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
 
 use super::{
-    reader::{Read, Reader, Wrong},
+    reader::{Invalid, Parsed, Reader},
     to_duration, to_instance_role, to_owner, to_site_grants, to_timestamp,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     replica::{Progress, View},
 };
 
-/// An introspection, read; the token is not, since any text is one.
+/// A validated introspection. The token needs no validation, since any text is one.
 #[derive(Debug)]
 pub(crate) struct Introspect {
     pub(crate) check: Option<PermissionCheck>,
@@ -42,18 +42,18 @@ pub(crate) fn introspect(request: &pb::IntrospectRequest) -> Result<Introspect, 
     })
 }
 
-fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Read<PermissionCheck> {
+fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Parsed<PermissionCheck> {
     if let Ok(permission) = check.permission.parse::<InstancePermission>() {
         if check.site_id.is_empty() {
             return Ok(PermissionCheck::Instance(permission));
         }
-        return Err(reader.wrong(
+        return Err(reader.violation(
             "check.site_id",
             "must be left out for an instance permission",
         ));
     }
     let permission = if check.permission.is_empty() {
-        Err(reader.wrong("check.permission", "is required"))
+        Err(reader.violation("check.permission", "is required"))
     } else {
         let permission = check.permission.parse::<SitePermission>();
         reader.parsed(
@@ -61,9 +61,9 @@ fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Read<Pe
             permission.or(Err("is no known permission")),
         )
     };
-    // Without a known permission it is open whether there must be a site.
+    // Without a known permission, it is undetermined whether there must be a site.
     if permission.is_err() && check.site_id.is_empty() {
-        return Err(Wrong);
+        return Err(Invalid);
     }
     let site = reader.id("check.site_id", &check.site_id);
     Ok(PermissionCheck::Site {
@@ -72,7 +72,7 @@ fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Read<Pe
     })
 }
 
-/// The answer for a token that works, short of revision and decision.
+/// The response for an active token, without revision and decision.
 pub(crate) fn to_active(client: &ResolvedClient, cache_age: TimeDelta) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         active: true,
@@ -87,7 +87,7 @@ pub(crate) fn to_active(client: &ResolvedClient, cache_age: TimeDelta) -> pb::In
     }
 }
 
-/// The answer for a token that does not, short of revision and decision.
+/// The response for an inactive token, without revision and decision.
 pub(crate) fn to_inactive(reason: InactiveReason) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         inactive_reason: to_reason(reason).into(),

@@ -1,5 +1,4 @@
-//! The reader of requests: it goes on after something wrong, and remembers all
-//! of it.
+//! Validates requests: the reader continues after a violation, and collects all of them.
 
 use std::{collections::HashSet, fmt::Display, net::IpAddr, str::FromStr};
 
@@ -23,30 +22,29 @@ use crate::{
     pb,
 };
 
-/// A page's size where none is asked for.
+/// The page size if none is requested.
 const DEFAULT_PAGE_SIZE: u16 = 50;
-/// The largest page.
+/// The largest page size.
 const MAX_PAGE_SIZE: u16 = 500;
-/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, as `google.protobuf.Timestamp`
-/// says.
+/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, by `google.protobuf.Timestamp`.
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
-/// Collects what is wrong with a request.
+/// Collects the violations of a request.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     violations: Vec<Violation>,
 }
 
-/// Something was wrong; the reader knows what.
+/// A field was invalid, and the reader has its violation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wrong;
+pub(super) struct Invalid;
 
-/// What could be read, unless something was wrong with it.
-pub(super) type Read<T> = Result<T, Wrong>;
+/// The value of a valid field.
+pub(super) type Parsed<T> = Result<T, Invalid>;
 
 impl Reader {
-    /// Takes note of what is wrong with a field.
-    pub(super) fn wrong(&mut self, field: &str, description: impl Display) -> Wrong {
+    /// Records a violation.
+    pub(super) fn violation(&mut self, field: &str, description: impl Display) -> Invalid {
         if self.violations.len() < MAX_VIOLATIONS {
             let description = description.to_string();
             self.violations.push(Violation {
@@ -54,34 +52,38 @@ impl Reader {
                 description,
             });
         }
-        Wrong
+        Invalid
     }
 
-    /// Whether nothing was wrong so far.
-    pub(super) fn all_is_well(&self) -> bool {
+    /// Whether there is no violation so far.
+    pub(super) fn has_no_violations(&self) -> bool {
         self.violations.is_empty()
     }
 
-    /// Puts the request together, if nothing was wrong with it.
-    pub(super) fn finish<T>(self, read: impl FnOnce() -> Read<T>) -> Result<T, ApiError> {
+    /// Builds the request if there are no violations.
+    pub(super) fn finish<T>(self, read: impl FnOnce() -> Parsed<T>) -> Result<T, ApiError> {
         match read() {
             Ok(read) if self.violations.is_empty() => Ok(read),
-            // Nothing is ever missing without a violation that says so.
+            // A missing value always has a violation.
             _ => Err(ApiError::InvalidFields(self.violations)),
         }
     }
 
-    pub(super) fn required<T>(&mut self, field: &str, value: Option<T>) -> Read<T> {
-        value.ok_or_else(|| self.wrong(field, "is required"))
+    pub(super) fn required<T>(&mut self, field: &str, value: Option<T>) -> Parsed<T> {
+        value.ok_or_else(|| self.violation(field, "is required"))
     }
 
-    pub(super) fn parsed<T>(&mut self, field: &str, parsed: Result<T, impl Display>) -> Read<T> {
-        parsed.map_err(|error| self.wrong(field, error))
+    pub(super) fn parsed<T>(&mut self, field: &str, parsed: Result<T, impl Display>) -> Parsed<T> {
+        parsed.map_err(|error| self.violation(field, error))
     }
 
-    pub(super) fn id<T: FromStr<Err = MalformedId>>(&mut self, field: &str, text: &str) -> Read<T> {
+    pub(super) fn id<T: FromStr<Err = MalformedId>>(
+        &mut self,
+        field: &str,
+        text: &str,
+    ) -> Parsed<T> {
         if text.is_empty() {
-            return Err(self.wrong(field, "is required"));
+            return Err(self.violation(field, "is required"));
         }
         self.parsed(field, text.parse())
     }
@@ -90,7 +92,7 @@ impl Reader {
         &mut self,
         field: &str,
         text: &str,
-    ) -> Read<Option<T>> {
+    ) -> Parsed<Option<T>> {
         if text.is_empty() {
             Ok(None)
         } else {
@@ -98,13 +100,13 @@ impl Reader {
         }
     }
 
-    /// Reads the id of a write that its caller may send again; none where there is none.
-    /// Only a caller that has a secret may send one: the reply is sealed with it.
+    /// Reads a request id; None if it is empty. Only a caller with a secret may send one,
+    /// since the stored reply is sealed with the secret.
     pub(super) fn request_id(
         &mut self,
         text: &str,
         secret: Option<&CallerSecret>,
-    ) -> Read<Option<ReplayKey>> {
+    ) -> Parsed<Option<ReplayKey>> {
         if text.is_empty() {
             return Ok(None);
         }
@@ -115,7 +117,7 @@ impl Reader {
         Ok(Some(ReplayKey::new(id, secret.clone())))
     }
 
-    pub(super) fn actor(&mut self, actor: Option<pb::Actor>) -> Read<Actor> {
+    pub(super) fn actor(&mut self, actor: Option<pb::Actor>) -> Parsed<Actor> {
         let actor = self.required("actor", actor)?;
         let user = self.id("actor.user_id", &actor.user_id);
         let ip_address = if actor.ip_address.is_empty() {
@@ -134,9 +136,9 @@ impl Reader {
         })
     }
 
-    pub(super) fn owner(&mut self, field: &str, owner: Option<pb::Owner>) -> Read<Owner> {
+    pub(super) fn owner(&mut self, field: &str, owner: Option<pb::Owner>) -> Parsed<Owner> {
         match owner.and_then(|owner| owner.owner) {
-            None => Err(self.wrong(field, "is required: a user_id or a team_id")),
+            None => Err(self.violation(field, "is required: a user_id or a team_id")),
             Some(pb::owner::Owner::UserId(id)) => {
                 self.id(&format!("{field}.user_id"), &id).map(Owner::User)
             }
@@ -146,24 +148,24 @@ impl Reader {
         }
     }
 
-    /// Reads an enum's value; unspecified and unknown ones are refused.
-    fn word<W: TryFrom<i32>, D>(
+    /// Reads an enum value; unspecified and unknown values are refused.
+    fn enum_value<W: TryFrom<i32>, D>(
         &mut self,
         field: &str,
         value: i32,
         domain: fn(W) -> Option<D>,
-    ) -> Read<D> {
+    ) -> Parsed<D> {
         let problem = if value == 0 {
             "must be specified"
         } else {
             "is no known value"
         };
         let read = W::try_from(value).ok().and_then(domain);
-        read.ok_or_else(|| self.wrong(field, problem))
+        read.ok_or_else(|| self.violation(field, problem))
     }
 
-    pub(super) fn instance_role(&mut self, field: &str, value: i32) -> Read<InstanceRole> {
-        self.word(field, value, |role| match role {
+    pub(super) fn instance_role(&mut self, field: &str, value: i32) -> Parsed<InstanceRole> {
+        self.enum_value(field, value, |role| match role {
             pb::InstanceRole::Unspecified => None,
             pb::InstanceRole::User => Some(InstanceRole::User),
             pb::InstanceRole::Admin => Some(InstanceRole::Admin),
@@ -171,8 +173,8 @@ impl Reader {
         })
     }
 
-    pub(super) fn site_role(&mut self, field: &str, value: i32) -> Read<SiteRole> {
-        self.word(field, value, |role| match role {
+    pub(super) fn site_role(&mut self, field: &str, value: i32) -> Parsed<SiteRole> {
+        self.enum_value(field, value, |role| match role {
             pb::SiteRole::Unspecified => None,
             pb::SiteRole::Viewer => Some(SiteRole::Viewer),
             pb::SiteRole::Editor => Some(SiteRole::Editor),
@@ -181,8 +183,8 @@ impl Reader {
         })
     }
 
-    pub(super) fn team_role(&mut self, field: &str, value: i32) -> Read<TeamRole> {
-        self.word(field, value, |role| match role {
+    pub(super) fn team_role(&mut self, field: &str, value: i32) -> Parsed<TeamRole> {
+        self.enum_value(field, value, |role| match role {
             pb::TeamRole::Unspecified => None,
             pb::TeamRole::Member => Some(TeamRole::Member),
             pb::TeamRole::Admin => Some(TeamRole::Admin),
@@ -194,10 +196,10 @@ impl Reader {
         &mut self,
         field: &str,
         grants: &[pb::SiteGrant],
-    ) -> Read<SiteGrants> {
+    ) -> Parsed<SiteGrants> {
         if grants.len() > MAX_GRANTS {
             let problem = format_args!("must have at most {MAX_GRANTS} grants");
-            return Err(self.wrong(field, problem));
+            return Err(self.violation(field, problem));
         }
         let mut seen = HashSet::new();
         let mut read = Ok(SiteGrants::new());
@@ -206,11 +208,11 @@ impl Reader {
             let site = self.id::<SiteId>(&format!("{field}.site_id"), &grant.site_id);
             let role = self.site_role(&format!("{field}.role"), grant.role);
             if site.is_ok_and(|site| !seen.insert(site)) {
-                read = Err(self.wrong(&format!("{field}.site_id"), "is granted twice"));
+                read = Err(self.violation(&format!("{field}.site_id"), "is granted twice"));
             }
             match (&mut read, site, role) {
                 (Ok(read), Ok(site), Ok(role)) => drop(read.insert(site, role)),
-                _ => read = Err(Wrong),
+                _ => read = Err(Invalid),
             }
         }
         read
@@ -220,14 +222,14 @@ impl Reader {
         &mut self,
         field: &str,
         time: prost_types::Timestamp,
-    ) -> Read<Timestamp> {
+    ) -> Parsed<Timestamp> {
         let nanos = u32::try_from(time.nanos)
             .ok()
             .filter(|nanos| *nanos < 1_000_000_000);
         let read = nanos
             .filter(|_| TIMESTAMP_SECONDS.contains(&time.seconds))
             .and_then(|nanos| DateTime::from_timestamp(time.seconds, nanos))
-            // To the microsecond, which is what Postgres keeps.
+            // Truncated to the microsecond, which is Postgres' precision.
             .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros()));
         let problem = "must be a time from the year 1 to 9999, with 0 to 999,999,999 nanos";
         self.parsed(field, read.ok_or(problem))
@@ -237,17 +239,17 @@ impl Reader {
         &mut self,
         field: &str,
         time: Option<prost_types::Timestamp>,
-    ) -> Read<Option<Timestamp>> {
+    ) -> Parsed<Option<Timestamp>> {
         time.map(|time| self.timestamp(field, time)).transpose()
     }
 
-    /// Reads where a range of times begins or ends: between two microseconds it
-    /// is the same as at the later one, which is what can be compared.
+    /// Reads a bound of a time range. It is rounded up to the microsecond, since stored
+    /// times are multiples of it.
     pub(super) fn optional_bound(
         &mut self,
         field: &str,
         time: Option<prost_types::Timestamp>,
-    ) -> Read<Option<Timestamp>> {
+    ) -> Parsed<Option<Timestamp>> {
         let between = time.is_some_and(|time| time.nanos % 1000 != 0);
         let rest = TimeDelta::microseconds(i64::from(between));
         Ok(self
@@ -255,7 +257,7 @@ impl Reader {
             .map(|time| time + rest))
     }
 
-    pub(super) fn page_size(&mut self, size: i32) -> Read<u16> {
+    pub(super) fn page_size(&mut self, size: i32) -> Parsed<u16> {
         let size = u32::try_from(size).or(Err("must not be negative"));
         let size = self.parsed("page_size", size)?;
         Ok(match u16::try_from(size) {
@@ -265,28 +267,28 @@ impl Reader {
         })
     }
 
-    /// Reads a page token. Where something is wrong with what selects the list,
-    /// it is open which list that is, but not whether there is any.
+    /// Reads a page token. If the fields that select the list are invalid, the list is
+    /// undetermined, and only the token's form is checked.
     pub(super) fn page_token(
         &mut self,
         list: Option<&str>,
         token: &str,
-    ) -> Read<Option<(Timestamp, Uuid)>> {
+    ) -> Parsed<Option<(Timestamp, Uuid)>> {
         if token.is_empty() {
             return Ok(None);
         }
-        if list.is_none() && page::is_of_some_list(token) {
-            return Err(Wrong);
+        if list.is_none() && page::is_well_formed(token) {
+            return Err(Invalid);
         }
-        let cursor = list.and_then(|list| page::read(list, token));
+        let cursor = list.and_then(|list| page::parse(list, token));
         let problem = "is not the next_page_token of a page of the same list";
         self.parsed("page_token", cursor.ok_or(problem)).map(Some)
     }
 
-    pub(super) fn sequence(&mut self, sequence: Option<u64>) -> Read<Option<u64>> {
+    pub(super) fn sequence(&mut self, sequence: Option<u64>) -> Parsed<Option<u64>> {
         let limit = i64::MAX.unsigned_abs();
         if sequence.is_some_and(|sequence| sequence > limit) {
-            return Err(self.wrong("sequence", format_args!("must be at most {limit}")));
+            return Err(self.violation("sequence", format_args!("must be at most {limit}")));
         }
         Ok(sequence)
     }

@@ -1,4 +1,4 @@
-//! What `GetApiClientUsage` takes and gives.
+//! Conversions of `GetApiClientUsage`.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 
 use super::{
     clients::OnClient,
-    reader::{Read, Reader},
+    reader::{Parsed, Reader},
     to_timestamp,
 };
 use crate::{
@@ -18,12 +18,12 @@ use crate::{
     pb,
 };
 
-/// How long the time is that is told of where nobody says when it begins.
+/// The length of the range if the request has no start.
 const DEFAULT_LENGTH: TimeDelta = TimeDelta::days(30);
 
-/// A request for a client's usage, read.
+/// A validated usage request.
 #[derive(Debug)]
-pub(in crate::grpc) struct Usage {
+pub(in crate::grpc) struct UsageQuery {
     pub(in crate::grpc) on_client: OnClient,
     pub(in crate::grpc) days: Range<Day>,
 }
@@ -31,13 +31,13 @@ pub(in crate::grpc) struct Usage {
 pub(in crate::grpc) fn usage(
     request: pb::GetApiClientUsageRequest,
     now: Timestamp,
-) -> Result<Usage, ApiError> {
+) -> Result<UsageQuery, ApiError> {
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
     let id = reader.id("id", &request.id);
     let days = days(&mut reader, request.from, request.to, now);
     reader.finish(|| {
-        Ok(Usage {
+        Ok(UsageQuery {
             on_client: OnClient {
                 actor: actor?,
                 id: id?,
@@ -52,9 +52,9 @@ fn days(
     from: Option<prost_types::Timestamp>,
     to: Option<prost_types::Timestamp>,
     now: Timestamp,
-) -> Read<Range<Day>> {
+) -> Parsed<Range<Day>> {
     let start = reader.optional_timestamp("from", from);
-    // Up to a moment between two microseconds is up to the later one.
+    // The end is rounded up to the microsecond.
     let end = reader.optional_bound("to", to);
     let end = end?.unwrap_or(now);
     let start = start?.unwrap_or(end - DEFAULT_LENGTH);
@@ -62,17 +62,17 @@ fn days(
         (Some(from), Some(to)) => (to.seconds, to.nanos) < (from.seconds, from.nanos),
         _ => end < start,
     };
-    // Whoever leaves the end out gave the beginning, and that is what is wrong.
+    // Without an end in the request, the start is the invalid field.
     let (field, reversed_is, long_is) = if to.is_some() {
         ("to", "before from", "400 days after from")
     } else {
         ("from", "in the future", "400 days ago")
     };
     if reversed {
-        return Err(reader.wrong(field, format_args!("must not be {reversed_is}")));
+        return Err(reader.violation(field, format_args!("must not be {reversed_is}")));
     }
     if end - start > TimeDelta::days(MAX_DAYS.into()) {
-        return Err(reader.wrong(field, format_args!("must be at most {long_is}")));
+        return Err(reader.violation(field, format_args!("must be at most {long_is}")));
     }
     Ok(Day::within(start, end))
 }
