@@ -1,8 +1,8 @@
-//! What every call has, over gRPC and over HTTP, on the fast path and beside it: a method, a
-//! deadline, credentials of its caller, a record of how it ended.
+//! What every call has, over gRPC and HTTP, on the fast and the slow path: a method, a
+//! deadline, its caller's credentials, and a record of how it ended.
 
 pub(crate) mod credentials;
 pub(crate) mod deadline;
-pub(crate) mod gather;
+pub(crate) mod message_buffer;
 pub(crate) mod method;
 pub(crate) mod record;

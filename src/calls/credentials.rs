@@ -1,6 +1,6 @@
-//! How a caller shows who it is. Over gRPC: a bearer token, or a client certificate. Over
+//! The credentials of callers. Over gRPC: a bearer token, or a client certificate. Over
 //! HTTP: a bearer token, the password of HTTP Basic, the `client_secret` of a form, or, if
-//! `authorization` is the end client's, a header of its own.
+//! `authorization` belongs to the end client, a header of the proxy's own.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, Request, header::AUTHORIZATION};
@@ -12,25 +12,24 @@ use crate::{
     transport::tls::Peer,
 };
 
-/// The header of a proxy's own token.
-pub(crate) const OF_PROXY: &str = "x-hitkeep-caller";
+/// The header for a proxy's own token.
+pub(crate) const PROXY_TOKEN: &str = "x-hitkeep-caller";
 const BASIC: &str = "basic";
 const BEARER: &str = "bearer";
-/// The parameter of a form that has a caller's token (RFC 6749, section 2.3.1).
+/// The form parameter for a caller's token (RFC 6749, section 2.3.1).
 pub(crate) const CLIENT_SECRET: &str = "client_secret";
 
-/// What a caller showed.
-pub(crate) struct Shown {
-    /// The token; none where there is none, or more than one.
+/// The token that a caller sent.
+pub(crate) struct SentToken {
+    /// None if there is no token, or more than one.
     pub(crate) token: Option<String>,
-    /// Whether it came as the credentials of an OAuth client: as HTTP Basic, or in the
-    /// form.
+    /// Whether it came as OAuth client credentials: as HTTP Basic, or in the form.
     pub(crate) as_client: bool,
 }
 
-/// What a request's caller shows over gRPC. If there is a token and a certificate, the token
-/// counts: a bad one is not made good by a certificate, and a good one may have other
-/// permissions than the certificate's account.
+/// The credentials of a gRPC caller. If there are both a token and a certificate, only the
+/// token counts: a certificate must not make up for a bad token, and a good token may have
+/// other permissions than the certificate's account.
 pub(crate) fn proof<B>(request: &Request<B>) -> Option<Proof> {
     if request.headers().contains_key(AUTHORIZATION) {
         bearer(request.headers()).and_then(Proof::of_token)
@@ -40,8 +39,8 @@ pub(crate) fn proof<B>(request: &Request<B>) -> Option<Proof> {
     }
 }
 
-/// The secret of a caller that manages API clients, with which its replies are sealed.
-/// A certificate gives none: its private key is not known here.
+/// The secret of a caller that manages API clients, with which its stored replies are
+/// sealed. A certificate gives none: the server does not know its private key.
 pub(crate) fn secret<B>(
     request: &Request<B>,
     needed: Option<CallerPermission>,
@@ -56,38 +55,38 @@ pub(crate) fn secret<B>(
 /// The bearer token in `authorization`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = scheme(once(headers, AUTHORIZATION.as_str())?)?;
-    // RFC 9110, section 11.1: the scheme's case does not matter.
+    // RFC 9110, section 11.1: the scheme is case-insensitive.
     scheme.eq_ignore_ascii_case(BEARER).then_some(token)
 }
 
-/// What is shown in `authorization` over HTTP.
-pub(crate) fn in_authorization(headers: &HeaderMap) -> Shown {
-    let shown = once(headers, AUTHORIZATION.as_str()).and_then(scheme);
-    Shown {
-        token: shown.and_then(token),
-        as_client: shown.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(BASIC)),
+/// The token in `authorization` over HTTP.
+pub(crate) fn in_authorization(headers: &HeaderMap) -> SentToken {
+    let sent = once(headers, AUTHORIZATION.as_str()).and_then(scheme);
+    SentToken {
+        token: sent.and_then(token),
+        as_client: sent.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(BASIC)),
     }
 }
 
-/// What is shown in a form. The `client_id` does not matter, as the name in HTTP Basic
-/// does not; a secret without a value is none (RFC 6749, section 2.3.1).
-pub(crate) fn in_form(form: &[u8]) -> Shown {
+/// The token in a form. `client_id` is ignored, as the user name in HTTP Basic is. A secret
+/// without a value counts as absent (RFC 6749, section 2.3.1).
+pub(crate) fn in_form(form: &[u8]) -> SentToken {
     let secrets = form_urlencoded::parse(form).filter(|(name, _)| name == CLIENT_SECRET);
     let mut secrets = secrets.filter(|(_, secret)| !secret.is_empty());
     let token = secrets.next().map(|(_, secret)| secret.into_owned());
-    Shown {
+    SentToken {
         token: token.filter(|_| secrets.next().is_none()),
         as_client: true,
     }
 }
 
-/// Whether a form shows a secret, or several.
+/// Whether a form has at least one secret.
 pub(crate) fn has_secret(form: &[u8]) -> bool {
     let mut parameters = form_urlencoded::parse(form);
     parameters.any(|(name, secret)| name == CLIENT_SECRET && !secret.is_empty())
 }
 
-/// The token that comes in that scheme.
+/// The token in credentials of either scheme.
 fn token((scheme, rest): (&str, &str)) -> Option<String> {
     if scheme.eq_ignore_ascii_case(BASIC) {
         password(rest)
@@ -96,17 +95,17 @@ fn token((scheme, rest): (&str, &str)) -> Option<String> {
     }
 }
 
-/// What a proxy shows: the token by itself, or as in `authorization`.
-pub(crate) fn of_proxy(headers: &HeaderMap) -> Option<String> {
-    let value = once(headers, OF_PROXY)?;
+/// A proxy's token, bare or with a scheme as in `authorization`.
+pub(crate) fn proxy_token(headers: &HeaderMap) -> Option<String> {
+    let value = once(headers, PROXY_TOKEN)?;
     match scheme(value) {
         None => Some(value.to_str().ok()?.trim().to_owned()),
         Some(with_scheme) => token(with_scheme),
     }
 }
 
-/// The value of a header that must be there once: with two of them it is open which
-/// one is meant.
+/// The value of a header that must occur once: with two values, it is ambiguous which one
+/// is meant.
 fn once<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
@@ -118,9 +117,9 @@ fn scheme(value: &HeaderValue) -> Option<(&str, &str)> {
     Some((scheme, rest.trim()))
 }
 
-/// The password of HTTP Basic; the name does not matter. Both are percent-encoded
-/// before they are put together (RFC 6749, section 2.3.1), which changes nothing
-/// about a token, unless somebody encodes its underscore.
+/// The password of HTTP Basic; the user name is ignored. Both are percent-encoded before
+/// they are joined (RFC 6749, section 2.3.1). That does not change a token, unless the
+/// caller encodes its underscore.
 fn password(credentials: &str) -> Option<String> {
     let decoded = BASE64_STANDARD.decode(credentials).ok()?;
     let text = String::from_utf8(decoded).ok()?;
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_shows_its_token_in_either_scheme() {
+    fn a_callers_token_is_read_in_either_scheme() {
         let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
         for (value, token, is_basic) in [
             ("Bearer hks_x".to_owned(), Some("hks_x"), false),
@@ -159,8 +158,8 @@ mod tests {
             ("hks_x".to_owned(), None, false),
             ("Digest hks_x".to_owned(), None, false),
         ] {
-            let shown = in_authorization(&headers("authorization", &[&value]));
-            let got = (shown.token.as_deref(), shown.as_client);
+            let sent = in_authorization(&headers("authorization", &[&value]));
+            let got = (sent.token.as_deref(), sent.as_client);
             assert_eq!(got, (token, is_basic), "{value}");
         }
         let twice = headers("authorization", &["Bearer hks_x", "Bearer hks_x"]);
@@ -185,16 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_shows_its_token_in_a_header_of_its_own() {
-        let shown = |values: &[&str]| of_proxy(&headers(OF_PROXY, values));
+    fn a_proxys_token_has_a_header_of_its_own() {
+        let sent = |values: &[&str]| proxy_token(&headers(PROXY_TOKEN, values));
         for value in ["hks_x", " hks_x ", "Bearer hks_x", "bearer  hks_x"] {
-            assert_eq!(shown(&[value]).as_deref(), Some("hks_x"), "{value}");
+            assert_eq!(sent(&[value]).as_deref(), Some("hks_x"), "{value}");
         }
-        assert_eq!(shown(&[]), None);
+        assert_eq!(sent(&[]), None);
         let basic = format!("Basic {}", BASE64_STANDARD.encode("proxy:hks_x"));
-        assert_eq!(shown(&[&basic]).as_deref(), Some("hks_x"));
-        assert_eq!(shown(&["Basic hks_x"]), None);
-        assert_eq!(shown(&["Digest hks_x"]), None);
-        assert_eq!(shown(&["hks_x", "hks_x"]), None);
+        assert_eq!(sent(&[&basic]).as_deref(), Some("hks_x"));
+        assert_eq!(sent(&["Basic hks_x"]), None);
+        assert_eq!(sent(&["Digest hks_x"]), None);
+        assert_eq!(sent(&["hks_x", "hks_x"]), None);
     }
 }

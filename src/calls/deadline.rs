@@ -1,27 +1,27 @@
-//! How long a call may take.
+//! The time limits of calls.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-/// The header in which a caller says how long it waits.
+/// The header with the caller's timeout.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
-/// How much earlier than the caller we give up, so that our answer, with its
-/// details, arrives before the caller stops listening: a tenth of the time, at
-/// most this. It is more than the way back takes, because callers round the time
-/// that they send up: grpc-core to three digits, so 10 s to at most 10.1 s.
+/// How much earlier than the caller we give up, so that our status, with its details,
+/// arrives before the caller's own deadline: a tenth of the timeout, at most this. It
+/// exceeds the network latency because callers round the timeout up: grpc-core to three
+/// digits, so 10 s to at most 10.1 s.
 const MAX_HEAD_START: Duration = Duration::from_millis(150);
 
-/// How long a call may take, from its beginning: as long as its caller allows, less
-/// what our answer needs to get there, and no longer than we do.
+/// How long a call may take from its beginning: the caller's timeout, less the time that
+/// our status needs to arrive, or our own timeout if that is shorter.
 pub(crate) fn time_limit(headers: &HeaderMap, ours: Option<Duration>) -> Option<Duration> {
     let theirs = headers.get(GRPC_TIMEOUT).and_then(parse_timeout);
     let theirs = theirs.map(|timeout| timeout.saturating_sub(MAX_HEAD_START.min(timeout / 10)));
     theirs.into_iter().chain(ours).min()
 }
 
-/// Reads a `grpc-timeout`: at most eight digits and a unit. One that cannot be
-/// read is none, as with every other gRPC server.
+/// Parses a `grpc-timeout`: at most eight digits and a unit. A malformed one is ignored, as
+/// by every other gRPC server.
 fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     let (digits, unit) = value
         .to_str()
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_the_protocol_writes_them() {
+    fn timeouts_are_parsed_as_the_protocol_specifies() {
         let read = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
         assert_eq!(read("99999999H"), Some(Duration::from_hours(99_999_999)));
         assert_eq!(read("2M"), Some(Duration::from_mins(2)));

@@ -1,5 +1,5 @@
-//! The methods of gRPC that this server has: their paths, what each asks of its caller, and
-//! how large its messages may be.
+//! The gRPC methods: their paths, the permissions that they require, and their message size
+//! limits.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -19,17 +19,17 @@ use crate::{
     telemetry::metrics::FastMethod,
 };
 
-/// The paths of the calls that have a fast path, or limits of their own.
+/// The paths of methods that have a fast path, or limits of their own.
 pub(crate) const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
-/// Envoy's question.
+/// Envoy's external authorization.
 pub(crate) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// A stream that goes on for as long as its caller likes.
+/// A stream that lasts as long as its caller likes.
 pub(crate) const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
-/// The replacement of the directory: a stream, which our own timeout does not end, and
-/// large, so that it has a limit of its own.
+/// A client stream that our own timeout does not end. It is large, so it has a concurrency
+/// limit of its own.
 pub(crate) const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
 
-/// The path of a call that has a fast path.
+/// The path of a method that has a fast path.
 pub(crate) const fn path_of(call: FastMethod) -> &'static str {
     match call {
         FastMethod::Introspect => INTROSPECT,
@@ -37,29 +37,29 @@ pub(crate) const fn path_of(call: FastMethod) -> &'static str {
     }
 }
 
-/// A method that there is.
+/// A method, as metrics and traces name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Method {
     /// The full name of its service.
     pub(crate) service: &'static str,
-    /// Its own.
+    /// Without the service.
     pub(crate) name: &'static str,
-    /// Whether it answers with a stream.
+    /// Whether it streams its responses.
     pub(crate) streams: bool,
-    /// Set for introspections. There are so many of them, and they take so little
-    /// time, that only some are timed.
-    pub(crate) hot: Option<FastMethod>,
+    /// Set for introspections: these are so frequent and so short that only a sample of
+    /// them is timed.
+    pub(crate) fast_path: Option<FastMethod>,
 }
 
-/// What is counted where a method does not exist: a caller may name any.
+/// Stands for all methods that do not exist, since callers may send any name.
 const UNKNOWN: Method = Method {
     service: "unknown",
     name: "unknown",
     streams: false,
-    hot: None,
+    fast_path: None,
 };
 
-/// The methods by their paths, out of the descriptors that reflection shows.
+/// The methods by path, from the descriptors that reflection serves.
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
     let descriptors = [
         pb::FILE_DESCRIPTOR_SET,
@@ -72,7 +72,7 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
         let set = FileDescriptorSet::decode(descriptors).expect("it was made by the build");
         for file in set.file {
             for service in &file.service {
-                // Once in the life of a process, so that labels cost nothing.
+                // Leaked once per process, so that metric labels need no allocation.
                 let full: &str = format!("{}.{}", file.package(), service.name()).leak();
                 for method in &service.method {
                     let path = format!("/{full}/{}", method.name());
@@ -80,7 +80,7 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
                         service: full,
                         name: method.name().to_owned().leak(),
                         streams: method.server_streaming(),
-                        hot: FastMethod::ALL
+                        fast_path: FastMethod::ALL
                             .into_iter()
                             .find(|call| path_of(*call) == path),
                     };
@@ -93,27 +93,27 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
 });
 
 impl Method {
-    /// The method of a path.
+    /// The method at a path, or `UNKNOWN`.
     pub(crate) fn of(path: &str) -> Self {
         METHODS.get(path).copied().unwrap_or(UNKNOWN)
     }
 }
 
-/// What a method asks of its caller.
+/// What a method requires of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Nothing: health.
     Health,
     /// Nothing: reflection.
     Reflection,
-    /// A known caller with that permission.
+    /// An authenticated caller with that permission.
     Permitted(CallerPermission),
-    /// A known caller; the method does not exist.
-    Known,
+    /// An authenticated caller. The method does not exist.
+    Authenticated,
 }
 
 impl Access {
-    /// What the method of that path asks.
+    /// What the method at that path requires.
     pub(crate) fn of(path: &str) -> Self {
         let service = path
             .trim_start_matches('/')
@@ -134,34 +134,32 @@ impl Access {
                 Self::Permitted(CallerPermission::Directory)
             }
             AuditServiceServer::<Services>::NAME => Self::Permitted(CallerPermission::Audit),
-            _ => Self::Known,
+            _ => Self::Authenticated,
         }
     }
 }
 
-/// The largest message that is read. A batch of 1,000 changes is a tenth of it.
+/// The default size limit of a message. A batch of 1,000 changes takes a tenth of it.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// The largest one of an introspection, which takes a token of 53 bytes, a permission and
-/// an id.
+/// For introspections, which need a token of 53 bytes, a permission and an id.
 pub(crate) const MAX_INTROSPECTION_BYTES: usize = 64 * 1024;
-/// The largest one of Envoy's: it takes headers of 60 KiB by default, has the path among
-/// them and once more, and may add its peer's certificate.
+/// For Envoy, which accepts headers of 60 KiB by default, sends the path among them and
+/// once more, and may add its peer's certificate.
 pub(crate) const MAX_CHECK_BYTES: usize = 256 * 1024;
-/// The largest one of a caller who need not be known: what health and reflection are
-/// asked for is the name of something.
+/// For unauthenticated callers: requests for health and reflection hold a name.
 pub(crate) const MAX_OPEN_MESSAGE_BYTES: usize = 4 * 1024;
 
-/// The largest message of a method, in bytes.
+/// The size limit of a method's messages, in bytes.
 pub(crate) fn max_message(path: &str) -> usize {
     match Access::of(path) {
         Access::Health | Access::Reflection => MAX_OPEN_MESSAGE_BYTES,
         Access::Permitted(CallerPermission::Introspect) if path == CHECK => MAX_CHECK_BYTES,
         Access::Permitted(CallerPermission::Introspect) => MAX_INTROSPECTION_BYTES,
-        Access::Permitted(_) | Access::Known => MAX_MESSAGE_BYTES,
+        Access::Permitted(_) | Access::Authenticated => MAX_MESSAGE_BYTES,
     }
 }
 
-/// A code's name, as documents write it.
+/// A status code's name, as the gRPC documentation writes it.
 pub(crate) const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -189,12 +187,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_are_those_that_there_are() {
+    fn methods_are_found_by_path() {
         let method = |service, name, streams| Method {
             service,
             name,
             streams,
-            hot: (name == "Introspect").then_some(FastMethod::Introspect),
+            fast_path: (name == "Introspect").then_some(FastMethod::Introspect),
         };
         let introspection = "hitkeep.auth.v1.IntrospectionService";
         for (path, expected) in [

@@ -1,6 +1,5 @@
-//! A call from its beginning to its end: what the log, the metrics and its trace
-//! learn of it. A call that goes well has no line in the log, and one that fails has
-//! exactly one.
+//! The log line, metrics and trace of a call. A successful call is not logged; a failed
+//! call is logged exactly once.
 
 use std::{
     fmt,
@@ -27,28 +26,28 @@ use crate::{
     transport::activity::{Activity, CutOff},
 };
 
-/// The header that has a status, and the trailer.
+/// The header or trailer with the status code.
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 tokio::task_local! {
-    /// What goes on on the connection of the call that a task answers. It is there while
-    /// the task is dropped as well, which is what a call that is cut off learns it by.
+    /// The connection's activity, for the task that handles a call. It is still set while
+    /// the task is dropped, so that an aborted call can learn the reason.
     pub(crate) static ACTIVITY: Arc<Activity>;
 }
 
-/// What is noted of a call before its way is known.
+/// What the fast path recorded of a call before it handed the call over.
 #[derive(Clone, Debug)]
 pub(crate) struct CallStart {
-    /// Its span; none where it is not traced.
+    /// The call's span; None if the call is not traced.
     pub(crate) span: Option<Span>,
-    /// When it began; none where that was a moment ago.
+    /// When it began; None if it was handed over immediately.
     pub(crate) begun: Option<Instant>,
-    /// Whether its time is to be taken.
+    /// Whether it is in the sample of timed calls.
     pub(crate) is_timed: bool,
 }
 
-/// The span of a call that is traced, by OpenTelemetry's conventions for RPC.
-/// One that is answered at once has the same from [`Sampling::record`].
+/// The span of a traced call, by OpenTelemetry's conventions for RPC. [`Sampling::record`]
+/// makes the same span for calls that the fast path answers immediately.
 pub(crate) fn span(sampling: &Sampling, method: Method, headers: &HeaderMap, traced: bool) -> Span {
     let Method { service, name, .. } = method;
     let span = info_span!(
@@ -72,21 +71,21 @@ pub(crate) fn span(sampling: &Sampling, method: Method, headers: &HeaderMap, tra
     span
 }
 
-/// A call under way. Dropped before it has ended, it was cut off, by its caller or by us,
-/// and that is a failure like any other.
+/// A call in flight. If it is dropped before it has ended, its caller or the server has cut
+/// it off, which is recorded as a failure.
 pub(crate) struct CallRecord {
     pub(crate) metrics: Metrics,
     pub(crate) method: Method,
-    /// The path, as it can be shown.
+    /// The path, redacted and truncated for the log.
     pub(crate) path: String,
     pub(crate) request_id: Arc<str>,
     pub(crate) caller: CallerSlot,
-    /// What the lines of the log are in.
+    /// The span of its log lines.
     pub(crate) span: Span,
-    /// What is exported.
+    /// The exported span.
     pub(crate) traced: Span,
     pub(crate) begun: Instant,
-    /// Whether its time is taken, and not only that of calls of its kind.
+    /// Whether it is in the sample of timed calls of its method.
     pub(crate) is_timed: bool,
     pub(crate) has_ended: bool,
 }
@@ -100,7 +99,7 @@ impl fmt::Debug for CallRecord {
 impl Drop for CallRecord {
     fn drop(&mut self) {
         if !self.has_ended {
-            // Where it is none of a task's, whoever drops it has told.
+            // Outside of a task, the owner of the record has recorded the reason already.
             ACTIVITY
                 .try_with(|activity| self.end_if_cut_off(activity))
                 .ok();
@@ -110,7 +109,7 @@ impl Drop for CallRecord {
 }
 
 impl CallRecord {
-    /// Notes how it ended: with that failure, or well.
+    /// Records how the call ended: with that failure, or successfully.
     pub(crate) fn end(&mut self, failure: Option<&Status>) {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
@@ -124,14 +123,14 @@ impl CallRecord {
             self.traced.record("caller.name", self.caller.name());
         }
         if let Some(status) = failure {
-            self.tell(status);
+            self.log(status);
         }
     }
 
-    /// Notes that it was cut off, where it was not its caller who did.
+    /// Records that the call was cut off, unless its caller cancelled it.
     pub(crate) fn end_if_cut_off(&mut self, activity: &Activity) {
-        if let Some(who) = activity.cut_off() {
-            self.end(Some(&Status::from(who)));
+        if let Some(cause) = activity.cut_off() {
+            self.end(Some(&Status::from(cause)));
         }
     }
 
@@ -140,22 +139,22 @@ impl CallRecord {
             service,
             name: method,
             streams,
-            hot,
+            fast_path,
         } = self.method;
         let duration = self.begun.elapsed();
-        if hot.is_some() && self.is_timed {
+        if fast_path.is_some() && self.is_timed {
             self.metrics.introspection(method, duration);
         }
         self.metrics.call(Call {
             service,
             method,
             code: code.into(),
-            // A stream takes as long as its caller likes.
-            duration: (!streams && hot.is_none()).then_some(duration),
+            // The duration of a stream is up to its caller.
+            duration: (!streams && fast_path.is_none()).then_some(duration),
         });
     }
 
-    fn tell(&self, status: &Status) {
+    fn log(&self, status: &Status) {
         let code = code_name(status.code());
         let details = status.get_error_details();
         let reason = details.error_info().map_or("", |info| info.reason.as_str());
@@ -171,7 +170,7 @@ impl CallRecord {
             None => Some(source.to_string()),
         });
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        // Quoted, since a path and a message may hold anything.
+        // Quoted, since a path and a message may hold any characters.
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -189,19 +188,19 @@ impl CallRecord {
                 )
             };
         }
-        let tell = || match fault {
+        let log = || match fault {
             Fault::Benign => line!(debug),
             Fault::Caller => line!(info),
             Fault::Server => line!(warn),
             Fault::Defect => line!(error),
         };
-        self.traced.in_scope(|| self.span.in_scope(tell));
+        self.traced.in_scope(|| self.span.in_scope(log));
     }
 }
 
 impl From<CutOff> for Status {
-    fn from(who: CutOff) -> Self {
-        match who {
+    fn from(cause: CutOff) -> Self {
+        match cause {
             CutOff::ServerEnded => {
                 let ends = Self::from(ApiError::ShuttingDown);
                 let details = ends.get_error_details();
@@ -214,17 +213,18 @@ impl From<CutOff> for Status {
     }
 }
 
-/// Whose fault a failure is, which says how loud it is told: an operator who is woken
-/// by warnings sleeps through what callers do wrong.
+/// Whose fault a failure is, which decides the log level: warnings must stay rare enough
+/// that operators act on them, so the errors of callers are below that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
-    /// Somebody hung up on a stream, which is how most of them end.
+    /// The caller cancelled a stream, which is how most streams end.
     Benign,
-    /// The caller asked for what it does not get, or went away.
+    /// The caller's request was wrong or refused, or the caller cancelled it.
     Caller,
-    /// We could not do our work: it is too much, too old, or Postgres is away.
+    /// The server could not do its work: it is overloaded, its index is stale, or Postgres
+    /// is unreachable.
     Server,
-    /// A defect of ours: a person should look.
+    /// A bug: a person should look.
     Defect,
 }
 
@@ -250,11 +250,12 @@ impl Fault {
     }
 }
 
-/// The answers of a stream, whose end is that of its call.
+/// The response body of a stream; the call ends with it.
 pub(crate) struct RecordedBody<B> {
     body: B,
     call: CallRecord,
-    /// What goes on on its connection: its task has ended by then. None where no connection is.
+    /// The activity of its connection. The task-local is gone by then, since the task has
+    /// ended. None outside of a connection.
     activity: Option<Arc<Activity>>,
 }
 
@@ -314,7 +315,7 @@ where
     }
 }
 
-/// The status in headers or trailers, where it is a failure.
+/// The status in headers or trailers, if it is a failure.
 pub(crate) fn failure(headers: &HeaderMap) -> Option<Status> {
     let status = headers
         .contains_key(GRPC_STATUS)
@@ -332,7 +333,7 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// An id as a header.
+/// An id as a header value.
 pub(crate) fn id_header(id: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(id).ok()
 }
@@ -342,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callers_mistakes_wake_nobody() {
+    fn errors_of_callers_are_not_warnings() {
         for code in [Code::NotFound, Code::Unauthenticated, Code::InvalidArgument] {
             assert_eq!(Fault::of(code, false), Fault::Caller);
         }

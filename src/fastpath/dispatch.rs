@@ -39,7 +39,7 @@ use crate::{
     calls::{
         credentials,
         deadline::time_limit,
-        gather::Gathered,
+        message_buffer::MessageBuffer,
         method::{CHECK, INTROSPECT, INTROSPECT_STREAM, Method, max_message},
         record::{self, ACTIVITY, CallRecord, RecordedBody, id_header},
     },
@@ -145,7 +145,7 @@ impl FastPath {
         let mut router = self.router.clone();
         let path = request.uri().path();
         let (streams, limit) = (Method::of(path).streams, max_message(path));
-        let request = request.map(|body| Gathered::new(body, limit, call.activity()));
+        let request = request.map(|body| MessageBuffer::new(body, limit, call.activity()));
         let routed = async move { router.call(request.map(axum::body::Body::new)).await };
         let routed = ACTIVITY.scope(Arc::clone(call.activity()), routed);
         SlowCall {

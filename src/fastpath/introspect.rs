@@ -11,7 +11,7 @@ use super::wire::{
     ID_BYTES, LENGTH, bytes, int32, key, varint, write_bytes, write_id, write_number, write_pair,
 };
 use crate::{
-    calls::gather::PREFIX_BYTES,
+    calls::message_buffer::PREFIX_BYTES,
     domain::{
         Revision,
         access::{Decision, Owner, PermissionCheck},

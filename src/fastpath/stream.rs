@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     calls::{
-        gather::PREFIX_BYTES,
+        message_buffer::PREFIX_BYTES,
         method::MAX_INTROSPECTION_BYTES,
         record::{ACTIVITY, GRPC_STATUS, trailers},
     },

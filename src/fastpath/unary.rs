@@ -23,7 +23,7 @@ use crate::{
     calls::{
         credentials,
         deadline::time_limit,
-        gather::PREFIX_BYTES,
+        message_buffer::PREFIX_BYTES,
         method::{Method, path_of},
         record::{self, CallStart},
     },

@@ -127,7 +127,7 @@ async fn answered(
     };
     let begun = Instant::now();
     let wait_until = wait_limit(state.services.request_timeout());
-    let shown = credentials::of_proxy(&head.headers);
+    let shown = credentials::proxy_token(&head.headers);
     let may = Some(CallerPermission::Introspect);
     match state
         .services
@@ -241,7 +241,7 @@ fn refused(state: &HttpState, error: &ApiError) -> Response {
     let description = match error {
         ApiError::CallerUnknown => format!(
             "the proxy's own token is missing or unknown: {} must be that of a service account",
-            credentials::OF_PROXY,
+            credentials::PROXY_TOKEN,
         ),
         other => other.to_string(),
     };

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::{HttpState, answer};
 use crate::{
-    calls::credentials::{self, CLIENT_SECRET, Shown},
+    calls::credentials::{self, CLIENT_SECRET, SentToken},
     domain::{
         Revision,
         caller::CallerPermission,
@@ -80,7 +80,7 @@ enum Invalid {
 enum Refused {
     Invalid(Invalid),
     /// Its caller is not known, or may not ask.
-    Caller(ApiError, Shown),
+    Caller(ApiError, SentToken),
     Failed(ApiError),
 }
 
@@ -173,7 +173,7 @@ async fn answered(state: &HttpState, request: Request) -> Result<Value, Refused>
 
 /// What is said to a caller that is not known, or may not ask (RFC 6749, section
 /// 5.2, and RFC 6750, section 3.1).
-fn refused(error: &ApiError, shown: &Shown) -> Response {
+fn refused(error: &ApiError, shown: &SentToken) -> Response {
     let mut response = match error {
         ApiError::CallerUnknown => {
             let description = "authorization must have a service account's token, as Bearer or \

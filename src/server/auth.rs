@@ -30,7 +30,7 @@ pub(super) async fn authenticate(
     let needed = match Access::of(request.uri().path()) {
         Access::Health | Access::Reflection => return next.run(request).await,
         Access::Permitted(permission) => Some(permission),
-        Access::Known => None,
+        Access::Authenticated => None,
     };
     let deadline = request.extensions().get::<Deadline>().copied();
     // A stream has none; it does not wait for long in any case.

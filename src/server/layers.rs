@@ -98,7 +98,7 @@ pub(super) async fn trace(
     next: Next,
 ) -> Response {
     let is_given = RequestId::from_caller(request.headers()).is_some();
-    let told = is_given || Method::of(request.uri().path()).hot.is_none();
+    let told = is_given || Method::of(request.uri().path()).fast_path.is_none();
     let RequestId(request_id) = RequestId::of(request.headers(), services.store());
     let path = shown_path(&request);
     let method = Method::of(request.uri().path());
@@ -109,7 +109,7 @@ pub(super) async fn trace(
         CallStart {
             span: Some(record::span(sampling, method, request.headers(), is_traced)),
             begun: None,
-            is_timed: method.hot.is_some() && Metrics::is_timed(),
+            is_timed: method.fast_path.is_some() && Metrics::is_timed(),
         }
     });
     let begun = head.begun.unwrap_or_else(Instant::now);
@@ -261,7 +261,7 @@ pub(super) async fn shed(
         }
         Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
-        Access::Permitted(_) | Access::Known => {
+        Access::Permitted(_) | Access::Authenticated => {
             let kind = admission::Kind::of(Method::of(path));
             return match limits.others.admit(kind, Instant::now()) {
                 Some(_admitted) => next.run(request).await,
