@@ -1,4 +1,4 @@
-//! What goes in and out: the body of a request that was read in part, and replies.
+//! The bodies of the fast path: requests that were partly read, and responses.
 
 use std::{
     pin::Pin,
@@ -20,7 +20,7 @@ use crate::{
     transport::activity::TrackedBody,
 };
 
-/// A response with that body.
+/// A gRPC response with that body.
 pub(crate) fn response(body: ReplyBody, request_id: Option<HeaderValue>) -> Response<ReplyBody> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -31,8 +31,8 @@ pub(crate) fn response(body: ReplyBody, request_id: Option<HeaderValue>) -> Resp
     response
 }
 
-/// Appends a message with gRPC's head in front of it.
-pub(crate) fn append(message: &impl Message, to: &mut Vec<u8>) {
+/// Appends a message with gRPC's prefix.
+pub(crate) fn append_framed(message: &impl Message, to: &mut Vec<u8>) {
     let length = u32::try_from(message.encoded_len()).expect("an answer is small");
     to.push(0);
     to.extend_from_slice(&length.to_be_bytes());
@@ -66,16 +66,16 @@ impl Body for PrefixedBody {
     }
 }
 
-/// A reply's body.
+/// The body of a response.
 pub(crate) enum ReplyBody {
-    /// One message, or none where it was taken already, and then the status.
-    FastMethod(Option<Bytes>),
-    /// The status was taken as well.
-    Done,
-    /// Answers to a stream.
+    /// One message, or None once it was sent, and then the status.
+    Unary(Option<Bytes>),
+    /// The status was sent as well.
+    Ended,
+    /// The responses of a stream.
     Stream(Box<TrackedBody<RecordedBody<IntrospectionStream<Incoming>>>>),
-    /// What the router replied.
-    SlowCall(TrackedBody<axum::body::Body>),
+    /// A response of the router.
+    Slow(TrackedBody<axum::body::Body>),
 }
 
 impl Body for ReplyBody {
@@ -87,35 +87,35 @@ impl Body for ReplyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         match &mut *self {
-            Self::FastMethod(message) => {
+            Self::Unary(message) => {
                 if let Some(message) = message.take() {
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
-                *self = Self::Done;
+                *self = Self::Ended;
                 let mut trailers = HeaderMap::with_capacity(1);
                 trailers.insert(GRPC_STATUS, OK);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
-            Self::Done => Poll::Ready(None),
+            Self::Ended => Poll::Ready(None),
             Self::Stream(answers) => Pin::new(answers)
                 .poll_frame(context)
                 .map_err(axum::Error::new),
-            Self::SlowCall(body) => Pin::new(body).poll_frame(context),
+            Self::Slow(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::FastMethod(_) | Self::Stream(_) => false,
-            Self::Done => true,
-            Self::SlowCall(body) => body.is_end_stream(),
+            Self::Unary(_) | Self::Stream(_) => false,
+            Self::Ended => true,
+            Self::Slow(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::FastMethod(_) | Self::Done | Self::Stream(_) => SizeHint::default(),
-            Self::SlowCall(body) => Body::size_hint(body),
+            Self::Unary(_) | Self::Ended | Self::Stream(_) => SizeHint::default(),
+            Self::Slow(body) => Body::size_hint(body),
         }
     }
 }

@@ -1,19 +1,18 @@
-//! Envoy's question, read where it lies. Most of it is of no account here, and is
-//! looked at all the same: what is not a message that prost would read is left to the
-//! usual way, which refuses it.
+//! Reads Envoy's `CheckRequest` without decoding it into a struct. Most of its fields do
+//! not matter here, but all are validated: a message that prost would not decode goes to
+//! the slow path, which refuses it.
 //!
-//! A message may have a field several times, and then counts as the whole of its
-//! parts. So each field is taken as it comes, and the last text of a name stands.
+//! protobuf allows a message field to occur several times, and merges the occurrences. So
+//! fields are handled one by one, and the last value of a scalar field wins.
 
 use std::str::from_utf8;
 
 use prost::Message;
 
 use super::{
-    introspect::{AtOnce, framed},
+    introspect::{FastIntrospector, write_framed},
     wire::{
-        EIGHT_BYTES, Field, LENGTH, NUMBER, field, int32, key, write_bytes, write_message,
-        write_number,
+        Field, I64, LEN, VARINT, field, int32, tag, write_bytes, write_message, write_varint_field,
     },
 };
 use crate::{
@@ -29,62 +28,65 @@ use crate::{
     },
 };
 
-/// How many settings are taken. There are no more.
+/// How many settings of a route are kept. No more exist.
 const MAX_SETTINGS: usize = 4;
-/// How deep metadata may be.
-const MAX_DEPTH: u8 = 16;
+/// The nesting limit of metadata.
+const MAX_NESTING: u8 = 16;
 
-/// What the check needs of a request.
+/// The fields of a `CheckRequest` that the check needs.
 #[derive(Default)]
-pub struct Read<'m> {
+pub struct CheckFields<'m> {
     settings: [(&'m str, &'m str); MAX_SETTINGS],
-    set: usize,
-    /// The method, empty where there is none.
+    settings_count: usize,
+    /// The HTTP method, empty if there is none.
     pub method: &'m str,
-    /// The path, where there is a request of HTTP.
+    /// The path, None if the message holds no HTTP request.
     pub target: Option<&'m str>,
-    /// The headers with the token.
+    /// The credentials in the headers.
     pub credentials: Credentials<'m>,
-    /// Whether there is a header that only the check may set.
+    /// Whether the client sent a header that only the check may set.
     pub has_reserved: bool,
 }
 
-impl<'m> Read<'m> {
-    /// Reads a `CheckRequest`. `None` where that is not so simple.
-    pub fn of(message: &'m [u8]) -> Option<Self> {
-        let mut read = Self::default();
-        each(message, |Field { key, content }| match key {
-            ATTRIBUTES => read.attributes(content),
+impl<'m> CheckFields<'m> {
+    /// Parses a `CheckRequest`. None if it is malformed, or has fields that the fast path
+    /// does not handle.
+    pub fn parse(message: &'m [u8]) -> Option<Self> {
+        let mut fields = Self::default();
+        for_each_field(message, |Field { tag, content }| match tag {
+            ATTRIBUTES => fields.attributes(content),
             _ => None,
         })?;
-        Some(read)
+        Some(fields)
     }
 
-    /// The settings of the route, in the order in which they came.
+    /// The settings of the route, in the order of the message.
     pub fn settings(&self) -> &[(&'m str, &'m str)] {
-        &self.settings[..self.set]
+        &self.settings[..self.settings_count]
     }
 
     fn attributes(&mut self, message: &'m [u8]) -> Option<()> {
-        each(message, |Field { key, content }| match key {
-            SOURCE | DESTINATION => sound(&PEER, content, MAX_DEPTH),
+        for_each_field(message, |Field { tag, content }| match tag {
+            SOURCE | DESTINATION => check_shape(&PEER, content, MAX_NESTING),
             REQUEST => self.request(content),
             CONTEXT_EXTENSIONS => {
-                let (name, value) = pair(content)?;
+                let (name, value) = map_entry(content)?;
                 let setting = (from_utf8(name).ok()?, from_utf8(value).ok()?);
-                *self.settings.get_mut(self.set)? = setting;
-                self.set += 1;
+                *self.settings.get_mut(self.settings_count)? = setting;
+                self.settings_count += 1;
                 Some(())
             }
-            METADATA_CONTEXT | ROUTE_METADATA_CONTEXT => sound(&METADATA, content, MAX_DEPTH),
-            TLS_SESSION => sound(&TLS, content, MAX_DEPTH),
+            METADATA_CONTEXT | ROUTE_METADATA_CONTEXT => {
+                check_shape(&METADATA, content, MAX_NESTING)
+            }
+            TLS_SESSION => check_shape(&TLS, content, MAX_NESTING),
             _ => None,
         })
     }
 
     fn request(&mut self, message: &'m [u8]) -> Option<()> {
-        each(message, |Field { key, content }| match key {
-            TIME => sound(&TIMESTAMP, content, MAX_DEPTH),
+        for_each_field(message, |Field { tag, content }| match tag {
+            TIME => check_shape(&TIMESTAMP, content, MAX_NESTING),
             HTTP => self.http(content),
             _ => None,
         })
@@ -92,15 +94,15 @@ impl<'m> Read<'m> {
 
     fn http(&mut self, message: &'m [u8]) -> Option<()> {
         self.target.get_or_insert("");
-        each(message, |Field { key, content }| match key {
+        for_each_field(message, |Field { tag, content }| match tag {
             HEADERS => {
-                let (name, value) = pair(content)?;
+                let (name, value) = map_entry(content)?;
                 self.header(name, value);
                 Some(())
             }
-            HEADER_MAP => each(content, |Field { key, content }| match key {
+            HEADER_MAP => for_each_field(content, |Field { tag, content }| match tag {
                 HEADER_MAP_HEADERS => {
-                    let (name, value) = header(content)?;
+                    let (name, value) = header_value(content)?;
                     self.header(name, value);
                     Some(())
                 }
@@ -128,26 +130,29 @@ impl<'m> Read<'m> {
     }
 }
 
-/// Looks at each field of a message. `None` where one is not as it should be.
-fn each<'m>(mut message: &'m [u8], mut look: impl FnMut(Field<'m>) -> Option<()>) -> Option<()> {
+/// Visits each field of a message. None if a field is malformed, or `visit` returns None.
+fn for_each_field<'m>(
+    mut message: &'m [u8],
+    mut visit: impl FnMut(Field<'m>) -> Option<()>,
+) -> Option<()> {
     while !message.is_empty() {
         let (field, rest) = field(message)?;
-        look(field)?;
+        visit(field)?;
         message = rest;
     }
     Some(())
 }
 
-/// Whether a field is text. Nearly all is ASCII, and that is seen sooner.
+/// Whether a field is UTF-8. The check for ASCII is faster, and nearly always succeeds.
 fn is_text(content: &[u8]) -> bool {
     content.is_ascii() || from_utf8(content).is_ok()
 }
 
-/// An entry of a map of texts.
-fn pair(message: &[u8]) -> Option<(&[u8], &[u8])> {
+/// An entry of a map of strings.
+fn map_entry(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (mut name, mut value) = (&[][..], &[][..]);
-    each(message, |Field { key, content }| {
-        match key {
+    for_each_field(message, |Field { tag, content }| {
+        match tag {
             FIRST => name = content,
             SECOND => value = content,
             _ => return None,
@@ -157,137 +162,138 @@ fn pair(message: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, value))
 }
 
-/// A header that stands by itself: its value is text or bytes, and those come first.
-fn header(message: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A `HeaderValue`: `raw_value` takes precedence over `value`.
+fn header_value(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (mut name, mut value, mut raw) = (&[][..], &[][..], &[][..]);
-    each(message, |Field { key, content }| {
-        match key {
+    for_each_field(message, |Field { tag, content }| {
+        match tag {
             FIRST => name = content,
             SECOND => value = content,
             THIRD => raw = content,
             _ => return None,
         }
-        (key == THIRD || is_text(content)).then_some(())
+        (tag == THIRD || is_text(content)).then_some(())
     })?;
     Some((name, if raw.is_empty() { value } else { raw }))
 }
 
-// The keys of the fields: their numbers, and that they have a length.
-const FIRST: u8 = key(1, LENGTH);
-const SECOND: u8 = key(2, LENGTH);
-const THIRD: u8 = key(3, LENGTH);
+// The tags of the fields: the field number and the wire type.
+const FIRST: u8 = tag(1, LEN);
+const SECOND: u8 = tag(2, LEN);
+const THIRD: u8 = tag(3, LEN);
 const ATTRIBUTES: u8 = FIRST;
 const SOURCE: u8 = FIRST;
 const DESTINATION: u8 = SECOND;
-const REQUEST: u8 = key(4, LENGTH);
-const CONTEXT_EXTENSIONS: u8 = key(10, LENGTH);
-const METADATA_CONTEXT: u8 = key(11, LENGTH);
-const TLS_SESSION: u8 = key(12, LENGTH);
-const ROUTE_METADATA_CONTEXT: u8 = key(13, LENGTH);
+const REQUEST: u8 = tag(4, LEN);
+const CONTEXT_EXTENSIONS: u8 = tag(10, LEN);
+const METADATA_CONTEXT: u8 = tag(11, LEN);
+const TLS_SESSION: u8 = tag(12, LEN);
+const ROUTE_METADATA_CONTEXT: u8 = tag(13, LEN);
 const TIME: u8 = FIRST;
 const HTTP: u8 = SECOND;
 const ID: u8 = FIRST;
 const METHOD: u8 = SECOND;
 const HEADERS: u8 = THIRD;
-const PATH: u8 = key(4, LENGTH);
-const HOST: u8 = key(5, LENGTH);
-const SCHEME: u8 = key(6, LENGTH);
-const QUERY: u8 = key(7, LENGTH);
-const FRAGMENT: u8 = key(8, LENGTH);
-const SIZE: u8 = key(9, NUMBER);
-const PROTOCOL: u8 = key(10, LENGTH);
-const BODY: u8 = key(11, LENGTH);
-const RAW_BODY: u8 = key(12, LENGTH);
-const HEADER_MAP: u8 = key(13, LENGTH);
+const PATH: u8 = tag(4, LEN);
+const HOST: u8 = tag(5, LEN);
+const SCHEME: u8 = tag(6, LEN);
+const QUERY: u8 = tag(7, LEN);
+const FRAGMENT: u8 = tag(8, LEN);
+const SIZE: u8 = tag(9, VARINT);
+const PROTOCOL: u8 = tag(10, LEN);
+const BODY: u8 = tag(11, LEN);
+const RAW_BODY: u8 = tag(12, LEN);
+const HEADER_MAP: u8 = tag(13, LEN);
 const HEADER_MAP_HEADERS: u8 = FIRST;
 
-/// What a message that is of no account is made of, field by field from the first.
-type Shape = [Kind];
+/// The field types of a message that is only validated, in the order of the field numbers.
+type Shape = [FieldType];
 
-/// What is in a field.
-enum Kind {
-    /// A number of whatever type.
-    Number,
-    /// A number of eight bytes.
+/// The type of a field.
+enum FieldType {
+    /// Any type that is encoded as a varint.
+    Varint,
+    /// A field of eight bytes.
     Double,
-    /// Text.
+    /// A string.
     Text,
     /// A message.
-    Of(&'static Shape),
+    Nested(&'static Shape),
 }
 
-use Kind::{Double, Number, Of, Text};
+use FieldType::{Double, Nested, Text, Varint};
 
-static PEER: [Kind; 5] = [Of(&ADDRESS), Text, Of(&TEXT_ENTRY), Text, Text];
-static ADDRESS: [Kind; 2] = [Of(&SOCKET_ADDRESS), Of(&PIPE)];
-static SOCKET_ADDRESS: [Kind; 3] = [Number, Text, Number];
-static PIPE: [Kind; 1] = [Text];
-static TEXT_ENTRY: [Kind; 2] = [Text, Text];
-static TIMESTAMP: [Kind; 2] = [Number, Number];
-static TLS: [Kind; 1] = [Text];
-static METADATA: [Kind; 1] = [Of(&STRUCT_ENTRY)];
-static STRUCT_ENTRY: [Kind; 2] = [Text, Of(&STRUCT)];
-static STRUCT: [Kind; 1] = [Of(&VALUE_ENTRY)];
-static VALUE_ENTRY: [Kind; 2] = [Text, Of(&VALUE)];
-static VALUE: [Kind; 6] = [Number, Double, Text, Number, Of(&STRUCT), Of(&LIST)];
-static LIST: [Kind; 1] = [Of(&VALUE)];
+static PEER: [FieldType; 5] = [Nested(&ADDRESS), Text, Nested(&TEXT_ENTRY), Text, Text];
+static ADDRESS: [FieldType; 2] = [Nested(&SOCKET_ADDRESS), Nested(&PIPE)];
+static SOCKET_ADDRESS: [FieldType; 3] = [Varint, Text, Varint];
+static PIPE: [FieldType; 1] = [Text];
+static TEXT_ENTRY: [FieldType; 2] = [Text, Text];
+static TIMESTAMP: [FieldType; 2] = [Varint, Varint];
+static TLS: [FieldType; 1] = [Text];
+static METADATA: [FieldType; 1] = [Nested(&STRUCT_ENTRY)];
+static STRUCT_ENTRY: [FieldType; 2] = [Text, Nested(&STRUCT)];
+static STRUCT: [FieldType; 1] = [Nested(&VALUE_ENTRY)];
+static VALUE_ENTRY: [FieldType; 2] = [Text, Nested(&VALUE)];
+static VALUE: [FieldType; 6] = [Varint, Double, Text, Varint, Nested(&STRUCT), Nested(&LIST)];
+static LIST: [FieldType; 1] = [Nested(&VALUE)];
 
-/// Whether a message has that shape, so that prost reads it.
-fn sound(shape: &Shape, message: &[u8], depth: u8) -> Option<()> {
+/// Whether prost would decode a message of that shape.
+fn check_shape(shape: &Shape, message: &[u8], depth: u8) -> Option<()> {
     let depth = depth.checked_sub(1)?;
-    each(
+    for_each_field(
         message,
         |Field {
-             key: found,
+             tag: found,
              content,
          }| {
             let number = found >> 3;
-            let kind = shape.get(usize::from(number).checked_sub(1)?)?;
-            let (expected, is_sound) = match kind {
-                Number => (NUMBER, true),
-                Double => (EIGHT_BYTES, true),
-                Text => (LENGTH, is_text(content)),
-                Of(shape) => (LENGTH, sound(shape, content, depth).is_some()),
+            let field_type = shape.get(usize::from(number).checked_sub(1)?)?;
+            let (expected, is_valid) = match field_type {
+                Varint => (VARINT, true),
+                Double => (I64, true),
+                Text => (LEN, is_text(content)),
+                Nested(shape) => (LEN, check_shape(shape, content, depth).is_some()),
             };
-            (is_sound && found == key(number, expected)).then_some(())
+            (is_valid && found == tag(number, expected)).then_some(())
         },
     )
 }
 
-impl AtOnce<'_> {
-    /// Answers Envoy's question, where that can be done at once: appends the framed
-    /// reply. Otherwise leaves `reply` as it was, and says so.
-    pub(super) fn check(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
-        framed(reply, |reply| write(&self.verdict(message)?, reply))
+impl FastIntrospector<'_> {
+    /// Answers a `CheckRequest` immediately if it can, and appends the framed response.
+    /// Otherwise it leaves `reply` as it was and returns false.
+    pub(super) fn try_check(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
+        write_framed(reply, |reply| write(&self.verdict(message)?, reply))
     }
 
     fn verdict(&self, message: &[u8]) -> Option<Verdict> {
-        let read = Read::of(message)?;
-        // A mistake is told of on the usual way.
-        let settings = RouteSettings::read(read.settings().iter().copied()).ok()?;
-        if settings.preflight == Preflight::Passes && read.method == "OPTIONS" {
-            // Whether it is a preflight is found out there.
+        let fields = CheckFields::parse(message)?;
+        // The slow path reports the mistake.
+        let settings = RouteSettings::read(fields.settings().iter().copied()).ok()?;
+        if settings.preflight == Preflight::Passes && fields.method == "OPTIONS" {
+            // The slow path decides whether it is a preflight.
             return None;
         }
-        let credential = read.credentials.credential();
+        let credential = fields.credentials.credential();
         if credential == Credential::Several {
-            // Of two entries of a map, only the last one counts.
+            // Of two entries of a map with the same key, only the last one counts; the slow
+            // path decodes the map.
             return None;
         }
-        let asked = AuthorizationQuery {
+        let query = AuthorizationQuery {
             settings: Ok(settings),
             is_preflight: false,
-            target: read.target,
+            target: fields.target,
             credential,
         };
-        let (need, presented) = match asked.parse() {
+        let (need, presented) = match query.parse() {
             Ok(ParsedQuery::Judge(need, presented)) => (need, presented),
             Ok(ParsedQuery::Preflight) | Err(Refused::Misconfigured(_)) => return None,
             Err(refused) => return Some(Verdict::Refused(refused)),
         };
-        if read.has_reserved {
-            // Which of them are to be removed is found out there. Before the judgement,
-            // which counts as a use of the token.
+        if fields.has_reserved {
+            // The slow path removes such headers. This comes before the judgement, which
+            // records a use of the token.
             return None;
         }
         let judged = self.services.judge(&self.view, &presented, need.check());
@@ -296,7 +302,7 @@ impl AtOnce<'_> {
     }
 }
 
-/// Writes a `CheckResponse`, as prost does. `None` for what is answered on the usual way.
+/// Writes a `CheckResponse` as prost does. None if the slow path must answer.
 fn write(verdict: &Verdict, reply: &mut Vec<u8>) -> Option<()> {
     match verdict {
         Verdict::Allowed(pass) => write_ok(pass, reply),
@@ -318,7 +324,7 @@ fn write_ok(pass: &Pass, reply: &mut Vec<u8>) {
                     write_bytes(reply, 1, name.as_bytes());
                     write_bytes(reply, 2, value.as_bytes());
                 });
-                write_number(reply, 3, int32(OverwriteIfExistsOrAdd.into()));
+                write_varint_field(reply, 3, int32(OverwriteIfExistsOrAdd.into()));
             });
         });
     });

@@ -1,13 +1,10 @@
-//! The short way for `Introspect` and Envoy's `Check`: below the router and its layers,
-//! for calls that can be answered at once and with success. Others put these calls in
-//! front of every request they serve, so they pay for nothing that they do not need.
+//! Decides for each call whether it takes the fast path.
 //!
-//! Whatever is out of the ordinary goes the usual way, as if this one did not
-//! exist: a caller that is unknown or may not ask, a compressed or malformed
-//! message, a token that the index does not know, anything that has to wait. So
-//! there is one place for each refusal, and limits and deadlines, which an answer
-//! given at once cannot run into, are kept there. Only the time that a message takes
-//! to come is kept here as well.
+//! The slow path gets everything out of the ordinary: a caller that is unknown or lacks the
+//! permission, a compressed or malformed message, a token that the index does not have,
+//! anything that has to wait. Limits and deadlines are enforced there as well, since an
+//! immediate answer cannot run into them. Only the timeout of an incomplete message is
+//! enforced on both paths.
 
 use std::{
     convert::Infallible,
@@ -58,8 +55,8 @@ pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc"
 pub(super) const GRPC_ENCODING: &str = "grpc-encoding";
 pub(super) const OK: HeaderValue = HeaderValue::from_static("0");
 
-/// The call at that path, if it may go the short way.
-fn call_at(path: &str) -> Option<FastMethod> {
+/// The method at that path, if it has a fast path.
+fn fast_method(path: &str) -> Option<FastMethod> {
     match path {
         INTROSPECT => Some(FastMethod::Introspect),
         CHECK => Some(FastMethod::Check),
@@ -67,17 +64,17 @@ fn call_at(path: &str) -> Option<FastMethod> {
     }
 }
 
-/// The longest message that is looked at here: whatever an introspection may need,
-/// and as many headers as Envoy lets through where nobody tells it otherwise.
-pub(super) const fn max_body(call: FastMethod) -> usize {
+/// The largest message that the fast path reads: any introspection, and for Envoy as many
+/// headers as it accepts by default.
+pub(super) const fn max_message_bytes(call: FastMethod) -> usize {
     match call {
         FastMethod::Introspect => 1024,
         FastMethod::Check => 64 * 1024,
     }
 }
 
-/// What a reply takes: with three grants and a short name, or with a site.
-pub(super) const fn usual_reply(call: FastMethod) -> usize {
+/// The capacity of a response: with three grants and a short name, or with a site.
+pub(super) const fn reply_capacity(call: FastMethod) -> usize {
     match call {
         FastMethod::Introspect => 320,
         FastMethod::Check => 768,
@@ -88,18 +85,17 @@ pub(super) const fn usual_reply(call: FastMethod) -> usize {
 pub(crate) struct FastPath {
     pub(crate) services: Arc<Services>,
     pub(crate) router: axum::Router,
-    /// Where the usual way is gone, so that what takes longer keeps no thread from
-    /// its callers.
+    /// The runtime of the slow path, so that longer calls do not block an I/O thread.
     pub(crate) runtime: Handle,
 }
 
 impl FastPath {
-    /// A stream that goes the short way.
-    fn converse(
+    /// Serves a stream on the fast path.
+    fn stream(
         &self,
         caller: Caller,
         request: Request<Incoming>,
-        under_way: ActiveCall,
+        active_call: ActiveCall,
     ) -> Response<ReplyBody> {
         let headers = request.headers();
         let RequestId(request_id) = RequestId::of(headers, self.services.store());
@@ -125,16 +121,15 @@ impl FastPath {
             is_timed: false,
             has_ended: false,
         };
-        let activity = Arc::clone(under_way.activity());
+        let activity = Arc::clone(active_call.activity());
         let deadline = time_limit(headers, None).map(|limit| begun + limit);
         let span = record.span.clone();
         let services = Arc::clone(&self.services);
         let requests = request.into_body();
-        let answers =
-            IntrospectionStream::new(services, caller, requests, &activity, deadline, span);
-        let answers = RecordedBody::new(answers, record, Some(activity));
-        let answers = TrackedBody::streaming(answers, under_way);
-        response(ReplyBody::Stream(Box::new(answers)), id_header(&request_id))
+        let body = IntrospectionStream::new(services, caller, requests, &activity, deadline, span);
+        let body = RecordedBody::new(body, record, Some(activity));
+        let body = TrackedBody::streaming(body, active_call);
+        response(ReplyBody::Stream(Box::new(body)), id_header(&request_id))
     }
 
     pub(super) fn route<B>(&self, request: Request<B>, call: ActiveCall) -> SlowCall
@@ -156,10 +151,10 @@ impl FastPath {
     }
 }
 
-/// A call that goes the usual way. Dropped, it ends: it was cut off.
+/// A call on the slow path. Dropping it aborts the call.
 pub(crate) struct SlowCall {
     task: JoinHandle<Result<Response<axum::body::Body>, Infallible>>,
-    /// Until there is an answer, which has it then.
+    /// Moves into the response body.
     call: Option<ActiveCall>,
     streams: bool,
 }
@@ -174,13 +169,13 @@ impl SlowCall {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<ReplyBody>> {
         let response = match ready!(Pin::new(&mut self.task).poll(context)) {
             Ok(Ok(response)) => response,
-            // Panics are caught in there: its runtime has ended.
+            // The router catches panics, so the runtime has shut down.
             Err(_) => Status::from(ApiError::ShuttingDown).into_http(),
         };
         let call = self.call.take().expect("it is not polled after its end");
         let streams = self.streams;
         Poll::Ready(response.map(|body| {
-            ReplyBody::SlowCall(if streams {
+            ReplyBody::Slow(if streams {
                 TrackedBody::streaming(body, call)
             } else {
                 TrackedBody::unary(body, call)
@@ -189,10 +184,10 @@ impl SlowCall {
     }
 }
 
-/// Which way a call goes.
-enum Path {
+/// How a call is served.
+enum CallPath {
     Fast(FastMethod),
-    /// The short one, for a stream of that caller's.
+    /// On the fast path, for a stream of that caller.
     Stream(Caller),
     Slow,
 }
@@ -203,20 +198,20 @@ pub(super) struct Connection {
     pub(super) activity: Arc<Activity>,
 }
 
-/// What answers the calls of one connection.
+/// The service of one connection.
 pub(crate) struct Dispatch {
     connection: Arc<Connection>,
-    /// The caller that showed itself last: nearly always the only one.
-    remembered: Mutex<Option<Remembered>>,
+    /// The caller of the last call: a connection nearly always has only one.
+    cached: Mutex<Option<CachedCaller>>,
 }
 
-/// The caller that was known last.
-struct Remembered {
-    /// None of a caller that is known by its certificate, which is the connection's.
+/// A caller that was authenticated before.
+struct CachedCaller {
+    /// None for a caller with a client certificate, which belongs to the connection.
     authorization: Option<HeaderValue>,
     caller: Caller,
-    /// The callers among which it was found. Others, and it is looked for again.
-    among: Arc<Callers>,
+    /// The callers in which it was found. If the index has others, it is looked up again.
+    callers: Arc<Callers>,
 }
 
 impl Dispatch {
@@ -226,69 +221,68 @@ impl Dispatch {
                 fast_path,
                 activity,
             }),
-            remembered: Mutex::default(),
+            cached: Mutex::default(),
         }
     }
 
-    /// Whether a call may be answered here, its message apart.
-    fn path_of(&self, request: &Request<Incoming>) -> Path {
+    /// Which path a call takes, judged by its headers.
+    fn choose_path(&self, request: &Request<Incoming>) -> CallPath {
         let headers = request.headers();
         let path = request.uri().path();
-        let call = call_at(path);
+        let call = fast_method(path);
         if call.is_none() && path != INTROSPECT_STREAM {
-            return Path::Slow;
+            return CallPath::Slow;
         }
         let id = headers.get(REQUEST_ID);
-        let is_ordinary = request.method() == http::Method::POST
+        let is_eligible = request.method() == http::Method::POST
             && headers.get(CONTENT_TYPE) == Some(&GRPC)
             && !headers.contains_key(GRPC_ENCODING)
             && id.is_none_or(|id| id.to_str().is_ok_and(RequestId::is_usable));
-        if !is_ordinary {
-            return Path::Slow;
+        if !is_eligible {
+            return CallPath::Slow;
         }
         match call {
-            Some(call) if self.introspecting_caller(request, |_| ()).is_some() => Path::Fast(call),
-            Some(_) => Path::Slow,
+            Some(call) if self.introspecting_caller(request, |_| ()).is_some() => {
+                CallPath::Fast(call)
+            }
+            Some(_) => CallPath::Slow,
             None => self
                 .introspecting_caller(request, Caller::clone)
-                .map_or(Path::Slow, Path::Stream),
+                .map_or(CallPath::Slow, CallPath::Stream),
         }
     }
 
-    /// What is wanted of the caller, where it is known by what it shows of itself, and may
-    /// introspect.
+    /// Selects something from the caller, if its credentials are valid and it has the
+    /// permission to introspect.
     fn introspecting_caller<T>(
         &self,
         request: &Request<Incoming>,
-        wanted: impl FnOnce(&Caller) -> T,
+        select: impl FnOnce(&Caller) -> T,
     ) -> Option<T> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
-        let (shown, None) = (values.next(), values.next()) else {
+        let (authorization, None) = (values.next(), values.next()) else {
             return None;
         };
         let index = self.connection.fast_path.services.replica().index();
         let callers = index.as_ref()?.callers();
-        let mut remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*remembered
-            && known.authorization.as_ref() == shown
-            && Arc::ptr_eq(&known.among, callers)
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = &*cached
+            && entry.authorization.as_ref() == authorization
+            && Arc::ptr_eq(&entry.callers, callers)
         {
-            return Some(wanted(&known.caller));
+            return Some(select(&entry.caller));
         }
         let proof = credentials::proof(request)?;
         let account = Arc::clone(proof.account(callers)?);
         if !account.may(CallerPermission::Introspect) {
             return None;
         }
-        let known = remembered.insert(Remembered {
-            authorization: shown.cloned(),
+        let entry = cached.insert(CachedCaller {
+            authorization: authorization.cloned(),
             caller: Caller { account, proof },
-            among: Arc::clone(callers),
+            callers: Arc::clone(callers),
         });
-        Some(wanted(&known.caller))
+        Some(select(&entry.caller))
     }
 }
 
@@ -303,25 +297,25 @@ impl Service<Request<Incoming>> for Dispatch {
             activity,
         } = &*self.connection;
         activity.record_call();
-        match self.path_of(&request) {
-            Path::Fast(call) => ResponseFuture::UnaryCall(Some(UnaryCall::begin(
+        match self.choose_path(&request) {
+            CallPath::Fast(call) => ResponseFuture::UnaryCall(Some(UnaryCall::begin(
                 call,
                 Arc::clone(&self.connection),
                 request,
             ))),
-            Path::Stream(caller) => {
-                ResponseFuture::Begun(Some(fast_path.converse(caller, request, activity.call())))
+            CallPath::Stream(caller) => {
+                ResponseFuture::Ready(Some(fast_path.stream(caller, request, activity.call())))
             }
-            Path::Slow => ResponseFuture::SlowCall(fast_path.route(request, activity.call())),
+            CallPath::Slow => ResponseFuture::SlowCall(fast_path.route(request, activity.call())),
         }
     }
 }
 
-/// The answer to a call, as it comes.
+/// The response to a call.
 pub(crate) enum ResponseFuture {
     UnaryCall(Option<UnaryCall>),
-    /// There already, because its body is what takes time.
-    Begun(Option<Response<ReplyBody>>),
+    /// Ready immediately: only its body takes time.
+    Ready(Option<Response<ReplyBody>>),
     SlowCall(SlowCall),
 }
 
@@ -331,28 +325,28 @@ impl Future for ResponseFuture {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Self::UnaryCall(reading) = &mut *self {
             let call = reading.as_mut().expect("it is not polled after its end");
-            let is_whole = match call.poll_message(context) {
-                Poll::Ready(is_whole) => is_whole,
+            let is_complete = match call.poll_message(context) {
+                Poll::Ready(is_complete) => is_complete,
                 Poll::Pending => {
                     call.open_span();
-                    // The usual way says that its time is up, as of every other call, and
-                    // that its connection keeps too much already.
-                    if call.may_wait() {
-                        ready!(call.poll_late(context));
+                    // The slow path reports the expired deadline, like that of any other
+                    // call, and that the connection buffers too much.
+                    if call.may_buffer() {
+                        ready!(call.poll_timeout(context));
                     }
                     false
                 }
             };
-            let answer = if is_whole { call.answer() } else { None };
+            let answer = if is_complete { call.try_answer() } else { None };
             if let Some(answer) = answer {
                 return Poll::Ready(Ok(answer));
             }
             let call = reading.take().expect("it was there a moment ago");
-            *self = Self::SlowCall(call.route());
+            *self = Self::SlowCall(call.into_slow_call());
         }
         match &mut *self {
             Self::SlowCall(routed) => routed.poll(context).map(Ok),
-            Self::Begun(response) => {
+            Self::Ready(response) => {
                 let response = response.take().expect("it is not polled after its end");
                 Poll::Ready(Ok(response))
             }

@@ -1,14 +1,13 @@
-//! `Introspect`, and in [`check`](super::check) Envoy's question, without what most calls do not
-//! need: the request is read where it lies, and the reply written once, as it goes
-//! over the wire.
+//! `Introspect` without what most calls do not need: the request is parsed in the read
+//! buffer, and the response is written once, in wire format. [`check`](super::check) does
+//! the same for Envoy.
 //!
-//! Only for calls that can be answered at once and with success. Everything else,
-//! such as a field that is wrong, a token that the index does not know, or a
-//! revision to wait for, is left to the usual way, so that there is one way to
-//! fail. What is answered is decided in the same place for both.
+//! This handles only calls that can be answered immediately and successfully. Everything
+//! else, such as an invalid field, a token that the index does not have, or a revision to
+//! wait for, goes to the slow path, so there is one place for errors.
 
 use super::wire::{
-    ID_BYTES, LENGTH, bytes, int32, key, varint, write_bytes, write_id, write_number, write_pair,
+    ID_BYTES, LEN, bytes, int32, tag, varint, write_bytes, write_id, write_pair, write_varint_field,
 };
 use crate::{
     calls::message_buffer::PREFIX_BYTES,
@@ -26,48 +25,47 @@ use crate::{
     replica::View,
 };
 
-/// The longest request that is read here. One with everything in it is a third of
-/// that.
+/// The longest request that is parsed here. One with all fields takes a third of that.
 const MAX_REQUEST_BYTES: usize = 512;
 
-/// A request as it lies in a message.
+/// The fields of an `IntrospectRequest`, borrowed from the message.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Read<'m> {
+struct RequestFields<'m> {
     token: &'m [u8],
     check: Option<(&'m [u8], &'m [u8])>,
     at_least: Option<u64>,
 }
 
-/// The index as it is at one moment, to answer what has come in by then.
-pub(super) struct AtOnce<'s> {
+/// A snapshot of the index, for the requests that have arrived by then.
+pub(super) struct FastIntrospector<'s> {
     pub(super) services: &'s Services,
     pub(super) view: View,
 }
 
-impl<'s> AtOnce<'s> {
-    /// As the index is now; `None` before there is one.
-    pub(super) fn now(services: &'s Services) -> Option<Self> {
+impl<'s> FastIntrospector<'s> {
+    /// The current snapshot; None before the index is loaded.
+    pub(super) fn snapshot(services: &'s Services) -> Option<Self> {
         let view = services.replica().view().ok()?;
         Some(Self { services, view })
     }
 
-    /// Answers a message that was framed, where that can be done at once: appends
-    /// the framed reply. Otherwise leaves `reply` as it was, and says so.
-    pub(crate) fn answer(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
-        framed(reply, |reply| self.try_answer(message, reply))
+    /// Answers a request immediately if it can, and appends the framed response. Otherwise
+    /// it leaves `reply` as it was and returns false.
+    pub(super) fn try_introspect(&self, message: &[u8], reply: &mut Vec<u8>) -> bool {
+        write_framed(reply, |reply| self.write_answer(message, reply))
     }
 
-    fn try_answer(&self, message: &[u8], reply: &mut Vec<u8>) -> Option<()> {
-        let read = read(message)?;
-        let check = match read.check {
+    fn write_answer(&self, message: &[u8], reply: &mut Vec<u8>) -> Option<()> {
+        let fields = parse(message)?;
+        let check = match fields.check {
             Some((site, permission)) => Some(permission_check(site, permission)?),
             None => None,
         };
         let revision = self.view.index().revision;
-        if read.at_least.is_some_and(|wanted| revision.0 < wanted) {
+        if fields.at_least.is_some_and(|wanted| revision.0 < wanted) {
             return None;
         }
-        let presented = PresentedToken::read(std::str::from_utf8(read.token).ok()?);
+        let presented = PresentedToken::read(std::str::from_utf8(fields.token).ok()?);
         let judged = self.services.judge(&self.view, &presented, check);
         let judged = judged.ok()??;
         write(&judged, revision, check.is_some(), reply);
@@ -75,8 +73,12 @@ impl<'s> AtOnce<'s> {
     }
 }
 
-/// Appends what is written in its frame, and says so; nothing where that is `None`.
-pub(super) fn framed(reply: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> bool {
+/// Appends the message that `write` writes, with its prefix, and returns whether there is
+/// one.
+pub(super) fn write_framed(
+    reply: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Option<()>,
+) -> bool {
     let start = reply.len();
     reply.extend_from_slice(&[0; PREFIX_BYTES]);
     let written = write(reply).and_then(|()| {
@@ -91,56 +93,56 @@ pub(super) fn framed(reply: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Op
     written.is_some()
 }
 
-/// Reads a request, in whatever order its fields come. `None` for what is not
-/// usual: a field twice, or one that is not known.
-fn read(message: &[u8]) -> Option<Read<'_>> {
+/// Parses a request, with its fields in any order. None if a field is unknown or occurs
+/// twice.
+fn parse(message: &[u8]) -> Option<RequestFields<'_>> {
     if message.len() > MAX_REQUEST_BYTES {
         return None;
     }
-    let mut read = Read::default();
+    let mut fields = RequestFields::default();
     let mut seen = 0_u8;
     let mut rest = message;
-    while let Some((key, after)) = rest.split_first() {
-        let field = key >> 3;
-        // Each once.
+    while let Some((tag, after)) = rest.split_first() {
+        let field = tag >> 3;
+        // Each field once.
         let bit = 1_u8.checked_shl(field.into())?;
         if seen & bit != 0 {
             return None;
         }
         seen |= bit;
-        rest = match key {
+        rest = match tag {
             0x0a => {
                 let (token, after) = bytes(after)?;
-                read.token = token;
+                fields.token = token;
                 after
             }
             0x12 => {
                 let (check, after) = bytes(after)?;
-                read.check = Some(read_check(check)?);
+                fields.check = Some(parse_check(check)?);
                 after
             }
             0x18 => {
                 let (revision, after) = varint(after)?;
-                read.at_least = Some(revision);
+                fields.at_least = Some(revision);
                 after
             }
             _ => return None,
         };
     }
-    Some(read)
+    Some(fields)
 }
 
-fn read_check(message: &[u8]) -> Option<(&[u8], &[u8])> {
+fn parse_check(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (mut site, mut permission) = (None, None);
     let mut rest = message;
-    while let Some((key, after)) = rest.split_first() {
+    while let Some((tag, after)) = rest.split_first() {
         let (text, after) = bytes(after)?;
-        let place = match key {
+        let slot = match tag {
             0x0a => &mut site,
             0x12 => &mut permission,
             _ => return None,
         };
-        if place.replace(text).is_some() {
+        if slot.replace(text).is_some() {
             return None;
         }
         rest = after;
@@ -159,17 +161,17 @@ fn permission_check(site: &[u8], permission: &[u8]) -> Option<PermissionCheck> {
     Some(PermissionCheck::Site { site, permission })
 }
 
-/// Writes the fields of an `IntrospectResponse` in the order of their numbers,
-/// those with their default left out: as prost does.
+/// Writes an `IntrospectResponse` as prost does: in the order of the field numbers, without
+/// default values.
 fn write(judged: &Judgement<'_>, revision: Revision, checked: bool, reply: &mut Vec<u8>) {
     match judged {
         Judgement::Inactive(reason) => {
-            write_number(
+            write_varint_field(
                 reply,
                 2,
                 int32(convert::introspection::to_reason(*reason).into()),
             );
-            write_number(reply, 9, revision.0);
+            write_varint_field(reply, 9, revision.0);
             if checked {
                 write_decision(
                     reply,
@@ -183,11 +185,11 @@ fn write(judged: &Judgement<'_>, revision: Revision, checked: bool, reply: &mut 
             decision,
             ..
         } => {
-            write_number(reply, 1, 1);
+            write_varint_field(reply, 1, 1);
             write_id(reply, 3, client.client.uuid());
             write_bytes(reply, 4, client.name.as_bytes());
             write_access(client, reply);
-            write_number(reply, 9, revision.0);
+            write_varint_field(reply, 9, revision.0);
             let seconds = cache_age.num_seconds().cast_unsigned();
             write_pair(reply, 10, seconds, int32(cache_age.subsec_nanos()));
             if let Some(decision) = decision {
@@ -202,15 +204,15 @@ fn write_access(client: &ResolvedClient, reply: &mut Vec<u8>) {
         Owner::User(id) => (1, id.uuid()),
         Owner::Team(id) => (2, id.uuid()),
     };
-    reply.extend_from_slice(&[key(5, LENGTH), 2 + ID_BYTES]);
+    reply.extend_from_slice(&[tag(5, LEN), 2 + ID_BYTES]);
     write_id(reply, field, id);
     let role = convert::to_instance_role(client.access.instance_role);
-    write_number(reply, 6, int32(role.into()));
+    write_varint_field(reply, 6, int32(role.into()));
     for (site, role) in client.access.grants.iter() {
         // The site's id, and a role, whose number is below 128.
-        reply.extend_from_slice(&[key(7, LENGTH), 2 + ID_BYTES + 2]);
+        reply.extend_from_slice(&[tag(7, LEN), 2 + ID_BYTES + 2]);
         write_id(reply, 1, site.uuid());
-        write_number(reply, 2, int32(convert::to_site_role(*role).into()));
+        write_varint_field(reply, 2, int32(convert::to_site_role(*role).into()));
     }
     if let Some(time) = client.expiry.time() {
         let time = convert::to_timestamp(time);

@@ -1,10 +1,10 @@
-//! `IntrospectStream`: requests are answered where they lie, as many at once as came in,
-//! and their answers leave together. A stream that begins on the slow path is answered here
-//! too, once the layers have let it in.
+//! `IntrospectStream`: requests are parsed in the read buffer, and all that have arrived
+//! are answered in one batch. A stream that came through the router's layers is served here
+//! too.
 //!
-//! It reads no more than it can answer: when the caller does not take its answers,
-//! HTTP/2 asks for none, and nothing is read. A request that has to wait holds up
-//! those after it, as the order of the answers demands.
+//! Flow control: if the caller does not read its responses, HTTP/2 polls for none, and no
+//! request is read. A request that has to wait blocks those after it, since the responses
+//! keep the order.
 
 use std::{
     future::pending,
@@ -23,9 +23,9 @@ use tonic::Status;
 use tracing::{Instrument, Span};
 
 use super::{
-    body::append,
+    body::append_framed,
     dispatch::{GRPC, GRPC_ENCODING, OK},
-    introspect::AtOnce,
+    introspect::FastIntrospector,
 };
 use crate::{
     calls::{
@@ -42,24 +42,24 @@ use crate::{
     transport::activity::{Activity, BufferedBytes},
 };
 
-/// How much is answered until it is sent: a frame of HTTP/2, about.
-const ENOUGH: usize = 16 * 1024;
+/// The size of a batch of responses: about one HTTP/2 frame.
+const BATCH_BYTES: usize = 16 * 1024;
 
-/// How much memory a stream keeps for what comes next, in bytes.
-const QUIET: usize = 4 * 1024;
+/// How much buffer capacity an idle stream keeps, in bytes.
+const MAX_IDLE_CAPACITY: usize = 4 * 1024;
 
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-/// The encoding that is none.
+/// No compression.
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
-/// Answers a stream that came through the layers.
+/// Serves a stream that came through the layers.
 pub(crate) async fn introspect_stream(
     State(services): State<Arc<Services>>,
     request: Request,
 ) -> axum::response::Response {
     let encoding = request.headers().get(GRPC_ENCODING);
     if encoding.is_some_and(|encoding| encoding != IDENTITY) {
-        // As tonic says it of every other method.
+        // tonic's own message for every other method.
         let mut refused = Status::unimplemented("the encoding is not supported").into_http();
         refused.headers_mut().insert(GRPC_ACCEPT_ENCODING, IDENTITY);
         return refused;
@@ -84,28 +84,28 @@ pub(crate) async fn introspect_stream(
     response
 }
 
-/// A stream of requests, and its answers as a body.
+/// The response body of a stream, which reads the requests.
 pub(crate) struct IntrospectionStream<B> {
     services: Arc<Services>,
-    /// The caller's: a stream may outlive it.
+    /// Checked again with each read: a stream may outlive its caller's account.
     caller: Caller,
     requests: B,
     read: BytesMut,
-    /// The answer to a request that could not be answered at once.
-    waiting: Option<Pin<Box<dyn Future<Output = pb::IntrospectResponse> + Send>>>,
-    /// Ready when the server ends, or the connection, since it is old.
+    /// The response to a request that could not be answered immediately.
+    pending_response: Option<Pin<Box<dyn Future<Output = pb::IntrospectResponse> + Send>>>,
+    /// Ready when the server drains, or when the connection has reached its maximum age.
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Whether it does: what was read is answered then, as far as no more waiting has to be
-    /// begun for that, and no more is read.
+    /// While draining, requests that were read already are answered, unless one has to
+    /// wait, and no more are read.
     is_draining: bool,
-    /// Ready at the caller's own deadline; none of ours ends a stream.
+    /// Ready at the caller's deadline. The server's own timeout does not apply to streams.
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// What there is to say at the end, once that has come.
+    /// The final status, once it is known.
     end: Option<Result<(), ApiError>>,
-    is_over: bool,
-    /// What was read and not answered yet.
-    kept: BufferedBytes,
-    /// The span of the call, in which requests wait.
+    has_ended: bool,
+    /// The size of the requests that were read and not answered yet.
+    buffered: BufferedBytes,
+    /// The call's span, in which waiting requests run.
     span: Span,
 }
 
@@ -127,16 +127,16 @@ where
             caller,
             requests,
             read: BytesMut::new(),
-            waiting: None,
+            pending_response: None,
             draining: Box::pin(async move {
                 let retired = async {
-                    // The connection is gone: nobody retires it any more.
+                    // The connection is gone, and with it the sender.
                     if retired.wait_for(|retired| *retired).await.is_err() {
                         pending::<()>().await;
                     }
                 };
                 tokio::select! {
-                    // Also if whoever could tell is gone.
+                    // Also if the sender is gone.
                     _ = draining.wait_for(|draining| *draining) => {}
                     () = retired => {}
                 }
@@ -144,35 +144,36 @@ where
             is_draining: false,
             deadline: deadline.map(|at| Box::pin(sleep_until(at)) as _),
             end: None,
-            is_over: false,
-            kept: BufferedBytes::on(activity, MAX_INTROSPECTION_BYTES),
+            has_ended: false,
+            buffered: BufferedBytes::on(activity, MAX_INTROSPECTION_BYTES),
             span,
         }
     }
 
-    /// Answers what was read, and gives what there is to send: nothing where that
-    /// needs more to be read, or the end has come.
-    fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// Answers requests that were read, and returns the batch to send; None at the end.
+    fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut answers = Vec::new();
         loop {
-            if let Some(waiting) = &mut self.waiting {
-                match waiting.as_mut().poll(context) {
+            if let Some(pending_response) = &mut self.pending_response {
+                match pending_response.as_mut().poll(context) {
                     Poll::Ready(answer) => {
-                        self.waiting = None;
-                        append(&answer, &mut answers);
+                        self.pending_response = None;
+                        append_framed(&answer, &mut answers);
                     }
                     Poll::Pending if answers.is_empty() => return Poll::Pending,
                     Poll::Pending => break,
                 }
             }
-            self.answer_read(&mut answers);
-            if self.is_draining && (self.waiting.take().is_some() || answers.len() < ENOUGH) {
+            self.answer_buffered(&mut answers);
+            if self.is_draining
+                && (self.pending_response.take().is_some() || answers.len() < BATCH_BYTES)
+            {
                 self.end.get_or_insert(Err(ApiError::ShuttingDown));
             }
-            if answers.len() >= ENOUGH || self.end.is_some() {
+            if answers.len() >= BATCH_BYTES || self.end.is_some() {
                 break;
             }
-            if self.waiting.is_some() {
+            if self.pending_response.is_some() {
                 continue;
             }
             match self.poll_read(context) {
@@ -184,12 +185,12 @@ where
         Poll::Ready((!answers.is_empty()).then(|| answers.into()))
     }
 
-    /// Answers one whole request after the other, up to one that has to wait.
-    fn answer_read(&mut self, answers: &mut Vec<u8>) {
-        // All of them came in before this moment, so one look at the time and at the
-        // index does for all.
-        let at_once = AtOnce::now(&self.services);
-        while answers.len() < ENOUGH && self.end.is_none() && self.waiting.is_none() {
+    /// Answers the complete requests in order, up to one that has to wait.
+    fn answer_buffered(&mut self, answers: &mut Vec<u8>) {
+        // All of them arrived before this moment, so one time and one snapshot of the index
+        // serve all.
+        let introspector = FastIntrospector::snapshot(&self.services);
+        while answers.len() < BATCH_BYTES && self.end.is_none() && self.pending_response.is_none() {
             let Some((prefix, rest)) = self.read.split_at_checked(PREFIX_BYTES) else {
                 return;
             };
@@ -204,15 +205,18 @@ where
                 return;
             };
             if answers.is_empty() {
-                answers.reserve(ENOUGH + ENOUGH / 4);
+                answers.reserve(BATCH_BYTES + BATCH_BYTES / 4);
             }
-            let answered = at_once.as_ref().map(|now| now.answer(message, answers));
+            let answered = introspector
+                .as_ref()
+                .map(|introspector| introspector.try_introspect(message, answers));
             if answered != Some(true) {
                 match pb::IntrospectRequest::decode(message) {
                     Ok(request) => {
                         let services = Arc::clone(&self.services);
                         let answer = async move { services.answer_streamed(&request).await };
-                        self.waiting = Some(Box::pin(answer.instrument(self.span.clone())));
+                        self.pending_response =
+                            Some(Box::pin(answer.instrument(self.span.clone())));
                     }
                     Err(_) => self.end = Some(Err(ApiError::unreadable_message())),
                 }
@@ -221,7 +225,7 @@ where
         }
     }
 
-    /// Reads more, or sees that there is no more.
+    /// Reads more, or notices the end.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match ready!(Pin::new(&mut self.requests).poll_frame(context)) {
             Some(Ok(frame)) => {
@@ -236,24 +240,24 @@ where
                 }
             }
             None if self.read.is_empty() => self.end = Some(Ok(())),
-            // In the middle of a message.
+            // It ended within a message.
             None | Some(Err(_)) => self.end = Some(Err(ApiError::unreadable_message())),
         }
         Poll::Ready(())
     }
 
-    /// Keeps what was read until there is more, or ends where its connection keeps too much
-    /// already. Of a stream that is quiet, nothing much is kept.
-    fn keep(&mut self) {
-        if self.read.is_empty() && self.read.capacity() > QUIET {
+    /// Records the size of the buffer, and ends the stream if its connection buffers too
+    /// much. An idle stream gives up a large buffer.
+    fn record_buffered(&mut self) {
+        if self.read.is_empty() && self.read.capacity() > MAX_IDLE_CAPACITY {
             self.read = BytesMut::new();
         }
-        if let Err(refused) = self.kept.record(self.read.len()) {
+        if let Err(refused) = self.buffered.record(self.read.len()) {
             self.end = Some(Err(refused.into()));
         }
     }
 
-    fn last_words(&mut self) -> HeaderMap {
+    fn final_trailers(&mut self) -> HeaderMap {
         if let Some(Err(error)) = self.end.take() {
             return trailers(&Status::from(error));
         }
@@ -272,7 +276,7 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.is_over {
+        if self.has_ended {
             return Poll::Ready(None);
         }
         self.is_draining = self.is_draining || self.draining.as_mut().poll(context).is_ready();
@@ -281,18 +285,18 @@ where
             self.end = Some(Err(ApiError::DeadlineExceeded));
         }
         if self.end.is_none() {
-            match self.poll_answers(context) {
+            match self.poll_batch(context) {
                 Poll::Ready(Some(answers)) => return Poll::Ready(Some(Ok(Frame::data(answers)))),
                 Poll::Ready(None) => {}
                 Poll::Pending => {
-                    self.keep();
+                    self.record_buffered();
                     if self.end.is_none() {
                         return Poll::Pending;
                     }
                 }
             }
         }
-        self.is_over = true;
-        Poll::Ready(Some(Ok(Frame::trailers(self.last_words()))))
+        self.has_ended = true;
+        Poll::Ready(Some(Ok(Frame::trailers(self.final_trailers()))))
     }
 }

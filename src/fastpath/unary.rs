@@ -1,5 +1,5 @@
-//! A call on the short way, from its headers to its answer: its message is read, and
-//! answered where it lies. Where that cannot be done, the call is handed over.
+//! A unary call on the fast path: its message is read and answered in place. If that is not
+//! possible, the call is handed to the slow path.
 
 use std::{
     pin::Pin,
@@ -16,8 +16,8 @@ use tracing::Span;
 
 use super::{
     body::{PrefixedBody, ReplyBody, response},
-    dispatch::{Connection, SlowCall, max_body, usual_reply},
-    introspect::AtOnce,
+    dispatch::{Connection, SlowCall, max_message_bytes, reply_capacity},
+    introspect::FastIntrospector,
 };
 use crate::{
     calls::{
@@ -39,32 +39,32 @@ use crate::{
 /// A call whose message is being read.
 pub(crate) struct UnaryCall {
     call: FastMethod,
-    traced: Option<Traced>,
-    /// When it began, where its time is taken.
+    traced: Option<Tracing>,
+    /// When it began, if it is in the sample of timed calls.
     timed: Option<Instant>,
     connection: Arc<Connection>,
     request: Request<Incoming>,
     read: Message,
-    /// How long its message may take to come, once it has to be waited for.
-    late: Option<Late>,
-    /// What is kept of it meanwhile. Boxed, since most calls keep nothing.
-    kept: Option<Box<BufferedBytes>>,
+    /// The timeout of an incomplete message, once the first read was pending.
+    timeout: Option<MessageTimeout>,
+    /// The size of the incomplete message. Boxed, since most calls buffer nothing.
+    buffered: Option<Box<BufferedBytes>>,
 }
 
-/// What was read of a message: nearly always all of it at once, where it lies.
+/// What was read of a message: nearly always all of it in one piece, which is not copied.
 #[derive(Default)]
 enum Message {
     #[default]
-    Nothing,
-    Whole(Bytes),
+    Empty,
+    Single(Bytes),
     Parts(BytesMut),
 }
 
 impl Message {
     fn add(&mut self, part: Bytes) {
         *self = match std::mem::take(self) {
-            Self::Nothing => Self::Whole(part),
-            Self::Whole(first) => {
+            Self::Empty => Self::Single(part),
+            Self::Single(first) => {
                 let mut parts = BytesMut::from(first);
                 parts.extend_from_slice(&part);
                 Self::Parts(parts)
@@ -78,32 +78,33 @@ impl Message {
 
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Nothing => &[],
-            Self::Whole(bytes) => bytes,
+            Self::Empty => &[],
+            Self::Single(bytes) => bytes,
             Self::Parts(parts) => parts,
         }
     }
 
     fn into_bytes(self) -> Bytes {
         match self {
-            Self::Nothing => Bytes::new(),
-            Self::Whole(bytes) => bytes,
+            Self::Empty => Bytes::new(),
+            Self::Single(bytes) => bytes,
             Self::Parts(parts) => parts.freeze(),
         }
     }
 }
 
-/// The wait for a message.
-struct Late {
+/// The timeout of an incomplete message.
+struct MessageTimeout {
     since: Instant,
-    alarm: Pin<Box<Sleep>>,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// How a call is traced.
-enum Traced {
-    /// Begun then, and with no span as long as it may be answered at once.
-    Since(SystemTime),
-    /// As it takes longer.
+enum Tracing {
+    /// Began at that time, without a span for as long as the call may be answered
+    /// immediately.
+    Deferred(SystemTime),
+    /// With a span, since the call takes longer.
     Open(Box<Span>),
 }
 
@@ -120,18 +121,18 @@ impl UnaryCall {
             .traces(request.headers());
         Self {
             call,
-            traced: is_traced.then(|| Traced::Since(traces::now())),
+            traced: is_traced.then(|| Tracing::Deferred(traces::now())),
             timed: Metrics::is_timed().then(Instant::now),
             connection,
             request,
             read: Message::default(),
-            late: None,
-            kept: None,
+            timeout: None,
+            buffered: None,
         }
     }
 
-    /// Reads the message. False where it does not come as messages do: what was
-    /// read so far is kept.
+    /// Reads the message. False if it is too large or broken off; what was read so far is
+    /// kept for the slow path.
     pub(super) fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         loop {
             let body = Pin::new(self.request.body_mut());
@@ -140,12 +141,12 @@ impl UnaryCall {
                 Some(Ok(frame)) => frame,
                 Some(Err(_)) => return Poll::Ready(false),
             };
-            // Trailers of a request mean nothing.
+            // Trailers of a request have no meaning in gRPC.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
             self.read.add(data);
-            if self.read.bytes().len() > max_body(self.call) {
+            if self.read.bytes().len() > max_message_bytes(self.call) {
                 return Poll::Ready(false);
             }
             if self.request.body().is_end_stream() {
@@ -154,70 +155,71 @@ impl UnaryCall {
         }
     }
 
-    /// Whether what has come of the message may be kept until the rest has. It is, in memory
-    /// of its own: a piece of what was read from the connection would keep all of that.
-    pub(super) fn may_wait(&mut self) -> bool {
+    /// Whether the connection may buffer the incomplete message. It is copied into memory
+    /// of its own: a slice of the connection's read buffer would keep the whole buffer
+    /// alive.
+    pub(super) fn may_buffer(&mut self) -> bool {
         let bytes = self.read.bytes().len();
         if bytes == 0 {
             return true;
         }
-        if let Message::Whole(part) = &self.read {
+        if let Message::Single(part) = &self.read {
             self.read = Message::Parts(BytesMut::from(&part[..]));
         }
-        let kept = self.kept.get_or_insert_with(|| {
+        let buffered = self.buffered.get_or_insert_with(|| {
             Box::new(BufferedBytes::on(
                 &self.connection.activity,
-                max_body(self.call),
+                max_message_bytes(self.call),
             ))
         });
-        kept.record(bytes).is_ok()
+        buffered.record(bytes).is_ok()
     }
 
-    /// Comes back when the message is too late.
-    pub(super) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the message has timed out.
+    pub(super) fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self {
             connection,
             request,
-            late,
+            timeout,
             ..
         } = self;
-        let late = late.get_or_insert_with(|| {
+        let timeout = timeout.get_or_insert_with(|| {
             let since = Instant::now();
             let limit = time_limit(
                 request.headers(),
                 Some(connection.fast_path.services.request_timeout()),
             );
             let at = since + limit.unwrap_or(connection.fast_path.services.request_timeout());
-            Late {
+            MessageTimeout {
                 since,
-                alarm: Box::pin(sleep_until(at)),
+                timer: Box::pin(sleep_until(at)),
             }
         });
-        late.alarm.as_mut().poll(context)
+        timeout.timer.as_mut().poll(context)
     }
 
-    pub(super) fn answer(&self) -> Option<Response<ReplyBody>> {
+    pub(super) fn try_answer(&self) -> Option<Response<ReplyBody>> {
         let (prefix, message) = self.read.bytes().split_at_checked(PREFIX_BYTES)?;
         let (compressed, length) = prefix.split_first()?;
         let length = u32::from_be_bytes(length.try_into().ok()?);
         if *compressed != 0 || usize::try_from(length) != Ok(message.len()) {
             return None;
         }
-        let mut reply = Vec::with_capacity(usual_reply(self.call));
-        let at_once = AtOnce::now(&self.connection.fast_path.services)?;
+        let mut reply = Vec::with_capacity(reply_capacity(self.call));
+        let introspector = FastIntrospector::snapshot(&self.connection.fast_path.services)?;
         let is_answered = match self.call {
-            FastMethod::Introspect => at_once.answer(message, &mut reply),
-            FastMethod::Check => at_once.check(message, &mut reply),
+            FastMethod::Introspect => introspector.try_introspect(message, &mut reply),
+            FastMethod::Check => introspector.try_check(message, &mut reply),
         };
         if !is_answered {
             return None;
         }
-        self.note_success();
+        self.record_success();
         let id = self.request.headers().get(REQUEST_ID).cloned();
-        Some(response(ReplyBody::FastMethod(Some(reply.into())), id))
+        Some(response(ReplyBody::Unary(Some(reply.into())), id))
     }
 
-    fn note_success(&self) {
+    fn record_success(&self) {
         let metrics = self.connection.fast_path.services.metrics();
         metrics.fast_call(self.call);
         if let Some(begun) = self.timed {
@@ -225,12 +227,12 @@ impl UnaryCall {
         }
         match &self.traced {
             None => {}
-            Some(Traced::Since(begun)) => self.record(*begun),
-            Some(Traced::Open(span)) => self.complete(span),
+            Some(Tracing::Deferred(begun)) => self.record_span(*begun),
+            Some(Tracing::Open(span)) => self.record_end(span),
         }
     }
 
-    fn record(&self, begun: SystemTime) {
+    fn record_span(&self, begun: SystemTime) {
         let path = path_of(self.call);
         let Method { service, name, .. } = Method::of(path);
         let caller = self.caller();
@@ -246,8 +248,8 @@ impl UnaryCall {
         sampling.record(self.request.headers(), call);
     }
 
-    /// Says in the span of a call how it ended.
-    fn complete(&self, span: &Span) {
+    /// Records in the span of a call how it ended.
+    fn record_end(&self, span: &Span) {
         span.record("rpc.grpc.status_code", 0);
         if let Some(id) = self.request_id() {
             span.record("request.id", id);
@@ -257,22 +259,22 @@ impl UnaryCall {
         }
     }
 
-    /// The id that the call came with.
+    /// The request id that the caller sent.
     fn request_id(&self) -> Option<&str> {
         self.request.headers().get(REQUEST_ID)?.to_str().ok()
     }
 
-    /// Whose call it is. Only asked of one that is traced, since that takes longer than
-    /// to know that it may.
+    /// The caller's account. Looked up for traced calls only, since this costs more than
+    /// the check of the permission.
     fn caller(&self) -> Option<Arc<ServiceAccount>> {
         let index = self.connection.fast_path.services.replica().index();
         let callers = index.as_ref()?.callers();
         credentials::proof(&self.request)?.account(callers).cloned()
     }
 
-    /// Opens the span of a call that is traced and is not answered at once.
+    /// Opens the span of a traced call that is not answered immediately.
     pub(super) fn open_span(&mut self) {
-        if let Some(Traced::Since(_)) = self.traced {
+        if let Some(Tracing::Deferred(_)) = self.traced {
             let method = Method::of(path_of(self.call));
             let headers = self.request.headers();
             let span = record::span(
@@ -281,12 +283,12 @@ impl UnaryCall {
                 headers,
                 true,
             );
-            self.traced = Some(Traced::Open(Box::new(span)));
+            self.traced = Some(Tracing::Open(Box::new(span)));
         }
     }
 
-    /// Hands the call over, with what was read of it.
-    pub(super) fn route(mut self) -> SlowCall {
+    /// Hands the call to the slow path, with what was read of it.
+    pub(super) fn into_slow_call(mut self) -> SlowCall {
         self.open_span();
         let Self {
             traced,
@@ -294,16 +296,16 @@ impl UnaryCall {
             connection,
             mut request,
             read,
-            late,
+            timeout,
             ..
         } = self;
         let span = match traced {
-            Some(Traced::Open(span)) => Some(*span),
-            Some(Traced::Since(_)) | None => None,
+            Some(Tracing::Open(span)) => Some(*span),
+            Some(Tracing::Deferred(_)) | None => None,
         };
         request.extensions_mut().insert(CallStart {
             span,
-            begun: timed.or(late.map(|late| late.since)),
+            begun: timed.or(timeout.map(|timeout| timeout.since)),
             is_timed: timed.is_some(),
         });
         let request = request.map(|rest| PrefixedBody {

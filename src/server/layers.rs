@@ -202,8 +202,8 @@ pub(crate) async fn answer_envoy(request: Request, next: Next) -> Response {
     }
     let id = answer.headers().get(REQUEST_ID).cloned();
     let mut message = Vec::new();
-    fastpath::append(&cannot_tell(), &mut message);
-    fastpath::response(ReplyBody::FastMethod(Some(message.into())), id).map(Body::new)
+    fastpath::append_framed(&cannot_tell(), &mut message);
+    fastpath::response(ReplyBody::Unary(Some(message.into())), id).map(Body::new)
 }
 
 /// Refuses what is no call of gRPC, with a status of HTTP that whoever speaks something

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hitkeep_auth::{
-    fastpath::check::Read,
+    fastpath::check::CheckFields,
     pb::envoy::service::auth::v3::CheckRequest,
     proxy_auth::{
         credential::{Credential, Credentials},
@@ -15,7 +15,7 @@ use prost::Message;
 /// Panics where the property does not hold. Gives whether the message was read by
 /// hand.
 pub fn hold(message: &[u8]) -> bool {
-    let Some(read) = Read::of(message) else {
+    let Some(read) = CheckFields::parse(message) else {
         return false;
     };
     let decoded = CheckRequest::decode(message).expect("what is read by hand is a message");
