@@ -1,9 +1,9 @@
-//! The HTTP listener, for who speaks no gRPC: `/oauth2/introspect` (RFC 7662) for
-//! resource servers, `/forward-auth` for proxies that ask about each request, and
-//! `/livez`, `/readyz` and `/metrics` for operators.
+//! The HTTP listener, for clients without gRPC: `/oauth2/introspect` (RFC 7662) for
+//! resource servers, `/forward-auth` for proxies that authorize each request, and `/livez`,
+//! `/readyz` and `/metrics` for operators.
 //!
-//! Verdicts are those of Introspect: they are judged in the same place, wait for the
-//! same things, and count as uses alike.
+//! Verdicts are those of Introspect: both share one judgement, wait for the same things,
+//! and record the same uses.
 
 use std::sync::Arc;
 
@@ -22,40 +22,38 @@ mod probes;
 
 use crate::grpc::{Services, error::ApiError};
 
-/// The paths that there are. They label metrics too.
+/// The paths, which are also values of a metric label.
 const INTROSPECT: &str = "/oauth2/introspect";
 const FORWARD_AUTH: &str = "/forward-auth";
 
-/// Whether a path is the one of `/forward-auth` with settings or a request's path behind
-/// it, as Envoy asks over HTTP.
-fn is_forward_auth_and_more(path: &str) -> bool {
-    let more = path.strip_prefix(FORWARD_AUTH);
-    more.is_some_and(|more| more.starts_with(['/', ';']))
+/// Whether a path is `/forward-auth` followed by settings or the original request's path,
+/// as Envoy sends it over HTTP.
+fn extends_forward_auth(path: &str) -> bool {
+    let rest = path.strip_prefix(FORWARD_AUTH);
+    rest.is_some_and(|rest| rest.starts_with(['/', ';']))
 }
 const LIVEZ: &str = "/livez";
 const READYZ: &str = "/readyz";
 const METRICS: &str = "/metrics";
 
-/// What the handlers work with.
+/// What the handlers need.
 #[derive(Clone)]
 pub(crate) struct HttpState {
     pub(crate) services: Arc<Services>,
-    /// How many requests that ask about a token may be under way, together with the
-    /// introspections over gRPC.
+    /// The limit of concurrent token requests, shared with the introspections over gRPC.
     pub(crate) limit: Arc<Semaphore>,
-    /// Becomes true when the server was told to stop.
-    pub(crate) leaving: watch::Receiver<bool>,
+    /// Becomes true when the server begins to shut down.
+    pub(crate) shutting_down: watch::Receiver<bool>,
 }
 
 impl HttpState {
-    /// A place among the requests under way.
+    /// Takes a permit of the limit.
     fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         self.limit.try_acquire().or(Err(ApiError::Overloaded))
     }
 }
 
-/// The routes behind their layers. A layer that is added later is outside of those
-/// before it.
+/// The routes behind their layers. A layer that is added later wraps those before it.
 pub(crate) fn router(state: HttpState) -> Router {
     Router::new()
         .route(INTROSPECT, post(introspect::introspect))
@@ -64,9 +62,9 @@ pub(crate) fn router(state: HttpState) -> Router {
         .route(READYZ, get(probes::readyz))
         .route(METRICS, get(probes::metrics))
         .method_not_allowed_fallback(layers::method_not_allowed)
-        .fallback(forward_auth::with_path_behind)
+        .fallback(forward_auth::forward_auth_with_target)
         .layer(from_fn(layers::catch_panic))
-        // Outermost, so that every answer is counted, and has a request id.
+        // Outermost, so that every response is counted and has a request id.
         .layer(from_fn_with_state(state.clone(), layers::trace))
         .with_state(state)
 }

@@ -231,7 +231,7 @@ where
         let http_state = http::HttpState {
             services: Arc::clone(&services),
             limit: introspections,
-            leaving,
+            shutting_down: leaving,
         };
         let ages = || Ages::new(options.max_connection_age, store.entropy());
         let (ages, http_ages) = (ages(), ages());

@@ -1,5 +1,5 @@
-//! Answers: JSON with `error` and `error_description`, as OAuth writes them, and
-//! what our own errors are over HTTP.
+//! Responses: JSON with `error` and `error_description`, as in OAuth, and the HTTP form of
+//! our own errors.
 
 use axum::{
     body::Body,
@@ -16,61 +16,61 @@ use crate::{grpc::error::ApiError, proxy_auth::verdict::HttpAnswer};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-/// After how many seconds to try again what could not be answered.
-const TRY_AGAIN: HeaderValue = HeaderValue::from_static("1");
+/// When to retry a request that failed temporarily, in seconds.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-/// An answer in JSON, that nobody in between keeps.
+/// A JSON response that caches must not store.
 pub(super) fn json(status: StatusCode, body: &Value) -> Response {
     let headers = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)];
     (status, headers, body.to_string()).into_response()
 }
 
-/// A refusal: a word for programs, and why for people.
+/// A refusal with an error code and a description.
 pub(super) fn refusal(status: StatusCode, error: &str, description: &str) -> Response {
     let body = json!({ "error": error, "error_description": description });
     json(status, &body)
 }
 
-/// A request that is not as it should be.
+/// A malformed request.
 pub(super) fn invalid_request(status: StatusCode, description: &str) -> Response {
     refusal(status, "invalid_request", description)
 }
 
-/// Why a request failed, for its line in the log.
+/// Why a request failed, for its log line.
 #[derive(Clone, Debug)]
-pub(super) struct Why {
-    /// In a word.
+pub(super) struct FailureReason {
+    /// The reason's name.
     pub(super) reason: &'static str,
-    /// What is behind it, if there is more to say.
+    /// The causes, unless the reason says everything.
     pub(super) causes: Option<String>,
 }
 
-/// Why a request could not be answered, where that is not the asker's doing.
+/// A failure that is not the caller's fault.
 pub(super) fn failure(error: &ApiError) -> Response {
     let (code, _) = error.code_and_reason();
-    let cannot_tell = matches!(code, Code::Unavailable | Code::DeadlineExceeded);
-    let mut response = if cannot_tell {
+    let is_temporary = matches!(code, Code::Unavailable | Code::DeadlineExceeded);
+    let mut response = if is_temporary {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let mut response = refusal(status, "temporarily_unavailable", &error.to_string());
-        response.headers_mut().insert(RETRY_AFTER, TRY_AGAIN);
+        response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
         response
     } else {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         refusal(status, "server_error", "internal error")
     };
-    explain(&mut response, error);
+    attach_reason(&mut response, error);
     response
 }
 
-/// Notes the error that a response is about.
-pub(super) fn explain(response: &mut Response, error: &ApiError) {
-    response.extensions_mut().insert(Why {
+/// Attaches the error to its response, for the log.
+pub(super) fn attach_reason(response: &mut Response, error: &ApiError) {
+    response.extensions_mut().insert(FailureReason {
         reason: error.reason(),
         causes: error.causes(),
     });
 }
 
-/// What a proxy is told.
+/// The response to a proxy.
 pub(super) fn verdict(answer: HttpAnswer) -> Response {
     let HttpAnswer {
         status,

@@ -1,12 +1,11 @@
-//! `/forward-auth`: whether a request may pass that a proxy asks about, for nginx's
-//! `auth_request`, Caddy's `forward_auth` and Traefik's `ForwardAuth`. What the route
-//! needs is in the query, which is the proxy's; headers are the end client's, but for
-//! those that the proxy sets itself.
+//! `/forward-auth`: authorizes requests for nginx's `auth_request`, Caddy's `forward_auth`
+//! and Traefik's `ForwardAuth`. The proxy sets the query, which holds the route's settings.
+//! Headers are the end client's, except for those that the proxy sets itself.
 //!
-//! Envoy asks over HTTP with the request's own target behind a prefix, its query
-//! included. There the query is the client's, and the settings stand in front of the
-//! path: `/forward-auth;permission=site.view;site_id=…/api/sites/…`. A target begins with
-//! a slash, so whatever is before the second one is the proxy's.
+//! Envoy over HTTP appends the original target, with its query, to a prefix. The query is
+//! then the client's, and the settings come before the path:
+//! `/forward-auth;permission=site.view;site_id=…/api/sites/…`. A target begins with a
+//! slash, so everything before the second slash is the proxy's.
 
 use std::borrow::Cow;
 
@@ -18,7 +17,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE, request
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use super::{FORWARD_AUTH, HttpState, answer, is_forward_auth_and_more, layers};
+use super::{FORWARD_AUTH, HttpState, answer, extends_forward_auth, layers};
 use crate::{
     calls::credentials,
     domain::caller::CallerPermission,
@@ -36,13 +35,12 @@ use crate::{
     },
 };
 
-/// The headers in which proxies tell the path of the request: Caddy and Traefik, and by
-/// convention nginx.
+/// The headers with the request's path: of Caddy and Traefik, and by convention of nginx.
 const PATH_HEADERS: [&str; 2] = ["x-forwarded-uri", "x-original-uri"];
-/// The one in which ingress-nginx tells it, with the scheme and the host before it.
+/// ingress-nginx's header, with the scheme and the host before the path.
 const URL_HEADER: &str = "x-original-url";
-/// Those in which other programs tell it, or take it from. They are not believed, but
-/// where one of them names another path, it is open which of both the proxy meant.
+/// Headers in which other programs send or expect the path. They are not trusted, but if
+/// one of them names another path, it is ambiguous which one the proxy meant.
 const OTHER_PATH_HEADERS: [&str; 7] = [
     "x-auth-request-redirect",
     "x-envoy-original-path",
@@ -52,12 +50,12 @@ const OTHER_PATH_HEADERS: [&str; 7] = [
     "x-replaced-path",
     "x-rewrite-url",
 ];
-/// A scheme of our own, because the end client may get to see it, and a challenge
-/// for a bearer would tell it that its token is at fault. A proxy that can tell it
-/// apart makes a 500 of it, which it is.
+/// A scheme of our own, because the end client may see it, and a Bearer challenge would say
+/// that the client's token is at fault. A proxy that can tell the two apart turns it into a
+/// 500, which it is.
 const CALLER_CHALLENGE: HeaderValue = HeaderValue::from_static("X-HitKeep-Caller");
 
-/// Answers a request that has the settings in its query.
+/// Handles a request with the settings in its query.
 pub(super) async fn forward_auth(State(state): State<HttpState>, request: Request) -> Response {
     let (head, _) = request.into_parts();
     let query = head.uri.query().unwrap_or_default();
@@ -67,38 +65,41 @@ pub(super) async fn forward_auth(State(state): State<HttpState>, request: Reques
         route,
         preflight: Preflight::Checked,
     };
-    // The method is that of the check.
+    // The method is that of the check, so it cannot identify a preflight.
     let settings = Route::read(pairs).map(route);
-    answered(&state, &head, settings, None).await
+    authorize(&state, &head, settings, None).await
 }
 
-/// Answers a request that has the path of the one that it is about behind its own, as
-/// Envoy asks over HTTP. There is nothing else that is not a path of its own.
-pub(super) async fn with_path_behind(State(state): State<HttpState>, request: Request) -> Response {
+/// Handles a request with the original path appended, as Envoy sends it over HTTP. Every
+/// other unknown path is a 404.
+pub(super) async fn forward_auth_with_target(
+    State(state): State<HttpState>,
+    request: Request,
+) -> Response {
     let (head, _) = request.into_parts();
     let own = head.uri.path();
-    if !is_forward_auth_and_more(own) {
+    if !extends_forward_auth(own) {
         return layers::not_found();
     }
-    let more = &own[FORWARD_AUTH.len()..];
-    let (settings, path) = more.split_at(more.find('/').unwrap_or(more.len()));
+    let rest = &own[FORWARD_AUTH.len()..];
+    let (settings, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let target = match head.uri.query() {
         _ if path.is_empty() => None,
         None => Some(Cow::Borrowed(path)),
         Some(query) => Some(format!("{path}?{query}").into()),
     };
     let is_plain = settings.is_empty();
-    let settings = decoded(settings);
+    let settings = decode_settings(settings);
     let pairs = settings.iter().map(|(name, value)| (&**name, &**value));
-    let settings = match head.uri.query().and_then(setting_in).filter(|_| is_plain) {
+    let settings = match head.uri.query().and_then(find_setting).filter(|_| is_plain) {
         Some(name) => Err(RouteError::SettingOfClient(name)),
         None => RouteSettings::read(pairs),
     };
-    answered(&state, &head, settings, target).await
+    authorize(&state, &head, settings, target).await
 }
 
-/// The settings that stand between semicolons. A slash in a value is percent-encoded.
-fn decoded(settings: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+/// The settings between semicolons. A slash in a value is percent-encoded.
+fn decode_settings(settings: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
     let text = |encoded| percent_decode_str(encoded).decode_utf8_lossy();
     let settings = settings.split(';').filter(|setting| !setting.is_empty());
     let pairs = settings.map(|setting| setting.split_once('=').unwrap_or((setting, "")));
@@ -107,31 +108,35 @@ fn decoded(settings: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
         .collect()
 }
 
-/// The first setting that a query names.
-fn setting_in(query: &str) -> Option<&'static str> {
+/// The first setting in a query.
+fn find_setting(query: &str) -> Option<&'static str> {
     let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
     names.find_map(|name| SETTINGS.into_iter().find(|setting| *setting == name))
 }
 
-/// Answers a request to a route with those settings, whose target is that one where it
-/// is told apart from headers.
-async fn answered(
+/// Authorizes a request to a route with those settings. `target` is the appended path, if
+/// there is one.
+async fn authorize(
     state: &HttpState,
     head: &Parts,
     settings: Result<RouteSettings<'_>, RouteError>,
     target: Option<Cow<'_, str>>,
 ) -> Response {
-    let _place = match state.admit() {
-        Ok(place) => place,
-        Err(error) => return unjudged(state, &error),
+    let _permit = match state.admit() {
+        Ok(permit) => permit,
+        Err(error) => return unavailable(state, &error),
     };
     let begun = Instant::now();
     let wait_until = wait_limit(state.services.request_timeout());
-    let shown = credentials::proxy_token(&head.headers);
-    let may = Some(CallerPermission::Introspect);
+    let token = credentials::proxy_token(&head.headers);
+    let permission = Some(CallerPermission::Introspect);
     match state
         .services
-        .authenticate_caller(shown.as_deref().and_then(Proof::of_token), may, wait_until)
+        .authenticate_caller(
+            token.as_deref().and_then(Proof::of_token),
+            permission,
+            wait_until,
+        )
         .await
     {
         Ok(caller) => {
@@ -144,18 +149,18 @@ async fn answered(
         credentials.see(name.as_str().as_bytes(), value.as_bytes());
         signs.see(name.as_str().as_bytes());
     }
-    let told = match &settings {
+    let stated = match &settings {
         Ok(settings) if settings.route.reads_path() => {
-            told_path(&head.headers, target, &settings.route)
+            stated_path(&head.headers, target, &settings.route)
         }
-        Ok(_) | Err(_) => Told::Never,
+        Ok(_) | Err(_) => StatedPath::Missing,
     };
-    let (settings, target) = match &told {
-        Told::Never => (settings, None),
-        Told::Once(path) => (settings, Some(&**path)),
-        Told::Differently => (Err(RouteError::PathConflict), None),
+    let (settings, target) = match &stated {
+        StatedPath::Missing => (settings, None),
+        StatedPath::Agreed(path) => (settings, Some(&**path)),
+        StatedPath::Conflicting => (Err(RouteError::PathConflict), None),
     };
-    let asked = AuthorizationQuery {
+    let query = AuthorizationQuery {
         settings,
         is_preflight: signs.indicate_preflight(head.method.as_str()),
         target,
@@ -165,55 +170,55 @@ async fn answered(
         .services
         .request_timeout()
         .saturating_sub(begun.elapsed());
-    let verdict = state.services.verdict(asked, remaining).await;
+    let verdict = state.services.verdict(query, remaining).await;
     answer::verdict(verdict.answer())
 }
 
-/// How the proxy tells the request's path.
+/// The request's path, according to the proxy.
 #[derive(Debug, PartialEq, Eq)]
-enum Told<'h> {
-    Never,
-    Once(Cow<'h, str>),
-    /// In two ways, of which the end client may have added one.
-    Differently,
+enum StatedPath<'h> {
+    Missing,
+    Agreed(Cow<'h, str>),
+    /// Two sources disagree, and the end client may have added one of them.
+    Conflicting,
 }
 
-/// The path that all headers tell, and the request's own target, where it has one behind
-/// the prefix. What is not text is not in its normal form either.
-fn told_path<'h>(
+/// The path on which all headers and the appended target agree. Bytes that are not UTF-8
+/// are replaced, and such a path is not in normal form.
+fn stated_path<'h>(
     headers: &'h HeaderMap,
     target: Option<Cow<'h, str>>,
     route: &Route<'_>,
-) -> Told<'h> {
+) -> StatedPath<'h> {
     let values = |name| {
         let values = headers.get_all(name).iter();
         values.map(|value| String::from_utf8_lossy(value.as_bytes()))
     };
     let believed = PATH_HEADERS.into_iter().flat_map(values);
-    let mut told = target;
+    let mut stated = target;
     for value in believed.chain(values(URL_HEADER).map(from_url)) {
-        match &told {
-            _ if route.may_be_joined(&value) => return Told::Differently,
-            Some(other) if path_of(other) != path_of(&value) => return Told::Differently,
+        match &stated {
+            _ if route.may_be_joined(&value) => return StatedPath::Conflicting,
+            Some(other) if path_of(other) != path_of(&value) => return StatedPath::Conflicting,
             Some(_) => {}
-            None => told = Some(value),
+            None => stated = Some(value),
         }
     }
-    let Some(told) = told else {
-        return Told::Never;
+    let Some(stated) = stated else {
+        return StatedPath::Missing;
     };
     let mut others = OTHER_PATH_HEADERS.into_iter().flat_map(values);
-    if others.any(|value| path_of(&from_url(value)) != path_of(&told)) {
-        return Told::Differently;
+    if others.any(|value| path_of(&from_url(value)) != path_of(&stated)) {
+        return StatedPath::Conflicting;
     }
-    Told::Once(told)
+    StatedPath::Agreed(stated)
 }
 
-/// The target, where a whole URL is told.
-fn from_url(told: Cow<'_, str>) -> Cow<'_, str> {
-    let target = origin_form(&told);
-    if target.len() == told.len() {
-        told
+/// The path and query of a URL.
+fn from_url(stated: Cow<'_, str>) -> Cow<'_, str> {
+    let target = origin_form(&stated);
+    if target.len() == stated.len() {
+        stated
     } else {
         Cow::Owned(target.to_owned())
     }
@@ -224,19 +229,19 @@ fn path_of(target: &str) -> &str {
     target.split('?').next().unwrap_or_default()
 }
 
-/// What is said to a proxy where nothing can be told of any token.
-fn unjudged(state: &HttpState, error: &ApiError) -> Response {
+/// The response to a proxy if no token can be judged.
+fn unavailable(state: &HttpState, error: &ApiError) -> Response {
     state.services.record_unavailable(error);
     answer::failure(error)
 }
 
-/// What is said to a proxy that is not known, or may not ask. It is the operator who
-/// has to do something about it, so it is in the log.
+/// The response to a proxy that is unknown or lacks the permission. It is logged, since an
+/// operator has to act.
 fn refused(state: &HttpState, error: &ApiError) -> Response {
-    let (status, word) = match error {
+    let (status, code) = match error {
         ApiError::CallerUnknown => (StatusCode::UNAUTHORIZED, "caller_unknown"),
         ApiError::CallerNotPermitted(_) => (StatusCode::FORBIDDEN, "caller_not_permitted"),
-        other => return unjudged(state, other),
+        other => return unavailable(state, other),
     };
     let description = match error {
         ApiError::CallerUnknown => format!(
@@ -246,7 +251,7 @@ fn refused(state: &HttpState, error: &ApiError) -> Response {
         other => other.to_string(),
     };
     state.services.log_refusal(error, &description);
-    let mut response = answer::refusal(status, word, &description);
+    let mut response = answer::refusal(status, code, &description);
     response
         .headers_mut()
         .insert(WWW_AUTHENTICATE, CALLER_CHALLENGE);
@@ -258,63 +263,74 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_is_the_one_that_all_headers_tell() {
+    fn the_path_is_the_one_that_all_headers_state() {
         let route = Route::read([("site_path", "/{site_id}")]).unwrap();
-        let told_behind = |target: Option<&'static str>, headers: &[(&'static str, &[u8])]| {
-            let mut map = HeaderMap::new();
-            for (name, value) in headers {
-                map.append(*name, HeaderValue::from_bytes(value).unwrap());
-            }
-            match told_path(&map, target.map(Cow::Borrowed), &route) {
-                Told::Never => "never".to_owned(),
-                Told::Once(path) => path.into_owned(),
-                Told::Differently => "differently".to_owned(),
-            }
-        };
-        let told = |headers: &[(&'static str, &[u8])]| told_behind(None, headers);
+        let stated_with_target =
+            |target: Option<&'static str>, headers: &[(&'static str, &[u8])]| {
+                let mut map = HeaderMap::new();
+                for (name, value) in headers {
+                    map.append(*name, HeaderValue::from_bytes(value).unwrap());
+                }
+                match stated_path(&map, target.map(Cow::Borrowed), &route) {
+                    StatedPath::Missing => "missing".to_owned(),
+                    StatedPath::Agreed(path) => path.into_owned(),
+                    StatedPath::Conflicting => "conflicting".to_owned(),
+                }
+            };
+        let stated = |headers: &[(&'static str, &[u8])]| stated_with_target(None, headers);
         let ([caddy, nginx], ingress) = (PATH_HEADERS, URL_HEADER);
-        assert_eq!(told(&[]), "never");
-        assert_eq!(told(&[(caddy, b"/a?b")]), "/a?b");
-        assert_eq!(told(&[(nginx, b"/a?b")]), "/a?b");
-        assert_eq!(told(&[(ingress, b"https://h/a?b")]), "/a?b");
-        assert_eq!(told(&[(ingress, b"/a?b")]), "/a?b");
-        assert_eq!(told(&[(nginx, b"https://h/a")]), "https://h/a");
-        assert_eq!(told(&[(nginx, b"/a"), (caddy, b"/a")]), "/a");
-        assert_eq!(told(&[(nginx, b"/a"), (ingress, b"http://h/a")]), "/a");
-        assert_eq!(told(&[(nginx, b"/a"), (caddy, b"/a?b")]), "/a?b");
-        assert_eq!(told(&[(nginx, b"/a"), (caddy, b"/b")]), "differently");
-        assert_eq!(told(&[(caddy, b"/a"), (caddy, b"/b")]), "differently");
-        assert_eq!(told(&[(nginx, b"/a"), (caddy, b"")]), "differently");
-        assert_eq!(told(&[(caddy, b"/a"), (ingress, b"/b")]), "differently");
-        assert_eq!(told(&[(caddy, b"/a,/b")]), "differently");
-        assert_eq!(told(&[(caddy, b"/a?, /b")]), "differently");
+        assert_eq!(stated(&[]), "missing");
+        assert_eq!(stated(&[(caddy, b"/a?b")]), "/a?b");
+        assert_eq!(stated(&[(nginx, b"/a?b")]), "/a?b");
+        assert_eq!(stated(&[(ingress, b"https://h/a?b")]), "/a?b");
+        assert_eq!(stated(&[(ingress, b"/a?b")]), "/a?b");
+        assert_eq!(stated(&[(nginx, b"https://h/a")]), "https://h/a");
+        assert_eq!(stated(&[(nginx, b"/a"), (caddy, b"/a")]), "/a");
+        assert_eq!(stated(&[(nginx, b"/a"), (ingress, b"http://h/a")]), "/a");
+        assert_eq!(stated(&[(nginx, b"/a"), (caddy, b"/a?b")]), "/a?b");
+        assert_eq!(stated(&[(nginx, b"/a"), (caddy, b"/b")]), "conflicting");
+        assert_eq!(stated(&[(caddy, b"/a"), (caddy, b"/b")]), "conflicting");
+        assert_eq!(stated(&[(nginx, b"/a"), (caddy, b"")]), "conflicting");
+        assert_eq!(stated(&[(caddy, b"/a"), (ingress, b"/b")]), "conflicting");
+        assert_eq!(stated(&[(caddy, b"/a,/b")]), "conflicting");
+        assert_eq!(stated(&[(caddy, b"/a?, /b")]), "conflicting");
         assert_eq!(
-            told(&[(ingress, b"https://h/a?,https://h/b")]),
-            "differently"
+            stated(&[(ingress, b"https://h/a?,https://h/b")]),
+            "conflicting"
         );
-        assert_eq!(told(&[(nginx, b"/\xff")]), "/\u{fffd}");
+        assert_eq!(stated(&[(nginx, b"/\xff")]), "/\u{fffd}");
         for other in OTHER_PATH_HEADERS {
-            assert_eq!(told(&[(other, b"/a")]), "never", "{other}");
+            assert_eq!(stated(&[(other, b"/a")]), "missing", "{other}");
             for (value, expected) in [
                 (&b"/a"[..], "/a"),
                 (b"https://h/a?c", "/a"),
-                (b"/b", "differently"),
-                (b"", "differently"),
+                (b"/b", "conflicting"),
+                (b"", "conflicting"),
             ] {
-                assert_eq!(told(&[(caddy, b"/a"), (other, value)]), expected, "{other}");
+                assert_eq!(
+                    stated(&[(caddy, b"/a"), (other, value)]),
+                    expected,
+                    "{other}"
+                );
             }
         }
-        assert_eq!(told_behind(Some("/a?,/b"), &[]), "/a?,/b");
-        assert_eq!(told_behind(Some("/a"), &[(caddy, b"/a?b")]), "/a");
-        assert_eq!(told_behind(Some("/a"), &[(caddy, b"/b")]), "differently");
+        assert_eq!(stated_with_target(Some("/a?,/b"), &[]), "/a?,/b");
+        assert_eq!(stated_with_target(Some("/a"), &[(caddy, b"/a?b")]), "/a");
+        assert_eq!(
+            stated_with_target(Some("/a"), &[(caddy, b"/b")]),
+            "conflicting"
+        );
         let other = OTHER_PATH_HEADERS[0];
-        assert_eq!(told_behind(Some("/a"), &[(other, b"/b")]), "differently");
+        assert_eq!(
+            stated_with_target(Some("/a"), &[(other, b"/b")]),
+            "conflicting"
+        );
     }
 
     #[test]
-    fn settings_in_front_of_a_path_are_decoded() {
+    fn settings_before_a_path_are_decoded() {
         let read = |settings| -> Vec<_> {
-            let settings = decoded(settings).into_iter();
+            let settings = decode_settings(settings).into_iter();
             settings
                 .map(|(name, value)| format!("{name}: {value}"))
                 .collect()

@@ -1,8 +1,7 @@
-//! `POST /oauth2/introspect`: is this token good, and for what? As RFC 7662 has it,
-//! with members of our own beside those that it names.
+//! `POST /oauth2/introspect`: token introspection by RFC 7662, with additional members.
 //!
-//! What cannot be told is an error, never `"active": false`, and any text that is no
-//! token of ours is inactive, never an error.
+//! If a token cannot be judged, that is an error, never `"active": false`. Any text that is
+//! not one of our tokens is inactive, never an error.
 
 use std::{borrow::Cow, error::Error};
 
@@ -36,15 +35,15 @@ use crate::{
     },
 };
 
-/// The largest body that is read: a token and a hint take a hundredth of it.
+/// The size limit of a body: a token and a hint take a hundredth of it.
 const MAX_BODY: usize = 8 * 1024;
 const FORM: &str = "application/x-www-form-urlencoded";
-/// The parameter that has the token.
+/// The parameter with the token.
 const TOKEN: &str = "token";
-/// The parameter that says of what kind it may be. There is one kind.
+/// The parameter for the type of the token, which is ignored: there is only one.
 const TOKEN_TYPE_HINT: &str = "token_type_hint";
 
-/// What a caller that is not known is asked for: either of both.
+/// The challenges for an unknown caller, which may use either scheme.
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"hitkeep-auth\"");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"hitkeep-auth\"");
 const INVALID_BEARER: HeaderValue =
@@ -53,13 +52,13 @@ const INSUFFICIENT: HeaderValue = HeaderValue::from_static(
     "Bearer realm=\"hitkeep-auth\", error=\"insufficient_scope\", scope=\"introspect\"",
 );
 
-/// Why a request is none of introspection.
+/// Why a request is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Invalid {
-    /// Where it would end up in logs (RFC 7662, section 4).
+    /// The query would end up in logs (RFC 7662, section 4).
     #[error("{0} goes into the body, and not into the query")]
     InQuery(&'static str),
-    /// A request may authenticate in one way only (RFC 6749, section 2.3).
+    /// A request must authenticate in one way only (RFC 6749, section 2.3).
     #[error("authorization and {CLIENT_SECRET} are both there: send one of them")]
     TwoWays,
     #[error("the content-type must be {FORM}")]
@@ -76,10 +75,10 @@ enum Invalid {
     TokenMissing,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 enum Refused {
     Invalid(Invalid),
-    /// Its caller is not known, or may not ask.
+    /// Its caller is unknown or lacks the permission.
     Caller(ApiError, SentToken),
     Failed(ApiError),
 }
@@ -105,51 +104,52 @@ impl Invalid {
     }
 }
 
-/// Answers a request.
+/// Handles a request.
 pub(super) async fn introspect(State(state): State<HttpState>, request: Request) -> Response {
-    match answered(&state, request).await {
-        Ok(said) => answer::json(StatusCode::OK, &said),
+    match handle(&state, request).await {
+        Ok(answer) => answer::json(StatusCode::OK, &answer),
         Err(Refused::Invalid(invalid)) => {
             answer::invalid_request(invalid.status(), &invalid.to_string())
         }
-        Err(Refused::Caller(error, shown)) => refused(&error, &shown),
+        Err(Refused::Caller(error, sent)) => refused(&error, &sent),
         Err(Refused::Failed(error)) => answer::failure(&error),
     }
 }
 
-/// A body, before or after it was read.
+/// A form, before or after its body was read.
 enum Form {
     Unread(Body),
     Read(Bytes),
 }
 
-async fn answered(state: &HttpState, request: Request) -> Result<Value, Refused> {
+async fn handle(state: &HttpState, request: Request) -> Result<Value, Refused> {
     let (head, body) = request.into_parts();
-    let (shown, form) = if head.headers.contains_key(AUTHORIZATION) {
-        let shown = credentials::in_authorization(&head.headers);
-        (shown, Form::Unread(body))
+    let (sent, form) = if head.headers.contains_key(AUTHORIZATION) {
+        let sent = credentials::in_authorization(&head.headers);
+        (sent, Form::Unread(body))
     } else {
-        // Before there is a place for it: a stranger whose body is slow must not keep one
-        // from those who are known. Nor is it told what is wrong with its request.
+        // The body is read before a permit is taken, so that an unauthenticated client with
+        // a slow body cannot hold one. Such a client is not told what is wrong with its
+        // request either.
         let form = match require_form(&head.headers) {
             Ok(()) => read(state, body).await.unwrap_or_default(),
             Err(_) => Bytes::new(),
         };
         (credentials::in_form(&form), Form::Read(form))
     };
-    let _place = state.admit().map_err(Refused::Failed)?;
+    let _permit = state.admit().map_err(Refused::Failed)?;
     let wait_until = wait_limit(state.services.request_timeout());
-    let may = Some(CallerPermission::Introspect);
-    let proof = shown.token.as_deref().and_then(Proof::of_token);
+    let permission = Some(CallerPermission::Introspect);
+    let proof = sent.token.as_deref().and_then(Proof::of_token);
     match state
         .services
-        .authenticate_caller(proof, may, wait_until)
+        .authenticate_caller(proof, permission, wait_until)
         .await
     {
         Ok(caller) => {
             CallerSlot::record(&head.extensions, &caller);
         }
-        Err(error) => return Err(Refused::Caller(error, shown)),
+        Err(error) => return Err(Refused::Caller(error, sent)),
     }
     refuse_query(&head.uri)?;
     require_form(&head.headers)?;
@@ -164,34 +164,34 @@ async fn answered(state: &HttpState, request: Request) -> Result<Value, Refused>
         }
     };
     let presented = PresentedToken::read(&token(&form)?);
-    let said = |judged: Judgement<'_>, revision| said(&judged, revision);
+    let answer = |judged: Judgement<'_>, revision| introspection_json(&judged, revision);
     let judged = state
         .services
-        .judge_with_wait(&presented, None, wait_until, said);
+        .judge_with_wait(&presented, None, wait_until, answer);
     judged.await.map_err(Refused::Failed)
 }
 
-/// What is said to a caller that is not known, or may not ask (RFC 6749, section
-/// 5.2, and RFC 6750, section 3.1).
-fn refused(error: &ApiError, shown: &SentToken) -> Response {
+/// The response to a caller that is unknown or lacks the permission (RFC 6749, section 5.2,
+/// and RFC 6750, section 3.1).
+fn refused(error: &ApiError, sent: &SentToken) -> Response {
     let mut response = match error {
         ApiError::CallerUnknown => {
             let description = "authorization must have a service account's token, as Bearer or \
                                as the password of Basic; or a form may have it as its \
                                client_secret";
-            let (word, bearer) = if shown.token.is_some() && !shown.as_client {
+            let (code, bearer) = if sent.token.is_some() && !sent.as_client {
                 ("invalid_token", INVALID_BEARER)
             } else {
                 ("invalid_client", BEARER)
             };
-            let mut response = answer::refusal(StatusCode::UNAUTHORIZED, word, description);
+            let mut response = answer::refusal(StatusCode::UNAUTHORIZED, code, description);
             response.headers_mut().append(WWW_AUTHENTICATE, bearer);
             response.headers_mut().append(WWW_AUTHENTICATE, BASIC);
             response
         }
         ApiError::CallerNotPermitted(_) => {
-            let (status, word) = (StatusCode::FORBIDDEN, "insufficient_scope");
-            let mut response = answer::refusal(status, word, &error.to_string());
+            let (status, code) = (StatusCode::FORBIDDEN, "insufficient_scope");
+            let mut response = answer::refusal(status, code, &error.to_string());
             response
                 .headers_mut()
                 .insert(WWW_AUTHENTICATE, INSUFFICIENT);
@@ -199,7 +199,7 @@ fn refused(error: &ApiError, shown: &SentToken) -> Response {
         }
         other => return answer::failure(other),
     };
-    answer::explain(&mut response, error);
+    answer::attach_reason(&mut response, error);
     response
 }
 
@@ -224,7 +224,7 @@ fn require_form(headers: &HeaderMap) -> Result<(), Invalid> {
     }
 }
 
-/// The body, which may neither be too large nor take too long to come.
+/// Reads the body, within a size limit and a timeout.
 async fn read(state: &HttpState, body: Body) -> Result<Bytes, Invalid> {
     let read = axum::body::to_bytes(body, MAX_BODY);
     match timeout(state.services.request_timeout(), read).await {
@@ -240,17 +240,17 @@ fn is_too_large(error: &axum::Error) -> bool {
     source.is_some_and(<dyn Error>::is::<LengthLimitError>)
 }
 
-/// The token of a form, which must be there once. A parameter without a value is
-/// none (RFC 6749, section 3.2), and others are ignored.
+/// The token of a form, which must occur once. A parameter without a value counts as absent
+/// (RFC 6749, section 3.2), and unknown ones are ignored.
 fn token(form: &[u8]) -> Result<Cow<'_, str>, Invalid> {
     let (mut token, mut hint) = (None, None);
     for (name, value) in form_urlencoded::parse(form) {
-        let (name, place) = match &*name {
+        let (name, slot) = match &*name {
             TOKEN => (TOKEN, &mut token),
             TOKEN_TYPE_HINT => (TOKEN_TYPE_HINT, &mut hint),
             _ => continue,
         };
-        if place.replace(value).is_some() {
+        if slot.replace(value).is_some() {
             return Err(Invalid::MoreThanOnce(name));
         }
     }
@@ -258,8 +258,8 @@ fn token(form: &[u8]) -> Result<Cow<'_, str>, Invalid> {
     token.ok_or(Invalid::TokenMissing)
 }
 
-/// What is said of a token. Of one that does not work, nothing but that.
-fn said(judged: &Judgement<'_>, revision: Revision) -> Value {
+/// The introspection response. For an inactive token it holds nothing else.
+fn introspection_json(judged: &Judgement<'_>, revision: Revision) -> Value {
     let Judgement::Active {
         client,
         ends,
@@ -270,7 +270,7 @@ fn said(judged: &Judgement<'_>, revision: Revision) -> Value {
         return json!({ "active": false });
     };
     let access = &client.access;
-    let mut said = json!({
+    let mut introspection = json!({
         "active": true,
         "client_id": client.client.to_string(),
         "sub": client.owner.to_string(),
@@ -283,17 +283,17 @@ fn said(judged: &Judgement<'_>, revision: Revision) -> Value {
         .collect();
     if !held.is_empty() {
         // A scope cannot name a site; site_grants does.
-        said["scope"] = held.join(" ").into();
+        introspection["scope"] = held.join(" ").into();
     }
     if let Some(end) = ends.time() {
-        said["exp"] = end.timestamp().into();
+        introspection["exp"] = end.timestamp().into();
     }
     let grants = access.grants.iter();
     let grant = |(site, role): (&SiteId, &SiteRole)| json!({ "site_id": site.to_string(), "role": role.as_str() });
-    said["client_name"] = (*client.name).into();
-    said["instance_role"] = access.instance_role.as_str().into();
-    said["site_grants"] = grants.map(grant).collect();
-    said["revision"] = revision.0.into();
-    said["max_cache_age"] = cache_age.num_seconds().into();
-    said
+    introspection["client_name"] = (*client.name).into();
+    introspection["instance_role"] = access.instance_role.as_str().into();
+    introspection["site_grants"] = grants.map(grant).collect();
+    introspection["revision"] = revision.0.into();
+    introspection["max_cache_age"] = cache_age.num_seconds().into();
+    introspection
 }

@@ -1,4 +1,4 @@
-//! The layers around the routes, and what is answered where there is none.
+//! The layers around the routes, and the responses for unknown routes.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -14,23 +14,22 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 
 use super::{
     FORWARD_AUTH, HttpState, INTROSPECT, LIVEZ, METRICS, READYZ,
-    answer::{self, Why},
-    is_forward_auth_and_more,
+    answer::{self, FailureReason},
+    extends_forward_auth,
 };
 use crate::{
     grpc::context::{CallerSlot, REQUEST_ID, RequestId},
     telemetry::{panic_message, traces},
 };
 
-/// What stands for all paths that there are not.
+/// The label value of all unknown paths.
 const NO_ROUTE: &str = "none";
-/// What is asked all the time, and by nobody's order.
+/// Paths that are polled by machines.
 const PROBES: [&str; 3] = [LIVEZ, READYZ, METRICS];
 
-/// Gives the request an id and its spans, counts it, and gives a failure its line in
-/// the log. What a proxy is answered has none here: its clients would fill the log
-/// with one mistake, or one outage, of which is told elsewhere. Nor has what a probe
-/// is answered.
+/// Gives the request an id and its spans, counts it, and logs a failure. Forward-auth and
+/// probe responses are not logged here: a single mistake or outage would fill the log, so
+/// `grpc::sidecar` logs them with a rate limit.
 pub(super) async fn trace(
     State(state): State<HttpState>,
     mut request: Request,
@@ -47,41 +46,46 @@ pub(super) async fn trace(
         request.id = &*request_id,
         caller.name = Empty,
     );
-    let traced = traced(&state, &request, method, route);
+    let traced = request_span(&state, &request, method, route);
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
     let answered = next.run(request).instrument(span.clone());
     let mut response = answered.instrument(traced.clone()).await;
-    let ended = Ended {
+    let completed = CompletedRequest {
         method,
         route,
         status: response.status(),
-        why: response.extensions().get(),
+        failure: response.extensions().get(),
         request_id: &request_id,
         caller: caller.name(),
         duration: begun.elapsed(),
     };
-    ended.trace(&traced);
-    traced.in_scope(|| span.in_scope(|| ended.tell()));
+    completed.trace(&traced);
+    traced.in_scope(|| span.in_scope(|| completed.log()));
     let status = response.status().as_u16();
     state
         .services
         .metrics()
-        .request(method, route, status, ended.duration);
+        .request(method, route, status, completed.duration);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         headers.insert(REQUEST_ID, id);
     }
-    if *state.leaving.borrow() && version < Version::HTTP_2 {
-        // Its peer goes elsewhere, before this end is closed.
+    if *state.shutting_down.borrow() && version < Version::HTTP_2 {
+        // The peer opens another connection before this one is closed.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// The span of a request, by OpenTelemetry's conventions for HTTP. Probes ask all the
-/// time, and theirs would say nothing.
-fn traced(state: &HttpState, request: &Request, method: &'static str, route: &'static str) -> Span {
+/// The span of a request, by OpenTelemetry's conventions for HTTP. Probes have none: they
+/// are frequent, and their spans would not be useful.
+fn request_span(
+    state: &HttpState,
+    request: &Request,
+    method: &'static str,
+    route: &'static str,
+) -> Span {
     if PROBES.contains(&route) {
         return Span::none();
     }
@@ -109,18 +113,18 @@ fn traced(state: &HttpState, request: &Request, method: &'static str, route: &'s
     span
 }
 
-/// A request that was answered.
-struct Ended<'r> {
+/// A request with its response.
+struct CompletedRequest<'r> {
     method: &'static str,
     route: &'static str,
     status: StatusCode,
-    why: Option<&'r Why>,
+    failure: Option<&'r FailureReason>,
     request_id: &'r str,
     caller: &'r str,
     duration: Duration,
 }
 
-impl Ended<'_> {
+impl CompletedRequest<'_> {
     fn trace(&self, span: &Span) {
         let status = self.status.as_u16();
         span.record("http.response.status_code", i64::from(status));
@@ -128,8 +132,8 @@ impl Ended<'_> {
         if !self.caller.is_empty() {
             span.record("caller.name", self.caller);
         }
-        if let Some(why) = self.why {
-            span.record("hitkeep_auth.reason", why.reason);
+        if let Some(failure) = self.failure {
+            span.record("hitkeep_auth.reason", failure.reason);
         }
         if self.status.is_server_error() {
             span.record("error.type", status.to_string());
@@ -137,7 +141,7 @@ impl Ended<'_> {
         }
     }
 
-    fn tell(&self) {
+    fn log(&self) {
         let is_failure = self.status.is_client_error() || self.status.is_server_error();
         if !is_failure || [FORWARD_AUTH, READYZ].contains(&self.route) {
             return;
@@ -148,11 +152,11 @@ impl Ended<'_> {
                     http.request.method = self.method,
                     http.route = self.route,
                     http.status = self.status.as_u16(),
-                    http.reason = self.why.map_or("", |why| why.reason),
+                    http.reason = self.failure.map_or("", |failure| failure.reason),
                     request.id = self.request_id,
                     caller.name = self.caller,
                     duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
-                    causes = self.why.and_then(|why| why.causes.as_deref()),
+                    causes = self.failure.and_then(|failure| failure.causes.as_deref()),
                     "{} {} failed with {}",
                     self.method,
                     self.route,
@@ -163,13 +167,14 @@ impl Ended<'_> {
         match self.status {
             StatusCode::INTERNAL_SERVER_ERROR => line!(error),
             status if status.is_server_error() => line!(warn),
-            // Callers' mistakes wake nobody.
+            // The errors of callers are below the level of warnings.
             _ => line!(info),
         }
     }
 }
 
-/// The name of a request's method, of those that there are: a caller may invent some.
+/// The name of a standard method. Others have one common name, since a caller may invent
+/// any.
 fn method(method: &Method) -> &'static str {
     const KNOWN: [&str; 9] = [
         "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
@@ -178,10 +183,10 @@ fn method(method: &Method) -> &'static str {
     known.unwrap_or("_OTHER")
 }
 
-/// The route of a request, of those that there are.
+/// The route of a request, or the label for unknown paths.
 fn route(request: &Request) -> &'static str {
     let path = request.uri().path();
-    if is_forward_auth_and_more(path) {
+    if extends_forward_auth(path) {
         return FORWARD_AUTH;
     }
     [INTROSPECT, FORWARD_AUTH, LIVEZ, READYZ, METRICS]
@@ -190,14 +195,14 @@ fn route(request: &Request) -> &'static str {
         .unwrap_or(NO_ROUTE)
 }
 
-/// Turns a panic into 500.
+/// Turns a panic into a 500.
 pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             let mut response = answer::refusal(status, "server_error", "internal error");
-            response.extensions_mut().insert(Why {
+            response.extensions_mut().insert(FailureReason {
                 reason: "INTERNAL",
                 causes: Some(format!("a handler panicked: {}", panic_message(&*panic))),
             });
@@ -206,7 +211,7 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     }
 }
 
-/// The path is one of ours, the method is not. The router names those that are.
+/// The path exists, but not with this method. The router lists the allowed ones.
 pub(super) async fn method_not_allowed() -> Response {
     let status = StatusCode::METHOD_NOT_ALLOWED;
     answer::invalid_request(status, "this path takes another method")

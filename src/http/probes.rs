@@ -1,4 +1,4 @@
-//! What operators and their programs ask. None of it needs a caller.
+//! The endpoints for probes and Prometheus, which need no credentials.
 
 use axum::{
     extract::State,
@@ -16,26 +16,26 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// Whether the process is alive. Whoever restarts those that are not must not do so
-/// because Postgres is away.
+/// Whether the process is alive. It must not depend on Postgres, since a failing liveness
+/// probe restarts the process.
 pub(super) async fn livez() -> Response {
     text(StatusCode::OK, TEXT, "ok\n".to_owned())
 }
 
-/// Whether to send requests here: as the health service answers for introspection.
+/// Whether to send requests here: the same as the health service reports for introspection.
 pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
-    let why_not = if *state.leaving.borrow() {
+    let problem = if *state.shutting_down.borrow() {
         "the server is shutting down".to_owned()
     } else {
         match state.services.replica().require_fresh() {
             Ok(()) => return text(StatusCode::OK, TEXT, "ok\n".to_owned()),
-            Err(why) => why.to_string(),
+            Err(stale) => stale.to_string(),
         }
     };
     text(
         StatusCode::SERVICE_UNAVAILABLE,
         TEXT,
-        format!("{why_not}\n"),
+        format!("{problem}\n"),
     )
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
     match state.services.metrics().page() {
         Ok(page) => text(StatusCode::OK, PROMETHEUS, page),
         Err(error) => {
-            tracing::error!(%error, "there is no page of metrics");
+            tracing::error!(%error, "the metrics could not be rendered");
             text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 TEXT,
