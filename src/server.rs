@@ -1,5 +1,5 @@
-//! The server: the services behind their layers, health and reflection beside
-//! them, from the first connection to the last one drained.
+//! The server: the services behind their layers, with health and reflection, from the first
+//! connection until the last one is drained.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,45 +54,41 @@ use crate::{
     },
 };
 
-/// Replacements of the directory under way at once: each may be large, and each
-/// holds the write lock while it is applied.
+/// Concurrent replacements of the directory: each may be large, and holds the write lock
+/// while it is applied.
 const MAX_REPLACEMENTS: usize = 2;
 
-/// What the server can be set to.
+/// The options of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What the services can be set to.
+    /// The options of the services.
     pub grpc: grpc::Options,
-    /// What the index can be set to.
+    /// The options of the index.
     pub replica: replica::Options,
-    /// How long a call may take where its caller asks for no less. Default 10 s.
-    /// The replacement of the directory, a stream, is exempt.
+    /// How long a call may take, unless its caller's timeout is shorter. Default 10 s.
+    /// Replacements of the directory are exempt, since they are streams.
     pub request_timeout: Duration,
-    /// How long connections are still accepted once it was told to stop, while health says
-    /// that it does not serve: so long, whoever spreads calls over servers may take to
-    /// notice. Default 0.
+    /// How long connections are still accepted after a stop signal, while health reports
+    /// `NOT_SERVING`: as long as load balancers may take to notice. Default 0.
     pub drain_delay: Duration,
-    /// How long calls under way have to finish after that. Default 30 s.
+    /// How long calls in flight may take to finish after that. Default 30 s.
     pub drain_timeout: Duration,
-    /// Introspections that cannot be answered at once, under way over all
-    /// connections. Default 4,096.
+    /// Concurrent introspections on the slow path, over all connections. Default 4,096.
     pub max_introspections: usize,
-    /// Other calls under way at once, over all connections. Default 256.
+    /// Other concurrent calls, over all connections. Default 256.
     pub max_calls: usize,
-    /// How long so many may come. Where calls have been waiting for Postgres for longer,
-    /// without an end, only four for each connection to it are let in of those who read,
-    /// and as many of those who write. Default 1 s.
+    /// How long a queue for Postgres may last before calls are shed. Beyond it, at most
+    /// four reads and four writes for each database connection are admitted. Default 1 s.
     pub max_burst: Duration,
-    /// Connections at once, on each of the two listeners; one more is closed. Default
-    /// 10,000.
+    /// Concurrent connections on each of the two listeners; further ones are closed.
+    /// Default 10,000.
     pub max_connections: usize,
-    /// For how long connections of gRPC are kept that are of no use, or old.
+    /// When gRPC connections that are idle, stalled or too old are closed.
     pub idle_timeouts: IdleTimeouts,
-    /// How old connections become, on both listeners, a tenth more or less. Default none:
-    /// they have no end.
+    /// The maximum age of connections on both listeners, with a jitter of a tenth. Default
+    /// none.
     pub max_connection_age: Option<Duration>,
-    /// Threads that speak to callers and do nothing else. Default 0: the runtime
-    /// that serves does it.
+    /// The number of I/O threads. Default 0: the current runtime serves the connections.
     pub threads: usize,
 }
 
@@ -118,30 +114,30 @@ impl Default for Options {
 /// How the server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Every call under way was finished.
+    /// All calls in flight were finished.
     Drained,
-    /// Calls were cut off: the drain took too long, or was told to stop.
+    /// Calls were cut off: the drain timed out, or another stop signal came.
     CutOff,
 }
 
-/// A server, and where its connections come from.
+/// A server with its sources of connections.
 pub struct Server<G, H> {
-    /// What it keeps everything in.
+    /// The database.
     pub store: Store,
-    /// What it is set to.
+    /// The options of the server.
     pub options: Options,
-    /// Where it counts.
+    /// The instruments that calls and connections are counted in.
     pub metrics: Metrics,
-    /// Which calls it traces.
+    /// Which calls are traced.
     pub sampling: Sampling,
-    /// Connections that speak gRPC. The server ends with them.
+    /// The gRPC connections. The server ends with this stream.
     pub grpc: G,
-    /// Connections that speak HTTP.
+    /// The HTTP connections.
     pub http: H,
 }
 
-/// Serves gRPC on `incoming` until told to stop: a first message drains, a second one
-/// ends it at once, or the delay of the drain where that is not over.
+/// Serves gRPC on `incoming` until a message on `stop`. The first message begins the drain.
+/// A second one ends the drain delay if that is still running, and the server otherwise.
 pub async fn serve<I, C, E>(
     store: Store,
     options: Options,
@@ -173,14 +169,14 @@ where
     D: Unregistered,
     F: std::fmt::Display,
 {
-    /// Serves until told to stop: a first message drains, a second one ends it at once, or
-    /// the delay of the drain where that is not over.
+    /// Serves until a message on `stop`. The first message begins the drain. A second one
+    /// ends the drain delay if that is still running, and the server otherwise.
     pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
         self.run_when(std::future::ready(()), stop).await
     }
 
-    /// The same; asks the database for nothing until it is `ready`, and health says
-    /// `NOT_SERVING` meanwhile.
+    /// The same, but does not use the database until `ready` completes; until then, health
+    /// reports `NOT_SERVING`.
     pub async fn run_when(
         self,
         ready: impl Future<Output = ()> + Send + 'static,
@@ -195,7 +191,7 @@ where
             http,
         } = self;
         let workers = Workers::start(options.threads).unwrap_or_else(|error| {
-            tracing::warn!(%error, "no threads of their own for callers: slower, and nothing else");
+            tracing::warn!(%error, "could not start I/O threads: using the shared runtime");
             Workers::current()
         });
         let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
@@ -203,10 +199,10 @@ where
         gauges::name_fast_methods(&metrics);
         let (health, health_service) = health::service();
         let health = Arc::new(health);
-        let ability = lifecycle::report_health(&replica, &health);
-        let watch = lifecycle::watch_health(replica.clone(), Arc::clone(&health), ability);
+        let readiness = lifecycle::report_health(&replica, &health);
+        let watch = lifecycle::watch_health(replica.clone(), Arc::clone(&health), readiness);
         let watch = tokio::spawn(watch);
-        let (leave, leaving) = watch::channel(false);
+        let (shut_down, shutting_down) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let services = Arc::new(Services::new(
             store.clone(),
@@ -231,7 +227,7 @@ where
         let http_state = http::HttpState {
             services: Arc::clone(&services),
             limit: introspections,
-            shutting_down: leaving,
+            shutting_down,
         };
         let ages = || Ages::new(options.max_connection_age, store.entropy());
         let (ages, http_ages) = (ages(), ages());
@@ -255,43 +251,43 @@ where
         let mut http_connections =
             auto::HttpConnections::new(http::router(http_state), metrics, max, http_ages);
         let http = http.map(|connection| match connection {
-            // Whoever is known by a certificate is so over gRPC alone.
+            // Client certificates authenticate callers over gRPC only.
             Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),
             Err(error) => Err(error.to_string()),
         });
         tokio::pin!(http);
-        // Dropped with its listeners at the end of the delay.
+        // Dropped, with its listeners, at the end of the drain delay.
         let mut incoming = Box::pin(incoming);
-        let is_told = tokio::select! {
+        let is_stop_signal = tokio::select! {
             () = connections.accept(incoming.as_mut()) => false,
             () = http_connections.accept(http.as_mut()) => false,
-            told = stop.recv() => told.is_some(),
+            signal = stop.recv() => signal.is_some(),
         };
         watch.abort();
-        // Gone before the last report, which it would overwrite otherwise.
+        // The task must have ended, or it could overwrite the last report.
         watch.await.ok();
-        health.report(health::Ability::NONE);
-        leave.send_replace(true);
-        if is_told && !options.drain_delay.is_zero() {
+        health.report(health::Readiness::NONE);
+        shut_down.send_replace(true);
+        if is_stop_signal && !options.drain_delay.is_zero() {
             let seconds = options.drain_delay.as_secs_f64();
-            tracing::info!("told to stop: connections are accepted for another {seconds} s");
+            tracing::info!("stop signal received: accepting connections for another {seconds} s");
             tokio::select! {
                 () = connections.accept(incoming.as_mut()) => {}
                 () = http_connections.accept(http.as_mut()) => {}
                 () = tokio::time::sleep(options.drain_delay) => {}
-                Some(()) = stop.recv() => tracing::info!("told again to stop: the drain begins"),
+                Some(()) = stop.recv() => tracing::info!("second stop signal: the drain begins"),
             }
         }
         drop(incoming);
-        // Ends the streams of those who watch.
+        // Ends the streams of health's watchers.
         drop(health);
-        // Streams would go on for as long as their callers like.
+        // Streams would otherwise last as long as their callers like.
         drain.send_replace(true);
         let drained = async {
             tokio::select! {
                 () = connections.drain() => {}
-                // Whoever asks meanwhile whether this server is ready is told that it
-                // is not, and metrics can be read up to the end.
+                // HTTP goes on during the drain: readiness probes get the reason, and the
+                // metrics stay readable.
                 () = http_connections.accept(http) => {}
             }
             http_connections.drain().await;
@@ -302,18 +298,17 @@ where
             Some(()) = stop.recv() => Ended::CutOff,
         };
         tokio::select! {
-            // After the last answer, so that every use is in it.
+            // After the last response, so that all uses are included.
             () = usage.finish() => ended,
             Some(()) = stop.recv() => {
-                tracing::warn!("told again to stop: the last uses may not be written");
+                tracing::warn!("second stop signal: the last uses may not be written");
                 ended
             }
         }
     }
 }
 
-/// The services behind their layers. A layer that is added later is outside of
-/// those before it.
+/// The services behind their layers. A layer that is added later wraps those before it.
 fn router(
     services: &Arc<Services>,
     limits: Arc<layers::Limits>,
@@ -321,12 +316,12 @@ fn router(
         impl tonic_health::pb::health_server::Health,
     >,
 ) -> axum::Router {
-    // grpcurl and Python's grpcio still ask for the older version.
-    let sound = "the descriptors were made by the build";
+    // grpcurl and Python's grpcio still use v1alpha.
+    let valid = "the descriptors were made by the build";
     let v1 = reflection(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
-    let v1 = v1.build_v1().expect(sound);
+    let v1 = v1.build_v1().expect(valid);
     let v1alpha = reflection(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
-    let v1alpha = v1alpha.build_v1alpha().expect(sound);
+    let v1alpha = v1alpha.build_v1alpha().expect(valid);
     let (v1, v1alpha) = (
         v1.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
         v1alpha.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
@@ -349,29 +344,29 @@ fn router(
         .add_service(v1alpha)
         .into_axum_router()
         .route(INTROSPECT_STREAM, introspect_stream)
-        // Completes what tonic itself refuses, so it is next to it.
+        // Next to the services, since it completes errors of tonic itself.
         .layer(from_fn(layers::complete_errors))
         .layer(from_fn_with_state(Arc::clone(services), auth::authenticate))
-        // Above authentication, which may have to wait too.
+        // Outside of authentication, which may have to wait too.
         .layer(from_fn_with_state(services.request_timeout(), layers::deadline))
-        // Above the deadline: what is shed has not begun.
+        // Outside of the deadline: a call that is shed has not begun.
         .layer(from_fn_with_state(limits, layers::shed))
         .layer(from_fn(layers::catch_panic))
-        // Before anything else is asked of a request: it may be of another protocol.
+        // Before any other check, since the request may not be gRPC at all.
         .layer(from_fn(layers::require_grpc))
-        // Around all that may fail, so that every answer has a request id, and every
-        // failure a line in the log, and is counted, and traced.
+        // Around everything that may fail, so that every response has a request id, and
+        // every failure is logged, counted and traced.
         .layer(from_fn_with_state(Arc::clone(services), layers::trace))
         .layer(from_fn(layers::answer_envoy))
 }
 
-/// Reflection in one version, that lists the other as well: by itself it lists
-/// only its own.
+/// One version of the reflection service, which also lists the other version; by default it
+/// lists only itself.
 fn reflection(other_version: &'static [u8]) -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(other_version)
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // With these a client can print the details of an error.
+        // With these, a client can print the details of an error.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

@@ -1,7 +1,7 @@
-//! Caller authentication: who is at the other end, and may they ask for that?
+//! Authenticates callers and checks their permissions.
 //!
-//! Every method but health and reflection needs a known caller, also one that
-//! does not exist: a stranger learns nothing about what there is.
+//! Every method except health and reflection requires an authenticated caller, even a
+//! method that does not exist: an unknown caller must not learn which methods exist.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// How long a call without a deadline waits for what its caller's fate depends on.
+/// How long a call without a deadline may wait for the index that authenticates its caller.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// Passes a request on with its proven caller, or refuses it.
+/// Attaches the authenticated caller to a request, or refuses it.
 pub(super) async fn authenticate(
     State(services): State<Arc<Services>>,
     mut request: Request<Body>,
@@ -33,7 +33,7 @@ pub(super) async fn authenticate(
         Access::Authenticated => None,
     };
     let deadline = request.extensions().get::<Deadline>().copied();
-    // A stream has none; it does not wait for long in any case.
+    // Streams have no deadline; authentication does not take long in any case.
     let wait_until = deadline.map_or_else(|| Instant::now() + MAX_WAIT, |deadline| deadline.0);
     match services
         .authenticate_caller(credentials::proof(&request), needed, wait_until)

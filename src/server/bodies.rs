@@ -1,4 +1,5 @@
-//! Bodies that would go on for as long as their callers like, and end when they are told to.
+//! Bodies that a signal ends, for streams that otherwise last as long as their callers
+//! like.
 
 use std::{
     pin::Pin,
@@ -11,50 +12,50 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What ends a body.
-pub(super) type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Ready when the body must end.
+pub(super) type CancelSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A body that ends when it is told to, at the latest.
-pub(super) struct EndableBody {
+/// A body that ends at a signal, unless it ends before.
+pub(super) struct CancellableBody {
     body: Inner,
-    end: End,
-    /// What is said at that end.
-    trailers_at_end: Option<HeaderMap>,
-    is_over: bool,
-    /// What there may be only so many of.
+    cancelled: CancelSignal,
+    /// The trailers that are sent if the signal ends it.
+    cancel_trailers: Option<HeaderMap>,
+    has_ended: bool,
+    /// The stream's permit, released with the body.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl EndableBody {
-    /// What a caller says.
-    pub(super) const fn request(body: Inner, end: End) -> Self {
+impl CancellableBody {
+    /// A request body, which ends without trailers.
+    pub(super) const fn request(body: Inner, cancelled: CancelSignal) -> Self {
         Self {
             body,
-            end,
-            trailers_at_end: None,
-            is_over: false,
+            cancelled,
+            cancel_trailers: None,
+            has_ended: false,
             _permit: None,
         }
     }
 
-    /// What it is answered, with what is said where it is told to end.
+    /// A response body, with the trailers for an end by signal.
     pub(super) const fn response(
         body: Inner,
-        end: End,
-        trailers_at_end: HeaderMap,
+        cancelled: CancelSignal,
+        cancel_trailers: HeaderMap,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             body,
-            end,
-            trailers_at_end: Some(trailers_at_end),
-            is_over: false,
+            cancelled,
+            cancel_trailers: Some(cancel_trailers),
+            has_ended: false,
             _permit: Some(permit),
         }
     }
 }
 
-impl Body for EndableBody {
+impl Body for CancellableBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -62,18 +63,18 @@ impl Body for EndableBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.is_over {
+        if self.has_ended {
             return Poll::Ready(None);
         }
-        if self.end.as_mut().poll(context).is_ready() {
-            self.is_over = true;
-            let trailers_at_end = self.trailers_at_end.take();
-            return Poll::Ready(trailers_at_end.map(|words| Ok(Frame::trailers(words))));
+        if self.cancelled.as_mut().poll(context).is_ready() {
+            self.has_ended = true;
+            let cancel_trailers = self.cancel_trailers.take();
+            return Poll::Ready(cancel_trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over || self.body.is_end_stream()
+        self.has_ended || self.body.is_end_stream()
     }
 }

@@ -1,5 +1,5 @@
-//! How connections end that are in use, over memory and with a clock that does not wait.
-//! The services behind them are stand-ins, and no database is asked for anything.
+//! Draining and closing connections that are in use, over in-memory streams and with a
+//! paused clock. The services are stubs, and there is no database.
 
 use std::{convert::Infallible, future::pending, pin::pin, sync::Arc, time::Duration};
 
@@ -38,34 +38,34 @@ mod floods;
 
 type Connections = http2::GrpcConnections<Box<dyn Fn(&Arc<Activity>) -> Dispatch + Send + Sync>>;
 
-/// Is answered after [`SLOW`].
+/// Responds after [`SLOW`].
 pub(crate) const WAIT: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClient";
 pub(crate) const SLOW: Duration = Duration::from_secs(20);
-/// The same, with more than a peer takes that says nothing about it.
-const MUCH_LATER: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClientUsage";
-/// Is answered at once, with as much.
-pub(crate) const MUCH: &str = "/hitkeep.auth.v1.ApiClientService/ListApiClients";
-/// The same, as a stream, whose peer may take its time.
+/// The same, with a response that exceeds the peer's flow-control window.
+const SLOW_LARGE: &str = "/hitkeep.auth.v1.ApiClientService/GetApiClientUsage";
+/// Responds immediately, with a response of that size.
+pub(crate) const LARGE: &str = "/hitkeep.auth.v1.ApiClientService/ListApiClients";
+/// The same as a stream, which its peer may read slowly.
 pub(crate) const STREAM: &str = "/grpc.health.v1.Health/Watch";
 
-pub(crate) const PATIENCE: IdleTimeouts = IdleTimeouts {
+pub(crate) const TIMEOUTS: IdleTimeouts = IdleTimeouts {
     idle: Duration::from_secs(1000),
     stalled: Duration::from_secs(100),
     grace: Duration::from_secs(50),
 };
 
-/// The first words of HTTP/2, and empty settings.
-pub(crate) const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// Types of its frames, and flags.
+/// The HTTP/2 preface, and an empty SETTINGS frame.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// Frame types and flags.
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const PING: u8 = 6;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const ACK: u8 = 1;
 
-/// What nobody asks here for anything that matters.
-struct Still;
+/// A clock and entropy whose values do not matter here.
+struct FixedSource;
 
-impl Clock for Still {
+impl Clock for FixedSource {
     fn now(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH
     }
@@ -81,42 +81,42 @@ impl Clock for Still {
     }
 }
 
-impl Entropy for Still {
+impl Entropy for FixedSource {
     fn fill(&self, buffer: &mut [u8]) {
         buffer.fill(7);
     }
 }
 
-fn stand_ins() -> Router {
-    let much = || vec![0; 200_000];
+fn stub_services() -> Router {
+    let large = || vec![0; 200_000];
     let later = async move || {
         sleep(SLOW).await;
-        much()
+        large()
     };
     let stream = || {
-        let much = Frame::data(bytes::Bytes::from(vec![0; 200_000]));
-        let answers = tokio_stream::once(Ok::<_, Infallible>(much));
+        let large = Frame::data(bytes::Bytes::from(vec![0; 200_000]));
+        let answers = tokio_stream::once(Ok::<_, Infallible>(large));
         Body::new(StreamBody::new(answers.chain(tokio_stream::pending())))
     };
     Router::new()
         .route(WAIT, post(async || sleep(SLOW).await))
-        .route(MUCH, post(async move || much()))
-        .route(MUCH_LATER, post(later))
+        .route(LARGE, post(async move || large()))
+        .route(SLOW_LARGE, post(later))
         .route(STREAM, post(async move || stream()))
 }
 
-/// The connections of a server, and what has to live as long.
+/// The connections of a server, and a value that must live as long.
 pub(crate) fn connections() -> (Connections, UsageWriter) {
     connections_of_age(None)
 }
 
-/// The same, with the greatest age that they may have.
+/// The same, with a maximum age.
 pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWriter) {
-    let still = Arc::new(Still);
+    let source = Arc::new(FixedSource);
     let nowhere = store::Options::new("postgres://nobody@127.0.0.1:1/none");
-    let store = Store::new(&nowhere, Arc::clone(&still) as _, still);
+    let store = Store::new(&nowhere, Arc::clone(&source) as _, source);
     let metrics = Metrics::default();
-    // Never ready, so it asks for nothing.
+    // Never ready, so the database is not used.
     let ready = pending();
     let (replica, usage) =
         Replica::start_when(ready, &store, replica::Options::default(), &metrics);
@@ -134,7 +134,7 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
     let trace = from_fn_with_state(Arc::clone(&services), layers::trace);
     let fast_path = Arc::new(FastPath {
         services,
-        router: stand_ins().layer(trace),
+        router: stub_services().layer(trace),
         runtime: tokio::runtime::Handle::current(),
     });
     let dispatch =
@@ -143,33 +143,34 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
         Box::new(dispatch),
         Workers::current(),
         10,
-        PATIENCE,
+        TIMEOUTS,
         ages,
         metrics,
     );
     (connections, usage)
 }
 
-/// Serves one connection more.
+/// Serves one more connection.
 async fn serve(connections: &mut Connections, theirs: DuplexStream) {
     let incoming = tokio_stream::once(Ok::<_, Infallible>(theirs));
     connections.accept(pin!(incoming)).await;
 }
 
-/// A peer that has greeted, and says and takes no more than it is told to.
-pub(crate) struct Raw {
+/// A client that has sent its preface, and otherwise sends and reads only what a test makes
+/// it.
+pub(crate) struct RawClient {
     pub(crate) reads: ReadHalf<DuplexStream>,
     pub(crate) writes: WriteHalf<DuplexStream>,
-    /// The number of its next call.
+    /// The stream id of its next call.
     pub(crate) next: u8,
 }
 
-impl Raw {
-    pub(crate) async fn greet(connections: &mut Connections) -> Self {
+impl RawClient {
+    pub(crate) async fn connect(connections: &mut Connections) -> Self {
         let (ours, theirs) = tokio::io::duplex(1024 * 1024);
         serve(connections, theirs).await;
         let (reads, mut writes) = tokio::io::split(ours);
-        writes.write_all(GREETING).await.unwrap();
+        writes.write_all(PREFACE).await.unwrap();
         Self {
             reads,
             writes,
@@ -177,21 +178,21 @@ impl Raw {
         }
     }
 
-    /// Begins a call, with nothing in it.
+    /// Begins a call with an empty request.
     pub(crate) async fn call(&mut self, path: &str) {
-        // HPACK: POST and http by their numbers, the path and the authority as they are.
+        // HPACK: POST and http as indexed fields, the path and the authority as literals.
         let mut block = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
         block.extend_from_slice(path.as_bytes());
         block.extend_from_slice(b"\x01\x04test");
         let length = u8::try_from(block.len()).unwrap();
-        // All of its headers, and its end.
+        // END_HEADERS and END_STREAM.
         let head = [0, 0, length, HEADERS, 0x05, 0, 0, 0, self.next];
         self.next += 2;
         self.writes.write_all(&head).await.unwrap();
         self.writes.write_all(&block).await.unwrap();
     }
 
-    /// The next frame: its type, its flags, the number of its call, and what is in it.
+    /// The next frame: its type, flags, stream id and payload.
     pub(crate) async fn frame(&mut self) -> Option<(u8, u8, u8, Vec<u8>)> {
         let mut head = [0; 9];
         self.reads.read_exact(&mut head).await.ok()?;
@@ -202,8 +203,7 @@ impl Raw {
         Some((kind, flags, call, content))
     }
 
-    /// Reads until the first call has ended, or the connection has. True where it was the
-    /// call.
+    /// Reads until the first call or the connection has ended. True if the call has.
     pub(crate) async fn is_answered(&mut self) -> bool {
         while let Some((kind, flags, call, _)) = self.frame().await {
             if kind <= HEADERS && flags & END_STREAM != 0 && call == 1 {
@@ -213,12 +213,13 @@ impl Raw {
         false
     }
 
-    /// Answers pings until the connection ends, and so is taken for one that is there.
+    /// Answers pings until the connection ends, so that the server takes the peer for
+    /// alive.
     pub(crate) async fn answer_pings(&mut self) {
         while let Some((kind, flags, _, content)) = self.frame().await {
             if kind == PING && flags & ACK == 0 {
                 let head = [0, 0, 8, PING, ACK, 0, 0, 0, 0];
-                // Where it has just ended, that is seen when the next is read.
+                // If the connection has just ended, the next read notices it.
                 self.writes
                     .write_all(&[&head[..], &content].concat())
                     .await
@@ -228,15 +229,15 @@ impl Raw {
     }
 }
 
-/// In which everything is done that can be.
+/// Long enough for all tasks to run until they wait.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Lets everybody do what can be done by now.
-pub(crate) async fn settle() {
+/// Lets all tasks run until they wait.
+pub(crate) async fn run_tasks() {
     sleep(MOMENT).await;
 }
 
-/// Ends them. Gives how long that took.
+/// Drains the connections, and returns how long that took.
 fn drain(connections: Connections) -> JoinHandle<Duration> {
     let begun = Instant::now();
     tokio::spawn(async move {
@@ -246,22 +247,22 @@ fn drain(connections: Connections) -> JoinHandle<Duration> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_called_nothing_has_a_second_to_leave() {
+async fn an_unused_connection_is_closed_after_its_timeout() {
     let (mut connections, _usage) = connections();
-    let mut peer = Raw::greet(&mut connections).await;
-    settle().await;
+    let mut peer = RawClient::connect(&mut connections).await;
+    run_tasks().await;
     let took = drain(connections).await.unwrap();
     assert!(!peer.is_answered().await);
     let expected = UNUSED_CLOSE_TIMEOUT..UNUSED_CLOSE_TIMEOUT + Duration::from_millis(10);
     assert!(expected.contains(&took), "{took:?}");
 }
 
-/// It was told that the server ends, and may not have heard of it yet.
+/// The peer was sent a GOAWAY, but may not have read it yet.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_begins_in_that_second_is_finished() {
+async fn a_call_that_begins_within_that_timeout_is_finished() {
     let (mut connections, _usage) = connections();
-    let mut peer = Raw::greet(&mut connections).await;
-    settle().await;
+    let mut peer = RawClient::connect(&mut connections).await;
+    run_tasks().await;
     let drained = drain(connections);
     let late = UNUSED_CLOSE_TIMEOUT * 99 / 100;
     sleep(late).await;
@@ -272,36 +273,39 @@ async fn a_call_that_begins_in_that_second_is_finished() {
     assert!(took >= late + SLOW, "{took:?}");
 }
 
-/// It takes nothing of an answer, from before the end or from then on, so it is ended.
+/// The peer stops reading a response, before the drain or during it, so its connection is
+/// closed.
 #[tokio::test(start_paused = true)]
-async fn who_takes_nothing_does_not_hold_up_the_end_for_ever() {
-    for (path, from) in [(MUCH, Duration::ZERO), (MUCH_LATER, SLOW)] {
+async fn a_stalled_peer_does_not_block_the_drain() {
+    for (path, from) in [(LARGE, Duration::ZERO), (SLOW_LARGE, SLOW)] {
         let (mut connections, _usage) = connections();
-        let mut peer = Raw::greet(&mut connections).await;
+        let mut peer = RawClient::connect(&mut connections).await;
         peer.call(path).await;
-        settle().await;
-        // The answer may have begun to wait before.
+        run_tasks().await;
+        // The response may have been pending before the drain.
         let drained = drain(connections);
-        let ended = timeout(PATIENCE.stalled * 2, peer.answer_pings()).await;
+        let ended = timeout(TIMEOUTS.stalled * 2, peer.answer_pings()).await;
         ended.expect("it is ended by then");
         let took = MOMENT + drained.await.unwrap();
-        // It is looked at four times in that time.
-        let looks = PATIENCE.stalled / 4;
-        let least = from + PATIENCE.stalled;
-        assert!((least..=least + looks).contains(&took), "{path}: {took:?}");
+        // Activity is checked four times within the timeout.
+        let check_interval = TIMEOUTS.stalled / 4;
+        let least = from + TIMEOUTS.stalled;
+        assert!(
+            (least..=least + check_interval).contains(&took),
+            "{path}: {took:?}"
+        );
     }
 }
 
-/// How a call ends that nobody waits for: what is done to it meanwhile, and the lines of
-/// the log about it.
-async fn cut_off(path: &str, mut cut: impl AsyncFnMut(Raw, Connections)) -> Vec<String> {
+/// The log lines of a call that is cut off while `cut` does something to its connection.
+async fn cut_off(path: &str, mut cut: impl AsyncFnMut(RawClient, Connections)) -> Vec<String> {
     let logged = Logged::from_here();
     let (mut connections, _usage) = connections();
-    let mut peer = Raw::greet(&mut connections).await;
+    let mut peer = RawClient::connect(&mut connections).await;
     peer.call(path).await;
-    settle().await;
+    run_tasks().await;
     cut(peer, connections).await;
-    settle().await;
+    run_tasks().await;
     let lines = logged.lines().into_iter();
     lines.filter(|line| line.contains("failed")).collect()
 }
@@ -330,10 +334,10 @@ async fn a_call_that_the_server_cuts_off_is_not_its_callers_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_up_did_so_himself() {
+async fn a_call_that_its_caller_cancels_is_logged_as_such() {
     let lines = cut_off(WAIT, async |peer, _connections| {
         drop(peer);
-        settle().await;
+        run_tasks().await;
     })
     .await;
     let [line] = &lines[..] else {
@@ -344,12 +348,12 @@ async fn who_hangs_up_did_so_himself() {
     }
 }
 
-/// What else was under way on the connection of one that takes nothing.
+/// Another call was in flight on the connection of a stalled peer.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_ends_with_a_useless_connection_is_told_so() {
-    let lines = cut_off(MUCH, async |mut peer, _connections| {
-        // It is looked at when that time has passed, and is ended then.
-        let before = timeout(PATIENCE.stalled * 9 / 10, peer.answer_pings()).await;
+async fn a_call_on_a_stalled_connection_is_logged_as_such() {
+    let lines = cut_off(LARGE, async |mut peer, _connections| {
+        // The check after the timeout closes the connection.
+        let before = timeout(TIMEOUTS.stalled * 9 / 10, peer.answer_pings()).await;
         before.expect_err("it goes on until then");
         peer.call(WAIT).await;
         peer.answer_pings().await;

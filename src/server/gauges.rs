@@ -1,5 +1,4 @@
-//! Gauges of the index, the feed and the pool, read each time that somebody reads the
-//! metrics.
+//! Gauges of the index, the feed and the connection pool, evaluated at each export.
 
 use crate::{
     calls::method::{Method, path_of},
@@ -8,7 +7,7 @@ use crate::{
     telemetry::metrics::{FastMethod, Metrics},
 };
 
-/// What the calls are called that are counted apart.
+/// Sets the label values of the fast path's counters.
 pub(super) fn name_fast_methods(metrics: &Metrics) {
     metrics.name_fast_methods(FastMethod::ALL.map(|call| {
         let Method { service, name, .. } = Method::of(path_of(call));
@@ -16,7 +15,7 @@ pub(super) fn name_fast_methods(metrics: &Metrics) {
     }));
 }
 
-/// Shows the index, the feed and the pool in the metrics.
+/// Exports the state of the index, the feed and the pool.
 pub(super) fn observe(metrics: &Metrics, replica: &Replica, store: &Store) {
     observe_index(metrics, replica);
     observe_feed(metrics, replica);
@@ -37,13 +36,14 @@ fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-// The replica holds the metrics: were it held here, neither would ever end. What does
-// not need it is there until the last export.
+// The closures hold a weak reference: the replica holds the metrics, so a strong one would
+// be a cycle. Instruments that do not need the replica still have values at the last
+// export.
 fn observe_index(metrics: &Metrics, replica: &Replica) {
     let glance = replica.glance();
     let of_view = |name, unit, what, value: fn(&View) -> f64| {
         let glance = glance.clone();
-        // None until there is an index.
+        // None until the index is loaded.
         metrics.gauge(name, unit, what, move || {
             Some(value(&glance.replica()?.view().ok()?))
         });
@@ -114,7 +114,7 @@ fn observe_feed(metrics: &Metrics, replica: &Replica) {
     );
 }
 
-/// By OpenTelemetry's conventions for pools.
+/// Named by OpenTelemetry's conventions for connection pools.
 fn observe_pool(metrics: &Metrics, store: &Store) {
     let of = store.clone();
     metrics.up_down(

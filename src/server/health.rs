@@ -1,9 +1,9 @@
-//! `grpc.health.v1.Health`: who serves, for whoever asks or watches, with no token.
+//! `grpc.health.v1.Health`, without authentication.
 //!
-//! What there is to report is one small value, from which the status of every name
-//! follows. A name that does not exist is `NOT_FOUND` where it is checked, and
-//! `SERVICE_UNKNOWN` on a stream that stays open where it is watched, as the protocol
-//! asks: a client that got an error instead would open the stream again for ever.
+//! One small value is reported, and the status of every name follows from it. For an
+//! unknown name, Check answers `NOT_FOUND`, and Watch sends `SERVICE_UNKNOWN` on a stream
+//! that stays open, as the protocol demands: after an error, a client would open the stream
+//! again without end.
 
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
@@ -24,21 +24,20 @@ use crate::{
     },
 };
 
-/// The name whose status is `SERVING` for as long as the process answers at all: for
-/// whoever restarts a process that does not, and must not restart one whose database
-/// cannot be reached.
+/// The name whose status is `SERVING` for as long as the process answers at all. It is for
+/// liveness probes, which must not restart a process because its database is unreachable.
 pub const LIVENESS: &str = "liveness";
 
-/// What the server can do right now.
+/// What the server is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ability {
+pub(super) struct Readiness {
     /// Whether introspection can answer.
     pub(super) introspects: bool,
     /// Whether the database answers.
     pub(super) manages: bool,
 }
 
-impl Ability {
+impl Readiness {
     /// Nothing: before the first report, and at the end.
     pub(super) const NONE: Self = Self {
         introspects: false,
@@ -49,12 +48,12 @@ impl Ability {
 /// What the status of a name depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subject {
-    /// Whether the index can answer: introspection, Envoy's check, and the server as a
-    /// whole, since that is what most ask it for.
+    /// The index: introspection, Envoy's check, and the server as a whole, since most
+    /// callers need it for that.
     Index,
-    /// Whether the database answers.
+    /// The database.
     Database,
-    /// Whether the process answers.
+    /// The process.
     Process,
 }
 
@@ -72,10 +71,10 @@ impl Subject {
         }
     }
 
-    const fn status(self, ability: Ability) -> ServingStatus {
+    const fn status(self, readiness: Readiness) -> ServingStatus {
         let serves = match self {
-            Self::Index => ability.introspects,
-            Self::Database => ability.manages,
+            Self::Index => readiness.introspects,
+            Self::Database => readiness.manages,
             Self::Process => true,
         };
         if serves {
@@ -86,32 +85,30 @@ impl Subject {
     }
 }
 
-/// Tells the service what the server can do. Dropped, it ends the streams of those who
-/// watch, each after the last report: a drain would wait for them otherwise.
+/// Sends reports to the health service. Dropping it ends the streams of watchers, each
+/// after the last report; otherwise a drain would wait for them.
 #[derive(Debug)]
-pub(super) struct Reporter(watch::Sender<Ability>);
+pub(super) struct Reporter(watch::Sender<Readiness>);
 
 impl Reporter {
-    /// Reports what the server can do from now on. Watchers hear of it where the status
-    /// of what they watch changes.
-    pub(super) fn report(&self, ability: Ability) {
+    /// Reports a new readiness. Watchers get a message if the status of their name changes.
+    pub(super) fn report(&self, readiness: Readiness) {
         self.0.send_if_modified(|last| {
-            let is_new = *last != ability;
-            *last = ability;
+            let is_new = *last != readiness;
+            *last = readiness;
             is_new
         });
     }
 }
 
-/// The service and what it is told by. Until the first report nothing serves but
-/// [`LIVENESS`].
+/// The service and its reporter. Until the first report, only [`LIVENESS`] is `SERVING`.
 pub(super) fn service() -> (Reporter, HealthServer<impl Health>) {
-    let (sender, abilities) = watch::channel(Ability::NONE);
-    (Reporter(sender), HealthServer::new(Reported(abilities)))
+    let (sender, reports) = watch::channel(Readiness::NONE);
+    (Reporter(sender), HealthServer::new(Reported(reports)))
 }
 
-/// What was reported last. It stays when the reporter is gone.
-struct Reported(watch::Receiver<Ability>);
+/// The last report, which outlives the reporter.
+struct Reported(watch::Receiver<Readiness>);
 
 #[tonic::async_trait]
 impl Health for Reported {
@@ -122,8 +119,8 @@ impl Health for Reported {
         let subject = Subject::of(&request.get_ref().service);
         let subject =
             subject.ok_or_else(|| Status::not_found("there is no service of that name"))?;
-        let ability = *self.0.borrow();
-        Ok(Response::new(to_response(subject.status(ability))))
+        let readiness = *self.0.borrow();
+        Ok(Response::new(to_response(subject.status(readiness))))
     }
 
     type WatchStream =
@@ -134,11 +131,11 @@ impl Health for Reported {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let subject = Subject::of(&request.get_ref().service);
-        let abilities = WatchStream::new(self.0.clone());
+        let reports = WatchStream::new(self.0.clone());
         let mut last = None;
-        let changes = abilities.filter_map(move |ability| {
+        let changes = reports.filter_map(move |readiness| {
             let status = subject.map_or(ServingStatus::ServiceUnknown, |subject| {
-                subject.status(ability)
+                subject.status(readiness)
             });
             (last.replace(status) != Some(status)).then(|| Ok(to_response(status)))
         });
@@ -159,11 +156,11 @@ mod tests {
 
     use super::*;
 
-    const ALL: Ability = Ability {
+    const ALL: Readiness = Readiness {
         introspects: true,
         manages: true,
     };
-    const FROM_MEMORY: Ability = Ability {
+    const FROM_MEMORY: Readiness = Readiness {
         introspects: true,
         manages: false,
     };
@@ -175,8 +172,8 @@ mod tests {
     }
 
     fn start() -> (Reporter, Reported) {
-        let (sender, abilities) = watch::channel(Ability::NONE);
-        (Reporter(sender), Reported(abilities))
+        let (sender, reports) = watch::channel(Readiness::NONE);
+        (Reporter(sender), Reported(reports))
     }
 
     async fn checked(health: &Reported, service: &str) -> Result<ServingStatus, Code> {
@@ -187,14 +184,14 @@ mod tests {
     }
 
     #[derive(Debug, PartialEq, Eq)]
-    enum Told {
-        /// Nothing that it was not told before.
-        Nothing,
+    enum WatchEvent {
+        /// No new message.
+        None,
         Status(ServingStatus),
         End,
     }
 
-    /// Whoever watches a name.
+    /// A client that watches a name.
     struct Watcher(<Reported as Health>::WatchStream);
 
     impl Watcher {
@@ -202,25 +199,25 @@ mod tests {
             Self(health.watch(named(service)).await.unwrap().into_inner())
         }
 
-        fn told(&mut self) -> Told {
+        fn next_event(&mut self) -> WatchEvent {
             match self.0.next().now_or_never() {
-                None => Told::Nothing,
-                Some(Some(answer)) => Told::Status(answer.unwrap().status()),
-                Some(None) => Told::End,
+                None => WatchEvent::None,
+                Some(Some(answer)) => WatchEvent::Status(answer.unwrap().status()),
+                Some(None) => WatchEvent::End,
             }
         }
     }
 
     #[tokio::test]
-    async fn each_name_follows_what_it_depends_on() {
+    async fn each_name_has_the_status_of_its_subject() {
         let (reporter, health) = start();
         let (yes, no) = (ServingStatus::Serving, ServingStatus::NotServing);
-        for (ability, index, database) in [
-            (Ability::NONE, no, no),
+        for (readiness, index, database) in [
+            (Readiness::NONE, no, no),
             (ALL, yes, yes),
             (FROM_MEMORY, yes, no),
         ] {
-            reporter.report(ability);
+            reporter.report(readiness);
             for (name, expected) in [
                 ("", index),
                 ("hitkeep.auth.v1.IntrospectionService", index),
@@ -231,66 +228,76 @@ mod tests {
                 (LIVENESS, yes),
             ] {
                 assert_eq!(checked(&health, name).await, Ok(expected), "{name}");
-                let told = Watcher::of(&health, name).await.told();
-                assert_eq!(told, Told::Status(expected), "{name}");
+                let event = Watcher::of(&health, name).await.next_event();
+                assert_eq!(event, WatchEvent::Status(expected), "{name}");
             }
             for unknown in ["nope", "Liveness", "hitkeep.auth.v1", " "] {
                 assert_eq!(checked(&health, unknown).await, Err(Code::NotFound));
-                let told = Watcher::of(&health, unknown).await.told();
-                assert_eq!(told, Told::Status(ServingStatus::ServiceUnknown));
+                let event = Watcher::of(&health, unknown).await.next_event();
+                assert_eq!(event, WatchEvent::Status(ServingStatus::ServiceUnknown));
             }
         }
     }
 
     #[tokio::test]
-    async fn watchers_are_told_of_changes_and_of_nothing_else() {
+    async fn watchers_get_a_message_for_each_change_only() {
         let (reporter, health) = start();
         reporter.report(ALL);
-        let mut whole = Watcher::of(&health, "").await;
+        let mut server = Watcher::of(&health, "").await;
         let mut management = Watcher::of(&health, "hitkeep.auth.v1.ApiClientService").await;
         let mut alive = Watcher::of(&health, LIVENESS).await;
         let mut unknown = Watcher::of(&health, "nope").await;
-        for watcher in [&mut whole, &mut management, &mut alive, &mut unknown] {
-            assert_ne!(watcher.told(), Told::Nothing);
-            assert_eq!(watcher.told(), Told::Nothing);
+        for watcher in [&mut server, &mut management, &mut alive, &mut unknown] {
+            assert_ne!(watcher.next_event(), WatchEvent::None);
+            assert_eq!(watcher.next_event(), WatchEvent::None);
         }
         reporter.report(ALL);
-        for watcher in [&mut whole, &mut management, &mut alive, &mut unknown] {
-            assert_eq!(watcher.told(), Told::Nothing);
+        for watcher in [&mut server, &mut management, &mut alive, &mut unknown] {
+            assert_eq!(watcher.next_event(), WatchEvent::None);
         }
         reporter.report(FROM_MEMORY);
-        assert_eq!(management.told(), Told::Status(ServingStatus::NotServing));
-        for watcher in [&mut whole, &mut alive, &mut unknown] {
-            assert_eq!(watcher.told(), Told::Nothing);
+        assert_eq!(
+            management.next_event(),
+            WatchEvent::Status(ServingStatus::NotServing)
+        );
+        for watcher in [&mut server, &mut alive, &mut unknown] {
+            assert_eq!(watcher.next_event(), WatchEvent::None);
         }
-        // Away and back before anybody looked: nothing has changed for them.
-        reporter.report(Ability::NONE);
+        // The status changed back before the stream was polled, so the watcher gets no
+        // message.
+        reporter.report(Readiness::NONE);
         reporter.report(FROM_MEMORY);
-        for watcher in [&mut whole, &mut management, &mut alive, &mut unknown] {
-            assert_eq!(watcher.told(), Told::Nothing);
+        for watcher in [&mut server, &mut management, &mut alive, &mut unknown] {
+            assert_eq!(watcher.next_event(), WatchEvent::None);
         }
     }
 
     #[tokio::test]
-    async fn the_last_report_stands_and_ends_the_streams() {
+    async fn dropping_the_reporter_ends_the_streams_after_the_last_report() {
         let (reporter, health) = start();
         reporter.report(ALL);
-        let mut whole = Watcher::of(&health, "").await;
+        let mut server = Watcher::of(&health, "").await;
         let mut unknown = Watcher::of(&health, "nope").await;
         assert_ne!(
-            (whole.told(), unknown.told()),
-            (Told::Nothing, Told::Nothing)
+            (server.next_event(), unknown.next_event()),
+            (WatchEvent::None, WatchEvent::None)
         );
-        reporter.report(Ability::NONE);
+        reporter.report(Readiness::NONE);
         drop(reporter);
-        assert_eq!(whole.told(), Told::Status(ServingStatus::NotServing));
-        for watcher in [&mut whole, &mut unknown] {
-            assert_eq!(watcher.told(), Told::End);
+        assert_eq!(
+            server.next_event(),
+            WatchEvent::Status(ServingStatus::NotServing)
+        );
+        for watcher in [&mut server, &mut unknown] {
+            assert_eq!(watcher.next_event(), WatchEvent::End);
         }
         assert_eq!(checked(&health, "").await, Ok(ServingStatus::NotServing));
         assert_eq!(checked(&health, LIVENESS).await, Ok(ServingStatus::Serving));
         let mut late = Watcher::of(&health, "").await;
-        assert_eq!(late.told(), Told::Status(ServingStatus::NotServing));
-        assert_eq!(late.told(), Told::End);
+        assert_eq!(
+            late.next_event(),
+            WatchEvent::Status(ServingStatus::NotServing)
+        );
+        assert_eq!(late.next_event(), WatchEvent::End);
     }
 }

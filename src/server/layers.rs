@@ -1,5 +1,4 @@
-//! The layers in front of the services, each a function of the request and of
-//! what comes next.
+//! The layers in front of the services, each a function of the request and the next layer.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -23,7 +22,7 @@ use tracing::{Instrument, field::Empty, info_span};
 
 use super::{
     admission::{self, Admission},
-    bodies::{End, EndableBody},
+    bodies::{CancelSignal, CancellableBody},
 };
 use crate::{
     calls::{
@@ -46,26 +45,26 @@ use crate::{
 
 const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-/// How much of a path is repeated in a log or an answer.
-const MAX_SHOWN_PATH: usize = 100;
-/// How many streams of health may be open, and how many of reflection. Anybody may open
-/// one, with no token, and keep it open for ever; but who is told of health that way is
-/// a client, of which there may be many, and who asks for descriptors is a person.
+/// How many characters of a path are quoted in logs and responses.
+const MAX_QUOTED_PATH: usize = 100;
+/// How many streams of health and of reflection may be open. Both need no token and may
+/// stay open without end. Health is watched by clients, of which there may be many;
+/// reflection is used by people.
 const MAX_HEALTH_STREAMS: usize = 4096;
 const MAX_REFLECTION_STREAMS: usize = 64;
 
-/// How much may be under way at once.
+/// The concurrency limits.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Introspections: many, and quick. Those over HTTP count as well.
+    /// Introspections, which are frequent and quick. Those over HTTP count as well.
     introspections: Arc<Semaphore>,
-    /// Replacements of the directory: few, and large.
+    /// Replacements of the directory, which are rare and large.
     replacements: Semaphore,
-    /// Everything else that works on the database.
-    others: Admission,
+    /// All other calls, which use the database.
+    database_calls: Admission,
     health_streams: Arc<Semaphore>,
     reflection_streams: Arc<Semaphore>,
-    /// True once the server is about to end.
+    /// True once the server drains.
     draining: watch::Receiver<bool>,
 }
 
@@ -73,13 +72,13 @@ impl Limits {
     pub(super) fn new(
         introspections: Arc<Semaphore>,
         replacements: usize,
-        others: Admission,
+        database_calls: Admission,
         draining: watch::Receiver<bool>,
     ) -> Self {
         Self {
             introspections,
             replacements: Semaphore::new(replacements),
-            others,
+            database_calls,
             health_streams: Arc::new(Semaphore::new(MAX_HEALTH_STREAMS)),
             reflection_streams: Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)),
             draining,
@@ -87,20 +86,20 @@ impl Limits {
     }
 }
 
-/// When a request began, which is what its deadline counts from.
+/// When a request began. Its deadline counts from then.
 #[derive(Clone, Copy, Debug)]
-struct Begun(Instant);
+struct StartTime(Instant);
 
-/// Gives the request an id and its spans; see [`CallRecord`] for what becomes of it.
+/// Gives the request an id and its spans, and records it with a [`CallRecord`].
 pub(super) async fn trace(
     State(services): State<Arc<Services>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let is_given = RequestId::from_caller(request.headers()).is_some();
-    let told = is_given || Method::of(request.uri().path()).fast_path.is_none();
+    let returns_id = is_given || Method::of(request.uri().path()).fast_path.is_none();
     let RequestId(request_id) = RequestId::of(request.headers(), services.store());
-    let path = shown_path(&request);
+    let path = redacted_path(&request);
     let method = Method::of(request.uri().path());
     let head = request.extensions_mut().remove::<CallStart>();
     let head = head.unwrap_or_else(|| {
@@ -113,7 +112,7 @@ pub(super) async fn trace(
         }
     });
     let begun = head.begun.unwrap_or_else(Instant::now);
-    request.extensions_mut().insert(Begun(begun));
+    request.extensions_mut().insert(StartTime(begun));
     let span = info_span!(
         "request",
         rpc.method = path,
@@ -142,7 +141,7 @@ pub(super) async fn trace(
     let answered = next.run(request).instrument(span).instrument(traced);
     let mut response = answered.await;
     let failure = failure_of(&response);
-    if let Some(id) = id_header(&request_id).filter(|_| told || failure.is_some()) {
+    if let Some(id) = id_header(&request_id).filter(|_| returns_id || failure.is_some()) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     if failure.is_none() && method.streams {
@@ -155,25 +154,25 @@ pub(super) async fn trace(
     response
 }
 
-/// Why a response failed, if it did: as it was made here, with what is behind it, or
-/// as its headers tell.
+/// The failure of a response: the original status with its source if it was made here,
+/// otherwise the one in the headers.
 fn failure_of(response: &Response) -> Option<Status> {
-    let told = failure(response.headers())?;
+    let sent = failure(response.headers())?;
     let made = response.extensions().get::<Status>();
     Some(
-        made.filter(|made| made.code() == told.code())
+        made.filter(|made| made.code() == sent.code())
             .cloned()
-            .unwrap_or(told),
+            .unwrap_or(sent),
     )
 }
 
-/// What a handler's panic said, for the log.
+/// The message of a handler's panic, for the log.
 #[derive(Debug, thiserror::Error)]
 #[error("a handler panicked: {0}")]
 struct Panicked(String);
 
-/// Turns a panic into INTERNAL: one bad request must not end the other streams
-/// of its connection.
+/// Turns a panic into INTERNAL, so that one bad request does not end the other streams of
+/// its connection.
 pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
@@ -185,9 +184,9 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     }
 }
 
-/// Gives Envoy an answer where its call failed by no fault of its own: that it cannot be
-/// told. Of an error it would make what its own configuration says, and that is 403 where
-/// nobody thought of it. What the log and the metrics get of the call stays an error.
+/// Answers Envoy with a denial if its call failed through no fault of its own. On an error,
+/// Envoy would apply its own configuration, which defaults to 403. The call is still logged
+/// and counted as failed.
 pub(crate) async fn answer_envoy(request: Request, next: Next) -> Response {
     let is_check = request.uri().path() == CHECK;
     let answer = next.run(request).await;
@@ -206,8 +205,8 @@ pub(crate) async fn answer_envoy(request: Request, next: Next) -> Response {
     fastpath::response(ReplyBody::Unary(Some(message.into())), id).map(Body::new)
 }
 
-/// Refuses what is no call of gRPC, with a status of HTTP that whoever speaks something
-/// else understands: to its client, a failed call with status 200 would be a success.
+/// Refuses a request that is not gRPC, with an HTTP error status: to an HTTP client, a gRPC
+/// status with HTTP status 200 would look like success.
 pub(super) async fn require_grpc(request: Request, next: Next) -> Response {
     let (status, field, description) = if request.method() != http::Method::POST {
         let description = "must be POST, as gRPC calls are";
@@ -235,8 +234,8 @@ pub(super) async fn require_grpc(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether the content type is one of gRPC's with messages in protobuf. Of several, the
-/// first counts, as on the short way.
+/// Whether the content type is gRPC with protobuf messages. If there are several, the first
+/// counts, as on the fast path.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let kind = kind.and_then(|kind| kind.split(|byte| *byte == b';').next());
@@ -246,7 +245,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Refuses what is over the limit, at once.
+/// Sheds calls beyond the limits.
 pub(super) async fn shed(
     State(limits): State<Arc<Limits>>,
     request: Request,
@@ -262,8 +261,8 @@ pub(super) async fn shed(
         Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
         Access::Permitted(_) | Access::Authenticated => {
-            let kind = admission::Kind::of(Method::of(path));
-            return match limits.others.admit(kind, Instant::now()) {
+            let kind = admission::CallKind::of(Method::of(path));
+            return match limits.database_calls.admit(kind, Instant::now()) {
                 Some(_admitted) => next.run(request).await,
                 None => Status::from(ApiError::Overloaded).into_http(),
             };
@@ -275,36 +274,35 @@ pub(super) async fn shed(
     }
 }
 
-/// Lets a stream in that needs no caller, where there is room for one more, and ends it
-/// with the server, or with its connection where that is old: by itself it goes on for as
-/// long as its caller likes.
+/// Admits an unauthenticated stream within its limit, and ends it when the server drains or
+/// its connection reaches the maximum age. Otherwise it lasts as long as its caller likes.
 async fn open_stream(
     limits: &Limits,
-    room: &Arc<Semaphore>,
+    limit: &Arc<Semaphore>,
     request: Request,
     next: Next,
 ) -> Response {
-    let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(limit).try_acquire_owned() else {
         return Status::from(ApiError::Overloaded).into_http();
     };
-    // Those who watch health are told how it ends, and by then end by themselves.
-    let ends = Access::of(request.uri().path()) == Access::Reflection;
-    let drained = || -> End {
+    // Watchers of health end by themselves, after the last report.
+    let is_reflection = Access::of(request.uri().path()) == Access::Reflection;
+    let drained = || -> CancelSignal {
         let mut draining = limits.draining.clone();
         let retired = ACTIVITY.try_with(|activity| activity.retired()).ok();
         Box::pin(async move {
             let drained = async {
-                if !ends || draining.wait_for(|draining| *draining).await.is_err() {
+                if !is_reflection || draining.wait_for(|draining| *draining).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
             let retired = async {
-                // If the connection is gone, nobody retires it any more.
-                let told = match retired {
+                // If the connection is gone, the stream ends with it.
+                let retired = match retired {
                     Some(mut retired) => retired.wait_for(|retired| *retired).await.is_ok(),
                     None => false,
                 };
-                if !told {
+                if !retired {
                     std::future::pending::<()>().await;
                 }
             };
@@ -314,21 +312,22 @@ async fn open_stream(
             }
         })
     };
-    // Both ways, since who answers goes on for as long as its caller may ask.
-    let request = request.map(|body| Body::new(EndableBody::request(body, drained())));
+    // Both directions, since the responses may go on for as long as the caller sends
+    // requests.
+    let request = request.map(|body| Body::new(CancellableBody::request(body, drained())));
     let response = next.run(request).await;
-    let trailers_at_end = trailers(&Status::from(ApiError::ShuttingDown));
+    let cancel_trailers = trailers(&Status::from(ApiError::ShuttingDown));
     response.map(|body| {
-        Body::new(EndableBody::response(
+        Body::new(CancellableBody::response(
             body,
             drained(),
-            trailers_at_end,
+            cancel_trailers,
             permit,
         ))
     })
 }
 
-/// Ends a call that takes longer than its caller, or we, allow.
+/// Enforces the caller's deadline, or our own timeout if that is earlier.
 pub(super) async fn deadline(
     State(ours): State<Duration>,
     mut request: Request,
@@ -341,7 +340,7 @@ pub(super) async fn deadline(
     let Some(limit) = time_limit(request.headers(), (!is_exempt).then_some(ours)) else {
         return next.run(request).await;
     };
-    let begun = request.extensions().get::<Begun>();
+    let begun = request.extensions().get::<StartTime>();
     let deadline = begun.map_or_else(Instant::now, |begun| begun.0) + limit;
     request.extensions_mut().insert(Deadline(deadline));
     match tokio::time::timeout_at(deadline, next.run(request)).await {
@@ -350,10 +349,10 @@ pub(super) async fn deadline(
     }
 }
 
-/// Gives what tonic refuses by itself the code and the details that all errors
-/// have. Our own always have details, so nothing of ours is touched.
+/// Gives errors of tonic itself the code and details that all errors have. Our own errors
+/// always have details, so they are not changed.
 pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
-    let method = shown_path(&request);
+    let method = redacted_path(&request);
     let mut response = next.run(request).await;
     if response.headers().contains_key(GRPC_STATUS_DETAILS) {
         return response;
@@ -362,10 +361,11 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
         return response;
     };
     let error = match status.code() {
-        // A message that is not the one it should be, or is too large.
+        // The message could not be decoded, or is too large.
         Code::Internal | Code::OutOfRange => ApiError::unreadable_message(),
         Code::Unimplemented => {
-            // With it, tonic refuses a compression; a client reads there what to send.
+            // tonic refuses compressed messages with this header, which says what a client
+            // may send.
             let accepted = response.headers_mut().remove(GRPC_ACCEPT_ENCODING);
             let Some(accepted) = accepted else {
                 let unknown = ApiError::MethodUnknown(format!("{method} does not exist"));
@@ -382,19 +382,19 @@ pub(super) async fn complete_errors(request: Request, next: Next) -> Response {
                 .insert(GRPC_ACCEPT_ENCODING, accepted);
             return response;
         }
-        // Health and reflection answer for themselves.
+        // Health and reflection have statuses of their own.
         _ => return response,
     };
     Status::from(error).into_http()
 }
 
-/// A request's path, cut to what can be shown.
-fn shown_path(request: &Request) -> String {
+/// The request's path, redacted and truncated.
+fn redacted_path(request: &Request) -> String {
     let path = request.uri().path();
     if may_contain_token(path) {
         return "/a token".to_owned();
     }
-    path.chars().take(MAX_SHOWN_PATH).collect()
+    path.chars().take(MAX_QUOTED_PATH).collect()
 }
 
 #[cfg(test)]
@@ -402,7 +402,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_types_are_read_as_the_protocol_writes_them() {
+    fn content_types_are_matched_as_the_protocol_specifies() {
         let is_grpc = |text: &'static str| {
             let kind = HeaderValue::from_static(text);
             is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, kind)]))

@@ -1,4 +1,4 @@
-//! Health as it changes, and the signals that end the process.
+//! Watches the readiness of the server, and the process's signals.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,13 +8,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::health::{Ability, Reporter};
+use super::health::{Readiness, Reporter};
 use crate::replica::Replica;
 
-/// How often health is looked at, where nothing else gives cause to.
+/// How often readiness is checked if the feed reports no progress.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
-impl Ability {
+impl Readiness {
     fn of(replica: &Replica) -> Self {
         Self {
             introspects: replica.require_fresh().is_ok(),
@@ -23,33 +23,33 @@ impl Ability {
     }
 }
 
-/// Reports what can be done right now.
-pub(super) fn report_health(replica: &Replica, health: &Reporter) -> Ability {
-    let ability = Ability::of(replica);
-    health.report(ability);
-    ability
+/// Reports the current readiness.
+pub(super) fn report_health(replica: &Replica, health: &Reporter) -> Readiness {
+    let readiness = Readiness::of(replica);
+    health.report(readiness);
+    readiness
 }
 
-/// Keeps the report true, and says in the log when it changes. Until aborted.
-pub(super) async fn watch_health(replica: Replica, health: Arc<Reporter>, mut last: Ability) {
+/// Keeps the report up to date, and logs changes. Runs until aborted.
+pub(super) async fn watch_health(replica: Replica, health: Arc<Reporter>, mut last: Readiness) {
     let mut progress = replica.progress();
     loop {
-        // Each step of the feed may change it, and so does the time by itself.
+        // Readiness may change with each step of the feed, and merely with time.
         if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, progress.changed()).await {
             return;
         }
-        let ability = report_health(&replica, &health);
-        if ability.introspects != last.introspects {
-            tell("introspection", ability.introspects);
+        let readiness = report_health(&replica, &health);
+        if readiness.introspects != last.introspects {
+            log_change("introspection", readiness.introspects);
         }
-        if ability.manages != last.manages {
-            tell("management", ability.manages);
+        if readiness.manages != last.manages {
+            log_change("management", readiness.manages);
         }
-        last = ability;
+        last = readiness;
     }
 }
 
-fn tell(what: &str, serving: bool) {
+fn log_change(what: &str, serving: bool) {
     if serving {
         tracing::info!("{what} serves");
     } else {
@@ -60,7 +60,7 @@ fn tell(what: &str, serving: bool) {
 /// SIGTERM and SIGINT, as messages for [`super::serve`].
 ///
 /// # Errors
-/// Where the handlers cannot be set.
+/// If the handlers cannot be installed.
 pub fn signals() -> std::io::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(2);
     let mut terminate = signal(SignalKind::terminate())?;
@@ -79,18 +79,18 @@ pub fn signals() -> std::io::Result<mpsc::Receiver<()>> {
     Ok(receiver)
 }
 
-/// SIGHUP, as word for what reads files again.
+/// SIGHUP, as notifications to reload files.
 ///
 /// # Errors
-/// Where the handler cannot be set.
+/// If the handler cannot be installed.
 pub fn hangups() -> std::io::Result<Arc<Notify>> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let told = Arc::new(Notify::new());
-    let tells = Arc::clone(&told);
+    let notified = Arc::new(Notify::new());
+    let notifier = Arc::clone(&notified);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tells.notify_one();
+            notifier.notify_one();
         }
     });
-    Ok(told)
+    Ok(notified)
 }

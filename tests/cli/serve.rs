@@ -243,7 +243,7 @@ async fn a_second_signal_ends_the_last_flush() {
     .await;
     server.signal("TERM").await;
     let ended = server.ended().await;
-    let said = "told again to stop: the last uses may not be written";
+    let said = "second stop signal: the last uses may not be written";
     assert!(ended.stderr.contains(said), "{ended:?}");
     // It did not wait for as long as a last flush may take, which would be told.
     let waited = "stopped before the last uses";
@@ -328,7 +328,7 @@ async fn it_accepts_connections_for_a_while_after_it_was_told_to_stop() {
     let address = server.address().await;
     server.stderr.line("introspection serves").await;
     server.signal("TERM").await;
-    let said = server.stderr.line("told to stop").await;
+    let said = server.stderr.line("stop signal received").await;
     assert!(said.contains("86400 s"), "{said}");
     let ask = ["healthcheck", "ready", "--listen", &address];
     let said = run(ask).await.refused(1);

@@ -1,21 +1,21 @@
-//! How connections end that are old, over memory and with a clock that does not wait.
+//! The maximum age of connections, over in-memory streams and with a paused clock.
 
 use tokio::io::AsyncWriteExt;
 
 use super::*;
 
 const GOAWAY: u8 = 7;
-/// The greatest age.
+/// The maximum age.
 const AGE: Duration = Duration::from_mins(10);
 
-/// Waits until the server says that no more calls are to be begun, and says how long that
-/// took; pings are answered.
-async fn told_to_go(peer: &mut Raw) -> Duration {
+/// Waits for the GOAWAY, and returns how long it took; pings are answered.
+async fn wait_for_goaway(peer: &mut RawClient) -> Duration {
     let begun = Instant::now();
     loop {
-        let (kind, flags, _, content) = peer.frame().await.expect("it is told before the end");
+        let (kind, flags, _, content) =
+            peer.frame().await.expect("the GOAWAY comes before the end");
         if kind == GOAWAY {
-            // No error (RFC 9113, section 6.8).
+            // NO_ERROR (RFC 9113, section 6.8).
             assert_eq!(content[4..8], [0; 4]);
             return begun.elapsed();
         }
@@ -23,7 +23,7 @@ async fn told_to_go(peer: &mut Raw) -> Duration {
     }
 }
 
-async fn pong(peer: &mut Raw, kind: u8, flags: u8, content: &[u8]) {
+async fn pong(peer: &mut RawClient, kind: u8, flags: u8, content: &[u8]) {
     if kind == PING && flags & ACK == 0 {
         let head = [0, 0, 8, PING, ACK, 0, 0, 0, 0];
         peer.writes
@@ -36,14 +36,14 @@ async fn pong(peer: &mut Raw, kind: u8, flags: u8, content: &[u8]) {
 #[tokio::test(start_paused = true)]
 async fn a_connection_ends_at_its_age_and_its_calls_do_not() {
     let (mut connections, _usage) = connections_of_age(Some(AGE));
-    let mut peer = Raw::greet(&mut connections).await;
+    let mut peer = RawClient::connect(&mut connections).await;
     let begun = Instant::now();
     peer.call(STREAM).await;
-    let after = told_to_go(&mut peer).await;
+    let after = wait_for_goaway(&mut peer).await;
     let range = AGE.mul_f64(0.9)..=AGE.mul_f64(1.1);
     assert!(range.contains(&after), "{after:?}");
-    // A call that crossed with that is answered, and so is the one before. The stream has
-    // its grace, and none of ours ends it here: those of the services do.
+    // A call that crossed with the GOAWAY is answered, and so is the one before. The stream
+    // has its grace period, after which the services end it; the stubs here do not.
     peer.call(WAIT).await;
     let (mut late, mut stream) = (false, false);
     while !late {
@@ -56,11 +56,11 @@ async fn a_connection_ends_at_its_age_and_its_calls_do_not() {
     assert!(!stream && begun.elapsed() >= after + SLOW);
 }
 
-/// Nobody calls anything: there is nothing to wait for.
+/// No call was ever begun, so there is nothing to wait for.
 #[tokio::test(start_paused = true)]
 async fn an_unused_connection_ends_at_its_age() {
     let (mut connections, _usage) = connections_of_age(Some(AGE));
-    let mut peer = Raw::greet(&mut connections).await;
+    let mut peer = RawClient::connect(&mut connections).await;
     let begun = Instant::now();
     peer.answer_pings().await;
     let range = AGE.mul_f64(0.9)..=AGE.mul_f64(1.1) + UNUSED_CLOSE_TIMEOUT * 3;
@@ -68,7 +68,7 @@ async fn an_unused_connection_ends_at_its_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_are_told_after_their_grace() {
+async fn retiring_a_connection_notifies_its_streams() {
     let activity = Arc::new(Activity::default());
     let mut retired = activity.retired();
     assert!(!*retired.borrow_and_update());
