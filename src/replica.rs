@@ -1,10 +1,9 @@
-//! What every process that answers holds in memory, kept up with Postgres: the
-//! index, how fresh it is, and ways to wait until it is fresher.
+//! The in-memory index that a process answers from, its staleness, and ways to wait for
+//! a newer version.
 //!
-//! [`feed`] alone writes the index. Whoever answers takes the latest version, which
-//! costs a few nanoseconds and waits for nobody, and looks at how long ago it was
-//! known to be complete: beyond [`Options::max_staleness`] it proves nothing about
-//! tokens that work.
+//! [`feed`] alone writes the index. A reader takes the latest version, which costs a few
+//! nanoseconds and blocks on nothing, and checks its staleness: beyond
+//! [`Options::max_staleness`], the index no longer proves that a token is active.
 
 use std::{
     sync::{
@@ -20,12 +19,12 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
-mod assembly;
 mod claims;
+mod client_builder;
 mod feed;
+mod full_load;
 pub mod index;
 pub mod usage;
-mod whole;
 
 use crate::{
     domain::{Revision, Timestamp, clock::Clock, usage::Outcome},
@@ -38,36 +37,34 @@ use feed::Shortage;
 use index::{Client, Index};
 use usage::Ledger;
 
-/// How long a write waits at most until it is in the index of its own replica.
+/// The longest that a write waits until the index of its own process contains it.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(500);
-/// Which part of the greatest staleness passes until the server that takes the writes is
-/// looked for anew.
-const SURVEYS: u32 = 4;
-/// How much of the greatest staleness looking may take, in hundredths. Then a search that
-/// takes so long each time still leaves a fifth of the bound.
+/// Surveys for the primary in each period of `max_staleness`.
+const SURVEYS_PER_BOUND: u32 = 4;
+/// The longest that a survey may take, in hundredths of `max_staleness`. If every survey
+/// takes that long, a fifth of the bound is still left.
 const SURVEY_SHARE: u32 = 40;
-/// How many polls may be missed until an index does not count as complete a moment
-/// ago any more.
+/// Polls that may be missed before the index no longer counts as current.
 const MISSED_POLLS: u32 = 4;
 
-/// What a replica can be set to.
+/// Settings of a replica.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long the index may have gone without proof that it is complete, and
-    /// still say "active". Default 10 s.
+    /// The staleness beyond which the index no longer proves that a token is active.
+    /// Default 10 s.
     pub max_staleness: Duration,
-    /// How often the database is asked for changes, where no notification comes.
-    /// Default 250 ms.
+    /// The interval between polls if no notification arrives; at most a quarter of
+    /// `max_staleness`. Default 250 ms.
     pub poll_interval: Duration,
-    /// How often, in a second, the database may be asked besides on behalf of
-    /// tokens that the index does not know. Default 100.
+    /// Refreshes per second, besides the polls, on behalf of tokens that the index does
+    /// not know. Default 100.
     pub max_lookups: u32,
-    /// How many requests with such tokens may wait for that at once. Default 256.
+    /// Requests with such tokens that may wait for a refresh concurrently. Default 256.
     pub max_waiting: u32,
-    /// How long one of them waits at most until the database was asked; and any request,
-    /// for an index that is not loaded or has fallen behind. Default 1 s.
-    pub ask_timeout: Duration,
-    /// What noting uses can be set to.
+    /// The longest that a request waits for a refresh, or for an index that is not loaded
+    /// or is behind. Default 1 s.
+    pub refresh_timeout: Duration,
+    /// Settings of the usage flusher.
     pub usage: usage::Options,
 }
 
@@ -78,32 +75,32 @@ impl Default for Options {
             poll_interval: Duration::from_millis(250),
             max_lookups: 100,
             max_waiting: 256,
-            ask_timeout: Duration::from_secs(1),
+            refresh_timeout: Duration::from_secs(1),
             usage: usage::Options::default(),
         }
     }
 }
 
-/// The handle. Cheap to clone; the feed ends with the last one.
+/// A handle to the index and the feed. Cheap to clone; the feed stops with the last one.
 #[derive(Clone)]
 pub struct Replica {
     shared: Arc<Shared>,
     ledger: Ledger,
-    /// Ends with the last handle.
     feed: Arc<feed::Task>,
 }
 
-/// A look at a replica that does not keep it: for the metrics, which it keeps itself.
+/// A handle that does not keep the replica alive: for the metrics, which the replica
+/// itself owns.
 #[derive(Clone)]
-pub struct Glance {
+pub struct WeakReplica {
     shared: Weak<Shared>,
     ledger: Ledger,
     feed: Weak<feed::Task>,
 }
 
-impl Glance {
-    /// The replica, while there is one.
-    pub fn replica(&self) -> Option<Replica> {
+impl WeakReplica {
+    /// The replica, if it still exists.
+    pub fn upgrade(&self) -> Option<Replica> {
         Some(Replica {
             shared: self.shared.upgrade()?,
             ledger: self.ledger.clone(),
@@ -112,20 +109,20 @@ impl Glance {
     }
 }
 
-/// Writes the uses that are noted. Dropped, it writes no more.
+/// The handle to the task that writes recorded uses. If it is dropped, the task flushes
+/// once more and stops.
 pub struct UsageWriter {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl UsageWriter {
-    /// Writes what was noted so far, for a few seconds at most, and no more after
-    /// that.
+    /// Flushes the uses recorded so far, for a few seconds at most, and stops.
     pub async fn finish(self) {
-        // It only ends by itself where it panicked, and says so then.
+        // The task ends by itself only if it panicked, which `await` then reports.
         self.stop.send(()).ok();
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "uses of API clients were not written to the end");
+            tracing::error!(%error, "the last uses of API clients were not written");
         }
     }
 }
@@ -133,128 +130,126 @@ impl UsageWriter {
 struct Shared {
     clock: Arc<dyn Clock>,
     options: Options,
-    /// The latest version; none until everything was read once.
+    /// The latest version; `None` until the first full load.
     index: ArcSwapOption<Index>,
-    /// When the latest version was last known to be complete, by the clock's
-    /// `elapsed`, in nanoseconds: by what the server says that was last shown to take
-    /// the writes, and at the time at which that was shown. Before the clock's beginning
-    /// where a standby lags that far behind. Written after the version, read before it:
-    /// so a version is never taken for fresher than it is.
+    /// When the latest version was last proven complete, in nanoseconds of the clock's
+    /// `elapsed`: never later than the survey that found its server to be the primary.
+    /// Negative if a standby lags that far behind. It is written after the version and
+    /// read before it, so that a version never appears fresher than it is.
     complete_at: AtomicI64,
-    /// The same, by what the server says that is connected.
-    heard_at: AtomicI64,
-    /// What this process committed and its index is not known to contain.
+    /// The same without that survey: by the word of the connected server alone.
+    unverified_complete_at: AtomicI64,
+    /// Commits of this process that its index is not known to contain.
     claims: Claims,
-    progress: watch::Sender<Progress>,
-    /// How many times the feed has set out to ask the database.
-    begun: AtomicU64,
-    /// Somebody waits for the database to be asked.
-    asked: Notify,
-    /// The database says that something changed.
-    heard: Notify,
-    /// Whether there is somebody to hear it.
+    progress: watch::Sender<FeedProgress>,
+    /// The number of queries that the feed has begun.
+    queries_begun: AtomicU64,
+    /// Wakes the feed, because a request waits for a refresh.
+    refresh_requested: Notify,
+    /// Wakes the feed, because a notification arrived.
+    notified: Notify,
+    /// Whether the listener was shown to receive notifications.
     listening: AtomicBool,
-    /// Whether a notification is to be sent, to see whether the listener hears it.
-    is_listener_untried: AtomicBool,
-    /// What is given up where Postgres has no connection left.
+    /// Whether the feed should send a notification to test the listener.
+    listener_needs_probe: AtomicBool,
+    /// Which connections are released if Postgres has none left.
     shortage: Shortage,
     waiting: Semaphore,
     metrics: Metrics,
 }
 
-/// How far the feed has come.
+/// The progress of the feed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Where the index stands; none until there is an index.
+pub struct FeedProgress {
+    /// The position of the index; `None` until it is loaded.
     position: Option<Position>,
-    /// The number of the last question that was answered, and taken in.
+    /// The number of the last query whose result was applied.
     answered: u64,
-    /// The number of the last question that failed.
+    /// The number of the last query that failed.
     failed: u64,
-    /// How many times the database could not be asked, since the start.
+    /// Failed queries since the process started.
     pub failures: u64,
 }
 
-impl Progress {
-    /// The index' revision; none until there is an index.
+impl FeedProgress {
+    /// The revision of the index; `None` until it is loaded.
     pub fn revision(&self) -> Option<Revision> {
         self.position.map(|position| position.revision)
     }
 
-    /// Whether the database answered when it was asked last.
+    /// Whether the last query succeeded.
     pub fn reaches_database(&self) -> bool {
         self.answered > self.failed
     }
 }
 
-/// The latest version of the index, for one answer.
+/// One version of the index, with its staleness, for one answer.
 pub struct View {
     index: Guard<Option<Arc<Index>>>,
     /// The time, by the database's clock.
     pub now: Timestamp,
-    /// How long ago the version was last known to be complete.
+    /// How long ago the version was last proven complete.
     pub staleness: Duration,
     max_staleness: Duration,
     is_behind: bool,
 }
 
-/// Why it cannot be told whether a token works.
+/// Why the index cannot answer whether a token is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CannotTell {
-    /// Nothing was read from the database yet.
+pub enum Unanswerable {
+    /// The first full load is not finished.
     #[error("the index is not loaded yet")]
     Loading,
-    /// The index has gone without proof that it is complete for too long.
+    /// The index was last proven complete longer ago than the limit.
     #[error("the index is {} s old", .0.as_secs())]
     Stale(Duration),
-    /// A change was made here that the index does not have yet.
+    /// The index lacks a change that this process acknowledged.
     #[error("the index lacks a change that was made here")]
     Behind,
-    /// The database was asked and did not answer.
+    /// No query succeeded in time.
     #[error("the database does not answer")]
     NoAnswer,
 }
 
 impl View {
-    /// The index.
+    /// The version of the index that this view is of.
     pub fn index(&self) -> &Index {
         self.index.as_ref().expect("a view is made of a version")
     }
 
-    /// Whether anything may be said of a token from this version. Not where the index
-    /// lacks a change that this process acknowledged.
-    pub const fn require_caught_up(&self) -> Result<(), CannotTell> {
+    /// Refuses a version that lacks a change that this process acknowledged.
+    pub const fn require_caught_up(&self) -> Result<(), Unanswerable> {
         if self.is_behind {
-            Err(CannotTell::Behind)
+            Err(Unanswerable::Behind)
         } else {
             Ok(())
         }
     }
 
-    /// Whether the version proves that a token works.
-    pub fn require_fresh(&self) -> Result<(), CannotTell> {
+    /// Refuses a version that does not prove that a token is active.
+    pub fn require_fresh(&self) -> Result<(), Unanswerable> {
         self.require_caught_up()?;
         if self.staleness <= self.max_staleness {
             Ok(())
         } else {
-            Err(CannotTell::Stale(self.staleness))
+            Err(Unanswerable::Stale(self.staleness))
         }
     }
 
-    /// For how long an answer from this version still lies within the bound.
+    /// How long until the version reaches `max_staleness`.
     pub fn stays_fresh_for(&self) -> Duration {
         self.max_staleness.saturating_sub(self.staleness)
     }
 }
 
 impl Replica {
-    /// Starts following the store's database, until the last clone is dropped, and
-    /// writing what is noted to it.
+    /// Starts the feed, which runs until the last clone is dropped, and the writer of
+    /// uses.
     pub fn start(store: &Store, options: Options, metrics: &Metrics) -> (Self, UsageWriter) {
         Self::start_when(std::future::ready(()), store, options, metrics)
     }
 
-    /// The same; asks the database for nothing until `ready` is.
+    /// Like [`Self::start`]; sends the database nothing until `ready` completes.
     pub fn start_when(
         ready: impl Future<Output = ()> + Send + 'static,
         store: &Store,
@@ -262,7 +257,7 @@ impl Replica {
         metrics: &Metrics,
     ) -> (Self, UsageWriter) {
         let options = Options {
-            // A poll or two may be lost without harm.
+            // One or two lost polls do no harm.
             poll_interval: options.poll_interval.min(options.max_staleness / 4),
             ..options
         };
@@ -271,14 +266,14 @@ impl Replica {
             options,
             index: ArcSwapOption::empty(),
             complete_at: AtomicI64::new(i64::MIN),
-            heard_at: AtomicI64::new(i64::MIN),
+            unverified_complete_at: AtomicI64::new(i64::MIN),
             claims: Claims::default(),
             progress: watch::Sender::default(),
-            begun: AtomicU64::new(0),
-            asked: Notify::new(),
-            heard: Notify::new(),
+            queries_begun: AtomicU64::new(0),
+            refresh_requested: Notify::new(),
+            notified: Notify::new(),
             listening: AtomicBool::new(false),
-            is_listener_untried: AtomicBool::new(false),
+            listener_needs_probe: AtomicBool::new(false),
             shortage: Shortage::default(),
             waiting: Semaphore::new(options.max_waiting as usize),
             metrics: metrics.clone(),
@@ -287,7 +282,7 @@ impl Replica {
         let (ledger, flusher) = Ledger::new();
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
-            // A writer that nobody can stop any more is as good as stopped.
+            // A writer whose handle was dropped stops as well.
             drop(stopped.await);
         };
         let task =
@@ -300,35 +295,35 @@ impl Replica {
         (replica, UsageWriter { stop, task })
     }
 
-    /// Notes what the presentation of a client's token came to. Waits for nobody.
-    pub fn note(&self, client: &Client, outcome: Outcome, now: Timestamp) {
+    /// Records the outcome of presenting a client's token. Never blocks.
+    pub fn record(&self, client: &Client, outcome: Outcome, now: Timestamp) {
         self.ledger
-            .note(client.known.id(), &client.usage, outcome, now);
+            .record(client.known.id(), &client.usage, outcome, now);
     }
 
-    /// A look at it that does not keep it.
-    pub fn glance(&self) -> Glance {
-        Glance {
+    /// A handle that does not keep the replica alive.
+    pub fn downgrade(&self) -> WeakReplica {
+        WeakReplica {
             shared: Arc::downgrade(&self.shared),
             ledger: self.ledger.clone(),
             feed: Arc::downgrade(&self.feed),
         }
     }
 
-    /// What it was set to.
+    /// The settings in force.
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
 
-    /// The latest version of the index.
-    pub fn view(&self) -> Result<View, CannotTell> {
+    /// The latest version of the index, with its staleness.
+    pub fn view(&self) -> Result<View, Unanswerable> {
         let shared = &*self.shared;
-        // Before the version: one that is behind may be followed by one that is not.
+        // Read before the version, which may be replaced by one that has caught up.
         let is_behind = shared.claims.is_behind();
         let complete_at = shared.complete_at.load(Ordering::Acquire);
         let index = shared.index.load();
         if index.is_none() {
-            return Err(CannotTell::Loading);
+            return Err(Unanswerable::Loading);
         }
         Ok(View {
             index,
@@ -339,103 +334,106 @@ impl Replica {
         })
     }
 
-    /// Whether it can be told at all of a token that works that it does.
+    /// Whether the index can prove at all that a token is active.
     ///
     /// # Errors
-    /// Why not.
-    pub fn require_fresh(&self) -> Result<(), CannotTell> {
+    /// The reason why it cannot.
+    pub fn require_fresh(&self) -> Result<(), Unanswerable> {
         self.view()?.require_fresh()
     }
 
-    /// The latest version of the index, for what does not depend on the time.
+    /// The latest version of the index, whatever its staleness; `None` until it is loaded.
     pub fn index(&self) -> Guard<Option<Arc<Index>>> {
         self.shared.index.load()
     }
 
-    /// How far the feed has come, and word of each step.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
+    /// The progress of the feed, and each change of it.
+    pub fn progress(&self) -> watch::Receiver<FeedProgress> {
         self.shared.progress.subscribe()
     }
 
-    /// Whether notifications come in: one that was sent to see it did. Polling goes on
-    /// without them.
+    /// Whether notifications arrive, as shown by one that was sent to test the listener.
+    /// Polling goes on without them.
     pub fn is_listening(&self) -> bool {
         self.shared.listening.load(Ordering::Relaxed)
     }
 
-    /// Waits until the index has reached a revision.
+    /// Waits until the index contains a revision.
     ///
     /// # Errors
-    /// Where it has not by then: how far it got.
-    pub async fn reach(&self, wanted: Revision, give_up: Instant) -> Result<(), Revision> {
-        let reached = |progress: &Progress| progress.revision() >= Some(wanted);
+    /// The revision of the index, if the deadline passes first.
+    pub async fn wait_for_revision(
+        &self,
+        wanted: Revision,
+        deadline: Instant,
+    ) -> Result<(), Revision> {
+        let reached = |progress: &FeedProgress| progress.revision() >= Some(wanted);
         if reached(&self.shared.progress.borrow()) {
             return Ok(());
         }
-        self.shared.asked.notify_one();
+        self.shared.refresh_requested.notify_one();
         let mut progress = self.progress();
-        if let Ok(Ok(_)) = timeout_at(give_up, progress.wait_for(reached)).await {
+        if let Ok(Ok(_)) = timeout_at(deadline, progress.wait_for(reached)).await {
             return Ok(());
         }
         let progress = self.shared.progress.borrow();
         Err(progress.revision().unwrap_or_default())
     }
 
-    /// Waits until what was just committed is in the index, and until it is shown that
-    /// the server that takes the writes has it, without waiting for word from the
-    /// database. Gives up after a while, and in any case by then: the change is committed
-    /// none the less, and has to be acknowledged. If the index does not have it then,
-    /// [`View::require_caught_up`] fails until it has.
+    /// Waits until the index contains a commit of this process and a survey has shown that
+    /// the primary has it. Wakes the feed, rather than waiting for a notification. Returns
+    /// after 500 ms at the latest, or at the deadline: the change is committed all the
+    /// same, and must be acknowledged. If the index lacks it then,
+    /// [`View::require_caught_up`] fails until the feed has applied it.
     ///
     /// # Errors
-    /// Where the commit was lost before it could be acknowledged: the server that takes
-    /// the writes does not have it.
+    /// If the primary lost the commit before it was acknowledged.
     pub async fn wait_applied(
         &self,
         committed: Position,
-        give_up: Option<Instant>,
+        deadline: Option<Instant>,
     ) -> Result<(), CommitLost> {
         let shared = &*self.shared;
-        let (number, settled) = shared.claims.add(committed, shared.clock.elapsed());
-        shared.heard.notify_one();
+        let (number, resolved) = shared.claims.add(committed, shared.clock.elapsed());
+        shared.notified.notify_one();
         let ours = Instant::now() + APPLY_TIMEOUT;
-        let give_up = give_up.map_or(ours, |theirs| theirs.min(ours));
-        if let Ok(Ok(settled)) = timeout_at(give_up, settled).await {
-            return settled;
+        let deadline = deadline.map_or(ours, |theirs| theirs.min(ours));
+        if let Ok(Ok(resolved)) = timeout_at(deadline, resolved).await {
+            return resolved;
         }
-        // The feed settles it later, as everything that it knows of.
+        // The feed resolves the claim later.
         if shared.claims.acknowledge(number) {
             tracing::warn!(
                 revision = committed.revision.0,
-                "the index does not have a change in time that was made here: until it has, \
-                 nothing is answered from it"
+                "the index did not apply a change of this server in time: nothing is answered \
+                 from the index until it has"
             );
         }
         Ok(())
     }
 
-    /// The latest version of the index; waits a little for the first one.
+    /// The latest version of the index; waits up to `refresh_timeout` for the first one.
     ///
     /// # Errors
-    /// [`CannotTell::Loading`].
-    pub async fn loaded_view(&self, give_up: Instant) -> Result<View, CannotTell> {
+    /// [`Unanswerable::Loading`].
+    pub async fn loaded_view(&self, deadline: Instant) -> Result<View, Unanswerable> {
         if let Ok(view) = self.view() {
             return Ok(view);
         }
         let mut progress = self.progress();
-        let give_up = give_up.min(Instant::now() + self.shared.options.ask_timeout);
+        let deadline = deadline.min(Instant::now() + self.shared.options.refresh_timeout);
         let loaded = progress.wait_for(|progress| progress.position.is_some());
-        // In time or not: there is one, or there is none.
-        drop(timeout_at(give_up, loaded).await);
+        // Whether or not the wait timed out, `view` decides.
+        drop(timeout_at(deadline, loaded).await);
         self.view()
     }
 
-    /// The latest version of the index, from which something may be said of a token;
-    /// waits a little for it.
+    /// The latest version of the index that has caught up with this process's commits;
+    /// waits up to `refresh_timeout` for it.
     ///
     /// # Errors
-    /// [`CannotTell::Loading`] or [`CannotTell::Behind`].
-    pub async fn caught_up_view(&self, give_up: Instant) -> Result<View, CannotTell> {
+    /// [`Unanswerable::Loading`] or [`Unanswerable::Behind`].
+    pub async fn caught_up_view(&self, deadline: Instant) -> Result<View, Unanswerable> {
         let caught_up = || {
             let view = self.view()?;
             view.require_caught_up()?;
@@ -445,53 +443,55 @@ impl Replica {
             return Ok(view);
         }
         let mut progress = self.progress();
-        let give_up = give_up.min(Instant::now() + self.shared.options.ask_timeout);
-        // In time or not: what there is then is the answer.
-        drop(timeout_at(give_up, progress.wait_for(|_| caught_up().is_ok())).await);
+        let deadline = deadline.min(Instant::now() + self.shared.options.refresh_timeout);
+        // Whether or not the wait timed out, the latest version decides.
+        drop(timeout_at(deadline, progress.wait_for(|_| caught_up().is_ok())).await);
         caught_up()
     }
 
-    /// Waits until the database was asked for changes at least once after now, and
-    /// they are in the index: whatever was committed before this call is known
-    /// after it. All who wait at once share one question, so that any number of
-    /// tokens that nobody knows costs the database no more than
-    /// [`Options::max_lookups`] a second.
+    /// Waits until a query that begins after this call is applied to the index, which then
+    /// contains everything committed before this call. Concurrent calls share one query,
+    /// so that any number of unknown tokens costs the database at most
+    /// [`Options::max_lookups`] queries a second.
     ///
-    /// Where too many wait already, the word of the index stands, if it was complete
-    /// a moment ago.
+    /// If [`Options::max_waiting`] calls wait already, this one is shed: the index stands
+    /// if it missed fewer than a few polls.
     ///
     /// # Errors
-    /// Where neither can be had.
-    pub async fn ask(&self, give_up: Instant) -> Result<(), CannotTell> {
+    /// If no query succeeds in time, or the index of a shed call is too old.
+    pub async fn refresh(&self, deadline: Instant) -> Result<(), Unanswerable> {
         let shared = &*self.shared;
         let Ok(_permit) = shared.waiting.try_acquire() else {
             shared.metrics.rejected();
             self.view()?.require_caught_up()?;
-            let staleness = since(&*shared.clock, shared.heard_at.load(Ordering::Relaxed));
+            let staleness = since(
+                &*shared.clock,
+                shared.unverified_complete_at.load(Ordering::Relaxed),
+            );
             if staleness <= shared.options.poll_interval * MISSED_POLLS {
                 return Ok(());
             }
-            return Err(CannotTell::Stale(staleness));
+            return Err(Unanswerable::Stale(staleness));
         };
-        let begun = shared.begun.load(Ordering::SeqCst);
-        shared.asked.notify_one();
+        let begun = shared.queries_begun.load(Ordering::SeqCst);
+        shared.refresh_requested.notify_one();
         let mut progress = self.progress();
-        let settled = |progress: &Progress| progress.answered.max(progress.failed) > begun;
-        let give_up = give_up.min(Instant::now() + self.shared.options.ask_timeout);
-        match timeout_at(give_up, progress.wait_for(settled)).await {
+        let is_done = |progress: &FeedProgress| progress.answered.max(progress.failed) > begun;
+        let deadline = deadline.min(Instant::now() + self.shared.options.refresh_timeout);
+        match timeout_at(deadline, progress.wait_for(is_done)).await {
             Ok(Ok(progress)) if progress.answered > begun => Ok(()),
-            _ => Err(CannotTell::NoAnswer),
+            _ => Err(Unanswerable::NoAnswer),
         }
     }
 }
 
-/// How long ago that was, by a clock's `elapsed` in nanoseconds.
+/// The time since `at`, which is in nanoseconds of the clock's `elapsed`.
 fn since(clock: &dyn Clock, at: i64) -> Duration {
     let ago = nanoseconds(clock.elapsed()).saturating_sub(at);
     Duration::from_nanos(u64::try_from(ago).unwrap_or_default())
 }
 
-/// A length of time as it is kept in the atomics.
+/// A duration in nanoseconds, as the atomics hold it.
 fn nanoseconds(length: Duration) -> i64 {
     i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
 }

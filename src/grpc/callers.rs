@@ -60,7 +60,7 @@ impl Services {
             return Ok(account);
         }
         // It may have been created a moment ago.
-        self.replica.ask(wait_until).await?;
+        self.replica.refresh(wait_until).await?;
         let view = self.replica.view()?;
         if let Some(account) = proof.account(view.index().callers()) {
             return Ok(Arc::clone(account));

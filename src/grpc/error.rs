@@ -14,7 +14,7 @@ use crate::{
         refusal::Refusal,
     },
     pb::{self, ErrorReason},
-    replica::CannotTell,
+    replica::Unanswerable,
     store::{
         IsCollision,
         directory::DirectoryError,
@@ -95,7 +95,7 @@ pub enum ApiError {
     Store(#[from] StoreError),
     /// The index is too stale to judge a token.
     #[error("{0}, so it cannot be told whether a token works: try again")]
-    CannotTell(#[from] CannotTell),
+    Unanswerable(#[from] Unanswerable),
     /// The server or the connection is about to end, and with it every stream.
     #[error("the server is shutting down, or wants its callers to reconnect: try again")]
     ShuttingDown,
@@ -194,10 +194,10 @@ impl ApiError {
             | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
                 (Code::Unavailable, ErrorReason::Overloaded)
             }
-            Self::Store(StoreError::Unavailable(_)) | Self::CannotTell(CannotTell::NoAnswer) => {
+            Self::Store(StoreError::Unavailable(_)) | Self::Unanswerable(Unanswerable::NoAnswer) => {
                 (Code::Unavailable, ErrorReason::DatabaseUnavailable)
             }
-            Self::CannotTell(CannotTell::Loading | CannotTell::Stale(_) | CannotTell::Behind) => {
+            Self::Unanswerable(Unanswerable::Loading | Unanswerable::Stale(_) | Unanswerable::Behind) => {
                 (Code::Unavailable, ErrorReason::StaleIndex)
             }
             Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),

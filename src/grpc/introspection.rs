@@ -139,7 +139,7 @@ impl Services {
         wanted: Revision,
         wait_until: Instant,
     ) -> Result<(), ApiError> {
-        let reached = self.replica.reach(wanted, wait_until).await;
+        let reached = self.replica.wait_for_revision(wanted, wait_until).await;
         reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
 
@@ -172,7 +172,7 @@ impl Services {
         }
         drop(view);
         // It may have been created a moment ago.
-        self.replica.ask(wait_until).await?;
+        self.replica.refresh(wait_until).await?;
         let view = self.replica.view()?;
         let judged = self.judge(&view, presented, check)?;
         let judged = if let Some(judged) = judged {
@@ -215,7 +215,7 @@ impl Services {
         let record = |inactive, decision| {
             self.metrics.verdict(to_verdict(inactive, decision));
             if let Some(outcome) = Outcome::of(inactive, decision) {
-                self.replica.note(found.client(), outcome, view.now);
+                self.replica.record(found.client(), outcome, view.now);
             }
         };
         let works = found.works(view.now);
@@ -235,7 +235,7 @@ impl Services {
         let max_age = self.options.max_cache_age.min(view.stays_fresh_for());
         let max_age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
         Ok(Some(Judgement::Active {
-            client: client,
+            client,
             ends,
             cache_age: cache_age(ends, max_age, view.now),
             decision,

@@ -197,7 +197,7 @@ mod tests {
         assert!(!is_allowed(RouteError::SiteTwice, second * 10));
         assert!(is_allowed(RouteError::SetTwice("site_id"), second * 10));
         assert!(is_allowed(RouteError::SiteTwice, second * 11));
-        let made_up = |n: usize| RouteError::UnknownSetting(Shown::new(&n.to_string()));
+        let made_up = |n: usize| RouteError::UnknownSetting(QuotedValue::new(&n.to_string()));
         let logged = |now| {
             let due = |n: &usize| is_allowed(made_up(*n), now);
             (0..2 * MAX_LOGGED_MISTAKES).filter(due).count()

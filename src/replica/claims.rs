@@ -1,13 +1,13 @@
-//! Changes that this process made, until it is shown that they count.
+//! Claims: commits of this process that are not yet shown to be in the index and on the
+//! primary.
 //!
-//! A change counts when the index contains it, and when the server that takes the writes
-//! was looked for after the commit and has it: a connection of the pool may lead to a
-//! server that was replaced a moment ago, on which a revocation would be acknowledged and
-//! lost. Both normally take a few milliseconds, and the acknowledgement waits for them.
+//! A claim is resolved once the index contains the commit, and a survey that began after
+//! the commit has found it on the primary. A connection of the pool may lead to a server
+//! that was just replaced, on which a revocation would be acknowledged and lost. Both take
+//! a few milliseconds, and the acknowledgement waits for them.
 //!
-//! Where that takes too long, the change is acknowledged all the same. If the index does
-//! not contain it then, the index is known to be *behind*: nothing is answered from it
-//! until it has caught up.
+//! If that takes too long, the change is acknowledged all the same. If the index lacks it
+//! then, the index is *behind*, and nothing is answered from it until it has caught up.
 
 use std::{
     sync::{
@@ -21,26 +21,25 @@ use tokio::sync::oneshot;
 
 use crate::store::feed::Position;
 
-/// A change that was committed and then lost: the server that took over does not have it.
+/// A commit that a failover lost: the new primary does not have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the commit of revision {0} is not in the database that took over")]
 pub struct CommitLost(pub u64);
 
-/// All changes of this process that are not shown to count.
+/// All unresolved claims of this process.
 #[derive(Default)]
 pub(super) struct Claims {
     open: Mutex<Vec<Open>>,
     next: AtomicU64,
-    /// Whether one of them was acknowledged and is not applied.
+    /// Whether a claim was acknowledged and is not applied.
     is_behind: AtomicBool,
 }
 
-/// One of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub(super) number: u64,
     pub(super) position: Position,
-    /// By the replica's clock, when it was known to be committed.
+    /// When the commit was confirmed, by `elapsed` of the replica's clock.
     pub(super) committed_at: Duration,
 }
 
@@ -48,36 +47,35 @@ struct Open {
     claim: Claim,
     /// Whether the index contains the change.
     is_applied: bool,
-    /// Whether the change was acknowledged.
     is_acknowledged: bool,
-    /// Whoever waits to acknowledge it.
+    /// Wakes the write that waits to acknowledge the change.
     waiting: oneshot::Sender<Result<(), CommitLost>>,
 }
 
-/// What became of a claim.
+/// How a claim was resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It counts: the index and the server that takes the writes contain it.
+pub(super) enum ClaimOutcome {
+    /// The index and the primary contain the commit.
     Contained,
-    /// The database does not contain it any more.
+    /// The primary does not contain the commit.
     Lost,
 }
 
 impl Claims {
     fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
-        // Nothing panics while it is held.
+        // No holder panics.
         self.open
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Adds a change, and gives what says what became of it.
+    /// Adds a claim, and returns its number and a receiver of its outcome.
     pub(super) fn add(
         &self,
         position: Position,
         committed_at: Duration,
     ) -> (u64, oneshot::Receiver<Result<(), CommitLost>>) {
-        let (waiting, settled) = oneshot::channel();
+        let (waiting, resolved) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.lock().push(Open {
             claim: Claim {
@@ -89,11 +87,11 @@ impl Claims {
             is_acknowledged: false,
             waiting,
         });
-        (number, settled)
+        (number, resolved)
     }
 
-    /// Notes that a change is acknowledged before it was shown to count, unless that was
-    /// settled meanwhile. Says whether the index is behind because of it.
+    /// Marks a claim as acknowledged before it was resolved. Returns whether the index is
+    /// behind because of it; not if the claim was resolved meanwhile.
     pub(super) fn acknowledge(&self, number: u64) -> bool {
         let mut open = self.lock();
         let found = open.iter_mut().find(|open| open.claim.number == number);
@@ -101,65 +99,63 @@ impl Claims {
             found.is_acknowledged = true;
             !found.is_applied
         });
-        self.note(&open);
+        self.update_behind(&open);
         is_behind
     }
 
-    /// Notes that the index contains a change, of which it is not shown yet that the
-    /// server that takes the writes has it.
+    /// Marks a claim as contained in the index; whether the primary has it is still open.
     pub(super) fn apply(&self, number: u64) {
         let mut open = self.lock();
         let found = open.iter_mut().find(|open| open.claim.number == number);
         if let Some(found) = found {
             found.is_applied = true;
         }
-        self.note(&open);
+        self.update_behind(&open);
     }
 
-    fn note(&self, open: &[Open]) {
+    fn update_behind(&self, open: &[Open]) {
         let is_behind = open
             .iter()
             .any(|open| open.is_acknowledged && !open.is_applied);
         self.is_behind.store(is_behind, Ordering::Release);
     }
 
-    /// Whether the index is known to lack a change that was acknowledged.
+    /// Whether the index lacks a change that was acknowledged.
     pub(super) fn is_behind(&self) -> bool {
         self.is_behind.load(Ordering::Acquire)
     }
 
-    /// When the newest change was committed that is not settled yet.
+    /// When the newest unresolved claim was committed.
     pub(super) fn newest(&self) -> Option<Duration> {
         self.lock().iter().map(|open| open.claim.committed_at).max()
     }
 
-    /// What is not settled yet.
+    /// The unresolved claims.
     pub(super) fn open(&self) -> Vec<Claim> {
         self.lock().iter().map(|open| open.claim).collect()
     }
 
-    /// Settles a change.
-    pub(super) fn settle(&self, number: u64, fate: Fate) {
+    /// Resolves a claim, and wakes the write that waits for it.
+    pub(super) fn resolve(&self, number: u64, outcome: ClaimOutcome) {
         let mut open = self.lock();
         let Some(at) = open.iter().position(|open| open.claim.number == number) else {
             return;
         };
-        let settled = open.remove(at);
-        let revision = settled.claim.position.revision.0;
-        if fate == Fate::Lost && settled.is_acknowledged {
+        let resolved = open.remove(at);
+        let revision = resolved.claim.position.revision.0;
+        if outcome == ClaimOutcome::Lost && resolved.is_acknowledged {
             tracing::error!(
                 revision,
-                "a change that was acknowledged is lost: the database server that took over \
-                 does not have it"
+                "an acknowledged change is lost: the new primary does not have it"
             );
         }
-        let result = match fate {
-            Fate::Contained => Ok(()),
-            Fate::Lost => Err(CommitLost(revision)),
+        let result = match outcome {
+            ClaimOutcome::Contained => Ok(()),
+            ClaimOutcome::Lost => Err(CommitLost(revision)),
         };
-        // Whoever waited may have gone away.
-        settled.waiting.send(result).ok();
-        self.note(&open);
+        // The write may have given up waiting.
+        resolved.waiting.send(result).ok();
+        self.update_behind(&open);
     }
 }
 
@@ -181,21 +177,21 @@ mod tests {
     #[test]
     fn the_index_is_behind_while_an_acknowledged_change_is_open() {
         let claims = Claims::default();
-        let (first, mut settled) = claims.add(at(1), Duration::ZERO);
+        let (first, mut resolved) = claims.add(at(1), Duration::ZERO);
         let (second, mut lost) = claims.add(at(2), Duration::ZERO);
-        assert!(!claims.is_behind(), "nobody was told yet");
+        assert!(!claims.is_behind(), "no claim is acknowledged");
         assert!(claims.acknowledge(first) && claims.acknowledge(second));
         assert!(claims.is_behind());
-        claims.settle(first, Fate::Contained);
+        claims.resolve(first, ClaimOutcome::Contained);
         assert!(claims.is_behind(), "the other one is open");
-        assert_eq!(settled.try_recv(), Ok(Ok(())));
-        claims.settle(second, Fate::Lost);
+        assert_eq!(resolved.try_recv(), Ok(Ok(())));
+        claims.resolve(second, ClaimOutcome::Lost);
         assert!(!claims.is_behind());
         assert_eq!(lost.try_recv(), Ok(Err(CommitLost(2))));
         assert!(claims.open().is_empty());
-        // What was settled before it was acknowledged, and whoever settles twice, change nothing.
+        // Acknowledging a resolved claim changes nothing, nor does resolving it twice.
         assert!(!claims.acknowledge(first));
-        claims.settle(first, Fate::Lost);
+        claims.resolve(first, ClaimOutcome::Lost);
         assert!(!claims.is_behind());
     }
 
@@ -209,16 +205,16 @@ mod tests {
         assert!(claims.acknowledge(second));
         claims.apply(second);
         assert!(!claims.is_behind());
-        assert_eq!(claims.open().len(), 2, "neither is shown to count");
+        assert_eq!(claims.open().len(), 2, "neither is resolved");
     }
 
     #[test]
-    fn a_change_that_nobody_waits_for_is_settled_all_the_same() {
+    fn a_claim_that_no_write_waits_for_is_resolved() {
         let claims = Claims::default();
-        let (number, settled) = claims.add(at(1), Duration::ZERO);
-        drop(settled);
+        let (number, resolved) = claims.add(at(1), Duration::ZERO);
+        drop(resolved);
         assert_eq!(claims.open().len(), 1);
-        claims.settle(number, Fate::Contained);
+        claims.resolve(number, ClaimOutcome::Contained);
         assert!(claims.open().is_empty());
     }
 }

@@ -1,10 +1,9 @@
-//! The index: from a token's hash to what is known of its client, for all of them.
+//! The index: a map from the hashes of all tokens to their clients.
 //!
-//! An [`Index`] is one version and never changes, so whoever has one reads a
-//! consistent state together with its revision, and waits for nobody. The
-//! [`Writer`] makes the next version: it copies the path to what it changes, which
-//! is two tables of 256 pointers and one leaf, and shares everything else. That
-//! costs the same however many clients there are, and nothing of it is unsafe.
+//! An [`Index`] is one immutable version: its readers see a consistent state together with
+//! its revision, without locks. The [`Writer`] makes the next version by path copying: it
+//! copies two tables of 256 pointers and one leaf, and shares the rest. The cost does not
+//! depend on the number of clients, and no code is unsafe.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,18 +21,18 @@ use crate::domain::{
 };
 use tree::{Keyed, Tree};
 
-/// One version of everything that Introspect answers from.
+/// One version of the index.
 #[derive(Clone, Debug)]
 pub struct Index {
-    /// The revision of the database that it is true for.
+    /// The revision of the database that this version reflects.
     pub revision: Revision,
     tokens: Tree<Token>,
     callers: Arc<Callers>,
     clients: usize,
 }
 
-/// The callers that there are. Made anew whenever there are others, so whoever keeps
-/// one sees by its address whether it still is the latest.
+/// All active service accounts. Replaced as a whole on each change, so that a holder can
+/// compare addresses to find out whether its copy is the latest.
 #[derive(Debug, Default)]
 pub struct Callers {
     by_token: HashMap<TokenHash, Arc<ServiceAccount>>,
@@ -41,13 +40,13 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Finds the one that a token belongs to, by its hash.
+    /// Finds a service account by the hash of its token.
     pub fn find(&self, token: &TokenHash) -> Option<&Arc<ServiceAccount>> {
         self.by_token.get(token)
     }
 
-    /// Finds the one that the names in a certificate belong to. None where they are of
-    /// several: it is open which one is meant.
+    /// Finds the service account of the names in a certificate. `None` if they belong to
+    /// several accounts, since that is ambiguous.
     pub fn named(&self, names: &[CertificateName]) -> Option<&Arc<ServiceAccount>> {
         let mut found = names.iter().filter_map(|name| self.by_name.get(name));
         let first = found.next()?;
@@ -60,24 +59,23 @@ impl Callers {
 pub struct Writer {
     tokens: Tree<Token>,
     callers: Arc<Callers>,
-    /// Of each client what its tokens' entries were made from, to know which ones
-    /// to remove.
+    /// The clients, to find the entries of their tokens when a client changes.
     clients: Tree<Placed>,
     count: usize,
 }
 
-/// What is known of a client.
+/// A client as the index knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Everything that there is to know.
+    /// The client, with its access resolved.
     Resolved(ResolvedClient),
-    /// The database holds something of it that nobody can read, so nothing can be
-    /// said of its tokens.
+    /// The database holds a row of the client that no version of the service writes, so
+    /// that its tokens cannot be judged.
     Unreadable(ClientId),
 }
 
 impl Known {
-    /// Which client it is of.
+    /// The id of the client, readable or not.
     pub const fn id(&self) -> ClientId {
         match self {
             Self::Resolved(client) => client.client,
@@ -86,17 +84,17 @@ impl Known {
     }
 }
 
-/// A client, and all its tokens.
+/// A client with all its tokens.
 #[derive(Debug)]
 pub struct Client {
-    /// What is known of it.
+    /// The client, or the id of an unreadable one.
     pub known: Known,
-    /// The newest token; none only where somebody removed it by hand.
+    /// The newest token; `None` only if an operator removed it by hand.
     current: Option<TokenHash>,
-    /// Those that it replaced, each with its overlap's end, in the order of their
-    /// hashes: so what a client costs grows with its tokens, and not with their square.
+    /// The replaced tokens with the ends of their overlaps, sorted by hash for binary
+    /// search: without it, the cost of a client would grow with the square of its tokens.
     replaced: Box<[(TokenHash, Timestamp)]>,
-    /// Where its uses are noted. Handed on to what comes in this one's place.
+    /// Counts the client's uses. The next version of the client takes it over.
     pub usage: UsageSlot,
 }
 
@@ -106,8 +104,8 @@ pub struct Found<'i> {
     token: &'i Token,
 }
 
-/// What is read first of a token, and nearly always enough to tell whether it works:
-/// it lies in one piece, since a million of them are in no processor's cache.
+/// The entry of a token, which nearly always suffices to decide whether the token is
+/// active. It is stored inline, to cost one cache miss.
 #[derive(Clone, Debug)]
 struct Token {
     hash: TokenHash,
@@ -115,7 +113,7 @@ struct Token {
     client: Arc<Client>,
 }
 
-/// A client among the others.
+/// A client in the tree.
 #[derive(Clone, Debug)]
 struct Placed {
     place: u64,
@@ -125,7 +123,7 @@ struct Placed {
 impl Keyed for Token {
     type Key = TokenHash;
 
-    /// Hashes are spread evenly as they are.
+    /// Hashes are uniformly distributed as they are.
     fn place_of(hash: &TokenHash) -> u64 {
         let first = hash.0.first_chunk().expect("a hash has thirty-two bytes");
         u64::from_be_bytes(*first)
@@ -143,9 +141,9 @@ impl Keyed for Token {
 impl Keyed for Placed {
     type Key = ClientId;
 
-    /// Ids are not spread evenly: they begin with a time.
+    /// Ids begin with a timestamp, so that they have to be mixed.
     fn place_of(id: &ClientId) -> u64 {
-        /// An odd number without a pattern, the golden ratio's fraction.
+        /// The fraction of the golden ratio, an odd number without a pattern.
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let (high, low) = id.uuid().as_u64_pair();
         (high ^ low.rotate_left(32)).wrapping_mul(SPREAD)
@@ -161,18 +159,18 @@ impl Keyed for Placed {
 }
 
 impl<'i> Found<'i> {
-    /// Its client.
+    /// The client that the token belongs to.
     pub fn client(self) -> &'i Client {
         &self.token.client
     }
 
-    /// Its place among its client's tokens.
+    /// Whether the token is current, or replaced with an overlap.
     pub fn standing(self) -> TokenStanding {
         self.client().standing(&self.token.hash)
     }
 
-    /// When the token ends by itself, if it works. `None`: it does not work, or
-    /// perhaps so, and [`ResolvedClient::evaluate`] tells.
+    /// The expiry of the token, if it certainly works. If `None`, [`ResolvedClient::judge`]
+    /// decides.
     pub fn works(self, now: Timestamp) -> Option<Expiry> {
         self.token.works.at(now)
     }
@@ -185,19 +183,19 @@ impl Index {
         Some(Found { token })
     }
 
-    /// The callers that are not revoked.
+    /// The service accounts that are not revoked.
     pub fn callers(&self) -> &Arc<Callers> {
         &self.callers
     }
 
-    /// How many clients it holds.
+    /// The number of clients in this version.
     pub fn clients(&self) -> usize {
         self.clients
     }
 }
 
 impl Writer {
-    /// The state so far, as a version of its own.
+    /// Publishes the current state as an immutable version.
     pub fn version(&self, revision: Revision) -> Index {
         Index {
             revision,
@@ -207,12 +205,12 @@ impl Writer {
         }
     }
 
-    /// How many clients there are.
+    /// The number of clients.
     pub fn clients(&self) -> usize {
         self.count
     }
 
-    /// A writer that knows these clients, each of them once, and their tokens.
+    /// A writer with these clients, of which each must occur once, and their tokens.
     pub fn of(clients: impl Iterator<Item = (Known, Vec<(TokenHash, TokenStanding)>)>) -> Self {
         let (mut by_id, mut by_hash) = (Vec::new(), Vec::new());
         for (known, tokens) in clients {
@@ -228,7 +226,7 @@ impl Writer {
         }
     }
 
-    /// Puts a client in the place of what was known of it, with all its tokens.
+    /// Inserts or replaces a client and all its tokens.
     pub fn put(&mut self, known: Known, tokens: &[(TokenHash, TokenStanding)]) {
         let id = known.id();
         let old = self.clients.find(&id);
@@ -248,7 +246,7 @@ impl Writer {
         }
     }
 
-    /// Forgets a client and its tokens, which are unknown from here on.
+    /// Removes a client and its tokens.
     pub fn remove(&mut self, id: ClientId) {
         if let Some(old) = self.clients.remove(&id) {
             self.count -= 1;
@@ -258,7 +256,7 @@ impl Writer {
         }
     }
 
-    /// Puts these callers in the place of all that were known.
+    /// Replaces all service accounts.
     pub fn set_callers(&mut self, accounts: Vec<(TokenHash, ServiceAccount)>) {
         let mut callers = Callers::default();
         for (hash, account) in accounts {
@@ -272,7 +270,7 @@ impl Writer {
         self.callers = Arc::new(callers);
     }
 
-    /// Removes a token, unless it became another client's meanwhile.
+    /// Removes a token, unless it belongs to another client by now.
     fn remove_token(&mut self, hash: &TokenHash, of: ClientId) {
         let found = self.tokens.find(hash);
         if found.is_some_and(|token| token.client.known.id() == of) {
@@ -309,7 +307,6 @@ impl Client {
         })
     }
 
-    /// Its tokens, each with its place among them.
     fn standings(&self) -> impl Iterator<Item = (TokenHash, TokenStanding)> {
         let current = self.current.iter();
         let current = current.map(|hash| (*hash, TokenStanding::Current));
@@ -317,7 +314,7 @@ impl Client {
         current.chain(replaced.map(|(hash, end)| (*hash, TokenStanding::ReplacedUntil(*end))))
     }
 
-    /// When one of its tokens ends that was replaced.
+    /// The end of a replaced token's overlap.
     fn end(&self, hash: &TokenHash) -> Option<Timestamp> {
         let found = self
             .replaced
@@ -329,13 +326,11 @@ impl Client {
         self.current.as_ref() == Some(hash) || self.end(hash).is_some()
     }
 
-    /// The place of one of its tokens.
     fn standing(&self, hash: &TokenHash) -> TokenStanding {
         self.end(hash)
             .map_or(TokenStanding::Current, TokenStanding::ReplacedUntil)
     }
 
-    /// An entry for each of its tokens.
     fn tokens(self: &Arc<Self>) -> impl Iterator<Item = Token> {
         self.standings().map(|(hash, standing)| Token {
             hash,

@@ -1,15 +1,14 @@
-//! Uses of API clients, noted without waiting and written a little later.
+//! Uses of API clients, recorded without blocking and written in batches.
 //!
-//! Whoever answers notes the outcome: some atomic operations on the client's own
-//! counters, no lock, and memory only for a client's first note and for its first
-//! of each interval. The [`Flusher`] takes all counters that are not empty every
-//! few seconds, and writes them in one batch.
+//! An answer records its outcome with a few atomic operations on the client's counters. It
+//! takes no lock, and allocates only for the first use of a client and the first of each
+//! interval. Every few seconds, the [`Flusher`] takes all non-zero counters and writes them
+//! in one batch.
 //!
-//! A process that dies takes along what it noted since its last flush, which is
-//! one interval's. A batch that cannot be written is kept and grows by at most
-//! seven counts a client and day, so an outage of Postgres loses nothing. Only a
-//! connection that breaks between Postgres' commit and its word makes a batch
-//! count twice; a last use is right even then.
+//! A crash loses the uses since the last flush, at most one interval's. A batch that cannot
+//! be written is kept, and grows by at most seven counts per client and day, so that an
+//! outage of Postgres loses nothing. A connection that breaks between Postgres's commit and
+//! its reply makes a batch count twice; the last use is right even then.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -34,79 +33,76 @@ use crate::domain::{
 };
 pub use flusher::{Flusher, Options};
 
-/// Where a client's uses are noted; the index keeps one with each client. Takes
-/// 16 bytes until the first note. Clones share the counters that there are; where
-/// there were none yet, each clone gets its own, and both are written.
+/// A client's counters, which the index keeps with the client. Takes 16 bytes until the
+/// first use. Clones share existing counters; if there are none yet, each clone allocates
+/// its own, and all of them are flushed.
 #[derive(Clone, Debug, Default)]
 pub struct UsageSlot(OnceLock<Arc<Counters>>);
 
-/// What one client was noted for and is not taken yet.
+/// One client's uses that the flusher has not taken yet.
 #[derive(Debug)]
 struct Counters {
     client: ClientId,
-    /// When a token of it was last found good, in microseconds since 1970;
-    /// `NEVER` before the first time. Never taken back, since writing it again
-    /// changes nothing.
+    /// When a token of the client last worked, in microseconds since 1970, or `NEVER`. It
+    /// is never reset, since writing it again changes nothing.
     last_used: AtomicI64,
-    /// One for each outcome.
+    /// Indexed by outcome.
     tallies: [Tally; Outcome::ALL.len()],
 }
 
-/// No token of the client was found good yet.
+/// No token of the client has worked yet.
 const NEVER: i64 = i64::MIN;
 
-/// How often one outcome happened on one day: both in one word, the day's number
-/// above and the count below, so that neither is ever taken without the other.
-/// Zero is empty.
+/// The count of one outcome on one day. One atomic word holds the day's number in its high
+/// half and the count in its low half, so that both change together. Zero is empty.
 ///
-/// As long as it is not empty, exactly one entry in the queue, or on its way
-/// there, leads to it: whoever counts the first one sends that entry, and whoever
-/// receives it empties the tally. All of that hangs on the one word, so nothing
-/// can come between.
+/// While a tally is not empty, exactly one entry in the queue, or about to be sent, refers
+/// to it: the thread that counts the first use sends the entry, and the flusher that
+/// receives it empties the tally.
 #[derive(Debug, Default)]
 struct Tally(AtomicU64);
 
-/// What counting one more came to.
+/// The result of counting one use.
 #[derive(Debug, PartialEq, Eq)]
 enum Counted {
-    /// The tally was not empty, and an entry leads to it already.
+    /// The tally was not empty, so that an entry refers to it already.
     OneMore,
     /// The tally was empty: an entry must be sent.
     First,
-    /// The tally had counts of another day, or as many as it can hold. They are
-    /// no longer in there, and must be sent themselves.
+    /// The tally held another day, or was full. Its old counts were taken out, and must be
+    /// sent.
     Displaced(Day, NonZeroU32),
 }
 
-/// What the flusher receives.
+/// A message to the flusher.
 #[derive(Debug)]
 enum Entry {
     /// The tally of that outcome is not empty.
     Dirty(Arc<Counters>, Outcome),
-    /// Counts that had to make room in their tally, at midnight.
+    /// Counts displaced from their tally, mostly at midnight.
     Displaced(ClientId, Count),
 }
 
-/// Where uses are noted. Cheap to clone; all clones lead to one [`Flusher`].
+/// Records uses. Cheap to clone; all clones share one [`Flusher`].
 #[derive(Clone, Debug)]
 pub struct Ledger {
     queue: mpsc::UnboundedSender<Entry>,
 }
 
 impl Ledger {
-    /// A ledger, and who writes down what is noted in it. At most seven entries a
-    /// client wait for the flusher, and some more around midnight.
+    /// A ledger with its flusher. At most seven entries per client wait in the queue, and a
+    /// few more around midnight.
     pub fn new() -> (Self, Flusher) {
         let (queue, entries) = mpsc::unbounded_channel();
         (Self { queue }, Flusher::new(entries))
     }
 
-    /// Notes what the presentation of a client's token came to, at that moment by
-    /// the database's clock. Waits for nobody.
-    pub fn note(&self, client: ClientId, slot: &UsageSlot, outcome: Outcome, now: Timestamp) {
+    /// Records the outcome of presenting a client's token, at a time of the database's
+    /// clock. Never blocks.
+    pub fn record(&self, client: ClientId, slot: &UsageSlot, outcome: Outcome, now: Timestamp) {
         let counters = slot.counters(client);
         if outcome.token_worked() {
-            // Before the count: who takes that one sees this as well.
+            // Before the count, so that the flusher that takes the count sees this too.
             counters.used_at(now);
         }
         let entry = match counters.tallies[outcome.index()].add_one(Day::of(now)) {
@@ -122,7 +118,7 @@ impl Ledger {
                 Entry::Displaced(client, count)
             }
         };
-        // Without a flusher nobody wants to know any more.
+        // After the flusher ended, uses are dropped.
         drop(self.queue.send(entry));
     }
 }
@@ -132,7 +128,7 @@ impl UsageSlot {
         if let Some(counters) = self.0.get() {
             return counters;
         }
-        // Made beforehand: whoever comes at the same moment waits for a move only.
+        // Allocated beforehand, so that concurrent callers wait for a move only.
         let counters = Arc::new(Counters::new(client));
         self.0.get_or_init(|| counters)
     }
@@ -154,9 +150,9 @@ impl Counters {
         }
     }
 
-    /// Empties a tally into a batch.
+    /// Moves a tally into a batch.
     fn take(&self, outcome: Outcome, batch: &mut Batch) {
-        // Nobody empties it but for whoever received the entry that led here.
+        // Only the receiver of the tally's entry empties it.
         let Some((day, count)) = self.tallies[outcome.index()].take() else {
             return;
         };
@@ -197,7 +193,6 @@ impl Tally {
         }
     }
 
-    /// Empties it.
     fn take(&self) -> Option<(Day, NonZeroU32)> {
         unpack(self.0.swap(0, Acquire))
     }
@@ -246,19 +241,19 @@ mod tests {
 
     type Counts = BTreeMap<(ClientId, Day, Outcome), u64>;
 
-    /// All that was taken so far, and takes it out.
+    /// Moves everything recorded so far out of the flusher.
     fn drain(flusher: &mut Flusher, counts: &mut Counts, last: &mut BTreeMap<ClientId, Timestamp>) {
         let batch = flusher.taken();
-        for (client, unwritten) in batch.after(None) {
+        for (client, pending) in batch.after(None) {
             for Count {
                 day,
                 outcome,
                 count,
-            } in unwritten.counts()
+            } in pending.counts()
             {
                 *counts.entry((*client, *day, *outcome)).or_default() += count.get();
             }
-            if let Some(time) = unwritten.last_used() {
+            if let Some(time) = pending.last_used() {
                 let known = last.entry(*client).or_insert(time);
                 *known = time.max(*known);
             }
@@ -278,15 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_is_taken_once() {
+    fn a_recorded_use_is_taken_once() {
         let (ledger, mut flusher) = Ledger::new();
         let slot = UsageSlot::default();
         let today = Day::of(noon());
         let second = TimeDelta::seconds(1);
-        ledger.note(client(1), &slot, USED, noon());
-        ledger.note(client(1), &slot, USED, noon() - second);
-        ledger.note(client(1), &slot, DENIED, noon() + second);
-        ledger.note(client(1), &slot, REVOKED, noon() + second * 2);
+        ledger.record(client(1), &slot, USED, noon());
+        ledger.record(client(1), &slot, USED, noon() - second);
+        ledger.record(client(1), &slot, DENIED, noon() + second);
+        ledger.record(client(1), &slot, REVOKED, noon() + second * 2);
         let (counts, last) = drained(&mut flusher);
         let expected = [(USED, 2), (DENIED, 1), (REVOKED, 1)];
         let expected = expected.map(|(outcome, count)| ((client(1), today, outcome), count));
@@ -294,7 +289,7 @@ mod tests {
         assert_eq!(last, BTreeMap::from([(client(1), noon() + second)]));
         assert_eq!(drained(&mut flusher), Default::default());
 
-        ledger.note(client(1), &slot, REVOKED, noon());
+        ledger.record(client(1), &slot, REVOKED, noon());
         let (counts, last) = drained(&mut flusher);
         assert_eq!(counts, Counts::from([((client(1), today, REVOKED), 1)]));
         assert!(last.is_empty(), "a token that does not work is not used");
@@ -306,21 +301,21 @@ mod tests {
         let slot = UsageSlot::default();
         for _ in 0..100 {
             for outcome in Outcome::ALL {
-                ledger.note(client(1), &slot, outcome, noon());
+                ledger.record(client(1), &slot, outcome, noon());
             }
         }
         assert_eq!(flusher.waiting(), Outcome::ALL.len());
     }
 
     #[test]
-    fn midnight_falls_between_two_notes() {
+    fn midnight_falls_between_two_uses() {
         let (ledger, mut flusher) = Ledger::new();
         let slot = UsageSlot::default();
         let before = at("2026-03-01T23:59:59.999999Z");
         let midnight = at("2026-03-02T00:00:00Z");
         // Clocks are adjusted, and threads overtake each other.
         for time in [before, before, midnight, before, midnight, midnight] {
-            ledger.note(client(1), &slot, USED, time);
+            ledger.record(client(1), &slot, USED, time);
         }
         let (counts, last) = drained(&mut flusher);
         let expected = [before, midnight].map(|time| ((client(1), Day::of(time), USED), 3));
@@ -356,17 +351,17 @@ mod tests {
         assert_eq!(unpack(0), None);
     }
 
-    /// The index replaces a client's record and hands its slot on, while somebody
-    /// still reads the old record.
+    /// The index replaces a client and hands its slot on, while a reader still holds the
+    /// old version.
     #[test]
     fn a_slot_that_was_handed_on_counts_with_the_old_one() {
         let (ledger, mut flusher) = Ledger::new();
         let old = UsageSlot::default();
         let handed_on_empty = old.clone();
-        ledger.note(client(1), &old, USED, noon());
+        ledger.record(client(1), &old, USED, noon());
         let handed_on = old.clone();
         for slot in [&handed_on_empty, &handed_on, &old] {
-            ledger.note(client(1), slot, USED, noon());
+            ledger.record(client(1), slot, USED, noon());
         }
         // The counters outlive their records.
         drop((old, handed_on, handed_on_empty));
@@ -376,69 +371,69 @@ mod tests {
     }
 
     #[test]
-    fn without_a_flusher_notes_go_nowhere() {
+    fn without_a_flusher_uses_are_dropped() {
         let (ledger, flusher) = Ledger::new();
         drop(flusher);
-        ledger.note(client(1), &UsageSlot::default(), USED, noon());
+        ledger.record(client(1), &UsageSlot::default(), USED, noon());
     }
 
-    /// Many threads note, on both sides of midnight and with slots that were
-    /// handed on, while one takes without pause: every note is taken exactly once.
+    /// Many threads record, on both sides of midnight and with slots that were handed on,
+    /// while one takes continuously: every use is taken exactly once.
     #[test]
-    fn no_note_is_lost_or_taken_twice() {
+    fn no_use_is_lost_or_taken_twice() {
         const THREADS: u128 = 4;
         const ROUNDS: i64 = 2_000;
 
         let (ledger, mut flusher) = Ledger::new();
         let midnight = at("2026-03-02T00:00:00Z");
-        // What each thread notes in each round.
-        let mut notes = Vec::new();
+        // The uses that each thread records in each round.
+        let mut uses = Vec::new();
         for number in 0..3 {
             for outcome in [USED, DENIED, REVOKED] {
                 for seconds in [-1, 1] {
-                    notes.push((number, outcome, TimeDelta::seconds(seconds)));
+                    uses.push((number, outcome, TimeDelta::seconds(seconds)));
                 }
             }
         }
         let slots: Vec<_> = (0..3).map(|_| UsageSlot::default()).collect();
         let handed_on = slots.clone();
-        let noting = AtomicBool::new(true);
+        let recording = AtomicBool::new(true);
         let (counts, last) = thread::scope(|scope| {
-            let note_all = |records: &[UsageSlot]| {
+            let record_all = |records: &[UsageSlot]| {
                 for round in 0..ROUNDS {
-                    for (number, outcome, offset) in &notes {
+                    for (number, outcome, offset) in &uses {
                         let time = midnight + *offset + TimeDelta::microseconds(round);
                         let slot = &records[*number];
-                        ledger.note(client(*number as u128), slot, *outcome, time);
+                        ledger.record(client(*number as u128), slot, *outcome, time);
                     }
                 }
             };
-            let noters: Vec<_> = (0..THREADS)
+            let recorders: Vec<_> = (0..THREADS)
                 .map(|thread| {
                     let records = if thread % 2 == 0 { &slots } else { &handed_on };
-                    scope.spawn(move || note_all(records))
+                    scope.spawn(move || record_all(records))
                 })
                 .collect();
             let taker = scope.spawn(|| {
                 let (mut counts, mut last) = Default::default();
                 loop {
-                    // Read first, so that a round comes after all notes.
-                    let done = !noting.load(SeqCst);
+                    // Read first, so that the last round comes after all uses.
+                    let done = !recording.load(SeqCst);
                     drain(&mut flusher, &mut counts, &mut last);
                     if done {
                         return (counts, last);
                     }
                 }
             });
-            for noter in noters {
-                noter.join().unwrap();
+            for recorder in recorders {
+                recorder.join().unwrap();
             }
-            noting.store(false, SeqCst);
+            recording.store(false, SeqCst);
             taker.join().unwrap()
         });
         let each = u64::try_from(THREADS).unwrap() * ROUNDS.unsigned_abs();
         let mut expected = Counts::new();
-        for (number, outcome, offset) in &notes {
+        for (number, outcome, offset) in &uses {
             let day = Day::of(midnight + *offset);
             expected.insert((client(*number as u128), day, *outcome), each);
         }

@@ -40,12 +40,12 @@ fn signed(count: usize) -> i64 {
 // be a cycle. Instruments that do not need the replica still have values at the last
 // export.
 fn observe_index(metrics: &Metrics, replica: &Replica) {
-    let glance = replica.glance();
+    let weak = replica.downgrade();
     let of_view = |name, unit, what, value: fn(&View) -> f64| {
-        let glance = glance.clone();
+        let weak = weak.clone();
         // None until the index is loaded.
         metrics.gauge(name, unit, what, move || {
-            Some(value(&glance.replica()?.view().ok()?))
+            Some(value(&weak.upgrade()?.view().ok()?))
         });
     };
     of_view(
@@ -67,12 +67,12 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
         "How long ago the index was last known to be complete.",
         |view| view.staleness.as_secs_f64(),
     );
-    let of = glance.clone();
+    let of = weak.clone();
     metrics.gauge(
         "hitkeep_auth.index.ready",
         "",
         "1 where introspection can answer, 0 where the index is not loaded or too old.",
-        move || Some(flag(of.replica()?.require_fresh().is_ok())),
+        move || Some(flag(of.upgrade()?.require_fresh().is_ok())),
     );
     let max_staleness = replica.options().max_staleness.as_secs_f64();
     metrics.gauge(
@@ -84,12 +84,12 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
 }
 
 fn observe_feed(metrics: &Metrics, replica: &Replica) {
-    let glance = replica.glance();
+    let weak = replica.downgrade();
     metrics.gauge(
         "hitkeep_auth.feed.listening",
         "",
         "1 where Postgres tells of changes, 0 where only polling finds them.",
-        move || Some(flag(glance.replica()?.is_listening())),
+        move || Some(flag(weak.upgrade()?.is_listening())),
     );
     let progress = replica.progress();
     metrics.gauge(

@@ -177,7 +177,7 @@ impl ConnectError {
     }
 
     /// Whether a server that might have done has no connection left for us.
-    pub(super) fn is_of_shortage(&self) -> bool {
+    pub(super) fn is_connection_shortage(&self) -> bool {
         match self {
             Self::Url(_)
             | Self::Tls(_)
@@ -187,7 +187,7 @@ impl ConnectError {
             | Self::SplitBrain(_)
             | Self::Unacknowledged => false,
             Self::Postgres(error) => error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS),
-            Self::None(all) => all.iter().any(|(_, error)| error.is_of_shortage()),
+            Self::None(all) => all.iter().any(|(_, error)| error.is_connection_shortage()),
         }
     }
 

@@ -181,7 +181,7 @@ impl StoreError {
 
     /// Whether it is the way to Postgres that failed, or Postgres as a whole, and not what
     /// it was asked for: that may merely have taken too long.
-    pub fn is_of_connection(&self) -> bool {
+    pub fn is_connection_failure(&self) -> bool {
         match self {
             Self::Unavailable(source) => !source.is::<tokio::time::error::Elapsed>(),
             Self::Overloaded(_) | Self::Collision(_) | Self::Inconsistent(_) | Self::Defect(_) => {
@@ -191,11 +191,11 @@ impl StoreError {
     }
 
     /// Whether Postgres has no connection left for us.
-    pub fn is_of_shortage(&self) -> bool {
+    pub fn is_connection_shortage(&self) -> bool {
         match self {
             Self::Unavailable(source) => source
                 .downcast_ref()
-                .is_some_and(ConnectError::is_of_shortage),
+                .is_some_and(ConnectError::is_connection_shortage),
             Self::Overloaded(_) | Self::Collision(_) | Self::Inconsistent(_) | Self::Defect(_) => {
                 false
             }

@@ -132,7 +132,7 @@ pub trait Sink: Send {
 /// and memberships that they depend on takes Postgres longer than reading all of
 /// them, so that is left to the replica. Sites come first, and memberships between
 /// clients and their grants; a role that cannot be read is `None`.
-pub trait WholeSink: Sink {
+pub trait FullLoadSink: Sink {
     /// A site, in its team, which may be archived.
     fn site(&mut self, site: SiteId, team: TeamId, archived: bool);
     /// A user's role in a team.
@@ -233,7 +233,7 @@ impl Store {
     }
 
     /// Waits until a connection of the pool leads to another server than the reader's.
-    pub async fn server_doubted(&self) {
+    pub async fn server_changed(&self) {
         self.connector.doubted().await;
     }
 
@@ -421,14 +421,14 @@ impl Feed {
     /// Reads everything, of one snapshot.
     pub async fn read_all(
         &mut self,
-        sink: &mut dyn WholeSink,
+        sink: &mut dyn FullLoadSink,
     ) -> Result<(State, Accounts), StoreError> {
         in_span("read_all", self.try_read_all(sink)).await
     }
 
     async fn try_read_all(
         &mut self,
-        sink: &mut dyn WholeSink,
+        sink: &mut dyn FullLoadSink,
     ) -> Result<(State, Accounts), StoreError> {
         let nowhere = Uuid::nil();
         let parameters: [&(dyn ToSql + Sync); 3] = [&nowhere, &0_i64, &nowhere];

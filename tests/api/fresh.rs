@@ -38,7 +38,7 @@ fn without_polls() -> replica::Options {
     replica::Options {
         max_staleness: 4 * NEVER,
         poll_interval: NEVER,
-        ask_timeout: NEVER,
+        refresh_timeout: NEVER,
         usage: uses::Options {
             flush_interval: NEVER,
         },

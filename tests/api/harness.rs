@@ -67,7 +67,7 @@ impl TestApp {
     /// A server with other options.
     pub async fn with(mut options: server::Options) -> Self {
         // Its database is there, so every answer comes, however slow the machine.
-        options.replica.ask_timeout = Duration::from_mins(1);
+        options.replica.refresh_timeout = Duration::from_mins(1);
         let url = postgres::migrated_database().await;
         let store_options = store::Options {
             pool_size: 8,

@@ -83,7 +83,7 @@ async fn until_used(dashboard: &Caller, id: &str, then: Timestamp) {
 
 async fn flush(app: &TestApp, flusher: &mut Flusher) {
     flusher.flush(&app.store).await.expect("it is written");
-    assert_eq!(flusher.unwritten(), 0);
+    assert_eq!(flusher.pending(), 0);
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn what_was_noted_is_seen_once_it_was_flushed() {
         for (inactive, decision) in answers {
             let outcome = Outcome::of(inactive, decision).expect("it counts");
             for _ in 0..=day {
-                ledger.note(client, &slot, outcome, app.clock.now());
+                ledger.record(client, &slot, outcome, app.clock.now());
             }
         }
         app.clock.advance(TimeDelta::days(1));
@@ -142,7 +142,7 @@ async fn what_was_noted_is_seen_once_it_was_flushed() {
 
     // A token that does not work was not used, however often it is presented.
     let revoked = Outcome::Refused(RefusalReason::Revoked);
-    ledger.note(client, &slot, revoked, app.clock.now());
+    ledger.record(client, &slot, revoked, app.clock.now());
     flush(&app, &mut flusher).await;
     assert_eq!(last_used(&dashboard, VERA, &made.id).await, last);
     let today = (
@@ -163,7 +163,7 @@ async fn using_a_token_changes_nothing_else() {
     let before = app.everything().await;
     let (ledger, mut flusher) = Ledger::new();
     let slot = UsageSlot::default();
-    ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
+    ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
     flush(&app, &mut flusher).await;
     // Neither the revision nor the audit trail.
     assert_eq!(app.everything().await, before);
@@ -201,7 +201,7 @@ async fn usage_is_for_those_who_may_see_the_client() {
     let (ledger, mut flusher) = Ledger::new();
     for client in [&teams, &veras] {
         let slot = UsageSlot::default();
-        ledger.note(id(client), &slot, Outcome::Used, app.clock.now());
+        ledger.record(id(client), &slot, Outcome::Used, app.clock.now());
     }
     flush(&app, &mut flusher).await;
     let agree = async || {
@@ -251,7 +251,7 @@ async fn the_time_asked_for_takes_whole_days() {
     // It is noon of 2026-01-01. Once a day, up to this moment.
     for day in 0..=60 {
         let then = app.clock.now() - TimeDelta::days(day);
-        ledger.note(id(&made.id), &slot, Outcome::Used, then);
+        ledger.record(id(&made.id), &slot, Outcome::Used, then);
     }
     flush(&app, &mut flusher).await;
     let within = async |from: Option<&str>, to: Option<&str>| {
@@ -349,13 +349,13 @@ async fn what_cannot_be_written_is_kept() {
     let slot = UsageSlot::default();
     proxy.cut();
     for tries in 1..=3 {
-        ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
+        ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
         let failed = flusher.flush(&app.store).await;
         assert!(failed.is_err(), "try {tries}");
-        assert_eq!(flusher.unwritten(), 1);
+        assert_eq!(flusher.pending(), 1);
     }
     proxy.mend();
-    ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
+    ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
     flush(&app, &mut flusher).await;
     let expected = (time("2026-01-01T00:00:00Z"), 4, Vec::new());
     assert_eq!(days(&dashboard, usage(VERA, &made.id)).await, [expected]);
@@ -374,7 +374,7 @@ async fn nothing_to_write_asks_nothing_of_postgres() {
     );
     flusher.flush(&nowhere).await.expect("nothing is asked");
     let slot = UsageSlot::default();
-    ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
+    ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
     assert!(flusher.flush(&nowhere).await.is_err());
 }
 
@@ -388,7 +388,7 @@ async fn what_was_noted_before_the_end_is_written_at_the_end() {
     let stopped = async move { drop(stopped.await) };
     let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, Metrics::default(), stopped));
     let slot = UsageSlot::default();
-    ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
+    ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
     stop.send(()).unwrap();
     running.await.unwrap();
     let last = last_used(&dashboard, VERA, &made.id).await;
@@ -409,7 +409,7 @@ async fn the_last_flush_is_tried_again() {
         .await
         .unwrap();
     let slot = UsageSlot::default();
-    ledger.note(id(&made.id), &slot, Outcome::Used, app.clock.now());
+    ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
     let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, Metrics::default(), async {}));
     // Once somebody has taken the turn, it was tried.
     let tried = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
@@ -439,7 +439,7 @@ async fn it_is_seen_within_the_interval() {
     for _ in 0..3 {
         app.clock.advance(TimeDelta::seconds(1));
         let now = app.clock.now();
-        ledger.note(id(&made.id), &slot, Outcome::Used, now);
+        ledger.record(id(&made.id), &slot, Outcome::Used, now);
         until_used(&dashboard, &made.id, now).await;
     }
     stop.send(()).unwrap();
@@ -457,7 +457,7 @@ async fn days_of_long_ago_are_removed() {
     let (ledger, mut flusher) = Ledger::new();
     for day in [0, 399, 400, 401, 500, 5000] {
         let then = app.clock.now() - TimeDelta::days(day);
-        ledger.note(id(&made.id), &slot, Outcome::Used, then);
+        ledger.record(id(&made.id), &slot, Outcome::Used, then);
     }
     let left = "SELECT count(*) FROM api_client_usage_days";
     // What cannot be removed keeps nothing from being written.

@@ -128,7 +128,7 @@ async fn a_rotated_password_heals_by_itself() {
     for password in ["second", "third"] {
         rotated.is_answered().await;
         rotated.role.rotate(password).await;
-        rotated.server.stderr.line("is not kept up until").await;
+        rotated.server.stderr.line("is not updated until").await;
         let url = rotated.role.url(password);
         rotated.folder.replace("url", &url);
         let said = "the database password was replaced";
@@ -244,7 +244,7 @@ async fn another_database_is_followed() {
     rotated.server.signal("HUP").await;
     let said = rotated.server.stderr.line("the database URL was").await;
     assert!(said.contains(&second), "{said}");
-    let loaded = rotated.server.stderr.line("the index holds").await;
+    let loaded = rotated.server.stderr.line("loaded the index").await;
     assert!(
         loaded.contains("revision=7") || loaded.contains("\"revision\":7"),
         "{loaded}"

@@ -307,7 +307,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     let old = writer.version(Revision(1));
     let note = |index: &Index| {
         let slot = &index.find(&hash(1)).expect("it is there").client().usage;
-        ledger.note(client(1), slot, Outcome::Used, at(0));
+        ledger.record(client(1), slot, Outcome::Used, at(0));
         format!("{slot:?}")
     };
     let first = note(&old);

@@ -44,7 +44,9 @@ async fn change(url: &str, besides: &str) -> Revision {
 }
 
 async fn reaches(replica: &Replica, revision: Revision) {
-    let reached = replica.reach(revision, Instant::now() + PATIENCE).await;
+    let reached = replica
+        .wait_for_revision(revision, Instant::now() + PATIENCE)
+        .await;
     assert_eq!(reached, Ok(()), "it wants {revision:?}");
 }
 

@@ -20,7 +20,7 @@ use hitkeep_auth::{
         Snapshot, Store, Transaction, audit,
         clients::{self, Listing},
         error::StoreError,
-        feed::{CatchUp, ClientRow, Feed, GrantRow, Position, Sink, TokenRow, WholeSink},
+        feed::{CatchUp, ClientRow, Feed, FullLoadSink, GrantRow, Position, Sink, TokenRow},
     },
 };
 use uuid::Uuid;
@@ -313,7 +313,7 @@ impl Sink for Void {
     fn unreadable(&mut self, _: ClientId) {}
 }
 
-impl WholeSink for Void {
+impl FullLoadSink for Void {
     fn site(&mut self, _: SiteId, _: TeamId, _: bool) {}
 
     fn team_member(&mut self, _: TeamId, _: UserId, _: Option<TeamRole>) {}

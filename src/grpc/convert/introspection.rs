@@ -17,7 +17,7 @@ use crate::{
     },
     grpc::error::ApiError,
     pb,
-    replica::{Progress, View},
+    replica::{FeedProgress, View},
 };
 
 /// A validated introspection. The token needs no validation, since any text is one.
@@ -120,7 +120,7 @@ pub(crate) fn to_decision(decision: Decision) -> pb::Decision {
 
 pub(crate) fn to_index_status(
     view: &View,
-    progress: Progress,
+    progress: FeedProgress,
     listening: bool,
     max_staleness: Duration,
 ) -> pb::GetIndexStatusResponse {

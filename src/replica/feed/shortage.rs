@@ -1,7 +1,7 @@
-//! What is done where Postgres has no connection left for the search for the server that
-//! takes the writes: without it the index grows stale, so a connection is given up that is
-//! of less use. First come those of the pool that nobody uses, then the listener's, without
-//! which changes are found by polling. The reader's own is kept: it reads the changes.
+//! Releases connections if Postgres has none left for a survey. Without surveys the index
+//! becomes stale, so that a less useful connection is released: first idle ones of the
+//! pool, then the listener's, since polling finds the changes without it. The reader's own
+//! connection is kept, because it reads the changes.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -12,60 +12,60 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::store::Store;
 
-/// How long Postgres takes to see that a connection is closed.
-pub(super) const CLOSING: Duration = Duration::from_millis(50);
+/// The time that Postgres takes to free a closed connection.
+pub(super) const CLOSE_DELAY: Duration = Duration::from_millis(50);
 
-/// What is given up because there are too few connections.
+/// The state of releasing connections.
 #[derive(Default)]
 pub(in crate::replica) struct Shortage {
-    /// Whether the listener's connection is needed for the search.
+    /// Whether the survey needs the listener's connection.
     is_listener_needed: watch::Sender<bool>,
-    /// Whether it was told in the log.
-    is_told: AtomicBool,
+    /// Whether the shortage was logged.
+    is_logged: AtomicBool,
 }
 
 impl Shortage {
-    /// Gives one connection up, and says whether there was one.
-    pub(super) fn give_up_one(&self, store: &Store) -> bool {
-        let is_given_up =
+    /// Releases one connection. Returns whether there was one to release.
+    pub(super) fn release_one(&self, store: &Store) -> bool {
+        let is_released =
             store.close_idle_connection() || !self.is_listener_needed.send_replace(true);
-        if !self.is_told.swap(true, Ordering::Relaxed) {
+        if !self.is_logged.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "Postgres has no connection left for the search for the server that takes the \
-                 writes: idle ones, and then the listener's, are given up for it each time"
+                "Postgres has no connection left to look for the primary: idle connections, and \
+                 then the listener's, are released for it each time"
             );
         }
-        is_given_up
+        is_released
     }
 
-    /// The search has had its connection: the listener may have one again.
-    pub(super) fn give_back(&self) {
+    /// A survey has had its connection: the listener may connect again.
+    pub(super) fn search_succeeded(&self) {
         self.is_listener_needed.send_replace(false);
     }
 
-    /// Notes that nothing had to be given up.
+    /// A survey got a connection without a release: the shortage is over.
     pub(super) fn end(&self) {
-        if self.is_told.swap(false, Ordering::Relaxed) {
+        if self.is_logged.swap(false, Ordering::Relaxed) {
             tracing::info!("Postgres has connections left again");
         }
     }
 
-    /// Waits until the listener has to give its connection up.
-    pub(super) async fn needs_listener(&self) {
+    /// Waits until the listener must release its connection.
+    pub(super) async fn listener_must_release(&self) {
         self.until(true).await;
     }
 
-    /// Waits until the listener may have a connection.
-    pub(super) async fn spares_listener(&self) {
+    /// Waits until the listener may connect.
+    pub(super) async fn listener_may_connect(&self) {
         if *self.is_listener_needed.borrow() {
             self.until(false).await;
-            sleep(CLOSING).await;
+            sleep(CLOSE_DELAY).await;
         }
     }
 
     async fn until(&self, is_needed: bool) {
         let mut needed = self.is_listener_needed.subscribe();
         let reached = needed.wait_for(|needed| *needed == is_needed).await;
-        reached.expect("it does not end before this");
+        reached.expect("the sender lives as long as self");
     }
 }

@@ -1,20 +1,19 @@
-//! A tree that is shared and never changed under a reader: writing copies the path
-//! to what is written.
+//! A persistent tree: a write copies the path to the changed leaf, so that readers share
+//! the rest and never see a change.
 //!
-//! Two levels of 256, and leaves below: keys are spread evenly, so it is balanced
-//! by itself, and never has to be made anew because it has grown. A leaf is one
-//! piece of memory, in order, and the evenness also tells about where in it a value
-//! lies: of a million values one is found with a look at one place that is in no
-//! cache, and at what lies beside it.
+//! It has two levels with a fan-out of 256, and leaves below. Keys are uniformly
+//! distributed, so that the tree is balanced and never rebuilt as it grows. A leaf is a
+//! sorted array, searched by interpolation: a lookup among a million values costs about one
+//! cache miss.
 
 use std::sync::Arc;
 
 /// Children of an inner node: one for each value of a byte.
 const FAN_OUT: usize = 256;
-/// The bits of a place that choose a leaf.
+/// The bits of a place that select the leaf.
 const ABOVE_LEAVES: u32 = 16;
 
-/// A set of values, each with a key of its own.
+/// A set of values with unique keys.
 #[derive(Debug)]
 pub(super) struct Tree<V> {
     root: Arc<[Branch<V>; FAN_OUT]>,
@@ -25,18 +24,14 @@ type Branch<V> = Arc<[Leaf<V>; FAN_OUT]>;
 /// Values in the order of their places.
 type Leaf<V> = Arc<[V]>;
 
-/// What it is known by.
 pub(super) trait Keyed {
     type Key;
 
-    /// Where the key's value is kept: a number, spread evenly over all that there
-    /// are, and nearly always one's own.
+    /// The place of the key: a uniformly distributed number, nearly always unique.
     fn place_of(key: &Self::Key) -> u64;
 
-    /// Where this value is kept.
     fn place(&self) -> u64;
 
-    /// Whether this is the value of that key.
     fn has(&self, key: &Self::Key) -> bool;
 }
 
@@ -50,7 +45,7 @@ impl<V> Clone for Tree<V> {
 
 impl<V> Default for Tree<V> {
     fn default() -> Self {
-        // All of them share one empty branch, and that one empty leaf.
+        // All entries share one empty branch, with one empty leaf.
         let leaf: Leaf<V> = Arc::from([]);
         let branch = Arc::new(std::array::from_fn(|_| Arc::clone(&leaf)));
         let root = Arc::new(std::array::from_fn(|_| Arc::clone(&branch)));
@@ -58,19 +53,19 @@ impl<V> Default for Tree<V> {
     }
 }
 
-/// Which branch a place is on, and which of its leaves.
+/// The branch and the leaf of a place.
 const fn path(place: u64) -> (usize, usize) {
     let [first, second, ..] = place.to_be_bytes();
     (first as usize, second as usize)
 }
 
-/// Where in a leaf of so many values a place is, about: no further than they are.
+/// The interpolated position of a place in a leaf; less than `values`, or 0.
 fn guess(place: u64, values: usize) -> usize {
     let share = u128::from(place << ABOVE_LEAVES) * values as u128;
     usize::try_from(share >> u64::BITS).expect("it is less than the number of values")
 }
 
-/// Where in a leaf the value is, or where it belongs.
+/// The position of a key's value in a leaf, or the position to insert it at.
 fn position<V: Keyed>(leaf: &[V], place: u64, key: &V::Key) -> Result<usize, usize> {
     let mut at = guess(place, leaf.len());
     while at > 0 && leaf[at - 1].place() >= place {
@@ -89,8 +84,8 @@ fn position<V: Keyed>(leaf: &[V], place: u64, key: &V::Key) -> Result<usize, usi
 }
 
 impl<V: Keyed> Tree<V> {
-    /// A tree of these values, whose keys all differ. Much faster than one after
-    /// the other: memory is written in its order, and each leaf once.
+    /// A tree of these values, whose keys must be unique. Much faster than insertion one by
+    /// one, since each leaf is written once, in the order of memory.
     pub(super) fn of(mut values: Vec<V>) -> Self {
         values.sort_unstable_by_key(V::place);
         let mut values = values.into_iter().peekable();
@@ -110,7 +105,6 @@ impl<V: Keyed> Tree<V> {
         Self { root }
     }
 
-    /// Finds a value.
     pub(super) fn find(&self, key: &V::Key) -> Option<&V> {
         let place = V::place_of(key);
         let (branch, leaf) = path(place);
@@ -121,7 +115,7 @@ impl<V: Keyed> Tree<V> {
 }
 
 impl<V: Keyed + Clone> Tree<V> {
-    /// Puts a value in its place, and gives the one that was there.
+    /// Inserts a value, and returns the one that it replaced.
     pub(super) fn put(&mut self, key: &V::Key, value: V) -> Option<V> {
         let place = value.place();
         let leaf = self.leaf(place);
@@ -140,9 +134,8 @@ impl<V: Keyed + Clone> Tree<V> {
         }
     }
 
-    /// Takes a value out.
     pub(super) fn remove(&mut self, key: &V::Key) -> Option<V> {
-        // Nothing is copied where there is nothing to remove.
+        // Nothing is copied if the key is absent.
         let removed = self.find(key)?.clone();
         let place = removed.place();
         let leaf = self.leaf(place);
@@ -152,8 +145,7 @@ impl<V: Keyed + Clone> Tree<V> {
         Some(removed)
     }
 
-    /// A leaf to put another one in its place: the nodes above it are copied where
-    /// somebody else has them too.
+    /// A leaf to be replaced. The nodes above it are copied if a version shares them.
     fn leaf(&mut self, place: u64) -> &mut Leaf<V> {
         let (branch, leaf) = path(place);
         let root = Arc::make_mut(&mut self.root);

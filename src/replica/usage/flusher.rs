@@ -1,5 +1,5 @@
-//! The task that writes what was noted: in one batch every few seconds, and once
-//! more at the end.
+//! The task that writes recorded uses: one batch every few seconds, and a last one at
+//! shutdown.
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
@@ -27,28 +27,27 @@ use crate::{
     },
 };
 
-/// How long the last flush may take, with all its tries.
+/// The timeout of the last flush, including retries.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
-/// How long to wait before another try of the last flush.
+/// The pause before a retry of the last flush.
 const LAST_FLUSH_PAUSE: Duration = Duration::from_millis(100);
-/// How often days of long ago are looked for, on each replica: they come into
-/// being once a day.
+/// The interval between trims on each replica; old days appear once a day.
 const TRIM_INTERVAL: Duration = Duration::from_hours(1);
 
-/// How often requests are looked for that are no longer remembered, on each replica.
+/// The interval between removals of expired requests on each replica.
 const FORGET_INTERVAL: Duration = Duration::from_mins(10);
-/// How much longer than necessary a request is kept: this clock is not exactly the
-/// database's, and one that is still remembered must stay.
+/// The extra time that an expired request is kept: this clock differs slightly from the
+/// database's, and a request that is not expired there must stay.
 const FORGET_MARGIN: TimeDelta = TimeDelta::minutes(1);
 
 const CANNOT_WRITE: &str = "uses of API clients cannot be written and are kept";
 const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago cannot be removed";
 
-/// What noting uses can be set to.
+/// RouteSettings of the flusher.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long after a flush the next one begins, which is about how late a use
-    /// is seen, and what a crash can lose. Not zero. Default 5 s.
+    /// The pause between two flushes: about how late a use is visible, and how much a
+    /// crash loses. Must not be zero. Default 5 s.
     pub flush_interval: Duration,
 }
 
@@ -60,21 +59,18 @@ impl Default for Options {
     }
 }
 
-/// Writes what is noted in a [`super::Ledger`].
+/// Writes the uses that a [`super::Ledger`] records.
 #[derive(Debug)]
 pub struct Flusher {
     entries: mpsc::UnboundedReceiver<Entry>,
-    /// What was taken, and is not written yet.
+    /// Uses that were taken, and are not written yet.
     batch: Batch,
-    /// Whether the last flush broke off.
-    broke_off: bool,
-    /// Whether the last flush failed.
+    /// Whether the last flush panicked.
+    panicked: bool,
     failing: bool,
-    /// Whether the last try to remove days of long ago did.
     trim_failing: bool,
-    /// When days of long ago are next looked for; `None`: with the next flush.
+    /// When the next trim is due; `None` means with the next flush.
     next_trim: Option<Instant>,
-    /// When requests that are no longer remembered are next looked for.
     next_forgetting: Instant,
 }
 
@@ -83,7 +79,7 @@ impl Flusher {
         Self {
             entries,
             batch: Batch::default(),
-            broke_off: false,
+            panicked: false,
             failing: false,
             trim_failing: false,
             next_trim: None,
@@ -91,8 +87,8 @@ impl Flusher {
         }
     }
 
-    /// Flushes every interval until `stop` is ready, and then once more, for five
-    /// seconds at most. What is noted after that is not written.
+    /// Flushes every interval until `stop` completes, and then once more, for five seconds
+    /// at most. Uses recorded after that are lost.
     pub async fn run(
         mut self,
         store: Store,
@@ -101,28 +97,28 @@ impl Flusher {
         stop: impl Future<Output = ()>,
     ) {
         let mut stop = pin!(stop);
-        let give_up = loop {
+        let deadline = loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break Instant::now() + LAST_FLUSH,
                 () = sleep(options.flush_interval) => {}
             }
-            let mut flush = pin!(self.flush_anyhow(&store, &metrics));
+            let mut flush = pin!(self.flush_catching_panics(&store, &metrics));
             tokio::select! {
                 () = &mut flush => {}
                 () = &mut stop => {
-                    // One that is cut off in the middle may be written all the
-                    // same, and its next try would count twice.
-                    let give_up = Instant::now() + LAST_FLUSH;
-                    if timeout_at(give_up, flush).await.is_err() {
+                    // A flush that times out may be committed all the same, so that a
+                    // retry would count twice.
+                    let deadline = Instant::now() + LAST_FLUSH;
+                    if timeout_at(deadline, flush).await.is_err() {
                         tracing::warn!("stopped before the last uses of API clients were written");
                         return;
                     }
-                    break give_up;
+                    break deadline;
                 }
             }
         };
-        if timeout_at(give_up, self.flush_all(&store, &metrics))
+        if timeout_at(deadline, self.flush_all(&store, &metrics))
             .await
             .is_err()
         {
@@ -134,23 +130,23 @@ impl Flusher {
         }
     }
 
-    /// Takes what was noted so far and writes it, with what could not be written
-    /// before. Where there is nothing to write, Postgres is left alone.
+    /// Writes all uses recorded so far, together with those of failed flushes. Sends
+    /// Postgres nothing if there are none.
     ///
     /// # Errors
-    /// Where it cannot be written. It is kept, and written with the next.
+    /// If the batch cannot be written. It is kept for the next flush.
     pub async fn flush(&mut self, store: &Store) -> Result<(), StoreError> {
         self.take();
         store.flush_usage(&mut self.batch).await
     }
 
-    /// How many clients have something that was taken and is not written.
-    pub fn unwritten(&self) -> usize {
+    /// The number of clients whose uses were taken and are not written yet.
+    pub fn pending(&self) -> usize {
         self.batch.len()
     }
 
-    /// Takes what was noted into the batch. Not more than there is now: clients
-    /// that are used all the time would be back before it came to an end.
+    /// Moves the queued uses into the batch. Stops at the present length of the queue, which
+    /// busy clients refill all the time.
     fn take(&mut self) {
         for _ in 0..self.entries.len() {
             match self.entries.try_recv() {
@@ -161,10 +157,10 @@ impl Flusher {
         }
     }
 
-    /// Removes days that are older than 400 days, if it is time to look for them again.
+    /// Removes the counts of days more than 400 days ago, if a trim is due.
     ///
     /// # Errors
-    /// Where they cannot be removed. What is noted is written all the same.
+    /// If they cannot be removed. Uses are written all the same.
     pub async fn trim(&mut self, store: &Store) -> Result<(), StoreError> {
         if self.next_trim.is_some_and(|next| Instant::now() < next) {
             return Ok(());
@@ -177,23 +173,23 @@ impl Flusher {
         Ok(())
     }
 
-    /// Removes requests that are no longer remembered, with their sealed replies, if it is
-    /// time to look for them again. Nothing depends on it but how long they lie there.
+    /// Removes expired requests with their sealed replies, if that is due. No answer depends
+    /// on it.
     ///
     /// # Errors
-    /// Where they cannot be removed. They are looked for again after as long.
+    /// If they cannot be removed. The next attempt follows after the usual interval.
     pub async fn forget(&mut self, store: &Store) -> Result<(), StoreError> {
         if Instant::now() < self.next_forgetting {
             return Ok(());
         }
         self.next_forgetting = Instant::now() + FORGET_INTERVAL;
         let until = store.clock().now() - REMEMBERED_FOR - FORGET_MARGIN;
-        // Once a bound was reached there is more.
+        // Each statement removes a bounded number.
         while store.remove_requests(until).await? > 0 {}
         Ok(())
     }
 
-    async fn forget_and_tell(&mut self, store: &Store) {
+    async fn forget_and_log(&mut self, store: &Store) {
         if let Err(error) = self.forget(store).await {
             let causes = causes(&error);
             tracing::warn!(
@@ -203,21 +199,21 @@ impl Flusher {
         }
     }
 
-    /// Flushes, and comes back also where that panics: this is a task of its own, so nobody
-    /// else would notice before the end, and nothing would be written until then.
-    async fn flush_anyhow(&mut self, store: &Store, metrics: &Metrics) {
-        let flush = AssertUnwindSafe(self.flush_and_tell(store, metrics));
+    /// Flushes, and catches panics: nothing awaits this task before shutdown, so that a panic
+    /// would otherwise go unnoticed, and uses unwritten, until then.
+    async fn flush_catching_panics(&mut self, store: &Store, metrics: &Metrics) {
+        let flush = AssertUnwindSafe(self.flush_and_log(store, metrics));
         if let Err(panic) = flush.catch_unwind().await {
-            self.break_off(&*panic);
+            self.handle_panic(&*panic);
         }
     }
 
-    /// Notes that a flush panicked. The next one may do better; but where two of them did
-    /// in a row, what they were to write is what is wrong, and nothing else would ever be
-    /// written.
-    fn break_off(&mut self, panic: &(dyn Any + Send)) {
+    /// Logs that a flush panicked, and keeps the batch for a retry. After two panics in a
+    /// row, the batch is probably the cause, and is dropped, since nothing would ever be
+    /// written otherwise.
+    fn handle_panic(&mut self, panic: &(dyn Any + Send)) {
         let panic = panic_message(panic);
-        let lost = if std::mem::replace(&mut self.broke_off, true) {
+        let lost = if std::mem::replace(&mut self.panicked, true) {
             std::mem::take(&mut self.batch).len()
         } else {
             0
@@ -225,30 +221,30 @@ impl Flusher {
         tracing::error!(
             panic,
             lost,
-            "writing uses of API clients broke off, and is begun anew: this is a defect; \
-             what was noted of {lost} clients is lost"
+            "writing uses of API clients panicked and is restarted: this is a defect; the \
+             uses of {lost} clients are lost"
         );
     }
 
-    async fn flush_and_tell(&mut self, store: &Store, metrics: &Metrics) {
+    async fn flush_and_log(&mut self, store: &Store, metrics: &Metrics) {
         let begun = Instant::now();
         let has_some = !(self.entries.is_empty() && self.batch.is_empty());
         let done = self.flush(store).await;
-        self.broke_off = false;
+        self.panicked = false;
         if has_some {
             metrics.flush(WriteResult::from(&done), begun.elapsed());
         }
         metrics.pending_usage(self.batch.len());
-        self.tell(&done);
+        self.log_flush(&done);
         if has_some && done.is_ok() {
-            // Whatever becomes of this, the uses are written.
+            // A failure here does not affect the uses, which are written.
             let trimmed = self.trim(store).await;
-            self.tell_trim(&trimmed);
+            self.log_trim(&trimmed);
         }
-        self.forget_and_tell(store).await;
+        self.forget_and_log(store).await;
     }
 
-    /// Writes everything, and tries until it is.
+    /// Writes all uses, and retries until it succeeds.
     async fn flush_all(&mut self, store: &Store, metrics: &Metrics) {
         loop {
             let begun = Instant::now();
@@ -258,7 +254,7 @@ impl Flusher {
             if has_some {
                 metrics.flush(WriteResult::from(&done), begun.elapsed());
             }
-            self.tell(&done);
+            self.log_flush(&done);
             if self.batch.is_empty() {
                 return;
             }
@@ -266,9 +262,8 @@ impl Flusher {
         }
     }
 
-    /// Logs that flushes fail when they begin to, and that they work again when
-    /// they do: not each of them.
-    fn tell(&mut self, done: &Result<(), StoreError>) {
+    /// Logs the first failure of an outage, and the first success after it.
+    fn log_flush(&mut self, done: &Result<(), StoreError>) {
         match done {
             Ok(()) if self.failing => tracing::info!("uses of API clients are written again"),
             Err(error) if !self.failing => {
@@ -284,11 +279,11 @@ impl Flusher {
         self.failing = done.is_err();
     }
 
-    /// The same for the removal of days of long ago.
-    fn tell_trim(&mut self, done: &Result<(), StoreError>) {
+    /// The same for trims.
+    fn log_trim(&mut self, done: &Result<(), StoreError>) {
         match done {
             Ok(()) if self.trim_failing => {
-                tracing::info!("uses of long ago are removed again");
+                tracing::info!("uses of API clients of more than 400 days ago are removed again");
             }
             Err(error) if !self.trim_failing => {
                 let causes = causes(error);
@@ -313,24 +308,23 @@ mod tests {
     use crate::{domain::id::ClientId, telemetry::logged::Logged};
 
     impl Flusher {
-        /// Takes what was noted, and out of here.
+        /// Moves the recorded uses out of the flusher.
         pub(in crate::replica::usage) fn taken(&mut self) -> Batch {
             self.take();
             std::mem::take(&mut self.batch)
         }
 
-        /// How many entries wait.
         pub(in crate::replica::usage) fn waiting(&self) -> usize {
             self.entries.len()
         }
     }
 
     #[test]
-    fn a_failure_is_told_when_it_begins_and_when_it_ends() {
-        type Tell = fn(&mut Flusher, &Result<(), StoreError>);
-        let tells: [(Tell, [&str; 3]); 2] = [
+    fn the_begin_and_the_end_of_an_outage_are_logged() {
+        type Log = fn(&mut Flusher, &Result<(), StoreError>);
+        let logs: [(Log, [&str; 3]); 2] = [
             (
-                Flusher::tell,
+                Flusher::log_flush,
                 [
                     "cannot be written",
                     "are written again",
@@ -338,7 +332,7 @@ mod tests {
                 ],
             ),
             (
-                Flusher::tell_trim,
+                Flusher::log_trim,
                 [
                     "cannot be removed",
                     "are removed again",
@@ -346,7 +340,7 @@ mod tests {
                 ],
             ),
         ];
-        for (tell, expected) in tells {
+        for (log, expected) in logs {
             let (_ledger, mut flusher) = Ledger::new();
             let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
             let logged = Logged::from_here();
@@ -359,7 +353,7 @@ mod tests {
                 Ok(()),
                 failed(),
             ] {
-                tell(&mut flusher, &done);
+                log(&mut flusher, &done);
             }
             let lines = logged.lines();
             assert_eq!(lines.len(), 3, "{lines:?}");
@@ -369,22 +363,22 @@ mod tests {
         }
     }
 
-    /// Whatever panicked, what was noted meanwhile is not lost, but where it is that.
+    /// A panic loses no uses, unless it repeats with the same batch.
     #[test]
-    fn a_flush_that_breaks_off_is_an_error_and_is_tried_once_more() {
+    fn a_flush_that_panics_is_an_error_and_is_retried_once() {
         let (ledger, mut flusher) = Ledger::new();
         let client = ClientId::from_uuid(uuid::Uuid::from_u128(1));
         let now = "2026-03-01T12:00:00Z".parse().unwrap();
         let used = crate::domain::usage::Outcome::Used;
-        ledger.note(client, &UsageSlot::default(), used, now);
+        ledger.record(client, &UsageSlot::default(), used, now);
         flusher.take();
         let logged = Logged::from_here();
-        for (unwritten, lost) in [(1, "lost=0"), (0, "lost=1")] {
-            flusher.break_off(&"a defect");
-            assert_eq!(flusher.unwritten(), unwritten);
+        for (pending, lost) in [(1, "lost=0"), (0, "lost=1")] {
+            flusher.handle_panic(&"a defect");
+            assert_eq!(flusher.pending(), pending);
             let lines = logged.lines();
             let line = lines.last().unwrap();
-            for text in ["ERROR", "broke off", "panic=\"a defect\"", lost] {
+            for text in ["ERROR", "panicked", "panic=\"a defect\"", lost] {
                 assert!(line.contains(text), "{text}: {line}");
             }
         }
@@ -396,11 +390,11 @@ mod tests {
         let (_ledger, mut flusher) = Ledger::new();
         let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
         let logged = Logged::from_here();
-        flusher.tell(&Ok(()));
-        flusher.tell_trim(&failed());
-        flusher.tell(&Ok(()));
-        flusher.tell(&failed());
-        flusher.tell_trim(&Ok(()));
+        flusher.log_flush(&Ok(()));
+        flusher.log_trim(&failed());
+        flusher.log_flush(&Ok(()));
+        flusher.log_flush(&failed());
+        flusher.log_trim(&Ok(()));
         let lines = logged.lines();
         let said = [
             "cannot be removed",

@@ -55,7 +55,7 @@ async fn a_flusher_that_breaks_off_is_begun_anew() {
     for turn in 1..=3 {
         app.clock.advance(TimeDelta::seconds(1));
         let now = app.clock.now();
-        ledger.note(id(&made.id), &slot, Outcome::Used, now);
+        ledger.record(id(&made.id), &slot, Outcome::Used, now);
         tokio::select! {
             () = until_used(&dashboard, &made.id, now) => {}
             ended = &mut running => panic!("it ended in turn {turn}: {ended:?}"),

@@ -9,7 +9,7 @@ use hitkeep_auth::{
         introspection::{BaseState, ResolvedClient, TokenStanding},
         role::{SiteRole, TeamRole},
     },
-    store::feed::{ClientRow, GrantRow, Sink, TokenRow, WholeSink},
+    store::feed::{ClientRow, FullLoadSink, GrantRow, Sink, TokenRow},
 };
 
 /// The rows of some clients, and of the directory that they came with.
@@ -71,7 +71,7 @@ impl Sink for Rows {
     }
 }
 
-impl WholeSink for Rows {
+impl FullLoadSink for Rows {
     fn site(&mut self, site: SiteId, team: TeamId, archived: bool) {
         assert!(self.clients.is_empty(), "sites come first");
         self.sites.insert(site, (team, archived));

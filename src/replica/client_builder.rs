@@ -1,5 +1,5 @@
-//! From rows to clients: what a snapshot tells of each is put together, and its
-//! effective access worked out, once and not for each token that arrives.
+//! Builds clients from the rows of a snapshot, and resolves their effective access once,
+//! rather than for each call.
 
 use std::{
     collections::HashMap,
@@ -19,19 +19,19 @@ use crate::{
     store::feed::{ClientRow, GrantRow, Sink, TokenRow},
 };
 
-/// Clients whose rows are still coming.
+/// Collects the rows of clients.
 #[derive(Debug, Default)]
-pub(super) struct Assembly {
-    /// Where each is among the clients.
-    places: HashMap<ClientId, u32, IdHash>,
-    clients: Vec<(ClientId, Building)>,
+pub(super) struct ClientBuilder {
+    /// The index of each client in `clients`.
+    positions: HashMap<ClientId, u32, IdHash>,
+    clients: Vec<(ClientId, PendingClient)>,
 }
 
-/// How ids are hashed here: they are HitKeep's and our own, and nobody gains from a
-/// crowded table, so speed is all that counts.
+/// Hashes ids, for speed alone: HitKeep and this service mint them, so that no attacker
+/// can choose colliding ones.
 pub(super) type IdHash = BuildHasherDefault<IdHasher>;
 
-/// Mixes sixteen bytes, or twice sixteen, in a few steps.
+/// Mixes 16 or 32 bytes in a few steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IdHasher(u64);
 
@@ -45,13 +45,13 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, word: u64) {
-        /// An odd number without a pattern, the golden ratio's fraction.
+        /// The fraction of the golden ratio, an odd number without a pattern.
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         self.0 = (self.0.rotate_left(29) ^ word).wrapping_mul(SPREAD);
     }
 
     fn write_usize(&mut self, _: usize) {
-        // The length of an id, which is always the same.
+        // The length of an id is constant, so it adds nothing.
     }
 
     fn finish(&self) -> u64 {
@@ -60,15 +60,15 @@ impl Hasher for IdHasher {
 }
 
 #[derive(Debug, Default)]
-struct Building {
-    /// None where it, or something of it, cannot be read.
-    client: Option<Parts>,
+struct PendingClient {
+    /// `None` if a row of the client cannot be read.
+    client: Option<ClientParts>,
     grants: Vec<(SiteId, SiteRole)>,
     tokens: Vec<(TokenHash, TokenStanding)>,
 }
 
 #[derive(Debug)]
-struct Parts {
+struct ClientParts {
     owner: CurrentOwner,
     name: Box<str>,
     instance_role: InstanceRole,
@@ -76,105 +76,103 @@ struct Parts {
     revoked: bool,
 }
 
-impl Sink for Assembly {
+impl Sink for ClientBuilder {
     fn client(&mut self, row: ClientRow) {
-        let building = Building {
-            client: Some(Parts {
+        let pending = PendingClient {
+            client: Some(ClientParts {
                 owner: row.owner,
                 name: row.name,
                 instance_role: row.instance_role,
                 expiry: row.expiry,
                 revoked: row.revoked,
             }),
-            ..Building::default()
+            ..PendingClient::default()
         };
-        *self.building(row.client) = building;
+        *self.pending(row.client) = pending;
     }
 
     fn grant(&mut self, row: GrantRow) {
-        // All rows are of one snapshot: a grant without a client cannot be, and
-        // would give nothing.
-        let Some(building) = self.known(row.client) else {
+        // All rows are of one snapshot, so that no grant lacks its client; one that did
+        // would give no access.
+        let Some(pending) = self.known(row.client) else {
             return;
         };
-        let Some(client) = &building.client else {
+        let Some(client) = &pending.client else {
             return;
         };
         let role = client.owner.effective_site_role(&row.standing, row.granted);
         if let Some(role) = role {
-            // There are millions of these, and most are never added to again.
-            building.grants.reserve_exact(1);
-            building.grants.push((row.site, role));
+            // Most of the millions of clients have one grant, so that spare capacity is waste.
+            pending.grants.reserve_exact(1);
+            pending.grants.push((row.site, role));
         }
     }
 
     fn token(&mut self, row: TokenRow) {
-        if let Some(building) = self.known(row.client) {
-            building.tokens.reserve_exact(1);
-            building.tokens.push((row.hash, row.standing));
+        if let Some(pending) = self.known(row.client) {
+            pending.tokens.reserve_exact(1);
+            pending.tokens.push((row.hash, row.standing));
         }
     }
 
     fn unreadable(&mut self, client: ClientId) {
-        self.building(client).client = None;
+        self.pending(client).client = None;
     }
 }
 
-impl Assembly {
-    /// How many clients it has.
+impl ClientBuilder {
     pub(super) fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// Who owns a client, where that can be read.
+    /// The owner of a client; `None` if the client is absent or cannot be read.
     pub(super) fn owner(&self, client: ClientId) -> Option<CurrentOwner> {
-        let place = *self.places.get(&client)? as usize;
-        let parts = self.clients[place].1.client.as_ref();
+        let position = *self.positions.get(&client)? as usize;
+        let parts = self.clients[position].1.client.as_ref();
         parts.map(|parts| parts.owner)
     }
 
-    fn known(&mut self, client: ClientId) -> Option<&mut Building> {
-        let place = *self.places.get(&client)? as usize;
-        Some(&mut self.clients[place].1)
+    fn known(&mut self, client: ClientId) -> Option<&mut PendingClient> {
+        let position = *self.positions.get(&client)? as usize;
+        Some(&mut self.clients[position].1)
     }
 
-    fn building(&mut self, client: ClientId) -> &mut Building {
+    fn pending(&mut self, client: ClientId) -> &mut PendingClient {
         let next = self.clients.len();
-        let place = *self.places.entry(client).or_insert_with(|| {
+        let position = *self.positions.entry(client).or_insert_with(|| {
             u32::try_from(next).expect("four billion clients are not in one database")
         });
-        if place as usize == next {
-            self.clients.push((client, Building::default()));
+        if position as usize == next {
+            self.clients.push((client, PendingClient::default()));
         }
-        &mut self.clients[place as usize].1
+        &mut self.clients[position as usize].1
     }
 
-    /// Writes the clients down. Those that `changed` and of which there are no rows
-    /// are gone.
+    /// Writes the clients to an index. Clients in `changed` without rows were deleted.
     pub(super) fn write(self, changed: &[ClientId], writer: &mut Writer) {
         for client in changed {
-            if !self.places.contains_key(client) {
+            if !self.positions.contains_key(client) {
                 writer.remove(*client);
             }
         }
-        for (id, building) in self.clients {
-            let (known, tokens) = building.resolve(id);
+        for (id, pending) in self.clients {
+            let (known, tokens) = pending.resolve(id);
             writer.put(known, &tokens);
         }
     }
 
-    /// A writer that knows these clients and no others.
+    /// A writer of an index with these clients alone.
     pub(super) fn into_writer(self) -> Writer {
-        drop(self.places);
+        drop(self.positions);
         Writer::of(
             self.clients
                 .into_iter()
-                .map(|(id, building)| building.resolve(id)),
+                .map(|(id, pending)| pending.resolve(id)),
         )
     }
 }
 
-impl Building {
+impl PendingClient {
     fn resolve(self, id: ClientId) -> (Known, Vec<(TokenHash, TokenStanding)>) {
         let known = match self.client {
             Some(client) => Known::Resolved(client.resolve(id, self.grants)),
@@ -184,7 +182,7 @@ impl Building {
     }
 }
 
-impl Parts {
+impl ClientParts {
     fn resolve(self, client: ClientId, grants: Vec<(SiteId, SiteRole)>) -> ResolvedClient {
         ResolvedClient {
             client,

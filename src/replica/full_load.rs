@@ -1,24 +1,24 @@
-//! Everything, from the tables as they are: which sites there are, who is a member
-//! of what, and what that makes of each grant.
+//! Builds all clients from the plain tables of a full load, joining grants with sites and
+//! memberships in memory.
 
 use std::collections::HashMap;
 
-use super::assembly::{Assembly, IdHash};
+use super::client_builder::{ClientBuilder, IdHash};
 use crate::{
     domain::{
         access::{CurrentOwner, SiteStanding},
         id::{ClientId, SiteId, TeamId, UserId},
         role::{SiteRole, TeamRole},
     },
-    store::feed::{ClientRow, GrantRow, Sink, TokenRow, WholeSink},
+    store::feed::{ClientRow, FullLoadSink, GrantRow, Sink, TokenRow},
 };
 
-/// Clients whose rows are still coming, and the directory that they depend on.
+/// Collects the rows of clients, and the directory that their access depends on.
 #[derive(Debug, Default)]
-pub(super) struct Whole {
-    pub(super) assembly: Assembly,
+pub(super) struct FullLoad {
+    pub(super) builder: ClientBuilder,
     sites: HashMap<SiteId, (TeamId, bool), IdHash>,
-    /// Roles of users; `None` where one cannot be read.
+    /// Roles of users; `None` if a role cannot be read.
     in_teams: HashMap<(TeamId, UserId), Option<TeamRole>, IdHash>,
     on_sites: HashMap<(SiteId, UserId), Option<SiteRole>, IdHash>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Whole {
 /// A role that cannot be read.
 struct Unreadable;
 
-impl Whole {
+impl FullLoad {
     fn standing(
         &self,
         owner: &CurrentOwner,
@@ -55,25 +55,25 @@ impl Whole {
     }
 }
 
-impl Sink for Whole {
+impl Sink for FullLoad {
     fn client(&mut self, row: ClientRow) {
-        self.assembly.client(row);
+        self.builder.client(row);
     }
 
     fn grant(&mut self, row: GrantRow) {
-        self.assembly.grant(row);
+        self.builder.grant(row);
     }
 
     fn token(&mut self, row: TokenRow) {
-        self.assembly.token(row);
+        self.builder.token(row);
     }
 
     fn unreadable(&mut self, client: ClientId) {
-        self.assembly.unreadable(client);
+        self.builder.unreadable(client);
     }
 }
 
-impl WholeSink for Whole {
+impl FullLoadSink for FullLoad {
     fn site(&mut self, site: SiteId, team: TeamId, archived: bool) {
         self.sites.insert(site, (team, archived));
     }
@@ -87,19 +87,19 @@ impl WholeSink for Whole {
     }
 
     fn bare_grant(&mut self, client: ClientId, site: SiteId, role: Option<SiteRole>) {
-        let Some(owner) = self.assembly.owner(client) else {
+        let Some(owner) = self.builder.owner(client) else {
             return;
         };
         match (self.standing(&owner, site), role) {
-            (Ok(Some(standing)), Some(granted)) => self.assembly.grant(GrantRow {
+            (Ok(Some(standing)), Some(granted)) => self.builder.grant(GrantRow {
                 client,
                 site,
                 granted,
                 standing,
             }),
-            // No such site, so no such grant: foreign keys see to that.
+            // Foreign keys rule out a grant on a site that does not exist.
             (Ok(None), Some(_)) => {}
-            (Err(Unreadable), _) | (_, None) => self.assembly.unreadable(client),
+            (Err(Unreadable), _) | (_, None) => self.builder.unreadable(client),
         }
     }
 }
