@@ -402,7 +402,7 @@ impl ServeArgs {
     pub fn store(&self) -> Result<store::Options, DatabaseUrlError> {
         let pool_size = self.pool_size;
         let standbys = if self.allow_standby {
-            Standbys::Counted
+            Standbys::Allowed
         } else {
             Standbys::Refused
         };

@@ -25,7 +25,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     domain::audit::Provenance,
     replica::Replica,
-    store::{Body, Committed, IsCollision, Store, Transaction, error::StoreError},
+    store::{Committed, IsCollision, Store, Transaction, TransactionBody, error::StoreError},
     telemetry::{
         metrics::{Metrics, WriteResult},
         traces::Sampling,
@@ -134,7 +134,7 @@ impl Services {
         body: F,
     ) -> Result<Committed<T>, E>
     where
-        F: for<'t> Body<&'t mut Transaction, Result<T, E>> + Sync,
+        F: for<'t> TransactionBody<&'t mut Transaction, Result<T, E>> + Sync,
         T: Send,
         E: From<StoreError> + IsCollision + Send,
     {

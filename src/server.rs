@@ -221,7 +221,7 @@ where
         let limits = Arc::new(layers::Limits::new(
             Arc::clone(&introspections),
             MAX_REPLACEMENTS,
-            Admission::new(burst, store.places()),
+            Admission::new(burst, store.permits()),
             draining,
         ));
         let http_state = http::HttpState {

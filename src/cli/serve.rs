@@ -218,7 +218,7 @@ async fn wait_until_ready(store: &Store) -> Result<(), Failure> {
 async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
     match store.probe().await {
         Ok(()) => {}
-        Err(NoConnection::Away(why)) => return Ok(Some(why)),
+        Err(NoConnection::Unreachable(why)) => return Ok(Some(why)),
         Err(NoConnection::Refused(why)) => {
             let place = store.place();
             return Err(Failure::new(format_args!(

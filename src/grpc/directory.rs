@@ -37,7 +37,7 @@ impl DirectoryService for Services {
                 return Ok(progress.applied_sequence);
             };
             tx.apply_changes(&changes).await?;
-            Ok(tx.note_applied(change).await?.applied_sequence)
+            Ok(tx.record_applied(change).await?.applied_sequence)
         };
         let Committed {
             value: applied,
@@ -88,7 +88,7 @@ impl DirectoryService for Services {
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let change = tx.directory_progress().await?.accept_replacement(order)?;
             let difference = tx.replace_directory(&directory, allow_mass_removal).await?;
-            let applied = tx.note_applied(change).await?.applied_sequence;
+            let applied = tx.record_applied(change).await?.applied_sequence;
             Ok((difference, applied))
         };
         let Committed {

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{calls::method::Method, store::Places};
+use crate::{calls::method::Method, store::PoolPermits};
 
 /// How many calls of a kind are admitted for each connection to Postgres once a queue has
 /// lasted longer than [`Burst::max_duration`]. That many keep Postgres busy, and an
@@ -58,7 +58,7 @@ pub(super) struct Admission {
     /// How many calls of a kind are admitted while a queue persists.
     sustained_limit: usize,
     /// How many calls of each kind Postgres works on at a time.
-    capacity: Places,
+    capacity: PoolPermits,
     queues: Mutex<Queues>,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct AdmissionPermit<'a> {
 }
 
 impl Admission {
-    pub(super) fn new(burst: Burst, capacity: Places) -> Self {
+    pub(super) fn new(burst: Burst, capacity: PoolPermits) -> Self {
         Self {
             burst,
             sustained_limit: capacity
@@ -187,11 +187,11 @@ mod tests {
             max_calls,
             max_duration: MAX_DURATION,
         };
-        let places = Places {
+        let permits = PoolPermits {
             reads: 2,
             writes: 1,
         };
-        Admission::new(burst, places)
+        Admission::new(burst, permits)
     }
 
     /// Attempts that many calls, and returns the permits of those that were admitted.

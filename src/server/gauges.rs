@@ -133,7 +133,7 @@ fn observe_pool(metrics: &Metrics, store: &Store) {
         "db.client.connection.max",
         "{connection}",
         "Connections to Postgres that the pool may have.",
-        move || signed(of.pool_status().at_most),
+        move || signed(of.pool_status().capacity),
     );
     let of = store.clone();
     metrics.up_down_alone(

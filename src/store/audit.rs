@@ -1,4 +1,4 @@
-//! The audit trail: written only inside a transaction, read newest first.
+//! The audit trail: written inside a transaction, and listed newest first.
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
@@ -30,23 +30,19 @@ struct Row {
     changes: serde_json::Value,
 }
 
-/// Where a page of events begins: after that one.
+/// The last event of a page; the next page starts after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// Its time.
+pub struct EventCursor {
+    /// The event's time, the primary sort key.
     pub time: Timestamp,
-    /// Its id.
+    /// The event's id, which breaks ties.
     pub id: EventId,
 }
 
-/// How many rows one statement inserts: Postgres takes 65,535 parameters.
+/// Rows per INSERT: Postgres accepts at most 65,535 parameters.
 const ROWS_PER_INSERT: usize = 1000;
 
-/// Writes events. Called by the transaction alone.
-pub(super) async fn insert(
-    transaction: &mut Transaction,
-    events: Vec<Event>,
-) -> Result<(), StoreError> {
+async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(), StoreError> {
     let (now, entropy) = (transaction.now, transaction.entropy());
     let provenance = std::sync::Arc::clone(&transaction.provenance);
     let row = |event: Event| {
@@ -87,12 +83,24 @@ pub(super) async fn insert(
     Ok(())
 }
 
+impl Transaction {
+    /// Writes an event to the audit trail.
+    pub async fn record(&mut self, event: Event) -> Result<(), StoreError> {
+        self.record_all(vec![event]).await
+    }
+
+    /// Writes events to the audit trail.
+    pub async fn record_all(&mut self, events: Vec<Event>) -> Result<(), StoreError> {
+        insert(self, events).await
+    }
+}
+
 impl Snapshot {
     /// Lists events, newest first, ties by id.
     pub async fn page_events(
         &mut self,
         filter: &Filter,
-        after: Option<Cursor>,
+        after: Option<EventCursor>,
         limit: u16,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         let mut query = audit_events::table
@@ -124,12 +132,12 @@ impl Snapshot {
         if let Some(end) = filter.end {
             query = query.filter(audit_events::event_time.lt(end));
         }
-        if let Some(Cursor { time, id }) = after {
+        if let Some(EventCursor { time, id }) = after {
             let older = audit_events::event_time.lt(time);
             let tied = audit_events::event_time
                 .eq(time)
                 .and(audit_events::id.lt(id.uuid()));
-            // What follows from the other, but is a bound that an index can use.
+            // Redundant, but a bound that an index scan can use.
             query = query
                 .filter(audit_events::event_time.le(time))
                 .filter(older.or(tied));

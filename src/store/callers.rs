@@ -32,16 +32,16 @@ struct Row {
     revoke_time: Option<Timestamp>,
 }
 
-/// An account, and what one of its certificates may be named.
+/// An account, and the certificate names that are bound to it.
 type Found = (Row, Vec<String>);
 
-/// A name belongs to another account that is not revoked.
+/// Why a service account was not inserted.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertAccountError {
-    /// The name is taken.
+    /// Another active account has the name.
     #[error("there is a service account of that name already")]
     NameTaken,
-    /// A certificate's name is.
+    /// Another active account has one of the certificate names.
     #[error("another service account is known by that certificate name already")]
     CertificateNameTaken,
     /// The store failed.
@@ -56,7 +56,7 @@ impl super::IsCollision for InsertAccountError {
 }
 
 impl Store {
-    /// Finds the account, not revoked, that a token belongs to.
+    /// Finds the active account of a token.
     pub async fn find_caller(
         &self,
         token: TokenHash,
@@ -76,8 +76,8 @@ impl Store {
         found.map(into_account).transpose()
     }
 
-    /// Finds the account, not revoked, that the names in a certificate belong to. None
-    /// where they are of several.
+    /// Finds the active account of the names in a certificate; `None` if they belong to
+    /// several accounts.
     pub async fn find_named_caller(
         &self,
         names: &[CertificateName],
@@ -102,7 +102,7 @@ impl Store {
     }
 }
 
-/// Adds the names in certificates that an account is known by.
+/// Adds the certificate names of an account.
 async fn with_names(connection: &mut Connection, row: Option<Row>) -> QueryResult<Option<Found>> {
     let Some(row) = row else {
         return Ok(None);
@@ -117,7 +117,7 @@ async fn with_names(connection: &mut Connection, row: Option<Row>) -> QueryResul
 }
 
 impl Snapshot {
-    /// Lists all accounts, revoked ones included, in the order of their making.
+    /// Lists all accounts, including revoked ones, oldest first.
     pub async fn list_accounts(&mut self) -> Result<Vec<ServiceAccount>, StoreError> {
         let rows: Vec<Row> = service_accounts::table
             .select(Row::as_select())
@@ -142,7 +142,7 @@ impl Snapshot {
 }
 
 impl Transaction {
-    /// Finds the account of that name that is not revoked.
+    /// Finds the active account of that name.
     pub async fn find_account(
         &mut self,
         name: &CallerName,
@@ -158,7 +158,7 @@ impl Transaction {
         found.map(into_account).transpose()
     }
 
-    /// Writes a new account.
+    /// Inserts an account.
     pub async fn insert_account(
         &mut self,
         account: &ServiceAccount,
@@ -207,8 +207,7 @@ impl Transaction {
         }
     }
 
-    /// Writes that an account was revoked. The names in certificates that it is known
-    /// by go with that.
+    /// Writes the revocation of an account. A trigger releases its certificate names.
     pub async fn revoke_account(&mut self, account: &ServiceAccount) -> Result<(), StoreError> {
         let rows = diesel::update(service_accounts::table.find(account.id.uuid()))
             .set(service_accounts::revoke_time.eq(account.revoke_time))

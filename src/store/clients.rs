@@ -27,21 +27,21 @@ use crate::domain::{
     token::{TokenHash, TokenHint},
 };
 
-/// How many tokens that were replaced are kept of each client, to be answered as
-/// rotated. Every one of them is in the memory of every replica, and all are read anew
-/// with each change of their client, so there has to be an end to them.
+/// The number of replaced tokens that are kept per client, to be answered as rotated. It is
+/// bounded because every replica holds them in memory, and reads them again with each
+/// change of the client.
 pub const MAX_REPLACED_TOKENS: u16 = 1000;
-/// Tokens that one rotation removes at most, should there be many more than that.
-const REMOVED_AT_ONCE: i64 = 10_000;
-/// Those that ended first go first: so none that still works.
+/// The most tokens that one rotation removes.
+const MAX_REMOVED: i64 = 10_000;
+/// Removes tokens in the order of their ends, so that none that still works is removed.
 const REMOVE_OLDEST: &str = "
     DELETE FROM api_client_tokens WHERE hash IN (
         SELECT hash FROM api_client_tokens WHERE client_id = $1 AND end_time IS NOT NULL
         ORDER BY end_time DESC, create_time DESC, hash OFFSET $2 LIMIT $3)";
 
-/// Clients with the hints of their newest tokens, and their last uses. A client whose
-/// newest token was removed by hand is found as well: a token before it may still work,
-/// and somebody must be able to revoke it.
+/// Selects clients with the hints of their newest tokens, and their last uses. A client
+/// whose newest token was removed by hand is included: an older token may still work, and
+/// operators must be able to revoke it.
 macro_rules! with_newest_tokens {
     () => {
         api_clients::table
@@ -81,25 +81,25 @@ struct ClientRow {
     update_time: Timestamp,
 }
 
-/// Where a page of clients begins: after that one.
+/// The last client of a page; the next page starts after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// Its creation.
+pub struct ClientCursor {
+    /// The client's creation, the primary sort key.
     pub create_time: Timestamp,
-    /// Its id.
+    /// The client's id, which breaks ties.
     pub id: ClientId,
 }
 
-/// Whose clients to list, and which of them.
+/// Which clients to list.
 #[derive(Clone, Copy, Debug)]
 pub struct Listing {
-    /// Whose.
+    /// The owner of the clients.
     pub owner: Owner,
-    /// Also revoked and expired ones.
+    /// Whether to include revoked and expired clients.
     pub include_inactive: bool,
-    /// Those after this one.
-    pub after: Option<Cursor>,
-    /// How many at most.
+    /// The end of the previous page.
+    pub after: Option<ClientCursor>,
+    /// The size of the page.
     pub limit: u16,
 }
 
@@ -122,7 +122,7 @@ impl Transaction {
         find(self.connection(), id).await
     }
 
-    /// How many clients an owner has, inactive ones included.
+    /// Counts an owner's clients, including inactive ones.
     pub async fn count_clients(&mut self, owner: Owner) -> Result<u32, StoreError> {
         let rows: i64 = match owner {
             Owner::User(id) => {
@@ -143,7 +143,7 @@ impl Transaction {
         types::count(rows)
     }
 
-    /// Writes a new client with its first token.
+    /// Inserts a client with its first token.
     pub async fn insert_client(
         &mut self,
         client: &ApiClient,
@@ -159,7 +159,7 @@ impl Transaction {
         self.insert_token(client, token).await
     }
 
-    /// Writes a client's new content over the old.
+    /// Updates a client, its grants, and the ends of its tokens.
     pub async fn update_client(
         &mut self,
         old: &ApiClient,
@@ -174,8 +174,8 @@ impl Transaction {
         if new.expiry < old.expiry
             && let Some(end) = new.expiry.time()
         {
-            // An overlap never outlives the expiry, also not one that was
-            // brought forward and is put off again later.
+            // An overlap never outlives the expiry, even if the expiry is later moved back
+            // again.
             diesel::update(api_client_tokens::table)
                 .filter(api_client_tokens::client_id.eq(id))
                 .filter(api_client_tokens::end_time.gt(end))
@@ -193,9 +193,8 @@ impl Transaction {
         Ok(())
     }
 
-    /// Writes a client with its new token. The token before it works until
-    /// `old_token_ends`, earlier ones no longer. Of those, the last
-    /// [`MAX_REPLACED_TOKENS`] are kept.
+    /// Inserts a client's new token. The previous token works until `old_token_ends`, and
+    /// all earlier ones end now. The last [`MAX_REPLACED_TOKENS`] replaced tokens are kept.
     pub async fn rotate_client(
         &mut self,
         client: &ApiClient,
@@ -215,7 +214,7 @@ impl Transaction {
             .set(api_client_tokens::end_time.eq(old_token_ends))
             .execute(self.connection())
             .await?;
-        // None where it was removed by hand. An index sees to it that there are not two.
+        // Zero if the token was removed by hand; a unique index rules out two.
         types::expect_rows("replacing a token", rows, rows.min(1))?;
         let rows = diesel::update(api_clients::table.find(id))
             .set(api_clients::update_time.eq(client.update_time))
@@ -226,7 +225,7 @@ impl Transaction {
         diesel::sql_query(REMOVE_OLDEST)
             .bind::<SqlUuid, _>(id)
             .bind::<BigInt, _>(i64::from(MAX_REPLACED_TOKENS))
-            .bind::<BigInt, _>(REMOVED_AT_ONCE)
+            .bind::<BigInt, _>(MAX_REMOVED)
             .execute(self.connection())
             .await?;
         Ok(())
@@ -283,7 +282,7 @@ impl Transaction {
 }
 
 async fn find(connection: &mut Connection, id: ClientId) -> Result<Option<ApiClient>, StoreError> {
-    // Both are sent before the first answer is there.
+    // Pipelined.
     let mut one = &*connection;
     let row = with_newest_tokens!()
         .filter(api_clients::id.eq(id.uuid()))
@@ -315,7 +314,7 @@ async fn page(
             .filter(api_clients::revoke_time.is_null())
             .filter(lasting.assume_not_null());
     }
-    if let Some(Cursor { create_time, id }) = listing.after {
+    if let Some(ClientCursor { create_time, id }) = listing.after {
         let older = api_clients::create_time.lt(create_time);
         let tied = api_clients::create_time
             .eq(create_time)
@@ -402,7 +401,7 @@ impl ClientRow {
     }
 }
 
-/// Puts together what was delegated.
+/// Builds the delegation of a client from its columns.
 pub(super) fn delegated(
     owner: Owner,
     instance_role: InstanceRole,

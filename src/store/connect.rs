@@ -1,4 +1,4 @@
-//! Connecting to Postgres, to the server among several that will do.
+//! Connects to Postgres: to the one of several servers that takes writes.
 
 use std::{
     net::IpAddr,
@@ -10,211 +10,83 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, watch};
-use tokio_postgres::{
-    CancelToken, Client, Connection, Socket, config::TargetSessionAttrs, error::SqlState,
-    tls::MakeTlsConnect,
-};
+use tokio_postgres::{CancelToken, Client, config::TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Options,
     connection::Connection as Pooled,
-    error::{StoreError, causes},
-    migrations::SCHEMA,
+    error::connect::{ConnectError, NoConnection},
+    identity::{ServerId, ServerRole, Standbys},
     names::Resolver,
-    session::SESSION,
-    survey::{ServerId, Standbys, Standing, Unsuitable},
-    tls::{Encryption, TlsError},
+    session::{SCHEMA, SESSION},
+    tls::Encryption,
     url::{DatabaseUrl, MalformedUrl, Server, Target},
+    wire::Wire,
 };
 
-/// How long a peer may leave data unacknowledged before it is taken for gone: a
-/// statement that waits for it fails then, and does not wait for ever.
+/// How long a server may leave data unacknowledged before its connection fails, so that no
+/// statement waits forever.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection's bytes, which are moved when it is polled.
-pub(super) type Wire = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
-
-/// Knows the way to Postgres. All of a store's connections are made by one.
+/// Opens all connections of a store.
 pub(super) struct Connector {
-    /// What the latest URL says.
+    /// The parsed URL; a reload replaces it.
     target: ArcSwap<Result<Target, MalformedUrl>>,
     standbys: Standbys,
     pub(super) resolver: Resolver,
-    /// The way that we were let in last, which is tried first.
-    last: ArcSwap<Way>,
+    /// The route of the last connection, which is tried first.
+    last: ArcSwap<Route>,
     /// The server that the last survey chose.
     chosen: ArcSwapOption<ServerId>,
     /// Whether the last survey found several servers that take writes.
     pub(super) is_split: AtomicBool,
-    /// Notified when a new connection leads to another server than the last survey chose.
-    doubt: Notify,
-    /// How the last connection was encrypted.
+    /// Notified when a new connection reaches another server than the last survey chose.
+    server_changed: Notify,
+    /// The TLS configuration of the last connection.
     tls: ArcSwapOption<ClientConfig>,
-    /// Connections that were opened before this must not be used any more.
+    /// Connections opened earlier must not be used again.
     valid_since: watch::Sender<Instant>,
-    /// Notified when a server refuses our credentials.
-    refused: Notify,
+    /// Notified when a server rejects the credentials.
+    auth_failed: Notify,
 }
 
-/// A server of the URL's, by its number, and the address at which it was reached; none
-/// for a socket.
+/// A server, by its number in the URL, and the address at which it was reached; `None` for
+/// a Unix socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct Route {
     pub(super) at: usize,
     pub(super) address: Option<IpAddr>,
 }
 
-impl Way {
+impl Route {
     pub(super) fn of(at: usize, server: &Server) -> Self {
         let address = server.config.get_hostaddrs().first().copied();
         Self { at, address }
     }
 }
 
-/// Says of one connection whether it may still be used.
+/// Tracks whether one connection may still be used.
 pub(super) struct Validity {
     opened_at: Instant,
     valid_since: watch::Receiver<Instant>,
 }
 
 impl Validity {
-    pub(super) fn holds(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         self.opened_at >= *self.valid_since.borrow()
     }
 }
 
-/// What another URL changes.
+/// What a reload of the URL changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reloaded {
-    /// Nothing: it says what the one before said.
+    /// Nothing.
     Same,
-    /// The password alone. Connections that are open stay in use.
+    /// The password alone. Open connections stay in use.
     Password,
-    /// More than the password, such as the server, the database or the user. Connections
-    /// that are open are not used again.
+    /// More than the password, such as the server, the database or the user. Open
+    /// connections are not used again.
     Place,
-}
-
-/// Why there is no connection. Tells all the causes, but nothing of the URL.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
-    /// Nobody knows where to.
-    #[error(transparent)]
-    Url(#[from] MalformedUrl),
-    /// It cannot be encrypted as it should be.
-    #[error("{}", told(.0))]
-    Tls(#[from] TlsError),
-    /// The server is not one to read from, or to write to.
-    #[error(transparent)]
-    Unsuitable(#[from] Unsuitable),
-    /// Several servers take writes, and nothing says which of them is the one.
-    #[error("several servers take writes, and none of them is the newest: {0}")]
-    SplitBrain(String),
-    /// The server takes writes and does not say that they are kept.
-    #[error("the server acknowledges no commit: it waits for a synchronous standby")]
-    Unacknowledged,
-    /// Nobody knows the address of a server.
-    #[error("the name in {0} is not resolved: {1}")]
-    Unresolved(String, #[source] std::io::Error),
-    /// The server was silent.
-    #[error("nothing answers within {} s", .0.as_secs())]
-    Late(Duration),
-    /// The server, or the way to it, said no.
-    #[error("{}", told(.0))]
-    Postgres(#[from] tokio_postgres::Error),
-    /// None of several will do.
-    #[error("{}", .0.iter().map(|(place, why)| format!("{place}: {why}")).collect::<Vec<_>>().join("; "))]
-    None(Vec<(String, ConnectError)>),
-}
-
-/// An error with its causes, in a line.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = causes(error);
-    if causes.is_empty() {
-        error.to_string()
-    } else {
-        format!("{error}: {causes}")
-    }
-}
-
-/// Why there is no connection, for who decides whether to wait.
-#[derive(Debug, thiserror::Error)]
-pub enum NoConnection {
-    /// There is no Postgres that takes connections: perhaps later.
-    #[error("{0}")]
-    Away(String),
-    /// There is, and it knows no such user, password or database: waiting is no cure.
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl ConnectError {
-    /// None of these servers will do.
-    pub(super) fn none_of(mut failed: Vec<(String, Self)>) -> Self {
-        match failed.pop() {
-            Some((_, only)) if failed.is_empty() => only,
-            last => Self::None(failed.into_iter().chain(last).collect()),
-        }
-    }
-
-    /// Whether it was a server that is there and wants none of us.
-    fn is_refusal(&self) -> bool {
-        match self {
-            Self::Url(_) => true,
-            Self::Tls(_)
-            | Self::Unresolved(..)
-            | Self::Late(_)
-            | Self::Unsuitable(_)
-            | Self::SplitBrain(_)
-            | Self::Unacknowledged => false,
-            // Wrong credentials, and no such database.
-            Self::Postgres(error) => {
-                let code = error.code().and_then(|state| state.code().get(..2));
-                matches!(code, Some("28" | "3D"))
-            }
-            Self::None(all) => all.iter().all(|(_, error)| error.is_refusal()),
-        }
-    }
-
-    /// Whether a server that might have done has no connection left for us.
-    pub(super) fn is_connection_shortage(&self) -> bool {
-        match self {
-            Self::Url(_)
-            | Self::Tls(_)
-            | Self::Unresolved(..)
-            | Self::Late(_)
-            | Self::Unsuitable(_)
-            | Self::SplitBrain(_)
-            | Self::Unacknowledged => false,
-            Self::Postgres(error) => error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS),
-            Self::None(all) => all.iter().any(|(_, error)| error.is_connection_shortage()),
-        }
-    }
-
-    /// Whether a server did not accept our credentials.
-    fn is_of_credentials(&self) -> bool {
-        match self {
-            Self::Url(_)
-            | Self::Tls(_)
-            | Self::Unresolved(..)
-            | Self::Late(_)
-            | Self::Unsuitable(_)
-            | Self::SplitBrain(_)
-            | Self::Unacknowledged => false,
-            Self::Postgres(error) => {
-                let code = error.code().and_then(|state| state.code().get(..2));
-                code == Some("28")
-            }
-            Self::None(all) => all.iter().any(|(_, error)| error.is_of_credentials()),
-        }
-    }
-}
-
-impl From<ConnectError> for StoreError {
-    /// Whatever the reason is: without a connection, the database cannot be reached.
-    fn from(error: ConnectError) -> Self {
-        Self::Unavailable(Box::new(error))
-    }
 }
 
 impl Connector {
@@ -226,17 +98,17 @@ impl Connector {
             last: ArcSwap::default(),
             chosen: ArcSwapOption::empty(),
             is_split: AtomicBool::new(false),
-            doubt: Notify::new(),
+            server_changed: Notify::new(),
             tls: ArcSwapOption::empty(),
             valid_since: watch::Sender::new(Instant::now()),
-            refused: Notify::new(),
+            auth_failed: Notify::new(),
         }
     }
 
-    /// Goes by another URL from the next connection on.
+    /// Uses another URL from the next connection on.
     ///
     /// # Errors
-    /// Where the URL cannot be used; then the one before stays.
+    /// If the URL cannot be used; the current one then stays in force.
     pub(super) fn reload(&self, url: &DatabaseUrl) -> Result<Reloaded, MalformedUrl> {
         let next = Target::parse(url.as_str())?;
         let before = self.target.load_full();
@@ -249,18 +121,18 @@ impl Connector {
         };
         self.target.store(Arc::new(Ok(next)));
         if reloaded == Reloaded::Place {
-            // Only now: a connection that is opened later goes by the new URL.
+            // After the store above, so that connections opened later use the new URL.
             self.valid_since.send_replace(Instant::now());
         }
         Ok(reloaded)
     }
 
-    /// Whether a connection that was opened at that time may still be used.
+    /// Whether a connection opened at that time may still be used.
     pub(super) fn is_valid(&self, opened_at: Instant) -> bool {
         opened_at >= *self.valid_since.borrow()
     }
 
-    /// For a connection that is opened after this call: whether it may still be used.
+    /// Tracks the validity of a connection that is opened after this call.
     pub(super) fn validity(&self) -> Validity {
         Validity {
             opened_at: Instant::now(),
@@ -268,56 +140,53 @@ impl Connector {
         }
     }
 
-    /// Comes when a connection that is opened after this call must not be used any more.
+    /// Completes when a connection opened after this call must not be used any more.
     pub(super) fn invalidation(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut valid_since = self.valid_since.subscribe();
         async move {
             if valid_since.changed().await.is_err() {
-                // Without a store there is no other URL any more.
+                // A dropped store never reloads its URL.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// What the latest URL says.
+    /// The parsed URL.
     pub(super) fn target(&self) -> Arc<Result<Target, MalformedUrl>> {
         self.target.load_full()
     }
 
-    /// Whether standbys may be read from.
     pub(super) const fn standbys(&self) -> Standbys {
         self.standbys
     }
 
-    /// The way that we were let in last.
-    pub(super) fn last(&self) -> Way {
+    /// The route of the last connection.
+    pub(super) fn last(&self) -> Route {
         **self.last.load()
     }
 
-    /// Notes which server a survey chose that began then. Where it is another one than
-    /// before, connections that were opened earlier are not used again.
-    pub(super) fn choose(&self, way: Way, server: ServerId, began: Instant) {
-        self.last.store(Arc::new(way));
+    /// Stores which server a survey chose, and when the survey began. If it is another one
+    /// than before, connections opened before the survey are not used again.
+    pub(super) fn choose(&self, route: Route, server: ServerId, began: Instant) {
+        self.last.store(Arc::new(route));
         let before = self.chosen.swap(Some(Arc::new(server)));
         if before.is_some_and(|before| *before != server) {
-            tracing::warn!(
-                "writes go to another database server from here on, or to a restarted one"
-            );
+            tracing::warn!("the primary is another database server from now on, or was restarted");
             self.valid_since.send_replace(began);
         }
     }
 
-    /// Waits until a new connection leads to another server than the one that was chosen.
-    pub(super) async fn doubted(&self) {
-        self.doubt.notified().await;
+    /// Waits until a new connection reaches another server than the last survey chose.
+    pub(super) async fn server_changed(&self) {
+        self.server_changed.notified().await;
     }
 
-    /// Waits until a server refuses our credentials.
+    /// Waits until a server rejects the credentials.
     pub(super) async fn credentials_refused(&self) {
-        self.refused.notified().await;
+        self.auth_failed.notified().await;
     }
 
-    /// What may be shown of where Postgres is.
+    /// The servers and the database, without credentials, for display.
     pub(super) fn place(&self) -> String {
         match &**self.target.load() {
             Ok(target) => target.place(),
@@ -325,29 +194,27 @@ impl Connector {
         }
     }
 
-    /// How long connecting may take: so much, or as much as the URL says, or as much as
-    /// there is time for every one of several servers.
-    pub(super) fn patience(&self, least: Duration) -> Duration {
+    /// The timeout of connecting: the URL's, if it has one; with several servers, the sum of
+    /// theirs, but at least `least`; otherwise `least`.
+    pub(super) fn connect_timeout(&self, least: Duration) -> Duration {
         match &**self.target.load() {
-            Ok(target) if target.servers.len() > 1 => least.max(target.patience()),
-            Ok(target) if target.is_patience_given => target.patience(),
+            Ok(target) if target.servers.len() > 1 => least.max(target.connect_timeout()),
+            Ok(target) if target.has_connect_timeout => target.connect_timeout(),
             _ => least,
         }
     }
 
-    /// Connects. The session is set up; nothing else is done on the connection until it
-    /// is polled.
+    /// Connects and sets the session up. The caller polls the wire from then on.
     pub(super) async fn open(&self) -> Result<(Client, Wire), ConnectError> {
         let opened = self.try_open().await;
-        self.note_refusal(opened.as_ref().err());
+        self.signal_auth_failure(opened.as_ref().err());
         opened
     }
 
-    /// Notifies those who wait for a server to refuse our credentials, if that is what
-    /// failed.
-    pub(super) fn note_refusal(&self, failed: Option<&ConnectError>) {
-        if failed.is_some_and(ConnectError::is_of_credentials) {
-            self.refused.notify_one();
+    /// Wakes [`Self::credentials_refused`] if that is why connecting failed.
+    pub(super) fn signal_auth_failure(&self, failed: Option<&ConnectError>) {
+        if failed.is_some_and(ConnectError::is_auth_failure) {
+            self.auth_failed.notify_one();
         }
     }
 
@@ -361,18 +228,18 @@ impl Connector {
         let in_turn = || (0..count).map(|next| (first + next) % count);
         for at in in_turn() {
             let server = &target.servers[at];
-            match self.enter(at, server, tls.clone()).await {
-                Ok((way, connected)) => {
-                    self.last.store(Arc::new(way));
+            match self.connect_server(at, server, tls.clone()).await {
+                Ok((route, connected)) => {
+                    self.last.store(Arc::new(route));
                     return Ok(connected);
                 }
                 Err(error) => failed.push((server.place.clone(), error)),
             }
         }
-        if self.standbys == Standbys::Counted && count > 1 {
+        if self.standbys == Standbys::Allowed && count > 1 {
             for at in in_turn() {
                 let any = with_any(&target.servers[at]);
-                if let Ok((_, connected)) = self.enter(at, &any, tls.clone()).await {
+                if let Ok((_, connected)) = self.connect_server(at, &any, tls.clone()).await {
                     return Ok(connected);
                 }
             }
@@ -380,46 +247,46 @@ impl Connector {
         Err(ConnectError::none_of(failed))
     }
 
-    /// Connects to a server by one of its addresses. Where it has several, that is one
-    /// where it takes writes, if there is one, and the last one rather than another.
-    async fn enter(
+    /// Connects to one address of a server. If it has several, prefers one that takes
+    /// writes, and among those the last one used.
+    async fn connect_server(
         &self,
         at: usize,
         server: &Server,
         tls: MakeRustlsConnect,
-    ) -> Result<(Way, (Client, Wire)), ConnectError> {
+    ) -> Result<(Route, (Client, Wire)), ConnectError> {
         let entered = async {
-            let mut ways = self.resolver.ways(server).await?;
+            let mut routes = self.resolver.resolve(server).await?;
             let last = self.last();
-            ways.sort_by_key(|way| Way::of(at, way) != last);
-            if ways.len() > 1 {
-                for way in &ways {
-                    if let Ok(connected) = enter(&writable(way), tls.clone()).await {
-                        return Ok((Way::of(at, way), connected));
+            routes.sort_by_key(|route| Route::of(at, route) != last);
+            if routes.len() > 1 {
+                for route in &routes {
+                    if let Ok(connected) = connect_address(&writable(route), tls.clone()).await {
+                        return Ok((Route::of(at, route), connected));
                     }
                 }
             }
             let mut failed = Vec::new();
-            for way in ways {
-                match enter(&way, tls.clone()).await {
-                    Ok(connected) => return Ok((Way::of(at, &way), connected)),
-                    Err(error) => failed.push((way.place, error)),
+            for route in routes {
+                match connect_address(&route, tls.clone()).await {
+                    Ok(connected) => return Ok((Route::of(at, &route), connected)),
+                    Err(error) => failed.push((route.place, error)),
                 }
             }
             Err(ConnectError::none_of(failed))
         };
-        // All addresses together, and the time that the name takes.
-        let entered = tokio::time::timeout(server.patience, entered).await;
-        let late = |_| ConnectError::Late(server.patience);
+        // The timeout covers all addresses, and the resolution of the name.
+        let entered = tokio::time::timeout(server.connect_timeout, entered).await;
+        let late = |_| ConnectError::TimedOut(server.connect_timeout);
         entered.map_err(late)?
     }
 
-    /// Connects, for the pool.
+    /// Connects for the pool.
     pub(super) async fn connect(&self) -> Result<Pooled, ConnectError> {
         loop {
             let opened_at = Instant::now();
             let opened = self.open().await;
-            // The pool takes a connection for as old as it is when it gets it.
+            // The pool counts a connection's age from when it receives it.
             if !self.is_valid(opened_at) {
                 continue;
             }
@@ -430,34 +297,34 @@ impl Connector {
         }
     }
 
-    /// Sees whether a connection of the pool leads to a server that is of use, and to the
-    /// one that was chosen.
+    /// Checks that a connection of the pool reaches a suitable server, and whether it is the
+    /// one that the last survey chose.
     async fn identify(&self, connection: &mut Pooled) -> Result<(), ConnectError> {
         let identity = connection.identify().await?;
-        // One that was made read-only refuses writes by itself.
-        if identity.standing != Standing::ReadOnly {
-            identity.standing.suits(self.standbys)?;
+        // A read-only server rejects writes by itself.
+        if identity.role != ServerRole::ReadOnly {
+            identity.role.require_readable(self.standbys)?;
         }
         let chosen = self.chosen.load();
         if chosen
             .as_ref()
             .is_some_and(|chosen| **chosen != identity.server)
         {
-            self.doubt.notify_one();
+            self.server_changed.notify_one();
         }
         Ok(())
     }
 
-    /// Sees whether Postgres takes our connections.
+    /// Checks whether Postgres accepts connections.
     pub(super) async fn probe(&self) -> Result<(), NoConnection> {
         match self.open().await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_refusal() => Err(NoConnection::Refused(error.to_string())),
-            Err(error) => Err(NoConnection::Away(error.to_string())),
+            Err(error) if error.is_permanent() => Err(NoConnection::Refused(error.to_string())),
+            Err(error) => Err(NoConnection::Unreachable(error.to_string())),
         }
     }
 
-    /// Cancels what a connection has under way, the way that it came.
+    /// Cancels the running statement of a connection.
     pub(super) async fn cancel(&self, token: CancelToken) -> Result<(), ConnectError> {
         let target = self.target.load_full();
         let target = (*target).as_ref().map_err(|error| *error)?;
@@ -468,8 +335,8 @@ impl Connector {
         Ok(token.cancel_query(tls).await?)
     }
 
-    /// Reads the files anew, since they may have been replaced: not on a thread that
-    /// others wait for, because the authorities of a system are many.
+    /// Builds the TLS configuration. Reads the files again each time, since they may have
+    /// been replaced; on a blocking thread, because the system's authorities are many.
     pub(super) async fn encrypt(
         &self,
         encryption: &Encryption,
@@ -486,7 +353,7 @@ impl Connector {
     }
 }
 
-/// The same server, if it takes writes.
+/// The same server, required to take writes.
 fn writable(server: &Server) -> Server {
     let mut writable = server.clone();
     let attributes = TargetSessionAttrs::ReadWrite;
@@ -494,15 +361,15 @@ fn writable(server: &Server) -> Server {
     writable
 }
 
-/// The same server, whether or not it takes writes.
+/// The same server, not required to take writes.
 pub(super) fn with_any(server: &Server) -> Server {
     let mut any = server.clone();
     any.config.target_session_attrs(TargetSessionAttrs::Any);
     any
 }
 
-/// Connects to a server that is reached in one way.
-pub(super) async fn enter(
+/// Connects to a server at its one address.
+pub(super) async fn connect_address(
     server: &Server,
     tls: MakeRustlsConnect,
 ) -> Result<(Client, Wire), ConnectError> {
@@ -515,19 +382,19 @@ pub(super) async fn enter(
         set_up(&client, &mut wire).await?;
         Ok((client, wire))
     };
-    // All of it: also one that accepts connections and then says nothing.
-    let entered = tokio::time::timeout(server.patience, entered).await;
-    let late = |_| ConnectError::Late(server.patience);
+    // The timeout also covers a server that accepts connections and then stays silent.
+    let entered = tokio::time::timeout(server.connect_timeout, entered).await;
+    let late = |_| ConnectError::TimedOut(server.connect_timeout);
     entered.map_err(late)?
 }
 
-/// Sets a new connection up, whatever it is for, and has it find the tables.
+/// Applies the session's settings and search path to a new connection.
 async fn set_up(client: &Client, wire: &mut Wire) -> Result<(), tokio_postgres::Error> {
     let session = format!("{}; {SCHEMA}", *SESSION);
     let mut set = pin!(client.batch_execute(&session));
     tokio::select! {
         biased;
-        // Its reason says more than that the connection is closed.
+        // The wire's error is more specific than "connection closed".
         ended = wire => ended?,
         done = &mut set => return done,
     }

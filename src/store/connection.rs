@@ -1,13 +1,13 @@
-//! A connection that runs diesel's queries on tokio-postgres' client.
+//! A connection that runs diesel's queries on tokio-postgres.
 //!
-//! diesel-async has such a connection as well. Its errors, though, have no SQLSTATE:
-//! diesel's `DatabaseErrorInformation` has no place for one, so that an outage could be
-//! told from a defect by the text of a message alone, which is in the server's language.
-//! Here the error of tokio-postgres is handed on whole (see [`failed`]). Once diesel
-//! passes SQLSTATEs on, and diesel-async fills them in, this file can go.
+//! diesel-async has such a connection too, but its errors lack the SQLSTATE, for which
+//! diesel's `DatabaseErrorInformation` has no field: an outage would differ from a defect
+//! only in the text of a message, which is in the server's language. This connection wraps
+//! the whole error of tokio-postgres instead (see [`failed`]). Once diesel passes SQLSTATEs
+//! on, and diesel-async fills them in, this file can be deleted.
 //!
-//! Statements are kept prepared where diesel says that they may be. Types that are not
-//! part of Postgres itself are not supported, since none is used.
+//! Statements stay prepared if diesel allows it. Only Postgres's built-in types are
+//! supported.
 
 use std::{
     collections::HashMap,
@@ -38,40 +38,40 @@ use tokio_postgres::{
 };
 
 use super::{
-    connect::Wire,
-    survey::{Driver, Identity, ServerId, Unsuitable},
+    identity::{Identity, ServerId, Unsuitable},
+    wire::{Driver, Wire},
 };
 use crate::domain::Timestamp;
 
-/// A connection. Statements that are polled at the same time, through shared references,
-/// are sent without waiting for each other's answers, in the order of their first polls.
+/// A connection. Statements that are polled concurrently, through shared references, are
+/// pipelined in the order of their first polls.
 pub(super) struct Connection {
     client: Client,
-    /// By their texts.
+    /// Prepared statements by their text.
     prepared: Mutex<HashMap<String, Prepared>>,
-    /// The server that it led to when it was opened, where that is known.
+    /// The server that the connection was opened to, once identified.
     server: Option<ServerId>,
     _driver: Driver,
 }
 
-/// A statement that the server knows, and the types of its columns.
+/// A prepared statement, and the types of its columns.
 #[derive(Clone)]
 struct Prepared {
     statement: Statement,
     columns: Arc<[NonZeroU32]>,
 }
 
-/// What diesel made of a query.
+/// A query that diesel rendered.
 struct Built {
     sql: String,
     may_be_kept: bool,
     parameters: Vec<(Type, Parameter)>,
 }
 
-/// A value in Postgres' binary form. It may be secret: its `Debug` shows nothing of it.
+/// A value in Postgres's binary format. It may be secret, so that its `Debug` hides it.
 struct Parameter(Option<Vec<u8>>);
 
-/// A row of an answer.
+/// A row of a result.
 pub(super) struct Row {
     row: tokio_postgres::Row,
     columns: Arc<[NonZeroU32]>,
@@ -83,20 +83,19 @@ pub(super) struct Value<'a> {
     at: usize,
 }
 
-/// A value's bytes.
 struct Bytes<'a>(&'a [u8]);
 
-/// Knows no types beside those that diesel knows by itself.
+/// Looks up no types beyond diesel's built-in ones.
 struct NoOtherTypes;
 
-/// The error of tokio-postgres as one of diesel's, in the variant that takes any error.
-/// It can be had back by a downcast.
+/// Wraps an error of tokio-postgres in diesel's variant for arbitrary errors, from which it
+/// can be downcast.
 pub(super) fn failed(error: tokio_postgres::Error) -> DieselError {
     DieselError::QueryBuilderError(Box::new(error))
 }
 
 impl Connection {
-    /// Takes a connection over, which from now on is moved by a task of its own.
+    /// Spawns a task that polls the wire.
     pub(super) fn new(client: Client, wire: Wire) -> Self {
         Self {
             client,
@@ -106,7 +105,7 @@ impl Connection {
         }
     }
 
-    /// What the server says that it is. The connection is to stay with that one.
+    /// Queries the server's identity, and binds the connection to that server.
     pub(super) async fn identify(&mut self) -> Result<Identity, tokio_postgres::Error> {
         let sql = format!("SELECT {}", Identity::SQL);
         let identity = Identity::read(&self.client.query_one(&sql, &[]).await?, 0)?;
@@ -114,23 +113,22 @@ impl Connection {
         Ok(identity)
     }
 
-    /// Sees whether it still leads to the server that it was opened to, by the start time
-    /// that the server reports.
+    /// Requires that the connection still reaches the server that it was opened to, by the
+    /// start time that the server reports.
     pub(super) fn require_server(&self, started: Timestamp) -> QueryResult<()> {
         match self.server {
-            Some(server) if server != ServerId::of(started) => {
-                Err(DieselError::QueryBuilderError(Box::new(Unsuitable::Moved)))
-            }
+            Some(server) if server != ServerId::of(started) => Err(DieselError::QueryBuilderError(
+                Box::new(Unsuitable::ServerChanged),
+            )),
             _ => Ok(()),
         }
     }
 
-    /// Whether it is known to have ended.
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 
-    /// What cancels the statement that is under way.
+    /// A token that cancels the running statement.
     pub(super) fn cancel_token(&self) -> CancelToken {
         self.client.cancel_token()
     }
@@ -253,7 +251,7 @@ impl<'a> AsyncConnectionCore for &'a Connection {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Pg> + QueryId + 'query,
     {
-        // The query is not sent to other threads, so nothing of it stays beyond here.
+        // The query is not `Send`, so that it must not outlive this call.
         match Built::of(&source.as_query()) {
             Ok(built) => self.load_built(built).boxed(),
             Err(error) => ready(Err(error)).boxed(),
@@ -357,7 +355,7 @@ impl ToSql for Parameter {
         true
     }
 
-    // The types are those that the statement was prepared with.
+    // The statement was prepared with these types, so that no check is needed.
     fn to_sql_checked(
         &self,
         of_type: &Type,
@@ -375,7 +373,7 @@ impl fmt::Debug for Parameter {
 
 impl PgMetadataLookup for NoOtherTypes {
     fn lookup_type(&mut self, _: &str, _: Option<&str>) -> PgTypeMetadata {
-        // No type has this number: the query fails before it is sent.
+        // OID 0 is invalid, so that the query fails before it is sent.
         PgTypeMetadata::new(0, 0)
     }
 }

@@ -1,8 +1,7 @@
-//! The directory: changes in order, the replacement of the whole as one
-//! difference, and how large it is.
+//! The directory: ordered changes, replacement as a whole, and its status.
 //!
-//! Everything is set-based: a run of changes of one kind is one statement, so
-//! that a full batch does not hold the write lock for a thousand round trips.
+//! All writes are set-based: a run of changes of one kind is one statement, so that a full
+//! batch does not hold the write lock for a thousand round trips.
 
 use std::collections::HashSet;
 
@@ -34,10 +33,10 @@ use rows::{pairs, single};
 /// Why the directory was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// Changes name things that do not exist at their point of the batch.
+    /// Changes refer to entities that do not exist at their point of the batch.
     #[error("a change names something unknown")]
     Unknown(Vec<UnknownReference>),
-    /// A replacement would remove too much.
+    /// The replacement would remove too many entities of one kind.
     #[error("the replacement would remove {} of {} {}", .0.removed, .0.known, .0.kind)]
     MassRemoval(Removal),
     /// The store failed.
@@ -51,40 +50,40 @@ struct PlaceRow {
     last_place: i64,
 }
 
-/// A change that names something unknown.
+/// A change's reference to an unknown entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownReference {
-    /// The change's place in the batch.
+    /// The index of the change in the batch.
     pub index: usize,
-    /// The field that names it, such as `user_id`.
+    /// The field with the reference, such as `put_site.team_id`.
     pub field: &'static str,
-    /// What it names.
+    /// The unknown id.
     pub id: Uuid,
 }
 
-/// How many rows there are now that were not there, or had another content.
+/// Counts of the rows that a write added, changed and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Rows that are new.
+    /// Inserted rows.
     pub added: u32,
-    /// Rows with a new content.
+    /// Updated rows, without those that stayed equal.
     pub changed: u32,
-    /// Rows that are gone.
+    /// Deleted rows.
     pub removed: u32,
 }
 
-/// How large the directory is, and how far.
+/// The size and the progress of the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The highest sequence applied.
+    /// The highest applied sequence; `None` before the first.
     pub applied_sequence: Option<u64>,
-    /// How many users.
+    /// The number of users.
     pub users: u32,
-    /// How many teams.
+    /// The number of teams.
     pub teams: u32,
-    /// How many sites.
+    /// The number of sites.
     pub sites: u32,
-    /// How many memberships, in teams and on sites.
+    /// The number of memberships in teams and on sites.
     pub memberships: u32,
 }
 
@@ -101,7 +100,7 @@ impl IsCollision for DirectoryError {
 }
 
 impl Snapshot {
-    /// How large the directory is, and how far.
+    /// Reads the size and the progress of the directory.
     pub async fn directory_status(&mut self) -> Result<Status, StoreError> {
         #[derive(diesel::QueryableByName)]
         struct Row {
@@ -134,10 +133,10 @@ impl Snapshot {
 }
 
 impl Store {
-    /// Gives a replacement of the directory its place in the order of changes: whatever is
-    /// applied from here on is newer. Waits for no write, and holds up none.
+    /// Assigns a replacement of the directory its place in the order of changes: all changes
+    /// applied later are newer. Neither waits for writes nor blocks them.
     pub async fn begin_replacement(&self) -> Result<ChangePosition, StoreError> {
-        // A place that is given out and not used changes nothing: so it may be tried again.
+        // An unused place has no effect, so that a retry is safe.
         let begun = async |mut connection: &mut Connection| {
             Statement("UPDATE directory_order SET last_place = last_place + 1 RETURNING last_place")
                 .get_result(&mut connection)
@@ -150,7 +149,7 @@ impl Store {
 }
 
 impl Transaction {
-    /// Which changes are in the directory.
+    /// Reads which changes are applied.
     pub async fn directory_progress(&mut self) -> Result<DirectoryProgress, StoreError> {
         let applied: Option<i64> = directory_state::table
             .select(directory_state::applied_sequence)
@@ -172,19 +171,15 @@ impl Transaction {
         })
     }
 
-    /// Notes that a change was applied, and gives how far the directory is with it. The
-    /// last thing in its transaction: replacements that begin wait from here to the commit,
-    /// and are newer.
-    pub async fn note_applied(
-        &mut self,
-        change: AcceptedChange,
-    ) -> Result<DirectoryProgress, StoreError> {
+    /// Records that a change was applied, and returns the new progress. Must come last in
+    /// its transaction: replacements that begin wait from here to the commit, and are newer.
+    pub async fn record_applied(&mut self, entry: AcceptedChange) -> Result<DirectoryProgress, StoreError> {
         let now: i64 = diesel::update(directory_order::table)
             .set(directory_order::last_place.eq(directory_order::last_place + 1))
             .returning(directory_order::last_place)
             .get_result(self.connection())
             .await?;
-        let progress = change.applied(place(now)?);
+        let progress = entry.applied(place(now)?);
         let rows = diesel::update(directory_order::table)
             .set((
                 directory_order::changed.eq(stored(progress.changed.0)?),
@@ -193,24 +188,24 @@ impl Transaction {
             ))
             .execute(self.connection())
             .await?;
-        types::expect_rows("noting a place", rows, 1)?;
+        types::expect_rows("recording a place", rows, 1)?;
         let applied = progress.applied_sequence.map(stored).transpose()?;
         let rows = diesel::update(directory_state::table)
             .set(directory_state::applied_sequence.eq(applied))
             .execute(self.connection())
             .await?;
-        types::expect_rows("noting a sequence", rows, 1)?;
+        types::expect_rows("recording a sequence", rows, 1)?;
         Ok(progress)
     }
 
-    /// Applies changes in their order. Fails as a whole where some of them name what
-    /// does not exist at their point of the batch, and tells of all of them.
+    /// Applies changes in order. Fails as a whole if some refer to entities that do not
+    /// exist at their point of the batch, and returns all such references.
     pub async fn apply_changes(
         &mut self,
         changes: &[DirectoryChange],
     ) -> Result<(), DirectoryError> {
         let mut unknown: Vec<UnknownReference> = Vec::new();
-        // What they would have made: who names that, makes no mistake of its own.
+        // The ids that failed changes would have added; references to them are not reported.
         let mut not_made = HashSet::new();
         let mut first = 0;
         for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
@@ -218,8 +213,8 @@ impl Transaction {
             if of_run.is_empty() {
                 self.apply_run(run).await?;
             } else {
-                // The others are applied all the same, so that it is known of those
-                // after them what they name. All of it is rolled back in the end.
+                // The others are applied all the same, so that the references of later
+                // changes can be checked. The caller rolls all of it back.
                 let wrong: HashSet<_> = of_run.iter().map(|unknown| unknown.index).collect();
                 let (wrong, right): (Vec<_>, Vec<_>) = (first..)
                     .zip(run)
@@ -241,8 +236,8 @@ impl Transaction {
         }
     }
 
-    /// Applies changes of one kind, which name nothing unknown. The last of several
-    /// puts of one thing wins, as it would one by one.
+    /// Applies changes of one kind without unknown references. The last of several puts of
+    /// one entity wins, as it would one by one.
     async fn apply_run(&mut self, run: &[DirectoryChange]) -> Result<(), DirectoryError> {
         use DirectoryChange as Change;
 
@@ -306,7 +301,7 @@ impl Transaction {
     }
 }
 
-/// What the changes of one run refer to, in each of three tables.
+/// The references of one run of changes, by table.
 struct References {
     next: usize,
     users: Vec<(usize, &'static str, Uuid)>,
@@ -315,7 +310,7 @@ struct References {
 }
 
 impl References {
-    /// Those of a run that begins there in its batch.
+    /// The references of a run whose first change has that index in the batch.
     fn of(first: usize, run: &[DirectoryChange]) -> Self {
         let mut references = Self {
             next: first,
@@ -359,7 +354,7 @@ impl References {
         }
     }
 
-    /// Those that are unknown, in the order of the changes.
+    /// The unknown references, in the order of the changes.
     async fn unknown(
         self,
         transaction: &mut Transaction,
@@ -390,10 +385,7 @@ impl References {
 
 fn place(stored: i64) -> Result<ChangePosition, StoreError> {
     let negative = || StoreError::Inconsistent(format!("place {stored}"));
-    u64::try_from(stored)
-        .ok()
-        .map(ChangePosition)
-        .ok_or_else(negative)
+    u64::try_from(stored).ok().map(ChangePosition).ok_or_else(negative)
 }
 
 fn stored(number: u64) -> Result<i64, StoreError> {

@@ -1,36 +1,37 @@
-//! What can go wrong between the service and Postgres, in the classes that
-//! callers need to tell apart: it cannot be reached, it is too much at once, or
-//! there is a defect. A database's message is for our log, never for a caller.
+//! Failures of the database, in the classes that callers distinguish: unavailable,
+//! overloaded, or a defect. Postgres's messages go to the log, never to a caller.
 
 use deadpool::managed::{PoolError, TimeoutType};
 use diesel::result::Error as DieselError;
 use tokio_postgres::error::DbError;
 use tracing::error;
 
-use super::{connect::ConnectError, survey::Unsuitable};
+pub(super) mod connect;
+
+use super::identity::Unsuitable;
+use connect::ConnectError;
 
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres cannot be reached, is shutting down, or does not take writes.
+    /// Postgres cannot be reached, is shutting down, or takes no writes.
     #[error("the database is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No connection, or no lock, was free in time.
+    /// No connection or lock was available in time.
     #[error("the database is overloaded")]
     Overloaded(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Two transactions stood in each other's way: the same may go through at
-    /// the next try.
+    /// The transaction collided with another; a retry may succeed.
     #[error("the transaction collided with another")]
     Collision(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The database holds what no version of the service writes.
+    /// The database holds a row that no version of the service writes.
     #[error("the database is inconsistent: {0}")]
     Inconsistent(String),
-    /// A statement that should have worked did not.
+    /// A statement failed for a reason that points to a bug.
     #[error("a statement failed")]
     Defect(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What an SQLSTATE means for callers. This is the one table, for all connections.
+/// The class of an SQLSTATE. This is the only table, for all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Unavailable,
@@ -40,11 +41,10 @@ enum Class {
 }
 
 impl Class {
-    /// The class by the codes of Postgres' documentation, appendix A. `PgBouncer` and its
-    /// kind say all that is their own with 08P01, or with a code of class 58 or XX.
+    /// Classifies the codes of appendix A of Postgres's documentation. Poolers such as
+    /// `PgBouncer` report their own errors with 08P01, or with a code of class 58 or XX.
     ///
-    /// `file` is the file of Postgres' source in which the error arose. A pooler names
-    /// none.
+    /// `file` is the file of Postgres's source that raised the error; poolers report none.
     fn of(state: &str, file: Option<&str>) -> Self {
         match state {
             // serialization_failure, deadlock_detected.
@@ -55,7 +55,7 @@ impl Class {
             // transaction_timeout.
             "25006" | "25P03" | "25P04" => Self::Unavailable,
             // program_limit_exceeded: here, the queue of notifications is full.
-            NOTIFY_LIMIT if is_of_notifications(file) => Self::Unavailable,
+            NOTIFY_LIMIT if is_from_notifications(file) => Self::Unavailable,
             _ => match state.get(..2) {
                 // Connection exceptions, invalid authorization, invalid catalog name,
                 // insufficient resources, operator intervention, system errors, internal
@@ -67,16 +67,15 @@ impl Class {
     }
 }
 
-/// The code of a limit of the server's that was exceeded: one of them is how much it
-/// keeps of notifications that somebody has not read yet.
+/// `program_limit_exceeded`: one of the limits is the size of the notification queue.
 const NOTIFY_LIMIT: &str = "54000";
 
-/// Whether an error arose where Postgres keeps notifications.
-fn is_of_notifications(file: Option<&str>) -> bool {
+/// Whether Postgres's notification code raised the error.
+fn is_from_notifications(file: Option<&str>) -> bool {
     file.is_none_or(|file| file.ends_with("async.c"))
 }
 
-/// What the server said, without its details: those can quote a row, and with it a hash.
+/// The server's message without its details, which can quote a row, and with it a hash.
 #[derive(Debug, thiserror::Error)]
 #[error("{severity}: {message} (SQLSTATE {state})")]
 struct Report {
@@ -95,8 +94,8 @@ impl Report {
     }
 }
 
-/// Notifications that nobody reads filled the queue, and a commit that was to add one
-/// failed. Changes add none from half of the queue on, so it filled in their middle.
+/// A commit failed because the notification queue is full of unread notifications. Changes
+/// send none once the queue is half full, so that it filled up during the transaction.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "Postgres' queue of notifications is full (see pg_notification_queue_usage()): a session of \
@@ -108,7 +107,7 @@ struct QueueFull(#[source] Report);
 impl From<DieselError> for StoreError {
     fn from(source: DieselError) -> Self {
         match source {
-            // What the connection hands on: see its `failed`.
+            // The connection wraps its errors in this variant; see its `failed`.
             DieselError::QueryBuilderError(error) => {
                 match error.downcast::<tokio_postgres::Error>() {
                     Ok(error) => (*error).into(),
@@ -116,7 +115,7 @@ impl From<DieselError> for StoreError {
                     Err(other) => Self::Defect(other),
                 }
             }
-            // What diesel itself has to say is about queries, and about their rows.
+            // Diesel's own errors are about queries and their rows.
             other => Self::Defect(Box::new(other)),
         }
     }
@@ -125,9 +124,9 @@ impl From<DieselError> for StoreError {
 impl From<tokio_postgres::Error> for StoreError {
     fn from(source: tokio_postgres::Error) -> Self {
         let Some(error) = source.as_db_error() else {
-            // Without an answer of the server's it is the connection that failed, unless
-            // a value could not be written or read.
-            return if is_of_value(&source) {
+            // Without a reply of the server, the connection failed, unless a value could
+            // not be encoded or decoded.
+            return if is_of_encoding(&source) {
                 Self::Defect(Box::new(source))
             } else {
                 Self::Unavailable(Box::new(source))
@@ -146,11 +145,18 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-/// Whether a value does not have the type that it is written or read as: anything else
-/// that is not the server's answer comes of the input and output, or has no source.
-fn is_of_value(error: &tokio_postgres::Error) -> bool {
+/// Whether a value could not be encoded or decoded. All other errors without a reply of
+/// the server have an I/O error as their source, or none.
+fn is_of_encoding(error: &tokio_postgres::Error) -> bool {
     let source = std::error::Error::source(error);
     source.is_some_and(|source| !source.is::<std::io::Error>())
+}
+
+impl From<ConnectError> for StoreError {
+    /// Whatever the reason: without a connection, the database is unavailable.
+    fn from(error: ConnectError) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
 }
 
 impl From<PoolError<ConnectError>> for StoreError {
@@ -167,8 +173,7 @@ impl From<PoolError<ConnectError>> for StoreError {
 }
 
 impl StoreError {
-    /// Writes the failure, with all its causes, to the log: here and nowhere
-    /// else, since nobody above sees the causes.
+    /// Logs the failure with all its causes. Callers further up do not see the causes.
     pub fn log(&self) {
         let causes = causes(self);
         match self {
@@ -179,8 +184,8 @@ impl StoreError {
         }
     }
 
-    /// Whether it is the way to Postgres that failed, or Postgres as a whole, and not what
-    /// it was asked for: that may merely have taken too long.
+    /// Whether the connection or Postgres itself failed, rather than a statement, which may
+    /// merely have timed out.
     pub fn is_connection_failure(&self) -> bool {
         match self {
             Self::Unavailable(source) => !source.is::<tokio::time::error::Elapsed>(),
@@ -190,7 +195,7 @@ impl StoreError {
         }
     }
 
-    /// Whether Postgres has no connection left for us.
+    /// Whether Postgres has no connection left.
     pub fn is_connection_shortage(&self) -> bool {
         match self {
             Self::Unavailable(source) => source
@@ -202,7 +207,7 @@ impl StoreError {
         }
     }
 
-    /// Whether a person should look at it: no other try mends it.
+    /// Whether an operator should look at it, since no retry helps.
     pub const fn is_defect(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Overloaded(_) | Self::Collision(_) => false,
@@ -210,7 +215,7 @@ impl StoreError {
         }
     }
 
-    /// Its class, in a word.
+    /// The `error.type` of spans.
     pub(super) const fn class(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
@@ -221,7 +226,7 @@ impl StoreError {
         }
     }
 
-    /// The name of the constraint that a statement ran into, if one did.
+    /// The name of the violated constraint, if the error is a violation.
     pub(crate) fn violated(error: &DieselError) -> Option<&str> {
         let DieselError::QueryBuilderError(error) = error else {
             return None;
@@ -231,13 +236,13 @@ impl StoreError {
     }
 }
 
-/// An error's causes in a line, outermost first.
+/// The causes of an error in one line, outermost first.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
-        // A wrapper often repeats what it wraps.
+        // A wrapper often repeats the message of its source.
         if !causes.last().is_some_and(|wrapper| wrapper.contains(&text)) {
             causes.push(text);
         }
@@ -251,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_an_outage_where_it_is_that_of_notifications() {
+    fn a_full_notification_queue_is_an_outage() {
         for file in [None, Some("async.c"), Some("src/backend/commands/async.c")] {
             assert_eq!(Class::of("54000", file), Class::Unavailable, "{file:?}");
         }
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sqlstate_is_a_defect() {
+    fn an_unknown_sqlstate_is_a_defect() {
         for state in ["", "5", "ä", "00000", "99999"] {
             assert_eq!(Class::of(state, None), Class::Defect, "{state}");
         }

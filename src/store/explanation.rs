@@ -1,5 +1,4 @@
-//! What explains an answer and is in no answer: which token of a client is the
-//! newest, and when something last changed for it.
+//! Queries of `explain` beyond an answer's data: a client's newest token and last change.
 
 use diesel::{
     ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
@@ -24,7 +23,7 @@ struct LastChange {
 }
 
 impl Store {
-    /// The newest token of a client, by its hash.
+    /// The hash of a client's newest token.
     pub async fn newest_token(&self, client: ClientId) -> Result<Option<TokenHash>, StoreError> {
         let find = async |connection: &mut Connection| {
             api_client_tokens::table
@@ -46,7 +45,7 @@ impl Store {
         hash.transpose()
     }
 
-    /// Whether there is such a client.
+    /// Whether the client exists.
     pub async fn has_client(&self, client: ClientId) -> Result<bool, StoreError> {
         let find = async |connection: &mut Connection| {
             diesel::select(exists(api_clients::table.find(client.uuid())))
@@ -58,8 +57,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The last revision that changed something for a client. `None`: it is longer
-    /// ago than the log reaches back.
+    /// The last revision that changed a client; `None` if it is older than the change log.
     pub async fn last_change(&self, client: ClientId) -> Result<Option<Revision>, StoreError> {
         let find = async |connection: &mut Connection| {
             diesel::sql_query(

@@ -1,6 +1,6 @@
-//! The facts that decisions about API clients rest on: who the actor is, what
-//! they hold, and what part they have in the owner. All of one moment, which is
-//! the snapshot's or, under the write lock, the transaction's.
+//! The facts that decisions about API clients depend on: the actor's roles, and the actor's
+//! relation to the owner. They are consistent: of one snapshot, or read under the write
+//! lock.
 
 use std::collections::BTreeMap;
 
@@ -31,15 +31,15 @@ struct SiteRow {
 }
 
 impl Snapshot {
-    /// Loads what seeing an owner's clients depends on.
+    /// Loads the facts that reading an owner's clients depends on.
     pub async fn facts(&mut self, actor: UserId, owner: Owner) -> Result<Facts, StoreError> {
         facts(self.connection(), actor, owner, &[]).await
     }
 }
 
 impl Transaction {
-    /// Loads what changing an owner's client depends on, with what the actor
-    /// holds on each of the sites.
+    /// Loads the facts that changing an owner's client depends on, with the actor's standing
+    /// on each of the sites.
     pub async fn facts(
         &mut self,
         actor: UserId,
@@ -70,7 +70,7 @@ async fn facts(
             Owner::Team(id) => Some(find_team(connection, id, actor).await?),
         })
     };
-    // All are sent before the first answer is there.
+    // Pipelined.
     let (user, sites, owner) = join3(
         find_user(connection, actor),
         site_standings(connection, actor, asked),

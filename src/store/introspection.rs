@@ -1,5 +1,5 @@
-//! A token's client and owner, found by the token's hash in one statement, and
-//! so in one snapshot together with the revision that they are of.
+//! Looks a token's client and owner up in one statement, and so in one snapshot with its
+//! revision.
 
 use std::collections::BTreeMap;
 
@@ -29,9 +29,9 @@ use crate::domain::{
     token::TokenHash,
 };
 
-/// A row for each grant of the token's client; one without a grant where there
-/// is none; one with nothing but the state where there is no such token. The
-/// token's hash stands between the two parts.
+/// Returns a row per grant of the token's client, one row if the client has no grants, and
+/// one with the state alone if the token is unknown. The token's hash is bound between the
+/// two parts.
 const LOOK_UP: [&str; 2] = [
     "
     SELECT state.revision, clock_timestamp() AS now,
@@ -100,19 +100,19 @@ struct Row {
     site_role: Option<String>,
 }
 
-/// What the database says of a token.
+/// The result of looking a token up in the database.
 #[derive(Clone, Debug)]
-pub struct LookUp {
-    /// The revision that it says so at.
+pub struct TokenLookup {
+    /// The revision of the snapshot.
     pub revision: Revision,
-    /// The time, by the database's clock.
+    /// The time by the database's clock.
     pub now: Timestamp,
-    /// The token's client and owner; `None`: no such token.
+    /// The token's client and owner; `None` if the token is unknown.
     pub subject: Option<Subject>,
 }
 
-/// The statement with its one parameter. `diesel::sql_query` is never kept
-/// prepared, and planning this one takes longer than running it.
+/// The statement with its parameter. It has its own type because `diesel::sql_query` is
+/// never kept prepared, and planning takes longer than running it.
 struct LookUpStatement {
     hash: Vec<u8>,
 }
@@ -138,9 +138,9 @@ impl Query for LookUpStatement {
 }
 
 impl Store {
-    /// Looks a token up. `None` asks for the revision and the time alone.
-    pub async fn look_up(&self, token: Option<TokenHash>) -> Result<LookUp, StoreError> {
-        // No hash is empty, so none is found.
+    /// Looks a token up. With `None`, returns the revision and the time alone.
+    pub async fn look_up(&self, token: Option<TokenHash>) -> Result<TokenLookup, StoreError> {
+        // An empty hash matches no token.
         let hash = token.map_or(Vec::new(), |token| token.0.to_vec());
         let statement = LookUpStatement { hash };
         let look_up =
@@ -150,7 +150,7 @@ impl Store {
         let [first, ..] = rows.as_slice() else {
             return Err(StoreError::Inconsistent("no index_state".to_owned()));
         };
-        Ok(LookUp {
+        Ok(TokenLookup {
             revision: revision(first.revision)?,
             now: self.clock.adopt(first.now),
             subject: subject(&rows)?,

@@ -1,6 +1,5 @@
-//! A connection that somebody works on, and the span of that work: from the wait for
-//! the connection until it is given back. Spans name what is done, and never how: no
-//! statement gets in, and no value.
+//! A pooled connection in use, and the span of that use, from the wait for the connection to
+//! its return. Spans name the operation; they never contain statements or values.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +11,7 @@ use crate::telemetry::traces;
 /// How long an abandoned statement may take to be cancelled.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Work on the database, by OpenTelemetry's conventions for databases.
+/// The span of a database operation, by OpenTelemetry's conventions for databases.
 pub(super) struct Work(Span);
 
 impl Work {
@@ -33,7 +32,7 @@ impl Work {
         self.0.clone()
     }
 
-    /// The wait for a connection.
+    /// The child span of waiting for a connection.
     pub(super) fn connecting(&self) -> Span {
         info_span!(target: traces::TARGET, parent: &self.0, "store.connection")
     }
@@ -48,13 +47,12 @@ impl Work {
     }
 }
 
-/// A connection that is put back into the pool only when its work was finished.
+/// A connection that returns to the pool only after [`Lease::finish`].
 pub(super) struct Lease {
     connection: Option<Object>,
-    /// Whether the connection has nothing under way.
+    /// Whether no statement or transaction is open on the connection.
     idle: bool,
     connector: Arc<Connector>,
-    /// What it is for.
     work: Option<Work>,
 }
 
@@ -68,13 +66,13 @@ impl Lease {
         }
     }
 
-    /// The same, for that work.
+    /// Attaches the span of the operation.
     pub(super) fn of(mut self, work: Work) -> Self {
         self.work = Some(work);
         self
     }
 
-    /// The connection, which from here on has something under way.
+    /// The connection, which counts as in use from here on.
     pub(super) fn start(&mut self) -> &mut Connection {
         self.idle = false;
         self.connection
@@ -82,7 +80,7 @@ impl Lease {
             .expect("taken out only when dropped")
     }
 
-    /// Says that nothing is under way any more: the pool may have it back.
+    /// Returns the connection to the pool.
     pub(super) fn finish(mut self) {
         self.idle = true;
     }
@@ -99,8 +97,8 @@ impl Drop for Lease {
         if let Some(work) = &self.work {
             work.fail("unfinished");
         }
-        // Left in the middle: the next user of the connection would wait for the
-        // statement's end, and a lock that it holds would stay held until then.
+        // Dropped midway: the next user of the connection would wait for the statement to
+        // end, and its locks would be held until then.
         let connection = Object::take(object);
         let cancel = connection.cancel_token();
         let connector = Arc::clone(&self.connector);

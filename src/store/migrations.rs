@@ -1,6 +1,5 @@
-//! The database's shape: which migrations there are, which of them a database
-//! has, and how it gets the rest. Replicas may try at once: one applies, the
-//! others wait and find nothing to do.
+//! Schema migrations. Replicas may apply them concurrently: one does, and the others wait
+//! and find nothing pending.
 
 use diesel::{
     ConnectionError,
@@ -11,30 +10,16 @@ use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnecti
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::{
-    Options,
-    connect::{ConnectError, Connector},
-    connection::Connection,
-    error::StoreError,
-    session::WITHOUT_LIMITS,
+    Options, connect::Connector, connection::Connection, error::StoreError,
+    error::connect::ConnectError, session::WITHOUT_LIMITS,
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
-/// Held while migrating; a number of this project's own.
+/// The advisory lock held while migrating; an arbitrary number unique to this service.
 const LOCK: &str = "SELECT pg_advisory_lock(7201148302467195)";
 
-/// Puts the schema that has the service's tables first in the search path, whatever comes
-/// before it there: by default that is a schema with the role's own name, which somebody may
-/// have made for something else, also after the first migration. Finds the tables through
-/// the search path, so that this says where they are to somebody who keeps them elsewhere
-/// than in `public`. Changes nothing where there are none yet.
-pub(super) const SCHEMA: &str = "
-    SELECT set_config('search_path', concat_ws(', ', quote_ident(nspname),
-                      nullif(current_setting('search_path'), '')), false)
-    FROM (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-          WHERE relname = 'index_state' AND nspname = ANY (current_schemas(false))
-          ORDER BY array_position(current_schemas(false), nspname) LIMIT 1) AS home";
-/// The same for migrations. Nothing comes after that schema, because the functions keep the
-/// search path under which they are made.
+/// Sets the search path to the schema of the service's tables alone, since functions keep
+/// the search path under which migrations create them.
 const ONLY_SCHEMA: &str = "
     SELECT set_config('search_path', quote_ident(coalesce(
         (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -48,10 +33,10 @@ pub enum MigrationError {
     /// Postgres cannot be reached.
     #[error("cannot connect to the database")]
     Connect(#[source] ConnectionError),
-    /// The lock that orders migrations could not be had.
+    /// The advisory lock could not be acquired.
     #[error("cannot lock the database for migration")]
     Lock(#[source] diesel::result::Error),
-    /// Where the tables are could not be looked up.
+    /// The schema of the tables could not be looked up.
     #[error("cannot find the schema of the tables")]
     Schema(#[source] diesel::result::Error),
     /// A migration failed; it was rolled back.
@@ -59,7 +44,7 @@ pub enum MigrationError {
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Applies what is pending, and names it.
+/// Applies all pending migrations, and returns their names.
 ///
 /// # Panics
 /// On a current-thread runtime, which cannot block in place.
@@ -71,7 +56,7 @@ pub async fn apply(database_url: &str) -> Result<Vec<String>, MigrationError> {
     named(&applied)
 }
 
-/// Reverts everything, and names it. All data is lost; no command does it.
+/// Reverts all migrations, and returns their names. All data is lost; no command does this.
 ///
 /// # Panics
 /// On a current-thread runtime, which cannot block in place.
@@ -83,7 +68,7 @@ pub async fn revert_all(database_url: &str) -> Result<Vec<String>, MigrationErro
     named(&reverted)
 }
 
-/// Names what is pending. Changes nothing, not even in an empty database.
+/// The names of the pending migrations. Changes nothing, even in an empty database.
 pub(super) async fn pending(connection: &mut Connection) -> Result<Vec<String>, StoreError> {
     use diesel::sql_types::Text;
     use diesel_async::RunQueryDsl;
@@ -94,9 +79,9 @@ pub(super) async fn pending(connection: &mut Connection) -> Result<Vec<String>, 
         version: String,
     }
 
-    // They are part of the program: waiting does not mend them.
+    // The migrations are embedded, so that an error in them is a defect.
     let mut known = names().map_err(StoreError::Defect)?;
-    // diesel's own table is made by the first migration run.
+    // The first migration run creates diesel's own table.
     let exists = "SELECT name::text AS version \
                   FROM to_regclass('__diesel_schema_migrations') AS name \
                   WHERE name IS NOT NULL";
@@ -125,13 +110,12 @@ fn names() -> diesel::migration::Result<Vec<String>> {
     Ok(names)
 }
 
-/// A name is `DATE-NUMBER_WORDS`, its version, which is what the database
-/// keeps, the same without words and hyphens.
+/// The version in a name `DATE-NUMBER_WORDS`, without hyphens, as the database stores it.
 fn version(name: &str) -> String {
     name.split('_').next().unwrap_or(name).replace('-', "")
 }
 
-/// The names that belong to versions, in the versions' order.
+/// The names of versions, in the same order.
 fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationError> {
     let names = names().map_err(MigrationError::Run)?;
     let name = |wanted: String| {
@@ -150,12 +134,12 @@ async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, Migrati
     let (client, wire) = opened.map_err(bad).map_err(MigrationError::Connect)?;
     let connection = AsyncPgConnection::try_from_client_and_connection(client, wire).await;
     let mut connection = connection.map_err(MigrationError::Connect)?;
-    // Before: a limit holds for the whole of what is sent at once.
+    // Sent separately: a timeout applies to a batch as a whole.
     connection
         .batch_execute(WITHOUT_LIMITS)
         .await
         .map_err(MigrationError::Lock)?;
-    // Released when this connection ends, whatever happens before.
+    // Released when this connection ends, for whatever reason.
     connection
         .batch_execute(LOCK)
         .await

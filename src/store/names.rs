@@ -1,33 +1,32 @@
-//! What the names of servers stand for: they are resolved anew for every connection, and
-//! all addresses of a name count, since behind each of them may be another server.
+//! Name resolution. Names are resolved for every connection, and all addresses of a name
+//! are used, since each may be another server.
 
 use std::{fmt, io, net::IpAddr, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio_postgres::config::Host;
 
-use super::{connect::ConnectError, url::Server};
+use super::{error::connect::ConnectError, url::Server};
 
-/// Looks up the addresses of a name.
-type LookUp = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
+type LookUpFn = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
 
-/// Resolves names: as the system does, unless told otherwise.
+/// Resolves host names; by default with the system's resolver.
 #[derive(Clone)]
-pub struct Resolver(Arc<LookUp>);
+pub struct Resolver(Arc<LookUpFn>);
 
 impl Resolver {
-    /// Resolves names by that function.
+    /// A resolver that calls a function.
     pub fn by(
         look_up: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(look_up))
     }
 
-    /// The ways to a server: one for each address that its name has at the moment.
-    pub(super) async fn ways(&self, server: &Server) -> Result<Vec<Server>, ConnectError> {
+    /// Resolves a server into one per address of its name.
+    pub(super) async fn resolve(&self, server: &Server) -> Result<Vec<Server>, ConnectError> {
         let name = match server.config.get_hosts() {
             [Host::Tcp(name)] if server.config.get_hostaddrs().is_empty() => name,
-            // A socket, or an address that is given beside the name.
+            // A Unix socket, or a host with an explicit address.
             _ => return Ok(vec![server.clone()]),
         };
         let unresolved = |error| ConnectError::Unresolved(server.place.clone(), error);
@@ -45,23 +44,23 @@ impl Resolver {
             return Err(unresolved(io::ErrorKind::NotFound.into()));
         }
         let is_one = addresses.len() == 1;
-        let way = |address: IpAddr| {
-            let mut way = server.clone();
-            // The name stays, for the certificate.
-            way.config.hostaddr(address);
+        let route = |address: IpAddr| {
+            let mut route = server.clone();
+            // The name is kept to verify the certificate.
+            route.config.hostaddr(address);
             if !is_one {
-                way.place = format!("{} at {address}", server.place);
+                route.place = format!("{} at {address}", server.place);
             }
-            way
+            route
         };
-        Ok(addresses.into_iter().map(way).collect())
+        Ok(addresses.into_iter().map(route).collect())
     }
 }
 
 impl Default for Resolver {
     fn default() -> Self {
         let look_up = async |name: String| {
-            // The port is the URL's, and is not looked up.
+            // The port is the URL's, so that any will do here.
             let found = tokio::net::lookup_host((name, 0)).await?;
             Ok(found.map(|address| address.ip()).collect())
         };

@@ -1,35 +1,29 @@
-//! The pool of connections, and who may have how many of them.
+//! The connection pool, and its division between readers and writers.
 
 use std::sync::Arc;
 
 use deadpool::{Runtime, managed};
 
-use super::{
-    Options,
-    connect::{ConnectError, Connector},
-    connection::Connection,
-};
+use super::{Options, connect::Connector, connection::Connection, error::connect::ConnectError};
 
-/// Connections that are used again.
 pub(super) type Pool = managed::Pool<Manager>;
-/// A connection out of the pool.
 pub(super) type Object = managed::Object<Manager>;
 
-/// The part of the pool that writers may have. They wait for each other anyway,
-/// and must not keep those who read waiting for a connection.
+/// Writers may hold one in this many connections. They wait for each other anyway, and must
+/// not starve readers.
 const WRITERS_SHARE: usize = 4;
 
-/// How many the store works for at once; the others wait.
+/// The number of concurrent operations of the store; others wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Places {
-    /// Those who read.
+pub struct PoolPermits {
+    /// Permits of readers: all connections.
     pub reads: usize,
-    /// Those who write, with connections that those who read could have otherwise.
+    /// Permits of writers, who share the connections with readers.
     pub writes: usize,
 }
 
-impl Places {
-    /// Those of a pool of so many connections.
+impl PoolPermits {
+    /// The permits of a pool of that size.
     pub(super) fn of(connections: usize) -> Self {
         Self {
             reads: connections,
@@ -38,16 +32,16 @@ impl Places {
     }
 }
 
-/// How the pool is used at a moment.
+/// The use of the pool at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// Connections that there are.
+    /// Open connections.
     pub connections: usize,
-    /// Of these, those that nobody uses.
+    /// Open connections that are not in use.
     pub idle: usize,
-    /// Connections that there may be.
-    pub at_most: usize,
-    /// Those who wait for one.
+    /// The maximum number of connections.
+    pub capacity: usize,
+    /// Operations that wait for a connection.
     pub waiting: usize,
 }
 
@@ -57,13 +51,13 @@ impl PoolStatus {
         Self {
             connections: status.size,
             idle: status.available,
-            at_most: status.max_size,
+            capacity: status.max_size,
             waiting: status.waiting,
         }
     }
 }
 
-/// Makes connections, and sees whether one can be used again.
+/// Opens connections, and checks whether one can be reused.
 pub(super) struct Manager(Arc<Connector>);
 
 impl managed::Manager for Manager {
@@ -71,7 +65,7 @@ impl managed::Manager for Manager {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Connection, ConnectError> {
-        // Boxed, since it is large, rare, and part of whatever needs a connection.
+        // Boxed, since this large, rare future is part of every user's future.
         Box::pin(self.0.connect()).await
     }
 
@@ -80,11 +74,11 @@ impl managed::Manager for Manager {
         connection: &mut Connection,
         metrics: &managed::Metrics,
     ) -> managed::RecycleResult<ConnectError> {
-        // No round trip: a dead connection is seen as closed.
+        // Without a round trip: a dead connection reports itself as closed.
         if connection.is_closed() {
             return Err(managed::RecycleError::message("the connection has ended"));
         }
-        // A connection to where the database no longer is would be used for ever otherwise.
+        // A connection to a former primary would otherwise be reused forever.
         if !self.0.is_valid(metrics.created) {
             return Err(managed::RecycleError::message(
                 "the database is elsewhere now",
@@ -94,7 +88,7 @@ impl managed::Manager for Manager {
     }
 }
 
-/// Closes one connection that nobody uses, if there is one.
+/// Closes one idle connection. Returns whether there was one.
 pub(super) fn close_idle(pool: &Pool) -> bool {
     let mut is_closed = false;
     let is_first = |_: &Connection, _| std::mem::replace(&mut is_closed, true);
@@ -102,8 +96,7 @@ pub(super) fn close_idle(pool: &Pool) -> bool {
     is_closed
 }
 
-/// A pool, which connects when first asked for a connection. How long that may take is
-/// said by whoever asks.
+/// A pool, which connects on first use. Callers pass the timeout of connecting.
 pub(super) fn of(options: &Options, connector: &Arc<Connector>) -> Pool {
     Pool::builder(Manager(Arc::clone(connector)))
         .max_size(options.pool_size)

@@ -1,5 +1,5 @@
-//! Requests that may be sent again, and the sealed replies that they get. What a row says
-//! of a request is of no use without its id, which is not kept.
+//! Idempotent requests and their sealed replies. Rows reveal nothing without the request's
+//! id, which is not stored.
 
 use diesel::{prelude::*, sql_types::BigInt};
 use diesel_async::RunQueryDsl;
@@ -24,47 +24,47 @@ use crate::domain::{
     token::TokenHash,
 };
 
-/// Requests that are removed by one statement at most.
-const REMOVED_AT_ONCE: i64 = 10_000;
-/// Removes some of the requests before a time, but for those that somebody removes already.
+/// The most requests that one statement removes.
+const MAX_REMOVED: i64 = 10_000;
+/// Removes requests up to a time, and skips those that another replica is removing.
 const REMOVE_EXPIRED: &str = "
     DELETE FROM api_client_requests WHERE lookup = ANY (ARRAY(
         SELECT lookup FROM api_client_requests WHERE create_time <= $1
         ORDER BY create_time LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
-/// A request that was made, and is remembered.
+/// A request that was found by its id.
 #[derive(Debug)]
 pub struct RememberedRequest {
-    /// What it asked for.
+    /// The digest of the request's content.
     pub digest: RequestDigest,
-    /// Its reply; none where the token in it is no longer the client's newest, or the
-    /// client was revoked or deleted.
+    /// The stored reply; `None` if its token is no longer the client's newest, or the client
+    /// was revoked or deleted.
     pub reply: Option<RememberedReply>,
 }
 
-/// The reply to a request.
+/// The stored reply to a request.
 #[derive(Debug)]
 pub struct RememberedReply {
-    /// The client whose token is in it.
+    /// The client whose token the reply contains.
     pub client: ClientId,
-    /// The reply, but for the revision.
+    /// The encrypted reply, without the revision.
     pub sealed: SealedReply,
-    /// The revision of the write.
+    /// The revision of the original write.
     pub revision: Revision,
 }
 
-/// A request to be remembered with its reply.
+/// A request to be stored with its reply.
 #[derive(Debug)]
 pub struct NewRequest {
-    /// Who made it.
+    /// The service account that made the request.
     pub account: ServiceAccountId,
-    /// What it is found by.
+    /// The key derived from the request's id.
     pub lookup: Lookup,
-    /// What it asked for.
+    /// The digest of the request's content.
     pub digest: RequestDigest,
-    /// The token in the reply.
+    /// The hash of the token in the reply.
     pub token: TokenHash,
-    /// The reply, but for the revision.
+    /// The encrypted reply, without the revision.
     pub reply: SealedReply,
 }
 
@@ -72,8 +72,8 @@ pub struct NewRequest {
 type ReplyRow = (Uuid, Vec<u8>, Vec<u8>, i64);
 
 impl Transaction {
-    /// Finds a request, unless it was made 24 hours ago or earlier. Such a one is removed,
-    /// so that its id can be used again.
+    /// Finds a request of the last 24 hours. An older one is removed, so that its id can be
+    /// used again.
     pub async fn find_request(
         &mut self,
         lookup: &Lookup,
@@ -81,7 +81,7 @@ impl Transaction {
         let expired = self.now - REMEMBERED_FOR;
         let connection = &*self.connection();
         let (mut one, mut other) = (connection, connection);
-        // Both are sent before the first answer is there.
+        // Pipelined.
         let removed = diesel::delete(requests::table.find(&lookup.0[..]))
             .filter(requests::create_time.le(expired))
             .execute(&mut one);
@@ -110,8 +110,8 @@ impl Transaction {
         }))
     }
 
-    /// Remembers a request with its reply. Everything else that the transaction changes
-    /// comes before: the revision is the one that this has made.
+    /// Stores a request with its reply. Must come after all other changes of the
+    /// transaction, whose revision it reads.
     pub async fn insert_request(&mut self, request: NewRequest) -> Result<(), StoreError> {
         let now = self.now;
         let rows = diesel::insert_into(requests::table)
@@ -140,19 +140,18 @@ impl Transaction {
 }
 
 impl Store {
-    /// Removes requests, with their replies, that were made at that time or before, a
-    /// bounded number at once. Gives how many. No decision depends on it: a request of
-    /// 24 hours ago counts as absent also while it is there.
+    /// Removes up to 10,000 requests made at or before a time, with their replies, and
+    /// returns their number. No decision depends on it, since expired requests count as
+    /// absent while they are stored.
     pub async fn remove_requests(&self, until: Timestamp) -> Result<usize, StoreError> {
         let remove = async |connection: &mut Connection| {
             diesel::sql_query(REMOVE_EXPIRED)
                 .bind::<diesel::sql_types::Timestamptz, _>(until)
-                .bind::<BigInt, _>(REMOVED_AT_ONCE)
+                .bind::<BigInt, _>(MAX_REMOVED)
                 .execute(connection)
                 .await
         };
-        // Run again on another connection where the first one had died, it finds the same
-        // rows or fewer.
+        // Safe to retry on another connection: the statement is idempotent.
         let (lease, removed) = self.start("remove_requests", remove).await?;
         lease.finish();
         Ok(removed)

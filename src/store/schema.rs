@@ -1,5 +1,4 @@
-//! The tables as diesel knows them. A test compares this with the database
-//! that the migrations make.
+//! The tables as diesel sees them. A test compares this with a migrated database.
 
 diesel::table! {
     index_state (singleton) {

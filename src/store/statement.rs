@@ -1,4 +1,4 @@
-//! Statements that Diesel cannot write, kept prepared all the same.
+//! Raw SQL statements that stay prepared.
 
 use diesel::{
     QueryResult,
@@ -7,12 +7,12 @@ use diesel::{
     sql_types::Untyped,
 };
 
-/// A statement without parameters. `diesel::sql_query` is never kept prepared: each time
-/// Postgres is asked what it means first, and plans it anew, which costs a round trip.
+/// A statement without parameters. `diesel::sql_query` is never kept prepared, which costs a
+/// round trip and planning each time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Statement(pub(super) &'static str);
 
-// Known by its text.
+// The cache key is the text.
 impl QueryId for Statement {
     type QueryId = ();
 

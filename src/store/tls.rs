@@ -1,7 +1,7 @@
-//! Encryption where this process is the client: when, and whose certificate will do.
+//! TLS as a client: when to encrypt, and how to verify the server's certificate.
 //!
-//! The files are read for each connection anew, so those that replace them are taken
-//! up with the next one. That takes a while, and is not for a thread that others need.
+//! The files are read again for each connection, so that replaced ones apply to the next.
+//! Reading blocks, and must not run on a thread of the runtime.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,74 +24,74 @@ use rustls::{
 };
 use tokio_postgres::config::SslMode;
 
-/// How to encrypt what is said to Postgres.
+/// How to encrypt connections to Postgres.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Encryption {
-    /// Whether to. `Prefer` is clear text only where the server offers nothing else.
+    /// Whether to encrypt. With `Prefer`, clear text is used only if the server has no TLS.
     pub(super) when: SslMode,
-    /// Whether the certificate must be the host's.
-    pub(super) names: Names,
-    /// Who must have signed it; nobody in particular where there are none.
+    /// Whether the certificate must be for the server's host name.
+    pub(super) hostname_check: HostnameCheck,
+    /// The authorities that must have signed the certificate; `None` accepts any.
     pub(super) authorities: Option<Authorities>,
-    /// The files of our own certificate and its key.
+    /// The files of the client certificate and its key.
     pub(super) identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Whose certificate will do.
+/// Whether the host name in the certificate is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Names {
-    /// Anybody's whom the authorities signed for.
-    Any,
-    /// That of the host that was asked for.
-    Checked,
+pub(super) enum HostnameCheck {
+    /// Any certificate that the authorities signed is accepted.
+    Skipped,
+    /// The certificate must be for the server's host name.
+    Required,
 }
 
-/// Who is trusted to sign.
+/// The trusted certificate authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Authorities {
-    /// Those of a file.
+    /// The certificates of a PEM file.
     File(PathBuf),
-    /// Those that the system trusts.
+    /// The authorities that the system trusts.
     System,
 }
 
-/// Why there can be no encryption.
+/// Why the TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsError {
-    /// A file of certificates, or of a key, cannot be used.
+    /// A file of certificates or of a key cannot be read.
     #[error("{} holds no {what} in PEM", path.display())]
     File {
         path: PathBuf,
         what: &'static str,
         source: pem::Error,
     },
-    /// No authority can be used.
+    /// No usable authority was found.
     #[error("no authority is known that could have signed the server's certificate")]
     NoAuthority,
-    /// What was read cannot be used.
+    /// rustls rejects the certificates or the key.
     #[error("the certificates cannot be used")]
     Unusable(#[source] Error),
 }
 
 impl Encryption {
-    /// Whether files are read for it.
+    /// Whether building the configuration reads files.
     pub(super) const fn has_files(&self) -> bool {
         self.authorities.is_some() || self.identity.is_some()
     }
 
-    /// How a client shakes hands.
+    /// Builds the TLS configuration.
     pub(super) fn client(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match &self.authorities {
-            None => Arc::new(Anybody(Arc::clone(&provider))),
+            None => Arc::new(Unverified(Arc::clone(&provider))),
             Some(authorities) => {
                 let roots = Arc::new(authorities.load()?);
-                match self.names {
-                    Names::Any => Arc::new(AnyName {
+                match self.hostname_check {
+                    HostnameCheck::Skipped => Arc::new(AnyHostname {
                         roots,
                         provider: Arc::clone(&provider),
                     }),
-                    Names::Checked => {
+                    HostnameCheck::Required => {
                         let provider = Arc::clone(&provider);
                         WebPkiServerVerifier::builder_with_provider(roots, provider)
                             .build()
@@ -127,7 +127,7 @@ impl Authorities {
                     roots.add(authority).map_err(TlsError::Unusable)?;
                 }
             }
-            // Some of them may be of a kind that nobody can read.
+            // Some of the system's certificates may be unparsable.
             Self::System => {
                 let found = rustls_native_certs::load_native_certs().certs;
                 roots.add_parsable_certificates(found);
@@ -154,21 +154,21 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(read)
 }
 
-/// Takes the authorities' word, whatever host they signed for.
+/// Verifies the chain of signatures, but not the host name.
 #[derive(Debug)]
-struct AnyName {
+struct AnyHostname {
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
 
-impl AnyName {
-    /// What does not hang on the name.
-    fn of_signatures(&self) -> Anybody {
-        Anybody(Arc::clone(&self.provider))
+impl AnyHostname {
+    /// The verification of signatures, which does not depend on the name.
+    fn signatures_only(&self) -> Unverified {
+        Unverified(Arc::clone(&self.provider))
     }
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for AnyHostname {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -195,7 +195,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let verifier = self.of_signatures();
+        let verifier = self.signatures_only();
         verifier.verify_tls12_signature(message, certificate, signed)
     }
 
@@ -205,21 +205,20 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let verifier = self.of_signatures();
+        let verifier = self.signatures_only();
         verifier.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.of_signatures().supported_verify_schemes()
+        self.signatures_only().supported_verify_schemes()
     }
 }
 
-/// Takes anybody's word for who they are: encrypted, but perhaps by somebody in
-/// between.
+/// Accepts any certificate: encrypted, but open to an active attacker.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Unverified(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for Unverified {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -256,16 +255,16 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// For what holds no secret: encrypted, whoever is at the other end.
+/// A TLS configuration that accepts any server. Only for connections without secrets.
 ///
 /// # Panics
 /// Never: the provider has all versions of TLS.
-pub fn with_anybody() -> ClientConfig {
+pub fn unverified_client_config() -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
     ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider has the versions that are safe")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
         .with_no_client_auth()
 }

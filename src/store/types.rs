@@ -1,5 +1,5 @@
-//! From rows to the domain's types. A row that no version of the service writes
-//! is reported as an inconsistency, never guessed at.
+//! Converts columns to the domain's types. A value that no version of the service writes is
+//! an inconsistency, never a default.
 
 use std::str::FromStr;
 
@@ -13,13 +13,13 @@ use crate::domain::{
     role::UnknownName,
 };
 
-/// Reads a word out of a closed set, such as a role.
+/// Parses a word of a closed set, such as a role.
 pub(super) fn word<W: FromStr<Err = UnknownName>>(text: &str) -> Result<W, StoreError> {
     text.parse()
         .map_err(|unknown| StoreError::Inconsistent(format!("{unknown} {text:?}")))
 }
 
-/// Reads the names in certificates that an account is known by.
+/// Parses the certificate names of an account.
 pub(super) fn certificate_names<'n>(
     names: impl IntoIterator<Item = &'n str>,
 ) -> Result<Vec<CertificateName>, StoreError> {
@@ -30,7 +30,7 @@ pub(super) fn certificate_names<'n>(
     names.into_iter().map(read).collect()
 }
 
-/// Reads an owner out of its two columns.
+/// Converts an owner's two columns, of which exactly one must be set.
 pub(super) fn owner(user: Option<Uuid>, team: Option<Uuid>) -> Result<Owner, StoreError> {
     match (user, team) {
         (Some(user), None) => Ok(Owner::User(UserId::from_uuid(user))),
@@ -49,7 +49,7 @@ pub(super) fn owner_columns(owner: Owner) -> (Option<Uuid>, Option<Uuid>) {
     }
 }
 
-/// A site's standing, as columns.
+/// The columns of a site's standing.
 pub(super) struct StandingColumns<'r> {
     pub(super) team: Uuid,
     pub(super) team_archived: bool,
@@ -68,14 +68,14 @@ impl StandingColumns<'_> {
     }
 }
 
-/// Reads a count.
+/// Converts a count.
 pub(super) fn count(rows: i64) -> Result<u32, StoreError> {
     u32::try_from(rows)
         .ok()
         .ok_or_else(|| StoreError::Inconsistent(format!("{rows} rows")))
 }
 
-/// Insists on the number of rows that a statement changed.
+/// Requires that a statement changed the expected number of rows.
 pub(super) fn expect_rows(what: &str, changed: usize, expected: usize) -> Result<(), StoreError> {
     if changed == expected {
         return Ok(());

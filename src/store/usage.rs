@@ -1,6 +1,6 @@
-//! Last use and daily counts of API clients: written in batches by every replica,
-//! beside [`Store::transaction`] and not under the write lock, because no answer
-//! depends on them. No revision is stamped, and no row of a client is changed.
+//! Last uses and daily counts of API clients, which every replica writes in batches. They
+//! bypass [`Store::transaction`] and the write lock, because no answer depends on them: no
+//! revision is stamped, and no client's row changes.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -22,22 +22,22 @@ use crate::domain::{
     usage::{Batch, Day, DayUsage, Outcome, PendingUsage},
 };
 
-/// Clients that one statement writes at most.
+/// The most clients that one statement writes.
 pub const CLIENTS_PER_STATEMENT: usize = 5000;
-/// Days that are removed in one go at most.
+/// The most rows that one trim removes.
 const DAYS_PER_TRIM: i64 = 10_000;
-/// The advisory lock that replicas take turns with; a number of this project's
-/// own.
-pub const TURN: i64 = 7_201_148_302_467_196;
-/// Changes nothing, and finds out whether the connection is alive.
+/// The advisory lock that serialises the flushes of replicas; an arbitrary number unique to
+/// this service.
+pub const FLUSH_LOCK: i64 = 7_201_148_302_467_196;
+/// Changes nothing, and shows whether the connection is alive.
 const PING: &str = "SELECT 1";
 
-/// Writes a chunk of a batch, and gives the clients that it had to leave out.
+/// Writes a chunk of a batch, and returns the clients that it skipped.
 ///
-/// Replicas take turns, so they never wait for each other's rows. Nor is anybody
-/// waited for who ends clients: what is locked is left out, and what is gone is
-/// not there. A client without a row yet is held on to (its end waits for the end
-/// of this statement), so that no foreign key can fail.
+/// The advisory lock serialises replicas, so that they never wait for each other's rows. The
+/// statement does not wait for deletions of clients either: it skips locked clients, and
+/// deleted ones are absent. It locks a client without a usage row against deletion, so that
+/// no foreign key can fail.
 const FLUSH: &str = "
     WITH turn AS MATERIALIZED (
         SELECT pg_advisory_xact_lock($1)
@@ -70,20 +70,19 @@ const FLUSH: &str = "
     SELECT client_id FROM others JOIN api_clients AS client ON client.id = client_id
     WHERE client_id NOT IN (SELECT client_id FROM fresh)";
 
-/// Removes some of the days before one, but for those that somebody removes
-/// already.
+/// Removes counts before a day, and skips those that another replica is removing.
 const TRIM: &str = "
     DELETE FROM api_client_usage_days WHERE (client_id, day, outcome) IN (
         SELECT client_id, day, outcome FROM api_client_usage_days WHERE day < $1
         ORDER BY day LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
 #[derive(QueryableByName)]
-struct LeftOut {
+struct SkippedRow {
     #[diesel(sql_type = SqlUuid)]
     client_id: Uuid,
 }
 
-/// A part of a batch, as columns.
+/// A chunk of a batch, as columns.
 #[derive(Default)]
 struct Columns {
     clients: Vec<Uuid>,
@@ -95,10 +94,10 @@ struct Columns {
 }
 
 impl Columns {
-    fn add(&mut self, client: ClientId, unwritten: &PendingUsage) {
+    fn add(&mut self, client: ClientId, pending: &PendingUsage) {
         self.clients.push(client.uuid());
-        self.last_used.push(unwritten.last_used());
-        for count in unwritten.counts() {
+        self.last_used.push(pending.last_used());
+        for count in pending.counts() {
             self.counted.push(client.uuid());
             self.days.push(count.day.date());
             self.outcomes.push(count.outcome.as_str());
@@ -109,35 +108,34 @@ impl Columns {
 }
 
 impl Store {
-    /// Writes a batch, in chunks of which each is written as a whole or not at
-    /// all, and takes out what was written: a last use never goes back, and counts
-    /// are added to those that are there. Clients that are gone are forgotten.
+    /// Writes a batch in atomic chunks, and removes what was written from it. A last use
+    /// never moves back, and counts are added to the stored ones. Deleted clients are
+    /// dropped.
     ///
-    /// What is left in the batch is to be written again: all that comes after a
-    /// failure, and clients that somebody is deleting at this moment. A connection
-    /// that breaks after Postgres has written a chunk, and before it could say so,
-    /// makes that chunk count twice.
+    /// The rest of the batch is to be retried: everything after a failure, and clients that
+    /// are just being deleted. If the connection breaks between the commit of a chunk and
+    /// the reply, that chunk counts twice.
     pub async fn flush_usage(&self, batch: &mut Batch) -> Result<(), StoreError> {
         if batch.is_empty() {
             return Ok(());
         }
-        // What finds an idle connection dead must change nothing: it is tried on
-        // the next one.
+        // The first statement on an idle connection may be retried on another, and so must
+        // change nothing.
         let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
         let (mut lease, ()) = self.start("flush_usage", ping).await?;
         let mut last = None;
         loop {
             let mut columns = Columns::default();
             let mut chunk = Vec::new();
-            for (client, unwritten) in batch.after(last).take(CLIENTS_PER_STATEMENT) {
-                columns.add(*client, unwritten);
+            for (client, pending) in batch.after(last).take(CLIENTS_PER_STATEMENT) {
+                columns.add(*client, pending);
                 chunk.push(*client);
             }
             let Some(end) = chunk.last() else { break };
             last = Some(*end);
-            let left_out = flush(lease.start(), columns).await?;
+            let skipped = flush(lease.start(), columns).await?;
             for client in chunk {
-                if !left_out.contains(&client) {
+                if !skipped.contains(&client) {
                     batch.remove(client);
                 }
             }
@@ -146,7 +144,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the counts of days before that one, 10,000 of them at most.
+    /// Removes up to 10,000 counts of days before that one.
     pub async fn trim_usage(&self, before: Day) -> Result<Trimmed, StoreError> {
         let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
         let (mut lease, ()) = self.start("trim_usage", ping).await?;
@@ -166,22 +164,22 @@ impl Store {
     }
 }
 
-/// How far a trim got.
+/// The result of a trim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trimmed {
     /// Nothing is left to remove.
     All,
-    /// There may be more.
+    /// The limit was reached, and more may be left.
     Some,
 }
 
-/// Writes a chunk. Gives the clients that were left out.
+/// Writes a chunk. Returns the clients that were skipped.
 async fn flush(
     connection: &mut Connection,
     columns: Columns,
 ) -> Result<BTreeSet<ClientId>, StoreError> {
-    let left_out: Vec<LeftOut> = diesel::sql_query(FLUSH)
-        .bind::<BigInt, _>(TURN)
+    let skipped: Vec<SkippedRow> = diesel::sql_query(FLUSH)
+        .bind::<BigInt, _>(FLUSH_LOCK)
         .bind::<Array<SqlUuid>, _>(columns.clients)
         .bind::<Array<Nullable<Timestamptz>>, _>(columns.last_used)
         .bind::<Array<SqlUuid>, _>(columns.counted)
@@ -190,13 +188,12 @@ async fn flush(
         .bind::<Array<BigInt>, _>(columns.counts)
         .load(connection)
         .await?;
-    let client = |row: LeftOut| ClientId::from_uuid(row.client_id);
-    Ok(left_out.into_iter().map(client).collect())
+    let client = |row: SkippedRow| ClientId::from_uuid(row.client_id);
+    Ok(skipped.into_iter().map(client).collect())
 }
 
 impl Snapshot {
-    /// What happened to a client on each of those days, oldest first; days on
-    /// which nothing did are left out.
+    /// Reads a client's daily counts, oldest first; days without uses are omitted.
     pub async fn usage_days(
         &mut self,
         client: ClientId,

@@ -7,7 +7,7 @@ use hitkeep_auth::{
         IntrospectRequest, IntrospectResponse,
         introspection_service_client::IntrospectionServiceClient,
     },
-    store::usage::TURN,
+    store::usage::FLUSH_LOCK,
 };
 use tokio::{process::Command, task::JoinHandle};
 use tonic::{Response, Status, Streaming};
@@ -228,7 +228,7 @@ async fn a_second_signal_ends_the_last_flush() {
     let used = introspect(&address, &token, &client).await.unwrap();
     assert!(used.active, "{used:?}");
     let mut turn = postgres::connect(&url).await;
-    let take = format!("SELECT pg_advisory_lock({TURN})");
+    let take = format!("SELECT pg_advisory_lock({FLUSH_LOCK})");
     turn.batch_execute(&take).await.unwrap();
     server.signal("TERM").await;
     // Which is after the last call.

@@ -13,7 +13,7 @@ use hitkeep_auth::{
     },
     pb,
     server::{self, Ended},
-    store::{self, Standbys, Store, introspection::LookUp},
+    store::{self, Standbys, Store, introspection::TokenLookup},
     system::{SystemClock, SystemEntropy},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -166,7 +166,7 @@ impl Cluster {
     }
 
     /// What the database itself says of a token.
-    pub async fn truth(&self, token: &str) -> LookUp {
+    pub async fn truth(&self, token: &str) -> TokenLookup {
         self.store.look_up(Some(hash(token))).await.unwrap()
     }
 

@@ -95,7 +95,7 @@ impl Front {
     async fn lets_in(&mut self, settings: &str) -> Result<Passed, String> {
         match store(&self.url(settings)).probe().await {
             Ok(()) => Ok(self.passed.recv().await.expect("it came by")),
-            Err(NoConnection::Away(why)) => Err(why),
+            Err(NoConnection::Unreachable(why)) => Err(why),
             Err(refused @ NoConnection::Refused(_)) => panic!("{settings}: {refused}"),
         }
     }
@@ -359,6 +359,9 @@ async fn nobody_waits_while_files_are_read() {
     );
     let store = store(&url);
     let (probed, ()) = tokio::join!(store.probe(), async { done.send(()).unwrap() });
-    assert!(matches!(probed, Err(NoConnection::Away(_))), "{probed:?}");
+    assert!(
+        matches!(probed, Err(NoConnection::Unreachable(_))),
+        "{probed:?}"
+    );
     assert!(writer.join().unwrap(), "all else stood still");
 }

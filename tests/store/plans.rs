@@ -148,7 +148,7 @@ async fn list_clients(snapshot: &mut Snapshot) -> Result<(), StoreError> {
                 let first = snapshot.page_clients(listing).await?;
                 assert_eq!(first.len(), 5);
                 assert_eq!(first[0].id, ClientId::from_uuid(Uuid::from_u128(number)));
-                listing.after = Some(clients::Cursor {
+                listing.after = Some(clients::ClientCursor {
                     create_time: first[1].create_time,
                     id: first[1].id,
                 });
@@ -197,7 +197,7 @@ async fn list_events(snapshot: &mut Snapshot) -> Result<(), StoreError> {
         ] {
             let first = snapshot.page_events(&filter, None, 51).await?;
             assert!(first.len() >= 2, "{filter:?}");
-            let after = audit::Cursor {
+            let after = audit::EventCursor {
                 time: first[0].time,
                 id: first[0].id,
             };
@@ -206,7 +206,7 @@ async fn list_events(snapshot: &mut Snapshot) -> Result<(), StoreError> {
         }
     }
     // Far down a long list.
-    let deep = audit::Cursor {
+    let deep = audit::EventCursor {
         time: now - TimeDelta::seconds(19_000),
         id: EventId::from_uuid(Uuid::from_u128(19_000)),
     };

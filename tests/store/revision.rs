@@ -137,8 +137,8 @@ async fn what_no_introspection_depends_on_takes_no_revision() {
     let made = store.transaction(&nobody(), create).await.unwrap();
     assert_eq!(made.revision, Revision(0));
     let note = async |tx: &mut Transaction| {
-        let change = tx.directory_progress().await?.accept_batch(Some(7));
-        tx.note_applied(change.expect("it is new")).await
+        let entry = tx.directory_progress().await?.accept_batch(Some(7));
+        tx.record_applied(entry.expect("it is new")).await
     };
     let noted = store.transaction::<_, StoreError, _>(&nobody(), note).await;
     assert_eq!(noted.unwrap().revision, Revision(0));

@@ -13,7 +13,7 @@ use hitkeep_auth::{
     store::{
         Snapshot, Store,
         error::StoreError,
-        usage::{CLIENTS_PER_STATEMENT, TURN, Trimmed},
+        usage::{CLIENTS_PER_STATEMENT, FLUSH_LOCK, Trimmed},
     },
 };
 use tokio::sync::Barrier;
@@ -225,7 +225,7 @@ async fn a_client_that_goes_while_a_flush_waits_for_its_turn_does_no_harm() {
     let url = database(4).await;
     let store = store(&url);
     flush(&store, used([1, 2], 1)).await;
-    let turn = begun(&url, &format!("SELECT pg_advisory_xact_lock({TURN})")).await;
+    let turn = begun(&url, &format!("SELECT pg_advisory_xact_lock({FLUSH_LOCK})")).await;
     let waiting = tokio::spawn({
         let store = store.clone();
         let mut batch = used([1, 2, 3, 4], 2);

@@ -11,14 +11,14 @@ use crate::{
     },
     grpc::{error::ApiError, page},
     pb,
-    store::audit::Cursor,
+    store::audit::EventCursor,
 };
 
 /// A validated list request.
 #[derive(Debug)]
 pub(in crate::grpc) struct ListEvents {
     pub(in crate::grpc) filter: Filter,
-    pub(in crate::grpc) after: Option<Cursor>,
+    pub(in crate::grpc) after: Option<EventCursor>,
     pub(in crate::grpc) limit: u16,
     /// The identity of the list, for its page tokens.
     pub(in crate::grpc) list: String,
@@ -67,7 +67,7 @@ pub(in crate::grpc) fn list(request: pb::ListAuditEventsRequest) -> Result<ListE
     let list = filter.as_ref().map(identity).map_err(|invalid| *invalid);
     let after = reader.page_token(list.as_deref().ok(), &request.page_token);
     reader.finish(|| {
-        let after = after?.map(|(time, id)| Cursor {
+        let after = after?.map(|(time, id)| EventCursor {
             time,
             id: EventId::from_uuid(id),
         });

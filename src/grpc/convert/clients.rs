@@ -20,7 +20,7 @@ use crate::{
     },
     grpc::{error::ApiError, page},
     pb,
-    store::clients::{Cursor, Listing},
+    store::clients::{ClientCursor, Listing},
 };
 
 /// The path in an update mask that stands for all fields.
@@ -154,7 +154,7 @@ pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<ListCl
     reader.finish(|| {
         let after = after?.map(|(create_time, id)| {
             let id = ClientId::from_uuid(id);
-            Cursor { create_time, id }
+            ClientCursor { create_time, id }
         });
         let listing = Listing {
             owner: owner?,

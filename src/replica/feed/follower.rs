@@ -219,8 +219,8 @@ impl Follower {
     async fn connect(&mut self, reason: Reason) -> Result<Feed, StoreError> {
         let elapsed = self.shared.clock.elapsed();
         if let Some(feed) = self.connection.take_if(|feed| !feed.is_closed()) {
-            let is_due = elapsed.saturating_sub(feed.since) >= self.shared.survey_interval();
-            let has_new_claim = self.shared.claims.newest() > Some(feed.since);
+            let is_due = elapsed.saturating_sub(feed.surveyed_at) >= self.shared.survey_interval();
+            let has_new_claim = self.shared.claims.newest() > Some(feed.surveyed_at);
             if is_due || has_new_claim || reason == Reason::ServerChanged {
                 self.start_survey();
             }
@@ -314,7 +314,7 @@ impl Follower {
             let claims = &self.shared.claims;
             let applied = locate(&claim, position, feed).await?;
             // Whether a survey that began after the commit found this server.
-            let is_proven = feed.since >= claim.committed_at;
+            let is_proven = feed.surveyed_at >= claim.committed_at;
             match (applied, is_proven) {
                 (Applied::InIndex, true) => claims.resolve(claim.number, ClaimOutcome::Contained),
                 (Applied::Missing, true) => claims.resolve(claim.number, ClaimOutcome::Lost),

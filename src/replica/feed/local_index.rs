@@ -92,7 +92,7 @@ impl CompleteAt {
         let at = |time| nanoseconds(time).saturating_sub(nanoseconds(lag));
         Self {
             unverified: at(queried_at),
-            verified: at(queried_at.min(feed.since)),
+            verified: at(queried_at.min(feed.surveyed_at)),
         }
     }
 }

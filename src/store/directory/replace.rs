@@ -1,4 +1,4 @@
-//! The replacement of the whole directory, as one difference.
+//! Replaces the whole directory in one transaction.
 
 use diesel::sql_types::{Array, BigInt, Uuid as SqlUuid};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
@@ -13,12 +13,12 @@ use crate::{
     store::{Transaction, types},
 };
 
-/// A replacement may be large; the usual limit is for requests.
+/// A replacement may be large, and the default timeout is for small requests.
 const REPLACE_TIMEOUT: &str = "SET LOCAL statement_timeout = '120s'";
 
 impl Transaction {
-    /// Makes the directory what is given, and says how it differed. What the
-    /// parts of the new directory refer to must be in it.
+    /// Replaces the directory, and returns the difference. All references of the new
+    /// directory must be to entities in it.
     pub async fn replace_directory(
         &mut self,
         new: &Directory,
@@ -40,9 +40,8 @@ impl Transaction {
             }
         }
 
-        // Sites leave a team before it is removed, memberships go before what
-        // they belong to: so each row is counted as what happened to it, and none
-        // is swept away by a cascade.
+        // Sites leave a team before it is removed, and memberships are removed before their
+        // users, teams and sites, so that no cascade removes a row uncounted.
         let mut total = Difference::default();
         let members = new.team_members.iter();
         let (teams, users) = members.map(|m| (m.team.uuid(), m.user.uuid())).unzip();
@@ -76,7 +75,7 @@ impl Transaction {
         Ok(total)
     }
 
-    /// How many rows of a table are not among the given ones.
+    /// Counts the rows of a table that are not in `kept`.
     async fn removal(
         &mut self,
         kind: &'static str,
@@ -105,7 +104,7 @@ impl Transaction {
         })
     }
 
-    /// The ids in a table that are not among the given ones.
+    /// The ids in a table that are not in `kept`.
     async fn lost(&mut self, table: &str, kept: &[Uuid]) -> Result<Vec<Uuid>, DirectoryError> {
         let sql = format!(
             "SELECT old.id FROM {table} AS old WHERE NOT EXISTS \

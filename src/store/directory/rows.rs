@@ -1,5 +1,4 @@
-//! The directory's rows: what puts and removes them, many at a time, and says how
-//! many that changed.
+//! Set-based writes of the directory's rows, each with the counts of its changes.
 
 use std::collections::BTreeMap;
 
@@ -100,7 +99,7 @@ impl Transaction {
         difference(&put.get_result(self.connection()).await?)
     }
 
-    /// Runs a deletion.
+    /// Runs a deletion, and counts its rows.
     pub(super) async fn remove(
         &mut self,
         query: BoundQuery<'_>,
@@ -114,7 +113,7 @@ impl Transaction {
         })
     }
 
-    /// Of the given ids, those that are not in a table.
+    /// The given ids that are not in a table.
     pub(super) async fn unknown(
         &mut self,
         table: &str,
@@ -144,8 +143,8 @@ impl Transaction {
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
-    /// Deletes the clients of owners that are about to be deleted, and tells the
-    /// audit trail of each.
+    /// Deletes the clients of owners that are about to be deleted, with an audit event for
+    /// each.
     pub(super) async fn delete_clients_of(
         &mut self,
         users: &[Uuid],
@@ -197,7 +196,7 @@ struct PutRow {
     changed: i64,
 }
 
-/// Counts what an upsert did: a row that it made has no deleting transaction.
+/// Wraps an upsert to count its rows; an inserted row has `xmax = 0`.
 fn counted(put: &str) -> String {
     format!(
         "WITH put AS ({put} RETURNING (old.xmax = 0) AS added) \
@@ -217,20 +216,19 @@ fn difference(row: &PutRow) -> Result<Difference, DirectoryError> {
 
 pub(super) type BoundQuery<'q> = BoxedSqlQuery<'q, Pg, SqlQuery>;
 
-/// A statement with one list of ids.
+/// A statement with one array of ids as its parameter.
 pub(super) fn single(sql: &str, ids: Vec<Uuid>) -> BoundQuery<'static> {
     diesel::sql_query(sql)
         .into_boxed()
         .bind::<Array<SqlUuid>, _>(ids)
 }
 
-/// A statement with two lists of ids of the same length.
+/// A statement with two arrays of ids of the same length as its parameters.
 pub(super) fn pairs(sql: &str, first: Vec<Uuid>, second: Vec<Uuid>) -> BoundQuery<'static> {
     single(sql, first).bind::<Array<SqlUuid>, _>(second)
 }
 
-/// One row of each key, the last one given: what putting them one after the
-/// other comes to.
+/// The last row of each key, as if all were put one by one.
 fn last_of_each<T: Copy, K: Ord>(rows: &[T], key: fn(&T) -> K) -> Vec<T> {
     let by_key: BTreeMap<K, T> = rows.iter().map(|row| (key(row), *row)).collect();
     by_key.into_values().collect()

@@ -1,6 +1,5 @@
-//! The statements that replicas read with, and their rows as the domain's types.
-//! Those for some clients, by their ids, join what a grant depends on; everything is
-//! read table by table.
+//! The queries of replicas, and their rows as the domain's types. Queries for some clients,
+//! by their ids, join the tables that a grant depends on; a full load reads each table.
 
 use std::str::FromStr;
 
@@ -68,49 +67,49 @@ pub(super) const ACCOUNTS: &str =
                   WHERE service_account_id = service_accounts.id ORDER BY bound.name)
      FROM service_accounts WHERE revoke_time IS NULL";
 
-/// A client, with its owner as it is.
+/// A client, with the present state of its owner.
 #[derive(Clone, Debug)]
 pub struct ClientRow {
-    /// The client.
+    /// The client's id.
     pub client: ClientId,
-    /// Its owner.
+    /// The owner, with its present roles.
     pub owner: CurrentOwner,
-    /// Its name.
+    /// The client's display name.
     pub name: Box<str>,
-    /// The role on the instance that was delegated to it.
+    /// The delegated instance role.
     pub instance_role: InstanceRole,
-    /// When it expires.
+    /// The client's expiry.
     pub expiry: Expiry,
-    /// Whether it is revoked.
+    /// Whether the client is revoked.
     pub revoked: bool,
 }
 
 /// A grant, with the site's standing towards the client's owner.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantRow {
-    /// Whose grant it is.
+    /// The client that has the grant.
     pub client: ClientId,
-    /// On which site.
+    /// The site of the grant.
     pub site: SiteId,
-    /// The role that was granted.
+    /// The delegated role.
     pub granted: SiteRole,
-    /// The site.
+    /// The roles of the client's owner on the site and in its team.
     pub standing: SiteStanding,
 }
 
-/// A token's hash.
+/// A token of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRow {
-    /// Whose token it is.
+    /// The client that has the token.
     pub client: ClientId,
-    /// Its hash.
+    /// The hash of the token.
     pub hash: TokenHash,
-    /// Its place among its client's tokens.
+    /// Whether the token is current, or replaced with an overlap.
     pub standing: TokenStanding,
 }
 
 impl ClientRow {
-    pub(super) fn hand(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
+    pub(super) fn deliver(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
         if let Some(read) = readable(row, Self::read(row), sink)? {
             sink.client(read);
         }
@@ -147,7 +146,7 @@ impl ClientRow {
 }
 
 impl GrantRow {
-    pub(super) fn hand(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
+    pub(super) fn deliver(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
         if let Some(read) = readable(row, Self::read(row), sink)? {
             sink.grant(read);
         }
@@ -171,7 +170,7 @@ impl GrantRow {
 }
 
 impl TokenRow {
-    pub(super) fn hand(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
+    pub(super) fn deliver(row: &Row, sink: &mut dyn Sink) -> Result<(), StoreError> {
         if let Some(read) = readable(row, Self::read(row), sink)? {
             sink.token(read);
         }
@@ -188,7 +187,7 @@ impl TokenRow {
     }
 }
 
-/// A role; `None` where nobody knows it.
+/// Parses a role; `None` if it is unknown.
 pub(super) fn role<R: FromStr<Err = UnknownName>>(
     row: &Row,
     column: usize,
@@ -202,8 +201,8 @@ pub(super) fn role<R: FromStr<Err = UnknownName>>(
     }
 }
 
-/// What was read of a client, whose id is the row's first column. A row that no
-/// version of the service writes is for a person to look at, and tells nothing.
+/// Unwraps a row of a client, whose id is its first column. A row that no version of the
+/// service writes is logged as an error, and makes the client unreadable.
 fn readable<T>(
     row: &Row,
     read: Result<T, StoreError>,
@@ -220,7 +219,7 @@ fn readable<T>(
     }
 }
 
-/// The callers. One that cannot be read is none.
+/// Parses service accounts; unreadable ones are logged and skipped.
 pub(super) fn accounts(rows: &[Row]) -> Result<Accounts, StoreError> {
     let read = rows.iter().filter_map(|row| match account(row) {
         Err(error @ StoreError::Inconsistent(_)) => {

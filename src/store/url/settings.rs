@@ -1,5 +1,4 @@
-//! The settings of a database URL that are read here, and not by tokio-postgres: how
-//! they are found among the others, and what they mean together.
+//! The settings of a database URL that this service parses instead of tokio-postgres.
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
@@ -9,10 +8,10 @@ use tokio_postgres::{
 };
 
 use super::MalformedUrl;
-use crate::store::tls::{Authorities, Encryption, Names};
+use crate::store::tls::{Authorities, Encryption, HostnameCheck};
 
-/// Settings of libpq's that make no difference here, with the values that make none:
-/// whatever they are, where there are none. What is empty is not set.
+/// libpq settings that are ignored, with the values for which that is correct; an empty list
+/// stands for any value. An empty setting counts as unset.
 const HARMLESS: [(&str, &[&str]); 9] = [
     ("client_encoding", &["utf8", "utf-8", "unicode"]),
     ("fallback_application_name", &[]),
@@ -24,9 +23,9 @@ const HARMLESS: [(&str, &[&str]); 9] = [
     ("sslcompression", &["0"]),
     ("sslsni", &["1"]),
 ];
-/// What may be named where it cannot be used. Not all that stands where a setting should
-/// be: it may be the rest of a password.
-const NAMED: [&str; 42] = [
+/// The settings that an error may name. Other text in the position of a setting may be the
+/// rest of a password.
+const PRINTABLE: [&str; 42] = [
     "application_name",
     "channel_binding",
     "client_encoding",
@@ -71,7 +70,7 @@ const NAMED: [&str; 42] = [
     "user",
 ];
 
-/// The settings that are read here.
+/// The parsed settings.
 #[derive(Default)]
 pub(super) struct Settings<'u> {
     mode: Option<Cow<'u, str>>,
@@ -83,17 +82,17 @@ pub(super) struct Settings<'u> {
     is_idle_given: bool,
 }
 
-/// What becomes of a setting.
-enum Taken {
-    /// It is read here, or makes no difference.
+/// How a setting is handled.
+enum Handled {
+    /// It is parsed here, or ignored.
     Here,
-    /// tokio-postgres reads it, by that name.
-    There(Option<&'static str>),
+    /// It is passed to tokio-postgres, under another name if given.
+    ByDriver(Option<&'static str>),
 }
 
 impl<'u> Settings<'u> {
-    /// Keeps a setting that is one of these, and sees to it that any other can be read.
-    fn take(&mut self, key: &str, value: Cow<'u, str>) -> Result<Taken, MalformedUrl> {
+    /// Stores a setting of this type, and checks that tokio-postgres accepts any other.
+    fn take(&mut self, key: &str, value: Cow<'u, str>) -> Result<Handled, MalformedUrl> {
         let place = match key {
             "sslmode" => &mut self.mode,
             "sslrootcert" => &mut self.authorities,
@@ -101,22 +100,22 @@ impl<'u> Settings<'u> {
             "sslkey" => &mut self.key,
             "target_session_attrs" => &mut self.target,
             "tcp_user_timeout" => &mut self.user_timeout,
-            _ => return self.leave(key, &value),
+            _ => return self.pass_on(key, &value),
         };
-        // As libpq has it: what is empty is not set.
+        // As in libpq, an empty value means unset.
         *place = Some(value).filter(|value| !value.is_empty());
-        Ok(Taken::Here)
+        Ok(Handled::Here)
     }
 
-    fn leave(&mut self, key: &str, value: &str) -> Result<Taken, MalformedUrl> {
+    fn pass_on(&mut self, key: &str, value: &str) -> Result<Handled, MalformedUrl> {
         self.is_idle_given |= key == "keepalives_idle";
-        let named = NAMED.iter().find(|named| **named == key).copied();
+        let named = PRINTABLE.iter().find(|named| **named == key).copied();
         let harmless = HARMLESS.iter().find(|(harmless, _)| *harmless == key);
         let is_harmless = harmless.is_some_and(|(_, values)| {
             values.is_empty() || values.contains(&&*value.to_lowercase())
         });
         if is_harmless || (named.is_some() && value.is_empty()) {
-            return Ok(Taken::Here);
+            return Ok(Handled::Here);
         }
         let other_name = (key == "keepalives_count").then_some("keepalives_retries");
         let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
@@ -127,11 +126,10 @@ impl<'u> Settings<'u> {
         if alone.parse::<Config>().is_err() {
             return Err(named.map_or(MalformedUrl::Unreadable, MalformedUrl::Setting));
         }
-        Ok(Taken::There(other_name))
+        Ok(Handled::ByDriver(other_name))
     }
 
-    /// How long data may go unacknowledged: in milliseconds here, and nothing said where
-    /// there are none.
+    /// `tcp_user_timeout`, which is in milliseconds; zero means unset.
     pub(super) fn user_timeout(&self) -> Result<Option<Duration>, MalformedUrl> {
         let Some(given) = self.user_timeout.as_deref() else {
             return Ok(None);
@@ -142,7 +140,7 @@ impl<'u> Settings<'u> {
         Ok(Some(Duration::from_millis(milliseconds)).filter(|timeout| !timeout.is_zero()))
     }
 
-    /// Whether it is said after how much silence a connection is asked.
+    /// Whether `keepalives_idle` is set.
     pub(super) const fn is_idle_given(&self) -> bool {
         self.is_idle_given
     }
@@ -155,19 +153,19 @@ impl<'u> Settings<'u> {
         let is_system = authorities == Some(Authorities::System);
         let default = if is_system { "verify-full" } else { "prefer" };
         let mode = self.mode.as_deref().unwrap_or(default);
-        let (when, names) = match mode {
-            "disable" => (SslMode::Disable, Names::Any),
-            // Nothing is gained from trying without it first.
-            "allow" | "prefer" => (SslMode::Prefer, Names::Any),
-            // With authorities, require is verify-ca; without, anybody will do.
-            "require" | "verify-ca" => (SslMode::Require, Names::Any),
-            "verify-full" => (SslMode::Require, Names::Checked),
+        let (when, hostname_check) = match mode {
+            "disable" => (SslMode::Disable, HostnameCheck::Skipped),
+            // `allow` tries clear text first, which has no advantage.
+            "allow" | "prefer" => (SslMode::Prefer, HostnameCheck::Skipped),
+            // As in libpq, `require` with authorities is `verify-ca`.
+            "require" | "verify-ca" => (SslMode::Require, HostnameCheck::Skipped),
+            "verify-full" => (SslMode::Require, HostnameCheck::Required),
             _ => return Err(MalformedUrl::SslMode),
         };
         if mode.starts_with("verify-") && authorities.is_none() {
             return Err(MalformedUrl::NoAuthorities);
         }
-        if is_system && names != Names::Checked {
+        if is_system && hostname_check != HostnameCheck::Required {
             return Err(MalformedUrl::SystemUnverified);
         }
         let identity = match (self.certificate.as_deref(), self.key.as_deref()) {
@@ -179,14 +177,14 @@ impl<'u> Settings<'u> {
         };
         Ok(Encryption {
             when,
-            names,
+            hostname_check,
             authorities,
             identity,
         })
     }
 
-    /// Which servers will do. Of several the one that takes writes is meant, unless
-    /// something else is said: so a failover is found.
+    /// The required role of the server. The default with several servers is the primary, so
+    /// that a failover is followed.
     pub(super) fn target(&self, servers: usize) -> Result<TargetSessionAttrs, MalformedUrl> {
         match self.target.as_deref() {
             None if servers > 1 => Ok(TargetSessionAttrs::ReadWrite),
@@ -196,7 +194,7 @@ impl<'u> Settings<'u> {
         }
     }
 
-    /// A URL without the settings that are read here.
+    /// Parses the settings of a URL, and returns it without those handled here.
     pub(super) fn take_from_url(&mut self, url: &'u str) -> Result<String, MalformedUrl> {
         let unreadable = MalformedUrl::Unreadable;
         // A password may have a question mark in it.
@@ -212,9 +210,9 @@ impl<'u> Settings<'u> {
             let (key, value) = setting.split_once('=').ok_or(unreadable)?;
             let decoded = percent_decoded(value).ok_or(unreadable)?;
             match self.take(&percent_decoded(key).ok_or(unreadable)?, decoded)? {
-                Taken::Here => {}
-                Taken::There(None) => rest.push(Cow::from(setting)),
-                Taken::There(Some(name)) => rest.push(format!("{name}={value}").into()),
+                Handled::Here => {}
+                Handled::ByDriver(None) => rest.push(Cow::from(setting)),
+                Handled::ByDriver(Some(name)) => rest.push(format!("{name}={value}").into()),
             }
         }
         Ok(if rest.is_empty() {
@@ -224,7 +222,7 @@ impl<'u> Settings<'u> {
         })
     }
 
-    /// Settings in the key=value form, without those that are read here.
+    /// Parses key=value settings, and returns those not handled here.
     pub(super) fn take_from_pairs(&mut self, text: &'u str) -> Result<String, MalformedUrl> {
         let unreadable = MalformedUrl::Unreadable;
         let mut others = String::new();
@@ -234,8 +232,8 @@ impl<'u> Settings<'u> {
             let (value, length) = value(after.trim_start()).ok_or(unreadable)?;
             let (written, after) = after.trim_start().split_at(length);
             match self.take(key.trim(), value.into())? {
-                Taken::Here => {}
-                Taken::There(name) => {
+                Handled::Here => {}
+                Handled::ByDriver(name) => {
                     others.push_str(name.unwrap_or(key));
                     others.push('=');
                     others.push_str(written);
@@ -268,8 +266,8 @@ fn percent_decoded(text: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
-/// The value at the beginning of a text, without its quotes and backslashes, and how
-/// much of the text it takes.
+/// Parses the value at the start of a text. Returns it unquoted, with the length of its
+/// quoted form in bytes.
 fn value(text: &str) -> Option<(String, usize)> {
     let mut characters = text.char_indices();
     let quoted = text.starts_with('\'');

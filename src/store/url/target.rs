@@ -1,5 +1,4 @@
-//! What a database URL says: the servers, each with the settings for it alone, and how
-//! the way to them is encrypted.
+//! A parsed database URL: the servers, each with its settings, and the encryption.
 
 use std::time::Duration;
 
@@ -11,39 +10,35 @@ use tokio_postgres::{
 use super::{MalformedUrl, settings::Settings};
 use crate::store::tls::Encryption;
 
-/// Where Postgres listens unless told otherwise.
+/// Postgres's default port.
 const DEFAULT_PORT: u16 = 5432;
-/// How long a server may take to let us in where it is the only one, and where
-/// another one may be tried instead.
+/// The timeout of connecting to a single server, and to one of several.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
-/// How long one address of a server may take to answer at all: most servers have one, or
-/// one of each family, and the second needs its turn as well. Where a time is given, half
-/// of that.
+const SHARED_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The timeout of connecting to one address of a server, or half of the URL's timeout: most
+/// servers have one address, or one of each family, and the second needs time as well.
 const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1500);
-/// After how much silence a connection is asked whether it is still there.
+/// The idle time after which TCP keepalives are sent.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-/// What a URL begins with.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// What a URL says.
+/// A parsed URL.
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::store) struct Target {
-    /// The servers, in the order in which they are tried: each on its own.
+    /// The servers in the order of attempts, each with its own settings.
     pub(in crate::store) servers: Vec<Server>,
     pub(in crate::store) encryption: Encryption,
-    /// Whether it says how long connecting may take.
-    pub(in crate::store) is_patience_given: bool,
+    /// Whether the URL has a `connect_timeout`.
+    pub(in crate::store) has_connect_timeout: bool,
 }
 
-/// One server.
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::store) struct Server {
     pub(in crate::store) config: Config,
-    /// What it may be called.
+    /// The host and port, for display.
     pub(in crate::store) place: String,
-    /// How long it may take to let us in.
-    pub(in crate::store) patience: Duration,
+    /// The timeout of connecting to this server.
+    pub(in crate::store) connect_timeout: Duration,
 }
 
 impl Target {
@@ -72,25 +67,25 @@ impl Target {
         all.target_session_attrs(settings.target(count)?);
         let is_local = |host: &Host| matches!(host, Host::Unix(_));
         if count > 0 && all.get_hosts().iter().all(is_local) && all.get_hostaddrs().is_empty() {
-            // Nobody is in between, and Postgres offers none there.
+            // Postgres offers no TLS on Unix sockets.
             encryption.when = SslMode::Disable;
         }
         all.ssl_mode(encryption.when);
         let given = all.get_connect_timeout().copied();
         let given = given.filter(|given| !given.is_zero());
         let default = if count > 1 {
-            CONNECT_TIMEOUT_OF_SEVERAL
+            SHARED_CONNECT_TIMEOUT
         } else {
             CONNECT_TIMEOUT
         };
-        let patience = given.unwrap_or(default);
+        let connect_timeout = given.unwrap_or(default);
         all.connect_timeout(given.map_or(ADDRESS_TIMEOUT, |given| given / 2));
         let server = |at| {
             let config = only(&all, at)?;
             Some(Server {
                 place: place(&config),
                 config,
-                patience,
+                connect_timeout,
             })
         };
         let servers: Option<Vec<_>> = (0..count).map(server).collect();
@@ -98,26 +93,29 @@ impl Target {
         Ok(Self {
             servers: servers.ok_or(MalformedUrl::Unreadable)?,
             encryption,
-            is_patience_given: given.is_some(),
+            has_connect_timeout: given.is_some(),
         })
     }
 
-    /// The same, but for the passwords.
+    /// A copy with empty passwords, to compare the rest.
     pub(in crate::store) fn without_passwords(&self) -> Self {
         let mut same = self.clone();
         for server in &mut same.servers {
-            // There is no way to take it out.
+            // tokio-postgres cannot unset it.
             server.config.password("");
         }
         same
     }
 
-    /// How long all servers together may take.
-    pub(in crate::store) fn patience(&self) -> Duration {
-        self.servers.iter().map(|server| server.patience).sum()
+    /// The timeout of all servers together.
+    pub(in crate::store) fn connect_timeout(&self) -> Duration {
+        self.servers
+            .iter()
+            .map(|server| server.connect_timeout)
+            .sum()
     }
 
-    /// What may be shown of it: the servers and the database.
+    /// The servers and the database, without credentials, for display.
     pub(in crate::store) fn place(&self) -> String {
         let places: Vec<_> = self.servers.iter().map(|server| &*server.place).collect();
         let config = &self.servers[0].config;
@@ -126,7 +124,7 @@ impl Target {
     }
 }
 
-/// The settings for one of several servers. None where it has no port.
+/// The settings of one of several servers; `None` if it has no port.
 fn only(all: &Config, at: usize) -> Option<Config> {
     let mut one = Config::new();
     match all.get_hosts().get(at) {
@@ -137,7 +135,7 @@ fn only(all: &Config, at: usize) -> Option<Config> {
     if let Some(address) = all.get_hostaddrs().get(at) {
         one.hostaddr(*address);
     }
-    // One port is everybody's.
+    // A single port applies to all servers.
     match all.get_ports() {
         [] => one.port(DEFAULT_PORT),
         [port] => one.port(*port),
@@ -194,7 +192,7 @@ mod tests {
     use tokio_postgres::config::TargetSessionAttrs;
 
     use super::*;
-    use crate::store::tls::{Authorities, Names};
+    use crate::store::tls::{Authorities, HostnameCheck};
 
     fn read(text: &str) -> Target {
         match Target::parse(text) {
@@ -210,38 +208,41 @@ mod tests {
         }
     }
 
-    /// When it is encrypted, whether names count, and who is trusted.
-    fn encryption(settings: &str) -> (SslMode, Names, Option<Authorities>) {
+    /// The mode, the check of host names, and the authorities of settings.
+    fn encryption(settings: &str) -> (SslMode, HostnameCheck, Option<Authorities>) {
         let of_url = read(&format!("postgres://u:p@h/d?{settings}")).encryption;
         let pairs = settings.replace('&', " ").replace("%2F", "/");
         let of_pairs = read(&format!("host=h password='p ?&' {pairs} user=u")).encryption;
         assert_eq!(format!("{of_url:?}"), format!("{of_pairs:?}"), "{settings}");
-        (of_url.when, of_url.names, of_url.authorities)
+        (of_url.when, of_url.hostname_check, of_url.authorities)
     }
 
     #[test]
     fn modes_are_those_of_libpq() {
-        use Names::{Any, Checked};
+        use HostnameCheck::{Required, Skipped};
         use SslMode::{Disable, Prefer, Require};
 
         let file = || Some(Authorities::File("/ca.pem".into()));
         let ca = "sslrootcert=%2Fca.pem";
         for (settings, expected) in [
-            ("connect_timeout=1", (Prefer, Any, None)),
-            ("sslmode=disable", (Disable, Any, None)),
-            ("sslmode=allow", (Prefer, Any, None)),
-            ("sslmode=prefer", (Prefer, Any, None)),
-            ("sslmode=require", (Require, Any, None)),
-            (ca, (Prefer, Any, file())),
-            (&format!("sslmode=require&{ca}"), (Require, Any, file())),
-            (&format!("sslmode=verify-ca&{ca}"), (Require, Any, file())),
+            ("connect_timeout=1", (Prefer, Skipped, None)),
+            ("sslmode=disable", (Disable, Skipped, None)),
+            ("sslmode=allow", (Prefer, Skipped, None)),
+            ("sslmode=prefer", (Prefer, Skipped, None)),
+            ("sslmode=require", (Require, Skipped, None)),
+            (ca, (Prefer, Skipped, file())),
+            (&format!("sslmode=require&{ca}"), (Require, Skipped, file())),
+            (
+                &format!("sslmode=verify-ca&{ca}"),
+                (Require, Skipped, file()),
+            ),
             (
                 &format!("{ca}&sslmode=verify-full"),
-                (Require, Checked, file()),
+                (Require, Required, file()),
             ),
             (
                 "sslrootcert=system",
-                (Require, Checked, Some(Authorities::System)),
+                (Require, Required, Some(Authorities::System)),
             ),
         ] {
             assert_eq!(encryption(settings), expected, "{settings}");
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_be_what_it_says_is_refused() {
+    fn insecure_or_contradictory_settings_are_rejected() {
         for (settings, error) in [
             ("sslmode=verify-full", MalformedUrl::NoAuthorities),
             ("sslmode=verify-ca", MalformedUrl::NoAuthorities),
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_written_as_for_libpq() {
+    fn settings_are_parsed_as_by_libpq() {
         // Milliseconds; seconds; a count.
         let config = |settings: &str| {
             let of_url = read(&format!("postgres://u:p@h/d?{settings}"));
@@ -325,7 +326,7 @@ mod tests {
         assert_eq!(given.get_keepalives_interval(), Some(seconds(2)));
         assert_eq!(given.get_keepalives_retries(), Some(3));
         assert_eq!(config("tcp_user_timeout=0").get_tcp_user_timeout(), None);
-        // What makes no difference here.
+        // Ignored settings.
         for harmless in [
             "gssencmode=prefer",
             "gssencmode=disable&krbsrvname=postgres",
@@ -342,7 +343,7 @@ mod tests {
         ] {
             assert_eq!(read(unset).servers[0].config, usual, "{unset}");
         }
-        // What would, and nobody would notice.
+        // Settings that must not be ignored silently.
         for (setting, value) in [
             ("gssencmode", "require"),
             ("sslsni", "0"),
@@ -369,7 +370,7 @@ mod tests {
             MalformedUrl::PassFile
         );
         assert_eq!(refused("host=h passfile=x"), MalformedUrl::PassFile);
-        // This may be a part of a password.
+        // An unknown name may be a part of a password, and is not quoted.
         for text in [
             "postgres://u:p@h/d?secret=1",
             "host=h password=very secret=1",
@@ -399,15 +400,15 @@ mod tests {
     }
 
     #[test]
-    fn a_second_address_has_its_turn() {
+    fn a_second_address_has_time_left() {
         let timeouts = |text: &str| {
             let target = read(text);
             let server = &target.servers[0];
             let of_address = *server.config.get_connect_timeout().unwrap();
             (
                 of_address.as_millis(),
-                server.patience.as_secs(),
-                target.is_patience_given,
+                server.connect_timeout.as_secs(),
+                target.has_connect_timeout,
             )
         };
         assert_eq!(timeouts("postgres://u@one/d"), (1500, 10, false));
@@ -427,14 +428,16 @@ mod tests {
     }
 
     #[test]
-    fn of_several_servers_each_is_its_own() {
+    fn each_of_several_servers_has_its_settings() {
         let attributes = |target: &Target| target.servers[0].config.get_target_session_attrs();
         let target = read("postgres://u:p%3F@one:1,two:2,%2Frun%2Fpg/d?application_name=x");
         let places: Vec<_> = target.servers.iter().map(|server| &*server.place).collect();
         assert_eq!(places, ["one:1", "two:2", "/run/pg:5432"]);
         assert_eq!(target.place(), "one:1,two:2,/run/pg:5432/d");
         for Server {
-            config, patience, ..
+            config,
+            connect_timeout,
+            ..
         } in &target.servers
         {
             assert_eq!(config.get_hosts().len(), 1);
@@ -444,9 +447,9 @@ mod tests {
             );
             assert_eq!(config.get_password(), Some(&b"p?"[..]));
             assert_eq!(config.get_application_name(), Some("x"));
-            assert_eq!(*patience, CONNECT_TIMEOUT_OF_SEVERAL);
+            assert_eq!(*connect_timeout, SHARED_CONNECT_TIMEOUT);
         }
-        // Of several, the one that takes writes; of one, that one.
+        // The primary of several; a single server in any role.
         assert_eq!(attributes(&target), TargetSessionAttrs::ReadWrite);
         assert_eq!(
             attributes(&read("postgres://u@one/d")),
@@ -463,8 +466,8 @@ mod tests {
             assert_eq!(attributes(&target), expected);
         }
         let given = read("postgres://u@one,two/d?connect_timeout=7&sslmode=require");
-        assert_eq!(given.servers[1].patience, Duration::from_secs(7));
-        assert_eq!(given.patience(), Duration::from_secs(14));
+        assert_eq!(given.servers[1].connect_timeout, Duration::from_secs(7));
+        assert_eq!(given.connect_timeout(), Duration::from_secs(14));
         assert_eq!(
             refused("host=a,b,c port=1,2 user=u"),
             MalformedUrl::Unreadable
@@ -472,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_encrypted_on_the_way_to_a_socket() {
+    fn unix_sockets_are_not_encrypted() {
         let local = read("postgres://u@%2Frun%2Fpg/d?sslmode=require");
         assert_eq!(local.servers[0].config.get_ssl_mode(), SslMode::Disable);
         let mixed = read("postgres://u@%2Frun%2Fpg,h/d?sslmode=require");

@@ -9,7 +9,7 @@ use hitkeep_auth::{
     pb::{self, InstanceRole, SiteRole, UsageRefusalReason},
     replica::{self, usage::Options},
     server::{self, Ended},
-    store::usage::TURN,
+    store::usage::FLUSH_LOCK,
 };
 
 use super::{NEVER, Told, days, last_used, pb_time, time};
@@ -165,7 +165,7 @@ async fn a_stream_counts_to_its_end() {
         stream.ask(introspect(&made.token)).await.unwrap();
     }
     // It is still open. And the server does not end before they are written.
-    let turn = format!("SELECT pg_advisory_xact_lock({TURN})");
+    let turn = format!("SELECT pg_advisory_xact_lock({FLUSH_LOCK})");
     let somebodys_turn = app.hold(&turn).await;
     app.stop.send(()).await.unwrap();
     app.until_waiting(1).await;

@@ -1,0 +1,106 @@
+//! Catching up: reads the clients that changed since a position.
+
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{
+    ANSWER_TIMEOUT, COMMIT, CatchUp, Feed, Position, Sink, in_span,
+    rows::{ClientRow, GrantRow, TokenRow},
+    stored, within,
+};
+use crate::{domain::id::ClientId, store::error::StoreError};
+
+/// Clients that one query reads by their ids.
+const CLIENTS_PER_QUERY: usize = 2000;
+/// Restricts the planner to index scans, so that the cost of a change does not depend on
+/// the number of clients. JIT is off, since the planner assigns disabled nodes so high a
+/// cost that it would compile the plan, which takes much longer than running it.
+const BEGIN_CHANGES: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                             SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
+                             SET LOCAL enable_mergejoin = off; \
+                             SET LOCAL join_collapse_limit = 1; SET LOCAL jit = off";
+
+impl Feed {
+    /// Reads all changes since a position in one snapshot, unless more than `max_clients`
+    /// clients changed.
+    pub async fn catch_up(
+        &mut self,
+        known: Position,
+        max_clients: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<CatchUp, StoreError> {
+        in_span("catch_up", self.try_catch_up(known, max_clients, sink)).await
+    }
+
+    async fn try_catch_up(
+        &mut self,
+        known: Position,
+        max_clients: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<CatchUp, StoreError> {
+        let since = stored(known.revision)?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&known.database, &since, &known.nonce];
+        let enough = i64::try_from(max_clients).map_or(i64::MAX, |most| most.saturating_add(1));
+        let changes: [&(dyn ToSql + Sync); 2] = [&since, &enough];
+        let queries = async {
+            // Pipelined, in this order.
+            let ((), state_row, changed) = tokio::try_join!(
+                self.client.batch_execute(BEGIN_CHANGES),
+                self.client.query_opt(&self.statements.state, &parameters),
+                self.client.query(&self.statements.changed, &changes),
+            )?;
+            Ok((self.state_of(state_row.as_ref())?, changed))
+        };
+        let (state, changed) = within(ANSWER_TIMEOUT, queries).await?;
+        let changed = changed
+            .iter()
+            .map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        let is_too_many = changed.len() > max_clients;
+        if state.continues && !is_too_many {
+            for some in changed.chunks(CLIENTS_PER_QUERY) {
+                self.read_clients(some, sink).await?;
+            }
+        }
+        within(ANSWER_TIMEOUT, async {
+            Ok(self.client.batch_execute(COMMIT).await?)
+        })
+        .await?;
+        Ok(if !state.continues {
+            CatchUp::Lost
+        } else if is_too_many {
+            CatchUp::TooMuch
+        } else if changed.is_empty() && state.position == known {
+            CatchUp::Nothing(state)
+        } else {
+            CatchUp::Changed(state, changed)
+        })
+    }
+
+    async fn read_clients(
+        &self,
+        clients: &[ClientId],
+        sink: &mut dyn Sink,
+    ) -> Result<(), StoreError> {
+        let ids: Vec<Uuid> = clients.iter().map(|client| client.uuid()).collect();
+        let parameters: [&(dyn ToSql + Sync); 1] = [&ids];
+        let queries = async {
+            Ok(tokio::try_join!(
+                self.client.query(&self.statements.clients, &parameters),
+                self.client.query(&self.statements.grants, &parameters),
+                self.client.query(&self.statements.tokens, &parameters),
+            )?)
+        };
+        let (clients, grants, tokens) = within(ANSWER_TIMEOUT, queries).await?;
+        for row in &clients {
+            ClientRow::deliver(row, sink)?;
+        }
+        for row in &grants {
+            GrantRow::deliver(row, sink)?;
+        }
+        for row in &tokens {
+            TokenRow::deliver(row, sink)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! Writing: one serial transaction under the write lock.
+
+use std::sync::Arc;
+
+use diesel::sql_types::{self, BigInt, Timestamptz};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use uuid::Uuid;
+
+use super::{
+    FirstRow, Store, TransactionBody, connection::Connection, error::StoreError, feed::Position,
+    lease::Lease, revision, statement::Statement,
+};
+use crate::domain::{Revision, Timestamp, audit::Provenance, clock::Entropy};
+
+/// How often a transaction is tried if it collides with others.
+const MAX_TRIES: u32 = 5;
+
+/// A writing transaction, which holds the write lock.
+pub struct Transaction {
+    lease: Lease,
+    /// The time by the database's clock, constant within the transaction.
+    pub now: Timestamp,
+    entropy: Arc<dyn Entropy>,
+    pub(super) provenance: Arc<Provenance>,
+}
+
+/// The result of a transaction, with the revision that contains it.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed<T> {
+    /// What the body returned.
+    pub value: T,
+    /// The revision after the commit; the previous one if nothing changed.
+    pub revision: Revision,
+}
+
+#[derive(diesel::QueryableByName)]
+struct CommitRow {
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
+    #[diesel(sql_type = sql_types::Uuid)]
+    database_id: Uuid,
+    #[diesel(sql_type = sql_types::Uuid)]
+    nonce: Uuid,
+}
+
+#[derive(diesel::QueryableByName)]
+struct TimeRow {
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    started: Timestamp,
+}
+
+impl FirstRow for TimeRow {
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+}
+
+impl Store {
+    /// Runs `body` as one writing transaction, and commits it unless it fails. Retries it
+    /// from the start if it collides with another.
+    ///
+    /// # Errors
+    /// The error of `body`, after a rollback; or a [`StoreError`].
+    pub async fn transaction<T, E, F>(
+        &self,
+        provenance: &Arc<Provenance>,
+        body: F,
+    ) -> Result<Committed<T>, E>
+    where
+        F: for<'t> TransactionBody<&'t mut Transaction, Result<T, E>> + Sync,
+        T: Send,
+        E: From<StoreError> + IsCollision + Send,
+    {
+        let (value, Position { revision, .. }) = self.transact(provenance, body).await?;
+        Ok(Committed { value, revision })
+    }
+
+    /// Like [`Self::transaction`], but returns the position of the commit. A revision alone
+    /// may be assigned again, by a server that never had the commit.
+    ///
+    /// # Errors
+    /// As [`Self::transaction`].
+    pub async fn transact<T, E, F>(
+        &self,
+        provenance: &Arc<Provenance>,
+        body: F,
+    ) -> Result<(T, Position), E>
+    where
+        F: for<'t> TransactionBody<&'t mut Transaction, Result<T, E>> + Sync,
+        T: Send,
+        E: From<StoreError> + IsCollision + Send,
+    {
+        // Taken before a connection, which would only wait for the write lock.
+        let permit = tokio::time::timeout(self.writers_wait, self.writers.acquire()).await;
+        let _permit = permit.map_err(|late| StoreError::Overloaded(Box::new(late)))?;
+        let mut tries = 1;
+        loop {
+            match self.attempt(provenance, &body).await {
+                Err(error) if error.is_collision() && tries < MAX_TRIES => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn attempt<T, E, F>(
+        &self,
+        provenance: &Arc<Provenance>,
+        body: &F,
+    ) -> Result<(T, Position), E>
+    where
+        F: for<'t> TransactionBody<&'t mut Transaction, Result<T, E>> + Sync,
+        T: Send,
+        E: From<StoreError> + Send,
+    {
+        let mut transaction = self.begin(Arc::clone(provenance)).await?;
+        match body(&mut transaction).await {
+            Ok(value) => Ok((value, transaction.commit().await?)),
+            Err(error) => {
+                transaction.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
+        // The time is read after the lock, so that it has the order of the writes.
+        let lock = Statement(
+            "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
+             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started FROM locked",
+        );
+        // Explicit, since a database may have another default: at a higher level, a
+        // transaction that waited for the lock would collide with the one before it. A
+        // database that is read-only by default stays so.
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let (lease, state): (_, TimeRow) = self.begin_with("transaction", begin, lock).await?;
+        Ok(Transaction {
+            lease,
+            now: self.clock.adopt(state.now),
+            entropy: Arc::clone(&self.entropy),
+            provenance,
+        })
+    }
+}
+
+/// An error that may be a collision of transactions, which a retry resolves.
+pub trait IsCollision {
+    /// Whether a retry may succeed.
+    fn is_collision(&self) -> bool;
+}
+
+impl IsCollision for StoreError {
+    fn is_collision(&self) -> bool {
+        matches!(self, Self::Collision(_))
+    }
+}
+
+impl Transaction {
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        self.lease.start()
+    }
+
+    /// The store's source of randomness.
+    pub fn entropy(&self) -> Arc<dyn Entropy> {
+        Arc::clone(&self.entropy)
+    }
+
+    async fn commit(mut self) -> Result<Position, StoreError> {
+        // A trigger stamps the revision if something changed. It is read before the commit,
+        // since another transaction may stamp the next one after it.
+        let stamped = Statement("SELECT revision, database_id, nonce FROM index_state");
+        let row: CommitRow = stamped.get_result(self.connection()).await?;
+        let position = Position {
+            database: row.database_id,
+            revision: revision(row.revision)?,
+            nonce: row.nonce,
+        };
+        self.connection().batch_execute("COMMIT").await?;
+        self.lease.finish();
+        Ok(position)
+    }
+
+    /// Returns the connection to the pool if the rollback succeeds, and closes it, which
+    /// rolls back as well, if not.
+    async fn roll_back(mut self) {
+        match self.connection().batch_execute("ROLLBACK").await {
+            Ok(()) => self.lease.finish(),
+            Err(error) => tracing::debug!(%error, "a rollback failed: the connection is closed"),
+        }
+    }
+}
