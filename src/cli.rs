@@ -149,7 +149,7 @@ fn end(runtime: Runtime) {
 }
 
 /// A store with the machine's clock and randomness.
-fn open(options: &store::Options) -> Store {
+fn open(options: &store::StoreOptions) -> Store {
     Store::new(
         options,
         Arc::new(SystemClock::default()),

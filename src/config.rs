@@ -399,17 +399,17 @@ impl Cli {
 
 impl ServeArgs {
     /// The options of the store.
-    pub fn store(&self) -> Result<store::Options, DatabaseUrlError> {
+    pub fn store(&self) -> Result<store::StoreOptions, DatabaseUrlError> {
         let pool_size = self.pool_size;
         let standbys = if self.allow_standby {
             Standbys::Allowed
         } else {
             Standbys::Refused
         };
-        Ok(store::Options {
+        Ok(store::StoreOptions {
             pool_size,
             standbys,
-            ..store::Options::new(self.database.url()?)
+            ..store::StoreOptions::new(self.database.url()?)
         })
     }
 
@@ -420,14 +420,14 @@ impl ServeArgs {
                 max_clients_per_owner: self.max_clients_per_owner,
                 max_cache_age: self.max_cache_age,
             },
-            replica: replica::Options {
+            replica: replica::ReplicaOptions {
                 max_staleness: self.max_staleness,
                 poll_interval: self.poll_interval,
                 max_lookups: self.max_lookups,
-                usage: usage::Options {
+                usage: usage::UsageOptions {
                     flush_interval: self.usage_flush_interval,
                 },
-                ..replica::Options::default()
+                ..replica::ReplicaOptions::default()
             },
             request_timeout: self.request_timeout,
             drain_delay: self.drain_delay,

@@ -3,7 +3,7 @@
 //!
 //! [`feed`] alone writes the index. A reader takes the latest version, which costs a few
 //! nanoseconds and blocks on nothing, and checks its staleness: beyond
-//! [`Options::max_staleness`], the index no longer proves that a token is active.
+//! [`ReplicaOptions::max_staleness`], the index no longer proves that a token is active.
 
 use std::{
     sync::{
@@ -49,7 +49,7 @@ const MISSED_POLLS: u32 = 4;
 
 /// Settings of a replica.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct ReplicaOptions {
     /// The staleness beyond which the index no longer proves that a token is active.
     /// Default 10 s.
     pub max_staleness: Duration,
@@ -65,10 +65,10 @@ pub struct Options {
     /// or is behind. Default 1 s.
     pub refresh_timeout: Duration,
     /// Settings of the usage flusher.
-    pub usage: usage::Options,
+    pub usage: usage::UsageOptions,
 }
 
-impl Default for Options {
+impl Default for ReplicaOptions {
     fn default() -> Self {
         Self {
             max_staleness: Duration::from_secs(10),
@@ -76,7 +76,7 @@ impl Default for Options {
             max_lookups: 100,
             max_waiting: 256,
             refresh_timeout: Duration::from_secs(1),
-            usage: usage::Options::default(),
+            usage: usage::UsageOptions::default(),
         }
     }
 }
@@ -129,7 +129,7 @@ impl UsageWriter {
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    options: Options,
+    options: ReplicaOptions,
     /// The latest version; `None` until the first full load.
     index: ArcSwapOption<Index>,
     /// When the latest version was last proven complete, in nanoseconds of the clock's
@@ -245,7 +245,7 @@ impl View {
 impl Replica {
     /// Starts the feed, which runs until the last clone is dropped, and the writer of
     /// uses.
-    pub fn start(store: &Store, options: Options, metrics: &Metrics) -> (Self, UsageWriter) {
+    pub fn start(store: &Store, options: ReplicaOptions, metrics: &Metrics) -> (Self, UsageWriter) {
         Self::start_when(std::future::ready(()), store, options, metrics)
     }
 
@@ -253,10 +253,10 @@ impl Replica {
     pub fn start_when(
         ready: impl Future<Output = ()> + Send + 'static,
         store: &Store,
-        options: Options,
+        options: ReplicaOptions,
         metrics: &Metrics,
     ) -> (Self, UsageWriter) {
-        let options = Options {
+        let options = ReplicaOptions {
             // One or two lost polls do no harm.
             poll_interval: options.poll_interval.min(options.max_staleness / 4),
             ..options
@@ -311,7 +311,7 @@ impl Replica {
     }
 
     /// The settings in force.
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &ReplicaOptions {
         &self.shared.options
     }
 
@@ -452,9 +452,9 @@ impl Replica {
     /// Waits until a query that begins after this call is applied to the index, which then
     /// contains everything committed before this call. Concurrent calls share one query,
     /// so that any number of unknown tokens costs the database at most
-    /// [`Options::max_lookups`] queries a second.
+    /// [`ReplicaOptions::max_lookups`] queries a second.
     ///
-    /// If [`Options::max_waiting`] calls wait already, this one is shed: the index stands
+    /// If [`ReplicaOptions::max_waiting`] calls wait already, this one is shed: the index stands
     /// if it missed fewer than a few polls.
     ///
     /// # Errors

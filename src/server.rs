@@ -64,7 +64,7 @@ pub struct Options {
     /// The options of the services.
     pub grpc: grpc::Options,
     /// The options of the index.
-    pub replica: replica::Options,
+    pub replica: replica::ReplicaOptions,
     /// How long a call may take, unless its caller's timeout is shorter. Default 10 s.
     /// Replacements of the directory are exempt, since they are streams.
     pub request_timeout: Duration,
@@ -96,7 +96,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             grpc: grpc::Options::default(),
-            replica: replica::Options::default(),
+            replica: replica::ReplicaOptions::default(),
             request_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),

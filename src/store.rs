@@ -66,7 +66,7 @@ pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How to reach Postgres.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct StoreOptions {
     /// `postgres://user:password@host/database`, or the key=value form.
     pub database_url: DatabaseUrl,
     /// The maximum number of connections in the pool. Default 16.
@@ -81,7 +81,7 @@ pub struct Options {
     pub resolver: Resolver,
 }
 
-impl Options {
+impl StoreOptions {
     /// The defaults for a database.
     pub fn new(database_url: impl Into<DatabaseUrl>) -> Self {
         Self {
@@ -118,7 +118,7 @@ trait FirstRow: QueryableByName<Pg> + Send + 'static {
 
 impl Store {
     /// Creates a store, which connects on first use.
-    pub fn new(options: &Options, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn new(options: &StoreOptions, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let connector = Arc::new(Connector::new(options));
         let pool = pool::of(options, &connector);
         let writers = PoolPermits::of(options.pool_size).writes;

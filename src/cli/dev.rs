@@ -38,7 +38,7 @@ pub(super) fn run(
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
         migrations::apply(&url).await?;
-        let (options, database) = (server::Options::default(), store::Options::new(&url));
+        let (options, database) = (server::Options::default(), store::StoreOptions::new(&url));
         // Only after Postgres has started, which would inherit the raised limit. There are two
         // listeners.
         descriptors::ensure_limit(2 * options.max_connections, database.pool_size);

@@ -89,10 +89,10 @@ impl DatabaseArgs {
     }
 
     /// The options of a store for a short-lived command.
-    pub fn store(&self) -> Result<store::Options, DatabaseUrlError> {
-        Ok(store::Options {
+    pub fn store(&self) -> Result<store::StoreOptions, DatabaseUrlError> {
+        Ok(store::StoreOptions {
             pool_size: 1,
-            ..store::Options::new(self.url()?)
+            ..store::StoreOptions::new(self.url()?)
         })
     }
 }

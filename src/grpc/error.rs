@@ -194,12 +194,13 @@ impl ApiError {
             | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
                 (Code::Unavailable, ErrorReason::Overloaded)
             }
-            Self::Store(StoreError::Unavailable(_)) | Self::Unanswerable(Unanswerable::NoAnswer) => {
+            Self::Store(StoreError::Unavailable(_))
+            | Self::Unanswerable(Unanswerable::NoAnswer) => {
                 (Code::Unavailable, ErrorReason::DatabaseUnavailable)
             }
-            Self::Unanswerable(Unanswerable::Loading | Unanswerable::Stale(_) | Unanswerable::Behind) => {
-                (Code::Unavailable, ErrorReason::StaleIndex)
-            }
+            Self::Unanswerable(
+                Unanswerable::Loading | Unanswerable::Stale(_) | Unanswerable::Behind,
+            ) => (Code::Unavailable, ErrorReason::StaleIndex),
             Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
             Self::RevisionNotReached { .. } => (Code::Unavailable, ErrorReason::RevisionNotReached),
             Self::MethodUnknown(_) => (Code::Unimplemented, ErrorReason::MethodUnknown),

@@ -198,10 +198,10 @@ mod tests {
     #[test]
     fn the_index_is_not_behind_because_of_a_change_that_it_contains() {
         let claims = Claims::default();
-        let (first, _settled) = claims.add(at(1), Duration::ZERO);
+        let (first, _resolved) = claims.add(at(1), Duration::ZERO);
         claims.apply(first);
         assert!(!claims.acknowledge(first));
-        let (second, _settled) = claims.add(at(2), Duration::ZERO);
+        let (second, _resolved) = claims.add(at(2), Duration::ZERO);
         assert!(claims.acknowledge(second));
         claims.apply(second);
         assert!(!claims.is_behind());

@@ -31,7 +31,7 @@ use crate::domain::{
     id::ClientId,
     usage::{Batch, Count, Day, Outcome},
 };
-pub use flusher::{Flusher, Options};
+pub use flusher::{Flusher, UsageOptions};
 
 /// A client's counters, which the index keeps with the client. Takes 16 bytes until the
 /// first use. Clones share existing counters; if there are none yet, each clone allocates

@@ -113,13 +113,13 @@ pub(crate) fn connections() -> (Connections, UsageWriter) {
 /// The same, with a maximum age.
 pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWriter) {
     let source = Arc::new(FixedSource);
-    let nowhere = store::Options::new("postgres://nobody@127.0.0.1:1/none");
+    let nowhere = store::StoreOptions::new("postgres://nobody@127.0.0.1:1/none");
     let store = Store::new(&nowhere, Arc::clone(&source) as _, source);
     let metrics = Metrics::default();
     // Never ready, so the database is not used.
     let ready = pending();
     let (replica, usage) =
-        Replica::start_when(ready, &store, replica::Options::default(), &metrics);
+        Replica::start_when(ready, &store, replica::ReplicaOptions::default(), &metrics);
     let (_, draining) = watch::channel(false);
     let services = Arc::new(Services::new(
         store.clone(),

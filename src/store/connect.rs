@@ -14,7 +14,7 @@ use tokio_postgres::{CancelToken, Client, config::TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    Options,
+    StoreOptions,
     connection::Connection as Pooled,
     error::connect::{ConnectError, NoConnection},
     identity::{ServerId, ServerRole, Standbys},
@@ -90,7 +90,7 @@ pub enum Reloaded {
 }
 
 impl Connector {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &StoreOptions) -> Self {
         Self {
             target: ArcSwap::from_pointee(Target::parse(options.database_url.as_str())),
             standbys: options.standbys,

@@ -173,7 +173,10 @@ impl Transaction {
 
     /// Records that a change was applied, and returns the new progress. Must come last in
     /// its transaction: replacements that begin wait from here to the commit, and are newer.
-    pub async fn record_applied(&mut self, entry: AcceptedChange) -> Result<DirectoryProgress, StoreError> {
+    pub async fn record_applied(
+        &mut self,
+        entry: AcceptedChange,
+    ) -> Result<DirectoryProgress, StoreError> {
         let now: i64 = diesel::update(directory_order::table)
             .set(directory_order::last_place.eq(directory_order::last_place + 1))
             .returning(directory_order::last_place)
@@ -385,7 +388,10 @@ impl References {
 
 fn place(stored: i64) -> Result<ChangePosition, StoreError> {
     let negative = || StoreError::Inconsistent(format!("place {stored}"));
-    u64::try_from(stored).ok().map(ChangePosition).ok_or_else(negative)
+    u64::try_from(stored)
+        .ok()
+        .map(ChangePosition)
+        .ok_or_else(negative)
 }
 
 fn stored(number: u64) -> Result<i64, StoreError> {

@@ -54,7 +54,7 @@ async fn facts(
     connection: &Connection,
     actor: UserId,
     owner: Owner,
-    asked: &[SiteId],
+    requested: &[SiteId],
 ) -> Result<Facts, StoreError> {
     let of_user = |id, user: Option<UserStanding>| match user {
         Some(user) => OwnerFacts::User {
@@ -73,7 +73,7 @@ async fn facts(
     // Pipelined.
     let (user, sites, owner) = join3(
         find_user(connection, actor),
-        site_standings(connection, actor, asked),
+        site_standings(connection, actor, requested),
         find_owner,
     )
     .await;
@@ -136,16 +136,16 @@ async fn find_team(
 async fn site_standings(
     mut connection: &Connection,
     user: UserId,
-    asked: &[SiteId],
+    requested: &[SiteId],
 ) -> Result<BTreeMap<SiteId, SiteStanding>, StoreError> {
-    if asked.is_empty() {
+    if requested.is_empty() {
         return Ok(BTreeMap::new());
     }
     let in_team = team_members::user_id.eq(user.uuid());
     let in_team = team_members::table.on(team_members::team_id.eq(sites::team_id).and(in_team));
     let on_site = site_members::user_id.eq(user.uuid());
     let on_site = site_members::table.on(site_members::site_id.eq(sites::id).and(on_site));
-    let ids: Vec<Uuid> = asked.iter().map(|site| site.uuid()).collect();
+    let ids: Vec<Uuid> = requested.iter().map(|site| site.uuid()).collect();
     let rows: Vec<SiteRow> = sites::table
         .inner_join(teams::table)
         .left_join(in_team)

@@ -10,7 +10,7 @@ use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnecti
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::{
-    Options, connect::Connector, connection::Connection, error::StoreError,
+    StoreOptions, connect::Connector, connection::Connection, error::StoreError,
     error::connect::ConnectError, session::WITHOUT_LIMITS,
 };
 
@@ -129,7 +129,9 @@ fn named(versions: &[MigrationVersion<'_>]) -> Result<Vec<String>, MigrationErro
 }
 
 async fn connect_locked(database_url: &str) -> Result<AsyncPgConnection, MigrationError> {
-    let opened = Connector::new(&Options::new(database_url)).open().await;
+    let opened = Connector::new(&StoreOptions::new(database_url))
+        .open()
+        .await;
     let bad = |error: ConnectError| ConnectionError::BadConnection(error.to_string());
     let (client, wire) = opened.map_err(bad).map_err(MigrationError::Connect)?;
     let connection = AsyncPgConnection::try_from_client_and_connection(client, wire).await;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use deadpool::{Runtime, managed};
 
-use super::{Options, connect::Connector, connection::Connection, error::connect::ConnectError};
+use super::{
+    StoreOptions, connect::Connector, connection::Connection, error::connect::ConnectError,
+};
 
 pub(super) type Pool = managed::Pool<Manager>;
 pub(super) type Object = managed::Object<Manager>;
@@ -97,7 +99,7 @@ pub(super) fn close_idle(pool: &Pool) -> bool {
 }
 
 /// A pool, which connects on first use. Callers pass the timeout of connecting.
-pub(super) fn of(options: &Options, connector: &Arc<Connector>) -> Pool {
+pub(super) fn of(options: &StoreOptions, connector: &Arc<Connector>) -> Pool {
     Pool::builder(Manager(Arc::clone(connector)))
         .max_size(options.pool_size)
         .runtime(Runtime::Tokio1)

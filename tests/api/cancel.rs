@@ -28,10 +28,10 @@ const TORN: &str = "SELECT \
 
 /// Asks the database for nothing by itself while a test runs.
 fn quiet() -> server::Options {
-    let replica = replica::Options {
+    let replica = replica::ReplicaOptions {
         max_staleness: Duration::from_hours(4),
         poll_interval: Duration::from_hours(1),
-        ..replica::Options::default()
+        ..replica::ReplicaOptions::default()
     };
     server::Options {
         replica,

@@ -187,7 +187,7 @@ async fn with_defaults(defaults: impl IntoIterator<Item = (&str, &str)>) -> Test
         .unwrap();
     }
     postgres::execute(&url, &sql).await;
-    let options = store::Options::new(&url);
+    let options = store::StoreOptions::new(&url);
     let app = TestApp::on(&url, &options, server::Options::default()).await;
     app.change(world()).await;
     app
@@ -244,7 +244,7 @@ async fn role_of_its_own() -> (String, String, String) {
 #[tokio::test]
 async fn a_role_that_has_all_its_connections_is_unavailable() {
     let (direct, url, role) = role_of_its_own().await;
-    let options = store::Options::new(&url);
+    let options = store::StoreOptions::new(&url);
     let app = TestApp::on(&direct, &options, server::Options::default()).await;
     app.change(world()).await;
     let dashboard = app.dashboard().await;
@@ -269,7 +269,7 @@ async fn a_role_whose_changes_fire_no_triggers_gets_no_connection() {
     .await;
     let (clock, entropy) = (TestClock::default(), SeededEntropy::default());
     let store = Store::new(
-        &store::Options::new(&url),
+        &store::StoreOptions::new(&url),
         Arc::new(clock),
         Arc::new(entropy),
     );

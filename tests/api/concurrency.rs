@@ -243,10 +243,10 @@ async fn fail_inserts(app: &TestApp, code: &str, message: &str, times: u32) {
 #[tokio::test]
 async fn who_waits_too_long_for_a_connection_is_told_so() {
     let url = crate::support::postgres::migrated_database().await;
-    let store = hitkeep_auth::store::Options {
+    let store = hitkeep_auth::store::StoreOptions {
         pool_size: 1,
         pool_wait: Duration::from_millis(50),
-        ..hitkeep_auth::store::Options::new(&url)
+        ..hitkeep_auth::store::StoreOptions::new(&url)
     };
     let app = TestApp::on(&url, &store, hitkeep_auth::server::Options::default()).await;
     app.change(world()).await;

@@ -392,7 +392,7 @@ async fn outages_and_defects(provoked: &mut Provoked) {
     let (proxy, through) = Proxy::start(&direct);
     let app = TestApp::on(
         &direct,
-        &store::Options::new(&through),
+        &store::StoreOptions::new(&through),
         server::Options::default(),
     )
     .await;

@@ -34,21 +34,21 @@ use crate::{
 const NEVER: Duration = Duration::from_hours(1);
 
 /// An index that asks for nothing by itself, nor writes anything.
-fn without_polls() -> replica::Options {
-    replica::Options {
+fn without_polls() -> replica::ReplicaOptions {
+    replica::ReplicaOptions {
         max_staleness: 4 * NEVER,
         poll_interval: NEVER,
         refresh_timeout: NEVER,
-        usage: uses::Options {
+        usage: uses::UsageOptions {
             flush_interval: NEVER,
         },
-        ..replica::Options::default()
+        ..replica::ReplicaOptions::default()
     }
 }
 
 /// A server that hears of nothing by itself: it neither polls, nor does a
 /// notification come through.
-async fn deaf(options: replica::Options) -> (TestApp, Proxy) {
+async fn deaf(options: replica::ReplicaOptions) -> (TestApp, Proxy) {
     let options = server::Options {
         replica: options,
         ..server::Options::default()
@@ -218,7 +218,7 @@ async fn a_caller_that_was_revoked_is_refused_within_moments() {
     // Notifications alone, and polls alone.
     for (listeners, options) in [
         (Listeners::Heard, without_polls()),
-        (Listeners::Mute, replica::Options::default()),
+        (Listeners::Mute, replica::ReplicaOptions::default()),
     ] {
         let options = server::Options {
             replica: options,
@@ -272,7 +272,7 @@ async fn invented_tokens_cost_the_database_no_more_than_they_may() {
     const AT_ONCE: usize = 200;
     const EACH: u32 = 8;
     const MAX_LOOKUPS: u32 = 5;
-    let options = replica::Options {
+    let options = replica::ReplicaOptions {
         max_lookups: MAX_LOOKUPS,
         ..without_polls()
     };
@@ -323,7 +323,7 @@ async fn good_tokens_do_not_wait_with_the_invented_ones() {
 
 /// A store that reaches the database without the proxy.
 fn direct_store(app: &TestApp) -> Store {
-    let options = store::Options::new(&app.database_url);
+    let options = store::StoreOptions::new(&app.database_url);
     Store::new(
         &options,
         Arc::clone(&app.clock) as _,
@@ -334,11 +334,11 @@ fn direct_store(app: &TestApp) -> Store {
 #[tokio::test]
 async fn where_too_many_wait_the_word_of_the_index_stands_while_it_is_current() {
     let poll_interval = Duration::from_secs(30);
-    let options = replica::Options {
+    let options = replica::ReplicaOptions {
         max_waiting: 0,
         max_staleness: 100 * poll_interval,
         poll_interval,
-        ..replica::Options::default()
+        ..replica::ReplicaOptions::default()
     };
     let (app, proxy) = deaf(options).await;
     let made = app.dashboard().await.created(personal(VERA)).await;

@@ -69,11 +69,11 @@ impl TestApp {
         // Its database is there, so every answer comes, however slow the machine.
         options.replica.refresh_timeout = Duration::from_mins(1);
         let url = postgres::migrated_database().await;
-        let store_options = store::Options {
+        let store_options = store::StoreOptions {
             pool_size: 8,
             // A crowd gets its connections one after the other, however slow the machine.
             pool_wait: Duration::from_mins(1),
-            ..store::Options::new(&url)
+            ..store::StoreOptions::new(&url)
         };
         Self::on(&url, &store_options, options).await
     }
@@ -82,13 +82,13 @@ impl TestApp {
     pub async fn behind_proxy(options: server::Options) -> (Self, Proxy) {
         let direct = postgres::migrated_database().await;
         let (proxy, url) = Proxy::start(&direct);
-        let app = Self::on(&direct, &store::Options::new(url), options).await;
+        let app = Self::on(&direct, &store::StoreOptions::new(url), options).await;
         app.change(crate::fixtures::world()).await;
         (app, proxy)
     }
 
     /// A server that reaches its database, which is at `direct`, in another way.
-    pub async fn on(direct: &str, store: &store::Options, options: server::Options) -> Self {
+    pub async fn on(direct: &str, store: &store::StoreOptions, options: server::Options) -> Self {
         let clock = Arc::new(TestClock::default());
         let entropy = Arc::new(SeededEntropy::default());
         let store = Store::new(store, Arc::clone(&clock) as _, Arc::clone(&entropy) as _);
@@ -104,7 +104,7 @@ impl TestApp {
     pub async fn beside(&self, options: server::Options) -> Self {
         let clock = Arc::clone(&self.clock);
         let entropy = Arc::clone(&self.entropy);
-        let store = store::Options::new(&self.database_url);
+        let store = store::StoreOptions::new(&self.database_url);
         let store = Store::new(&store, Arc::clone(&clock) as _, Arc::clone(&entropy) as _);
         let (url, tokens) = (&self.database_url, self.tokens.clone());
         Self::serve(url, store, clock, entropy, tokens, options).await

@@ -47,10 +47,10 @@ async fn until(sidecar: &Caller, wanted: impl Fn(&pb::GetIndexStatusResponse) ->
 
 /// A server that asks the database for nothing by itself for that long.
 async fn polling_every(poll_interval: Duration) -> (TestApp, Proxy) {
-    let replica = replica::Options {
+    let replica = replica::ReplicaOptions {
         max_staleness: 4 * poll_interval,
         poll_interval,
-        ..replica::Options::default()
+        ..replica::ReplicaOptions::default()
     };
     let options = server::Options {
         replica,

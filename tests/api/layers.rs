@@ -77,10 +77,10 @@ async fn what_is_over_the_limit_is_shed_at_once() {
 async fn a_queue_that_lasts_is_short() {
     let url = migrated_database().await;
     // Four calls for each connection.
-    let store = store::Options {
+    let store = store::StoreOptions {
         pool_size: 2,
         pool_wait: Duration::from_mins(1),
-        ..store::Options::new(&url)
+        ..store::StoreOptions::new(&url)
     };
     let options = server::Options {
         max_burst: Duration::ZERO,

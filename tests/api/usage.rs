@@ -14,7 +14,7 @@ use hitkeep_auth::{
         usage::{Outcome, RefusalReason},
     },
     pb::{self, InstanceRole, TeamRole, UsageRefusalReason},
-    replica::usage::{Flusher, Ledger, Options, UsageSlot},
+    replica::usage::{Flusher, Ledger, UsageOptions, UsageSlot},
     server, store,
     telemetry::metrics::Metrics,
 };
@@ -35,7 +35,7 @@ use crate::{
 
 const DAY: i64 = 24 * 60 * 60;
 /// Longer than any test.
-const NEVER: Options = Options {
+const NEVER: UsageOptions = UsageOptions {
     flush_interval: Duration::from_hours(1),
 };
 
@@ -340,7 +340,7 @@ async fn a_time_that_is_none_is_refused() {
 async fn what_cannot_be_written_is_kept() {
     let direct = postgres::migrated_database().await;
     let (proxy, url) = Proxy::start(&direct);
-    let options = store::Options::new(url);
+    let options = store::StoreOptions::new(url);
     let app = TestApp::on(&direct, &options, server::Options::default()).await;
     app.change(world()).await;
     let dashboard = app.dashboard().await;
@@ -366,7 +366,7 @@ async fn nothing_to_write_asks_nothing_of_postgres() {
     let app = TestApp::with_world().await;
     let made = app.dashboard().await.created(personal(VERA)).await;
     let (ledger, mut flusher) = Ledger::new();
-    let nowhere = store::Options::new("postgres://nobody@127.0.0.1:1/nowhere");
+    let nowhere = store::StoreOptions::new("postgres://nobody@127.0.0.1:1/nowhere");
     let nowhere = store::Store::new(
         &nowhere,
         std::sync::Arc::clone(&app.clock) as _,
@@ -428,7 +428,7 @@ async fn it_is_seen_within_the_interval() {
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
     let (ledger, flusher) = Ledger::new();
-    let options = Options {
+    let options = UsageOptions {
         flush_interval: Duration::from_millis(1),
     };
     let (stop, stopped) = oneshot::channel::<()>();

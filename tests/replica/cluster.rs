@@ -137,16 +137,16 @@ impl Cluster {
 
     /// Starts one more server, which does not have to answer.
     pub async fn start_through(&self, proxy: Proxy, url: &str, standbys: Standbys) -> Replica {
-        let options = store::Options {
+        let options = store::StoreOptions {
             standbys,
-            ..store::Options::new(url)
+            ..store::StoreOptions::new(url)
         };
         self.start_with(proxy, options).await
     }
 
     /// The same, where there is more to say of the way to the database.
-    pub async fn start_with(&self, proxy: Proxy, options: store::Options) -> Replica {
-        let options = store::Options {
+    pub async fn start_with(&self, proxy: Proxy, options: store::StoreOptions) -> Replica {
+        let options = store::StoreOptions {
             pool_size: POOL_SIZE,
             ..options
         };
@@ -361,9 +361,9 @@ pub fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
 }
 
 fn open(url: &str, clock: Arc<dyn Clock>) -> Store {
-    let options = store::Options {
+    let options = store::StoreOptions {
         pool_size: POOL_SIZE,
-        ..store::Options::new(url)
+        ..store::StoreOptions::new(url)
     };
     Store::new(&options, clock, Arc::new(SystemEntropy) as Arc<dyn Entropy>)
 }

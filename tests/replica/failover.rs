@@ -19,7 +19,7 @@ async fn the_new_primary_is_found() {
     let (direct, after) = (primary.database(), standby.database());
     let app = TestApp::on(
         &direct,
-        &store::Options::new(&url),
+        &store::StoreOptions::new(&url),
         server::Options::default(),
     )
     .await;

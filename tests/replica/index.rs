@@ -13,9 +13,9 @@ pub const BOUND: Duration = Duration::from_secs(4);
 /// at most.
 pub fn options() -> server::Options {
     server::Options {
-        replica: replica::Options {
+        replica: replica::ReplicaOptions {
             max_staleness: Duration::from_secs(2),
-            ..replica::Options::default()
+            ..replica::ReplicaOptions::default()
         },
         ..server::Options::default()
     }

@@ -256,7 +256,7 @@ impl Moving {
             let (pooler, url) = Pooler::start(first);
             // Nothing goes through it.
             let (proxy, _) = Proxy::start(&first.database());
-            let options = store::Options::new(url);
+            let options = store::StoreOptions::new(url);
             let replica = cluster.start_with(proxy, options).await;
             replica.until_answers().await;
             poolers.push(pooler);

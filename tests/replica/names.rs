@@ -109,9 +109,9 @@ async fn two_by_name(pair: &[Node; 2], addresses: &Addresses, names: &Names) -> 
     for _ in 0..2 {
         // Nothing goes through it.
         let (proxy, _) = Proxy::start(&cluster.direct);
-        let options = store::Options {
+        let options = store::StoreOptions {
             resolver: names.resolver(),
-            ..store::Options::new(&*url)
+            ..store::StoreOptions::new(&*url)
         };
         let replica = cluster.start_with(proxy, options).await;
         replica.until_answers().await;

@@ -40,7 +40,7 @@ async fn a_full_queue_keeps_no_change_from_being_made() {
     }
     let url = format!("{}app", own.url);
     migrations::apply(&url).await.unwrap();
-    let options = store::Options::new(&url);
+    let options = store::StoreOptions::new(&url);
     let app = TestApp::on(&url, &options, server::Options::default()).await;
     let other = app.beside(server::Options::default()).await;
     app.change(world()).await;

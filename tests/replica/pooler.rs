@@ -140,7 +140,7 @@ async fn a_server_that_crashes_behind_a_pooler_is_unavailable_and_nothing_else()
         return;
     };
     let direct = migrated(&own.url).await;
-    let store = store::Options::new(format!("{}pooled", pooler.url));
+    let store = store::StoreOptions::new(format!("{}pooled", pooler.url));
     let app = Arc::new(TestApp::on(&direct, &store, server::Options::default()).await);
     app.change(world()).await;
     let stop = Arc::new(AtomicBool::new(false));

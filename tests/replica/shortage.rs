@@ -34,7 +34,9 @@ async fn replica_of_its_role(cluster: &Cluster) -> (Replica, String) {
         .await;
     let (proxy, url) = Proxy::start(&cluster.direct);
     let url = url.replacen("postgres://postgres@", &format!("postgres://{role}@"), 1);
-    let replica = cluster.start_with(proxy, store::Options::new(url)).await;
+    let replica = cluster
+        .start_with(proxy, store::StoreOptions::new(url))
+        .await;
     replica.until_answers().await;
     until("it listens", async || {
         wanted(replica.proxy.listening() == 1)

@@ -65,7 +65,7 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
     }
     let mut app = TestApp::on(
         &publisher,
-        &store::Options::new(&publisher),
+        &store::StoreOptions::new(&publisher),
         server::Options::default(),
     )
     .await;
@@ -121,7 +121,7 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
         until("all tables are copied", copied).await;
         // How far it is behind cannot be told, so nobody goes by it.
         let (clock, entropy) = (Arc::clone(&app.clock), Arc::clone(&app.entropy));
-        let store = Store::new(&store::Options::new(&there), clock as _, entropy as _);
+        let store = Store::new(&store::StoreOptions::new(&there), clock as _, entropy as _);
         let refused = store
             .connect_feed()
             .await

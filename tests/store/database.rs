@@ -6,7 +6,7 @@ use diesel::sql_types::Text;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use hitkeep_auth::{
     domain::audit::Provenance,
-    store::{Options, Store},
+    store::{Store, StoreOptions},
     system::{SystemClock, SystemEntropy},
 };
 
@@ -59,7 +59,7 @@ pub async fn world() -> String {
 /// A store on that database.
 pub fn store(url: &str) -> Store {
     let clock = Arc::new(SystemClock::default());
-    Store::new(&Options::new(url), clock, Arc::new(SystemEntropy))
+    Store::new(&StoreOptions::new(url), clock, Arc::new(SystemEntropy))
 }
 
 /// Nobody in particular.

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hitkeep_auth::{
-    store::{NoConnection, Options, Store, Transaction, error::StoreError, migrations},
+    store::{NoConnection, Store, StoreOptions, Transaction, error::StoreError, migrations},
     system::{SystemClock, SystemEntropy},
 };
 use rustls::{
@@ -192,7 +192,7 @@ async fn join(
 
 fn store(url: &str) -> Store {
     let clock = Arc::new(SystemClock::default());
-    Store::new(&Options::new(url), clock, Arc::new(SystemEntropy))
+    Store::new(&StoreOptions::new(url), clock, Arc::new(SystemEntropy))
 }
 
 /// The settings of a case, whether it gets in, and whether encrypted.

@@ -49,8 +49,11 @@ async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
 
 /// What a replica knows that begins now: of each token, and of whom it can say nothing.
 async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<ClientId>) {
-    let (replica, _writer) =
-        Replica::start(store, replica::Options::default(), &Metrics::default());
+    let (replica, _writer) = Replica::start(
+        store,
+        replica::ReplicaOptions::default(),
+        &Metrics::default(),
+    );
     let give_up = Instant::now() + Duration::from_secs(20);
     let view = replica.loaded_view(give_up).await.unwrap();
     let (mut known, mut unreadable) = (Known::new(), BTreeSet::new());

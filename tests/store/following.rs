@@ -11,7 +11,7 @@ use std::{
 use hitkeep_auth::{
     domain::{Revision, Timestamp, clock::Clock},
     replica::{self, Replica, UsageWriter},
-    store::{Options, Store, feed::Position},
+    store::{Store, StoreOptions, feed::Position},
     system::{SystemClock, SystemEntropy},
     telemetry::metrics::Metrics,
 };
@@ -28,7 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A replica that knows what there is.
 async fn loaded(store: &Store) -> (Replica, UsageWriter) {
-    let (replica, writer) = Replica::start(store, replica::Options::default(), &Metrics::default());
+    let (replica, writer) = Replica::start(
+        store,
+        replica::ReplicaOptions::default(),
+        &Metrics::default(),
+    );
     let loaded = replica.loaded_view(Instant::now() + PATIENCE).await;
     assert!(loaded.is_ok(), "nothing is known after {PATIENCE:?}");
     (replica, writer)
@@ -82,7 +86,7 @@ async fn a_defect_while_following_is_not_the_end_of_it() {
     let url = full_world().await;
     let clock = Arc::new(Fragile::default());
     let store = Store::new(
-        &Options::new(&url),
+        &StoreOptions::new(&url),
         Arc::clone(&clock) as _,
         Arc::new(SystemEntropy),
     );
@@ -118,7 +122,7 @@ async fn a_log_that_cannot_be_read_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn a_change_that_is_not_applied_is_not_waited_for_beyond_a_time() {
     let store = database::store("host=nowhere user=nobody");
-    let (options, metrics) = (replica::Options::default(), Metrics::default());
+    let (options, metrics) = (replica::ReplicaOptions::default(), Metrics::default());
     let never = std::future::pending();
     let (replica, _writer) = Replica::start_when(never, &store, options, &metrics);
     let committed = Position {

@@ -45,13 +45,13 @@ const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago canno
 
 /// RouteSettings of the flusher.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct UsageOptions {
     /// The pause between two flushes: about how late a use is visible, and how much a
     /// crash loses. Must not be zero. Default 5 s.
     pub flush_interval: Duration,
 }
 
-impl Default for Options {
+impl Default for UsageOptions {
     fn default() -> Self {
         Self {
             flush_interval: Duration::from_secs(5),
@@ -92,7 +92,7 @@ impl Flusher {
     pub async fn run(
         mut self,
         store: Store,
-        options: Options,
+        options: UsageOptions,
         metrics: Metrics,
         stop: impl Future<Output = ()>,
     ) {

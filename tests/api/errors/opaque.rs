@@ -201,7 +201,7 @@ async fn an_unknown_action_in_the_audit_trail_is_an_error() {
 async fn an_outage_shows_nothing_of_the_database() {
     let direct = postgres::migrated_database().await;
     let (proxy, through) = Proxy::start(&direct);
-    let options = store::Options::new(&through);
+    let options = store::StoreOptions::new(&through);
     let app = TestApp::on(&direct, &options, server::Options::default()).await;
     app.change(world()).await;
     let (all, id, token) = with_everything(&app).await;

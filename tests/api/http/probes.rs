@@ -77,9 +77,9 @@ async fn a_server_that_can_answer_is_alive_and_ready() {
 /// Nothing was ever read from the database, and nothing else is said.
 #[tokio::test]
 async fn a_server_that_has_no_index_is_alive_and_not_ready() {
-    let options = store::Options {
+    let options = store::StoreOptions {
         connect_timeout: Duration::from_millis(100),
-        ..store::Options::new("postgres://nobody@127.0.0.1:1/nowhere")
+        ..store::StoreOptions::new("postgres://nobody@127.0.0.1:1/nowhere")
     };
     let clock = Arc::new(TestClock::default());
     let store = Store::new(&options, clock, Arc::new(SeededEntropy::default()));

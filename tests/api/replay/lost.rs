@@ -141,9 +141,9 @@ async fn a_caller_that_lost_the_reply_gets_it_by_asking_again() {
 /// The commit goes through, and the server does not hear of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_that_nobody_heard_of_is_found_again() {
-    let replica = replica::Options {
+    let replica = replica::ReplicaOptions {
         poll_interval: std::time::Duration::from_hours(1),
-        ..replica::Options::default()
+        ..replica::ReplicaOptions::default()
     };
     let options = server::Options {
         replica,

@@ -386,7 +386,7 @@ async fn only_who_may_introspect_may_ask() {
 #[tokio::test]
 async fn before_there_is_an_index_nothing_can_be_told() {
     let app = TestApp::with_world().await;
-    let nowhere = store::Options::new("postgres://nobody@127.0.0.1:1/nowhere");
+    let nowhere = store::StoreOptions::new("postgres://nobody@127.0.0.1:1/nowhere");
     let (clock, entropy) = (Arc::clone(&app.clock), Arc::clone(&app.entropy));
     let store = Store::new(&nowhere, clock as _, entropy as _);
     let (connections, incoming) = mpsc::unbounded_channel();

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use hitkeep_auth::{
     domain::clock::Clock,
     pb::{self, InstanceRole, SiteRole, UsageRefusalReason},
-    replica::{self, usage::Options},
+    replica::{self, usage::UsageOptions},
     server::{self, Ended},
     store::usage::FLUSH_LOCK,
 };
@@ -15,17 +15,17 @@ use hitkeep_auth::{
 use super::{NEVER, Told, days, last_used, pb_time, time};
 use crate::{fixtures::*, harness::TestApp, support::waiting::until};
 
-async fn flushing(options: Options) -> TestApp {
+async fn flushing(options: UsageOptions) -> TestApp {
     let app = TestApp::with(writing(options)).await;
     app.change(world()).await;
     app
 }
 
-fn writing(usage: Options) -> server::Options {
+fn writing(usage: UsageOptions) -> server::Options {
     server::Options {
-        replica: replica::Options {
+        replica: replica::ReplicaOptions {
             usage,
-            ..replica::Options::default()
+            ..replica::ReplicaOptions::default()
         },
         ..server::Options::default()
     }
@@ -48,7 +48,7 @@ async fn every_answer_about_a_client_is_counted_by_what_it_came_to() {
         Expired, NoSiteGrant, OwnerInactive, Revoked, RoleTooLow, TokenRotated,
     };
 
-    let app = flushing(Options {
+    let app = flushing(UsageOptions {
         flush_interval: Duration::from_millis(20),
     })
     .await;

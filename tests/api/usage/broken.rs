@@ -42,10 +42,10 @@ async fn a_flusher_that_breaks_off_is_begun_anew() {
     let made = dashboard.created(personal(VERA)).await;
     let clock = Arc::new(Broken::default());
     let entropy = Arc::new(SeededEntropy::default());
-    let options = store::Options::new(&app.database_url);
+    let options = store::StoreOptions::new(&app.database_url);
     let store = Store::new(&options, Arc::clone(&clock) as _, entropy);
     let (ledger, flusher) = Ledger::new();
-    let options = Options {
+    let options = UsageOptions {
         flush_interval: Duration::from_millis(1),
     };
     let (stop, stopped) = oneshot::channel::<()>();
