@@ -6,6 +6,7 @@
 //! Everything is seeded: a run is the same each time. `PROPTEST_CASES` makes it
 //! longer, never shorter.
 
+mod access_rules_page;
 mod call;
 mod coverage;
 mod faults;
