@@ -13,5 +13,7 @@ mod deploy;
 mod documents;
 #[path = "tidy/files.rs"]
 mod files;
+#[path = "tidy/links.rs"]
+mod links;
 #[path = "tidy/rooms.rs"]
 mod rooms;
