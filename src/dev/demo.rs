@@ -47,7 +47,7 @@ pub const SITES: [SiteId; 2] = [
 /// The client limit of an owner, as in the service's default.
 const QUOTA: u32 = 100;
 
-/// A UUIDv7 that is easy to recognise.
+/// A UUID of version 7 that is easy to recognise.
 const fn demo_id(number: u128) -> Uuid {
     Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 | number)
 }

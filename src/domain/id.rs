@@ -1,5 +1,5 @@
 //! Ids: UUIDs as lower-case text, with one type for each kind of resource, so that a
-//! site's id cannot be passed for a user's. New ids are UUIDv7 (RFC 9562), made from the
+//! site's id cannot be passed for a user's. New ids are UUIDs of version 7 (RFC 9562), made from the
 //! given time and randomness.
 
 use std::{fmt, str::FromStr};
@@ -32,7 +32,7 @@ macro_rules! id {
                 self.0
             }
 
-            /// Generates a new UUIDv7.
+            /// Generates a new id.
             pub fn mint(now: Timestamp, entropy: &dyn Entropy) -> Self {
                 Self(mint(now, entropy))
             }

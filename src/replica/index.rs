@@ -169,7 +169,7 @@ impl<'i> Found<'i> {
         self.client().standing(&self.token.hash)
     }
 
-    /// The expiry of the token, if it certainly works. If `None`, [`ResolvedClient::judge`]
+    /// The expiry of the token, if it certainly works. If `None`, [`ResolvedClient::evaluate`]
     /// decides.
     pub fn works(self, now: Timestamp) -> Option<Expiry> {
         self.token.works.at(now)

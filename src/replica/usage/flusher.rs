@@ -43,7 +43,7 @@ const FORGET_MARGIN: TimeDelta = TimeDelta::minutes(1);
 const CANNOT_WRITE: &str = "uses of API clients cannot be written and are kept";
 const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago cannot be removed";
 
-/// RouteSettings of the flusher.
+/// Settings of the flusher.
 #[derive(Clone, Copy, Debug)]
 pub struct UsageOptions {
     /// The pause between two flushes: about how late a use is visible, and how much a

@@ -29,7 +29,7 @@ impl Store {
                 loop {
                     match messages.try_next().await {
                         Ok(Some(tokio_postgres::AsyncMessage::Notification(_))) => {
-                            on_notification()
+                            on_notification();
                         }
                         Ok(Some(_)) => {}
                         Ok(None) => return,
