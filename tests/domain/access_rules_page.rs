@@ -20,14 +20,14 @@ use hitkeep_auth::{
         clock::Entropy,
         directory::{Removal, order::DirectoryChanged},
         id::{ClientId, SiteId, TeamId, UserId},
-        introspection::{InactiveReason, Life, Settled, TokenStanding},
+        introspection::{BaseState, InactiveReason, ResolvedClient, TokenStanding},
         refusal::Refusal,
         role::{InstancePermission, InstanceRole, SitePermission, SiteRole, TeamRole},
         token::TokenHint,
     },
     grpc::error::ApiError,
     pb,
-    replica::CannotTell,
+    replica::Unanswerable,
     store::error::StoreError,
 };
 use uuid::Uuid;
@@ -235,7 +235,7 @@ fn effective_access_is_that_of_the_page() {
                 let effective = effective(
                     CurrentOwner::User(ACTOR, user),
                     case.site,
-                    Delegated::Personal {
+                    &Delegated::Personal {
                         user: ACTOR,
                         instance_role: delegated,
                         grants: [(SITE, granted)].into(),
@@ -276,7 +276,7 @@ fn effective_access_is_that_of_the_page() {
                 team: TEAM,
                 grants: [(SITE, granted)].into(),
             };
-            let effective = effective(owner, Some(site), delegated);
+            let effective = effective(owner, Some(site), &delegated);
             assert_eq!(effective.instance_role.as_str(), find("team"));
             let on_site =
                 promised_on_site(
@@ -298,7 +298,7 @@ fn effective_access_is_that_of_the_page() {
 fn effective(
     current: CurrentOwner,
     site: Option<SiteStanding>,
-    delegated: Delegated,
+    delegated: &Delegated,
 ) -> EffectiveAccess {
     let sites = site.into_iter().map(|site| (SITE, site)).collect();
     delegated.effective(&OwnerStanding { current, sites })
@@ -681,10 +681,10 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
         } else {
             TokenStanding::Current
         };
-        let settled = Settled {
+        let client = ResolvedClient {
             client: ClientId::mint(now(), &Sevens),
             owner: Owner::Team(TEAM),
-            life: Life::of(revoked, !owner_inactive),
+            base_state: BaseState::of(revoked, !owner_inactive),
             access: EffectiveAccess {
                 instance_role: InstanceRole::User,
                 grants: std::iter::empty().collect(),
@@ -703,7 +703,7 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
             "the owning user is disabled, or the owning team is archived" => owner_inactive,
             other => panic!("what is {other:?}?"),
         });
-        let reason = match settled.judge(token, now()).expect_err("it is inactive") {
+        let reason = match client.evaluate(token, now()).expect_err("it is inactive") {
             InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
             InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
             InactiveReason::Revoked => pb::InactiveReason::Revoked,
@@ -758,10 +758,10 @@ fn errors() -> Vec<ApiError> {
         ApiError::Defect("a defect"),
         StoreError::Defect(failure()).into(),
         StoreError::Inconsistent("a role".to_owned()).into(),
-        CannotTell::Loading.into(),
-        CannotTell::Stale(std::time::Duration::ZERO).into(),
-        CannotTell::Behind.into(),
-        CannotTell::NoAnswer.into(),
+        Unanswerable::Loading.into(),
+        Unanswerable::Stale(std::time::Duration::ZERO).into(),
+        Unanswerable::Behind.into(),
+        Unanswerable::NoAnswer.into(),
         StoreError::Unavailable(failure()).into(),
         ApiError::RevisionNotReached {
             wanted: Revision(2),
