@@ -173,7 +173,7 @@ async fn the_http_listener_is_encrypted_where_it_is_to_be() {
     server.signal("TERM").await;
     let ended = server.ended().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("every call under way was finished"));
+    assert!(ended.stderr.contains("every call in flight was finished"));
 }
 
 #[tokio::test]
