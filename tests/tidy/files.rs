@@ -177,14 +177,12 @@ fn nothing_is_unsafe_but_the_launcher_of_the_private_postgres() {
     let lint = ["unsafe", "code"].join("_");
     let lifted = sources().filter(|file| file.text.contains(&lint));
     let lifted: Vec<_> = lifted.map(|file| file.path).collect();
-    assert_eq!(
-        lifted,
-        [
-            "crates/dev/src/postgres.rs",
-            "crates/dev/src/users.rs",
-            "src/lib.rs"
-        ]
-    );
+    let expected = [
+        "src/lib.rs",
+        "crates/dev/src/postgres.rs",
+        "crates/dev/src/users.rs",
+    ];
+    assert_eq!(lifted, expected);
 }
 
 /// Crates come from where everybody gets them.
