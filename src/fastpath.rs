@@ -10,10 +10,14 @@
 mod body;
 pub mod check;
 pub(crate) mod dispatch;
+mod headers;
 mod introspect;
+mod slow;
 mod stream;
 mod unary;
 mod wire;
 
-pub(crate) use body::{ReplyBody, append_framed, response};
+pub(crate) use body::{ReplyBody, response};
+pub(crate) use slow::FastPath;
 pub(crate) use stream::introspect_stream;
+pub(crate) use wire::append_framed;

@@ -31,10 +31,7 @@ use crate::{
         INTROSPECT_STREAM, MAX_CHECK_BYTES, MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES,
         MAX_OPEN_MESSAGE_BYTES,
     },
-    fastpath::{
-        self,
-        dispatch::{Dispatch, FastPath},
-    },
+    fastpath::{self, FastPath, dispatch::Dispatch},
     grpc::{self, Services},
     http,
     pb::{

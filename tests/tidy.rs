@@ -17,3 +17,5 @@ mod files;
 mod links;
 #[path = "tidy/rooms.rs"]
 mod rooms;
+#[path = "tidy/words.rs"]
+mod words;

@@ -7,6 +7,7 @@
 
 mod parts;
 
+pub use super::state::{ClientState, Expiry};
 use super::{
     Timestamp,
     access::{Authority, Delegated, Facts, Owner, OwnerFacts, SiteGrants},
@@ -18,8 +19,7 @@ use super::{
     token::{Token, TokenHint, TokenKind},
 };
 pub use parts::{
-    BadText, ClientState, Description, Expiry, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name,
-    Overlap, check_text,
+    BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,
 };
 
 /// The domain separation of etags (BLAKE3's derive-key mode).

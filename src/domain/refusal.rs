@@ -1,9 +1,9 @@
 //! Why a management call is refused.
 
 use super::{
-    client::ClientState,
     id::SiteId,
     role::{InstanceRole, SiteRole},
+    state::ClientState,
 };
 
 /// Why a management call is refused. Not a failure of the service.

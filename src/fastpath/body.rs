@@ -8,10 +8,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use prost::Message;
 
 use super::{
-    dispatch::{GRPC, OK},
+    headers::{GRPC, OK},
     stream::IntrospectionStream,
 };
 use crate::{
@@ -29,16 +28,6 @@ pub(crate) fn response(body: ReplyBody, request_id: Option<HeaderValue>) -> Resp
         headers.insert(REQUEST_ID, id);
     }
     response
-}
-
-/// Appends a message with gRPC's prefix.
-pub(crate) fn append_framed(message: &impl Message, to: &mut Vec<u8>) {
-    let length = u32::try_from(message.encoded_len()).expect("an answer is small");
-    to.push(0);
-    to.extend_from_slice(&length.to_be_bytes());
-    message
-        .encode(to)
-        .expect("a vector grows as far as it is needed");
 }
 
 /// A body of which a part was read already.

@@ -13,22 +13,18 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use hyper::{
-    body::{Body, Incoming},
-    service::Service,
-};
-use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
-use tonic::Status;
-use tower::Service as _;
+use hyper::{body::Incoming, service::Service};
+use tokio::time::Instant;
 use tracing::info_span;
 
 use super::{
     body::{ReplyBody, response},
+    headers::{GRPC, GRPC_ENCODING},
+    slow::{Connection, FastPath, SlowCall},
     stream::IntrospectionStream,
     unary::UnaryCall,
 };
@@ -36,24 +32,15 @@ use crate::{
     calls::{
         credentials,
         deadline::time_limit,
-        message_buffer::MessageBuffer,
-        method::{CHECK, INTROSPECT, INTROSPECT_STREAM, Method, max_message},
-        record::{self, ACTIVITY, CallRecord, RecordedBody, id_header},
+        method::{CHECK, INTROSPECT, INTROSPECT_STREAM, Method},
+        record::{self, CallRecord, RecordedBody, id_header},
     },
     domain::caller::CallerPermission,
-    grpc::{
-        Services,
-        context::{Caller, CallerSlot, REQUEST_ID, RequestId},
-        error::ApiError,
-    },
+    grpc::context::{Caller, CallerSlot, REQUEST_ID, RequestId},
     replica::index::Callers,
     telemetry::metrics::FastMethod,
     transport::activity::{ActiveCall, Activity, TrackedBody},
 };
-
-pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-pub(super) const GRPC_ENCODING: &str = "grpc-encoding";
-pub(super) const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// The method at that path, if it has a fast path.
 fn fast_method(path: &str) -> Option<FastMethod> {
@@ -62,31 +49,6 @@ fn fast_method(path: &str) -> Option<FastMethod> {
         CHECK => Some(FastMethod::Check),
         _ => None,
     }
-}
-
-/// The largest message that the fast path reads: any introspection, and for Envoy as many
-/// headers as it accepts by default.
-pub(super) const fn max_message_bytes(call: FastMethod) -> usize {
-    match call {
-        FastMethod::Introspect => 1024,
-        FastMethod::Check => 64 * 1024,
-    }
-}
-
-/// The capacity of a response: with three grants and a short name, or with a site.
-pub(super) const fn reply_capacity(call: FastMethod) -> usize {
-    match call {
-        FastMethod::Introspect => 320,
-        FastMethod::Check => 768,
-    }
-}
-
-/// What all connections share.
-pub(crate) struct FastPath {
-    pub(crate) services: Arc<Services>,
-    pub(crate) router: axum::Router,
-    /// The runtime of the slow path, so that longer calls do not block an I/O thread.
-    pub(crate) runtime: Handle,
 }
 
 impl FastPath {
@@ -131,57 +93,6 @@ impl FastPath {
         let body = TrackedBody::streaming(body, active_call);
         response(ReplyBody::Stream(Box::new(body)), id_header(&request_id))
     }
-
-    pub(super) fn route<B>(&self, request: Request<B>, call: ActiveCall) -> SlowCall
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<axum::BoxError>,
-    {
-        let mut router = self.router.clone();
-        let path = request.uri().path();
-        let (streams, limit) = (Method::of(path).streams, max_message(path));
-        let request = request.map(|body| MessageBuffer::new(body, limit, call.activity()));
-        let routed = async move { router.call(request.map(axum::body::Body::new)).await };
-        let routed = ACTIVITY.scope(Arc::clone(call.activity()), routed);
-        SlowCall {
-            task: self.runtime.spawn(routed),
-            call: Some(call),
-            streams,
-        }
-    }
-}
-
-/// A call on the slow path. Dropping it aborts the call.
-pub(crate) struct SlowCall {
-    task: JoinHandle<Result<Response<axum::body::Body>, Infallible>>,
-    /// Moves into the response body.
-    call: Option<ActiveCall>,
-    streams: bool,
-}
-
-impl Drop for SlowCall {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl SlowCall {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<ReplyBody>> {
-        let response = match ready!(Pin::new(&mut self.task).poll(context)) {
-            Ok(Ok(response)) => response,
-            // The router catches panics, so the runtime has shut down.
-            Err(_) => Status::from(ApiError::ShuttingDown).into_http(),
-        };
-        let call = self.call.take().expect("it is not polled after its end");
-        let streams = self.streams;
-        Poll::Ready(response.map(|body| {
-            ReplyBody::Slow(if streams {
-                TrackedBody::streaming(body, call)
-            } else {
-                TrackedBody::unary(body, call)
-            })
-        }))
-    }
 }
 
 /// How a call is served.
@@ -190,12 +101,6 @@ enum CallPath {
     /// On the fast path, for a stream of that caller.
     Stream(Caller),
     Slow,
-}
-
-/// What the calls of one connection share.
-pub(super) struct Connection {
-    pub(super) fast_path: Arc<FastPath>,
-    pub(super) activity: Arc<Activity>,
 }
 
 /// The service of one connection.

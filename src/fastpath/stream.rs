@@ -23,9 +23,9 @@ use tonic::Status;
 use tracing::{Instrument, Span};
 
 use super::{
-    body::append_framed,
-    dispatch::{GRPC, GRPC_ENCODING, OK},
+    headers::{GRPC, GRPC_ENCODING, OK},
     introspect::FastIntrospector,
+    wire::append_framed,
 };
 use crate::{
     calls::{

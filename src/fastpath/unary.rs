@@ -16,8 +16,8 @@ use tracing::Span;
 
 use super::{
     body::{PrefixedBody, ReplyBody, response},
-    dispatch::{Connection, SlowCall, max_message_bytes, reply_capacity},
     introspect::FastIntrospector,
+    slow::{Connection, SlowCall},
 };
 use crate::{
     calls::{
@@ -35,6 +35,23 @@ use crate::{
     },
     transport::activity::BufferedBytes,
 };
+
+/// The largest message that the fast path reads: any introspection, and for Envoy as many
+/// headers as it accepts by default.
+const fn max_message_bytes(call: FastMethod) -> usize {
+    match call {
+        FastMethod::Introspect => 1024,
+        FastMethod::Check => 64 * 1024,
+    }
+}
+
+/// The capacity of a response: with three grants and a short name, or with a site.
+const fn reply_capacity(call: FastMethod) -> usize {
+    match call {
+        FastMethod::Introspect => 320,
+        FastMethod::Check => 768,
+    }
+}
 
 /// A call whose message is being read.
 pub(crate) struct UnaryCall {

@@ -1,5 +1,17 @@
 //! The protobuf wire format, as far as the fast path reads and writes it by hand.
 
+use prost::Message;
+
+/// Appends a message with gRPC's prefix.
+pub(crate) fn append_framed(message: &impl Message, to: &mut Vec<u8>) {
+    let length = u32::try_from(message.encoded_len()).expect("an answer is small");
+    to.push(0);
+    to.extend_from_slice(&length.to_be_bytes());
+    message
+        .encode(to)
+        .expect("a vector grows as far as it is needed");
+}
+
 /// The length of a UUID as text.
 pub(super) const ID_BYTES: u8 = 36;
 /// protobuf's wire types.

@@ -129,7 +129,7 @@ async fn handle(state: &HttpState, request: Request) -> Result<Value, Refused> {
         (sent, Form::Unread(body))
     } else {
         // The body is read before a permit is taken, so that an unauthenticated client with
-        // a slow body cannot hold one. Such a client is not told what is wrong with its
+        // a slow body cannot hold one. Such a client does not learn what is wrong with its
         // request either.
         let form = match require_form(&head.headers) {
             Ok(()) => read(state, body).await.unwrap_or_default(),

@@ -19,7 +19,7 @@ use crate::{
         Timestamp,
         clock::{Clock, Entropy},
     },
-    fastpath::dispatch::{Dispatch, FastPath},
+    fastpath::{FastPath, dispatch::Dispatch},
     grpc::{self, Services},
     replica::{self, Replica, UsageWriter},
     server::layers,

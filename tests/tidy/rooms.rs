@@ -302,3 +302,54 @@ fn nothing_goes_in_a_circle() {
         }
     }
 }
+
+/// The parts of a room that a file of it uses: what `super` or `crate::room` is followed by,
+/// if there is such a file.
+fn parts_used(file: &File, room: &str, parts: &BTreeSet<String>) -> BTreeSet<String> {
+    // Of a test, what it tests and what it needs for that may be anything.
+    let code = without_comments(&file.text);
+    let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let mut used = named(code, &format!("crate::{room}"));
+    // In a file of a part of its own, `super` is that part.
+    if file.path.matches('/').count() == 2 {
+        used.extend(named(code, "super"));
+    }
+    used.retain(|name| parts.contains(name));
+    used
+}
+
+/// Two files of a room that use each other are one file, or three.
+#[test]
+fn no_room_has_a_circle_inside() {
+    for (room, _) in ROOMS {
+        let folder = format!("src/{room}");
+        let files = below(&folder, "rs");
+        let part = |file: &File| {
+            let path = file.path.strip_prefix(&folder).unwrap();
+            path.trim_start_matches('/')
+                .split(['/', '.'])
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        let parts: BTreeSet<String> = files.iter().map(part).collect();
+        let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for file in &files {
+            let part = part(file);
+            let mut used = parts_used(file, room, &parts);
+            used.remove(&part);
+            uses.entry(part).or_default().extend(used);
+        }
+        while !uses.is_empty() {
+            let free: Vec<_> = uses
+                .iter()
+                .filter(|(_, used)| used.iter().all(|used| !uses.contains_key(used)))
+                .map(|(part, _)| part.clone())
+                .collect();
+            assert!(!free.is_empty(), "a circle in {room}, among {uses:?}");
+            for part in free {
+                uses.remove(&part);
+            }
+        }
+    }
+}
