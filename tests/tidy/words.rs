@@ -23,7 +23,10 @@ const RETIRED: [(&str, &str); 14] = [
 
 /// The comment in a line of code; a whole line of a page.
 fn prose<'l>(line: &'l str, path: &str) -> Option<&'l str> {
-    if !path.ends_with(".rs") {
+    if path
+        .rsplit_once('.')
+        .is_none_or(|(_, ending)| ending != "rs")
+    {
         return Some(line);
     }
     // Not the slashes of a URL in a string.
