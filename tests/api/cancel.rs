@@ -63,6 +63,9 @@ async fn a_read_that_is_given_up_does_not_hold_up_the_next() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
+    // On a slow machine it is acknowledged before the index has it, and then the index would
+    // be what waits for the table.
+    app.settle().await;
     let blocker = app
         .hold("LOCK TABLE api_clients IN ACCESS EXCLUSIVE MODE")
         .await;

@@ -142,6 +142,8 @@ async fn a_caller_that_lost_the_reply_gets_it_by_asking_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_that_nobody_heard_of_is_found_again() {
     let replica = replica::ReplicaOptions {
+        // No poll and no survey: their COMMIT is not the one that is meant.
+        max_staleness: std::time::Duration::from_hours(4),
         poll_interval: std::time::Duration::from_hours(1),
         ..replica::ReplicaOptions::default()
     };
