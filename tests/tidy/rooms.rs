@@ -279,6 +279,21 @@ fn uses_are_found_in_every_spelling() {
     );
 }
 
+/// Takes away those that use nothing that is left, until all are gone.
+fn require_no_circle(of: &str, mut uses: BTreeMap<String, BTreeSet<String>>) {
+    while !uses.is_empty() {
+        let free: Vec<_> = uses
+            .iter()
+            .filter(|(_, used)| used.iter().all(|used| !uses.contains_key(used)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        assert!(!free.is_empty(), "a circle in {of}, among {uses:?}");
+        for name in free {
+            uses.remove(&name);
+        }
+    }
+}
+
 /// The rooms as they are: a circle through several of them, each step allowed.
 #[test]
 fn nothing_goes_in_a_circle() {
@@ -289,18 +304,7 @@ fn nothing_goes_in_a_circle() {
         used.remove(&room);
         uses.entry(room).or_default().extend(used);
     }
-    // Rooms that use nothing that is left are taken away, until nothing changes.
-    while !uses.is_empty() {
-        let free: Vec<_> = uses
-            .iter()
-            .filter(|(_, used)| used.iter().all(|used| !uses.contains_key(used)))
-            .map(|(room, _)| room.clone())
-            .collect();
-        assert!(!free.is_empty(), "a circle among {uses:?}");
-        for room in free {
-            uses.remove(&room);
-        }
-    }
+    require_no_circle("src", uses);
 }
 
 /// The parts of a room that a file of it uses: what `super` or `crate::room` is followed by,
@@ -340,16 +344,6 @@ fn no_room_has_a_circle_inside() {
             used.remove(&part);
             uses.entry(part).or_default().extend(used);
         }
-        while !uses.is_empty() {
-            let free: Vec<_> = uses
-                .iter()
-                .filter(|(_, used)| used.iter().all(|used| !uses.contains_key(used)))
-                .map(|(part, _)| part.clone())
-                .collect();
-            assert!(!free.is_empty(), "a circle in {room}, among {uses:?}");
-            for part in free {
-                uses.remove(&part);
-            }
-        }
+        require_no_circle(room, uses);
     }
 }
