@@ -15,17 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hitkeep_auth::{
-    domain::{
-        Revision, Timestamp,
-        access::{EffectiveAccess, Owner},
-        client::Expiry,
-        id::{ClientId, SiteId, UserId},
-        introspection::{BaseState, InactiveReason, ResolvedClient, TokenStanding},
-        role::{InstanceRole, SiteRole},
-        token::{TOKEN_LENGTH, Token, TokenKind},
-    },
-    replica::index::{Index, Known, Writer},
+use hitkeep_auth::domain::{
+    Revision, Timestamp,
+    access::{EffectiveAccess, Owner},
+    client::Expiry,
+    id::{ClientId, SiteId, UserId},
+    index::{Index, Known, Writer},
+    introspection::{BaseState, InactiveReason, ResolvedClient, TokenStanding},
+    role::{InstanceRole, SiteRole},
+    token::{TOKEN_LENGTH, Token, TokenKind},
 };
 use uuid::Uuid;
 

@@ -17,7 +17,6 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "dev")]
 pub mod dev;
-pub mod domain;
 pub mod fastpath;
 pub mod grpc;
 mod http;
@@ -29,3 +28,5 @@ pub mod store;
 pub mod system;
 pub mod telemetry;
 pub mod transport;
+
+pub use hitkeep_auth_domain as domain;

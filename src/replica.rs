@@ -23,19 +23,25 @@ mod claims;
 mod client_builder;
 mod feed;
 mod full_load;
-pub mod index;
 pub mod usage;
+mod view;
 
 use crate::{
-    domain::{Revision, Timestamp, clock::Clock, usage::Outcome},
+    domain::{
+        Revision, Timestamp,
+        clock::Clock,
+        index::{Client, Index},
+        ledger::Ledger,
+        usage::Outcome,
+    },
     store::{Store, feed::Position},
     telemetry::metrics::Metrics,
 };
 use claims::Claims;
 pub use claims::CommitLost;
 use feed::Shortage;
-use index::{Client, Index};
-use usage::Ledger;
+use usage::Flusher;
+pub use view::{Unanswerable, View};
 
 /// The longest that a write waits until the index of its own process contains it.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -183,65 +189,6 @@ impl FeedProgress {
     }
 }
 
-/// One version of the index, with its staleness, for one answer.
-pub struct View {
-    index: Guard<Option<Arc<Index>>>,
-    /// The time, by the database's clock.
-    pub now: Timestamp,
-    /// How long ago the version was last proven complete.
-    pub staleness: Duration,
-    max_staleness: Duration,
-    is_behind: bool,
-}
-
-/// Why the index cannot answer whether a token is active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unanswerable {
-    /// The first full load is not finished.
-    #[error("the index is not loaded yet")]
-    Loading,
-    /// The index was last proven complete longer ago than the limit.
-    #[error("the index is {} s old", .0.as_secs())]
-    Stale(Duration),
-    /// The index lacks a change that this process acknowledged.
-    #[error("the index lacks a change that was made here")]
-    Behind,
-    /// No query succeeded in time.
-    #[error("the database does not answer")]
-    NoAnswer,
-}
-
-impl View {
-    /// The version of the index that this view is of.
-    pub fn index(&self) -> &Index {
-        self.index.as_ref().expect("a view is made of a version")
-    }
-
-    /// Refuses a version that lacks a change that this process acknowledged.
-    pub const fn require_caught_up(&self) -> Result<(), Unanswerable> {
-        if self.is_behind {
-            Err(Unanswerable::Behind)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Refuses a version that does not prove that a token is active.
-    pub fn require_fresh(&self) -> Result<(), Unanswerable> {
-        self.require_caught_up()?;
-        if self.staleness <= self.max_staleness {
-            Ok(())
-        } else {
-            Err(Unanswerable::Stale(self.staleness))
-        }
-    }
-
-    /// How long until the version reaches `max_staleness`.
-    pub fn stays_fresh_for(&self) -> Duration {
-        self.max_staleness.saturating_sub(self.staleness)
-    }
-}
-
 impl Replica {
     /// Starts the feed, which runs until the last clone is dropped, and the writer of
     /// uses.
@@ -279,7 +226,7 @@ impl Replica {
             metrics: metrics.clone(),
         });
         let feed = feed::start(ready, store.clone(), Arc::clone(&shared));
-        let (ledger, flusher) = Ledger::new();
+        let (ledger, flusher) = Flusher::with_ledger();
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             // A writer whose handle was dropped stops as well.

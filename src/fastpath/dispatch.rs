@@ -35,9 +35,8 @@ use crate::{
         method::{CHECK, INTROSPECT, INTROSPECT_STREAM, Method},
         record::{self, CallRecord, RecordedBody, id_header},
     },
-    domain::caller::CallerPermission,
+    domain::{caller::CallerPermission, index::Callers},
     grpc::context::{Caller, CallerSlot, REQUEST_ID, RequestId},
-    replica::index::Callers,
     telemetry::metrics::FastMethod,
     transport::activity::{ActiveCall, Activity, TrackedBody},
 };

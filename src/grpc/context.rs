@@ -13,9 +13,10 @@ use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
     id,
+    index::Callers,
     token::{Token, TokenHash, TokenKind, may_contain_token},
 };
-use crate::{replica::index::Callers, store::Store, telemetry::traces, transport::tls::Peer};
+use crate::{store::Store, telemetry::traces, transport::tls::Peer};
 
 /// The authenticated caller of a request.
 #[derive(Clone, Debug)]

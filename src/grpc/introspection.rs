@@ -15,12 +15,13 @@ use crate::{
         Revision,
         access::{Decision, PermissionCheck},
         client::Expiry,
+        index::Known,
         introspection::{InactiveReason, ResolvedClient, cache_age},
         token::{Token, TokenHash, TokenKind},
         usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
-    replica::{View, index::Known},
+    replica::View,
     telemetry::metrics::VerdictReason,
 };
 

@@ -6,12 +6,12 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
-use super::index::{Known, Writer};
 use crate::{
     domain::{
         access::{CurrentOwner, EffectiveAccess},
         client::Expiry,
         id::{ClientId, SiteId},
+        index::{Known, Writer},
         introspection::{BaseState, ResolvedClient, TokenStanding},
         role::{InstanceRole, SiteRole},
         token::TokenHash,

@@ -1,448 +1,395 @@
-//! Uses of API clients, recorded without blocking and written in batches.
-//!
-//! An answer records its outcome with a few atomic operations on the client's counters. It
-//! takes no lock, and allocates only for the first use of a client and the first of each
-//! interval. Every few seconds, the [`Flusher`] takes all non-zero counters and writes them
-//! in one batch.
+//! The task that writes recorded uses: one batch every few seconds, and a last one at
+//! shutdown.
 //!
 //! A crash loses the uses since the last flush, at most one interval's. A batch that cannot
 //! be written is kept, and grows by at most seven counts per client and day, so that an
 //! outage of Postgres loses nothing. A connection that breaks between Postgres's commit and
 //! its reply makes a batch count twice; the last use is right even then.
 
-use std::{
-    num::{NonZeroU32, NonZeroU64},
-    sync::{
-        Arc, OnceLock,
-        atomic::{
-            AtomicI64, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, time::Duration};
+
+use chrono::TimeDelta;
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    domain::{
+        ledger::{Ledger, Recorded},
+        replay::REMEMBERED_FOR,
+        usage::{Batch, Day, MAX_DAYS},
+    },
+    store::{
+        Store,
+        error::{StoreError, causes},
+        usage::Trimmed,
+    },
+    telemetry::{
+        metrics::{Metrics, WriteResult},
+        panic_message,
     },
 };
 
-use chrono::DateTime;
-use tokio::sync::mpsc;
+/// The timeout of the last flush, including retries.
+const LAST_FLUSH: Duration = Duration::from_secs(5);
+/// The pause before a retry of the last flush.
+const LAST_FLUSH_PAUSE: Duration = Duration::from_millis(100);
+/// The interval between trims on each replica; old days appear once a day.
+const TRIM_INTERVAL: Duration = Duration::from_hours(1);
 
-mod flusher;
+/// The interval between removals of expired requests on each replica.
+const FORGET_INTERVAL: Duration = Duration::from_mins(10);
+/// The extra time that an expired request is kept: this clock differs slightly from the
+/// database's, and a request that is not expired there must stay.
+const FORGET_MARGIN: TimeDelta = TimeDelta::minutes(1);
 
-use crate::domain::{
-    Timestamp,
-    id::ClientId,
-    usage::{Batch, Count, Day, Outcome},
-};
-pub use flusher::{Flusher, UsageOptions};
+const CANNOT_WRITE: &str = "uses of API clients cannot be written and are kept";
+const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago cannot be removed";
 
-/// A client's counters, which the index keeps with the client. Takes 16 bytes until the
-/// first use. Clones share existing counters; if there are none yet, each clone allocates
-/// its own, and all of them are flushed.
-#[derive(Clone, Debug, Default)]
-pub struct UsageSlot(OnceLock<Arc<Counters>>);
-
-/// One client's uses that the flusher has not taken yet.
-#[derive(Debug)]
-struct Counters {
-    client: ClientId,
-    /// When a token of the client last worked, in microseconds since 1970, or `NEVER`. It
-    /// is never reset, since writing it again changes nothing.
-    last_used: AtomicI64,
-    /// Indexed by outcome.
-    tallies: [Tally; Outcome::ALL.len()],
+/// Settings of the flusher.
+#[derive(Clone, Copy, Debug)]
+pub struct UsageOptions {
+    /// The pause between two flushes: about how late a use is visible, and how much a
+    /// crash loses. Must not be zero. Default 5 s.
+    pub flush_interval: Duration,
 }
 
-/// No token of the client has worked yet.
-const NEVER: i64 = i64::MIN;
-
-/// The count of one outcome on one day. One atomic word holds the day's number in its high
-/// half and the count in its low half, so that both change together. Zero is empty.
-///
-/// While a tally is not empty, exactly one entry in the queue, or about to be sent, refers
-/// to it: the thread that counts the first use sends the entry, and the flusher that
-/// receives it empties the tally.
-#[derive(Debug, Default)]
-struct Tally(AtomicU64);
-
-/// The result of counting one use.
-#[derive(Debug, PartialEq, Eq)]
-enum Counted {
-    /// The tally was not empty, so that an entry refers to it already.
-    OneMore,
-    /// The tally was empty: an entry must be sent.
-    First,
-    /// The tally held another day, or was full. Its old counts were taken out, and must be
-    /// sent.
-    Displaced(Day, NonZeroU32),
-}
-
-/// A message to the flusher.
-#[derive(Debug)]
-enum Entry {
-    /// The tally of that outcome is not empty.
-    Dirty(Arc<Counters>, Outcome),
-    /// Counts displaced from their tally, mostly at midnight.
-    Displaced(ClientId, Count),
-}
-
-/// Records uses. Cheap to clone; all clones share one [`Flusher`].
-#[derive(Clone, Debug)]
-pub struct Ledger {
-    queue: mpsc::UnboundedSender<Entry>,
-}
-
-impl Ledger {
-    /// A ledger with its flusher. At most seven entries per client wait in the queue, and a
-    /// few more around midnight.
-    pub fn new() -> (Self, Flusher) {
-        let (queue, entries) = mpsc::unbounded_channel();
-        (Self { queue }, Flusher::new(entries))
-    }
-
-    /// Records the outcome of presenting a client's token, at a time of the database's
-    /// clock. Never blocks.
-    pub fn record(&self, client: ClientId, slot: &UsageSlot, outcome: Outcome, now: Timestamp) {
-        let counters = slot.counters(client);
-        if outcome.token_worked() {
-            // Before the count, so that the flusher that takes the count sees this too.
-            counters.used_at(now);
-        }
-        let entry = match counters.tallies[outcome.index()].add_one(Day::of(now)) {
-            Counted::OneMore => return,
-            Counted::First => Entry::Dirty(Arc::clone(counters), outcome),
-            Counted::Displaced(day, count) => {
-                let count = NonZeroU64::from(count);
-                let count = Count {
-                    day,
-                    outcome,
-                    count,
-                };
-                Entry::Displaced(client, count)
-            }
-        };
-        // After the flusher ended, uses are dropped.
-        drop(self.queue.send(entry));
-    }
-}
-
-impl UsageSlot {
-    fn counters(&self, client: ClientId) -> &Arc<Counters> {
-        if let Some(counters) = self.0.get() {
-            return counters;
-        }
-        // Allocated beforehand, so that concurrent callers wait for a move only.
-        let counters = Arc::new(Counters::new(client));
-        self.0.get_or_init(|| counters)
-    }
-}
-
-impl Counters {
-    fn new(client: ClientId) -> Self {
+impl Default for UsageOptions {
+    fn default() -> Self {
         Self {
-            client,
-            last_used: AtomicI64::new(NEVER),
-            tallies: Default::default(),
-        }
-    }
-
-    fn used_at(&self, now: Timestamp) {
-        let now = now.timestamp_micros();
-        if self.last_used.load(Relaxed) < now {
-            self.last_used.fetch_max(now, Relaxed);
-        }
-    }
-
-    /// Moves a tally into a batch.
-    fn take(&self, outcome: Outcome, batch: &mut Batch) {
-        // Only the receiver of the tally's entry empties it.
-        let Some((day, count)) = self.tallies[outcome.index()].take() else {
-            return;
-        };
-        let count = NonZeroU64::from(count);
-        batch.add(
-            self.client,
-            Count {
-                day,
-                outcome,
-                count,
-            },
-        );
-        if outcome.token_worked()
-            && let Some(time) = DateTime::from_timestamp_micros(self.last_used.load(Relaxed))
-        {
-            batch.used_at(self.client, time);
+            flush_interval: Duration::from_secs(5),
         }
     }
 }
 
-impl Tally {
-    fn add_one(&self, day: Day) -> Counted {
-        let mut before = self.0.load(Relaxed);
-        loop {
-            let (after, counted) = match unpack(before) {
-                None => (pack(day, NonZeroU32::MIN), Counted::First),
-                Some((same, count)) if same == day && count < NonZeroU32::MAX => {
-                    (pack(day, count.saturating_add(1)), Counted::OneMore)
-                }
-                Some((other, count)) => {
-                    (pack(day, NonZeroU32::MIN), Counted::Displaced(other, count))
-                }
-            };
-            match self.0.compare_exchange_weak(before, after, AcqRel, Relaxed) {
-                Ok(_) => return counted,
-                Err(changed) => before = changed,
+/// Writes the uses that a [`Ledger`] records.
+#[derive(Debug)]
+pub struct Flusher {
+    recorded: Recorded,
+    /// Uses that were taken, and are not written yet.
+    batch: Batch,
+    /// Whether the last flush panicked.
+    panicked: bool,
+    failing: bool,
+    trim_failing: bool,
+    /// When the next trim is due; `None` means with the next flush.
+    next_trim: Option<Instant>,
+    next_forgetting: Instant,
+}
+
+impl Flusher {
+    /// A ledger, and the flusher that writes what it records.
+    pub fn with_ledger() -> (Ledger, Self) {
+        let (ledger, recorded) = Ledger::new();
+        (ledger, Self::new(recorded))
+    }
+
+    fn new(recorded: Recorded) -> Self {
+        Self {
+            recorded,
+            batch: Batch::default(),
+            panicked: false,
+            failing: false,
+            trim_failing: false,
+            next_trim: None,
+            next_forgetting: Instant::now() + FORGET_INTERVAL,
+        }
+    }
+
+    /// Flushes every interval until `stop` completes, and then once more, for five seconds
+    /// at most. Uses recorded after that are lost.
+    pub async fn run(
+        mut self,
+        store: Store,
+        options: UsageOptions,
+        metrics: Metrics,
+        stop: impl Future<Output = ()>,
+    ) {
+        let mut stop = pin!(stop);
+        let deadline = loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break Instant::now() + LAST_FLUSH,
+                () = sleep(options.flush_interval) => {}
             }
+            let mut flush = pin!(self.flush_catching_panics(&store, &metrics));
+            tokio::select! {
+                () = &mut flush => {}
+                () = &mut stop => {
+                    // A flush that times out may be committed all the same, so that a
+                    // retry would count twice.
+                    let deadline = Instant::now() + LAST_FLUSH;
+                    if timeout_at(deadline, flush).await.is_err() {
+                        tracing::warn!("stopped before the last uses of API clients were written");
+                        return;
+                    }
+                    break deadline;
+                }
+            }
+        };
+        if timeout_at(deadline, self.flush_all(&store, &metrics))
+            .await
+            .is_err()
+        {
+            let clients = self.batch.len();
+            tracing::warn!(
+                clients,
+                "stopped before the last uses of {clients} API clients were written"
+            );
         }
     }
 
-    fn take(&self) -> Option<(Day, NonZeroU32)> {
-        unpack(self.0.swap(0, Acquire))
+    /// Writes all uses recorded so far, together with those of failed flushes. Sends
+    /// Postgres nothing if there are none.
+    ///
+    /// # Errors
+    /// If the batch cannot be written. It is kept for the next flush.
+    pub async fn flush(&mut self, store: &Store) -> Result<(), StoreError> {
+        self.recorded.take(&mut self.batch);
+        store.flush_usage(&mut self.batch).await
     }
-}
 
-fn pack(day: Day, count: NonZeroU32) -> u64 {
-    u64::from(day.number().cast_unsigned()) << u32::BITS | u64::from(count.get())
-}
+    /// The number of clients whose uses were taken and are not written yet.
+    pub fn pending(&self) -> usize {
+        self.batch.len()
+    }
 
-fn unpack(word: u64) -> Option<(Day, NonZeroU32)> {
-    let [a, b, c, d, count @ ..] = word.to_be_bytes();
-    let count = NonZeroU32::new(u32::from_be_bytes(count))?;
-    let number = i32::from_be_bytes([a, b, c, d]);
-    let day = Day::from_number(number).expect("it is the number of a day");
-    Some((day, count))
+    /// Removes the counts of days more than 400 days ago, if a trim is due.
+    ///
+    /// # Errors
+    /// If they cannot be removed. Uses are written all the same.
+    pub async fn trim(&mut self, store: &Store) -> Result<(), StoreError> {
+        if self.next_trim.is_some_and(|next| Instant::now() < next) {
+            return Ok(());
+        }
+        let before = Day::of(store.clock().now()).before(MAX_DAYS);
+        self.next_trim = match store.trim_usage(before).await? {
+            Trimmed::All => Some(Instant::now() + TRIM_INTERVAL),
+            Trimmed::Some => None,
+        };
+        Ok(())
+    }
+
+    /// Removes expired requests with their sealed replies, if that is due. No answer depends
+    /// on it.
+    ///
+    /// # Errors
+    /// If they cannot be removed. The next attempt follows after the usual interval.
+    pub async fn forget(&mut self, store: &Store) -> Result<(), StoreError> {
+        if Instant::now() < self.next_forgetting {
+            return Ok(());
+        }
+        self.next_forgetting = Instant::now() + FORGET_INTERVAL;
+        let until = store.clock().now() - REMEMBERED_FOR - FORGET_MARGIN;
+        // Each statement removes a bounded number.
+        while store.remove_requests(until).await? > 0 {}
+        Ok(())
+    }
+
+    async fn forget_and_log(&mut self, store: &Store) {
+        if let Err(error) = self.forget(store).await {
+            let causes = causes(&error);
+            tracing::warn!(
+                causes,
+                "requests of more than 24 hours ago cannot be removed: {error}"
+            );
+        }
+    }
+
+    /// Flushes, and catches panics: nothing awaits this task before shutdown, so that a panic
+    /// would otherwise go unnoticed, and uses unwritten, until then.
+    async fn flush_catching_panics(&mut self, store: &Store, metrics: &Metrics) {
+        let flush = AssertUnwindSafe(self.flush_and_log(store, metrics));
+        if let Err(panic) = flush.catch_unwind().await {
+            self.handle_panic(&*panic);
+        }
+    }
+
+    /// Logs that a flush panicked, and keeps the batch for a retry. After two panics in a
+    /// row, the batch is probably the cause, and is dropped, since nothing would ever be
+    /// written otherwise.
+    fn handle_panic(&mut self, panic: &(dyn Any + Send)) {
+        let panic = panic_message(panic);
+        let lost = if std::mem::replace(&mut self.panicked, true) {
+            std::mem::take(&mut self.batch).len()
+        } else {
+            0
+        };
+        tracing::error!(
+            panic,
+            lost,
+            "writing uses of API clients panicked and is restarted: this is a defect; the \
+             uses of {lost} clients are lost"
+        );
+    }
+
+    async fn flush_and_log(&mut self, store: &Store, metrics: &Metrics) {
+        let begun = Instant::now();
+        let has_some = !(self.recorded.is_empty() && self.batch.is_empty());
+        let done = self.flush(store).await;
+        self.panicked = false;
+        if has_some {
+            metrics.flush(WriteResult::from(&done), begun.elapsed());
+        }
+        metrics.pending_usage(self.batch.len());
+        self.log_flush(&done);
+        if has_some && done.is_ok() {
+            // A failure here does not affect the uses, which are written.
+            let trimmed = self.trim(store).await;
+            self.log_trim(&trimmed);
+        }
+        self.forget_and_log(store).await;
+    }
+
+    /// Writes all uses, and retries until it succeeds.
+    async fn flush_all(&mut self, store: &Store, metrics: &Metrics) {
+        loop {
+            let begun = Instant::now();
+            self.recorded.take(&mut self.batch);
+            let has_some = !self.batch.is_empty();
+            let done = store.flush_usage(&mut self.batch).await;
+            if has_some {
+                metrics.flush(WriteResult::from(&done), begun.elapsed());
+            }
+            self.log_flush(&done);
+            if self.batch.is_empty() {
+                return;
+            }
+            sleep(LAST_FLUSH_PAUSE).await;
+        }
+    }
+
+    /// Logs the first failure of an outage, and the first success after it.
+    fn log_flush(&mut self, done: &Result<(), StoreError>) {
+        match done {
+            Ok(()) if self.failing => tracing::info!("uses of API clients are written again"),
+            Err(error) if !self.failing => {
+                let (causes, clients) = (causes(error), self.batch.len());
+                if error.is_defect() {
+                    tracing::error!(causes, clients, "{CANNOT_WRITE}: {error}");
+                } else {
+                    tracing::warn!(causes, clients, "{CANNOT_WRITE}: {error}");
+                }
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.failing = done.is_err();
+    }
+
+    /// The same for trims.
+    fn log_trim(&mut self, done: &Result<(), StoreError>) {
+        match done {
+            Ok(()) if self.trim_failing => {
+                tracing::info!("uses of API clients of more than 400 days ago are removed again");
+            }
+            Err(error) if !self.trim_failing => {
+                let causes = causes(error);
+                if error.is_defect() {
+                    tracing::error!(causes, "{CANNOT_REMOVE}: {error}");
+                } else {
+                    tracing::warn!(causes, "{CANNOT_REMOVE}: {error}");
+                }
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.trim_failing = done.is_err();
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::atomic::{AtomicBool, Ordering::SeqCst},
-        thread,
-    };
-
-    use chrono::TimeDelta;
-
     use super::*;
-    use crate::domain::usage::RefusalReason;
+    use crate::telemetry::logged::Logged;
 
-    const USED: Outcome = Outcome::Used;
-    const DENIED: Outcome = Outcome::Refused(RefusalReason::RoleTooLow);
-    const REVOKED: Outcome = Outcome::Refused(RefusalReason::Revoked);
-
-    fn client(number: u128) -> ClientId {
-        ClientId::from_uuid(uuid::Uuid::from_u128(number))
-    }
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn noon() -> Timestamp {
-        at("2026-03-01T12:00:00Z")
-    }
-
-    type Counts = BTreeMap<(ClientId, Day, Outcome), u64>;
-
-    /// Moves everything recorded so far out of the flusher.
-    fn drain(flusher: &mut Flusher, counts: &mut Counts, last: &mut BTreeMap<ClientId, Timestamp>) {
-        let batch = flusher.taken();
-        for (client, pending) in batch.after(None) {
-            for Count {
-                day,
-                outcome,
-                count,
-            } in pending.counts()
-            {
-                *counts.entry((*client, *day, *outcome)).or_default() += count.get();
+    #[test]
+    fn the_begin_and_the_end_of_an_outage_are_logged() {
+        type Log = fn(&mut Flusher, &Result<(), StoreError>);
+        let logs: [(Log, [&str; 3]); 2] = [
+            (
+                Flusher::log_flush,
+                [
+                    "cannot be written",
+                    "are written again",
+                    "cannot be written",
+                ],
+            ),
+            (
+                Flusher::log_trim,
+                [
+                    "cannot be removed",
+                    "are removed again",
+                    "cannot be removed",
+                ],
+            ),
+        ];
+        for (log, expected) in logs {
+            let (_ledger, mut flusher) = Flusher::with_ledger();
+            let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
+            let logged = Logged::from_here();
+            for done in [
+                Ok(()),
+                failed(),
+                failed(),
+                failed(),
+                Ok(()),
+                Ok(()),
+                failed(),
+            ] {
+                log(&mut flusher, &done);
             }
-            if let Some(time) = pending.last_used() {
-                let known = last.entry(*client).or_insert(time);
-                *known = time.max(*known);
-            }
-        }
-    }
-
-    fn drained(flusher: &mut Flusher) -> (Counts, BTreeMap<ClientId, Timestamp>) {
-        let (mut counts, mut last) = Default::default();
-        drain(flusher, &mut counts, &mut last);
-        (counts, last)
-    }
-
-    #[test]
-    fn a_slot_is_small_until_it_is_used() {
-        assert!(size_of::<UsageSlot>() <= 16);
-        assert!(size_of::<Counters>() <= 96);
-    }
-
-    #[test]
-    fn a_recorded_use_is_taken_once() {
-        let (ledger, mut flusher) = Ledger::new();
-        let slot = UsageSlot::default();
-        let today = Day::of(noon());
-        let second = TimeDelta::seconds(1);
-        ledger.record(client(1), &slot, USED, noon());
-        ledger.record(client(1), &slot, USED, noon() - second);
-        ledger.record(client(1), &slot, DENIED, noon() + second);
-        ledger.record(client(1), &slot, REVOKED, noon() + second * 2);
-        let (counts, last) = drained(&mut flusher);
-        let expected = [(USED, 2), (DENIED, 1), (REVOKED, 1)];
-        let expected = expected.map(|(outcome, count)| ((client(1), today, outcome), count));
-        assert_eq!(counts, Counts::from(expected));
-        assert_eq!(last, BTreeMap::from([(client(1), noon() + second)]));
-        assert_eq!(drained(&mut flusher), Default::default());
-
-        ledger.record(client(1), &slot, REVOKED, noon());
-        let (counts, last) = drained(&mut flusher);
-        assert_eq!(counts, Counts::from([((client(1), today, REVOKED), 1)]));
-        assert!(last.is_empty(), "a token that does not work is not used");
-    }
-
-    #[test]
-    fn a_client_waits_in_the_queue_once_for_each_outcome() {
-        let (ledger, flusher) = Ledger::new();
-        let slot = UsageSlot::default();
-        for _ in 0..100 {
-            for outcome in Outcome::ALL {
-                ledger.record(client(1), &slot, outcome, noon());
+            let lines = logged.lines();
+            assert_eq!(lines.len(), 3, "{lines:?}");
+            for (line, said) in lines.iter().zip(expected) {
+                assert!(line.contains(said), "{line}");
             }
         }
-        assert_eq!(flusher.waiting(), Outcome::ALL.len());
     }
 
+    /// A panic loses no uses, unless it repeats with the same batch.
     #[test]
-    fn midnight_falls_between_two_uses() {
-        let (ledger, mut flusher) = Ledger::new();
-        let slot = UsageSlot::default();
-        let before = at("2026-03-01T23:59:59.999999Z");
-        let midnight = at("2026-03-02T00:00:00Z");
-        // Clocks are adjusted, and threads overtake each other.
-        for time in [before, before, midnight, before, midnight, midnight] {
-            ledger.record(client(1), &slot, USED, time);
-        }
-        let (counts, last) = drained(&mut flusher);
-        let expected = [before, midnight].map(|time| ((client(1), Day::of(time), USED), 3));
-        assert_eq!(counts, Counts::from(expected));
-        assert_eq!(last, BTreeMap::from([(client(1), midnight)]));
-    }
-
-    #[test]
-    fn a_full_tally_makes_room() {
-        let today = Day::of(noon());
-        let almost = NonZeroU32::MAX.get() - 1;
-        let tally = Tally(AtomicU64::new(pack(
-            today,
-            NonZeroU32::new(almost).unwrap(),
-        )));
-        assert_eq!(tally.add_one(today), Counted::OneMore);
-        assert_eq!(
-            tally.add_one(today),
-            Counted::Displaced(today, NonZeroU32::MAX)
+    fn a_flush_that_panics_is_an_error_and_is_retried_once() {
+        let (ledger, mut flusher) = Flusher::with_ledger();
+        let client = crate::domain::id::ClientId::from_uuid(uuid::Uuid::from_u128(1));
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        let used = crate::domain::usage::Outcome::Used;
+        ledger.record(
+            client,
+            &crate::domain::ledger::UsageSlot::default(),
+            used,
+            now,
         );
-        assert_eq!(tally.take(), Some((today, NonZeroU32::MIN)));
-        assert_eq!(tally.take(), None);
-        assert_eq!(tally.add_one(today), Counted::First);
-    }
-
-    #[test]
-    fn a_word_holds_any_day() {
-        let max = NonZeroU32::MAX;
-        for number in [-719_162, -1, 0, 1, 2_932_896] {
-            let day = Day::from_number(number).unwrap();
-            assert_eq!(unpack(pack(day, max)), Some((day, max)));
-        }
-        assert_eq!(unpack(0), None);
-    }
-
-    /// The index replaces a client and hands its slot on, while a reader still holds the
-    /// old version.
-    #[test]
-    fn a_slot_that_was_handed_on_counts_with_the_old_one() {
-        let (ledger, mut flusher) = Ledger::new();
-        let old = UsageSlot::default();
-        let handed_on_empty = old.clone();
-        ledger.record(client(1), &old, USED, noon());
-        let handed_on = old.clone();
-        for slot in [&handed_on_empty, &handed_on, &old] {
-            ledger.record(client(1), slot, USED, noon());
-        }
-        // The counters outlive their records.
-        drop((old, handed_on, handed_on_empty));
-        let (counts, _) = drained(&mut flusher);
-        let expected = [((client(1), Day::of(noon()), USED), 4)];
-        assert_eq!(counts, Counts::from(expected));
-    }
-
-    #[test]
-    fn without_a_flusher_uses_are_dropped() {
-        let (ledger, flusher) = Ledger::new();
-        drop(flusher);
-        ledger.record(client(1), &UsageSlot::default(), USED, noon());
-    }
-
-    /// Many threads record, on both sides of midnight and with slots that were handed on,
-    /// while one takes continuously: every use is taken exactly once.
-    #[test]
-    fn no_use_is_lost_or_taken_twice() {
-        const THREADS: u128 = 4;
-        const ROUNDS: i64 = 2_000;
-
-        let (ledger, mut flusher) = Ledger::new();
-        let midnight = at("2026-03-02T00:00:00Z");
-        // The uses that each thread records in each round.
-        let mut uses = Vec::new();
-        for number in 0..3 {
-            for outcome in [USED, DENIED, REVOKED] {
-                for seconds in [-1, 1] {
-                    uses.push((number, outcome, TimeDelta::seconds(seconds)));
-                }
+        flusher.recorded.take(&mut flusher.batch);
+        let logged = Logged::from_here();
+        for (pending, lost) in [(1, "lost=0"), (0, "lost=1")] {
+            flusher.handle_panic(&"a defect");
+            assert_eq!(flusher.pending(), pending);
+            let lines = logged.lines();
+            let line = lines.last().unwrap();
+            for text in ["ERROR", "panicked", "panic=\"a defect\"", lost] {
+                assert!(line.contains(text), "{text}: {line}");
             }
         }
-        let slots: Vec<_> = (0..3).map(|_| UsageSlot::default()).collect();
-        let handed_on = slots.clone();
-        let recording = AtomicBool::new(true);
-        let (counts, last) = thread::scope(|scope| {
-            let record_all = |records: &[UsageSlot]| {
-                for round in 0..ROUNDS {
-                    for (number, outcome, offset) in &uses {
-                        let time = midnight + *offset + TimeDelta::microseconds(round);
-                        let slot = &records[*number];
-                        ledger.record(client(*number as u128), slot, *outcome, time);
-                    }
-                }
-            };
-            let recorders: Vec<_> = (0..THREADS)
-                .map(|thread| {
-                    let records = if thread % 2 == 0 { &slots } else { &handed_on };
-                    scope.spawn(move || record_all(records))
-                })
-                .collect();
-            let taker = scope.spawn(|| {
-                let (mut counts, mut last) = Default::default();
-                loop {
-                    // Read first, so that the last round comes after all uses.
-                    let done = !recording.load(SeqCst);
-                    drain(&mut flusher, &mut counts, &mut last);
-                    if done {
-                        return (counts, last);
-                    }
-                }
-            });
-            for recorder in recorders {
-                recorder.join().unwrap();
-            }
-            recording.store(false, SeqCst);
-            taker.join().unwrap()
-        });
-        let each = u64::try_from(THREADS).unwrap() * ROUNDS.unsigned_abs();
-        let mut expected = Counts::new();
-        for (number, outcome, offset) in &uses {
-            let day = Day::of(midnight + *offset);
-            expected.insert((client(*number as u128), day, *outcome), each);
+        assert_eq!(logged.lines().len(), 2);
+    }
+
+    #[test]
+    fn one_failure_hides_no_other() {
+        let (_ledger, mut flusher) = Flusher::with_ledger();
+        let failed = || Err(StoreError::Inconsistent("by hand".to_owned()));
+        let logged = Logged::from_here();
+        flusher.log_flush(&Ok(()));
+        flusher.log_trim(&failed());
+        flusher.log_flush(&Ok(()));
+        flusher.log_flush(&failed());
+        flusher.log_trim(&Ok(()));
+        let lines = logged.lines();
+        let said = [
+            "cannot be removed",
+            "cannot be written",
+            "are removed again",
+        ];
+        assert_eq!(lines.len(), said.len(), "{lines:?}");
+        for (line, said) in lines.iter().zip(said) {
+            assert!(line.contains(said), "{line}");
         }
-        assert_eq!(counts, expected);
-        let latest = midnight + TimeDelta::seconds(1) + TimeDelta::microseconds(ROUNDS - 1);
-        assert_eq!(
-            last,
-            (0..3).map(|number| (client(number), latest)).collect()
-        );
-        assert_eq!(drained(&mut flusher), Default::default());
     }
 }

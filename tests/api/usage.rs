@@ -11,10 +11,11 @@ use hitkeep_auth::{
         clock::Clock,
         id::ClientId,
         introspection::InactiveReason,
+        ledger::UsageSlot,
         usage::{Outcome, RefusalReason},
     },
     pb::{self, InstanceRole, TeamRole, UsageRefusalReason},
-    replica::usage::{Flusher, Ledger, UsageOptions, UsageSlot},
+    replica::usage::{Flusher, UsageOptions},
     server, store,
     telemetry::metrics::Metrics,
 };
@@ -91,7 +92,7 @@ async fn what_was_noted_is_seen_once_it_was_flushed() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
-    let (ledger, mut flusher) = Ledger::new();
+    let (ledger, mut flusher) = Flusher::with_ledger();
     let slot = UsageSlot::default();
     let client = id(&made.id);
     let answers = [
@@ -161,7 +162,7 @@ async fn using_a_token_changes_nothing_else() {
     let other = dashboard.created(personal(VERA).named("other")).await;
     app.clock.advance(TimeDelta::hours(1));
     let before = app.everything().await;
-    let (ledger, mut flusher) = Ledger::new();
+    let (ledger, mut flusher) = Flusher::with_ledger();
     let slot = UsageSlot::default();
     ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
     flush(&app, &mut flusher).await;
@@ -198,7 +199,7 @@ async fn usage_is_for_those_who_may_see_the_client() {
     let dashboard = app.dashboard().await;
     let teams = dashboard.created(team_client(ADAM)).await.id;
     let veras = dashboard.created(personal(VERA)).await.id;
-    let (ledger, mut flusher) = Ledger::new();
+    let (ledger, mut flusher) = Flusher::with_ledger();
     for client in [&teams, &veras] {
         let slot = UsageSlot::default();
         ledger.record(id(client), &slot, Outcome::Used, app.clock.now());
@@ -246,7 +247,7 @@ async fn the_time_asked_for_takes_whole_days() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
-    let (ledger, mut flusher) = Ledger::new();
+    let (ledger, mut flusher) = Flusher::with_ledger();
     let slot = UsageSlot::default();
     // It is noon of 2026-01-01. Once a day, up to this moment.
     for day in 0..=60 {
@@ -345,7 +346,7 @@ async fn what_cannot_be_written_is_kept() {
     app.change(world()).await;
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
-    let (ledger, mut flusher) = Ledger::new();
+    let (ledger, mut flusher) = Flusher::with_ledger();
     let slot = UsageSlot::default();
     proxy.cut();
     for tries in 1..=3 {
@@ -365,7 +366,7 @@ async fn what_cannot_be_written_is_kept() {
 async fn nothing_to_write_asks_nothing_of_postgres() {
     let app = TestApp::with_world().await;
     let made = app.dashboard().await.created(personal(VERA)).await;
-    let (ledger, mut flusher) = Ledger::new();
+    let (ledger, mut flusher) = Flusher::with_ledger();
     let nowhere = store::StoreOptions::new("postgres://nobody@127.0.0.1:1/nowhere");
     let nowhere = store::Store::new(
         &nowhere,
@@ -383,7 +384,7 @@ async fn what_was_noted_before_the_end_is_written_at_the_end() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
-    let (ledger, flusher) = Ledger::new();
+    let (ledger, flusher) = Flusher::with_ledger();
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
     let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, Metrics::default(), stopped));
@@ -402,7 +403,7 @@ async fn the_last_flush_is_tried_again() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
-    let (ledger, flusher) = Ledger::new();
+    let (ledger, flusher) = Flusher::with_ledger();
     let mut deletion = app.database().await;
     let delete = "BEGIN; DELETE FROM api_clients";
     diesel_async::SimpleAsyncConnection::batch_execute(&mut deletion, delete)
@@ -427,7 +428,7 @@ async fn it_is_seen_within_the_interval() {
     let app = TestApp::with_world().await;
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
-    let (ledger, flusher) = Ledger::new();
+    let (ledger, flusher) = Flusher::with_ledger();
     let options = UsageOptions {
         flush_interval: Duration::from_millis(1),
     };
@@ -454,7 +455,7 @@ async fn days_of_long_ago_are_removed() {
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
     let slot = UsageSlot::default();
-    let (ledger, mut flusher) = Ledger::new();
+    let (ledger, mut flusher) = Flusher::with_ledger();
     for day in [0, 399, 400, 401, 500, 5000] {
         let then = app.clock.now() - TimeDelta::days(day);
         ledger.record(id(&made.id), &slot, Outcome::Used, then);

@@ -4,22 +4,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hitkeep_auth::{
-    domain::{
-        Revision, Timestamp,
-        access::{EffectiveAccess, Owner},
-        caller::{CallerName, CallerPermission, ServiceAccount},
-        client::Expiry,
-        id::{ClientId, ServiceAccountId, UserId},
-        introspection::{BaseState, ResolvedClient, TokenStanding},
-        role::InstanceRole,
-        token::{TokenHash, TokenHint},
-        usage::Outcome,
-    },
-    replica::{
-        index::{Index, Known, Writer},
-        usage::Ledger,
-    },
+use hitkeep_auth::domain::{
+    Revision, Timestamp,
+    access::{EffectiveAccess, Owner},
+    caller::{CallerName, CallerPermission, ServiceAccount},
+    client::Expiry,
+    id::{ClientId, ServiceAccountId, UserId},
+    index::{Index, Known, Writer},
+    introspection::{BaseState, ResolvedClient, TokenStanding},
+    ledger::Ledger,
+    role::InstanceRole,
+    token::{TokenHash, TokenHint},
+    usage::Outcome,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -300,7 +296,7 @@ fn many_clients_that_are_alike_are_told_apart() {
 
 #[test]
 fn what_was_noted_stays_with_a_client_that_changes() {
-    let (ledger, flusher) = Ledger::new();
+    let (ledger, recorded) = Ledger::new();
     let mut writer = Writer::default();
     let tokens = [(hash(1), TokenStanding::Current)];
     writer.put(known(1, 1), &tokens);
@@ -327,5 +323,5 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     let another = writer.version(Revision(3));
     let fresh = format!("{:?}", another.find(&hash(1)).unwrap().client().usage);
     assert!(!fresh.contains("Counters"), "{fresh}");
-    drop(flusher);
+    drop(recorded);
 }

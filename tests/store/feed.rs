@@ -4,11 +4,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use hitkeep_auth::{
-    domain::{Revision, id::ClientId, token::TokenHash},
-    replica::{
-        self, Replica,
+    domain::{
+        Revision,
+        id::ClientId,
         index::Known::{Resolved, Unreadable},
+        token::TokenHash,
     },
+    replica::{self, Replica},
     store::{
         Store,
         feed::{CatchUp, Feed, Position, State},

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use diesel_async::AsyncPgConnection;
-use hitkeep_auth::replica::usage::Ledger;
+use hitkeep_auth::replica::usage::Flusher;
 
 use crate::{
     database::{store, texts, world},
@@ -106,7 +106,7 @@ async fn a_server_looks_every_ten_minutes_for_what_is_to_be_removed() {
              VALUES (hash(98), id(51), hash(62), now() - interval '24 hours')",
     )
     .await;
-    let (_ledger, mut flusher) = Ledger::new();
+    let (_ledger, mut flusher) = Flusher::with_ledger();
     flusher.forget(&store).await.unwrap();
     assert_eq!(left(&mut connection).await, "2 1");
     tokio::time::pause();

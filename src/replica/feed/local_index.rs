@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::{
-    domain::{Revision, id::ClientId},
-    replica::{client_builder::ClientBuilder, index::Writer, nanoseconds},
+    domain::{Revision, id::ClientId, index::Writer},
+    replica::{client_builder::ClientBuilder, nanoseconds},
     store::{
         error::StoreError,
         feed::{CatchUp, Feed, Position},

@@ -44,7 +44,7 @@ async fn a_flusher_that_breaks_off_is_begun_anew() {
     let entropy = Arc::new(SeededEntropy::default());
     let options = store::StoreOptions::new(&app.database_url);
     let store = Store::new(&options, Arc::clone(&clock) as _, entropy);
-    let (ledger, flusher) = Ledger::new();
+    let (ledger, flusher) = Flusher::with_ledger();
     let options = UsageOptions {
         flush_interval: Duration::from_millis(1),
     };

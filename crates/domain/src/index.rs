@@ -9,14 +9,14 @@ use std::{collections::HashMap, sync::Arc};
 
 mod tree;
 
-use super::usage::UsageSlot;
-use crate::domain::{
+use crate::{
     Revision, Timestamp,
     caller::ServiceAccount,
     certificate::CertificateName,
     client::Expiry,
     id::ClientId,
     introspection::{ResolvedClient, TokenStanding, WorksUntil},
+    ledger::UsageSlot,
     token::TokenHash,
 };
 use tree::{Keyed, Tree};

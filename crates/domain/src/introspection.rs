@@ -191,7 +191,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::{id::UserId, role::InstanceRole};
+    use crate::{id::UserId, role::InstanceRole};
 
     fn at(microsecond: i64) -> Timestamp {
         Timestamp::from_timestamp_micros(microsecond).unwrap()

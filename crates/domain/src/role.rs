@@ -31,12 +31,12 @@ macro_rules! string_enum {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::domain::role::UnknownName;
+            type Err = $crate::role::UnknownName;
 
-            fn from_str(text: &str) -> Result<Self, $crate::domain::role::UnknownName> {
+            fn from_str(text: &str) -> Result<Self, $crate::role::UnknownName> {
                 match text {
                     $($text => Ok(Self::$value),)+
-                    _ => Err($crate::domain::role::UnknownName { kind: $kind }),
+                    _ => Err($crate::role::UnknownName { kind: $kind }),
                 }
             }
         }

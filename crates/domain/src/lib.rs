@@ -1,7 +1,8 @@
 //! The domain types and the access rules, which `docs/access-rules.md` describes.
 //!
 //! Pure: no function here waits, reads a clock, draws a random number or depends on
-//! Postgres or gRPC. `now` and randomness are arguments. What an API client may do, and
+//! Postgres or gRPC, so that whatever has to judge a token can do it with this crate: a
+//! server, a replica, or a client that holds the index itself. `now` and randomness are arguments. What an API client may do, and
 //! which actors may change it, is decided here and nowhere else.
 
 pub mod access;
@@ -13,7 +14,9 @@ pub mod clock;
 pub mod directory;
 pub mod explanation;
 pub mod id;
+pub mod index;
 pub mod introspection;
+pub mod ledger;
 pub mod refusal;
 pub mod replay;
 pub mod role;

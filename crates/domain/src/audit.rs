@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::{Timestamp, access::Owner, id::EventId, role::string_enum};
-use crate::domain::id::UserId;
+use crate::id::UserId;
 
 /// The longest stored user agent, in characters. Far more than browsers send: a user's own
 /// text must not decide whether a client can be revoked.

@@ -260,7 +260,7 @@ mod tests {
     use std::sync::atomic::{AtomicU8, Ordering};
 
     use super::*;
-    use crate::domain::token::TokenKind;
+    use crate::token::TokenKind;
 
     /// Yields different bytes on each call.
     #[derive(Default)]
