@@ -11,6 +11,7 @@ mod call;
 mod coverage;
 mod faults;
 mod model;
+mod permission_lists;
 mod resolve;
 mod rules;
 mod run;

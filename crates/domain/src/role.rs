@@ -1,5 +1,6 @@
 //! HitKeep's roles and permissions. The tables are those of `docs/access-rules.md`, and no
-//! other module repeats them.
+//! other module repeats them: a permission is one entry below, which also names the weakest
+//! role that includes it. Tests point at the texts that have to follow.
 
 /// A role, permission or action name that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,9 +68,9 @@ string_enum! {
     SiteRole ("site role") {
         /// May see its figures.
         Viewer = "viewer",
-        /// May also manage its goals.
+        /// May also manage its goals and annotations.
         Editor = "editor",
-        /// May also manage its data and its members.
+        /// May also manage its data, its members and its webhooks.
         Admin = "admin",
         /// May also delete it.
         Owner = "owner",
@@ -81,106 +82,96 @@ string_enum! {
     TeamRole ("team role") {
         /// Has no rights of their own on the team's sites.
         Member = "member",
-        /// Manages its API clients; site admin of its sites.
+        /// Manages its API clients; at most site admin of its sites.
         Admin = "admin",
-        /// Manages its API clients; site owner of its sites.
+        /// Manages its API clients; site owner of its sites, if no role on a site is weaker.
         Owner = "owner",
     }
 }
 
-string_enum! {
-    /// A permission on one site.
-    SitePermission ("site permission") {
+/// A [`string_enum!`] of permissions, each `from` the weakest role that includes it, and the
+/// comparison of that role with others.
+macro_rules! permission_enum {
+    ($(#[$doc:meta])* $name:ident ($kind:literal) of $role:ident {
+        $($(#[$value_doc:meta])* $value:ident = $text:literal from $weakest:ident,)+
+    }) => {
+        string_enum! {
+            $(#[$doc])*
+            $name ($kind) { $($(#[$value_doc])* $value = $text,)+ }
+        }
+
+        impl $name {
+            /// The weakest role that includes the permission.
+            pub const fn needs(self) -> $role {
+                const WEAKEST: &[$role] = &[$($role::$weakest,)+];
+                WEAKEST[self as usize]
+            }
+        }
+
+        impl $role {
+            /// Whether the role includes the permission. The type of the permission keeps out
+            /// those of other kinds of roles.
+            pub fn allows(self, permission: $name) -> bool {
+                self >= permission.needs()
+            }
+        }
+    };
+}
+
+permission_enum! {
+    /// A permission on one site, in the order of the roles that add them.
+    SitePermission ("site permission") of SiteRole {
         /// See its figures.
-        View = "site.view",
-        /// Change or remove its data.
-        ManageData = "site.manage_data",
+        View = "site.view" from Viewer,
         /// Define its goals.
-        ManageGoals = "site.manage_goals",
+        ManageGoals = "site.manage_goals" from Editor,
+        /// Annotate its figures.
+        ManageAnnotations = "site.manage_annotations" from Editor,
+        /// Change or remove its data.
+        ManageData = "site.manage_data" from Admin,
         /// Decide which users may see it.
-        ManageTeam = "site.manage_team",
+        ManageTeam = "site.manage_team" from Admin,
+        /// Decide which programs are notified of its events.
+        ManageWebhooks = "site.manage_webhooks" from Admin,
         /// Delete it.
-        Delete = "site.delete",
+        Delete = "site.delete" from Owner,
     }
 }
 
-string_enum! {
-    /// A permission on the instance.
-    InstancePermission ("instance permission") {
+permission_enum! {
+    /// A permission on the instance, in the order of the roles that add them. A token's `scope`
+    /// (RFC 7662) lists them in this order.
+    InstancePermission ("instance permission") of InstanceRole {
         /// See the list of all sites.
-        ViewAllSites = "instance.view_all_sites",
+        ViewAllSites = "instance.view_all_sites" from Admin,
         /// See the system's state.
-        ViewSystem = "instance.view_system",
+        ViewSystem = "instance.view_system" from Admin,
         /// Run maintenance jobs.
-        RunMaintenance = "instance.run_maintenance",
+        RunMaintenance = "instance.run_maintenance" from Admin,
         /// See the audit trail.
-        ViewAudit = "instance.view_audit",
+        ViewAudit = "instance.view_audit" from Admin,
         /// Exclude traffic from sites.
-        ManageSiteExclusions = "instance.manage_site_exclusions",
+        ManageSiteExclusions = "instance.manage_site_exclusions" from Admin,
         /// Import data.
-        ManageImports = "instance.manage_imports",
-        /// Manage users.
-        ManageUsers = "instance.manage_users",
-        /// Change settings.
-        ManageSettings = "instance.manage_settings",
+        ManageImports = "instance.manage_imports" from Admin,
         /// See the activation.
-        ViewActivation = "instance.view_activation",
+        ViewActivation = "instance.view_activation" from Admin,
+        /// Decide which programs are notified of the instance's events.
+        ManageWebhooks = "instance.manage_webhooks" from Admin,
+        /// Manage users.
+        ManageUsers = "instance.manage_users" from Owner,
+        /// Change settings.
+        ManageSettings = "instance.manage_settings" from Owner,
         /// Manage the system.
-        ManageSystem = "instance.manage_system",
+        ManageSystem = "instance.manage_system" from Owner,
         /// Export the audit trail.
-        ExportAudit = "instance.export_audit",
-    }
-}
-
-impl SitePermission {
-    /// The weakest site role that includes the permission.
-    pub const fn needs(self) -> SiteRole {
-        match self {
-            Self::View => SiteRole::Viewer,
-            Self::ManageGoals => SiteRole::Editor,
-            Self::ManageData | Self::ManageTeam => SiteRole::Admin,
-            Self::Delete => SiteRole::Owner,
-        }
-    }
-}
-
-impl InstancePermission {
-    /// The weakest instance role that includes the permission.
-    pub const fn needs(self) -> InstanceRole {
-        match self {
-            Self::ViewAllSites
-            | Self::ViewSystem
-            | Self::RunMaintenance
-            | Self::ViewAudit
-            | Self::ManageSiteExclusions
-            | Self::ManageImports => InstanceRole::Admin,
-            Self::ManageUsers
-            | Self::ManageSettings
-            | Self::ViewActivation
-            | Self::ManageSystem
-            | Self::ExportAudit => InstanceRole::Owner,
-        }
-    }
-}
-
-impl SiteRole {
-    /// Whether the role includes the permission.
-    pub fn allows(self, permission: SitePermission) -> bool {
-        self >= permission.needs()
-    }
-}
-
-impl InstanceRole {
-    /// Whether the role includes the permission. The type keeps out `site.*` permissions:
-    /// no instance role includes one.
-    pub fn allows(self, permission: InstancePermission) -> bool {
-        self >= permission.needs()
+        ExportAudit = "instance.export_audit" from Owner,
     }
 }
 
 impl TeamRole {
-    /// The role that the team role gives on the team's sites, if the user has no membership
-    /// on the site itself.
+    /// The role that the team role gives on the team's sites, unless the user's role on the
+    /// site itself is weaker.
     pub const fn derived_site_role(self) -> Option<SiteRole> {
         match self {
             Self::Member => None,
@@ -202,46 +193,28 @@ impl TeamRole {
 mod tests {
     use super::*;
 
-    /// The tables of `docs/access-rules.md`, spelled out row by row.
+    /// `docs/access-rules.md` shows the tables, and each of its rows begins a role's where the
+    /// weaker role's ends.
     #[test]
-    fn tables_match_the_access_rules() {
-        let site = |role: SiteRole| -> Vec<&str> {
-            let carried = SitePermission::ALL.iter().filter(|p| role.allows(**p));
-            carried.map(|p| p.as_str()).collect()
-        };
-        assert_eq!(site(SiteRole::Viewer), ["site.view"]);
-        assert_eq!(site(SiteRole::Editor), ["site.view", "site.manage_goals"]);
-        assert_eq!(
-            site(SiteRole::Admin),
-            [
-                "site.view",
-                "site.manage_data",
-                "site.manage_goals",
-                "site.manage_team"
-            ]
-        );
-        assert_eq!(site(SiteRole::Owner).len(), SitePermission::ALL.len());
+    fn permissions_are_in_the_order_of_the_roles_that_add_them() {
+        assert!(SitePermission::ALL.is_sorted_by_key(|permission| permission.needs()));
+        assert!(InstancePermission::ALL.is_sorted_by_key(|permission| permission.needs()));
+    }
 
-        let instance = |role: InstanceRole| -> Vec<&str> {
-            let carried = InstancePermission::ALL.iter().filter(|p| role.allows(**p));
-            carried.map(|p| p.as_str()).collect()
+    #[test]
+    fn the_weakest_role_includes_what_stronger_ones_do() {
+        let on_site = |role: SiteRole| {
+            let included = SitePermission::ALL.iter().filter(move |p| role.allows(**p));
+            included.map(|permission| permission.as_str())
         };
-        assert!(instance(InstanceRole::User).is_empty());
-        assert_eq!(
-            instance(InstanceRole::Admin),
-            [
-                "instance.view_all_sites",
-                "instance.view_system",
-                "instance.run_maintenance",
-                "instance.view_audit",
-                "instance.manage_site_exclusions",
-                "instance.manage_imports",
-            ]
-        );
-        assert_eq!(
-            instance(InstanceRole::Owner).len(),
-            InstancePermission::ALL.len()
-        );
+        assert!(on_site(SiteRole::Viewer).eq(["site.view"]));
+        assert!(on_site(SiteRole::Owner).eq(SitePermission::ALL.iter().map(|p| p.as_str())));
+        for permission in InstancePermission::ALL {
+            assert!(!InstanceRole::User.allows(*permission));
+            assert!(InstanceRole::Owner.allows(*permission));
+            let is_admins = permission.needs() == InstanceRole::Admin;
+            assert_eq!(InstanceRole::Admin.allows(*permission), is_admins);
+        }
     }
 
     #[test]

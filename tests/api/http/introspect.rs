@@ -50,7 +50,8 @@ async fn a_token_that_works_is_told_in_full() {
             "token_type": "Bearer",
             "scope": "instance.view_all_sites instance.view_system instance.run_maintenance \
                       instance.view_audit instance.manage_site_exclusions \
-                      instance.manage_imports",
+                      instance.manage_imports instance.view_activation \
+                      instance.manage_webhooks",
             "exp": 1_767_272_400,
             "client_name": "Ann \"x\" Ümlaut",
             "instance_role": "admin",

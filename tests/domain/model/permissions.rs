@@ -15,57 +15,71 @@ pub(crate) type Permission = (Option<SiteId>, &'static str);
 /// Everything that somebody may do.
 pub(crate) type Permissions = BTreeSet<Permission>;
 
-/// What a role on the instance carries.
-pub(crate) fn on_instance(role: InstanceRole) -> Permissions {
-    let row: &[&str] = match role {
-        InstanceRole::User => &[],
-        InstanceRole::Admin => &[
+/// What each role on the instance adds to the weaker ones.
+const ON_INSTANCE: [(InstanceRole, &[&str]); 3] = [
+    (InstanceRole::User, &[]),
+    (
+        InstanceRole::Admin,
+        &[
             "instance.view_all_sites",
             "instance.view_system",
             "instance.run_maintenance",
             "instance.view_audit",
             "instance.manage_site_exclusions",
             "instance.manage_imports",
+            "instance.view_activation",
+            "instance.manage_webhooks",
         ],
-        InstanceRole::Owner => &[
-            "instance.view_all_sites",
-            "instance.view_system",
-            "instance.run_maintenance",
-            "instance.view_audit",
-            "instance.manage_site_exclusions",
-            "instance.manage_imports",
+    ),
+    (
+        InstanceRole::Owner,
+        &[
             "instance.manage_users",
             "instance.manage_settings",
-            "instance.view_activation",
             "instance.manage_system",
             "instance.export_audit",
         ],
-    };
-    row.iter().map(|permission| (None, *permission)).collect()
+    ),
+];
+
+/// What each role on a site adds to the weaker ones.
+const ON_SITE: [(SiteRole, &[&str]); 4] = [
+    (SiteRole::Viewer, &["site.view"]),
+    (
+        SiteRole::Editor,
+        &["site.manage_goals", "site.manage_annotations"],
+    ),
+    (
+        SiteRole::Admin,
+        &[
+            "site.manage_data",
+            "site.manage_team",
+            "site.manage_webhooks",
+        ],
+    ),
+    (SiteRole::Owner, &["site.delete"]),
+];
+
+/// What a role on the instance carries.
+pub(crate) fn on_instance(role: InstanceRole) -> Permissions {
+    let carried = up_to(&ON_INSTANCE, role);
+    carried.map(|permission| (None, permission)).collect()
 }
 
 /// What a role on a site carries.
 pub(crate) fn on_site(site: SiteId, role: SiteRole) -> Permissions {
-    let row: &[&str] = match role {
-        SiteRole::Viewer => &["site.view"],
-        SiteRole::Editor => &["site.view", "site.manage_goals"],
-        SiteRole::Admin => &[
-            "site.view",
-            "site.manage_data",
-            "site.manage_goals",
-            "site.manage_team",
-        ],
-        SiteRole::Owner => &[
-            "site.view",
-            "site.manage_data",
-            "site.manage_goals",
-            "site.manage_team",
-            "site.delete",
-        ],
-    };
-    row.iter()
-        .map(|permission| (Some(site), *permission))
-        .collect()
+    let carried = up_to(&ON_SITE, role);
+    carried.map(|permission| (Some(site), permission)).collect()
+}
+
+/// The permissions of a role's row, and of the rows above it.
+fn up_to<R: Copy + PartialEq>(
+    rows: &[(R, &'static [&'static str])],
+    role: R,
+) -> impl Iterator<Item = &'static str> {
+    let row = rows.iter().position(|(other, _)| *other == role);
+    let row = row.expect("every role has a row");
+    rows[..=row].iter().flat_map(|(_, added)| *added).copied()
 }
 
 /// What was written on a client.
