@@ -16,7 +16,7 @@ use crate::{
         id::ClientId,
         introspection::{InactiveReason, TokenStanding},
         role::{SitePermission, SiteRole},
-        site_rule::SiteRule,
+        site_rule::{DecisiveMembership as Decisive, Memberships, SiteRule},
         token::{Token, TokenDefect, TokenHash, TokenKind},
     },
     store::Store,
@@ -241,6 +241,7 @@ impl Report {
                 "site_id": grant.site.to_string(),
                 "granted": grant.granted.as_str(),
                 "owner_holds": grant.rule.role().map(SiteRole::as_str),
+                "owner_memberships": memberships_as_json(grant.rule),
                 "because": because(grant.rule),
                 "effective": grant.effective.map(SiteRole::as_str),
             })
@@ -342,7 +343,7 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
             grant.effective.map_or("none", |role| role.as_str()),
             grant.granted.as_str(),
             grant.rule.role().map_or("none", |role| role.as_str()),
-            because(grant.rule),
+            &because(grant.rule),
         )
     }));
 }
@@ -398,18 +399,56 @@ fn capital(text: &str) -> String {
     first.into_iter().chain(letters).collect()
 }
 
-const fn because(rule: SiteRule) -> &'static str {
-    match rule {
+fn because(rule: SiteRule) -> String {
+    let why = match rule {
         SiteRule::Unknown => "there is no such site",
         SiteRule::Disabled => "the owner is disabled",
         SiteRule::TeamArchived => "the site's team is archived",
         SiteRule::InstanceOwner => "an instance owner owns every site",
         SiteRule::NotInTeam => "the owner is not in the site's team",
-        SiteRule::Member(_) => "the owner's role on the site",
-        SiteRule::InTeam(_) => "the owner's role in the site's team",
+        SiteRule::InTeam(memberships) => return by_membership(memberships),
         SiteRule::OwnSite => "the site belongs to the team",
         SiteRule::ForeignSite => "the site belongs to another team",
+    };
+    why.to_owned()
+}
+
+/// Both memberships, with the one that decides first.
+fn by_membership(memberships: Memberships) -> String {
+    let Memberships { in_team, on_site } = memberships;
+    match (memberships.decide(), on_site, in_team.derived_site_role()) {
+        (None, ..) => format!("the owner's role in the site's team, {in_team}, gives none"),
+        (Some((_, Decisive::OnSite)), _, None) => {
+            format!("the owner's role on the site; the one in its team, {in_team}, gives none")
+        }
+        (Some((_, Decisive::OnSite)), _, Some(derived)) => {
+            format!("the owner's role on the site, the weaker one; the team role gives {derived}")
+        }
+        (Some((_, Decisive::InTeam)), None, _) => "the owner's role in the site's team".to_owned(),
+        (Some((_, Decisive::InTeam)), Some(explicit), _) => {
+            format!("the owner's role in the site's team, the weaker one; on the site, {explicit}")
+        }
+        (Some((_, Decisive::Both)), ..) => {
+            "the owner's role on the site, and the same from the one in its team".to_owned()
+        }
     }
+}
+
+/// The memberships behind the owner's role, if these decide.
+fn memberships_as_json(rule: SiteRule) -> Value {
+    let SiteRule::InTeam(memberships) = rule else {
+        return Value::Null;
+    };
+    json!({
+        "on_site": memberships.on_site.map(SiteRole::as_str),
+        "in_team": memberships.in_team.as_str(),
+        "team_role_gives": memberships.in_team.derived_site_role().map(SiteRole::as_str),
+        "decided_by": memberships.decide().map(|(_, decisive)| match decisive {
+            Decisive::OnSite => "on_site",
+            Decisive::InTeam => "in_team",
+            Decisive::Both => "both",
+        }),
+    })
 }
 
 const fn word(reason: InactiveReason) -> &'static str {

@@ -2,7 +2,7 @@
 
 use hitkeep_auth::{
     domain::caller::CallerPermission::Manage,
-    pb::{self, ApiClientState, InstanceRole, SiteRole},
+    pb::{self, ApiClientState, InstanceRole, SiteRole, TeamRole},
 };
 use http_body_util::BodyExt;
 use prost::Message;
@@ -158,7 +158,7 @@ async fn nobody_delegates_more_than_they_hold() {
 }
 
 #[tokio::test]
-async fn a_site_membership_counts_instead_of_the_team_role() {
+async fn a_site_membership_narrows_what_the_team_role_gives() {
     let app = TestApp::with_world().await;
     app.change([put_site_member(SITE, ALICE, SiteRole::Viewer)])
         .await;
@@ -169,6 +169,28 @@ async fn a_site_membership_counts_instead_of_the_team_role() {
     assert_eq!(told(&refused), "PermissionDenied DELEGATION_EXCEEDS_ACTOR");
     dashboard
         .created(team_client(ALICE).granted(SITE, SiteRole::Viewer))
+        .await;
+}
+
+#[tokio::test]
+async fn a_site_membership_never_lifts_a_team_admin() {
+    let app = TestApp::with_world().await;
+    app.change([put_site_member(SITE, ADAM, SiteRole::Owner)])
+        .await;
+    let dashboard = app.dashboard().await;
+    for owner_role in [personal(ADAM), team_client(ADAM)] {
+        let refused = dashboard
+            .create(owner_role.granted(SITE, SiteRole::Owner))
+            .await;
+        assert_eq!(told(&refused), "PermissionDenied DELEGATION_EXCEEDS_ACTOR");
+    }
+    dashboard
+        .created(personal(ADAM).granted(SITE, SiteRole::Admin))
+        .await;
+    app.change([put_team_member(TEAM, ADAM, TeamRole::Owner)])
+        .await;
+    dashboard
+        .created(personal(ADAM).granted(SITE, SiteRole::Owner))
         .await;
 }
 

@@ -161,6 +161,64 @@ async fn a_personal_client_never_does_more_than_its_owner() {
 }
 
 #[tokio::test]
+async fn an_owner_with_two_roles_on_a_site_holds_the_weaker() {
+    let app = TestApp::with_world().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let made = dashboard
+        .created(personal(ALICE).granted(SITE, SiteRole::Owner))
+        .await;
+    use SiteRole::{Admin, Editor, Owner, Viewer};
+    for (team_role, on_site, expected) in [
+        (TeamRole::Owner, Owner, Owner),
+        (TeamRole::Owner, Admin, Admin),
+        (TeamRole::Owner, Viewer, Viewer),
+        (TeamRole::Admin, Owner, Admin),
+        (TeamRole::Admin, Admin, Admin),
+        (TeamRole::Admin, Editor, Editor),
+        (TeamRole::Member, Owner, Owner),
+        (TeamRole::Member, Viewer, Viewer),
+    ] {
+        app.change([
+            put_team_member(TEAM, ALICE, team_role),
+            put_site_member(SITE, ALICE, on_site),
+        ])
+        .await;
+        let held = sites(&sidecar, &made.token).await;
+        let case = format!("{team_role:?} of the team, {on_site:?} of the site");
+        assert_eq!(held, [format!("{SITE}={expected:?}")], "{case}");
+        // Each permission of that role, and none of a stronger one.
+        for (permission, needed) in [
+            ("site.view", Viewer),
+            ("site.manage_annotations", Editor),
+            ("site.manage_webhooks", Admin),
+            ("site.delete", Owner),
+        ] {
+            let asked = check(&made.token, SITE, permission);
+            let decision = sidecar.introspect(asked).await.unwrap().decision.unwrap();
+            assert_eq!(decision.allowed, expected >= needed, "{case}: {permission}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_admin_carries_the_activation_and_the_webhooks() {
+    let app = TestApp::with_world().await;
+    let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
+    let admin = personal(ALICE).with_role(InstanceRole::Admin);
+    let (admin, user) = (
+        dashboard.created(admin).await,
+        dashboard.created(personal(ALICE)).await,
+    );
+    for permission in ["instance.view_activation", "instance.manage_webhooks"] {
+        for (made, expected) in [(&admin, true), (&user, false)] {
+            let asked = check(&made.token, "", permission);
+            let decision = sidecar.introspect(asked).await.unwrap().decision.unwrap();
+            assert_eq!(decision.allowed, expected, "{permission}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_team_clients_grants_follow_its_sites() {
     let app = TestApp::with_world().await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);

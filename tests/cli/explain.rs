@@ -220,8 +220,13 @@ async fn it_says_why_in_words() {
         (
             "works",
             vec![
-                format!("{c1}  viewer   editor   viewer       the owner's role on the site"),
-                format!("{c2}  admin    owner    admin        the owner's role in the site's team"),
+                format!(
+                    "{c1}  viewer   editor   viewer       the owner's role on the site, the \
+                     weaker one; the team role gives admin"
+                ),
+                format!(
+                    "{c2}  admin    owner    admin        the owner's role in the site's team\n"
+                ),
                 format!("{c3}  none     viewer   none         the site's team is archived"),
                 "instance role  user: the client was given admin, and the owner holds user"
                     .to_owned(),
@@ -272,6 +277,91 @@ async fn it_says_why_in_words() {
         by_id.contains("The token works.") && by_id.contains("client 0"),
         "{by_id}"
     );
+}
+
+/// A user's role on a site and the one in its team: both, and which of them decides.
+#[tokio::test]
+async fn it_shows_both_memberships() {
+    let url = migrated_database().await;
+    execute(&url, DIRECTORY).await;
+    let state = ["owner_user_id", "a1", "user", "NULL", "NULL", "NULL"];
+    let client = client(&url, 1, state).await;
+    let c2 = id("c2");
+    for (team_role, on_site, holds, because, told) in [
+        (
+            "admin",
+            "owner",
+            "admin",
+            "the owner's role in the site's team, the weaker one; on the site, owner",
+            json!({"on_site": "owner", "in_team": "admin", "team_role_gives": "admin",
+                   "decided_by": "in_team"}),
+        ),
+        (
+            "owner",
+            "viewer",
+            "viewer",
+            "the owner's role on the site, the weaker one; the team role gives owner",
+            json!({"on_site": "viewer", "in_team": "owner", "team_role_gives": "owner",
+                   "decided_by": "on_site"}),
+        ),
+        (
+            "admin",
+            "admin",
+            "admin",
+            "the owner's role on the site, and the same from the one in its team",
+            json!({"on_site": "admin", "in_team": "admin", "team_role_gives": "admin",
+                   "decided_by": "both"}),
+        ),
+        (
+            "member",
+            "owner",
+            "owner",
+            "the owner's role on the site; the one in its team, member, gives none",
+            json!({"on_site": "owner", "in_team": "member", "team_role_gives": null,
+                   "decided_by": "on_site"}),
+        ),
+        (
+            "owner",
+            "",
+            "owner",
+            "the owner's role in the site's team",
+            json!({"on_site": null, "in_team": "owner", "team_role_gives": "owner",
+                   "decided_by": "in_team"}),
+        ),
+        (
+            "member",
+            "",
+            "none",
+            "the owner's role in the site's team, member, gives none",
+            json!({"on_site": null, "in_team": "member", "team_role_gives": null,
+                   "decided_by": null}),
+        ),
+    ] {
+        let user = id("a1");
+        let mut change = format!(
+            "DELETE FROM site_members WHERE site_id = '{c2}' AND user_id = '{user}';
+             UPDATE team_members SET role = '{team_role}' WHERE user_id = '{user}';"
+        );
+        if !on_site.is_empty() {
+            change.push_str(&format!(
+                "INSERT INTO site_members VALUES ('{c2}', '{user}', '{on_site}')"
+            ));
+        }
+        execute(&url, &change).await;
+        let said = explain(&url, &client.token, &[]).await.given();
+        let row = format!("{c2}  {holds:<8} owner    {holds:<11}  {because}\n");
+        assert!(said.contains(&row), "{row}\n{said}");
+        let said = explain(&url, &client.token, &["--json"]).await.given_json();
+        let grants = said["site_grants"].as_array().unwrap();
+        let grant = grants.iter().find(|grant| grant["site_id"] == c2).unwrap();
+        assert_eq!(grant["owner_memberships"], told, "{grant}");
+        assert_eq!(grant["because"], because, "{grant}");
+        let role = (holds != "none").then_some(holds);
+        assert_eq!(grant["owner_holds"], json!(role), "{grant}");
+        // No membership decides on a site of an archived team.
+        let archived = grants.iter().find(|grant| grant["site_id"] == id("c3"));
+        assert!(archived.unwrap()["owner_memberships"].is_null());
+    }
 }
 
 /// There is no verdict to tell, so nothing is given that a program could take for one.

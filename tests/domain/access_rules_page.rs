@@ -155,6 +155,11 @@ fn cases() -> Vec<Case> {
     users.into_iter().flat_map(with).collect()
 }
 
+/// What the role in a site's team gives on the site.
+fn derived_role(site: &SiteStanding) -> Option<SiteRole> {
+    site.team_role?.derived_site_role()
+}
+
 impl Case {
     /// Whether a condition of the page applies.
     fn is(&self, condition: &str) -> bool {
@@ -169,8 +174,11 @@ impl Case {
             "the user is not a member of the site's team" => {
                 site.is_some_and(|site| site.team_role.is_none())
             }
-            "the user has a role on the site itself" => {
-                site.is_some_and(|site| site.site_role.is_some())
+            "the user has a role on the site itself, and the team role gives one" => {
+                site.is_some_and(|site| site.site_role.is_some() && derived_role(site).is_some())
+            }
+            "the user has a role on the site itself, and the team role gives none" => {
+                site.is_some_and(|site| site.site_role.is_some() && derived_role(site).is_none())
             }
             "the user has only a role in the team" => {
                 site.is_some_and(|site| site.team_role.is_some() && site.site_role.is_none())
@@ -183,8 +191,12 @@ impl Case {
     fn role(&self, cell: &str) -> Option<SiteRole> {
         match cell {
             "none" => None,
-            "that role" => self.site?.site_role,
-            "what the team role gives" => self.site?.team_role?.derived_site_role(),
+            "the role on the site itself" => self.site?.site_role,
+            "what the team role gives" => derived_role(&self.site?),
+            "the weaker of both" => {
+                let site = self.site?;
+                Some(site.site_role?.min(derived_role(&site)?))
+            }
             role => Some(role.parse().expect(role)),
         }
     }

@@ -44,8 +44,14 @@ faults! {
     MembershipIsNotRequired breaks UsableIsHeldByOwner,
     /// A site membership is as if it were not there.
     ExplicitRoleIsIgnored breaks UsableIsHeldByOwner,
+    /// A site membership counts in place of the role derived from the team.
+    ExplicitRoleCountsAlone breaks UsableIsHeldByOwner,
+    /// Of a site membership and the role derived from the team, the stronger one counts.
+    StrongerRoleCounts breaks UsableIsHeldByOwner,
     /// A site membership cannot lower the role derived from the team.
-    ExplicitRoleOnlyRaises breaks UsableIsHeldByOwner,
+    ExplicitRoleDoesNotNarrow breaks UsableIsHeldByOwner,
+    /// A plain member's site membership counts for no more than the membership in the team.
+    PlainMembersExplicitRoleIsIgnored breaks Verdict,
     /// A plain member of the team sees its sites.
     PlainMemberIsViewer breaks UsableIsHeldByOwner,
     /// A team admin owns its sites.

@@ -70,26 +70,30 @@ impl Model {
         };
         let mut held = on_instance(user.instance_role);
         for site in &self.directory.sites {
-            if let Some(role) = self.role_on(site, user) {
-                held.extend(on_site(site.id, role));
-            }
+            held.extend(self.holds_on(site, user));
         }
         held
     }
 
-    fn role_on(&self, site: &Site, user: User) -> Option<SiteRole> {
-        if user.disabled || self.team(site.team)?.archived {
-            return None;
+    fn holds_on(&self, site: &Site, user: User) -> Permissions {
+        let nothing = Permissions::new;
+        let carried = |role| on_site(site.id, role);
+        if user.disabled || self.team(site.team).is_none_or(|team| team.archived) {
+            return nothing();
         }
         if user.instance_role == InstanceRole::Owner {
-            return Some(SiteRole::Owner);
+            return carried(SiteRole::Owner);
         }
-        let derived = match self.team_role(site.team, user.id)? {
-            TeamRole::Owner => Some(SiteRole::Owner),
-            TeamRole::Admin => Some(SiteRole::Admin),
-            TeamRole::Member => None,
+        let derived = match self.team_role(site.team, user.id) {
+            None => return nothing(),
+            Some(TeamRole::Owner) => Some(carried(SiteRole::Owner)),
+            Some(TeamRole::Admin) => Some(carried(SiteRole::Admin)),
+            Some(TeamRole::Member) => None,
         };
-        self.explicit_role(site.id, user.id).or(derived)
+        match (self.explicit_role(site.id, user.id).map(carried), derived) {
+            (Some(explicit), Some(derived)) => &explicit & &derived,
+            (explicit, derived) => explicit.or(derived).unwrap_or_default(),
+        }
     }
 
     /// Everything that a client may do right now, as long as it is active.

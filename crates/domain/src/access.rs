@@ -11,7 +11,7 @@ use super::{
     id::{SiteId, TeamId, UserId},
     refusal::Refusal,
     role::{InstancePermission, InstanceRole, SitePermission, SiteRole, TeamRole},
-    site_rule::SiteRule,
+    site_rule::{Memberships, SiteRule},
 };
 
 /// The most sites that one API client can have grants on.
@@ -129,10 +129,12 @@ impl UserStanding {
         if instance_role == InstanceRole::Owner {
             return SiteRule::InstanceOwner;
         }
-        match (site.team_role, site.site_role) {
-            (None, _) => SiteRule::NotInTeam,
-            (Some(_), Some(role)) => SiteRule::Member(role),
-            (Some(team_role), None) => SiteRule::InTeam(team_role),
+        match site.team_role {
+            None => SiteRule::NotInTeam,
+            Some(in_team) => SiteRule::InTeam(Memberships {
+                in_team,
+                on_site: site.site_role,
+            }),
         }
     }
 }

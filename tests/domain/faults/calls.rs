@@ -61,7 +61,22 @@ impl Fault {
                     site.team_role = site.team_role.or(Some(TeamRole::Member));
                 }
                 Self::ExplicitRoleIsIgnored => site.site_role = None,
-                Self::ExplicitRoleOnlyRaises if derived > site.site_role => site.site_role = None,
+                Self::ExplicitRoleCountsAlone if site.site_role.is_some() => {
+                    site.team_role = site.team_role.map(|_| TeamRole::Member);
+                }
+                Self::StrongerRoleCounts if derived.is_some() && derived < site.site_role => {
+                    site.team_role = Some(TeamRole::Member);
+                }
+                Self::StrongerRoleCounts | Self::ExplicitRoleDoesNotNarrow
+                    if derived > site.site_role =>
+                {
+                    site.site_role = None;
+                }
+                Self::PlainMembersExplicitRoleIsIgnored
+                    if site.team_role == Some(TeamRole::Member) =>
+                {
+                    site.site_role = None;
+                }
                 Self::PlainMemberIsViewer if site.team_role == Some(TeamRole::Member) => {
                     site.site_role = site.site_role.or(Some(SiteRole::Viewer));
                 }
