@@ -338,15 +338,12 @@ async fn it_shows_both_memberships() {
         ),
     ] {
         let user = id("a1");
-        let mut change = format!(
+        let change = format!(
             "DELETE FROM site_members WHERE site_id = '{c2}' AND user_id = '{user}';
-             UPDATE team_members SET role = '{team_role}' WHERE user_id = '{user}';"
+             UPDATE team_members SET role = '{team_role}' WHERE user_id = '{user}';
+             INSERT INTO site_members SELECT '{c2}', '{user}', '{on_site}'
+                 WHERE '{on_site}' <> ''"
         );
-        if !on_site.is_empty() {
-            change.push_str(&format!(
-                "INSERT INTO site_members VALUES ('{c2}', '{user}', '{on_site}')"
-            ));
-        }
         execute(&url, &change).await;
         let said = explain(&url, &client.token, &[]).await.given();
         let row = format!("{c2}  {holds:<8} owner    {holds:<11}  {because}\n");
