@@ -23,7 +23,7 @@ use hitkeep_auth::{
         authorization_client::AuthorizationClient,
         check_response::HttpResponse,
     },
-    proxy_auth::route::Route,
+    proxy_auth::route::RouteSettings,
 };
 
 #[path = "check/proxied.rs"]
@@ -266,7 +266,7 @@ fn route_time() -> Duration {
     let path = "/api/sites/01930000-0000-7000-8000-000000517e01/hits?from=2026-11-01";
     let begun = Instant::now();
     for _ in 0..TIMES {
-        let route = Route::read(black_box(SETTINGS)).expect("it is a good one");
+        let route = RouteSettings::read(black_box(SETTINGS)).expect("it is a good one");
         black_box(route.need(Some(black_box(path)))).expect("it names a site");
     }
     begun.elapsed() / TIMES

@@ -16,6 +16,7 @@ use super::{
     },
 };
 use crate::{
+    domain::access::EffectiveAccess,
     grpc::{
         convert::ext_authz::to_denied,
         sidecar::{AuthorizationQuery, ParsedQuery, conclude},
@@ -23,13 +24,13 @@ use crate::{
     pb::envoy::config::core::v3::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd,
     proxy_auth::{
         credential::{Credential, Credentials},
-        route::{Preflight, RouteSettings},
+        route::{Preflight, RouteSettings, SETTINGS},
         verdict::{Pass, Refused, Verdict, is_reserved},
     },
 };
 
 /// How many settings of a route are kept. No more exist.
-const MAX_SETTINGS: usize = 4;
+const MAX_SETTINGS: usize = SETTINGS.len();
 /// The nesting limit of metadata.
 const MAX_NESTING: u8 = 16;
 
@@ -296,7 +297,8 @@ impl FastIntrospector<'_> {
             // records a use of the token.
             return None;
         }
-        let judged = self.services.judge(&self.view, &presented, need.check());
+        let decide = |access: &EffectiveAccess| need.decide(access);
+        let judged = self.services.judge(&self.view, &presented, decide);
         let judged = judged.ok()??;
         Some(conclude(&judged, need))
     }

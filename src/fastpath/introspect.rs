@@ -19,7 +19,7 @@ use crate::{
     },
     grpc::{
         Services, convert,
-        introspection::{Judgement, PresentedToken},
+        introspection::{Judgement, PresentedToken, checks},
     },
     pb,
     replica::View,
@@ -66,7 +66,7 @@ impl<'s> FastIntrospector<'s> {
             return None;
         }
         let presented = PresentedToken::read(std::str::from_utf8(fields.token).ok()?);
-        let judged = self.services.judge(&self.view, &presented, check);
+        let judged = self.services.judge(&self.view, &presented, checks(check));
         let judged = judged.ok()??;
         write(&judged, revision, check.is_some(), reply);
         Some(())

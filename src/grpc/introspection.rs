@@ -13,7 +13,7 @@ use super::{Services, context::remaining, convert::introspection as convert, err
 use crate::{
     domain::{
         Revision,
-        access::{Decision, PermissionCheck},
+        access::{Decision, EffectiveAccess, PermissionCheck},
         client::Expiry,
         index::Known,
         introspection::{InactiveReason, ResolvedClient, cache_age},
@@ -91,6 +91,16 @@ impl PresentedToken {
     }
 }
 
+/// Decides whether an active token's access is enough; None if nothing is to be decided.
+pub(crate) trait Decide: Fn(&EffectiveAccess) -> Option<Decision> {}
+
+impl<D: Fn(&EffectiveAccess) -> Option<Decision>> Decide for D {}
+
+/// Decides on a permission, if one is to be checked.
+pub(crate) fn checks(check: Option<PermissionCheck>) -> impl Decide {
+    move |access: &EffectiveAccess| check.map(|check| access.decide(&check))
+}
+
 impl Services {
     /// Answers one request of a stream. An error does not end the stream.
     pub(crate) async fn answer_streamed(
@@ -130,7 +140,7 @@ impl Services {
                 answer
             }
         };
-        self.judge_with_wait(&presented, command.check, wait_until, answer)
+        self.judge_with_wait(&presented, checks(command.check), wait_until, answer)
             .await
     }
 
@@ -144,16 +154,18 @@ impl Services {
         reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
 
-    /// Judges a token, and converts the judgement with `answer`. Waits if the index is not
-    /// loaded yet or does not have the token.
+    /// Judges a token, decides with `decide` what it may do, and converts the judgement with
+    /// `answer`. Waits if the index is not loaded yet or does not have the token.
     pub(crate) async fn judge_with_wait<T>(
         &self,
         presented: &PresentedToken,
-        check: Option<PermissionCheck>,
+        decide: impl Decide,
         wait_until: Instant,
         answer: impl Fn(Judgement<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
-        let judged = self.judge_until(presented, check, wait_until, answer).await;
+        let judged = self
+            .judge_until(presented, decide, wait_until, answer)
+            .await;
         if judged.is_err() {
             self.metrics.verdict(VerdictReason::Unanswerable);
         }
@@ -163,19 +175,19 @@ impl Services {
     async fn judge_until<T>(
         &self,
         presented: &PresentedToken,
-        check: Option<PermissionCheck>,
+        decide: impl Decide,
         wait_until: Instant,
         answer: impl Fn(Judgement<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
         let view = self.replica.caught_up_view(wait_until).await?;
-        if let Some(judged) = self.judge(&view, presented, check)? {
+        if let Some(judged) = self.judge(&view, presented, &decide)? {
             return Ok(answer(judged, view.index().revision));
         }
         drop(view);
         // It may have been created a moment ago.
         self.replica.refresh(wait_until).await?;
         let view = self.replica.view()?;
-        let judged = self.judge(&view, presented, check)?;
+        let judged = self.judge(&view, presented, &decide)?;
         let judged = if let Some(judged) = judged {
             judged
         } else {
@@ -200,7 +212,7 @@ impl Services {
         &self,
         view: &'v View,
         presented: &PresentedToken,
-        check: Option<PermissionCheck>,
+        decide: impl Decide,
     ) -> Result<Option<Judgement<'v>>, ApiError> {
         let hash = match presented {
             PresentedToken::Hash(hash) => hash,
@@ -230,7 +242,7 @@ impl Services {
             }
         };
         view.require_fresh()?;
-        let decision = check.map(|check| client.access.decide(&check));
+        let decision = decide(&client.access);
         record(None, decision);
         // A cached response must not outlive the bound on staleness either.
         let max_age = self.options.max_cache_age.min(view.stays_fresh_for());

@@ -15,7 +15,7 @@ use super::{
     introspection::{Judgement, PresentedToken, wait_limit},
 };
 use crate::{
-    domain::access::Decision,
+    domain::access::{Decision, EffectiveAccess},
     proxy_auth::{
         credential::Credential,
         route::{Need, Preflight, RouteError, RouteSettings},
@@ -64,7 +64,7 @@ impl AuthorizationQuery<'_> {
             }
             Credential::Several => PresentedToken::Unknown,
         };
-        let need = settings.route.need(self.target)?;
+        let need = settings.need(self.target)?;
         Ok(ParsedQuery::Judge(need, presented))
     }
 }
@@ -92,7 +92,8 @@ impl Services {
         };
         let wait_until = wait_limit(remaining);
         let conclude = |judged: Judgement<'_>, _| conclude(&judged, need);
-        let judged = self.judge_with_wait(&presented, need.check(), wait_until, conclude);
+        let decide = |access: &EffectiveAccess| need.decide(access);
+        let judged = self.judge_with_wait(&presented, decide, wait_until, conclude);
         judged.await.unwrap_or_else(|error| {
             self.log_unavailable(&error);
             Verdict::Refused(Refused::Unanswerable)
@@ -140,11 +141,14 @@ pub(crate) fn conclude(judged: &Judgement<'_>, need: Need) -> Verdict {
             client, decision, ..
         } => (client, decision),
     };
-    match (need.check(), decision) {
-        (None, _) | (Some(_), Some(Decision::Allowed)) => {
+    match need {
+        Need::Human => Verdict::Refused(Refused::HumanOnly),
+        Need::Permission(check) if *decision != Some(Decision::Allowed) => {
+            Verdict::Refused(Refused::PermissionDenied(check))
+        }
+        Need::Active | Need::ActiveOn(_) | Need::Permission(_) => {
             Verdict::Allowed(Pass::of(client, need.site()))
         }
-        (Some(check), _) => Verdict::Refused(Refused::PermissionDenied(check)),
     }
 }
 

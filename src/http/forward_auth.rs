@@ -29,9 +29,7 @@ use crate::{
     },
     proxy_auth::{
         credential::Credentials,
-        route::{
-            Preflight, PreflightHeaders, Route, RouteError, RouteSettings, SETTINGS, origin_form,
-        },
+        route::{PreflightHeaders, Route, RouteError, RouteSettings, SETTINGS, origin_form},
     },
 };
 
@@ -61,12 +59,8 @@ pub(super) async fn forward_auth(State(state): State<HttpState>, request: Reques
     let query = head.uri.query().unwrap_or_default();
     let settings: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
     let pairs = settings.iter().map(|(name, value)| (&**name, &**value));
-    let route = |route| RouteSettings {
-        route,
-        preflight: Preflight::Checked,
-    };
     // The method is that of the check, so it cannot identify a preflight.
-    let settings = Route::read(pairs).map(route);
+    let settings = RouteSettings::read_without_method(pairs);
     authorize(&state, &head, settings, None).await
 }
 
@@ -264,7 +258,8 @@ mod tests {
 
     #[test]
     fn the_path_is_the_one_that_all_headers_state() {
-        let route = Route::read([("site_path", "/{site_id}")]).unwrap();
+        let settings = RouteSettings::read([("site_path", "/{site_id}")]).unwrap();
+        let route = settings.route;
         let stated_with_target =
             |target: Option<&'static str>, headers: &[(&'static str, &[u8])]| {
                 let mut map = HeaderMap::new();

@@ -31,7 +31,7 @@ use crate::{
     grpc::{
         context::{CallerSlot, Proof},
         error::ApiError,
-        introspection::{Judgement, PresentedToken, wait_limit},
+        introspection::{Judgement, PresentedToken, checks, wait_limit},
     },
 };
 
@@ -167,7 +167,7 @@ async fn handle(state: &HttpState, request: Request) -> Result<Value, Refused> {
     let answer = |judged: Judgement<'_>, revision| introspection_json(&judged, revision);
     let judged = state
         .services
-        .judge_with_wait(&presented, None, wait_until, answer);
+        .judge_with_wait(&presented, checks(None), wait_until, answer);
     judged.await.map_err(Refused::Failed)
 }
 

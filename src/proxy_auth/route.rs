@@ -6,10 +6,12 @@
 //! allocate, so it happens for each request, and no state has to be kept in sync with a
 //! proxy's configuration.
 
+mod admits;
 mod error;
 mod path;
 mod preflight;
 
+pub use admits::Admits;
 pub use error::{NeedError, PathAmbiguity, QuotedValue, RouteError};
 pub use path::{NormalPath, PathError, SitePath, origin_form};
 pub use preflight::{Preflight, PreflightHeaders};
@@ -17,7 +19,7 @@ pub use preflight::{Preflight, PreflightHeaders};
 use uuid::Uuid;
 
 use crate::domain::{
-    access::PermissionCheck,
+    access::{Decision, EffectiveAccess, PermissionCheck},
     id::SiteId,
     role::{InstancePermission, SitePermission},
 };
@@ -31,8 +33,10 @@ pub const SITE_PATH: &str = "site_path";
 
 /// How to treat CORS preflights; see [`Preflight`].
 pub const PREFLIGHT: &str = "preflight";
+/// Whether the route is closed to all tokens; see [`Admits`].
+pub const HUMAN_ONLY: &str = "human_only";
 /// The names of all settings.
-pub const SETTINGS: [&str; 4] = [PERMISSION, SITE_ID, SITE_PATH, PREFLIGHT];
+pub const SETTINGS: [&str; 5] = [PERMISSION, SITE_ID, SITE_PATH, PREFLIGHT, HUMAN_ONLY];
 /// The only value of [`PREFLIGHT`].
 const PASS: &str = "pass";
 
@@ -46,6 +50,8 @@ pub struct RouteSettings<'s> {
     pub route: Route<'s>,
     /// Whether a CORS preflight needs a token as well.
     pub preflight: Preflight,
+    /// Whether a token can pass at all.
+    pub admits: Admits,
 }
 
 /// What a route requires of a token. The type rules out invalid combinations, such as a
@@ -80,6 +86,8 @@ pub enum Need {
     ActiveOn(SiteId),
     /// A permission.
     Permission(PermissionCheck),
+    /// A person: no token is enough.
+    Human,
 }
 
 impl<'s> RouteSettings<'s> {
@@ -92,13 +100,14 @@ impl<'s> RouteSettings<'s> {
         I: IntoIterator<Item = (&'s str, &'s str)>,
     {
         let (mut permission, mut site_id, mut site_path) = (None, None, None);
-        let mut preflight = None;
+        let (mut preflight, mut human_only) = (None, None);
         for (name, value) in settings {
             let (name, source) = match name {
                 PERMISSION => (PERMISSION, &mut permission),
                 SITE_ID => (SITE_ID, &mut site_id),
                 SITE_PATH => (SITE_PATH, &mut site_path),
                 PREFLIGHT => (PREFLIGHT, &mut preflight),
+                HUMAN_ONLY => (HUMAN_ONLY, &mut human_only),
                 _ => return Err(RouteError::UnknownSetting(QuotedValue::new(name))),
             };
             if value.is_empty() {
@@ -129,32 +138,46 @@ impl<'s> RouteSettings<'s> {
             Some(PASS) => Preflight::Passes,
             Some(other) => return Err(RouteError::PreflightUnknown(QuotedValue::new(other))),
         };
+        let admits = human_only.map_or(Ok(Admits::default()), Admits::read)?;
         let route = Route::of(permission, source)?;
-        Ok(Self { route, preflight })
+        Ok(Self {
+            route,
+            preflight,
+            admits,
+        })
     }
-}
 
-impl<'s> Route<'s> {
     /// Parses a route's settings if the method of a request is not known.
     ///
     /// # Errors
     /// The first error found. A `preflight` setting is one, because it needs the method.
-    pub fn read<I>(settings: I) -> Result<Self, RouteError>
+    pub fn read_without_method<I>(settings: I) -> Result<Self, RouteError>
     where
         I: IntoIterator<Item = (&'s str, &'s str)>,
     {
-        match RouteSettings::read(settings)? {
-            RouteSettings {
-                route,
-                preflight: Preflight::Checked,
-            } => Ok(route),
-            RouteSettings {
-                preflight: Preflight::Passes,
-                ..
-            } => Err(RouteError::MethodUnknown),
+        let settings = Self::read(settings)?;
+        match settings.preflight {
+            Preflight::Checked => Ok(settings),
+            Preflight::Passes => Err(RouteError::MethodUnknown),
         }
     }
 
+    /// The requirement of a request. `target` is the request target, a path and perhaps a
+    /// query; `None` if the proxy does not send it. On a route for people alone, it is a
+    /// person, but what the route and the path say besides must be right as well.
+    ///
+    /// # Errors
+    /// If the path does not clearly identify the site.
+    pub fn need(&self, target: Option<&str>) -> Result<Need, NeedError> {
+        let need = self.route.need(target)?;
+        Ok(match self.admits {
+            Admits::Tokens => need,
+            Admits::HumansOnly => Need::Human,
+        })
+    }
+}
+
+impl<'s> Route<'s> {
     fn of(permission: Option<&str>, source: Option<SiteSource<'s>>) -> Result<Self, RouteError> {
         let Some(permission) = permission else {
             return Ok(source.map_or(Self::Active, Self::ActiveOn));
@@ -202,12 +225,8 @@ impl<'s> Route<'s> {
         value.contains([' ', '\t']) || value.match_indices(',').any(is_path)
     }
 
-    /// The requirement of a request. `target` is the request target, a path and perhaps a
-    /// query; `None` if the proxy does not send it.
-    ///
-    /// # Errors
-    /// If the path does not clearly identify the site.
-    pub fn need(&self, target: Option<&str>) -> Result<Need, NeedError> {
+    /// The requirement of a request on a token.
+    fn need(&self, target: Option<&str>) -> Result<Need, NeedError> {
         Ok(match self {
             Self::Active => Need::Active,
             Self::ActiveOn(source) => Need::ActiveOn(source.site(target)?),
@@ -236,11 +255,12 @@ impl SiteSource<'_> {
 }
 
 impl Need {
-    /// The permission to check; `None` if any active token will do.
-    pub const fn check(self) -> Option<PermissionCheck> {
+    /// The decision on an active token with that access; `None` if any active token will do.
+    pub fn decide(self, access: &EffectiveAccess) -> Option<Decision> {
         match self {
             Self::Active | Self::ActiveOn(_) => None,
-            Self::Permission(check) => Some(check),
+            Self::Permission(check) => Some(access.decide(&check)),
+            Self::Human => Some(Decision::RoleTooLow),
         }
     }
 
@@ -250,7 +270,7 @@ impl Need {
             Self::ActiveOn(site) | Self::Permission(PermissionCheck::Site { site, .. }) => {
                 Some(site)
             }
-            Self::Active | Self::Permission(PermissionCheck::Instance(_)) => None,
+            Self::Active | Self::Human | Self::Permission(PermissionCheck::Instance(_)) => None,
         }
     }
 }
@@ -269,7 +289,9 @@ mod tests {
     const SITE: &str = "01930000-0000-7000-8000-0000000000ab";
 
     fn read<'s>(settings: &[(&'s str, &'s str)]) -> Result<Route<'s>, String> {
-        Route::read(settings.iter().copied()).map_err(|mistake| mistake.to_string())
+        let read = RouteSettings::read_without_method(settings.iter().copied());
+        let route = read.map(|settings| settings.route);
+        route.map_err(|mistake| mistake.to_string())
     }
 
     #[test]
@@ -297,13 +319,13 @@ mod tests {
         for (settings, said) in [
             (
                 &[("permision", "site.view")][..],
-                "there is no setting \"permision\", only permission, site_id, site_path and \
-                 preflight",
+                "there is no setting \"permision\", only permission, site_id, site_path, \
+                 preflight and human_only",
             ),
             (
                 &[("Permission", "site.view")],
-                "there is no setting \"Permission\", only permission, site_id, site_path and \
-                 preflight",
+                "there is no setting \"Permission\", only permission, site_id, site_path, \
+                 preflight and human_only",
             ),
             (
                 &[("permission", "site.view"), ("permission", "site.view")],
@@ -355,7 +377,7 @@ mod tests {
         assert_eq!(all.preflight, Preflight::Passes);
         assert_eq!(all.route, Route::Instance(InstancePermission::ViewAudit));
         assert_eq!(
-            Route::read(settings("pass")),
+            RouteSettings::read_without_method(settings("pass")),
             Err(RouteError::MethodUnknown)
         );
         let checked = RouteSettings::read([("site_id", SITE)]).unwrap();
@@ -415,7 +437,7 @@ mod tests {
         let path = |id: &str| format!("/s/{id}/hits?from=1");
         assert_eq!(route.need(Some(&path(SITE))), Ok(need));
         assert_eq!(route.need(Some(&path(&SITE.to_uppercase()))), Ok(need));
-        assert_eq!((need.check(), need.site()), (Some(check), Some(site)));
+        assert_eq!(need.site(), Some(site));
         for other in [
             &SITE.replace('-', ""),
             "new",

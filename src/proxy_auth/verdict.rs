@@ -78,6 +78,8 @@ pub enum Refused {
     Inactive,
     /// Its token is active, and lacks this permission.
     PermissionDenied(PermissionCheck),
+    /// Its token is active, and only people may pass.
+    HumanOnly,
     /// The state of its token cannot be determined at present.
     Unanswerable,
     /// The route's configuration is wrong.
@@ -215,6 +217,11 @@ impl Refused {
                 )
                 .into(),
             )),
+            // RFC 6750 has `scope` name what would be enough: no scope would.
+            Self::HumanOnly => headers.push((
+                "www-authenticate",
+                "Bearer realm=\"hitkeep\", error=\"insufficient_scope\"".into(),
+            )),
             Self::Unanswerable => headers.push(("retry-after", RETRY_AFTER.into())),
             Self::Misconfigured(_) | Self::AmbiguousPath(_) => {}
         }
@@ -238,6 +245,10 @@ impl Refused {
             Self::PermissionDenied(_) => (
                 403,
                 r#"{"error":"insufficient_scope","error_description":"The token does not allow this."}"#,
+            ),
+            Self::HumanOnly => (
+                403,
+                r#"{"error":"insufficient_scope","error_description":"No token allows this: it is for people who are signed in."}"#,
             ),
             Self::Unanswerable => (
                 503,
@@ -353,6 +364,13 @@ mod tests {
                 403,
                 "insufficient_scope",
                 scope("\"instance.view_audit\""),
+                None,
+            ),
+            (
+                Refused::HumanOnly,
+                403,
+                "insufficient_scope",
+                bearer(", error=\"insufficient_scope\""),
                 None,
             ),
             (

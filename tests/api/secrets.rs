@@ -339,6 +339,7 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
             vec![("permission", token.as_str())],
             vec![("site_id", token)],
             vec![("site_path", token)],
+            vec![("human_only", token)],
             vec![(token, "site.view")],
             vec![("site_path", "/{site_id}")],
         ] {

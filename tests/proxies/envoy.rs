@@ -281,6 +281,47 @@ async fn what_may_not_pass_is_refused_as_it_should_be() {
     }
 }
 
+/// A setting is a text, so that YAML's own `true` would not be one.
+#[tokio::test]
+async fn a_route_can_be_closed_to_all_tokens() {
+    let service = Service::start(&[]).await;
+    let system = "{ permission: instance.view_system }";
+    assert_eq!(CONFIGURATION.matches(system).count(), 1);
+    let closed = CONFIGURATION.replace(system, "{ human_only: \"true\" }");
+    let auth = ("port_value: 50051", &*service.address);
+    let Some(envoy) = Envoy::start_with(&closed, auth, &service).await else {
+        return;
+    };
+    let made = service.client().await;
+    let (good, nobodys) = (
+        format!("Bearer {}", made.token),
+        format!("Bearer {NOBODYS}"),
+    );
+    let challenge = |error: &str| format!("Bearer realm=\"hitkeep\"{error}");
+    for (target, headers, status, error) in [
+        ("/", &[("authorization", &*good)][..], 200, ""),
+        (
+            "/api/system/status",
+            &[("authorization", &good)],
+            403,
+            ", error=\"insufficient_scope\"",
+        ),
+        (
+            "/api/system/status",
+            &[("authorization", &nobodys)],
+            401,
+            ", error=\"invalid_token\"",
+        ),
+        ("/api/system/status", &[], 401, ""),
+    ] {
+        let answer = envoy.get(target, headers).await;
+        assert_eq!(answer.status, status, "{target}: {answer:?}");
+        if status != 200 {
+            assert_eq!(answer.header("www-authenticate"), [challenge(error)]);
+        }
+    }
+}
+
 /// Whichever way somebody tries to get another site past the check, what arrives is
 /// about the site that was checked.
 #[tokio::test]

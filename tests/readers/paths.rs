@@ -2,7 +2,7 @@
 //! readers here do what programs are known to do, and know nothing of the template's
 //! own code.
 
-use hitkeep_auth::proxy_auth::route::{Need, Route};
+use hitkeep_auth::proxy_auth::route::{Need, RouteSettings};
 
 type Bytes = Vec<u8>;
 
@@ -64,7 +64,7 @@ const READERS: [&[Step]; 15] = [
 
 /// Panics where the property does not hold.
 pub fn hold(template: &str, target: &str) {
-    let Ok(route) = Route::read([("site_path", template)]) else {
+    let Ok(route) = RouteSettings::read([("site_path", template)]) else {
         return;
     };
     let found = match route.need(Some(target)) {

@@ -140,7 +140,7 @@ fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {
 pub(crate) fn to_denied(refused: &Refused) -> CheckResponse {
     let code = match refused {
         Refused::NoToken | Refused::Inactive => Code::Unauthenticated,
-        Refused::PermissionDenied(_) => Code::PermissionDenied,
+        Refused::PermissionDenied(_) | Refused::HumanOnly => Code::PermissionDenied,
         Refused::Unanswerable => Code::Unavailable,
         Refused::Misconfigured(_) => Code::Internal,
         Refused::AmbiguousPath(_) => Code::InvalidArgument,

@@ -13,7 +13,9 @@ const MAX_SHOWN: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RouteError {
     /// The setting does not exist.
-    #[error("there is no setting {0}, only permission, site_id, site_path and preflight")]
+    #[error(
+        "there is no setting {0}, only permission, site_id, site_path, preflight and human_only"
+    )]
     UnknownSetting(QuotedValue),
     /// The setting has two values.
     #[error("{0} is set twice")]
@@ -54,6 +56,9 @@ pub enum RouteError {
     /// The value of `preflight` is unknown.
     #[error("preflight is {0}, and can only be \"pass\"")]
     PreflightUnknown(QuotedValue),
+    /// The value of `human_only` is unknown.
+    #[error("human_only is {0}, and can only be \"true\" or \"false\"")]
+    HumanOnlyUnknown(QuotedValue),
     /// Preflights are to pass, and the proxy does not send the method in a trustworthy way.
     #[error(
         "preflight is set, and the method of a request is not trustworthy here: let the \
@@ -117,7 +122,7 @@ pub enum NeedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy_auth::route::Route;
+    use crate::proxy_auth::route::RouteSettings;
 
     #[test]
     fn quoted_values_are_short_and_contain_no_token() {
@@ -125,7 +130,7 @@ mod tests {
         let shown = QuotedValue::new(&long).to_string();
         assert_eq!(shown, format!("\"{}…\"", &long[1..]));
         let token = "hkp_00000000000000000000000000000000000000000004Rx6xu";
-        let said = Route::read([("permission", token)]).unwrap_err();
+        let said = RouteSettings::read([("permission", token)]).unwrap_err();
         assert_eq!(
             said.to_string(),
             "there is no permission that holds a token"

@@ -218,13 +218,35 @@ fn strange(token: &str) -> Vec<(&'static str, Vec<u8>)> {
             [view(), here.clone(), there, http(&[&good])].concat(),
         ),
         (
-            "five settings",
+            "six settings",
             [
                 view(),
                 here.clone(),
                 view(),
                 view(),
                 here.clone(),
+                view(),
+                http(&[&good]),
+            ]
+            .concat(),
+        ),
+        (
+            "for people alone, and a header of the check's",
+            [
+                setting("human_only", "true"),
+                http(&[&good, &entry(3, "x-hitkeep-owner", "user:root")]),
+            ]
+            .concat(),
+        ),
+        (
+            "for people alone, or not",
+            [setting("human_only", "maybe"), http(&[&good])].concat(),
+        ),
+        (
+            "for people alone, at last",
+            [
+                setting("human_only", "false"),
+                setting("human_only", "true"),
                 http(&[&good]),
             ]
             .concat(),
@@ -397,6 +419,7 @@ async fn what_is_answered_at_once_takes_no_place_of_those_who_wait() {
         (&template[..], &*path, &*made.token, 0),
         (&[], "/", &made.token, 0),
         (&deletes, "/", &made.token, 7),
+        (&[("human_only", "true")], "/", &made.token, 7),
         (&template, "//", &made.token, 3),
         (&template, "/s/x", &made.token, 3),
         (&template, &path, "x", 16),

@@ -102,6 +102,24 @@ async fn who_does_not_pass_is_told_why() {
             "403 insufficient_scope",
             scope,
         ),
+        (
+            Some(&*made.token),
+            "human_only=true",
+            "403 insufficient_scope",
+            "Bearer realm=\"hitkeep\", error=\"insufficient_scope\"",
+        ),
+        (
+            None,
+            "human_only=true",
+            "401 unauthorized",
+            "Bearer realm=\"hitkeep\"",
+        ),
+        (
+            Some(NOBODYS),
+            "permission=instance.view_audit&human_only=true",
+            "401 invalid_token",
+            "Bearer realm=\"hitkeep\", error=\"invalid_token\"",
+        ),
     ] {
         let request = asking(&app, query);
         let request = match token {
@@ -287,6 +305,10 @@ async fn the_path_may_follow_that_of_the_check() {
         let told = asked("GET", mistaken, &[]).await;
         assert_eq!(told, "500 server_error", "{mistaken}");
     }
+    let closed = "/forward-auth;human_only=true/api/user/api-clients";
+    assert_eq!(asked("POST", closed, &[]).await, "403 insufficient_scope");
+    let clients = "/forward-auth/api/user/api-clients?human_only=false";
+    assert_eq!(asked("POST", clients, &[]).await, "500 server_error");
     for nowhere in ["/forward-authx", "/forward-auth%3B/x", "/x/forward-auth/x"] {
         assert_eq!(asked("GET", nowhere, &[]).await, "404 not_found");
     }
@@ -416,6 +438,11 @@ async fn a_misconfigured_route_lets_nothing_pass() {
         "permission=instance.view_audit&permission=instance.view_audit".to_owned(),
         format!("permission=instance.view_audit&site_id={SITE}"),
         format!("site_id={SITE}&site_path=/%7Bsite_id%7D"),
+        "human_only".to_owned(),
+        "human_only=1".to_owned(),
+        "human_only=true&human_only=true".to_owned(),
+        "human_only=true&permission=site.fly".to_owned(),
+        "human_only=true&preflight=pass".to_owned(),
         "site_id=x".to_owned(),
         "site_path=/sites".to_owned(),
         "site_path=/other/%7Bsite_id%7D".to_owned(),

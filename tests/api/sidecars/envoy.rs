@@ -190,6 +190,7 @@ pub fn answered(response: &CheckResponse) -> Said {
     match &*told {
         NO_TOKEN => Said::NoToken,
         INACTIVE => Said::Inactive,
+        HUMAN_ONLY => Said::HumanOnly,
         other => match other.strip_prefix(scope) {
             Some(rest) => Said::NotEnough(rest.trim_end_matches('"').to_owned()),
             None => panic!("{other}"),
@@ -201,6 +202,8 @@ const NO_TOKEN: &str =
     "Unauthenticated 401 unauthorized www-authenticate: Bearer realm=\"hitkeep\"";
 const INACTIVE: &str = "Unauthenticated 401 invalid_token www-authenticate: Bearer \
                         realm=\"hitkeep\", error=\"invalid_token\"";
+pub const HUMAN_ONLY: &str = "PermissionDenied 403 insufficient_scope www-authenticate: Bearer \
+                              realm=\"hitkeep\", error=\"insufficient_scope\"";
 pub const CANNOT_TELL: &str = "Unavailable 503 temporarily_unavailable retry-after: 1";
 pub const MISCONFIGURED: &str = "Internal 500 server_error";
 pub const UNCLEAR: &str = "InvalidArgument 400 invalid_request";
@@ -309,6 +312,13 @@ async fn a_misconfigured_route_lets_nothing_pass() {
         &[("site_id", "x")],
         &[("site_path", "/sites")],
         &[("site_path", "/other/{site_id}")],
+        &[("human_only", "yes")],
+        &[("human_only", "True")],
+        &[("human_only", "")],
+        &[("human-only", "true")],
+        &[("human_only", "true"), ("permission", "site.fly")],
+        &[("human_only", "true"), ("permission", "site.view")],
+        &[("human_only", "true"), ("site_path", "/other/{site_id}")],
     ] {
         for token in [&*made.token, NOBODYS] {
             let request = asking(settings, "/sites/1").bearing(token);
@@ -346,6 +356,10 @@ async fn what_cannot_be_told_is_an_answer_of_503() {
     assert_eq!(says(NOBODYS).await, CANNOT_TELL);
     app.clock.grow_old(Duration::from_secs(11));
     assert_eq!(says(&made.token).await, CANNOT_TELL);
+    // Whoever would be refused in any case may have a token that was revoked.
+    let closed = asking(&[("human_only", "true")], "/").bearing(&made.token);
+    let answer = sidecar.check(closed).await.unwrap();
+    assert_eq!(refusal(&answer), CANNOT_TELL);
     // What is known to be dead stays dead, and what no token can be never was one.
     assert_eq!(says(&gone.token).await, INACTIVE);
     assert_eq!(says("hkp_nothing").await, INACTIVE);
@@ -407,6 +421,64 @@ async fn before_there_is_an_index_nothing_can_be_told() {
         panic!("{:?}", refused.http_response);
     };
     assert_eq!(denied.status.unwrap().code, 503);
+}
+
+/// Not even an instance owner's token, on a site that it owns. The order of refusals is that
+/// of any other route.
+#[tokio::test]
+async fn no_token_passes_where_only_people_do() {
+    let app = TestApp::with_world().await;
+    let owner = personal(ROOT)
+        .with_role(pb::InstanceRole::Owner)
+        .granted(SITE, SiteRole::Owner);
+    let made = app.dashboard().await.created(owner).await;
+    let sidecar = app.sidecar().await;
+    let closed = ("human_only", "true");
+    let says = async |settings: &[(&str, &str)], path: &str, token: Option<&str>| {
+        let request = asking(settings, path);
+        let request = match token {
+            Some(token) => request.bearing(token),
+            None => request,
+        };
+        let answer = sidecar.check(request).await.unwrap();
+        match answer.http_response {
+            Some(HttpResponse::OkResponse(_)) => "passes".to_owned(),
+            _ => refusal(&answer),
+        }
+    };
+    let template = ("site_path", "/s/{site_id}/**");
+    let path = format!("/s/{SITE}/members");
+    for rest in [
+        &[][..],
+        &[("site_id", SITE)],
+        &[template],
+        &[("permission", "site.view"), template],
+        &[("permission", "instance.manage_users")],
+        // A preflight has no token, and what it asks for has none either.
+        &[("preflight", "pass")],
+    ] {
+        let open = [rest, &[("human_only", "false")]].concat();
+        let settings = [rest, &[closed]].concat();
+        let token = Some(&*made.token);
+        assert_eq!(says(&open, &path, token).await, "passes", "{open:?}");
+        assert_eq!(says(&settings, &path, token).await, HUMAN_ONLY);
+        assert_eq!(says(&settings, &path, None).await, NO_TOKEN);
+        assert_eq!(says(&settings, &path, Some(NOBODYS)).await, INACTIVE);
+    }
+    let settings = [closed, template];
+    for unclear in ["//", "/s/x"] {
+        assert_eq!(says(&settings, unclear, Some(&made.token)).await, UNCLEAR);
+    }
+    let mut preflight = asking(&[closed, ("preflight", "pass")], "/").with([
+        ("origin", "https://x"),
+        ("access-control-request-method", "GET"),
+    ]);
+    "OPTIONS".clone_into(&mut preflight.http().method);
+    passed(&sidecar.check(preflight).await.unwrap());
+
+    let revoked = app.dashboard().await.revoke(revoke(ROOT, &made.id)).await;
+    revoked.unwrap();
+    assert_eq!(says(&settings, &path, Some(&made.token)).await, INACTIVE);
 }
 
 /// A browser sends no token with its preflight. What Envoy states of the method counts,

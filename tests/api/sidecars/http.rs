@@ -73,6 +73,9 @@ fn answered(answer: &Answer) -> Said {
         ("401 invalid_token", "Bearer realm=\"hitkeep\", error=\"invalid_token\"") => {
             Said::Inactive
         }
+        ("403 insufficient_scope", "Bearer realm=\"hitkeep\", error=\"insufficient_scope\"") => {
+            Said::HumanOnly
+        }
         ("403 insufficient_scope", challenge) => {
             let start = "Bearer realm=\"hitkeep\", error=\"insufficient_scope\", scope=\"";
             let scope = challenge.strip_prefix(start).expect(challenge);
@@ -150,7 +153,9 @@ async fn rfc_7662_tells_what_introspect_tells() {
         members.remove("exp");
         assert_eq!(said, expected(&sidecar, token).await, "{}", case.what);
         // What is in the scope is what a check of it allows.
-        if let Some(permission) = case.permission.filter(|p| p.starts_with("instance.")) {
+        let of_instance = |permission: &&str| permission.starts_with("instance.");
+        let permission = case.permission.filter(of_instance);
+        if let Some(permission) = permission.filter(|_| !case.human_only) {
             let verdict = Asker::Introspect.ask(&sidecar, case).await;
             let allowed = matches!(verdict, Said::Allowed { .. });
             let has = scope.split(' ').any(|held| held == permission);

@@ -31,6 +31,8 @@ pub struct Case {
     pub permission: Option<&'static str>,
     /// The site that the request is about.
     pub site: Option<&'static str>,
+    /// Whether the route is for people alone.
+    pub human_only: bool,
 }
 
 /// A verdict, whoever gave it.
@@ -49,6 +51,8 @@ pub enum Said {
     Inactive,
     /// The token does not carry that permission.
     NotEnough(String),
+    /// The token works, and no token is enough.
+    HumanOnly,
 }
 
 /// Who can be asked.
@@ -95,6 +99,9 @@ async fn by_introspection(sidecar: &Caller, case: &Case) -> Said {
     if !answer.active {
         return Said::Inactive;
     }
+    if case.human_only {
+        return Said::HumanOnly;
+    }
     if let Some(permission) = case.permission
         && !answer.decision.expect("a decision").allowed
     {
@@ -130,6 +137,7 @@ pub async fn cases(app: &TestApp) -> Vec<Case> {
         for (settings, path, permission, site) in routes() {
             cases.push(Case {
                 what: format!("{state} token at {settings:?}, {path}"),
+                human_only: settings.contains(&("human_only", "true")),
                 token: token.clone(),
                 settings,
                 path,
@@ -160,6 +168,29 @@ fn routes() -> Vec<Route> {
             Some(OTHER_SITE),
         ),
     ];
+    let closed = ("human_only", "true");
+    let with_site = [("permission", "site.view"), ("site_id", SITE)];
+    routes.extend([
+        (vec![closed], anywhere(), None, None),
+        (
+            [&with_site[..], &[closed]].concat(),
+            anywhere(),
+            Some("site.view"),
+            Some(SITE),
+        ),
+        (
+            vec![closed, ("permission", "instance.view_audit")],
+            anywhere(),
+            Some("instance.view_audit"),
+            None,
+        ),
+        (
+            [&with_site[..], &[("human_only", "false")]].concat(),
+            anywhere(),
+            Some("site.view"),
+            Some(SITE),
+        ),
+    ]);
     for permission in ["instance.view_audit", "instance.manage_users"] {
         let settings = vec![("permission", permission)];
         routes.push((settings, anywhere(), Some(permission), None));

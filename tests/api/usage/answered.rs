@@ -13,7 +13,12 @@ use hitkeep_auth::{
 };
 
 use super::{NEVER, Told, days, last_used, pb_time, time};
-use crate::{fixtures::*, harness::TestApp, support::waiting::until};
+use crate::{
+    fixtures::*,
+    harness::TestApp,
+    sidecars::envoy::{HUMAN_ONLY, Sending, asking, refusal},
+    support::waiting::until,
+};
 
 async fn flushing(options: UsageOptions) -> TestApp {
     let app = TestApp::with(writing(options)).await;
@@ -73,6 +78,12 @@ async fn every_answer_about_a_client_is_counted_by_what_it_came_to() {
     ask(check(&newer.token, OTHER_SITE, "site.view")).await;
     app.clock.advance(TimeDelta::seconds(1));
     ask(check(&newer.token, SITE, "site.delete")).await;
+    // Where only people pass, no role is enough: once on each path.
+    for spoofed in [&[][..], &[("x-hitkeep-owner", "x")]] {
+        let request = asking(&[("human_only", "true")], "/").bearing(&newer.token);
+        let request = request.with(spoofed.iter().copied());
+        assert_eq!(refusal(&sidecar.check(request).await.unwrap()), HUMAN_ONLY);
+    }
     let last_good = app.clock.now();
     app.clock.advance(TimeDelta::seconds(1));
     ask(introspect(&made.token)).await;
@@ -95,7 +106,7 @@ async fn every_answer_about_a_client_is_counted_by_what_it_came_to() {
         (Expired, 2),
         (OwnerInactive, 2),
         (NoSiteGrant, 2),
-        (RoleTooLow, 2),
+        (RoleTooLow, 4),
     ];
     expected.sort_by_key(|(reason, _)| *reason as i32);
     let expected = today(4, &expected);
