@@ -111,6 +111,7 @@ diesel::table! {
         hint -> Text,
         create_time -> Timestamptz,
         end_time -> Nullable<Timestamptz>,
+        scheme -> Text,
     }
 }
 

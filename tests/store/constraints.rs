@@ -56,6 +56,16 @@ macro_rules! token {
         )
     };
 }
+macro_rules! legacy {
+    ($values:literal) => {
+        concat!(
+            "INSERT INTO api_client_tokens (create_time, scheme, client_id, end_time, hint, hash) ",
+            "VALUES (now(), 'hitkeep_sha256', id(31), now(), ",
+            $values,
+            ")"
+        )
+    };
+}
 macro_rules! event {
     ($columns:literal, $values:literal) => {
         concat!(
@@ -315,6 +325,29 @@ const CASES: &[Case] = &[
         keeps: "UPDATE api_client_tokens SET hint = repeat('x', 16)",
     },
     Case {
+        constraint: "api_client_tokens_scheme_check",
+        breaks: "UPDATE api_client_tokens SET scheme = 'sha256'",
+        keeps: legacy!("'sha256_4b2277', hash(4)"),
+    },
+    // A hint that may be a part of a legacy token.
+    Case {
+        constraint: "api_client_tokens_legacy_hint_check",
+        breaks: legacy!("'...77ab', hash(4)"),
+        keeps: legacy!("'sha256_4b2277', hash(4)"),
+    },
+    // The hash of one scheme as the other's.
+    Case {
+        constraint: "api_client_tokens_legacy_hint_check",
+        breaks: "UPDATE api_client_tokens SET scheme = 'hitkeep_sha256'",
+        keeps: "UPDATE api_client_tokens SET scheme = 'hitkeep_sha256', \
+                hint = 'sha256_' || left(encode(hash, 'hex'), 6)",
+    },
+    Case {
+        constraint: "api_client_tokens_legacy_hint_check",
+        breaks: "UPDATE api_client_tokens SET hint = 'sha256_' || left(encode(hash, 'hex'), 6)",
+        keeps: "UPDATE api_client_tokens SET hint = 'sha256_' || left(encode(hash, 'hex'), 7)",
+    },
+    Case {
         constraint: "api_client_tokens_newest_key",
         breaks: token!("hash(4), id(31), '', NULL"),
         keeps: token!("hash(4), id(31), '', now()"),
@@ -355,6 +388,7 @@ const CASES: &[Case] = &[
                 UPDATE api_client_usage_days SET outcome = 'OWNER_INACTIVE'; \
                 UPDATE api_client_usage_days SET outcome = 'NO_SITE_GRANT'; \
                 UPDATE api_client_usage_days SET outcome = 'ROLE_TOO_LOW'; \
+                UPDATE api_client_usage_days SET outcome = 'LEGACY_TOKEN'; \
                 UPDATE api_client_usage_days SET outcome = 'USED'",
     },
     Case {

@@ -113,6 +113,36 @@ async fn down_works_with_data_in_it_too() {
     assert_eq!(migrations::apply(&url).await.unwrap(), all());
 }
 
+/// The token of another scheme is not taken for one of ours when the column comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn legacy_tokens_outlive_a_down_and_an_up() {
+    let url = crate::database::world().await;
+    let legacy = "
+        UPDATE api_client_tokens SET scheme = 'hitkeep_sha256',
+            hint = 'sha256_' || left(encode(hash, 'hex'), 6) WHERE hash = hash(2);
+        INSERT INTO api_client_usage_days VALUES (id(31), '2026-03-01', 'LEGACY_TOKEN', 7)";
+    postgres::execute(&url, legacy).await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    for file in ["down.sql", "up.sql"] {
+        let path = folder.join("2026-11-29-000013_token_schemes").join(file);
+        postgres::execute(&url, &std::fs::read_to_string(path).unwrap()).await;
+    }
+    let mut connection = postgres::connect(&url).await;
+    let sql = "SELECT format('%s %s', scheme, hint) AS text FROM api_client_tokens ORDER BY hint";
+    assert_eq!(
+        texts(&mut connection, sql).await,
+        [
+            "blake3 hkp_...0001",
+            "blake3 hkt_...0003",
+            "hitkeep_sha256 sha256_d4735e",
+        ]
+    );
+    let sql = "SELECT format('%s %s', outcome, count) AS text FROM api_client_usage_days";
+    let mut left = texts(&mut connection, sql).await;
+    left.sort();
+    assert_eq!(left, ["REVOKED 1", "USED 7"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_time_there_is_nothing_to_apply() {
     let url = empty_database().await;

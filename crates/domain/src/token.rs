@@ -1,4 +1,5 @@
-//! Tokens, `<prefix>_<secret><checksum>` with 53 characters, and their hashes.
+//! Tokens, `<prefix>_<secret><checksum>` with 53 characters, and their hashes; also
+//! [legacy tokens](LegacyToken), which HitKeep issued and which differ in length.
 //!
 //! The secret is 256 random bits in base62. The checksum is a CRC-32: it allows refusing a
 //! typo and recognising a leaked token without a look-up, and protects nothing. A plaintext
@@ -7,7 +8,10 @@
 
 use std::{cell::RefCell, fmt};
 
+mod legacy;
+
 use super::{clock::Entropy, role::string_enum};
+pub use legacy::{LEGACY_TOKEN_LENGTH, LegacyHash, LegacyToken, StoredHash, TokenScheme};
 
 /// The digits of base62, in order.
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -38,13 +42,15 @@ string_enum! {
 }
 
 /// Whether a text that should have no token may contain one, because a caller mixed up two
-/// fields. Such a text must not be logged or exported.
+/// fields. Such a text must not be logged or exported. Legacy tokens have no prefix, so
+/// every long enough run of lower-case hexadecimal digits counts as one.
 pub fn may_contain_token(text: &str) -> bool {
     let mut prefixes = TokenKind::ALL.iter().map(|kind| kind.as_str());
-    prefixes.any(|prefix| {
+    let has_prefix = prefixes.any(|prefix| {
         let mut found = text.match_indices(prefix);
         found.any(|(at, _)| text[at + prefix.len()..].starts_with('_'))
-    })
+    });
+    has_prefix || legacy::may_contain(text)
 }
 
 /// The text is not a token: its length, prefix, characters or checksum are wrong.
@@ -57,8 +63,18 @@ pub struct MalformedToken;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenDefect {
     /// It does not have the length of a token.
-    #[error("it has {0} characters, and a token has {TOKEN_LENGTH}")]
+    #[error(
+        "it has {0} characters, and a token has {TOKEN_LENGTH}, or {LEGACY_TOKEN_LENGTH} if \
+         HitKeep itself issued it"
+    )]
     Length(usize),
+    /// It has the length of a legacy token, and a character that is not one of its digits, at
+    /// this position, counted from 1.
+    #[error(
+        "it has as many characters as a token that HitKeep itself issued, but character {0} is \
+         neither a digit nor a letter from a to f"
+    )]
+    LegacyCharacter(usize),
     /// It begins with none of the prefixes.
     #[error("it does not begin with hkp_, hkt_ or hks_")]
     Prefix,
@@ -78,11 +94,11 @@ pub struct Token {
 }
 
 /// The stored form of a token: the BLAKE3 hash of all its characters.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
-/// The part of a token that may be shown to identify it: the prefix and the last four
-/// characters, as in `hkp_...x7Qa`.
+/// What may be shown of a token to identify it: the prefix and the last four characters, as
+/// in `hkp_...x7Qa`; of a legacy token a part of its hash, as in `sha256_1a7674`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenHint(pub String);
 
@@ -123,12 +139,16 @@ impl Token {
         }
     }
 
-    /// The first defect of the text; `None` if it is a token.
+    /// The first defect of the text; `None` if it is a token, or a legacy one.
     pub fn defect(text: &str) -> Option<TokenDefect> {
-        if Self::parse(text).is_ok() {
+        if Self::parse(text).is_ok() || LegacyToken::parse(text).is_ok() {
             return None;
         }
         let length = text.chars().count();
+        if length == LEGACY_TOKEN_LENGTH {
+            let odd = text.chars().position(|c| !legacy::is_digit(c));
+            return odd.map(|at| TokenDefect::LegacyCharacter(at + 1));
+        }
         if length != TOKEN_LENGTH {
             return Some(TokenDefect::Length(length));
         }
@@ -303,6 +323,13 @@ mod tests {
             (good.clone(), None),
             (String::new(), Some(TokenDefect::Length(0))),
             (format!("{good} "), Some(TokenDefect::Length(54))),
+            ("0a".repeat(32), None),
+            ("0a".repeat(33), Some(TokenDefect::Length(66))),
+            ("0A".repeat(32), Some(TokenDefect::LegacyCharacter(2))),
+            (
+                format!("{}é", "0a".repeat(31) + "f"),
+                Some(TokenDefect::LegacyCharacter(64)),
+            ),
             (good.replace("hkt_", "hkt-"), Some(TokenDefect::Prefix)),
             (good.replace("hkt", "HKT"), Some(TokenDefect::Prefix)),
             (good.replace("hkt", "hkp"), Some(TokenDefect::Checksum)),
