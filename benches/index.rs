@@ -111,7 +111,7 @@ fn index_of(tokens: &[Token]) -> Index {
             expiry: Expiry::Never,
             name: "a client".into(),
         };
-        let tokens = vec![(token.hash(), TokenStanding::Current)];
+        let tokens = vec![(token.hash().into(), TokenStanding::Current)];
         (Known::Resolved(client), tokens)
     };
     Writer::of(tokens.iter().enumerate().map(client)).version(Revision(1))

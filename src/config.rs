@@ -15,8 +15,10 @@ mod values;
 
 use crate::{
     domain::{
+        Timestamp,
         caller::{CallerName, CallerPermission},
         certificate::CertificateName,
+        client::Expiry,
         id::{ClientId, SiteId},
     },
     grpc,
@@ -33,7 +35,7 @@ pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 pub use dev::{DevArgs, NoHome};
 pub use secrets::SecretError;
 use values::{
-    at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean,
+    at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean, moment,
     non_zero_duration, permission,
 };
 
@@ -145,6 +147,8 @@ pub struct ServeArgs {
     /// How long callers may cache an answer from Introspect; 0s forbids it
     #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     max_cache_age: Duration,
+    #[command(flatten)]
+    legacy_tokens: LegacyTokenArgs,
     /// How stale the index may be and still report a token as active; at least 1s
     #[arg(long, env = "HITKEEP_AUTH_MAX_STALENESS", default_value = "10s", value_parser = at_least_a_second, value_name = "TIME")]
     max_staleness: Duration,
@@ -183,6 +187,22 @@ pub struct ServeArgs {
     /// Threads dedicated to callers' connections; 0 uses the shared runtime [default: cores]
     #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
     threads: Option<usize>,
+}
+
+/// How long tokens that HitKeep issued are accepted.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LegacyTokenArgs {
+    /// When tokens that HitKeep issued, and that were imported, stop working, as a time or a date
+    /// in UTC [default: never]
+    #[arg(long, env = "HITKEEP_AUTH_ACCEPT_LEGACY_UNTIL", value_parser = moment, value_name = "TIME")]
+    accept_legacy_until: Option<Timestamp>,
+}
+
+impl LegacyTokenArgs {
+    /// Until when legacy tokens are accepted.
+    pub fn until(self) -> Expiry {
+        self.accept_legacy_until.into()
+    }
 }
 
 /// TLS for callers that connect over TCP.
@@ -267,6 +287,9 @@ pub struct ExplainArgs {
         requires = "permission"
     )]
     pub site: Option<SiteId>,
+    /// The cut-off of the servers.
+    #[command(flatten)]
+    pub legacy_tokens: LegacyTokenArgs,
     /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
@@ -419,6 +442,7 @@ impl ServeArgs {
             grpc: grpc::Options {
                 max_clients_per_owner: self.max_clients_per_owner,
                 max_cache_age: self.max_cache_age,
+                legacy_tokens_until: self.legacy_tokens.until(),
             },
             replica: replica::ReplicaOptions {
                 max_staleness: self.max_staleness,

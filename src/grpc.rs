@@ -23,7 +23,7 @@ mod usage;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    domain::audit::Provenance,
+    domain::{audit::Provenance, client::Expiry},
     replica::Replica,
     store::{Committed, IsCollision, Store, Transaction, TransactionBody, error::StoreError},
     telemetry::{
@@ -40,6 +40,8 @@ pub struct Options {
     /// The upper bound of `max_cache_age`, for which callers may cache a response of
     /// Introspect. Default 5 s.
     pub max_cache_age: Duration,
+    /// Until when legacy tokens are accepted. Default: without a limit.
+    pub legacy_tokens_until: Expiry,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
         Self {
             max_clients_per_owner: 100,
             max_cache_age: Duration::from_secs(5),
+            legacy_tokens_until: Expiry::Never,
         }
     }
 }

@@ -192,7 +192,7 @@ where
             Workers::current()
         });
         let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
-        gauges::observe(&metrics, &replica, &store);
+        gauges::observe(&metrics, &replica, &store, options.grpc.legacy_tokens_until);
         gauges::name_fast_methods(&metrics);
         let (health, health_service) = health::service();
         let health = Arc::new(health);

@@ -17,14 +17,14 @@ use crate::{
         introspection::{InactiveReason, TokenStanding},
         role::{SitePermission, SiteRole},
         site_rule::{DecisiveMembership as Decisive, Memberships, SiteRule},
-        token::{Token, TokenDefect, TokenHash, TokenKind},
+        token::{LegacyToken, StoredHash, Token, TokenDefect, TokenKind, TokenScheme},
     },
     store::Store,
 };
 
 /// The token to explain.
 enum TokenInput {
-    Token(TokenHash),
+    Token(StoredHash),
     /// A service account's token.
     Caller,
     /// A text that is not a token, with the reason.
@@ -55,7 +55,7 @@ pub(super) async fn run(args: &ExplainArgs) -> Result<(), Failure> {
         None => Query::Presented(read_token(&presented()?)),
     };
     let store = ready(&args.database).await?;
-    let answer = ask(&store, about, check).await?;
+    let answer = ask(&store, about, check, args.legacy_tokens.until()).await?;
     print(&if args.output.json {
         answer.as_json().to_string()
     } else {
@@ -105,8 +105,11 @@ fn read_token(line: &str) -> TokenInput {
     let text = line.trim();
     match Token::parse(text) {
         Ok(token) if token.kind() == TokenKind::ServiceAccount => TokenInput::Caller,
-        Ok(token) => TokenInput::Token(token.hash()),
-        Err(_) => TokenInput::Malformed(Token::defect(text).unwrap_or(TokenDefect::Checksum)),
+        Ok(token) => TokenInput::Token(token.hash().into()),
+        Err(_) => match LegacyToken::parse(text) {
+            Ok(token) => TokenInput::Token(token.hash().into()),
+            Err(_) => TokenInput::Malformed(Token::defect(text).unwrap_or(TokenDefect::Checksum)),
+        },
     }
 }
 
@@ -114,6 +117,7 @@ async fn ask(
     store: &Store,
     about: Query,
     check: Option<PermissionCheck>,
+    legacy_tokens_until: Expiry,
 ) -> Result<Report, Failure> {
     let asked = match about {
         Query::Presented(asked) => asked,
@@ -124,10 +128,14 @@ async fn ask(
     };
     let hash = match asked {
         TokenInput::Token(hash) => Some(hash),
-        _ => None,
+        TokenInput::Caller | TokenInput::Malformed(_) => None,
+    };
+    let limit = match hash.map(|hash| hash.scheme()) {
+        Some(TokenScheme::HitkeepSha256) => legacy_tokens_until,
+        Some(TokenScheme::Blake3) | None => Expiry::Never,
     };
     let found = store.look_up(hash).await?;
-    let explain = |subject| Explanation::of(subject, check.as_ref(), found.now);
+    let explain = |subject| Explanation::of(subject, limit, check.as_ref(), found.now);
     let explanation = found.subject.map(explain);
     let last_change = match &explanation {
         Some(explanation) => store.last_change(explanation.subject.client).await?,
@@ -163,7 +171,7 @@ impl Report {
             Some(explanation) => {
                 lines.push(verdict(explanation, self.now));
                 lines.push(String::new());
-                describe(explanation, self.now, &mut lines);
+                describe(explanation, self.scheme(), self.now, &mut lines);
                 if let (Some(check), Some(decision)) = (&self.check, explanation.decision) {
                     lines.push(String::new());
                     lines.push(decided(explanation, check, decision));
@@ -174,6 +182,14 @@ impl Report {
         lines.push(String::new());
         lines.push(self.freshness());
         lines.join("\n")
+    }
+
+    /// The scheme of the token, if it is one.
+    const fn scheme(&self) -> Option<TokenScheme> {
+        match &self.asked {
+            TokenInput::Token(hash) => Some(hash.scheme()),
+            TokenInput::Caller | TokenInput::Malformed(_) => None,
+        }
     }
 
     /// Why no client has the token.
@@ -224,6 +240,7 @@ impl Report {
         if let Err(reason) = explanation.verdict {
             json["inactive_reason"] = word(reason).into();
         }
+        json["token_scheme"] = self.scheme().map(TokenScheme::as_str).into();
         json["client_id"] = explanation.subject.client.to_string().into();
         json["client_name"] = explanation.subject.name.clone().into();
         json["owner"] = explanation.subject.delegated.owner().to_string().into();
@@ -272,9 +289,13 @@ fn verdict(explanation: &Explanation, now: Timestamp) -> String {
                 InactiveReason::Revoked => "its client was revoked (ListAuditEvents says when \
                                             and by whom)"
                     .to_owned(),
-                InactiveReason::Expired => format!(
+                InactiveReason::Expired if explanation.subject.expiry.has_come(now) => format!(
                     "its client expired {}",
                     end_of(explanation.subject.expiry, now)
+                ),
+                InactiveReason::Expired => format!(
+                    "HitKeep itself issued it, and such tokens were accepted until {}",
+                    end_of(explanation.limit, now)
                 ),
                 InactiveReason::OwnerInactive => match explanation.subject.owner.current {
                     CurrentOwner::User(..) => "the owning user is disabled".to_owned(),
@@ -286,7 +307,12 @@ fn verdict(explanation: &Explanation, now: Timestamp) -> String {
     }
 }
 
-fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) {
+fn describe(
+    explanation: &Explanation,
+    scheme: Option<TokenScheme>,
+    now: Timestamp,
+    lines: &mut Vec<String>,
+) {
     let subject = &explanation.subject;
     let mut line = |title: &str, text: String| lines.push(format!("{title:<14} {text}"));
     line("client", format!("{} {:?}", subject.client, subject.name));
@@ -307,6 +333,13 @@ fn describe(explanation: &Explanation, now: Timestamp, lines: &mut Vec<String>) 
             }
         },
     );
+    if scheme == Some(TokenScheme::HitkeepSha256) {
+        let accepted = match explanation.limit {
+            Expiry::Never => "accepted until it is rotated".to_owned(),
+            Expiry::At(end) => format!("such tokens are accepted until {}", moment(end)),
+        };
+        line("issued by", format!("HitKeep itself; {accepted}"));
+    }
     let revoked = if subject.revoked { "yes" } else { "no" };
     line("revoked", revoked.to_owned());
     line(

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::domain::caller::CallerPermission;
+use chrono::{NaiveDate, NaiveTime, SubsecRound};
+
+use crate::domain::{Timestamp, caller::CallerPermission};
 
 pub(super) fn permission(text: &str) -> Result<CallerPermission, String> {
     let known: Vec<_> = CallerPermission::ALL
@@ -47,6 +49,19 @@ fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
         return Err(format!("must be at least {least}"));
     }
     Ok(read)
+}
+
+/// A time, or a date for its first moment in UTC. Rounded down to microseconds.
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
+    let time: Option<Timestamp> = text.parse().ok();
+    let date = || {
+        text.parse()
+            .ok()
+            .map(|date: NaiveDate| date.and_time(NaiveTime::MIN).and_utc())
+    };
+    let problem = "must be a time such as 2027-01-31T12:00:00Z, or a date such as 2027-01-31";
+    let time = time.or_else(date).ok_or(problem)?;
+    Ok(time.trunc_subsecs(6))
 }
 
 /// The number of cores that this process may use.

@@ -197,7 +197,7 @@ async fn client_works(store: &Store, client: Option<&DemoClient>) -> Result<bool
     let Some(hash) = client.and_then(|client| hash(&client.token)) else {
         return Ok(false);
     };
-    let found = store.look_up(Some(hash)).await?;
+    let found = store.look_up(Some(hash.into())).await?;
     Ok(found.subject.is_some_and(|subject| {
         let (token, client) = subject.resolve();
         client.evaluate(token, found.now).is_ok()

@@ -15,9 +15,9 @@ use crate::{
         Revision,
         access::{Decision, EffectiveAccess, PermissionCheck},
         client::Expiry,
-        index::Known,
+        index::{Client, Known},
         introspection::{InactiveReason, ResolvedClient, cache_age},
-        token::{Token, TokenHash, TokenKind},
+        token::{LegacyToken, Token, TokenHash, TokenKind, TokenScheme},
         usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
@@ -75,6 +75,8 @@ pub(crate) fn wait_limit(remaining: Duration) -> Instant {
 pub(crate) enum PresentedToken {
     /// The hash of a well-formed token of an API client.
     Hash(TokenHash),
+    /// A text with the form of a legacy token, which is hashed only if the index has any.
+    Legacy(LegacyToken),
     /// Anything else, such as a service account's token, which cannot be an API client's.
     Unknown,
 }
@@ -86,7 +88,8 @@ impl PresentedToken {
                 TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),
                 TokenKind::ServiceAccount => Self::Unknown,
             },
-            Err(_) => Self::Unknown,
+            // Their lengths differ, so a token of this service never gets here.
+            Err(_) => LegacyToken::parse(text).map_or(Self::Unknown, Self::Legacy),
         }
     }
 }
@@ -207,7 +210,7 @@ impl Services {
     }
 
     /// Judges a token by this version of the index, and records its use. None if the index
-    /// does not have it.
+    /// does not have it, but the database may.
     pub(crate) fn judge<'v>(
         &self,
         view: &'v View,
@@ -216,43 +219,90 @@ impl Services {
     ) -> Result<Option<Judgement<'v>>, ApiError> {
         let hash = match presented {
             PresentedToken::Hash(hash) => hash,
+            PresentedToken::Legacy(token) => {
+                return self.judge_legacy(view, token, check).map(Some);
+            }
             PresentedToken::Unknown => return Ok(Some(self.unknown())),
         };
         view.require_caught_up()?;
         let Some(found) = view.index().find(hash) else {
             return Ok(None);
         };
-        let Known::Resolved(client) = &found.client().known else {
+        let verdict = |client: &ResolvedClient| {
+            let evaluate = || client.evaluate(found.standing(), view.now);
+            found.works(view.now).map_or_else(evaluate, Ok)
+        };
+        self.conclude(view, found.client(), TokenScheme::Blake3, verdict, check)
+            .map(Some)
+    }
+
+    /// Judges a legacy token. The database is never asked for one that the index does not
+    /// have: no checksum refuses invented ones, so a flood of them would cost a query each.
+    /// And none is ever created except by an import, which the feed reports like any change.
+    fn judge_legacy<'v>(
+        &self,
+        view: &'v View,
+        token: &LegacyToken,
+        check: Option<PermissionCheck>,
+    ) -> Result<Judgement<'v>, ApiError> {
+        view.require_caught_up()?;
+        let index = view.index();
+        let hash = index.has_legacy_tokens().then(|| token.hash());
+        let Some(found) = hash.and_then(|hash| index.find_legacy(&hash)) else {
+            view.require_fresh()?;
+            return Ok(self.unknown());
+        };
+        let limit = self.options.legacy_tokens_until;
+        let verdict =
+            |client: &ResolvedClient| client.evaluate_until(found.standing(), limit, view.now);
+        let scheme = TokenScheme::HitkeepSha256;
+        self.conclude(view, found.client(), scheme, verdict, check)
+    }
+
+    /// The judgement of a token of that client, which is active if `verdict` says so.
+    #[inline]
+    fn conclude<'v>(
+        &self,
+        view: &'v View,
+        client: &'v Client,
+        scheme: TokenScheme,
+        verdict: impl FnOnce(&'v ResolvedClient) -> Result<Expiry, InactiveReason>,
+        check: Option<PermissionCheck>,
+    ) -> Result<Judgement<'v>, ApiError> {
+        let Known::Resolved(resolved) = &client.known else {
             return Err(ApiError::Defect("something of the client cannot be read"));
         };
         let record = |inactive, decision| {
-            self.metrics.verdict(to_verdict(inactive, decision));
+            let verdict = to_verdict(inactive, decision);
+            self.metrics.verdict(verdict);
             if let Some(outcome) = Outcome::of(inactive, decision) {
-                self.replica.record(found.client(), outcome, view.now);
+                self.replica.record(client, outcome, view.now);
+            }
+            if scheme == TokenScheme::HitkeepSha256 {
+                self.metrics.legacy_verdict(verdict);
+                self.replica.record(client, Outcome::LegacyToken, view.now);
             }
         };
-        let works = found.works(view.now);
-        let verdict = || client.evaluate(found.standing(), view.now);
-        let ends = match works.map_or_else(verdict, Ok) {
+        let ends = match verdict(resolved) {
             Ok(ends) => ends,
             // A token that is inactive stays inactive, however stale the index is.
             Err(reason) => {
                 record(Some(reason), None);
-                return Ok(Some(Judgement::Inactive(reason)));
+                return Ok(Judgement::Inactive(reason));
             }
         };
         view.require_fresh()?;
-        let decision = decide(&client.access);
+        let decision = decide(&resolved.access);
         record(None, decision);
         // A cached response must not outlive the bound on staleness either.
         let max_age = self.options.max_cache_age.min(view.stays_fresh_for());
         let max_age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
-        Ok(Some(Judgement::Active {
-            client,
+        Ok(Judgement::Active {
+            client: resolved,
             ends,
             cache_age: cache_age(ends, max_age, view.now),
             decision,
-        }))
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         index::{Known, Writer},
         introspection::{BaseState, ResolvedClient, TokenStanding},
         role::{InstanceRole, SiteRole},
-        token::TokenHash,
+        token::StoredHash,
     },
     store::feed::{ClientRow, GrantRow, Sink, TokenRow},
 };
@@ -64,7 +64,7 @@ struct PendingClient {
     /// `None` if a row of the client cannot be read.
     client: Option<ClientParts>,
     grants: Vec<(SiteId, SiteRole)>,
-    tokens: Vec<(TokenHash, TokenStanding)>,
+    tokens: Vec<(StoredHash, TokenStanding)>,
 }
 
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl ClientBuilder {
 }
 
 impl PendingClient {
-    fn resolve(self, id: ClientId) -> (Known, Vec<(TokenHash, TokenStanding)>) {
+    fn resolve(self, id: ClientId) -> (Known, Vec<(StoredHash, TokenStanding)>) {
         let known = match self.client {
             Some(client) => Known::Resolved(client.resolve(id, self.grants)),
             None => Known::Unreadable(id),

@@ -2,7 +2,7 @@
 //! shutdown.
 //!
 //! A crash loses the uses since the last flush, at most one interval's. A batch that cannot
-//! be written is kept, and grows by at most seven counts per client and day, so that an
+//! be written is kept, and grows by at most eight counts per client and day, so that an
 //! outage of Postgres loses nothing. A connection that breaks between Postgres's commit and
 //! its reply makes a batch count twice; the last use is right even then.
 

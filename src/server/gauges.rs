@@ -2,6 +2,7 @@
 
 use crate::{
     calls::method::{Method, path_of},
+    domain::client::Expiry,
     replica::{Replica, View},
     store::Store,
     telemetry::metrics::{FastMethod, Metrics},
@@ -16,8 +17,14 @@ pub(super) fn name_fast_methods(metrics: &Metrics) {
 }
 
 /// Exports the state of the index, the feed and the pool.
-pub(super) fn observe(metrics: &Metrics, replica: &Replica, store: &Store) {
+pub(super) fn observe(
+    metrics: &Metrics,
+    replica: &Replica,
+    store: &Store,
+    legacy_tokens_until: Expiry,
+) {
     observe_index(metrics, replica);
+    observe_legacy_tokens(metrics, replica, legacy_tokens_until);
     observe_feed(metrics, replica);
     observe_pool(metrics, store);
 }
@@ -80,6 +87,22 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
         "s",
         "The staleness from which on no token is answered as active.",
         move || Some(max_staleness),
+    );
+}
+
+fn observe_legacy_tokens(metrics: &Metrics, replica: &Replica, until: Expiry) {
+    let weak = replica.downgrade();
+    metrics.gauge(
+        "hitkeep_auth.index.legacy_tokens",
+        "{token}",
+        "Tokens that HitKeep issued and that work.",
+        move || {
+            let view = weak.upgrade()?.view().ok()?;
+            if until.has_come(view.now) {
+                return Some(0.0);
+            }
+            Some(float(view.index().working_legacy_tokens(view.now)))
+        },
     );
 }
 

@@ -24,7 +24,7 @@ use crate::domain::{
     client::{ApiClient, Description, Expiry, Name},
     id::{ClientId, SiteId, UserId},
     role::InstanceRole,
-    token::{TokenHash, TokenHint},
+    token::{TokenHash, TokenHint, TokenScheme},
 };
 
 /// The number of replaced tokens that are kept per client, to be answered as rotated. It is
@@ -39,7 +39,7 @@ const REMOVE_OLDEST: &str = "
         SELECT hash FROM api_client_tokens WHERE client_id = $1 AND end_time IS NOT NULL
         ORDER BY end_time DESC, create_time DESC, hash OFFSET $2 LIMIT $3)";
 
-/// Selects clients with the hints of their newest tokens, and their last uses. A client
+/// Selects clients with what is shown of their newest tokens, and their last uses. A client
 /// whose newest token was removed by hand is included: an older token may still work, and
 /// operators must be able to revoke it.
 macro_rules! with_newest_tokens {
@@ -53,14 +53,14 @@ macro_rules! with_newest_tokens {
             .left_join(api_client_usage::table)
             .select((
                 ClientRow::as_select(),
-                api_client_tokens::hint.nullable(),
+                (api_client_tokens::hint, api_client_tokens::scheme).nullable(),
                 api_client_usage::last_used_time.nullable(),
             ))
     };
 }
 
-/// A client's row, the hint of its newest token, and its last use.
-type Found = (ClientRow, Option<String>, Option<Timestamp>);
+/// A client's row, the hint and the scheme of its newest token, and its last use.
+type Found = (ClientRow, Option<(String, String)>, Option<Timestamp>);
 
 /// A client, a site, and the role that the client was granted on it.
 type Granted = (Uuid, Uuid, String);
@@ -274,6 +274,7 @@ impl Transaction {
                 api_client_tokens::client_id.eq(client.id.uuid()),
                 api_client_tokens::hint.eq(&client.token_hint.0),
                 api_client_tokens::create_time.eq(now),
+                api_client_tokens::scheme.eq(TokenScheme::Blake3.as_str()),
             ))
             .execute(self.connection())
             .await?;
@@ -348,9 +349,9 @@ fn with_grants(rows: Vec<Found>, granted: Vec<Granted>) -> Result<Vec<ApiClient>
             .or_default()
             .insert(SiteId::from_uuid(site), role);
     }
-    let client = |(row, hint, last_used): Found| {
+    let client = |(row, token, last_used): Found| {
         let grants = grants.remove(&row.id).unwrap_or_default();
-        row.into_client(grants, TokenHint(hint.unwrap_or_default()), last_used)
+        row.into_client(grants, token, last_used)
     };
     rows.into_iter().map(client).collect()
 }
@@ -378,13 +379,15 @@ impl ClientRow {
     fn into_client(
         self,
         grants: SiteGrants,
-        hint: TokenHint,
+        token: Option<(String, String)>,
         last_used: Option<Timestamp>,
     ) -> Result<ApiClient, StoreError> {
         let id = self.id;
         let bad = |what| move |_| StoreError::Inconsistent(format!("the {what} of client {id}"));
         let owner = types::owner(self.owner_user_id, self.owner_team_id)?;
         let delegated = delegated(owner, types::word(&self.instance_role)?, grants)?;
+        let (hint, scheme) = token.unzip();
+        let scheme = scheme.map(|scheme| types::word(&scheme)).transpose()?;
         Ok(ApiClient {
             id: ClientId::from_uuid(id),
             delegated,
@@ -396,7 +399,8 @@ impl ClientRow {
             create_time: self.create_time,
             update_time: self.update_time,
             last_used,
-            token_hint: hint,
+            token_hint: TokenHint(hint.unwrap_or_default()),
+            token_scheme: scheme,
         })
     }
 }

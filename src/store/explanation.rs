@@ -13,8 +13,9 @@ use super::{
     error::StoreError,
     revision,
     schema::{api_client_tokens, api_clients},
+    types,
 };
-use crate::domain::{Revision, id::ClientId, token::TokenHash};
+use crate::domain::{Revision, id::ClientId, token::StoredHash};
 
 #[derive(QueryableByName)]
 struct LastChange {
@@ -24,25 +25,25 @@ struct LastChange {
 
 impl Store {
     /// The hash of a client's newest token.
-    pub async fn newest_token(&self, client: ClientId) -> Result<Option<TokenHash>, StoreError> {
+    pub async fn newest_token(&self, client: ClientId) -> Result<Option<StoredHash>, StoreError> {
         let find = async |connection: &mut Connection| {
             api_client_tokens::table
                 .filter(api_client_tokens::client_id.eq(client.uuid()))
                 .filter(api_client_tokens::end_time.is_null())
-                .select(api_client_tokens::hash)
-                .first::<Vec<u8>>(connection)
+                .select((api_client_tokens::hash, api_client_tokens::scheme))
+                .first::<(Vec<u8>, String)>(connection)
                 .await
                 .optional()
         };
-        let (lease, hash) = self.start("newest_token", find).await?;
+        let (lease, found) = self.start("newest_token", find).await?;
         lease.finish();
-        let hash = hash.map(|hash| {
+        let read = |(hash, scheme): (Vec<u8>, String)| {
             let length = hash.len();
-            let hash = hash.try_into().map(TokenHash);
             let odd = |_| StoreError::Inconsistent(format!("a hash of {length} bytes"));
-            hash.map_err(odd)
-        });
-        hash.transpose()
+            let bytes = hash.try_into().map_err(odd)?;
+            Ok(StoredHash::new(types::word(&scheme)?, bytes))
+        };
+        found.map(read).transpose()
     }
 
     /// Whether the client exists.

@@ -26,13 +26,13 @@ use crate::domain::{
     id::{ClientId, SiteId},
     introspection::{Subject, TokenStanding},
     role::InstanceRole,
-    token::TokenHash,
+    token::StoredHash,
 };
 
 /// Returns a row per grant of the token's client, one row if the client has no grants, and
-/// one with the state alone if the token is unknown. The token's hash is bound between the
-/// two parts.
-const LOOK_UP: [&str; 2] = [
+/// one with the state alone if the token is unknown. The token's hash is bound after the first
+/// part, and its scheme after the second.
+const LOOK_UP: [&str; 3] = [
     "
     SELECT state.revision, clock_timestamp() AS now,
            token.end_time AS token_end_time,
@@ -45,6 +45,7 @@ const LOOK_UP: [&str; 2] = [
            team_members.role AS team_role, site_members.role AS site_role
     FROM index_state AS state
     LEFT JOIN api_client_tokens AS token ON token.hash = ",
+    " AND token.scheme = ",
     "
     LEFT JOIN api_clients AS client ON client.id = token.client_id
     LEFT JOIN users AS owner_user ON owner_user.id = client.owner_user_id
@@ -115,6 +116,7 @@ pub struct TokenLookup {
 /// never kept prepared, and planning takes longer than running it.
 struct LookUpStatement {
     hash: Vec<u8>,
+    scheme: &'static str,
 }
 
 impl QueryId for LookUpStatement {
@@ -125,9 +127,11 @@ impl QueryId for LookUpStatement {
 
 impl QueryFragment<Pg> for LookUpStatement {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let [before, after] = LOOK_UP;
-        pass.push_sql(before);
+        let [before_hash, before_scheme, after] = LOOK_UP;
+        pass.push_sql(before_hash);
         pass.push_bind_param::<Binary, _>(&self.hash)?;
+        pass.push_sql(before_scheme);
+        pass.push_bind_param::<Text, _>(&self.scheme)?;
         pass.push_sql(after);
         Ok(())
     }
@@ -139,10 +143,12 @@ impl Query for LookUpStatement {
 
 impl Store {
     /// Looks a token up. With `None`, returns the revision and the time alone.
-    pub async fn look_up(&self, token: Option<TokenHash>) -> Result<TokenLookup, StoreError> {
-        // An empty hash matches no token.
-        let hash = token.map_or(Vec::new(), |token| token.0.to_vec());
-        let statement = LookUpStatement { hash };
+    pub async fn look_up(&self, token: Option<StoredHash>) -> Result<TokenLookup, StoreError> {
+        let statement = LookUpStatement {
+            // Empty ones match no token.
+            hash: token.map_or(Vec::new(), |token| token.bytes().to_vec()),
+            scheme: token.map_or("", |token| token.scheme().as_str()),
+        };
         let look_up =
             async |connection: &mut Connection| (&statement).load::<Row>(connection).await;
         let (lease, rows) = self.start("look_up", look_up).await?;

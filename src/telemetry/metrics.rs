@@ -231,6 +231,11 @@ impl Metrics {
         self.0.shared.counts.verdict(verdict);
     }
 
+    /// Counts, in addition, the result of an introspection of a known legacy token.
+    pub fn legacy_verdict(&self, verdict: VerdictReason) {
+        self.0.shared.counts.legacy_verdict(verdict);
+    }
+
     /// Whether to time the introspection that begins now. One in 64 is timed, so the others
     /// have no cost.
     pub fn is_timed() -> bool {

@@ -241,12 +241,19 @@ async fn a_request_keeps_the_id_it_was_given_and_gets_one_where_it_has_none() {
     let dashboard = app.dashboard().await;
     let long = "x".repeat(128);
     let too_long = "x".repeat(129);
+    let legacy = legacy_for("a text");
+    let among = format!("id-{legacy}-1");
     let cases = [
         (None, false),
         (Some("abc-123/4:5"), true),
         (Some(long.as_str()), true),
         (Some(too_long.as_str()), false),
         (Some("two words"), false),
+        // It could be a token, old or new; trace ids are shorter.
+        (Some(legacy.as_str()), false),
+        (Some(among.as_str()), false),
+        (Some(&legacy[..32]), true),
+        (Some("hkp_x"), false),
         (Some(""), false),
     ];
     for (given, kept) in cases {

@@ -94,6 +94,11 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
     dashboard.revoke(revoke(VERA, &revoked.id)).await.unwrap();
     let rotated = dashboard.created(crate::fixtures::personal(VERA)).await;
     dashboard.rotate(rotate(VERA, &rotated.id)).await.unwrap();
+    let legacy = team_client(ALICE).granted(SITE, SiteRole::Admin);
+    let legacy = app.legacy(&dashboard.created(legacy).await.token).await;
+    let old = dashboard.created(crate::fixtures::personal(VERA)).await;
+    let rotated_legacy = app.legacy(&old.token).await;
+    dashboard.rotate(rotate(VERA, &old.id)).await.unwrap();
     let newest = app.number("SELECT revision FROM index_state").await;
     let caller = app.token(CallerPermission::Introspect).to_owned();
     let tokens = [
@@ -106,6 +111,10 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
             "unknown",
             "hkp_00000000000000000000000000000000000000000004Rx6xu",
         ),
+        ("legacy", &legacy),
+        ("rotated legacy", &rotated_legacy),
+        ("unknown legacy", &"0a".repeat(32)),
+        ("malformed legacy", &"0A".repeat(32)),
         ("malformed", "hkp_nothing"),
         ("empty", ""),
         ("not ASCII", "hkp_é"),

@@ -6,7 +6,10 @@
     reason = "generated messages want their parts wrapped"
 )]
 
-use hitkeep_auth::pb::{self, InstanceRole, SiteRole, TeamRole, directory_change::Change, owner};
+use hitkeep_auth::{
+    domain::token::Token,
+    pb::{self, InstanceRole, SiteRole, TeamRole, directory_change::Change, owner},
+};
 
 use crate::harness::{Caller, TestApp};
 
@@ -317,6 +320,33 @@ pub fn check(token: &str, site: &str, permission: &str) -> pb::IntrospectRequest
             permission,
         }),
         ..introspect(token)
+    }
+}
+
+/// A legacy token that stands for another one: 64 digits that nobody else has.
+pub fn legacy_for(token: &str) -> String {
+    blake3::hash(token.as_bytes()).to_hex().to_string()
+}
+
+/// What makes the client of a token have a legacy one instead, as if it had come from an
+/// import. Nothing else of the token's row changes.
+pub fn becoming_legacy(token: &str) -> String {
+    let token_hash = Token::parse(token).expect("a token").hash();
+    let hex: String = { token_hash.0 }.map(|byte| format!("{byte:02x}")).concat();
+    let legacy = legacy_for(token);
+    format!(
+        "UPDATE api_client_tokens SET scheme = 'hitkeep_sha256', hash = sha256('{legacy}'), \
+             hint = 'sha256_' || left(encode(sha256('{legacy}'), 'hex'), 6) \
+         WHERE hash = '\\x{hex}'"
+    )
+}
+
+impl TestApp {
+    /// Makes the client of a token have a legacy one instead, and gives that.
+    pub async fn legacy(&self, token: &str) -> String {
+        self.psql(&becoming_legacy(token)).await;
+        self.settle().await;
+        legacy_for(token)
     }
 }
 

@@ -36,6 +36,7 @@ mod http;
 mod index_status;
 mod introspect;
 mod layers;
+mod legacy;
 mod listeners;
 mod outage;
 mod patience;

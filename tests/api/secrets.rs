@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use diesel_async::RunQueryDsl;
 use hitkeep_auth::{
-    domain::token::{Token, TokenKind},
+    domain::token::{LegacyToken, StoredHash, Token, TokenKind},
     pb::{self, InactiveReason, InstanceRole, SiteRole},
 };
 use tonic::transport::Endpoint;
@@ -54,7 +54,7 @@ const REQUEST_IDS: [&str; 2] = [
 const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
 
 /// What the audit trail has of the run, oldest first.
-const DONE: [&str; 16] = [
+const DONE: [&str; 19] = [
     "service_account.created",
     "service_account.created",
     "service_account.created",
@@ -64,6 +64,9 @@ const DONE: [&str; 16] = [
     "api_client.created",
     "api_client.created",
     "api_client.created",
+    "api_client.created",
+    "api_client.created",
+    "api_client.rotated",
     "api_client.rotated",
     "api_client.rotated",
     "api_client.rotated",
@@ -188,6 +191,15 @@ impl Run {
         }
     }
 
+    /// Makes the client of a token have a legacy one instead, as an import would have, and
+    /// gives that.
+    async fn importing(&mut self, token: &str) -> String {
+        postgres::execute(&self.url, &becoming_legacy(token)).await;
+        let legacy = legacy_for(token);
+        self.tokens.push(legacy.clone());
+        legacy
+    }
+
     async fn rotate(&mut self, dashboard: &Caller, request: pb::RotateApiClientRequest) -> String {
         let rotated = dashboard.rotate(request).await.expect("a token");
         self.said.revealing("the reply to a rotation", &rotated);
@@ -222,13 +234,15 @@ impl Run {
     }
 }
 
-/// One character of the secret is another: the checksum no longer fits.
+/// One character of the secret is another: the checksum no longer fits. A legacy token has
+/// none, and is another one then.
 fn misspelt(token: &str) -> String {
-    let other = if token.as_bytes()[10] == b'x' {
-        "y"
+    let others = if LegacyToken::parse(token).is_ok() {
+        ["a", "b"]
     } else {
-        "x"
+        ["x", "y"]
     };
+    let other = others[usize::from(token[10..].starts_with(others[0]))];
     format!("{}{other}{}", &token[..10], &token[11..])
 }
 
@@ -264,6 +278,12 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     let team = run.client(&dashboard, request).await;
     let request = personal(ALICE).with_role(InstanceRole::Admin);
     let gone = run.client(&dashboard, request).await;
+    // Two that are as an import makes them, of which one is rotated below.
+    let request = personal(VERA).granted(SITE, SiteRole::Viewer);
+    let imported = run.client(&dashboard, request.clone()).await;
+    let renewed = run.client(&dashboard, request).await;
+    let legacy = run.importing(&imported.token).await;
+    let ended_legacy = run.importing(&renewed.token).await;
     let overlapping = run
         .rotate(&dashboard, rotate_with_overlap(VERA, &vera.id, 600))
         .await;
@@ -279,8 +299,12 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         .refusal("another request", dashboard.rotate(other).await);
     let team_token = run.rotate(&dashboard, rotate(ALICE, &team.id)).await;
 
-    let seen = dashboard.get(get(VERA, &vera.id)).await.unwrap();
-    run.said.reply("GetApiClient", &seen);
+    run.rotate(&dashboard, rotate(VERA, &renewed.id)).await;
+
+    for id in [&vera.id, &imported.id] {
+        let seen = dashboard.get(get(VERA, id)).await.unwrap();
+        run.said.reply("GetApiClient", &seen);
+    }
     let seen = dashboard.usage(usage(VERA, &vera.id)).await.unwrap();
     run.said.reply("GetApiClientUsage", &seen);
     let seen = dashboard.list(list(VERA, of_user(VERA))).await.unwrap();
@@ -313,6 +337,10 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         (&vera.token, InactiveReason::TokenRotated),
         (&team.token, InactiveReason::TokenRotated),
         (&gone.token, InactiveReason::UnknownToken),
+        (&legacy, InactiveReason::Unspecified),
+        (&ended_legacy, InactiveReason::TokenRotated),
+        (&misspelt(&legacy), InactiveReason::UnknownToken),
+        (&format!("Bearer {legacy}"), InactiveReason::UnknownToken),
         (&misspelt(&current), InactiveReason::UnknownToken),
         (&format!("{current} "), InactiveReason::UnknownToken),
         (&format!("Bearer {current}"), InactiveReason::UnknownToken),
@@ -330,9 +358,18 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     }
 
     // What Envoy asks, with tokens where they belong and where they do not.
-    for token in [&current, &vera.token, &misspelt(&current), &known[0]] {
+    for token in [
+        &current,
+        &vera.token,
+        &misspelt(&current),
+        &known[0],
+        &legacy,
+        &misspelt(&legacy),
+    ] {
         let bearer = format!("Bearer {token}");
-        let spoofed = format!("x-hitkeep-{token}");
+        // Envoy is told the names of the headers to remove, in lower case: so a legacy token
+        // would be in the answer.
+        let spoofed = format!("x-hitkeep-{}", &token[..40]);
         for settings in [
             vec![],
             vec![("site_id", SITE), ("permission", "site.delete")],
@@ -367,7 +404,14 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         }
     }
 
-    for token in [&current, &vera.token, &misspelt(&current), &known[0]] {
+    for token in [
+        &current,
+        &vera.token,
+        &misspelt(&current),
+        &known[0],
+        &legacy,
+        &misspelt(&legacy),
+    ] {
         run.show_over_http(&known[1], token).await;
     }
     run.scrape().await;
@@ -415,7 +459,13 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         .refusal("not permitted", auditor.apply(batch(world())).await);
 
     // Tokens where something else belongs, and calls that fail for other reasons.
-    for token in [&current, &known[0], &unknown(TokenKind::Team)] {
+    for token in [
+        &current,
+        &known[0],
+        &unknown(TokenKind::Team),
+        &legacy,
+        &misspelt(&legacy),
+    ] {
         run.tokens.push((*token).clone());
         run.said
             .refusal("a token as id", dashboard.get(get(VERA, token)).await);
@@ -509,17 +559,17 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     assert_eq!(actions, DONE);
     run.said.reply("ListAuditEvents", &events);
     run.said.note("the database", run.database().await);
-    let hashes: Vec<_> = run
-        .tokens
-        .iter()
-        .map(|token| Token::parse(token).unwrap())
-        .collect();
-    for token in &hashes {
-        run.said.note("a Token", format!("{token:?} {token:#?}"));
-        run.said.note(
-            "a TokenHash",
-            format!("{:?} {:#?}", token.hash(), token.hash()),
-        );
+    for token in &run.tokens {
+        let hash: StoredHash = if let Ok(token) = LegacyToken::parse(token) {
+            let printed = format!("{token:?} {token:#?}");
+            run.said.note("a LegacyToken", printed);
+            token.hash().into()
+        } else {
+            let token = Token::parse(token).unwrap();
+            run.said.note("a Token", format!("{token:?} {token:#?}"));
+            token.hash().into()
+        };
+        run.said.note("a hash", format!("{hash:?} {hash:#?}"));
     }
 
     // Some of them have a value only while it serves.

@@ -23,7 +23,7 @@ use hitkeep_auth::{
         introspection::{BaseState, InactiveReason, ResolvedClient, TokenStanding},
         refusal::Refusal,
         role::{InstancePermission, InstanceRole, SitePermission, SiteRole, TeamRole},
-        token::TokenHint,
+        token::{TokenHint, TokenScheme},
     },
     grpc::error::ApiError,
     pb,
@@ -404,6 +404,7 @@ fn client(delegated: Delegated) -> ApiClient {
         update_time: now(),
         last_used: None,
         token_hint: TokenHint("hkp_…abcd".to_owned()),
+        token_scheme: Some(TokenScheme::Blake3),
     }
 }
 
@@ -686,8 +687,14 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
     // That no client has it is for the index to find.
     assert_eq!(rows[0][0], "UNKNOWN_TOKEN");
     let past = now() - TimeDelta::seconds(1);
-    for bits in 1_u8..16 {
-        let [rotated, revoked, expired, owner_inactive] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+    for bits in 1_u8..32 {
+        let [rotated, revoked, expired, owner_inactive, cut_off] =
+            [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+        let limit = if cut_off {
+            Expiry::At(past)
+        } else {
+            Expiry::Never
+        };
         let token = if rotated {
             TokenStanding::ReplacedUntil(past)
         } else {
@@ -711,11 +718,13 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
         let row = rows[1..].iter().find(|row| match row[1].as_str() {
             "a rotation replaced the token, and its overlap has ended" => rotated,
             "the client is revoked" => revoked,
-            "the client's expire_time has come" => expired,
+            "the client's expire_time has come, or the token is a legacy one and these are no \
+             longer accepted" => expired || cut_off,
             "the owning user is disabled, or the owning team is archived" => owner_inactive,
             other => panic!("what is {other:?}?"),
         });
-        let reason = match client.evaluate(token, now()).expect_err("it is inactive") {
+        let judged = client.evaluate_until(token, limit, now());
+        let reason = match judged.expect_err("it is inactive") {
             InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
             InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
             InactiveReason::Revoked => pb::InactiveReason::Revoked,

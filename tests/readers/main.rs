@@ -142,6 +142,10 @@ fn header() -> impl Strategy<Value = (String, String)> {
         "\tt",
         "Bearer t,Bearer u",
         "é",
+        "hkp_00000000000000000000000000000000000000000004Rx6xu",
+        "hkp_00000000000000000000000000000000000000000004Rx6xv",
+        "Bearer 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+        "00112233445566778899aabbccddeeff00112233445566778899aabbccddeefg",
     ]);
     (name, value).prop_map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
@@ -209,6 +213,16 @@ proptest! {
     #[test]
     fn any_text_will_do(template in "(/|\\PC|[a-z{}*%./]){0,20}", target in "(/|\\PC|[a-z%./;]){0,20}") {
         paths::hold(&template, &target);
+    }
+
+    #[test]
+    fn a_text_is_one_kind_of_token_or_none(text in "[0-9a-fA-FgZ_é]{62,66}") {
+        tokens::hold(&[("x-api-key".to_owned(), text)]);
+    }
+
+    #[test]
+    fn every_legacy_token_is_one(text in "[0-9a-f]{64}") {
+        tokens::hold(&[("authorization".to_owned(), format!("Bearer {text}"))]);
     }
 
     #[test]

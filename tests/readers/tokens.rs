@@ -1,8 +1,14 @@
 //! A token is found where `HitKeep` finds it: in `authorization` if that is a bearer's,
 //! and else in `x-api-key`. `HitKeep` takes the first value of a header that comes
 //! twice; here that shows no token that works, and whatever it is is no other one.
+//!
+//! What is found is a token of this service, or a legacy one, or neither: by its length and
+//! characters alone, as anybody can check them.
 
-use hitkeep_auth::proxy_auth::credential::{Credential, Credentials};
+use hitkeep_auth::{
+    domain::token::{LEGACY_TOKEN_LENGTH, LegacyToken, TOKEN_LENGTH, Token, may_contain_token},
+    proxy_auth::credential::{Credential, Credentials},
+};
 
 /// Panics where the property does not hold.
 pub fn hold(headers: &[(String, String)]) {
@@ -31,6 +37,29 @@ pub fn hold(headers: &[(String, String)]) {
         )),
     };
     assert!(found == expected, "{headers:?}");
+    for (_, value) in headers {
+        be_one_or_the_other(value);
+    }
+    if let Expected::Token(Some(text)) = found {
+        be_one_or_the_other(text);
+    }
+}
+
+fn be_one_or_the_other(text: &str) {
+    let (ours, legacy) = (Token::parse(text), LegacyToken::parse(text));
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let is_legacy = text.len() == LEGACY_TOKEN_LENGTH && text.bytes().all(is_digit);
+    assert!(legacy.is_ok() == is_legacy, "a legacy token or none");
+    assert!(ours.is_err() || text.len() == TOKEN_LENGTH);
+    let is_either = ours.is_ok() || legacy.is_ok();
+    assert!(Token::defect(text).is_some() != is_either);
+    // Whatever is a token must not be logged, wherever it stands in a text.
+    if is_either {
+        assert!(may_contain_token(&format!("é{text}/x")));
+    }
+    if let Ok(token) = ours {
+        assert!(token.reveal() == text);
+    }
 }
 
 #[derive(PartialEq, Eq)]

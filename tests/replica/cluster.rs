@@ -167,7 +167,7 @@ impl Cluster {
 
     /// What the database itself says of a token.
     pub async fn truth(&self, token: &str) -> TokenLookup {
-        self.store.look_up(Some(hash(token))).await.unwrap()
+        self.store.look_up(Some(hash(token).into())).await.unwrap()
     }
 
     /// Waits until every replica says in full what the database says of these

@@ -10,11 +10,11 @@ use hitkeep_auth::domain::{
     caller::{CallerName, CallerPermission, ServiceAccount},
     client::Expiry,
     id::{ClientId, ServiceAccountId, UserId},
-    index::{Index, Known, Writer},
+    index::{Client, Index, Known, Writer},
     introspection::{BaseState, ResolvedClient, TokenStanding},
     ledger::Ledger,
     role::InstanceRole,
-    token::{TokenHash, TokenHint},
+    token::{LegacyHash, StoredHash, TokenHash, TokenHint, TokenScheme},
     usage::Outcome,
 };
 use proptest::prelude::*;
@@ -22,7 +22,9 @@ use uuid::Uuid;
 
 /// Ids and hashes are few, so that they meet often.
 const CLIENTS: u8 = 6;
-const HASHES: u8 = 12;
+/// Half of them are of legacy tokens, with the same bytes as the others.
+const HASHES: u8 = 24;
+const BYTES: u8 = HASHES / 2;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_timestamp(second, 0).unwrap()
@@ -36,12 +38,33 @@ fn client(number: u8) -> ClientId {
 
 /// They lie in two places, with three tags in each, so that some agree in their first
 /// ten bytes: which is more than the index looks at before it compares them whole.
-fn hash(number: u8) -> TokenHash {
+fn bytes(number: u8) -> [u8; 32] {
     let mut hash = [7; 32];
     hash[0] = number % 2;
     hash[9] = number % 3;
     hash[31] = number;
-    TokenHash(hash)
+    hash
+}
+
+fn hash(number: u8) -> StoredHash {
+    match number.checked_sub(BYTES) {
+        None => TokenHash(bytes(number)).into(),
+        Some(number) => LegacyHash(bytes(number)).into(),
+    }
+}
+
+/// The client of a token, and the token's standing.
+fn find<'i>(index: &'i Index, hash: &StoredHash) -> Option<(&'i Client, TokenStanding)> {
+    match hash {
+        StoredHash::Blake3(hash) => {
+            let found = index.find(hash)?;
+            Some((found.client(), found.standing()))
+        }
+        StoredHash::HitkeepSha256(hash) => {
+            let found = index.find_legacy(hash)?;
+            Some((found.client(), found.standing()))
+        }
+    }
 }
 
 fn known(number: u8, state: u8) -> Known {
@@ -71,7 +94,7 @@ fn account(number: u8) -> (TokenHash, ServiceAccount) {
         create_time: at(0),
         revoke_time: None,
     };
-    (hash(number), account)
+    (TokenHash(bytes(number)), account)
 }
 
 /// What happens to an index.
@@ -94,19 +117,19 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (0..CLIENTS, 0_u8..4, hashes, any::<bool>())
             .prop_map(|(client, state, hashes, current)| Step::Put(client, state, hashes, current)),
         2 => (0..CLIENTS).prop_map(Step::Remove),
-        1 => proptest::collection::vec(0..HASHES, 0..3).prop_map(Step::Callers),
+        1 => proptest::collection::vec(0..BYTES, 0..3).prop_map(Step::Callers),
         2 => Just(Step::Version),
         1 => Just(Step::Anew),
     ]
 }
 
-type Tokens = Vec<(TokenHash, TokenStanding)>;
+type Tokens = Vec<(StoredHash, TokenStanding)>;
 
 /// The model: what is known of each client, and of each hash whose it became last.
 #[derive(Clone, Debug, Default)]
 struct Model {
     clients: BTreeMap<u8, (Known, Tokens)>,
-    holders: BTreeMap<[u8; 32], u8>,
+    holders: BTreeMap<StoredHash, u8>,
     callers: BTreeSet<u8>,
 }
 
@@ -128,7 +151,7 @@ impl Model {
                 }
                 self.forget(*number);
                 for (hash, _) in &tokens {
-                    self.holders.insert(hash.0, *number);
+                    self.holders.insert(*hash, *number);
                 }
                 writer.put(known(*number, *state), &tokens);
                 self.clients
@@ -157,7 +180,7 @@ impl Model {
         let clients = self.clients.iter().map(|(number, (known, tokens))| {
             // Those alone that did not become another's.
             let is_its =
-                |(hash, _): &&(TokenHash, TokenStanding)| self.holders.get(&hash.0) == Some(number);
+                |(hash, _): &&(StoredHash, TokenStanding)| self.holders.get(hash) == Some(number);
             let tokens = tokens.iter().filter(is_its).copied();
             (known.clone(), tokens.collect())
         });
@@ -170,20 +193,37 @@ impl Model {
         prop_assert_eq!(index.clients(), self.clients.len());
         for number in 0..HASHES {
             let hash = hash(number);
-            let found = index.find(&hash);
-            let found = found.map(|found| (found.client().known.clone(), found.standing()));
-            let expected = self.holders.get(&hash.0).map(|holder| {
+            let found = find(index, &hash);
+            let found = found.map(|(client, standing)| (client.known.clone(), standing));
+            let expected = self.holders.get(&hash).map(|holder| {
                 let (known, tokens) = &self.clients[holder];
                 let (_, standing) = tokens.iter().find(|(other, _)| *other == hash).unwrap();
                 (known.clone(), *standing)
             });
             prop_assert_eq!(found, expected, "hash {}", number);
-            let caller = index
-                .callers()
-                .find(&hash)
-                .map(|account| account.name.clone());
+        }
+        for number in 0..BYTES {
+            let caller = index.callers().find(&TokenHash(bytes(number)));
             let expected = self.callers.contains(&number);
-            prop_assert_eq!(caller, expected.then(|| account(number).1.name));
+            prop_assert_eq!(
+                caller.map(|account| account.name.clone()),
+                expected.then(|| account(number).1.name)
+            );
+        }
+        let is_legacy = |hash: &&StoredHash| hash.scheme() == TokenScheme::HitkeepSha256;
+        let legacy: Vec<_> = self.holders.keys().filter(is_legacy).collect();
+        prop_assert_eq!(index.has_legacy_tokens(), !legacy.is_empty());
+        for now in [0, 2, 9].map(at) {
+            let works = |hash: &&&StoredHash| {
+                let (known, tokens) = &self.clients[&self.holders[**hash]];
+                let standing = tokens.iter().find(|(other, _)| other == **hash).unwrap().1;
+                match known {
+                    Known::Resolved(client) => client.evaluate(standing, now).is_ok(),
+                    Known::Unreadable(_) => false,
+                }
+            };
+            let working = legacy.iter().filter(works).count();
+            prop_assert_eq!(index.working_legacy_tokens(now), working);
         }
         Ok(())
     }
@@ -243,14 +283,12 @@ fn a_token_that_goes_from_one_client_to_another_is_the_others_in_either_order() 
             }
             let after = writer.version(Revision(2));
             let whose = |index: &Index, number| {
-                index
-                    .find(&hash(number))
-                    .map(|found| found.client().known.id())
+                find(index, &hash(number)).map(|(client, _)| client.known.id())
             };
             assert_eq!(whose(&after, 1), Some(client(2)));
             assert_eq!(whose(&after, 2), Some(client(1)));
             assert_eq!(whose(&after, 3), Some(client(2)));
-            assert_eq!(after.find(&hash(1)).unwrap().standing(), standing.1);
+            assert_eq!(find(&after, &hash(1)).unwrap().1, standing.1);
             assert_eq!(whose(&before, 1), Some(client(1)));
             // The end of the one it was taken from does not take it from the other.
             writer.remove(client(1));
@@ -276,7 +314,7 @@ fn many_clients_that_are_alike_are_told_apart() {
     let mut writer = Writer::default();
     for number in 0..MANY {
         let known = Known::Unreadable(id(number));
-        writer.put(known, &[(token(number), TokenStanding::Current)]);
+        writer.put(known, &[(token(number).into(), TokenStanding::Current)]);
     }
     let full = writer.version(Revision(1));
     for number in (0..MANY).step_by(2) {
@@ -302,7 +340,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     writer.put(known(1, 1), &tokens);
     let old = writer.version(Revision(1));
     let note = |index: &Index| {
-        let slot = &index.find(&hash(1)).expect("it is there").client().usage;
+        let slot = &find(index, &hash(1)).expect("it is there").0.usage;
         ledger.record(client(1), slot, Outcome::Used, at(0));
         format!("{slot:?}")
     };
@@ -312,16 +350,13 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     let seen = note(&new);
     assert_ne!(seen, first, "the first note is in there too");
     // They are the same counters: whoever still has the old version counts there too.
-    assert_eq!(
-        format!("{:?}", old.find(&hash(1)).unwrap().client().usage),
-        seen
-    );
+    assert_eq!(format!("{:?}", find(&old, &hash(1)).unwrap().0.usage), seen);
     assert_ne!(note(&old), seen);
     // One that is gone, and made anew, begins anew.
     writer.remove(client(1));
     writer.put(known(1, 3), &tokens);
     let another = writer.version(Revision(3));
-    let fresh = format!("{:?}", another.find(&hash(1)).unwrap().client().usage);
+    let fresh = format!("{:?}", find(&another, &hash(1)).unwrap().0.usage);
     assert!(!fresh.contains("Counters"), "{fresh}");
     drop(recorded);
 }

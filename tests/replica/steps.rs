@@ -158,7 +158,7 @@ impl<'c> Driver<'c> {
         let tokens = self.shared.tokens.lock().unwrap().clone();
         let store = &self.cluster.store;
         let found: Vec<_> = stream::iter(tokens)
-            .map(async |token| store.look_up(Some(hash(&token))).await)
+            .map(async |token| store.look_up(Some(hash(&token).into())).await)
             .buffered(LOOK_UPS)
             .try_collect()
             .await

@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::future::join_all;
 use hitkeep_auth::{
-    domain::{clock::Entropy, id::ClientId, introspection::InactiveReason, token::TokenHash},
+    domain::{
+        clock::Entropy,
+        id::ClientId,
+        introspection::InactiveReason,
+        token::{StoredHash, TokenScheme},
+    },
     store::Store,
     system::SystemEntropy,
 };
@@ -20,8 +25,8 @@ use crate::{
 };
 
 /// More of the world of the other tests: users 2 and 3 are members of teams 11
-/// and 12 and of their sites, and own clients; team 12 owns some too, one of them
-/// with a grant that is outside of the team.
+/// and 12 and of their sites, and own clients, of which one has a legacy token; team 12
+/// owns some too, one of them with a grant that is outside of the team.
 const MORE: &str = "
     INSERT INTO team_members VALUES
         (id(11), id(2), 'admin'), (id(12), id(2), 'member'), (id(11), id(3), 'member');
@@ -39,6 +44,8 @@ const MORE: &str = "
         (id(36), id(22), 'owner'), (id(37), id(21), 'viewer');
     INSERT INTO api_client_tokens (hash, client_id, hint, create_time, end_time)
         SELECT hash(n - 29), id(n), 'hkp_...xxxx', now(), NULL FROM generate_series(33, 37) AS n;
+    UPDATE api_client_tokens SET scheme = 'hitkeep_sha256',
+        hint = 'sha256_' || left(encode(hash, 'hex'), 6) WHERE client_id = id(36);
     -- A client that has neither grants nor tokens, and so is nothing that a key hangs on.
     INSERT INTO api_clients
         (id, owner_user_id, name, description, instance_role, created_by_user_id,
@@ -75,24 +82,26 @@ pub fn seed(given: Option<u64>) -> u64 {
 /// Whose a token is, and the verdict on it.
 pub type Answer = (ClientId, Result<Active, InactiveReason>);
 
-/// Every token there may be.
-pub async fn hashes(connection: &mut AsyncPgConnection) -> Vec<TokenHash> {
+/// Every token there may be: of each hash, the token of each scheme.
+pub async fn hashes(connection: &mut AsyncPgConnection) -> Vec<StoredHash> {
     let read = |hex: String| {
         let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
-        TokenHash(std::array::from_fn(byte))
+        let bytes = std::array::from_fn(byte);
+        let schemes = TokenScheme::ALL.iter();
+        schemes.map(move |scheme| StoredHash::new(*scheme, bytes))
     };
     let hashes = texts(connection, HASHES).await;
-    hashes.into_iter().map(read).collect()
+    hashes.into_iter().flat_map(read).collect()
 }
 
 /// What the database says of these tokens, asked about one by one.
-pub async fn answers(store: &Store, hashes: &[TokenHash]) -> BTreeMap<[u8; 32], Answer> {
+pub async fn answers(store: &Store, hashes: &[StoredHash]) -> BTreeMap<StoredHash, Answer> {
     let asked = hashes.iter().map(|hash| store.look_up(Some(*hash)));
     let answers = hashes.iter().zip(join_all(asked).await);
     let answers = answers.filter_map(|(hash, found)| {
         let found = found.unwrap();
         let subject = found.subject?;
-        Some((hash.0, (subject.client, judge(subject, found.now))))
+        Some((*hash, (subject.client, judge(subject, found.now))))
     });
     answers.collect()
 }
@@ -121,7 +130,7 @@ pub fn any_statement(dice: &mut Dice) -> String {
     let team_role = *dice.one_of(&["member", "admin", "owner"]);
     let site_role = *dice.one_of(&["viewer", "editor", "admin", "owner"]);
     let time = *dice.one_of(&["NULL", "NULL", "'2000-01-01'", "'2100-01-01'"]);
-    match dice.below(38) {
+    match dice.below(40) {
         0 => format!("UPDATE users SET disabled = NOT disabled WHERE id = {user}"),
         1 => format!("UPDATE users SET instance_role = '{instance_role}' WHERE id = {user}"),
         2 => "UPDATE users SET disabled = false".to_owned(),
@@ -200,6 +209,13 @@ pub fn any_statement(dice: &mut Dice) -> String {
              INSERT INTO api_client_tokens VALUES ({hash}, {client}, '', now(), NULL)"
         ),
         36 => format!("UPDATE api_client_tokens SET client_id = {to} WHERE hash = {hash}"),
+        37 => format!(
+            "UPDATE api_client_tokens SET scheme = 'hitkeep_sha256', \
+             hint = 'sha256_' || left(encode(hash, 'hex'), 6) WHERE hash = {hash}"
+        ),
+        38 => {
+            format!("UPDATE api_client_tokens SET scheme = 'blake3', hint = '' WHERE hash = {hash}")
+        }
         _ => format!("UPDATE api_client_tokens SET end_time = '2000-01-01' WHERE hash = {hash}"),
     }
 }

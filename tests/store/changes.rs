@@ -230,7 +230,7 @@ async fn no_answer_changes_without_its_client_in_the_log() {
             let logged = clients_after(&mut connection, revision).await;
             let after = answers(&store, &hashes).await;
             for hash in &hashes {
-                let (old, new) = (before.get(&hash.0), after.get(&hash.0));
+                let (old, new) = (before.get(hash), after.get(hash));
                 if old == new {
                     continue;
                 }

@@ -8,7 +8,7 @@ use hitkeep_auth::{
         Revision,
         id::ClientId,
         index::Known::{Resolved, Unreadable},
-        token::TokenHash,
+        token::StoredHash,
     },
     replica::{self, Replica},
     store::{
@@ -40,17 +40,17 @@ const STATEMENTS: usize = 4;
 const ANY_NUMBER: usize = usize::MAX;
 
 /// What the database says of each token, asked about one by one.
-async fn looked_up(store: &Store, hashes: &[TokenHash]) -> Known {
+async fn looked_up(store: &Store, hashes: &[StoredHash]) -> Known {
     let mut known = Known::new();
     for hash in hashes {
         let subject = store.look_up(Some(*hash)).await.unwrap().subject;
-        known.extend(subject.map(|subject| (hash.0, subject.resolve())));
+        known.extend(subject.map(|subject| (*hash, subject.resolve())));
     }
     known
 }
 
 /// What a replica knows that begins now: of each token, and of whom it can say nothing.
-async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<ClientId>) {
+async fn replicated(store: &Store, hashes: &[StoredHash]) -> (Known, BTreeSet<ClientId>) {
     let (replica, _writer) = Replica::start(
         store,
         replica::ReplicaOptions::default(),
@@ -60,11 +60,22 @@ async fn replicated(store: &Store, hashes: &[TokenHash]) -> (Known, BTreeSet<Cli
     let view = replica.loaded_view(give_up).await.unwrap();
     let (mut known, mut unreadable) = (Known::new(), BTreeSet::new());
     for hash in hashes {
-        let Some(found) = view.index().find(hash) else {
+        let index = view.index();
+        let found = match hash {
+            StoredHash::Blake3(hash) => {
+                let found = index.find(hash);
+                found.map(|found| (found.client(), found.standing()))
+            }
+            StoredHash::HitkeepSha256(hash) => {
+                let found = index.find_legacy(hash);
+                found.map(|found| (found.client(), found.standing()))
+            }
+        };
+        let Some((client, standing)) = found else {
             continue;
         };
-        match &found.client().known {
-            Resolved(client) => drop(known.insert(hash.0, (found.standing(), client.clone()))),
+        match &client.known {
+            Resolved(client) => drop(known.insert(*hash, (standing, client.clone()))),
             Unreadable(client) => drop(unreadable.insert(*client)),
         }
     }
@@ -347,6 +358,11 @@ const UNREADABLE: &[(&str, &str, &[u32])] = &[
         "UPDATE api_client_tokens SET hash = '\\x00' WHERE client_id = id(37)",
         &[37],
     ),
+    (
+        "api_client_tokens DROP CONSTRAINT api_client_tokens_scheme_check",
+        "UPDATE api_client_tokens SET scheme = 'md5' WHERE client_id = id(33)",
+        &[33],
+    ),
 ];
 
 #[tokio::test]
@@ -379,7 +395,7 @@ async fn a_row_that_nobody_can_read_is_told_and_no_other_client_suffers() {
         let (begun, unreadable) = replicated(&store, &hashes).await;
         assert_eq!(begun, rest, "{write}");
         let with_token = "SELECT DISTINCT client_id::text AS text FROM api_client_tokens \
-                          WHERE octet_length(hash) = 32";
+                          WHERE octet_length(hash) = 32 AND scheme <> 'md5'";
         let with_token = texts(&mut connection, with_token).await;
         let with_token = with_token.iter().map(|id| id.parse().unwrap()).collect();
         let expected_of_all = expected.intersection(&with_token).copied();
@@ -405,7 +421,10 @@ async fn callers_are_those_that_are_not_revoked() {
     let store = store(&url);
     let mut feed = store.connect_feed().await.unwrap();
     let (state, accounts) = feed.read_all(&mut Rows::default()).await.unwrap();
-    let names = |accounts: &[(TokenHash, hitkeep_auth::domain::caller::ServiceAccount)]| {
+    let names = |accounts: &[(
+        hitkeep_auth::domain::token::TokenHash,
+        hitkeep_auth::domain::caller::ServiceAccount,
+    )]| {
         let names = accounts
             .iter()
             .map(|(_, account)| account.name.as_str().to_owned());

@@ -57,8 +57,14 @@ const SITE: SiteId = SiteId::from_uuid(id(0x21));
 
 async fn read(url: &str, store: &Store, read: Read) -> Result<(), StoreError> {
     match read {
-        Read::PersonalToken => store.look_up(Some(hash(url, 2).await)).await.map(drop),
-        Read::TeamToken => store.look_up(Some(hash(url, 3).await)).await.map(drop),
+        Read::PersonalToken => store
+            .look_up(Some(hash(url, 2).await.into()))
+            .await
+            .map(drop),
+        Read::TeamToken => store
+            .look_up(Some(hash(url, 3).await.into()))
+            .await
+            .map(drop),
         Read::Caller => store.find_caller(hash(url, 51).await).await.map(drop),
         Read::SiteFacts => {
             let facts = async |tx: &mut Transaction| {

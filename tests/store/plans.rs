@@ -108,9 +108,12 @@ fn hash(number: u128) -> TokenHash {
 
 async fn introspect(store: &Store) {
     for n in 1..=TIMES {
-        let found = store.look_up(Some(hash(n * 100))).await.unwrap();
+        let found = store.look_up(Some(hash(n * 100).into())).await.unwrap();
         assert!(found.subject.is_some());
-        let found = store.look_up(Some(hash(1_000_000 + n))).await.unwrap();
+        let found = store
+            .look_up(Some(hash(1_000_000 + n).into()))
+            .await
+            .unwrap();
         assert!(found.subject.is_none());
     }
 }

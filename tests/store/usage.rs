@@ -160,6 +160,7 @@ async fn replicas_add_up_and_the_last_use_never_goes_back() {
     };
     let (first, second) = (Day::of(early), Day::of(late));
     let expected = |day, uses, refusals: &[(RefusalReason, u64)]| DayUsage {
+        legacy_tokens: 0,
         day,
         uses,
         refusals: refusals.iter().copied().collect::<BTreeMap<_, _>>(),

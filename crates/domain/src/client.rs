@@ -16,7 +16,7 @@ use super::{
     id::{ClientId, SiteId, UserId},
     refusal::Refusal,
     role::{InstanceRole, SiteRole},
-    token::{Token, TokenHint, TokenKind},
+    token::{Token, TokenHint, TokenKind, TokenScheme},
 };
 pub use parts::{
     BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,
@@ -51,6 +51,9 @@ pub struct ApiClient {
     pub last_used: Option<Timestamp>,
     /// The hint of the newest token; empty if an operator deleted the token's row by hand.
     pub token_hint: TokenHint,
+    /// The scheme of the newest token, which tells a legacy one from the others; `None` if the
+    /// row was deleted by hand.
+    pub token_scheme: Option<TokenScheme>,
 }
 
 /// The fields of a client that is to be created.
@@ -157,6 +160,7 @@ impl ApiClient {
             update_time: now,
             last_used: None,
             token_hint: token.hint(),
+            token_scheme: Some(TokenScheme::Blake3),
         };
         let event = client.event(Action::ClientCreated, client.described());
         Ok(Issued {
@@ -257,6 +261,7 @@ impl ApiClient {
         ];
         let client = Self {
             token_hint: token.hint(),
+            token_scheme: Some(TokenScheme::Blake3),
             update_time: now,
             ..self
         };

@@ -16,6 +16,8 @@ use super::{
 pub struct Explanation {
     /// The state that was evaluated.
     pub subject: Subject,
+    /// Until when legacy tokens are accepted, if the token is one.
+    pub limit: Expiry,
     /// When the token expires, or why it is inactive.
     pub verdict: Result<Expiry, InactiveReason>,
     /// The highest instance role that a client of this owner can have.
@@ -42,10 +44,15 @@ pub struct ExplainedGrant {
 }
 
 impl Explanation {
-    /// Evaluates the token at `now`.
-    pub fn of(subject: Subject, check: Option<&PermissionCheck>, now: Timestamp) -> Self {
+    /// Evaluates the token, which works until `limit` at most, at `now`.
+    pub fn of(
+        subject: Subject,
+        limit: Expiry,
+        check: Option<&PermissionCheck>,
+        now: Timestamp,
+    ) -> Self {
         let (token, resolved) = subject.clone().resolve();
-        let verdict = resolved.evaluate(token, now);
+        let verdict = resolved.evaluate_until(token, limit, now);
         let grant = |(site, granted): (&SiteId, &SiteRole)| ExplainedGrant {
             site: *site,
             granted: *granted,
@@ -57,6 +64,7 @@ impl Explanation {
             Err(_) => Decision::Inactive,
         };
         Self {
+            limit,
             verdict,
             instance_ceiling: subject.owner.current.instance_ceiling(),
             grants: subject.delegated.grants().iter().map(grant).collect(),

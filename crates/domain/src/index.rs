@@ -1,4 +1,4 @@
-//! The index: a map from the hashes of all tokens to their clients.
+//! The index: maps from the hashes of all tokens to their clients, one for each scheme.
 //!
 //! An [`Index`] is one immutable version: its readers see a consistent state together with
 //! its revision, without locks. The [`Writer`] makes the next version by path copying: it
@@ -7,18 +7,20 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+mod tokens;
 mod tree;
 
 use crate::{
     Revision, Timestamp,
     caller::ServiceAccount,
     certificate::CertificateName,
-    client::Expiry,
     id::ClientId,
     introspection::{ResolvedClient, TokenStanding, WorksUntil},
     ledger::UsageSlot,
-    token::TokenHash,
+    token::{LegacyHash, StoredHash, TokenHash},
 };
+pub use tokens::Found;
+use tokens::Tokens;
 use tree::{Keyed, Tree};
 
 /// One version of the index.
@@ -26,7 +28,7 @@ use tree::{Keyed, Tree};
 pub struct Index {
     /// The revision of the database that this version reflects.
     pub revision: Revision,
-    tokens: Tree<Token>,
+    tokens: Tokens,
     callers: Arc<Callers>,
     clients: usize,
 }
@@ -57,7 +59,7 @@ impl Callers {
 /// Makes versions of an [`Index`], one after the other.
 #[derive(Debug, Default)]
 pub struct Writer {
-    tokens: Tree<Token>,
+    tokens: Tokens,
     callers: Arc<Callers>,
     /// The clients, to find the entries of their tokens when a client changes.
     clients: Tree<Placed>,
@@ -90,27 +92,12 @@ pub struct Client {
     /// The client, or the id of an unreadable one.
     pub known: Known,
     /// The newest token; `None` only if an operator removed it by hand.
-    current: Option<TokenHash>,
+    current: Option<StoredHash>,
     /// The replaced tokens with the ends of their overlaps, sorted by hash for binary
     /// search: without it, the cost of a client would grow with the square of its tokens.
-    replaced: Box<[(TokenHash, Timestamp)]>,
+    replaced: Box<[(StoredHash, Timestamp)]>,
     /// Counts the client's uses. The next version of the client takes it over.
     pub usage: UsageSlot,
-}
-
-/// A token that was found.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<'i> {
-    token: &'i Token,
-}
-
-/// The entry of a token, which nearly always suffices to decide whether the token is
-/// active. It is stored inline, to cost one cache miss.
-#[derive(Clone, Debug)]
-struct Token {
-    hash: TokenHash,
-    works: WorksUntil,
-    client: Arc<Client>,
 }
 
 /// A client in the tree.
@@ -118,24 +105,6 @@ struct Token {
 struct Placed {
     place: u64,
     client: Arc<Client>,
-}
-
-impl Keyed for Token {
-    type Key = TokenHash;
-
-    /// Hashes are uniformly distributed as they are.
-    fn place_of(hash: &TokenHash) -> u64 {
-        let first = hash.0.first_chunk().expect("a hash has thirty-two bytes");
-        u64::from_be_bytes(*first)
-    }
-
-    fn place(&self) -> u64 {
-        Self::place_of(&self.hash)
-    }
-
-    fn has(&self, hash: &TokenHash) -> bool {
-        self.hash == *hash
-    }
 }
 
 impl Keyed for Placed {
@@ -158,29 +127,27 @@ impl Keyed for Placed {
     }
 }
 
-impl<'i> Found<'i> {
-    /// The client that the token belongs to.
-    pub fn client(self) -> &'i Client {
-        &self.token.client
-    }
-
-    /// Whether the token is current, or replaced with an overlap.
-    pub fn standing(self) -> TokenStanding {
-        self.client().standing(&self.token.hash)
-    }
-
-    /// The expiry of the token, if it certainly works. If `None`, [`ResolvedClient::evaluate`]
-    /// decides.
-    pub fn works(self, now: Timestamp) -> Option<Expiry> {
-        self.token.works.at(now)
-    }
-}
-
 impl Index {
     /// Finds a token by its hash.
     pub fn find(&self, hash: &TokenHash) -> Option<Found<'_>> {
-        let token = self.tokens.find(hash)?;
-        Some(Found { token })
+        self.tokens.find(hash)
+    }
+
+    /// Whether any client has a legacy token, a replaced one included. If not, there is no
+    /// need to hash one.
+    pub fn has_legacy_tokens(&self) -> bool {
+        self.tokens.legacy_count() > 0
+    }
+
+    /// Finds a legacy token by its hash.
+    pub fn find_legacy(&self, hash: &LegacyHash) -> Option<Found<'_, LegacyHash>> {
+        self.tokens.find_legacy(hash)
+    }
+
+    /// How many legacy tokens work at that time, unless they are no longer accepted at all.
+    /// Visits all of them.
+    pub fn working_legacy_tokens(&self, now: Timestamp) -> usize {
+        self.tokens.working_legacy_count(now)
     }
 
     /// The service accounts that are not revoked.
@@ -211,23 +178,21 @@ impl Writer {
     }
 
     /// A writer with these clients, of which each must occur once, and their tokens.
-    pub fn of(clients: impl Iterator<Item = (Known, Vec<(TokenHash, TokenStanding)>)>) -> Self {
-        let (mut by_id, mut by_hash) = (Vec::new(), Vec::new());
-        for (known, tokens) in clients {
-            let client = Client::new(known, &tokens, UsageSlot::default());
-            by_hash.extend(client.tokens());
-            by_id.push(Placed::new(client));
-        }
+    pub fn of(clients: impl Iterator<Item = (Known, Vec<(StoredHash, TokenStanding)>)>) -> Self {
+        let client = |(known, tokens): (_, Vec<_>)| {
+            Placed::new(Client::new(known, &tokens, UsageSlot::default()))
+        };
+        let by_id: Vec<_> = clients.map(client).collect();
         Self {
             callers: Arc::default(),
             count: by_id.len(),
+            tokens: Tokens::of(by_id.iter().map(|placed| &placed.client)),
             clients: Tree::of(by_id),
-            tokens: Tree::of(by_hash),
         }
     }
 
     /// Inserts or replaces a client and all its tokens.
-    pub fn put(&mut self, known: Known, tokens: &[(TokenHash, TokenStanding)]) {
+    pub fn put(&mut self, known: Known, tokens: &[(StoredHash, TokenStanding)]) {
         let id = known.id();
         let old = self.clients.find(&id);
         let usage = old.map(|old| old.client.usage.clone()).unwrap_or_default();
@@ -235,15 +200,13 @@ impl Writer {
         if let Some(old) = self.clients.put(&id, Placed::new(Arc::clone(&client))) {
             for (hash, _) in old.client.standings() {
                 if !client.has(&hash) {
-                    self.remove_token(&hash, id);
+                    self.tokens.remove(&hash, id);
                 }
             }
         } else {
             self.count += 1;
         }
-        for token in client.tokens() {
-            self.tokens.put(&token.hash.clone(), token);
-        }
+        self.tokens.put(&client);
     }
 
     /// Removes a client and its tokens.
@@ -251,7 +214,7 @@ impl Writer {
         if let Some(old) = self.clients.remove(&id) {
             self.count -= 1;
             for (hash, _) in old.client.standings() {
-                self.remove_token(&hash, id);
+                self.tokens.remove(&hash, id);
             }
         }
     }
@@ -269,14 +232,6 @@ impl Writer {
         }
         self.callers = Arc::new(callers);
     }
-
-    /// Removes a token, unless it belongs to another client by now.
-    fn remove_token(&mut self, hash: &TokenHash, of: ClientId) {
-        let found = self.tokens.find(hash);
-        if found.is_some_and(|token| token.client.known.id() == of) {
-            self.tokens.remove(hash);
-        }
-    }
 }
 
 impl Placed {
@@ -289,7 +244,7 @@ impl Placed {
 }
 
 impl Client {
-    fn new(known: Known, tokens: &[(TokenHash, TokenStanding)], usage: UsageSlot) -> Arc<Self> {
+    fn new(known: Known, tokens: &[(StoredHash, TokenStanding)], usage: UsageSlot) -> Arc<Self> {
         let mut current = None;
         let mut replaced = Vec::new();
         for (hash, standing) in tokens {
@@ -298,7 +253,7 @@ impl Client {
                 TokenStanding::ReplacedUntil(end) => replaced.push((*hash, *end)),
             }
         }
-        replaced.sort_unstable_by_key(|(hash, _)| hash.0);
+        replaced.sort_unstable_by_key(|(hash, _)| *hash);
         Arc::new(Self {
             known,
             current,
@@ -307,7 +262,7 @@ impl Client {
         })
     }
 
-    fn standings(&self) -> impl Iterator<Item = (TokenHash, TokenStanding)> {
+    fn standings(&self) -> impl Iterator<Item = (StoredHash, TokenStanding)> {
         let current = self.current.iter();
         let current = current.map(|hash| (*hash, TokenStanding::Current));
         let replaced = self.replaced.iter();
@@ -315,30 +270,25 @@ impl Client {
     }
 
     /// The end of a replaced token's overlap.
-    fn end(&self, hash: &TokenHash) -> Option<Timestamp> {
-        let found = self
-            .replaced
-            .binary_search_by_key(&hash.0, |(hash, _)| hash.0);
+    fn end(&self, hash: &StoredHash) -> Option<Timestamp> {
+        let found = self.replaced.binary_search_by_key(hash, |(hash, _)| *hash);
         found.ok().map(|at| self.replaced[at].1)
     }
 
-    fn has(&self, hash: &TokenHash) -> bool {
+    fn has(&self, hash: &StoredHash) -> bool {
         self.current.as_ref() == Some(hash) || self.end(hash).is_some()
     }
 
-    fn standing(&self, hash: &TokenHash) -> TokenStanding {
+    fn standing(&self, hash: &StoredHash) -> TokenStanding {
         self.end(hash)
             .map_or(TokenStanding::Current, TokenStanding::ReplacedUntil)
     }
 
-    fn tokens(self: &Arc<Self>) -> impl Iterator<Item = Token> {
-        self.standings().map(|(hash, standing)| Token {
-            hash,
-            works: match &self.known {
-                Known::Resolved(client) => client.works_until(standing),
-                Known::Unreadable(_) => WorksUntil::NEVER,
-            },
-            client: Arc::clone(self),
-        })
+    /// Until when a token of that standing works.
+    fn works_until(&self, standing: TokenStanding) -> WorksUntil {
+        match &self.known {
+            Known::Resolved(client) => client.works_until(standing),
+            Known::Unreadable(_) => WorksUntil::NEVER,
+        }
     }
 }

@@ -19,7 +19,8 @@ pub enum InactiveReason {
     TokenRotated,
     /// Its client was revoked.
     Revoked,
-    /// Its client's expiry has passed.
+    /// Its client's expiry has passed, or it is a legacy token and these are no longer
+    /// accepted.
     Expired,
     /// Its client's owner is a disabled user or an archived team.
     OwnerInactive,
@@ -125,6 +126,18 @@ impl ResolvedClient {
 
     /// Whether one of the client's tokens is active: until when, or why not.
     pub fn evaluate(&self, token: TokenStanding, now: Timestamp) -> Result<Expiry, InactiveReason> {
+        self.evaluate_until(token, Expiry::Never, now)
+    }
+
+    /// The same for a token that works until `limit` at most, such as a legacy one. From then
+    /// on it is expired, like every token of a client whose own expiry has passed.
+    pub fn evaluate_until(
+        &self,
+        token: TokenStanding,
+        limit: Expiry,
+        now: Timestamp,
+    ) -> Result<Expiry, InactiveReason> {
+        let expiry = self.expiry.min(limit);
         if token.end().has_come(now) {
             return Err(InactiveReason::TokenRotated);
         }
@@ -133,8 +146,8 @@ impl ResolvedClient {
             BaseState::Revoked => (true, true),
             BaseState::OwnerInactive => (false, false),
         };
-        match ClientState::of(revoked, self.expiry, can_act, now) {
-            ClientState::Active => Ok(self.expiry.min(token.end())),
+        match ClientState::of(revoked, expiry, can_act, now) {
+            ClientState::Active => Ok(expiry.min(token.end())),
             ClientState::Revoked => Err(InactiveReason::Revoked),
             ClientState::Expired => Err(InactiveReason::Expired),
             ClientState::OwnerInactive => Err(InactiveReason::OwnerInactive),
@@ -246,6 +259,20 @@ mod tests {
             let works = client.works_until(standing);
             let verdict = client.evaluate(standing, at(now));
             prop_assert_eq!(works.at(at(now)), verdict.ok());
+        }
+
+        /// A limit is one more expiry, and the earlier one counts.
+        #[test]
+        fn a_limit_counts_like_an_earlier_expiry(
+            base_state in any_base_state(),
+            expiry in any_expiry(),
+            limit in any_expiry(),
+            standing in any_standing(),
+            now in -5_i64..5,
+        ) {
+            let limited = client(base_state, expiry).evaluate_until(standing, limit, at(now));
+            let shorter = client(base_state, expiry.min(limit));
+            prop_assert_eq!(limited, shorter.evaluate(standing, at(now)));
         }
 
         /// Within the same microsecond, the full evaluation decides.

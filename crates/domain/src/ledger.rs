@@ -82,7 +82,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger, and what it records. At most seven entries per client wait in the queue,
+    /// A ledger, and what it records. At most eight entries per client wait in the queue,
     /// and a few more around midnight.
     pub fn new() -> (Self, Recorded) {
         let (queue, entries) = mpsc::unbounded_channel();

@@ -52,11 +52,13 @@ pub enum Outcome {
     Used,
     /// The token was refused.
     Refused(RefusalReason),
+    /// The token was a legacy one. Counted in addition to one of the others.
+    LegacyToken,
 }
 
 impl Outcome {
     /// Every outcome, at the position that `index` returns.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Used,
         Self::Refused(RefusalReason::TokenRotated),
         Self::Refused(RefusalReason::Revoked),
@@ -64,8 +66,10 @@ impl Outcome {
         Self::Refused(RefusalReason::OwnerInactive),
         Self::Refused(RefusalReason::NoSiteGrant),
         Self::Refused(RefusalReason::RoleTooLow),
+        Self::LegacyToken,
     ];
     const USED: &str = "USED";
+    const LEGACY_TOKEN: &str = "LEGACY_TOKEN";
 
     /// How an answer of Introspect is counted: by the reason if the token was inactive, else by
     /// the decision if the request had a check. `None` if the token belongs to no client.
@@ -85,8 +89,8 @@ impl Outcome {
         Some(Self::Refused(reason))
     }
 
-    /// Whether the token was active, whatever the decision: only then is it the client's last
-    /// use.
+    /// Whether it says that the token was active, whatever the decision: only then is it the
+    /// client's last use.
     pub const fn token_worked(self) -> bool {
         match self {
             Self::Used | Self::Refused(RefusalReason::NoSiteGrant | RefusalReason::RoleTooLow) => {
@@ -97,7 +101,8 @@ impl Outcome {
                 | RefusalReason::Revoked
                 | RefusalReason::Expired
                 | RefusalReason::OwnerInactive,
-            ) => false,
+            )
+            | Self::LegacyToken => false,
         }
     }
 
@@ -111,14 +116,16 @@ impl Outcome {
             Self::Refused(RefusalReason::OwnerInactive) => 4,
             Self::Refused(RefusalReason::NoSiteGrant) => 5,
             Self::Refused(RefusalReason::RoleTooLow) => 6,
+            Self::LegacyToken => 7,
         }
     }
 
-    /// `USED`, or the reason's name.
+    /// `USED`, `LEGACY_TOKEN`, or the reason's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Used => Self::USED,
             Self::Refused(reason) => reason.as_str(),
+            Self::LegacyToken => Self::LEGACY_TOKEN,
         }
     }
 }
@@ -129,6 +136,7 @@ impl FromStr for Outcome {
     fn from_str(text: &str) -> Result<Self, UnknownName> {
         match text {
             Self::USED => Ok(Self::Used),
+            Self::LEGACY_TOKEN => Ok(Self::LegacyToken),
             _ => text.parse().map(Self::Refused),
         }
     }
@@ -210,6 +218,8 @@ pub struct DayUsage {
     pub uses: u64,
     /// How often a token was refused, for each reason that occurred.
     pub refusals: BTreeMap<RefusalReason, u64>,
+    /// How many of these uses and refusals were of a legacy token.
+    pub legacy_tokens: u64,
 }
 
 impl DayUsage {
@@ -219,6 +229,7 @@ impl DayUsage {
             day,
             uses: 0,
             refusals: BTreeMap::new(),
+            legacy_tokens: 0,
         }
     }
 
@@ -227,6 +238,7 @@ impl DayUsage {
         match outcome {
             Outcome::Used => self.uses += count,
             Outcome::Refused(reason) => *self.refusals.entry(reason).or_default() += count,
+            Outcome::LegacyToken => self.legacy_tokens += count,
         }
     }
 }
@@ -263,7 +275,7 @@ impl PendingUsage {
 
 /// The pending usage of all clients, ordered by client. A client is removed when its usage
 /// is written; if a write fails, it stays and later counts are added. So it has at most
-/// seven counts for each client and each day without a successful write.
+/// eight counts for each client and each day without a successful write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch(BTreeMap<ClientId, PendingUsage>);
 
@@ -333,7 +345,7 @@ mod tests {
         }
         let words: BTreeSet<_> = Outcome::ALL.map(Outcome::as_str).into_iter().collect();
         assert_eq!(words.len(), Outcome::ALL.len());
-        assert_eq!(words.len(), RefusalReason::ALL.len() + 1);
+        assert_eq!(words.len(), RefusalReason::ALL.len() + 2);
         assert!("used".parse::<Outcome>().is_err());
         assert!("".parse::<Outcome>().is_err());
         assert!("USED".parse::<RefusalReason>().is_err());

@@ -17,6 +17,7 @@ use crate::{
         id::ClientId,
         replay::{CallerSecret, ReplayKey},
         role::InstanceRole,
+        token::TokenScheme,
     },
     grpc::{error::ApiError, page},
     pb,
@@ -202,6 +203,15 @@ pub(in crate::grpc) fn to_api_client(
         created_by_user_id: client.created_by.to_string(),
         token_hint: client.token_hint.0.clone(),
         etag: client.etag(),
+        token_scheme: to_token_scheme(client.token_scheme).into(),
+    }
+}
+
+const fn to_token_scheme(scheme: Option<TokenScheme>) -> pb::TokenScheme {
+    match scheme {
+        None => pb::TokenScheme::Unspecified,
+        Some(TokenScheme::Blake3) => pb::TokenScheme::Blake3,
+        Some(TokenScheme::HitkeepSha256) => pb::TokenScheme::HitkeepSha256,
     }
 }
 

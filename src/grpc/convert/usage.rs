@@ -86,6 +86,7 @@ pub(in crate::grpc) fn to_day(usage: &DayUsage) -> pb::ApiClientUsageDay {
         day: Some(to_timestamp(usage.day.begins())),
         uses: usage.uses,
         refusals: usage.refusals.iter().map(refusals).collect(),
+        legacy_tokens: usage.legacy_tokens,
     }
 }
 

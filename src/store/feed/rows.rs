@@ -16,7 +16,7 @@ use crate::{
         id::{ClientId, ServiceAccountId, SiteId},
         introspection::TokenStanding,
         role::{InstanceRole, SiteRole, UnknownName},
-        token::{TokenHash, TokenHint},
+        token::{StoredHash, TokenHash, TokenHint},
     },
     store::{
         error::StoreError,
@@ -36,7 +36,7 @@ macro_rules! clients {
 }
 macro_rules! tokens {
     () => {
-        "SELECT client_id, hash, end_time FROM api_client_tokens"
+        "SELECT client_id, hash, end_time, scheme FROM api_client_tokens"
     };
 }
 
@@ -103,7 +103,7 @@ pub struct TokenRow {
     /// The client that has the token.
     pub client: ClientId,
     /// The hash of the token.
-    pub hash: TokenHash,
+    pub hash: StoredHash,
     /// Whether the token is current, or replaced with an overlap.
     pub standing: TokenStanding,
 }
@@ -181,7 +181,7 @@ impl TokenRow {
         let end: Option<Timestamp> = row.try_get(2)?;
         Ok(Self {
             client: ClientId::from_uuid(row.try_get(0)?),
-            hash: hash(row.try_get(1)?)?,
+            hash: StoredHash::new(types::word(row.try_get(3)?)?, bytes(row.try_get(1)?)?),
             standing: end.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
         })
     }
@@ -248,11 +248,10 @@ fn account(row: &Row) -> Result<(TokenHash, ServiceAccount), StoreError> {
         create_time: row.try_get(5)?,
         revoke_time: None,
     };
-    Ok((hash(row.try_get(0)?)?, account))
+    Ok((TokenHash(bytes(row.try_get(0)?)?), account))
 }
 
-fn hash(stored: &[u8]) -> Result<TokenHash, StoreError> {
-    let hash = stored.try_into().ok();
-    let length = || StoreError::Inconsistent(format!("a hash of {} bytes", stored.len()));
-    hash.map(TokenHash).ok_or_else(length)
+fn bytes(stored: &[u8]) -> Result<[u8; 32], StoreError> {
+    let length = |_| StoreError::Inconsistent(format!("a hash of {} bytes", stored.len()));
+    stored.try_into().map_err(length)
 }

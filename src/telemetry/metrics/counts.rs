@@ -15,11 +15,13 @@ const SHARDS: usize = 64;
 const TIMED: u32 = 64;
 
 /// The counts of one thread, aligned so that no other thread's are in the same cache line.
-#[repr(align(128))]
+/// In this order, so that the frequent ones share a line.
+#[repr(C, align(128))]
 #[derive(Debug, Default)]
 struct Shard {
     verdicts: [AtomicU64; VerdictReason::ALL.len()],
     calls: [AtomicU64; FastMethod::ALL.len()],
+    legacy_verdicts: [AtomicU64; VerdictReason::ALL.len()],
 }
 
 /// All shards.
@@ -51,12 +53,20 @@ impl Counts {
         self.shard().verdicts[verdict as usize].fetch_add(1, Relaxed);
     }
 
+    pub(super) fn legacy_verdict(&self, verdict: VerdictReason) {
+        self.shard().legacy_verdicts[verdict as usize].fetch_add(1, Relaxed);
+    }
+
     pub(super) fn call(&self, call: FastMethod) {
         self.shard().calls[call as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn verdicts(&self, verdict: VerdictReason) -> u64 {
         self.sum(|shard| &shard.verdicts[verdict as usize])
+    }
+
+    pub(super) fn legacy_verdicts(&self, verdict: VerdictReason) -> u64 {
+        self.sum(|shard| &shard.legacy_verdicts[verdict as usize])
     }
 
     pub(super) fn calls(&self, call: FastMethod) -> u64 {
@@ -96,6 +106,7 @@ mod tests {
                 scope.spawn(|| {
                     for verdict in VerdictReason::ALL {
                         counts.verdict(verdict);
+                        counts.legacy_verdict(verdict);
                     }
                     counts.call(FastMethod::Check);
                 });
@@ -104,6 +115,7 @@ mod tests {
         let all = u64::try_from(2 * SHARDS).unwrap();
         for verdict in VerdictReason::ALL {
             assert_eq!(counts.verdicts(verdict), all);
+            assert_eq!(counts.legacy_verdicts(verdict), all);
         }
         assert_eq!(
             (

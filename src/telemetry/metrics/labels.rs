@@ -57,6 +57,21 @@ impl VerdictReason {
         Self::Misconfigured,
     ];
 
+    /// Whether it is about a token that some API client has.
+    pub(super) const fn is_of_known_token(self) -> bool {
+        match self {
+            Self::Active
+            | Self::Allowed
+            | Self::NoSiteGrant
+            | Self::RoleTooLow
+            | Self::TokenRotated
+            | Self::Revoked
+            | Self::Expired
+            | Self::OwnerInactive => true,
+            Self::UnknownToken | Self::Unanswerable | Self::Misconfigured => false,
+        }
+    }
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "ACTIVE",

@@ -82,6 +82,19 @@ impl Shared {
             .build();
         let of = Arc::clone(shared);
         meter
+            .u64_observable_counter("hitkeep_auth.legacy_verdicts")
+            .with_unit("{verdict}")
+            .with_description("What was said of legacy tokens that an API client has.")
+            .with_callback(move |observer| {
+                let known = VerdictReason::ALL.into_iter();
+                for verdict in known.filter(|verdict| verdict.is_of_known_token()) {
+                    let reason = [KeyValue::new("reason", verdict.as_str())];
+                    observer.observe(of.counts.legacy_verdicts(verdict), &reason);
+                }
+            })
+            .build();
+        let of = Arc::clone(shared);
+        meter
             .i64_observable_up_down_counter("hitkeep_auth.connections")
             .with_unit("{connection}")
             .with_description("Connections that there are, by the listener they came in at.")

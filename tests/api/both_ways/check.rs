@@ -347,8 +347,16 @@ fn strange(token: &str) -> Vec<(&'static str, Vec<u8>)> {
 #[tokio::test]
 async fn every_case_of_the_table_goes_both_ways() {
     let app = TestApp::start().await;
+    let cases = table::cases(&app).await;
+    go_both_ways(&app, CHECK, &in_both_forms(&cases)).await;
+    let cases = table::with_legacy_tokens(&app, cases).await;
+    go_both_ways(&app, CHECK, &in_both_forms(&cases)).await;
+}
+
+/// The messages for these cases: with what is needed alone, and with everything.
+fn in_both_forms(cases: &[table::Case]) -> Vec<(String, Vec<u8>)> {
     let mut messages = Vec::new();
-    for case in table::cases(&app).await {
+    for case in cases {
         let token = case.token.as_deref().unwrap_or_default();
         let plain = asking(&case.settings, &case.path).bearing(token);
         let full = full(&case.settings, &case.path, token);
@@ -357,7 +365,7 @@ async fn every_case_of_the_table_goes_both_ways() {
             messages.push((what, framed(&request.encode_to_vec())));
         }
     }
-    go_both_ways(&app, CHECK, &messages).await;
+    messages
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE},
 };
-use hitkeep_auth::domain::token::{Token, TokenHash};
+use hitkeep_auth::domain::token::{LegacyToken, StoredHash, Token};
 use prost::Message;
 use tonic::Status;
 
@@ -57,15 +57,16 @@ impl Said {
     }
 }
 
-/// What of a token must not be seen: all of it, and its secret alone.
+/// What of a token must not be seen: all of it, and its secret alone. A legacy token is all
+/// secret: there, no long part of it.
 pub fn plain(token: &str) -> Vec<(String, String)> {
-    let kind = &token[..3];
+    let (kind, secret) = match LegacyToken::parse(token) {
+        Ok(_) => ("old", &token[8..56]),
+        Err(_) => (&token[..3], &token[4..47]),
+    };
     vec![
         (format!("a whole {kind} token"), token.into()),
-        (
-            format!("the secret of an {kind} token"),
-            token[4..47].into(),
-        ),
+        (format!("the secret of an {kind} token"), secret.into()),
         (format!("an {kind} token in base64"), STANDARD.encode(token)),
         (
             format!("the bytes of an {kind} token"),
@@ -76,7 +77,11 @@ pub fn plain(token: &str) -> Vec<(String, String)> {
 
 /// Its hash, which the database keeps, as logs might show it.
 pub fn hashed(token: &str) -> Vec<(String, String)> {
-    let TokenHash(hash) = Token::parse(token).expect("it was issued").hash();
+    let hash: StoredHash = match LegacyToken::parse(token) {
+        Ok(token) => token.hash().into(),
+        Err(_) => Token::parse(token).expect("it was issued").hash().into(),
+    };
+    let hash = hash.bytes();
     let each = |show: fn(&u8) -> String| hash.iter().map(show).collect::<Vec<_>>();
     let hex = each(|byte| format!("{byte:02x}"));
     vec![
@@ -90,7 +95,7 @@ pub fn hashed(token: &str) -> Vec<(String, String)> {
         ),
         ("a hash in base64".to_owned(), STANDARD.encode(hash)),
         ("a hash in base64url".to_owned(), URL_SAFE.encode(hash)),
-        ("a hash as numbers".to_owned(), listed(&hash)),
+        ("a hash as numbers".to_owned(), listed(hash)),
     ]
 }
 

@@ -1,8 +1,10 @@
 //! Tokens in every state, and routes that need something of each kind.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use hitkeep_auth::{
-    domain::caller::CallerPermission,
+    domain::{caller::CallerPermission, token::Token},
     pb::{self, InstanceRole, SiteRole, TeamRole, owner},
 };
 
@@ -147,6 +149,26 @@ pub async fn cases(app: &TestApp) -> Vec<Case> {
         }
     }
     cases
+}
+
+/// The same cases with legacy tokens: each client that has a token has a legacy one from
+/// now on, and no other. What was no token stays as it is.
+pub async fn with_legacy_tokens(app: &TestApp, cases: Vec<Case>) -> Vec<Case> {
+    let is_token = |token: &&String| Token::parse(token).is_ok();
+    let tokens = cases.iter().filter_map(|case| case.token.as_ref());
+    let tokens: BTreeSet<_> = tokens.filter(is_token).collect();
+    let sql: Vec<_> = tokens.iter().map(|token| becoming_legacy(token)).collect();
+    app.psql(&sql.join("; ")).await;
+    app.settle().await;
+    let legacy = |case: Case| Case {
+        what: format!("legacy: {}", case.what),
+        token: case.token.map(|token| match Token::parse(&token) {
+            Ok(_) => legacy_for(&token),
+            Err(_) => token,
+        }),
+        ..case
+    };
+    cases.into_iter().map(legacy).collect()
 }
 
 type Route = (

@@ -8,7 +8,7 @@ use hitkeep_auth::domain::{
     access::{Delegated, Owner, SiteGrants},
     client::{ApiClient, Expiry, Update},
     id::{ClientId, UserId},
-    token::{Token, TokenHint},
+    token::{Token, TokenHint, TokenScheme},
 };
 
 use super::{
@@ -40,6 +40,7 @@ impl Model {
                     update_time: now,
                     last_used: None,
                     token_hint: hint(draft.delegated.owner(), &token),
+                    token_scheme: Some(TokenScheme::Blake3),
                 };
                 self.clients.insert(id, client);
                 self.tokens.push(IssuedToken {
@@ -54,6 +55,7 @@ impl Model {
                 };
                 client.update_time = now;
                 client.token_hint = hint(owner_of(client), &token);
+                client.token_scheme = Some(TokenScheme::Blake3);
                 for old in self.tokens.iter_mut().filter(|old| old.client == *id) {
                     old.until = Some(match old.until {
                         None => now + renewal.overlap,

@@ -269,6 +269,12 @@ pub const CASES: &[(&str, Logged)] = &[
         "UPDATE api_client_tokens SET hash = hash(9) WHERE hash = hash(3)",
         Clients(&[32]),
     ),
+    // The same hash of another scheme is another token.
+    (
+        "UPDATE api_client_tokens SET scheme = 'hitkeep_sha256', \
+         hint = 'sha256_' || left(encode(hash, 'hex'), 6) WHERE client_id IN (id(35), id(36))",
+        Clients(&[35]),
+    ),
     (
         "DELETE FROM api_client_tokens WHERE hash = hash(1)",
         Clients(&[31]),

@@ -8,6 +8,7 @@ use hitkeep_auth::{
         id::{ClientId, SiteId, TeamId, UserId},
         introspection::{BaseState, ResolvedClient, TokenStanding},
         role::{SiteRole, TeamRole},
+        token::StoredHash,
     },
     store::feed::{ClientRow, FullLoadSink, GrantRow, Sink, TokenRow},
 };
@@ -118,7 +119,7 @@ impl FullLoadSink for Rows {
 }
 
 /// What is known of each token, by its hash.
-pub type Known = BTreeMap<[u8; 32], (TokenStanding, ResolvedClient)>;
+pub type Known = BTreeMap<StoredHash, (TokenStanding, ResolvedClient)>;
 
 impl Rows {
     /// Lets something happen when the first client comes.
@@ -152,7 +153,7 @@ impl Rows {
             };
             for token in tokens {
                 let entry = (token.standing, client.clone());
-                known.insert(token.hash.0, entry);
+                known.insert(token.hash, entry);
             }
         }
         known

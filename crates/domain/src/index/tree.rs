@@ -112,6 +112,12 @@ impl<V: Keyed> Tree<V> {
         let at = position(leaf, place, key).ok()?;
         Some(&leaf[at])
     }
+
+    /// All values, in the order of their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &V> {
+        let leaves = self.root.iter().flat_map(|branch| branch.iter());
+        leaves.flat_map(|leaf| leaf.iter())
+    }
 }
 
 impl<V: Keyed + Clone> Tree<V> {
