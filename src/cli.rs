@@ -21,7 +21,10 @@ mod rotation;
 mod serve;
 
 use crate::{
-    config::{Cli, Command, DatabaseUrlError, MigrateArgs, ServiceAccountCommand, TlsArgsError},
+    config::{
+        Cli, Command, DatabaseUrlError, MigrateArgs, RestWithoutHttp, ServiceAccountCommand,
+        TlsArgsError,
+    },
     server::Ended,
     store::{self, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
@@ -57,7 +60,10 @@ impl Failure {
             format!("{error}: {causes}")
         };
         let given_url = matches!(error.downcast_ref(), Some(DatabaseUrlError::Given(_)));
-        let usage = given_url || error.is::<TlsArgsError>() || error.is::<TelemetryError>();
+        let usage = given_url
+            || error.is::<TlsArgsError>()
+            || error.is::<RestWithoutHttp>()
+            || error.is::<TelemetryError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },

@@ -133,6 +133,9 @@ pub struct ServeArgs {
         value_name = "ADDRESS"
     )]
     pub http_listen: Vec<Address>,
+    /// Offer the routes of HitKeep's dashboard on the HTTP listener, which has to be there
+    #[arg(long, env = "HITKEEP_AUTH_HITKEEP_REST", value_parser = boolean)]
+    hitkeep_rest: bool,
     /// Maximum number of connections to Postgres in the pool; up to three more follow changes
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
@@ -204,6 +207,11 @@ impl LegacyTokenArgs {
         self.accept_legacy_until.into()
     }
 }
+
+/// `--hitkeep-rest` without a listener for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--hitkeep-rest needs --http-listen: the routes are served over HTTP")]
+pub struct RestWithoutHttp;
 
 /// TLS for callers that connect over TCP.
 #[derive(Debug, Args)]
@@ -437,8 +445,14 @@ impl ServeArgs {
     }
 
     /// The options of the server.
-    pub fn server(&self) -> server::Options {
-        self.connections.set(server::Options {
+    ///
+    /// # Errors
+    /// If an option is missing that another one needs.
+    pub fn server(&self) -> Result<server::Options, RestWithoutHttp> {
+        if self.hitkeep_rest && self.http_listen.is_empty() {
+            return Err(RestWithoutHttp);
+        }
+        Ok(self.connections.set(server::Options {
             grpc: grpc::Options {
                 max_clients_per_owner: self.max_clients_per_owner,
                 max_cache_age: self.max_cache_age,
@@ -458,9 +472,10 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
+            hitkeep_rest: self.hitkeep_rest,
             threads: self.threads.unwrap_or_else(available_cores),
             ..server::Options::default()
-        })
+        }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The HTTP listener, for clients without gRPC: `/oauth2/introspect` (RFC 7662) for
-//! resource servers, `/forward-auth` for proxies that authorize each request, and `/livez`,
-//! `/readyz` and `/metrics` for operators.
+//! resource servers, `/forward-auth` for proxies that authorize each request, HitKeep's
+//! routes for the management of API clients, and `/livez`, `/readyz` and `/metrics` for
+//! operators.
 //!
 //! Verdicts are those of Introspect: both share one judgement, wait for the same things,
 //! and record the same uses.
@@ -19,8 +20,12 @@ mod forward_auth;
 mod introspect;
 mod layers;
 mod probes;
+mod rest;
 
-use crate::grpc::{Services, error::ApiError};
+use crate::{
+    calls::admission::Admission,
+    grpc::{Services, error::ApiError},
+};
 
 /// The paths, which are also values of a metric label.
 const INTROSPECT: &str = "/oauth2/introspect";
@@ -42,6 +47,10 @@ pub(crate) struct HttpState {
     pub(crate) services: Arc<Services>,
     /// The limit of concurrent token requests, shared with the introspections over gRPC.
     pub(crate) limit: Arc<Semaphore>,
+    /// The limits of calls that use the database, shared with those over gRPC.
+    pub(crate) database_calls: Arc<Admission>,
+    /// Whether the routes of HitKeep's dashboard exist.
+    pub(crate) offers_hitkeep_rest: bool,
     /// Becomes true when the server begins to shut down.
     pub(crate) shutting_down: watch::Receiver<bool>,
 }
@@ -55,7 +64,12 @@ impl HttpState {
 
 /// The routes behind their layers. A layer that is added later wraps those before it.
 pub(crate) fn router(state: HttpState) -> Router {
-    Router::new()
+    let router = if state.offers_hitkeep_rest {
+        rest::routes(&state)
+    } else {
+        Router::new()
+    };
+    router
         .route(INTROSPECT, post(introspect::introspect))
         .route(FORWARD_AUTH, any(forward_auth::forward_auth))
         .route(LIVEZ, get(probes::livez))

@@ -14,7 +14,6 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 
-mod admission;
 mod auth;
 mod bodies;
 #[cfg(test)]
@@ -24,12 +23,13 @@ pub mod health;
 mod layers;
 pub mod lifecycle;
 
-use admission::{Admission, Burst};
-
 use crate::{
-    calls::method::{
-        INTROSPECT_STREAM, MAX_CHECK_BYTES, MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES,
-        MAX_OPEN_MESSAGE_BYTES,
+    calls::{
+        admission::{Admission, Burst, Capacity},
+        method::{
+            INTROSPECT_STREAM, MAX_CHECK_BYTES, MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES,
+            MAX_OPEN_MESSAGE_BYTES,
+        },
     },
     fastpath::{self, FastPath, dispatch::Dispatch},
     grpc::{self, Services},
@@ -85,6 +85,8 @@ pub struct Options {
     /// The maximum age of connections on both listeners, with a jitter of a tenth. Default
     /// none.
     pub max_connection_age: Option<Duration>,
+    /// Whether the HTTP listener offers the routes of HitKeep's dashboard. Default false.
+    pub hitkeep_rest: bool,
     /// The number of I/O threads. Default 0: the current runtime serves the connections.
     pub threads: usize,
 }
@@ -103,6 +105,7 @@ impl Default for Options {
             max_connections: 10_000,
             idle_timeouts: IdleTimeouts::default(),
             max_connection_age: None,
+            hitkeep_rest: false,
             threads: 0,
         }
     }
@@ -215,15 +218,23 @@ where
             max_calls: options.max_calls,
             max_duration: options.max_burst,
         };
+        let permits = store.permits();
+        let capacity = Capacity {
+            reads: permits.reads,
+            writes: permits.writes,
+        };
+        let database_calls = Arc::new(Admission::new(burst, capacity));
         let limits = Arc::new(layers::Limits::new(
             Arc::clone(&introspections),
             MAX_REPLACEMENTS,
-            Admission::new(burst, store.permits()),
+            Arc::clone(&database_calls),
             draining,
         ));
         let http_state = http::HttpState {
             services: Arc::clone(&services),
             limit: introspections,
+            database_calls,
+            offers_hitkeep_rest: options.hitkeep_rest,
             shutting_down,
         };
         let ages = || Ages::new(options.max_connection_age, store.entropy());

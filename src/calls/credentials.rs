@@ -12,7 +12,7 @@ use crate::{
     transport::tls::Peer,
 };
 
-/// The header for a proxy's own token.
+/// The header for the token of a caller that hands on requests of others, such as a proxy.
 pub(crate) const PROXY_TOKEN: &str = "x-hitkeep-caller";
 const BASIC: &str = "basic";
 const BEARER: &str = "bearer";
@@ -106,7 +106,7 @@ pub(crate) fn proxy_token(headers: &HeaderMap) -> Option<String> {
 
 /// The value of a header that must occur once: with two values, it is ambiguous which one
 /// is meant.
-fn once<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h HeaderValue> {
+pub(crate) fn once<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     values.next().is_none().then_some(value)

@@ -38,7 +38,11 @@ pub(super) fn run(
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
         migrations::apply(&url).await?;
-        let (options, database) = (server::Options::default(), store::StoreOptions::new(&url));
+        let options = server::Options {
+            hitkeep_rest: true,
+            ..server::Options::default()
+        };
+        let database = store::StoreOptions::new(&url);
         // Only after Postgres has started, which would inherit the raised limit. There are two
         // listeners.
         descriptors::ensure_limit(2 * options.max_connections, database.pool_size);

@@ -38,7 +38,7 @@ const REMINDER: Duration = Duration::from_mins(1);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
-    let (options, database) = (args.server(), args.store()?);
+    let (options, database) = (args.server()?, args.store()?);
     let listeners = 1 + usize::from(!args.http_listen.is_empty());
     let connections = options.max_connections.saturating_mul(listeners);
     descriptors::ensure_limit(connections, database.pool_size);

@@ -12,6 +12,7 @@ use super::{
         usage,
     },
     error::ApiError,
+    management::{self, ClientView, Loaded, load, log_change},
     page,
     replay::{EarlierRequest, IdempotentRequest, Reply, Written, earlier},
 };
@@ -20,7 +21,7 @@ use crate::{
         Timestamp,
         access::Facts,
         audit::Provenance,
-        client::{ApiClient, Draft, Quota, Transition, check_listable},
+        client::{ApiClient, Draft, Transition, check_listable},
         id::{ClientId, SiteId, UserId},
         refusal::Refusal,
         replay::Write,
@@ -28,50 +29,6 @@ use crate::{
     pb::{self, api_client_service_server::ApiClientService},
     store::{Committed, Snapshot, Transaction},
 };
-
-/// A client, and what determines its state.
-struct ClientView {
-    client: ApiClient,
-    owner_can_act: bool,
-    now: Timestamp,
-}
-
-impl ClientView {
-    fn new(client: ApiClient, facts: &Facts, now: Timestamp) -> Self {
-        Self {
-            client,
-            owner_can_act: facts.owner_can_act(),
-            now,
-        }
-    }
-
-    fn to_pb(&self) -> pb::ApiClient {
-        clients::to_api_client(&self.client, self.owner_can_act, self.now)
-    }
-}
-
-/// A client, and the facts that determine what the actor may do with it.
-struct Loaded {
-    client: ApiClient,
-    facts: Facts,
-}
-
-/// Loads a client that the actor may see, with the facts about all sites that it has grants
-/// for and all that the call names.
-async fn load(
-    tx: &mut Transaction,
-    OnClient { actor, id }: &OnClient,
-    named: &[SiteId],
-) -> Result<Loaded, ApiError> {
-    let client = tx.find_client(*id).await?.ok_or(Refusal::NotFound)?;
-    let carried = client.delegated.grants().keys();
-    let sites: Vec<SiteId> = carried.chain(named).copied().collect();
-    let facts = tx
-        .facts(actor.user, client.delegated.owner(), &sites)
-        .await?;
-    ApiClient::require_visible(&facts)?;
-    Ok(Loaded { client, facts })
-}
 
 /// The stored reply to a repeated creation. The actor must be allowed to create such a
 /// client now, and to receive the token of the client as it is now.
@@ -114,12 +71,6 @@ fn reply<R: Reply>(
     }
 }
 
-/// Logs a change of a client: if the database and its audit trail are lost, the log
-/// remains. Called only after the commit, and only if the client changed.
-fn log_change(done: &str, client: ClientId) {
-    tracing::info!(client.id = %client, "{done} API client {client}");
-}
-
 /// A call that may change one client.
 struct Change<'c> {
     /// The client and the actor.
@@ -150,10 +101,7 @@ impl Services {
             let Loaded { client: old, facts } = load(tx, on_client, named).await?;
             let Transition { client, event } = decide(old.clone(), &facts, tx.now)?;
             let is_done = event.is_some();
-            if let Some(event) = event {
-                tx.update_client(&old, &client).await?;
-                tx.record(event).await?;
-            }
+            management::write_change(tx, &old, &client, event).await?;
             Ok((ClientView::new(client, &facts, tx.now), is_done))
         };
         let Committed {
@@ -189,26 +137,14 @@ impl ApiClientService for Services {
                 let reply = repeat_creation(tx, actor.user, &draft, earlier).await?;
                 return Ok(Written::Replayed(reply));
             }
-            let draft = draft.clone();
-            let owner = draft.delegated.owner();
-            let sites: Vec<SiteId> = draft.delegated.grants().keys().copied().collect();
-            let facts = tx.facts(actor.user, owner, &sites).await?;
-            let quota = Quota {
-                used: tx.count_clients(owner).await?,
-                limit,
-            };
-            let issued = ApiClient::create(draft, &facts, quota, tx.now, &*tx.entropy())?;
-            tx.insert_client(&issued.client, &issued.token.hash())
-                .await?;
-            tx.record(issued.event).await?;
-            let view = ClientView::new(issued.client, &facts, tx.now);
+            let (view, token) = management::create(tx, actor.user, draft.clone(), limit).await?;
             let reply = pb::CreateApiClientResponse {
-                token: issued.token.reveal(),
+                token: token.reveal(),
                 api_client: Some(view.to_pb()),
                 revision: 0,
             };
             if let Some(request_key) = &request_key {
-                request_key.store_reply(tx, &reply, &issued.token).await?;
+                request_key.store_reply(tx, &reply, &token).await?;
             }
             Ok(Written::New(view.client.id, reply))
         };
@@ -285,24 +221,19 @@ impl ApiClientService for Services {
             .transpose()?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let earlier = earlier(request_key.as_ref(), tx).await?;
-            let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
+            let loaded = load(tx, &on_client, &[]).await?;
             if let Some(earlier) = earlier {
-                client.check_token_issue(&facts, tx.now)?;
+                loaded.client.check_token_issue(&loaded.facts, tx.now)?;
                 return Ok(Written::Replayed(earlier.reply()?));
             }
-            let rotated = client.rotate(&rotation, &facts, tx.now, &*tx.entropy())?;
-            let issued = rotated.issued;
-            tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends)
-                .await?;
-            tx.record(issued.event).await?;
-            let view = ClientView::new(issued.client, &facts, tx.now);
+            let (view, token) = management::rotate(tx, loaded, &rotation).await?;
             let reply = pb::RotateApiClientResponse {
-                token: issued.token.reveal(),
+                token: token.reveal(),
                 api_client: Some(view.to_pb()),
                 revision: 0,
             };
             if let Some(request_key) = &request_key {
-                request_key.store_reply(tx, &reply, &issued.token).await?;
+                request_key.store_reply(tx, &reply, &token).await?;
             }
             Ok(Written::New(view.client.id, reply))
         };
@@ -366,11 +297,8 @@ impl ApiClientService for Services {
         let on_client = clients::on_client(request.actor, &request.id)?;
         let provenance = provenance(&extensions, Some(on_client.actor.clone()))?;
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
-            let Loaded { client, facts } = load(tx, &on_client, &[]).await?;
-            let id = client.id;
-            let event = client.delete(&facts)?;
-            tx.delete_client(id).await?;
-            Ok(tx.record(event).await?)
+            let loaded = load(tx, &on_client, &[]).await?;
+            management::delete(tx, loaded).await
         };
         let Committed { revision, .. } = self.write(&extensions, &provenance, body).await?;
         log_change("deleted", on_client.id);

@@ -8,7 +8,7 @@ pub(super) mod clients;
 pub(super) mod directory;
 pub(crate) mod ext_authz;
 pub(crate) mod introspection;
-mod reader;
+pub(crate) mod reader;
 pub(super) mod usage;
 
 use crate::{

@@ -14,10 +14,14 @@ use tonic::Code;
 
 use crate::{grpc::error::ApiError, proxy_auth::verdict::HttpAnswer};
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// When to retry a request that failed temporarily, in seconds.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+pub(super) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// The challenge for a caller's own token. A scheme of our own, because the end client may
+/// see it, and a Bearer challenge would say that the end client's token is at fault. A
+/// caller that can tell the two apart turns it into a 500, which it is.
+pub(super) const CALLER_CHALLENGE: HeaderValue = HeaderValue::from_static("X-HitKeep-Caller");
 
 /// A JSON response that caches must not store.
 pub(super) fn json(status: StatusCode, body: &Value) -> Response {

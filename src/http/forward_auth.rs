@@ -13,7 +13,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE, request::Parts};
+use http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE, request::Parts};
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
@@ -48,10 +48,6 @@ const OTHER_PATH_HEADERS: [&str; 7] = [
     "x-replaced-path",
     "x-rewrite-url",
 ];
-/// A scheme of our own, because the end client may see it, and a Bearer challenge would say
-/// that the client's token is at fault. A proxy that can tell the two apart turns it into a
-/// 500, which it is.
-const CALLER_CHALLENGE: HeaderValue = HeaderValue::from_static("X-HitKeep-Caller");
 
 /// Handles a request with the settings in its query.
 pub(super) async fn forward_auth(State(state): State<HttpState>, request: Request) -> Response {
@@ -248,7 +244,7 @@ fn refused(state: &HttpState, error: &ApiError) -> Response {
     let mut response = answer::refusal(status, code, &description);
     response
         .headers_mut()
-        .insert(WWW_AUTHENTICATE, CALLER_CHALLENGE);
+        .insert(WWW_AUTHENTICATE, answer::CALLER_CHALLENGE);
     response
 }
 

@@ -1,9 +1,9 @@
 //! The layers around the routes, and the responses for unknown routes.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::Response,
 };
@@ -15,7 +15,7 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 use super::{
     FORWARD_AUTH, HttpState, INTROSPECT, LIVEZ, METRICS, READYZ,
     answer::{self, FailureReason},
-    extends_forward_auth,
+    extends_forward_auth, rest,
 };
 use crate::{
     grpc::context::{CallerSlot, REQUEST_ID, RequestId},
@@ -45,10 +45,14 @@ pub(super) async fn trace(
         http.route = route,
         request.id = &*request_id,
         caller.name = Empty,
+        actor.user_id = Empty,
     );
     let traced = request_span(&state, &request, method, route);
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
+    request
+        .extensions_mut()
+        .insert(RequestId(Arc::clone(&request_id)));
     let answered = next.run(request).instrument(span.clone());
     let mut response = answered.instrument(traced.clone()).await;
     let completed = CompletedRequest {
@@ -185,23 +189,29 @@ fn method(method: &Method) -> &'static str {
 
 /// The route of a request, or the label for unknown paths.
 fn route(request: &Request) -> &'static str {
-    let path = request.uri().path();
-    if extends_forward_auth(path) {
-        return FORWARD_AUTH;
-    }
+    let Some(matched) = request.extensions().get::<MatchedPath>() else {
+        let extends_forward_auth = extends_forward_auth(request.uri().path());
+        return if extends_forward_auth { FORWARD_AUTH } else { NO_ROUTE };
+    };
     [INTROSPECT, FORWARD_AUTH, LIVEZ, READYZ, METRICS]
         .into_iter()
-        .find(|route| *route == path)
+        .chain(rest::ROUTES)
+        .find(|route| *route == matched.as_str())
         .unwrap_or(NO_ROUTE)
 }
 
 /// Turns a panic into a 500.
 pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
+    let is_rest = rest::ROUTES.contains(&route(&request));
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            let mut response = answer::refusal(status, "server_error", "internal error");
+            let mut response = if is_rest {
+                rest::internal_error()
+            } else {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                answer::refusal(status, "server_error", "internal error")
+            };
             response.extensions_mut().insert(FailureReason {
                 reason: "INTERNAL",
                 causes: Some(format!("a handler panicked: {}", panic_message(&*panic))),

@@ -20,12 +20,10 @@ use tokio::{
 use tonic::{Code, Status};
 use tracing::{Instrument, field::Empty, info_span};
 
-use super::{
-    admission::{self, Admission},
-    bodies::{CancelSignal, CancellableBody},
-};
+use super::bodies::{CancelSignal, CancellableBody};
 use crate::{
     calls::{
+        admission::{Admission, CallKind},
         deadline::time_limit,
         method::{Access, CHECK, INTROSPECT_STREAM, Method, REPLACE_DIRECTORY},
         record::{
@@ -60,8 +58,8 @@ pub(super) struct Limits {
     introspections: Arc<Semaphore>,
     /// Replacements of the directory, which are rare and large.
     replacements: Semaphore,
-    /// All other calls, which use the database.
-    database_calls: Admission,
+    /// All other calls, which use the database. Those over HTTP count as well.
+    database_calls: Arc<Admission>,
     health_streams: Arc<Semaphore>,
     reflection_streams: Arc<Semaphore>,
     /// True once the server drains.
@@ -72,7 +70,7 @@ impl Limits {
     pub(super) fn new(
         introspections: Arc<Semaphore>,
         replacements: usize,
-        database_calls: Admission,
+        database_calls: Arc<Admission>,
         draining: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -261,7 +259,7 @@ pub(super) async fn shed(
         Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
         Access::Permitted(_) | Access::Authenticated => {
-            let kind = admission::CallKind::of(Method::of(path));
+            let kind = CallKind::of(Method::of(path));
             return match limits.database_calls.admit(kind, Instant::now()) {
                 Some(_admitted) => next.run(request).await,
                 None => Status::from(ApiError::Overloaded).into_http(),

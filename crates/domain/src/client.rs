@@ -6,6 +6,7 @@
 //! transition that only removes access does not fail for lack of it.
 
 mod parts;
+mod replace;
 
 pub use super::state::{ClientState, Expiry};
 use super::{
@@ -21,6 +22,7 @@ use super::{
 pub use parts::{
     BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,
 };
+pub use replace::{Replaced, Replacement, Revocation};
 
 /// The domain separation of etags (BLAKE3's derive-key mode).
 const ETAG_CONTEXT: &str = "auth.hitkeep.com 2026-11-23 API client etag v1";

@@ -31,20 +31,20 @@ const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_4
 
 /// Collects the violations of a request.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     violations: Vec<Violation>,
 }
 
 /// A field was invalid, and the reader has its violation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Invalid;
+pub(crate) struct Invalid;
 
 /// The value of a valid field.
-pub(super) type Parsed<T> = Result<T, Invalid>;
+pub(crate) type Parsed<T> = Result<T, Invalid>;
 
 impl Reader {
     /// Records a violation.
-    pub(super) fn violation(&mut self, field: &str, description: impl Display) -> Invalid {
+    pub(crate) fn violation(&mut self, field: &str, description: impl Display) -> Invalid {
         if self.violations.len() < MAX_VIOLATIONS {
             let description = description.to_string();
             self.violations.push(Violation {
@@ -61,7 +61,7 @@ impl Reader {
     }
 
     /// Builds the request if there are no violations.
-    pub(super) fn finish<T>(self, read: impl FnOnce() -> Parsed<T>) -> Result<T, ApiError> {
+    pub(crate) fn finish<T>(self, read: impl FnOnce() -> Parsed<T>) -> Result<T, ApiError> {
         match read() {
             Ok(read) if self.violations.is_empty() => Ok(read),
             // A missing value always has a violation.
@@ -69,15 +69,15 @@ impl Reader {
         }
     }
 
-    pub(super) fn required<T>(&mut self, field: &str, value: Option<T>) -> Parsed<T> {
+    pub(crate) fn required<T>(&mut self, field: &str, value: Option<T>) -> Parsed<T> {
         value.ok_or_else(|| self.violation(field, "is required"))
     }
 
-    pub(super) fn parsed<T>(&mut self, field: &str, parsed: Result<T, impl Display>) -> Parsed<T> {
+    pub(crate) fn parsed<T>(&mut self, field: &str, parsed: Result<T, impl Display>) -> Parsed<T> {
         parsed.map_err(|error| self.violation(field, error))
     }
 
-    pub(super) fn id<T: FromStr<Err = MalformedId>>(
+    pub(crate) fn id<T: FromStr<Err = MalformedId>>(
         &mut self,
         field: &str,
         text: &str,
@@ -197,16 +197,30 @@ impl Reader {
         field: &str,
         grants: &[pb::SiteGrant],
     ) -> Parsed<SiteGrants> {
+        let pairs = grants
+            .iter()
+            .map(|grant| (grant.site_id.as_str(), grant.role));
+        self.grants(field, pairs, Self::site_role)
+    }
+
+    /// Reads grants of any form: of each the text of the site, and what `read_role` makes a
+    /// role of.
+    pub(crate) fn grants<'g, R>(
+        &mut self,
+        field: &str,
+        grants: impl ExactSizeIterator<Item = (&'g str, R)>,
+        read_role: impl Fn(&mut Self, &str, R) -> Parsed<SiteRole>,
+    ) -> Parsed<SiteGrants> {
         if grants.len() > MAX_GRANTS {
             let problem = format_args!("must have at most {MAX_GRANTS} grants");
             return Err(self.violation(field, problem));
         }
         let mut seen = HashSet::new();
         let mut read = Ok(SiteGrants::new());
-        for (index, grant) in grants.iter().enumerate() {
+        for (index, (site, role)) in grants.enumerate() {
             let field = format!("{field}[{index}]");
-            let site = self.id::<SiteId>(&format!("{field}.site_id"), &grant.site_id);
-            let role = self.site_role(&format!("{field}.role"), grant.role);
+            let site = self.id::<SiteId>(&format!("{field}.site_id"), site);
+            let role = read_role(self, &format!("{field}.role"), role);
             if site.is_ok_and(|site| !seen.insert(site)) {
                 read = Err(self.violation(&format!("{field}.site_id"), "is granted twice"));
             }
@@ -216,6 +230,16 @@ impl Reader {
             }
         }
         read
+    }
+
+    /// Reads a time as text (RFC 3339), with the range and precision of every time.
+    pub(crate) fn rfc3339(&mut self, field: &str, text: &str) -> Parsed<Timestamp> {
+        let time = DateTime::parse_from_rfc3339(text).ok();
+        let time = time
+            .filter(|time| TIMESTAMP_SECONDS.contains(&time.timestamp()))
+            .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros()));
+        let problem = "must be a time by RFC 3339, from the year 1 to 9999";
+        self.parsed(field, time.ok_or(problem))
     }
 
     pub(super) fn timestamp(

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{calls::method::Method, store::PoolPermits};
+use super::method::Method;
 
 /// How many calls of a kind are admitted for each connection to Postgres once a queue has
 /// lasted longer than [`Burst::max_duration`]. That many keep Postgres busy, and an
@@ -22,17 +22,26 @@ const SUSTAINED_CALLS_PER_CONNECTION: usize = 4;
 
 /// The size and duration of a tolerated burst.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Burst {
+pub(crate) struct Burst {
     /// The limit of concurrent calls of all kinds.
-    pub(super) max_calls: usize,
+    pub(crate) max_calls: usize,
     /// How long a queue may last.
-    pub(super) max_duration: Duration,
+    pub(crate) max_duration: Duration,
+}
+
+/// How many calls of each kind Postgres works on at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capacity {
+    /// Reads.
+    pub(crate) reads: usize,
+    /// Writes.
+    pub(crate) writes: usize,
 }
 
 /// Whether a call writes. Each kind has a queue of its own, since writes wait for one
 /// another, and reads need not wait for writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallKind {
+pub(crate) enum CallKind {
     /// It only reads, or the method does not exist.
     Read,
     /// It may write.
@@ -41,7 +50,7 @@ pub(super) enum CallKind {
 
 impl CallKind {
     /// Decided by the standard method names (AIP-131, AIP-132).
-    pub(super) fn of(method: Method) -> Self {
+    pub(crate) fn of(method: Method) -> Self {
         let reads = ["Get", "List", "unknown"];
         if reads.iter().any(|verb| method.name.starts_with(verb)) {
             Self::Read
@@ -53,12 +62,11 @@ impl CallKind {
 
 /// Admits or sheds calls.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(crate) struct Admission {
     burst: Burst,
     /// How many calls of a kind are admitted while a queue persists.
     sustained_limit: usize,
-    /// How many calls of each kind Postgres works on at a time.
-    capacity: PoolPermits,
+    capacity: Capacity,
     queues: Mutex<Queues>,
 }
 
@@ -82,13 +90,13 @@ struct Queue {
 
 /// A permit for an admitted call, until it is dropped.
 #[derive(Debug)]
-pub(super) struct AdmissionPermit<'a> {
+pub(crate) struct AdmissionPermit<'a> {
     admission: &'a Admission,
     kind: CallKind,
 }
 
 impl Admission {
-    pub(super) fn new(burst: Burst, capacity: PoolPermits) -> Self {
+    pub(crate) fn new(burst: Burst, capacity: Capacity) -> Self {
         Self {
             burst,
             sustained_limit: capacity
@@ -100,7 +108,7 @@ impl Admission {
     }
 
     /// Admits a call, or returns None if it must be shed.
-    pub(super) fn admit(&self, kind: CallKind, now: Instant) -> Option<AdmissionPermit<'_>> {
+    pub(crate) fn admit(&self, kind: CallKind, now: Instant) -> Option<AdmissionPermit<'_>> {
         self.with(|queues| {
             let in_flight = queues.reads.in_flight + queues.writes.in_flight;
             let capacity = self.capacity_of(kind);
@@ -187,7 +195,7 @@ mod tests {
             max_calls,
             max_duration: MAX_DURATION,
         };
-        let permits = PoolPermits {
+        let permits = Capacity {
             reads: 2,
             writes: 1,
         };

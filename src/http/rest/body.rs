@@ -1,0 +1,251 @@
+//! The bodies of requests, as HitKeep's dashboard sends them: JSON objects without unknown
+//! fields, in which null is the same as an absent field.
+
+use std::{error::Error, fmt, marker::PhantomData};
+
+use axum::{
+    body::to_bytes,
+    extract::{FromRequest, Request},
+};
+use http::{HeaderMap, header::CONTENT_TYPE};
+use http_body_util::LengthLimitError;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use super::reply::Refused;
+use crate::{
+    domain::{
+        access::{Delegated, Owner, SiteGrants},
+        client::{Description, Draft, Expiry, Name, Replacement, Revocation},
+        role::InstanceRole,
+    },
+    grpc::{
+        convert::reader::{Parsed, Reader},
+        error::{ApiError, Violation},
+    },
+    http::HttpState,
+};
+
+/// The size limit of a body, as HitKeep's. 100 grants take a hundredth of it.
+const MAX_BODY: usize = 1024 * 1024;
+/// How many characters of a parser's error are repeated; it quotes the body.
+const MAX_QUOTED: usize = 200;
+
+/// A JSON object of that form.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<HttpState> for Json<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, _: &HttpState) -> Result<Self, Refused> {
+        let (head, body) = request.into_parts();
+        if !is_json(&head.headers) {
+            return Err(Refused::NotJson);
+        }
+        let bytes = to_bytes(body, MAX_BODY).await.map_err(|error| {
+            let source = error.source();
+            if source.is_some_and(<dyn Error>::is::<LengthLimitError>) {
+                bad_body("is larger than 1 MiB")
+            } else {
+                bad_body("broke off")
+            }
+        })?;
+        match serde_json::from_slice(&bytes) {
+            Ok(Object(read)) => Ok(Self(read)),
+            Err(error) => Err(bad_body(format!("is not as expected: {}", quoted(&error))).into()),
+        }
+    }
+}
+
+/// Whether the body says that it is JSON, or says nothing, as HitKeep asks for nothing.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE) else {
+        return true;
+    };
+    let kind = kind.to_str().unwrap_or_default().split(';').next();
+    kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn bad_body(description: impl Into<String>) -> ApiError {
+    ApiError::InvalidFields(vec![Violation {
+        field: "the body".to_owned(),
+        description: description.into(),
+    }])
+}
+
+fn quoted(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let shown = text
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    shown.take(MAX_QUOTED).collect()
+}
+
+/// A JSON object. A derived struct would be read from an array as well.
+#[derive(Debug)]
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Map(PhantomData))
+    }
+}
+
+/// A client that is to be created.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateBody {
+    name: Option<String>,
+    description: Option<String>,
+    instance_role: Option<String>,
+    expires_at: Option<String>,
+    site_roles: Option<Vec<Object<SiteRoleBody>>>,
+}
+
+/// The new values of a client.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplaceBody {
+    name: Option<String>,
+    description: Option<String>,
+    instance_role: Option<String>,
+    expires_at: Option<String>,
+    revoked: Option<bool>,
+    site_roles: Option<Vec<Object<SiteRoleBody>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SiteRoleBody {
+    site_id: Option<String>,
+    role: Option<String>,
+}
+
+impl CreateBody {
+    /// The client to create for that owner. Whether the expiry is in the future is decided
+    /// when it is created.
+    pub(super) fn draft(self, owner: Owner) -> Result<Draft, ApiError> {
+        let mut reader = Reader::default();
+        let name = name(&mut reader, self.name.as_deref());
+        let description = description(&mut reader, self.description.as_deref());
+        let role = instance_role(&mut reader, owner, self.instance_role.as_deref())
+            .map(|role| role.unwrap_or(InstanceRole::User));
+        let expiry = expiry(&mut reader, self.expires_at.as_deref());
+        let grants = grants(&mut reader, self.site_roles);
+        reader.finish(|| {
+            let (instance_role, grants) = (role?, grants?);
+            let delegated = match owner {
+                Owner::User(user) => Delegated::Personal {
+                    user,
+                    instance_role,
+                    grants,
+                },
+                Owner::Team(team) => Delegated::Team { team, grants },
+            };
+            Ok(Draft {
+                delegated,
+                name: name?,
+                description: description?,
+                expiry: expiry?,
+            })
+        })
+    }
+}
+
+impl ReplaceBody {
+    /// The replacement for a client of that owner. An absent expiry is none, and absent
+    /// site roles are none.
+    pub(super) fn replacement(self, owner: Owner) -> Result<Replacement, ApiError> {
+        let mut reader = Reader::default();
+        let name = name(&mut reader, self.name.as_deref());
+        let description = description(&mut reader, self.description.as_deref());
+        let role = instance_role(&mut reader, owner, self.instance_role.as_deref());
+        let role = match (role, owner) {
+            (Ok(None), Owner::User(_)) => reader.required("instance_role", None),
+            (role, _) => role.map(|role| role.unwrap_or(InstanceRole::User)),
+        };
+        let expiry = expiry(&mut reader, self.expires_at.as_deref());
+        let grants = grants(&mut reader, self.site_roles);
+        reader.finish(|| {
+            Ok(Replacement {
+                name: name?,
+                description: description?,
+                instance_role: role?,
+                grants: grants?,
+                expiry: expiry?,
+                revocation: match self.revoked {
+                    None => Revocation::Kept,
+                    Some(true) => Revocation::Revoked,
+                    Some(false) => Revocation::Lifted,
+                },
+            })
+        })
+    }
+}
+
+fn name(reader: &mut Reader, text: Option<&str>) -> Parsed<Name> {
+    reader.parsed("name", Name::parse(text.unwrap_or_default()))
+}
+
+/// HitKeep trims descriptions.
+fn description(reader: &mut Reader, text: Option<&str>) -> Parsed<Description> {
+    let text = text.unwrap_or_default().trim();
+    reader.parsed("description", Description::parse(text))
+}
+
+/// None if there is no role, or an empty one. A team's client has none but the default.
+fn instance_role(
+    reader: &mut Reader,
+    owner: Owner,
+    text: Option<&str>,
+) -> Parsed<Option<InstanceRole>> {
+    let field = "instance_role";
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let role = text.parse().or(Err("must be user, admin or owner"));
+    let role = reader.parsed(field, role)?;
+    match (owner, role) {
+        (Owner::Team(_), InstanceRole::Admin | InstanceRole::Owner) => {
+            Err(reader.violation(field, "must be user for a team's API client"))
+        }
+        _ => Ok(Some(role)),
+    }
+}
+
+fn expiry(reader: &mut Reader, text: Option<&str>) -> Parsed<Expiry> {
+    let time = text.map(|text| reader.rfc3339("expires_at", text));
+    Ok(Expiry::from(time.transpose()?))
+}
+
+fn grants(
+    reader: &mut Reader,
+    site_roles: Option<Vec<Object<SiteRoleBody>>>,
+) -> Parsed<SiteGrants> {
+    let grants = site_roles.unwrap_or_default();
+    let pairs = grants.iter().map(|Object(SiteRoleBody { site_id, role })| {
+        let site = site_id.as_deref().unwrap_or_default();
+        (site, role.as_deref().unwrap_or_default())
+    });
+    reader.grants("site_roles", pairs, |reader, field, role| {
+        let role = role
+            .parse()
+            .or(Err("must be viewer, editor, admin or owner"));
+        reader.parsed(field, role)
+    })
+}
