@@ -14,8 +14,8 @@ readonly TOOLS=target/ci-tools
 readonly POSTGRES_MAJOR=15
 readonly NEWEST_POSTGRES_MAJOR=18
 
-# The proxies that the tests must find, separated by commas.
-REQUIRED_PROXIES=envoy,traefik
+# The programs that the tests must find, separated by commas.
+REQUIRED_PROXIES=envoy,traefik,schemathesis
 # The programs of the newest Postgres, and a copy of them that is removed at the end.
 newest_postgres=
 copied=
@@ -261,6 +261,20 @@ validator() {
     PYTHONPATH=$TOOLS/validators PATH=$TOOLS/validators/bin:$PATH "$@"
 }
 
+# What reads the description of the HTTP interface, and tests the service by it.
+install_openapi() {
+    local -r folder=$PWD/$TOOLS/openapi
+    if ! cmp --silent .ci/openapi.txt "$folder/openapi.txt"; then
+        install_pip
+        mkdir -p "$TOOLS"
+        rm -rf "$folder"
+        python3 -m pip install --quiet --no-deps --only-binary :all: --target "$folder" \
+            --requirement .ci/openapi.txt
+        cp .ci/openapi.txt "$folder"
+    fi
+    PYTHONPATH=$folder "$folder/bin/schemathesis" --version
+}
+
 # Out of Debian's package, as the proxies.
 install_promtool() {
     local -r folder=$TOOLS/prometheus
@@ -289,5 +303,6 @@ install_tools() {
     step "PgBouncer" install_pgbouncer
     step "cargo-deny" install_cargo_deny
     step "Validators" install_validators
+    step "OpenAPI" install_openapi
     step "promtool" install_promtool
 }

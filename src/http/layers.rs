@@ -191,7 +191,11 @@ fn method(method: &Method) -> &'static str {
 fn route(request: &Request) -> &'static str {
     let Some(matched) = request.extensions().get::<MatchedPath>() else {
         let extends_forward_auth = extends_forward_auth(request.uri().path());
-        return if extends_forward_auth { FORWARD_AUTH } else { NO_ROUTE };
+        return if extends_forward_auth {
+            FORWARD_AUTH
+        } else {
+            NO_ROUTE
+        };
     };
     [INTROSPECT, FORWARD_AUTH, LIVEZ, READYZ, METRICS]
         .into_iter()

@@ -30,8 +30,8 @@ use crate::{
     },
 };
 use body::{CreateBody, Json, ReplaceBody};
-pub(super) use reply::internal_error;
 use reply::Refused;
+pub(super) use reply::internal_error;
 use scope::{OnOneClient, Scope};
 
 /// The routes of a person's own clients.

@@ -5,3 +5,4 @@ mod forward_auth;
 mod introspect;
 mod limits;
 mod probes;
+mod rest;

@@ -1,5 +1,6 @@
 //! Real proxies with the very configuration of `deploy/`, in front of a real upstream
-//! and beside a real server. What is not installed is skipped, and says so; where
+//! and beside a real server; and what tests the routes of HitKeep's dashboard by their
+//! description. What is not installed is skipped, and says so; where
 //! `REQUIRED_PROXIES` names it, as CI does, it has to be there.
 
 #![expect(
@@ -21,4 +22,5 @@ mod caddy;
 mod envoy;
 mod forward_auth;
 mod nginx;
+mod schemathesis;
 mod traefik;

@@ -14,6 +14,8 @@ use crate::support::{
     proxy::Proxy,
 };
 
+/// A user, owner of the team.
+pub const ALICE: &str = "00000000-0000-7000-8000-000000000002";
 /// A user, member of the team.
 pub const VERA: &str = "00000000-0000-7000-8000-000000000004";
 pub const TEAM: &str = "00000000-0000-7000-8000-00000000aa01";
@@ -33,7 +35,8 @@ pub struct Service {
     pub caller: String,
     url: String,
     process: Process,
-    dashboard: String,
+    /// The token of the caller that HitKeep is.
+    pub dashboard: String,
 }
 
 /// A created client.
@@ -66,20 +69,14 @@ impl Service {
 
     async fn fill(&self) {
         let changes = [
-            Change::PutUser(pb::User {
-                id: VERA.to_owned(),
-                instance_role: InstanceRole::User.into(),
-                disabled: false,
-            }),
+            put_user(ALICE),
+            put_user(VERA),
             Change::PutTeam(pb::Team {
                 id: TEAM.to_owned(),
                 archived: false,
             }),
-            Change::PutTeamMember(pb::TeamMember {
-                team_id: TEAM.to_owned(),
-                user_id: VERA.to_owned(),
-                role: TeamRole::Member.into(),
-            }),
+            put_team_member(ALICE, TeamRole::Owner),
+            put_team_member(VERA, TeamRole::Member),
             put_site(SITE),
             put_site(OTHER_SITE),
             Change::PutSiteMember(pb::SiteMember {
@@ -239,6 +236,22 @@ async fn account(url: &str, name: &str, allow: &str) -> String {
     let ended = Process::start(binary(create.iter().chain(&options))).ended();
     let made: serde_json::Value = serde_json::from_str(&ended.await.stdout).expect("an account");
     made["token"].as_str().expect("a token").to_owned()
+}
+
+fn put_user(id: &str) -> Change {
+    Change::PutUser(pb::User {
+        id: id.to_owned(),
+        instance_role: InstanceRole::User.into(),
+        disabled: false,
+    })
+}
+
+fn put_team_member(user: &str, role: TeamRole) -> Change {
+    Change::PutTeamMember(pb::TeamMember {
+        team_id: TEAM.to_owned(),
+        user_id: user.to_owned(),
+        role: role.into(),
+    })
 }
 
 fn put_site(id: &str) -> Change {
