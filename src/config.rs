@@ -457,6 +457,7 @@ impl ServeArgs {
                 max_clients_per_owner: self.max_clients_per_owner,
                 max_cache_age: self.max_cache_age,
                 legacy_tokens_until: self.legacy_tokens.until(),
+                hitkeep_rest: self.hitkeep_rest,
             },
             replica: replica::ReplicaOptions {
                 max_staleness: self.max_staleness,
@@ -472,7 +473,6 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             max_calls: self.max_calls,
-            hitkeep_rest: self.hitkeep_rest,
             threads: self.threads.unwrap_or_else(available_cores),
             ..server::Options::default()
         }))

@@ -44,6 +44,9 @@ pub struct Options {
     pub max_cache_age: Duration,
     /// Until when legacy tokens are accepted. Default: without a limit.
     pub legacy_tokens_until: Expiry,
+    /// Whether HitKeep's dashboard may manage API clients over HTTP, by routes of its own.
+    /// Default false.
+    pub hitkeep_rest: bool,
 }
 
 impl Default for Options {
@@ -52,6 +55,7 @@ impl Default for Options {
             max_clients_per_owner: 100,
             max_cache_age: Duration::from_secs(5),
             legacy_tokens_until: Expiry::Never,
+            hitkeep_rest: false,
         }
     }
 }
@@ -112,6 +116,11 @@ impl Services {
     /// Which calls are traced.
     pub(crate) const fn sampling(&self) -> &Sampling {
         &self.sampling
+    }
+
+    /// Whether the routes of HitKeep's dashboard exist.
+    pub(crate) const fn offers_hitkeep_rest(&self) -> bool {
+        self.options.hitkeep_rest
     }
 
     /// How long a call may take, unless its caller's timeout is shorter.

@@ -49,8 +49,6 @@ pub(crate) struct HttpState {
     pub(crate) limit: Arc<Semaphore>,
     /// The limits of calls that use the database, shared with those over gRPC.
     pub(crate) database_calls: Arc<Admission>,
-    /// Whether the routes of HitKeep's dashboard exist.
-    pub(crate) offers_hitkeep_rest: bool,
     /// Becomes true when the server begins to shut down.
     pub(crate) shutting_down: watch::Receiver<bool>,
 }
@@ -64,7 +62,7 @@ impl HttpState {
 
 /// The routes behind their layers. A layer that is added later wraps those before it.
 pub(crate) fn router(state: HttpState) -> Router {
-    let router = if state.offers_hitkeep_rest {
+    let router = if state.services.offers_hitkeep_rest() {
         rest::routes(&state)
     } else {
         Router::new()

@@ -85,8 +85,6 @@ pub struct Options {
     /// The maximum age of connections on both listeners, with a jitter of a tenth. Default
     /// none.
     pub max_connection_age: Option<Duration>,
-    /// Whether the HTTP listener offers the routes of HitKeep's dashboard. Default false.
-    pub hitkeep_rest: bool,
     /// The number of I/O threads. Default 0: the current runtime serves the connections.
     pub threads: usize,
 }
@@ -105,7 +103,6 @@ impl Default for Options {
             max_connections: 10_000,
             idle_timeouts: IdleTimeouts::default(),
             max_connection_age: None,
-            hitkeep_rest: false,
             threads: 0,
         }
     }
@@ -234,7 +231,6 @@ where
             services: Arc::clone(&services),
             limit: introspections,
             database_calls,
-            offers_hitkeep_rest: options.hitkeep_rest,
             shutting_down,
         };
         let ages = || Ages::new(options.max_connection_age, store.entropy());

@@ -38,10 +38,8 @@ pub(super) fn run(
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
         migrations::apply(&url).await?;
-        let options = server::Options {
-            hitkeep_rest: true,
-            ..server::Options::default()
-        };
+        let mut options = server::Options::default();
+        options.grpc.hitkeep_rest = true;
         let database = store::StoreOptions::new(&url);
         // Only after Postgres has started, which would inherit the raised limit. There are two
         // listeners.

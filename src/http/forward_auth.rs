@@ -250,6 +250,8 @@ fn refused(state: &HttpState, error: &ApiError) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

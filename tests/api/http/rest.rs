@@ -22,10 +22,9 @@ fn of_team() -> String {
 }
 
 fn options() -> server::Options {
-    server::Options {
-        hitkeep_rest: true,
-        ..server::Options::default()
-    }
+    let mut options = server::Options::default();
+    options.grpc.hitkeep_rest = true;
+    options
 }
 
 /// A server with the routes and the world's directory.
