@@ -103,6 +103,37 @@ async fn it_listens_for_http_where_it_is_told() {
 }
 
 #[tokio::test]
+async fn the_dashboards_routes_are_served_where_they_are_asked_for() {
+    let url = migrated_database().await;
+    let listeners = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let status = async |value: Option<&str>| {
+        let arguments = ["serve", "--database-url", &url];
+        let mut command = binary(arguments.iter().chain(&listeners));
+        if let Some(value) = value {
+            command.env("HITKEEP_AUTH_HITKEEP_REST", value);
+        }
+        let mut server = Process::start(command);
+        let http = server.http_address().await;
+        server.stderr.line("introspection serves").await;
+        let answer = http_get(&http, "/api/user/api-clients").await;
+        server.signal("TERM").await;
+        server.ended().await;
+        let status = answer.split(' ').nth(1).unwrap();
+        status.to_owned()
+    };
+    assert_eq!(status(None).await, "404");
+    assert_eq!(status(Some("no")).await, "404");
+    assert_eq!(status(Some("yes")).await, "401");
+    // They have to be somewhere.
+    let without = ["serve", "--listen", "127.0.0.1:0", "--hitkeep-rest"];
+    let said = run_on(&url, &without).await.refused(2);
+    assert!(
+        said.contains("--hitkeep-rest needs --http-listen"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn it_does_not_listen_for_http_where_it_is_not_told() {
     let url = migrated_database().await;
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
