@@ -220,7 +220,7 @@ impl Services {
         let hash = match presented {
             PresentedToken::Hash(hash) => hash,
             PresentedToken::Legacy(token) => {
-                return self.judge_legacy(view, token, check).map(Some);
+                return self.judge_legacy(view, token, decide).map(Some);
             }
             PresentedToken::Unknown => return Ok(Some(self.unknown())),
         };
@@ -232,7 +232,7 @@ impl Services {
             let evaluate = || client.evaluate(found.standing(), view.now);
             found.works(view.now).map_or_else(evaluate, Ok)
         };
-        self.conclude(view, found.client(), TokenScheme::Blake3, verdict, check)
+        self.conclude(view, found.client(), TokenScheme::Blake3, verdict, decide)
             .map(Some)
     }
 
@@ -243,7 +243,7 @@ impl Services {
         &self,
         view: &'v View,
         token: &LegacyToken,
-        check: Option<PermissionCheck>,
+        decide: impl Decide,
     ) -> Result<Judgement<'v>, ApiError> {
         view.require_caught_up()?;
         let index = view.index();
@@ -256,7 +256,7 @@ impl Services {
         let verdict =
             |client: &ResolvedClient| client.evaluate_until(found.standing(), limit, view.now);
         let scheme = TokenScheme::HitkeepSha256;
-        self.conclude(view, found.client(), scheme, verdict, check)
+        self.conclude(view, found.client(), scheme, verdict, decide)
     }
 
     /// The judgement of a token of that client, which is active if `verdict` says so.
@@ -267,7 +267,7 @@ impl Services {
         client: &'v Client,
         scheme: TokenScheme,
         verdict: impl FnOnce(&'v ResolvedClient) -> Result<Expiry, InactiveReason>,
-        check: Option<PermissionCheck>,
+        decide: impl Decide,
     ) -> Result<Judgement<'v>, ApiError> {
         let Known::Resolved(resolved) = &client.known else {
             return Err(ApiError::Defect("something of the client cannot be read"));

@@ -162,12 +162,12 @@ async fn a_personal_client_never_does_more_than_its_owner() {
 
 #[tokio::test]
 async fn an_owner_with_two_roles_on_a_site_holds_the_weaker() {
+    use SiteRole::{Admin, Editor, Owner, Viewer};
     let app = TestApp::with_world().await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
     let made = dashboard
-        .created(personal(ALICE).granted(SITE, SiteRole::Owner))
+        .created(personal(ALICE).granted(SITE, Owner))
         .await;
-    use SiteRole::{Admin, Editor, Owner, Viewer};
     for (team_role, on_site, expected) in [
         (TeamRole::Owner, Owner, Owner),
         (TeamRole::Owner, Admin, Admin),

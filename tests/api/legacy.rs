@@ -368,6 +368,7 @@ fn case(token: &str) -> Case {
         path: "/".to_owned(),
         permission: None,
         site: None,
+        human_only: false,
     }
 }
 
