@@ -4,11 +4,13 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
+use clap::CommandFactory;
 use tokio::runtime::Runtime;
 
 mod accounts;
@@ -17,6 +19,7 @@ mod descriptors;
 mod dev;
 mod explain;
 mod healthcheck;
+mod remote;
 mod rotation;
 mod serve;
 
@@ -110,7 +113,20 @@ fn start(cli: &Cli) -> Result<Ended, Failure> {
         Command::Migrate(args) => runtime.block_on(migrate(args)).map(done),
         Command::ServiceAccount(args) => runtime.block_on(manage(&args.command)).map(done),
         Command::Explain(args) => runtime.block_on(explain::run(args)).map(done),
+        Command::Client(args) => runtime
+            .block_on(remote::clients::run(&args.command))
+            .map(done),
+        Command::Introspect(args) => runtime.block_on(remote::introspect::run(args)).map(done),
+        Command::Audit(args) => runtime
+            .block_on(remote::audit::run(&args.command))
+            .map(done),
+        Command::Directory(args) => runtime
+            .block_on(remote::directory::run(&args.command))
+            .map(done),
+        Command::Status(args) => runtime.block_on(remote::status::run(args)).map(done),
         Command::Healthcheck(args) => runtime.block_on(healthcheck::run(args)).map(done),
+        Command::Completions { shell } => completions(*shell).map(done),
+        Command::Man { folder } => man(folder).map(done),
     };
     end(runtime);
     ended
@@ -203,6 +219,21 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
         applied.len(),
         applied.join("\n  ")
     ))
+}
+
+/// Prints the completions for a shell.
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())
+}
+
+/// Writes a manual page for each command.
+fn man(folder: &Path) -> Result<(), Failure> {
+    let written = clap_mangen::generate_to(Cli::command(), folder);
+    written.map_err(|why| Failure::new(format_args!("{}: {why}", folder.display())))
 }
 
 #[cfg(test)]

@@ -5,11 +5,14 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub mod clients;
 mod connections;
 mod database;
 #[cfg(feature = "dev")]
 mod dev;
 mod environment;
+mod moment;
+pub mod remote;
 mod secrets;
 mod values;
 
@@ -29,10 +32,13 @@ use crate::{
     transport::{listeners::Address, tls},
 };
 
+use clients::ClientArgs;
 use connections::ConnectionArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 #[cfg(feature = "dev")]
 pub use dev::{DevArgs, NoHome};
+pub use moment::{Grant, Moment};
+use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
 pub use secrets::SecretError;
 use values::{
     at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean, moment,
@@ -97,8 +103,31 @@ pub enum Command {
     /// Unless a client id is given, the token is read from standard input, so that it
     /// appears neither in the process list nor in the shell history.
     Explain(ExplainArgs),
+    /// Manage API clients on a running server
+    Client(ClientArgs),
+    /// Ask a running server whether a token is good, and for what
+    ///
+    /// The token is read from standard input, so that it appears neither in the process list
+    /// nor in the shell history.
+    Introspect(IntrospectArgs),
+    /// Read the audit trail of a running server
+    Audit(AuditArgs),
+    /// Show or change the directory of a running server
+    Directory(DirectoryArgs),
+    /// Show the health, the index and the directory of a running server
+    Status(ServerArgs),
     /// Check whether a running server is alive, or ready to serve; exits with 0 or 1
     Healthcheck(HealthcheckArgs),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all commands into a folder
+    Man {
+        /// The folder, which must exist
+        folder: PathBuf,
+    },
 }
 
 /// The output format.

@@ -35,6 +35,8 @@ mod explain;
 mod memory;
 #[path = "cli/migrate.rs"]
 mod migrate;
+#[path = "cli/remote.rs"]
+mod remote;
 #[path = "cli/rotation.rs"]
 mod rotation;
 #[path = "cli/serve.rs"]

@@ -188,6 +188,7 @@ impl Summary<'_> {
         ]
         .map(|(what, caller, data, method)| format!("# {what}\n{}", call(caller, &data, method)))
         .join("\n\n");
+        let shell_commands = self.shell_commands(introspect, manage, &personal.token.0);
         let over_http = http.map_or_else(String::new, |http| {
             over_http(http, introspect, &team.token.0)
         });
@@ -209,11 +210,28 @@ impl Summary<'_> {
              \x20 sites      {first}  {second}\n\n\
              Data         {}, kept for the next start\n\
              Postgres     {url}\n\n\
-             Try it: paste these into another terminal, in this order.\n\n{commands}\n{over_http}",
+             Try it: paste these into another terminal, in this order.\n\n{commands}\n\n{shell_commands}\n{over_http}",
             personal.token.0,
             team.token.0,
             folder.display(),
             and_http = http.map_or_else(String::new, |http| format!(", and for HTTP on {http}")),
+        )
+    }
+
+    /// Example commands of this program itself. Tokens stay out of the process list.
+    fn shell_commands(&self, introspect: &str, manage: &str, token: &str) -> String {
+        let [first, _] = SITES;
+        let program = std::env::current_exe().unwrap_or_else(|_| "hitkeep-auth".into());
+        // In single quotes, the shell changes nothing but these.
+        let program = program.display().to_string().replace('\'', "'\\''");
+        format!(
+            "# The same with hitkeep-auth itself, here as Alice; `client --help` lists the rest.\n\
+             export HITKEEP_AUTH_SERVER={} HITKEEP_AUTH_ACTOR={ALICE}\n\
+             export HITKEEP_AUTH_TOKEN={manage}\n\
+             '{program}' client list --include-inactive\n\
+             printf %s {token} | HITKEEP_AUTH_TOKEN={introspect} \\\n  \
+             '{program}' introspect --permission site.view --site {first}\n",
+            self.address
         )
     }
 }

@@ -91,7 +91,7 @@ fn check(args: &ExplainArgs) -> Result<Option<PermissionCheck>, Failure> {
 }
 
 /// The token from standard input.
-fn presented() -> Result<String, Failure> {
+pub(super) fn presented() -> Result<String, Failure> {
     let mut input = io::stdin().lock();
     if io::stdin().is_terminal() {
         print_error("paste the token and press Enter");

@@ -323,6 +323,7 @@ async fn people_get_commands_to_paste() {
         "hkp_",
         "hkt_",
         "grpcurl",
+        "client list",
         &address,
         &format!("http://{http}/oauth2/introspect"),
         &format!("http://{http}/forward-auth?permission=site.view"),

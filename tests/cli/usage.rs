@@ -22,7 +22,23 @@ fn each_command_explains_itself() {
         "service-account list",
         "service-account revoke",
         "explain",
+        "client create",
+        "client get",
+        "client list",
+        "client update",
+        "client rotate",
+        "client revoke",
+        "client reactivate",
+        "client delete",
+        "client usage",
+        "introspect",
+        "audit list",
+        "directory status",
+        "directory apply",
+        "status",
         "healthcheck",
+        "completions",
+        "man",
     ] {
         assert!(commands.iter().any(|path| path == expected), "{expected}");
     }

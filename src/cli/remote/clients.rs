@@ -1,0 +1,405 @@
+//! `client`: manages API clients.
+
+use std::io::{self, IsTerminal};
+
+use chrono::{TimeDelta, Utc};
+
+use super::{
+    Server, as_json, owner_text, print_response, table, time_text, to_owner, to_time, word,
+};
+use crate::{
+    cli::{Failure, USAGE, print_error, print_secret},
+    config::{
+        Grant, Moment,
+        clients::{
+            ActorArgs, ClientCommand, ClientUsageArgs, CreateClientArgs, ListClientsArgs,
+            OneClientArgs, RotateClientArgs, UpdateClientArgs,
+        },
+        remote::ServerArgs,
+    },
+    domain::{Timestamp, clock::Clock, role::InstanceRole, role::SiteRole},
+    pb::{self, api_client_service_client::ApiClientServiceClient},
+    system::SystemClock,
+};
+
+/// Clients of one page, and so of one call.
+const PAGE_SIZE: i32 = 500;
+
+pub(in crate::cli) async fn run(command: &ClientCommand) -> Result<(), Failure> {
+    match command {
+        ClientCommand::Create(args) => create(args).await,
+        ClientCommand::Get(args) => get(args).await,
+        ClientCommand::List(args) => list(args).await,
+        ClientCommand::Update(args) => update(args).await,
+        ClientCommand::Rotate(args) => rotate(args).await,
+        ClientCommand::Revoke(args) => revoke(args).await,
+        ClientCommand::Reactivate(args) => reactivate(args).await,
+        ClientCommand::Delete(args) => delete(args).await,
+        ClientCommand::Usage(args) => usage(args).await,
+    }
+}
+
+async fn create(args: &CreateClientArgs) -> Result<(), Failure> {
+    let expire_time = args.expire_time.map(from_now).transpose()?;
+    let server = Server::connect(&args.server).await?;
+    let request = server.request(pb::CreateApiClientRequest {
+        actor: Some(actor(&args.actor)),
+        api_client: Some(pb::ApiClient {
+            owner: Some(to_owner(args.owner.owner())),
+            name: args.name.clone(),
+            description: args.description.clone().unwrap_or_default(),
+            instance_role: args.instance_role.map(|role| to_instance_role(role).into()),
+            site_grants: args.grant.iter().map(to_grant).collect(),
+            expire_time: expire_time.map(to_time),
+            ..pb::ApiClient::default()
+        }),
+        request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
+    });
+    let created = ApiClientServiceClient::new(server.channel())
+        .create_api_client(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    let json = as_json("CreateApiClientResponse", &created);
+    let client = created.api_client.unwrap_or_default();
+    print_token(&args.server, &json, &created.token, &client, "Created")
+}
+
+async fn rotate(args: &RotateClientArgs) -> Result<(), Failure> {
+    let one = &args.client;
+    let overlap = prost_types::Duration::try_from(args.overlap).ok();
+    let overlap = overlap.ok_or_else(|| Failure {
+        why: "--overlap is too long".to_owned(),
+        code: USAGE,
+    })?;
+    let server = Server::connect(&one.server).await?;
+    let request = server.request(pb::RotateApiClientRequest {
+        actor: Some(actor(&one.actor)),
+        id: one.id.to_string(),
+        overlap: Some(overlap),
+        request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
+        etag: args.etag.clone().unwrap_or_default(),
+    });
+    let rotated = ApiClientServiceClient::new(server.channel())
+        .rotate_api_client(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    let json = as_json("RotateApiClientResponse", &rotated);
+    let client = rotated.api_client.unwrap_or_default();
+    print_token(&one.server, &json, &rotated.token, &client, "Rotated")
+}
+
+/// Prints a new token, which exists nowhere else. It goes to standard output alone, so that a
+/// script can store the output in a variable; what else there is to say goes to standard error.
+fn print_token(
+    args: &ServerArgs,
+    json: &serde_json::Value,
+    token: &str,
+    client: &pb::ApiClient,
+    done: &str,
+) -> Result<(), Failure> {
+    let id = &client.id;
+    let remedy = format_args!(
+        "rotate the API client {id} with `hitkeep-auth client rotate {id}`, which gives another \
+         one"
+    );
+    if args.output.json {
+        return print_secret(&json.to_string(), remedy);
+    }
+    print_secret(token, remedy)?;
+    if io::stdout().is_terminal() {
+        print_error(&format!(
+            "{done} {id} ({:?}). The token is shown only once: store it now.",
+            client.name
+        ));
+    } else {
+        print_error(&format!("{done} {id} ({:?}).", client.name));
+    }
+    Ok(())
+}
+
+async fn get(args: &OneClientArgs) -> Result<(), Failure> {
+    let server = Server::connect(&args.server).await?;
+    let request = server.request(pb::GetApiClientRequest {
+        actor: Some(actor(&args.actor)),
+        id: args.id.to_string(),
+    });
+    let got = ApiClientServiceClient::new(server.channel())
+        .get_api_client(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    print_response(&args.server, "GetApiClientResponse", &got, || {
+        describe(&got.api_client.clone().unwrap_or_default())
+    })
+}
+
+async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
+    let server = Server::connect(&args.server).await?;
+    let mut service = ApiClientServiceClient::new(server.channel());
+    let mut all = pb::ListApiClientsResponse::default();
+    loop {
+        let request = server.request(pb::ListApiClientsRequest {
+            actor: Some(actor(&args.actor)),
+            owner: Some(to_owner(args.owner())),
+            page_size: PAGE_SIZE,
+            page_token: std::mem::take(&mut all.next_page_token),
+            include_inactive: args.include_inactive,
+        });
+        let page = service
+            .list_api_clients(request)
+            .await
+            .map_err(|status| server.failure(&status))?
+            .into_inner();
+        all.api_clients.extend(page.api_clients);
+        all.next_page_token = page.next_page_token;
+        if all.next_page_token.is_empty() {
+            break;
+        }
+    }
+    print_response(&args.server, "ListApiClientsResponse", &all, || {
+        if all.api_clients.is_empty() {
+            return "There are no API clients.".to_owned();
+        }
+        let rows: Vec<_> = all
+            .api_clients
+            .iter()
+            .map(|client| {
+                [
+                    client.id.clone(),
+                    client.name.clone(),
+                    word(client.state().as_str_name(), "API_CLIENT_STATE_"),
+                    client.token_hint.clone(),
+                    or_never(client.expire_time.as_ref()),
+                    or_never(client.last_used_time.as_ref()),
+                ]
+            })
+            .collect();
+        let headings = ["ID", "NAME", "STATE", "TOKEN", "EXPIRES", "LAST USED"];
+        table(headings, &rows)
+    })
+}
+
+async fn update(args: &UpdateClientArgs) -> Result<(), Failure> {
+    let changes = &args.changes;
+    let expire_time = changes.expire_time.map(from_now).transpose()?;
+    let masked = [
+        ("name", changes.name.is_some()),
+        ("description", changes.description.is_some()),
+        ("instance_role", changes.instance_role.is_some()),
+        (
+            "site_grants",
+            changes.no_grants || !changes.grant.is_empty(),
+        ),
+        ("expire_time", changes.never_expire || expire_time.is_some()),
+    ];
+    let paths = masked.iter().filter(|(_, is_masked)| *is_masked);
+    let server = Server::connect(&args.server).await?;
+    let request = server.request(pb::UpdateApiClientRequest {
+        actor: Some(actor(&args.actor)),
+        api_client: Some(pb::ApiClient {
+            id: args.id.to_string(),
+            name: changes.name.clone().unwrap_or_default(),
+            description: changes.description.clone().unwrap_or_default(),
+            instance_role: changes
+                .instance_role
+                .map(|role| to_instance_role(role).into()),
+            site_grants: changes.grant.iter().map(to_grant).collect(),
+            expire_time: expire_time.map(to_time),
+            etag: args.etag.clone().unwrap_or_default(),
+            ..pb::ApiClient::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: paths.map(|(path, _)| (*path).to_owned()).collect(),
+        }),
+    });
+    let updated = ApiClientServiceClient::new(server.channel())
+        .update_api_client(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    print_response(&args.server, "UpdateApiClientResponse", &updated, || {
+        describe(&updated.api_client.clone().unwrap_or_default())
+    })
+}
+
+async fn revoke(args: &OneClientArgs) -> Result<(), Failure> {
+    let server = Server::connect(&args.server).await?;
+    let request = server.request(pb::RevokeApiClientRequest {
+        actor: Some(actor(&args.actor)),
+        id: args.id.to_string(),
+    });
+    let revoked = ApiClientServiceClient::new(server.channel())
+        .revoke_api_client(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    print_response(&args.server, "RevokeApiClientResponse", &revoked, || {
+        let client = revoked.api_client.clone().unwrap_or_default();
+        let since = time_text(client.revoke_time.as_ref());
+        format!("Revoked {} ({:?}), as of {since}.", client.id, client.name)
+    })
+}
+
+async fn reactivate(args: &OneClientArgs) -> Result<(), Failure> {
+    let server = Server::connect(&args.server).await?;
+    let request = server.request(pb::ReactivateApiClientRequest {
+        actor: Some(actor(&args.actor)),
+        id: args.id.to_string(),
+    });
+    let reactivated = ApiClientServiceClient::new(server.channel())
+        .reactivate_api_client(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    print_response(
+        &args.server,
+        "ReactivateApiClientResponse",
+        &reactivated,
+        || {
+            let client = reactivated.api_client.clone().unwrap_or_default();
+            format!("Reactivated {} ({:?}).", client.id, client.name)
+        },
+    )
+}
+
+async fn delete(args: &OneClientArgs) -> Result<(), Failure> {
+    let server = Server::connect(&args.server).await?;
+    let request = server.request(pb::DeleteApiClientRequest {
+        actor: Some(actor(&args.actor)),
+        id: args.id.to_string(),
+    });
+    let deleted = ApiClientServiceClient::new(server.channel())
+        .delete_api_client(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    print_response(&args.server, "DeleteApiClientResponse", &deleted, || {
+        format!("Deleted {}.", args.id)
+    })
+}
+
+async fn usage(args: &ClientUsageArgs) -> Result<(), Failure> {
+    let one = &args.client;
+    let server = Server::connect(&one.server).await?;
+    let to = today() + TimeDelta::days(1);
+    let request = server.request(pb::GetApiClientUsageRequest {
+        actor: Some(actor(&one.actor)),
+        id: one.id.to_string(),
+        from: Some(to_time(to - TimeDelta::days(args.days.into()))),
+        to: Some(to_time(to)),
+    });
+    let usage = ApiClientServiceClient::new(server.channel())
+        .get_api_client_usage(request)
+        .await
+        .map_err(|status| server.failure(&status))?
+        .into_inner();
+    print_response(&one.server, "GetApiClientUsageResponse", &usage, || {
+        if usage.days.is_empty() {
+            return format!("It was not used in the last {} days.", args.days);
+        }
+        let rows: Vec<_> = usage.days.iter().map(usage_row).collect();
+        table(["DAY", "USES", "REFUSED"], &rows)
+    })
+}
+
+fn usage_row(day: &pb::ApiClientUsageDay) -> [String; 3] {
+    let refusals = day.refusals.iter().map(|refusals| {
+        let reason = word(refusals.reason().as_str_name(), "USAGE_REFUSAL_REASON_");
+        format!("{} {reason}", refusals.count)
+    });
+    let date = time_text(day.day.as_ref());
+    [
+        date.split(' ').next().unwrap_or_default().to_owned(),
+        day.uses.to_string(),
+        refusals.collect::<Vec<_>>().join(", "),
+    ]
+}
+
+/// A client as one line for each field.
+fn describe(client: &pb::ApiClient) -> String {
+    let mut rows = vec![
+        ("id", client.id.clone()),
+        ("name", client.name.clone()),
+        ("description", client.description.clone()),
+        ("owner", owner_text(client.owner.as_ref())),
+        (
+            "state",
+            word(client.state().as_str_name(), "API_CLIENT_STATE_"),
+        ),
+        ("token", client.token_hint.clone()),
+        (
+            "instance role",
+            word(client.instance_role().as_str_name(), "INSTANCE_ROLE_"),
+        ),
+        ("created", time_text(client.create_time.as_ref())),
+        ("created by", client.created_by_user_id.clone()),
+        ("updated", time_text(client.update_time.as_ref())),
+        ("expires", or_never(client.expire_time.as_ref())),
+        ("revoked", time_text(client.revoke_time.as_ref())),
+        ("last used", or_never(client.last_used_time.as_ref())),
+        ("etag", client.etag.clone()),
+    ];
+    rows.extend(client.site_grants.iter().map(|grant| {
+        let role = word(grant.role().as_str_name(), "SITE_ROLE_");
+        ("grant", format!("{}={role}", grant.site_id))
+    }));
+    let rows = rows.iter().filter(|(_, value)| !value.is_empty());
+    let lines: Vec<_> = rows
+        .map(|(name, value)| format!("{name:<14} {value}"))
+        .collect();
+    lines.join("\n")
+}
+
+fn or_never(time: Option<&prost_types::Timestamp>) -> String {
+    match time {
+        Some(_) => time_text(time),
+        None => "never".to_owned(),
+    }
+}
+
+/// The actor, with this program as what it uses.
+fn actor(args: &ActorArgs) -> pb::Actor {
+    pb::Actor {
+        user_id: args.actor.to_string(),
+        user_agent: concat!("hitkeep-auth/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..pb::Actor::default()
+    }
+}
+
+fn to_grant(grant: &Grant) -> pb::SiteGrant {
+    let role = match grant.role {
+        SiteRole::Viewer => pb::SiteRole::Viewer,
+        SiteRole::Editor => pb::SiteRole::Editor,
+        SiteRole::Admin => pb::SiteRole::Admin,
+        SiteRole::Owner => pb::SiteRole::Owner,
+    };
+    pb::SiteGrant {
+        site_id: grant.site.to_string(),
+        role: role.into(),
+    }
+}
+
+const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
+    match role {
+        InstanceRole::User => pb::InstanceRole::User,
+        InstanceRole::Admin => pb::InstanceRole::Admin,
+        InstanceRole::Owner => pb::InstanceRole::Owner,
+    }
+}
+
+/// A time from now on, by this machine's clock: durations on a command line are of days.
+fn from_now(moment: Moment) -> Result<Timestamp, Failure> {
+    let time = moment.after(SystemClock::default().now());
+    time.ok_or_else(|| Failure {
+        why: "--expire-time is too far away".to_owned(),
+        code: USAGE,
+    })
+}
+
+/// The beginning of this day in UTC.
+fn today() -> Timestamp {
+    let now: chrono::DateTime<Utc> = SystemClock::default().now();
+    now.date_naive().and_time(chrono::NaiveTime::MIN).and_utc()
+}

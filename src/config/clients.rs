@@ -1,0 +1,242 @@
+//! The commands of `client`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::{
+    moment::{Grant, Moment, instance_role},
+    remote::ServerArgs,
+    values::boolean,
+};
+use crate::domain::{
+    access::Owner,
+    id::{ClientId, TeamId, UserId},
+    role::InstanceRole,
+};
+
+/// Options of `client`.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// The command to run.
+    #[command(subcommand)]
+    pub command: ClientCommand,
+}
+
+/// On whose behalf API clients are managed.
+#[derive(Debug, Args)]
+pub struct ActorArgs {
+    /// User on whose behalf to act; the user's rights decide what is allowed
+    #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
+    pub actor: UserId,
+}
+
+/// The owner of API clients.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct OwnerArgs {
+    /// User that owns the API client
+    #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
+    user: Option<UserId>,
+    /// Team that owns the API client
+    #[arg(long, env = "HITKEEP_AUTH_TEAM", value_name = "TEAM")]
+    team: Option<TeamId>,
+}
+
+impl OwnerArgs {
+    /// The owner.
+    pub fn owner(&self) -> Owner {
+        match (self.user, self.team) {
+            (Some(user), _) => Owner::User(user),
+            (None, team) => Owner::Team(team.expect("one of the two is required")),
+        }
+    }
+}
+
+/// One existing API client, and on whose behalf to act on it.
+#[derive(Debug, Args)]
+pub struct OneClientArgs {
+    /// Id of the API client
+    pub id: ClientId,
+    /// The actor.
+    #[command(flatten)]
+    pub actor: ActorArgs,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// A command of `client`.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Create an API client, and print its token, which is shown only this once
+    Create(Box<CreateClientArgs>),
+    /// Show an API client
+    Get(OneClientArgs),
+    /// List the API clients of an owner, newest first
+    List(ListClientsArgs),
+    /// Change an API client; what is not given stays as it is
+    Update(Box<UpdateClientArgs>),
+    /// Give an API client a new token, and print it; the old one ends
+    Rotate(RotateClientArgs),
+    /// Revoke an API client: its tokens stop working everywhere
+    Revoke(OneClientArgs),
+    /// Let a revoked API client work again
+    Reactivate(OneClientArgs),
+    /// Delete an API client
+    Delete(OneClientArgs),
+    /// Show how often an API client was used and refused, by day
+    Usage(ClientUsageArgs),
+}
+
+/// Options of `client create`.
+#[derive(Debug, Args)]
+pub struct CreateClientArgs {
+    /// The actor.
+    #[command(flatten)]
+    pub actor: ActorArgs,
+    /// The owner.
+    #[command(flatten)]
+    pub owner: OwnerArgs,
+    /// Name, of 1 to 120 characters
+    #[arg(long, env = "HITKEEP_AUTH_NAME", value_name = "TEXT")]
+    pub name: String,
+    /// Description, of at most 500 characters
+    #[arg(long, env = "HITKEEP_AUTH_DESCRIPTION", value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Role on a site, such as SITE=viewer; repeat the option, or separate grants by commas
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_GRANT",
+        value_delimiter = ',',
+        value_name = "SITE=ROLE"
+    )]
+    pub grant: Vec<Grant>,
+    /// Role on the instance: user, admin or owner [default: user]
+    #[arg(long, env = "HITKEEP_AUTH_INSTANCE_ROLE", value_parser = instance_role, value_name = "ROLE")]
+    pub instance_role: Option<InstanceRole>,
+    /// When it expires, as a time (RFC 3339) or a duration from now, such as 30d [default: never]
+    #[arg(long, env = "HITKEEP_AUTH_EXPIRE_TIME", value_name = "TIME")]
+    pub expire_time: Option<Moment>,
+    /// UUID of this request: sent again within 24 hours, it gives the same token
+    #[arg(long, env = "HITKEEP_AUTH_REQUEST_ID", value_name = "UUID")]
+    pub request_id: Option<Uuid>,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Options of `client list`.
+#[derive(Debug, Args)]
+pub struct ListClientsArgs {
+    /// The actor.
+    #[command(flatten)]
+    pub actor: ActorArgs,
+    /// User whose API clients to list [default: the actor]
+    #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
+    user: Option<UserId>,
+    /// Team whose API clients to list
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_TEAM",
+        conflicts_with = "user",
+        value_name = "TEAM"
+    )]
+    team: Option<TeamId>,
+    /// List those that are revoked, expired or otherwise inactive, too
+    #[arg(long, env = "HITKEEP_AUTH_INCLUDE_INACTIVE", value_parser = boolean)]
+    pub include_inactive: bool,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+impl ListClientsArgs {
+    /// The owner whose clients to list.
+    pub fn owner(&self) -> Owner {
+        match self.team {
+            Some(team) => Owner::Team(team),
+            None => Owner::User(self.user.unwrap_or(self.actor.actor)),
+        }
+    }
+}
+
+/// Options of `client update`.
+#[derive(Debug, Args)]
+pub struct UpdateClientArgs {
+    /// Id of the API client
+    pub id: ClientId,
+    /// The actor.
+    #[command(flatten)]
+    pub actor: ActorArgs,
+    /// The changes.
+    #[command(flatten)]
+    pub changes: ClientChanges,
+    /// Version that must still be the current one, as `client get` shows it
+    #[arg(long, env = "HITKEEP_AUTH_ETAG", value_name = "ETAG")]
+    pub etag: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What `client update` changes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct ClientChanges {
+    /// New name
+    #[arg(long, env = "HITKEEP_AUTH_NAME", value_name = "TEXT")]
+    pub name: Option<String>,
+    /// New description; an empty one clears it
+    #[arg(long, env = "HITKEEP_AUTH_DESCRIPTION", value_name = "TEXT")]
+    pub description: Option<String>,
+    /// New roles on sites, in place of all present ones; repeat the option, or use commas
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_GRANT",
+        value_delimiter = ',',
+        value_name = "SITE=ROLE"
+    )]
+    pub grant: Vec<Grant>,
+    /// Take away all roles on sites
+    #[arg(long, env = "HITKEEP_AUTH_NO_GRANTS", conflicts_with = "grant", value_parser = boolean)]
+    pub no_grants: bool,
+    /// New role on the instance: user, admin or owner
+    #[arg(long, env = "HITKEEP_AUTH_INSTANCE_ROLE", value_parser = instance_role, value_name = "ROLE")]
+    pub instance_role: Option<InstanceRole>,
+    /// New expiry, as a time (RFC 3339) or a duration from now, such as 30d
+    #[arg(long, env = "HITKEEP_AUTH_EXPIRE_TIME", value_name = "TIME")]
+    pub expire_time: Option<Moment>,
+    /// Let it never expire
+    #[arg(long, env = "HITKEEP_AUTH_NEVER_EXPIRE", conflicts_with = "expire_time", value_parser = boolean)]
+    pub never_expire: bool,
+}
+
+/// Options of `client rotate`.
+#[derive(Debug, Args)]
+pub struct RotateClientArgs {
+    /// The client and the actor.
+    #[command(flatten)]
+    pub client: OneClientArgs,
+    /// How long the old token still works, such as 1h; at most 7 days
+    #[arg(long, env = "HITKEEP_AUTH_OVERLAP", default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub overlap: Duration,
+    /// UUID of this request: sent again within 24 hours, it gives the same token
+    #[arg(long, env = "HITKEEP_AUTH_REQUEST_ID", value_name = "UUID")]
+    pub request_id: Option<Uuid>,
+    /// Version that must still be the current one, as `client get` shows it
+    #[arg(long, env = "HITKEEP_AUTH_ETAG", value_name = "ETAG")]
+    pub etag: Option<String>,
+}
+
+/// Options of `client usage`.
+#[derive(Debug, Args)]
+pub struct ClientUsageArgs {
+    /// The client and the actor.
+    #[command(flatten)]
+    pub client: OneClientArgs,
+    /// Days to show, up to today
+    #[arg(long, env = "HITKEEP_AUTH_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=400), value_name = "N")]
+    pub days: u16,
+}

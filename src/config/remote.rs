@@ -1,0 +1,254 @@
+//! Options of the commands that call a running server.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    LISTEN, OutputArgs,
+    moment::Moment,
+    secrets::{SecretError, SecretFile},
+    values::non_zero_duration,
+};
+use crate::{
+    domain::{
+        access::Owner,
+        id::{ClientId, SiteId, TeamId, UserId},
+    },
+    transport::listeners::Address,
+};
+
+/// The variable with the caller's token. It is no option, since a command line can be read by
+/// every user of the machine.
+const TOKEN: &str = "HITKEEP_AUTH_TOKEN";
+
+/// The server to call, and who calls it.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Server to call, as HOST:PORT, https://HOST:PORT or unix:PATH
+    #[arg(long, env = "HITKEEP_AUTH_SERVER", default_value = LISTEN, value_name = "ADDRESS")]
+    pub server: ServerAddress,
+    /// File with the certificates of the authorities that the server's must be signed by, in PEM
+    /// [default: the system's authorities]
+    #[arg(long, env = "HITKEEP_AUTH_SERVER_CA", value_name = "FILE")]
+    pub server_ca: Option<PathBuf>,
+    /// File that holds the token of the calling service account and nothing else [default: the
+    /// token in the variable `HITKEEP_AUTH_TOKEN`]
+    #[arg(long, env = "HITKEEP_AUTH_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// How long a call may take
+    #[arg(long, env = "HITKEEP_AUTH_TIMEOUT", default_value = "10s", value_parser = non_zero_duration, value_name = "TIME")]
+    pub timeout: Duration,
+    /// The output format.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// The address of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// Without TLS, over TCP or a Unix socket.
+    Plain(Address),
+    /// Over TLS, at a host and a port.
+    Tls(String),
+}
+
+/// The text is not the address of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be HOST:PORT, http://HOST:PORT, https://HOST:PORT, or unix: and a path")]
+pub struct BadServerAddress;
+
+impl FromStr for ServerAddress {
+    type Err = BadServerAddress;
+
+    fn from_str(text: &str) -> Result<Self, BadServerAddress> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        match (scheme, rest.parse()) {
+            // unix:///path is divided at the same place.
+            ("unix:" | "unix", _) => text.parse().map(Self::Plain).ok().ok_or(BadServerAddress),
+            ("http", Ok(address)) => Ok(Self::Plain(address)),
+            ("https", Ok(Address::Tcp(address))) => Ok(Self::Tls(address)),
+            _ => Err(BadServerAddress),
+        }
+    }
+}
+
+impl std::fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plain(address) => address.fmt(f),
+            Self::Tls(address) => write!(f, "https://{address}"),
+        }
+    }
+}
+
+/// Why there is no token to call with.
+#[derive(Debug, thiserror::Error)]
+pub enum CallerTokenError {
+    /// Neither the variable nor the file is given.
+    #[error(
+        "there is no token to call the server with: set {TOKEN}, or give a file with \
+         --token-file; `hitkeep-auth service-account create` makes one"
+    )]
+    Missing,
+    /// The file contains none.
+    #[error("there is no token to call the server with: {0}")]
+    File(SecretError),
+}
+
+impl ServerArgs {
+    /// The token of the calling service account. Blocks on the file system.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn token(&self) -> Result<String, CallerTokenError> {
+        if let Some(path) = self.token_file.clone() {
+            return SecretFile::new(path).read().map_err(CallerTokenError::File);
+        }
+        let given = std::env::var_os(TOKEN).unwrap_or_default();
+        let given = given.to_string_lossy();
+        let token = Some(given.trim().to_owned()).filter(|token| !token.is_empty());
+        token.ok_or(CallerTokenError::Missing)
+    }
+}
+
+/// Options of `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// The command to run.
+    #[command(subcommand)]
+    pub command: AuditCommand,
+}
+
+/// A command of `audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List audit events, newest first
+    List(Box<ListAuditArgs>),
+}
+
+/// Options of `audit list`.
+#[derive(Debug, Args)]
+pub struct ListAuditArgs {
+    /// Only events of this API client
+    #[arg(long, env = "HITKEEP_AUTH_CLIENT", value_name = "ID")]
+    pub client: Option<ClientId>,
+    /// Only events of this user's API clients
+    #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
+    user: Option<UserId>,
+    /// Only events of this team's API clients
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_TEAM",
+        conflicts_with = "user",
+        value_name = "TEAM"
+    )]
+    team: Option<TeamId>,
+    /// Only changes made on behalf of this user
+    #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
+    pub actor: Option<UserId>,
+    /// Only this action, such as `api_client.rotated`
+    #[arg(long, env = "HITKEEP_AUTH_ACTION", value_name = "ACTION")]
+    pub action: Option<String>,
+    /// Only events since then, as a time (RFC 3339) or a duration before now, such as 2h
+    #[arg(long, env = "HITKEEP_AUTH_SINCE", value_name = "TIME")]
+    pub since: Option<Moment>,
+    /// Only events before then, as --since
+    #[arg(long, env = "HITKEEP_AUTH_UNTIL", value_name = "TIME")]
+    pub until: Option<Moment>,
+    /// Events to list at most
+    #[arg(long, env = "HITKEEP_AUTH_LIMIT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub limit: u32,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+impl ListAuditArgs {
+    /// The owner of the API clients, if one is given.
+    pub fn owner(&self) -> Option<Owner> {
+        self.user.map(Owner::User).or(self.team.map(Owner::Team))
+    }
+}
+
+/// Options of `directory`.
+#[derive(Debug, Args)]
+pub struct DirectoryArgs {
+    /// The command to run.
+    #[command(subcommand)]
+    pub command: DirectoryCommand,
+}
+
+/// A command of `directory`.
+#[derive(Debug, Subcommand)]
+pub enum DirectoryCommand {
+    /// Show how large the directory is, and which sequence was applied last
+    Status(ServerArgs),
+    /// Apply changes of users, teams, sites and memberships, all or none
+    Apply(ApplyDirectoryArgs),
+}
+
+/// Options of `directory apply`.
+#[derive(Debug, Args)]
+pub struct ApplyDirectoryArgs {
+    /// File with an `ApplyDirectoryChangesRequest` as JSON, or with the list of its changes; `-`
+    /// is standard input
+    pub file: PathBuf,
+    /// Number of the batch, in place of the file's: it is skipped if one as high was applied
+    #[arg(long, env = "HITKEEP_AUTH_SEQUENCE", value_name = "N")]
+    pub sequence: Option<u64>,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Options of `introspect`.
+#[derive(Debug, Args)]
+pub struct IntrospectArgs {
+    /// Permission to check, such as site.view
+    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_name = "PERMISSION")]
+    pub permission: Option<String>,
+    /// Site to check a site.* permission on
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_SITE",
+        value_name = "ID",
+        requires = "permission"
+    )]
+    pub site: Option<SiteId>,
+    /// Answer from this revision of the database or a later one
+    #[arg(long, env = "HITKEEP_AUTH_AT_LEAST_REVISION", value_name = "N")]
+    pub at_least_revision: Option<u64>,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_named_as_grpc_names_them() {
+        let tcp = |text: &str| ServerAddress::Plain(Address::Tcp(text.to_owned()));
+        let unix = |text: &str| ServerAddress::Plain(Address::Unix(text.into()));
+        for (text, expected) in [
+            ("localhost:50051", Some(tcp("localhost:50051"))),
+            ("http://[::1]:1", Some(tcp("[::1]:1"))),
+            ("http://a:1/", Some(tcp("a:1"))),
+            (
+                "https://a.example:443",
+                Some(ServerAddress::Tls("a.example:443".to_owned())),
+            ),
+            ("unix:/run/a.sock", Some(unix("/run/a.sock"))),
+            ("unix:///run/a.sock", Some(unix("/run/a.sock"))),
+            ("https://unix:/run/a.sock", None),
+            ("ftp://a:1", None),
+            ("a", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse().ok(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! The commands that call a running server: what they print where, and what they say when the
+//! server refuses.
+
+use serde_json::{Value, json};
+
+use crate::{
+    postgres::migrated_database,
+    process::{Ended, Process, binary},
+    run::{run, run_on, serve, serve_with},
+};
+
+const ALICE: &str = "00000000-0000-7000-8000-0000000000a1";
+const TEAM: &str = "00000000-0000-7000-8000-0000000000b1";
+const SITE: &str = "00000000-0000-7000-8000-0000000000c1";
+const NOWHERE: &str = "00000000-0000-7000-8000-0000000000ff";
+
+/// A server with Alice, her team and its site, and one account with every permission.
+struct Installation {
+    server: Process,
+    address: String,
+    token: String,
+}
+
+impl Installation {
+    async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(more: &[&str]) -> Self {
+        let url = migrated_database().await;
+        let allow = "introspect,manage,directory,audit";
+        let made = run_on(
+            &url,
+            &["service-account", "create", "all", "--allow", allow],
+        )
+        .await;
+        let (server, address) = serve_with(&url, more).await;
+        let here = Self {
+            server,
+            address,
+            token: made.given().trim().to_owned(),
+        };
+        let changes = json!([
+            {"put_user": {"id": ALICE, "instance_role": "INSTANCE_ROLE_USER"}},
+            {"put_team": {"id": TEAM}},
+            {"putTeamMember": {"teamId": TEAM, "userId": ALICE, "role": "TEAM_ROLE_OWNER"}},
+            {"put_site": {"id": SITE, "team_id": TEAM}},
+        ]);
+        let applied = here
+            .fed(&["directory", "apply", "-"], &changes.to_string())
+            .await
+            .given();
+        assert!(applied.starts_with("Applied 4 changes."), "{applied}");
+        here
+    }
+
+    /// Runs a command with the address, the token and the actor in the environment.
+    async fn run(&self, arguments: &[&str]) -> Ended {
+        self.fed(arguments, "").await
+    }
+
+    /// The same, with that text on standard input.
+    async fn fed(&self, arguments: &[&str], input: &str) -> Ended {
+        let mut command = binary(arguments);
+        command.env("HITKEEP_AUTH_SERVER", &self.address);
+        command.env("HITKEEP_AUTH_TOKEN", &self.token);
+        command.env("HITKEEP_AUTH_ACTOR", ALICE);
+        Process::start_with(command, input).ended().await
+    }
+
+    async fn json(&self, arguments: &[&str]) -> Value {
+        self.run(&[arguments, &["--json"]].concat())
+            .await
+            .given_json()
+    }
+
+    async fn introspect(&self, token: &str) -> Value {
+        self.fed(&["introspect", "--json"], token)
+            .await
+            .given_json()
+    }
+
+    /// Creates a client, and gives its id and its token.
+    async fn create(&self, name: &str) -> (String, String) {
+        let made = self
+            .json(&["client", "create", "--user", ALICE, "--name", name])
+            .await;
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (text(&made["api_client"]["id"]), text(&made["token"]))
+    }
+
+    async fn stop(self) {
+        self.server.signal("TERM").await;
+        assert_eq!(self.server.ended().await.code, Some(0));
+    }
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().map(str::trim_end).collect()
+}
+
+#[tokio::test]
+async fn a_client_is_managed_from_its_creation_to_its_deletion() {
+    let here = Installation::start().await;
+    // The token is all that is on standard output: a script keeps it in a variable.
+    let grant = format!("{SITE}=editor");
+    let created = here
+        .run(&[
+            "client",
+            "create",
+            "--team",
+            TEAM,
+            "--name",
+            "Weekly report",
+            "--description",
+            "for Monday",
+            "--grant",
+            &grant,
+            "--expire-time",
+            "30d",
+        ])
+        .await;
+    assert_eq!(created.code, Some(0), "{created:?}");
+    let token = created.stdout.trim();
+    assert!(
+        token.starts_with("hkt_") && token.len() == 53,
+        "{created:?}"
+    );
+    assert!(created.stderr.contains("Created"), "{created:?}");
+    assert!(!created.stderr.contains(token), "{created:?}");
+
+    let answer = here.introspect(&format!("{token}\n")).await;
+    assert_eq!(answer["active"], true);
+    assert_eq!(answer["client_name"], "Weekly report");
+    assert_eq!(answer["owner"], json!({"team_id": TEAM}));
+    let id = answer["client_id"].as_str().unwrap();
+    let may = [
+        "introspect",
+        "--permission",
+        "site.manage_goals",
+        "--site",
+        SITE,
+    ];
+    let said = here.fed(&may, token).await.given();
+    assert_eq!(lines(&said)[0], "active");
+    assert!(said.contains("decision       allowed"), "{said}");
+    let may_not = ["introspect", "--permission", "site.delete", "--site", SITE];
+    let said = here.fed(&may_not, token).await.given();
+    assert!(said.contains("denied: role too low"), "{said}");
+
+    let got = here.json(&["client", "get", id]).await;
+    let client = &got["api_client"];
+    assert_eq!(
+        client["site_grants"],
+        json!([{"site_id": SITE, "role": "SITE_ROLE_EDITOR"}])
+    );
+    assert_eq!(client["description"], "for Monday");
+    let etag = client["etag"].as_str().unwrap();
+    let shown = here.run(&["client", "get", id]).await.given();
+    for said in [
+        id,
+        "Weekly report",
+        &format!("team:{TEAM}"),
+        etag,
+        &grant,
+        "active",
+    ] {
+        assert!(shown.contains(said), "{said} in {shown}");
+    }
+
+    // Only what is given changes.
+    let updated = here
+        .json(&[
+            "client",
+            "update",
+            id,
+            "--no-grants",
+            "--name",
+            "Daily",
+            "--etag",
+            etag,
+        ])
+        .await;
+    let client = &updated["api_client"];
+    assert_eq!(
+        (&client["name"], &client["site_grants"]),
+        (&json!("Daily"), &json!([]))
+    );
+    assert_eq!(client["description"], "for Monday");
+    assert!(client["expire_time"].is_string());
+    let said = here
+        .run(&["client", "update", id, "--name", "x", "--etag", etag])
+        .await
+        .refused(1);
+    assert!(
+        said.contains("ETAG_MISMATCH") && said.contains("client get"),
+        "{said}"
+    );
+    let cleared = ["--description", "", "--never-expire", "--grant", &grant];
+    let updated = here
+        .json(&[&["client", "update", id][..], &cleared].concat())
+        .await;
+    let client = &updated["api_client"];
+    assert_eq!(client["description"], "");
+    assert!(client["expire_time"].is_null(), "{client}");
+
+    let rotated = here.run(&["client", "rotate", id, "--overlap", "1h"]).await;
+    let new = rotated.stdout.trim();
+    assert!(new.starts_with("hkt_") && new != token, "{rotated:?}");
+    for token in [token, new] {
+        assert_eq!(here.introspect(token).await["active"], true);
+    }
+    let used = here.json(&["client", "usage", id]).await;
+    assert!(used["days"].is_array());
+
+    here.run(&["client", "revoke", id]).await.given();
+    for token in [token, new] {
+        let answer = here.introspect(token).await;
+        assert_eq!(answer["active"], false);
+        assert_eq!(answer["inactive_reason"], "INACTIVE_REASON_REVOKED");
+    }
+    let said = here.run(&["client", "rotate", id]).await.refused(1);
+    assert!(said.contains("API_CLIENT_INACTIVE"), "{said}");
+    here.run(&["client", "reactivate", id]).await.given();
+    assert_eq!(here.introspect(new).await["active"], true);
+    here.run(&["client", "delete", id]).await.given();
+    let said = here.fed(&["introspect"], new).await.given();
+    assert_eq!(said, "inactive: unknown token\n");
+    let said = here.run(&["client", "get", id]).await.refused(1);
+    assert!(said.contains("API_CLIENT_NOT_FOUND"), "{said}");
+
+    let events = here.json(&["audit", "list", "--client", id]).await;
+    let actions: Vec<_> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["action"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "deleted",
+        "reactivated",
+        "revoked",
+        "rotated",
+        "updated",
+        "updated",
+        "created",
+    ];
+    let expected = expected.map(|action| format!("api_client.{action}"));
+    assert_eq!(actions, expected);
+    let newest = here
+        .run(&["audit", "list", "--client", id, "--limit", "1"])
+        .await
+        .given();
+    assert_eq!(newest.lines().count(), 2, "{newest}");
+    assert!(newest.contains("api_client.deleted"), "{newest}");
+    let none = here
+        .run(&["audit", "list", "--client", id, "--until", "1d"])
+        .await
+        .given();
+    assert_eq!(none, "There are no such events.\n");
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_has_every_page_and_the_inactive_on_request() {
+    let here = Installation::start().await;
+    let none = here.run(&["client", "list"]).await.given();
+    assert_eq!(none, "There are no API clients.\n");
+    let (first, _) = here.create("first").await;
+    let (second, _) = here.create("second").await;
+    here.run(&["client", "revoke", &first]).await.given();
+    let listed = here.run(&["client", "list"]).await.given();
+    let listed = lines(&listed);
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert!(
+        listed[0].starts_with("ID") && listed[1].starts_with(&second),
+        "{listed:?}"
+    );
+    let all = here
+        .json(&["client", "list", "--user", ALICE, "--include-inactive"])
+        .await;
+    let ids: Vec<_> = all["api_clients"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|client| client["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, [&*second, &first]);
+    let teams = here.json(&["client", "list", "--team", TEAM]).await;
+    assert_eq!(teams["api_clients"], json!([]));
+    here.stop().await;
+}
+
+/// A reply that was lost is asked for again.
+#[tokio::test]
+async fn the_same_request_gives_the_same_token() {
+    let here = Installation::start().await;
+    let create = [
+        "client",
+        "create",
+        "--user",
+        ALICE,
+        "--name",
+        "once",
+        "--request-id",
+        "00000000-0000-4000-8000-000000000001",
+    ];
+    let first = here.json(&create).await;
+    assert_eq!(here.json(&create).await, first);
+    let listed = here.json(&["client", "list"]).await;
+    assert_eq!(listed["api_clients"].as_array().unwrap().len(), 1);
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn the_directory_is_read_from_a_file() {
+    let here = Installation::start().await;
+    let folder = std::env::temp_dir().join(format!("hka-directory-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("changes.json");
+    let path = file.to_str().unwrap();
+    let batch = json!({"changes": [{"put_team": {"id": NOWHERE}}], "sequence": "7"});
+    std::fs::write(&file, batch.to_string()).unwrap();
+    let applied = here.json(&["directory", "apply", path]).await;
+    assert_eq!(applied["applied_sequence"], "7");
+    // What the command line says counts before the file.
+    let older = here
+        .run(&["directory", "apply", path, "--sequence", "3"])
+        .await
+        .given();
+    assert!(older.starts_with("Skipped: sequence 7"), "{older}");
+    let status = here.json(&["directory", "status"]).await;
+    assert_eq!((&status["teams"], &status["users"]), (&json!(2), &json!(1)));
+    let shown = here.run(&["directory", "status"]).await.given();
+    assert_eq!(lines(&shown)[1], "teams             2");
+
+    for (content, said) in [
+        ("nonsense", "expected"),
+        (r#"[{"put_usr": {}}]"#, "put_usr"),
+        (r#"[{"put_user": {"id": "x"}}]"#, "changes[0].put_user.id"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        let refused = here.run(&["directory", "apply", path]).await.refused(1);
+        assert!(refused.contains(said), "{refused}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    let refused = here.run(&["directory", "apply", path]).await.refused(1);
+    assert!(refused.contains(path), "{refused}");
+    let unknown = format!(
+        r#"[{{"put_site": {{"id": "{SITE}", "team_id": "00000000-0000-7000-8000-00000000dead"}}}}]"#
+    );
+    let refused = here.fed(&["directory", "apply", "-"], &unknown).await;
+    let refused = refused.refused(1);
+    assert!(refused.contains("INVALID_FIELD"), "{refused}");
+    here.stop().await;
+}
+
+#[tokio::test]
+async fn the_state_of_a_server_is_shown_as_far_as_the_caller_may_see_it() {
+    let url = migrated_database().await;
+    let create = ["service-account", "create", "asks", "--allow", "introspect"];
+    let token = run_on(&url, &create).await.given();
+    let (server, address) = serve(&url).await;
+    let status = |more: &[&str]| {
+        let mut command = binary([&["status"], more].concat());
+        command.env("HITKEEP_AUTH_SERVER", format!("http://{address}"));
+        command.env("HITKEEP_AUTH_TOKEN", token.trim());
+        Process::start(command)
+    };
+    let shown = status(&["--json"]).ended().await.given_json();
+    assert_eq!(shown["health"], "SERVING");
+    assert_eq!(shown["index"]["database_reachable"], true);
+    assert!(shown["directory"].is_null());
+    let shown = status(&[]).ended().await.given();
+    assert!(shown.contains("is SERVING"), "{shown}");
+    assert!(shown.contains("API clients       0"), "{shown}");
+    assert!(
+        shown.contains("DIRECTORY\nthe caller may not see it"),
+        "{shown}"
+    );
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn refusals_name_the_reason_and_what_to_do() {
+    let here = Installation::start().await;
+    let create = ["client", "create", "--name", "x", "--user"];
+    let grant = format!("{SITE}=owner");
+    let foreign = format!("{NOWHERE}=viewer");
+    for (arguments, reason) in [
+        (&["client", "get", NOWHERE][..], "API_CLIENT_NOT_FOUND"),
+        (&[&create[..], &[NOWHERE]].concat(), "OWNER_NOT_MANAGED"),
+        (
+            &[&create[..], &[ALICE, "--instance-role", "admin"]].concat(),
+            "DELEGATION_EXCEEDS_ACTOR",
+        ),
+        (
+            &[&create[..], &[ALICE, "--grant", &foreign]].concat(),
+            "SITE_NOT_DELEGABLE",
+        ),
+        (
+            &[
+                &create[..],
+                &[ALICE, "--expire-time", "2020-01-01T00:00:00Z"],
+            ]
+            .concat(),
+            "expire_time",
+        ),
+    ] {
+        let said = here.run(arguments).await.refused(1);
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+    }
+    // Alice owns the team, and so its sites.
+    let made = here
+        .run(&[&create[..], &[ALICE, "--grant", &grant, "--json"]].concat())
+        .await;
+    made.given_json();
+
+    let with = |token: &str, arguments: &[&str]| {
+        let mut command = binary(arguments);
+        command.env("HITKEEP_AUTH_SERVER", &here.address);
+        command.env("HITKEEP_AUTH_TOKEN", token);
+        Process::start(command)
+    };
+    let list = ["client", "list", "--actor", ALICE];
+    let said = with("", &list).ended().await.refused(1);
+    assert!(
+        said.contains("HITKEEP_AUTH_TOKEN") && said.contains("--token-file"),
+        "{said}"
+    );
+    let unknown = "hks_unknown";
+    let said = with(unknown, &list).ended().await.refused(1);
+    assert!(said.contains("CALLER_UNKNOWN"), "{said}");
+    assert!(!said.contains(unknown), "{said}");
+    let said = with("sécret\u{1}", &list).ended().await.refused(1);
+    assert!(!said.contains("cret"), "{said}");
+
+    // A file holds the token as well, and counts before the variable.
+    let file = std::env::temp_dir().join(format!("hka-token-{}", std::process::id()));
+    std::fs::write(&file, format!("{}\n", here.token)).unwrap();
+    let path = file.to_str().unwrap();
+    let listed = with(unknown, &[&list[..], &["--token-file", path]].concat());
+    listed.ended().await.given();
+    std::fs::remove_file(&file).unwrap();
+    let missing = with(unknown, &[&list[..], &["--token-file", path]].concat());
+    let said = missing.ended().await.refused(1);
+    assert!(said.contains(path), "{said}");
+    here.stop().await;
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let mut command = binary(list);
+    command.env("HITKEEP_AUTH_SERVER", &address);
+    command.env("HITKEEP_AUTH_TOKEN", unknown);
+    let said = Process::start(command).ended().await.refused(1);
+    assert!(
+        said.contains(&address) && said.contains("does not answer"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_command_line_that_is_wrong_exits_with_2() {
+    let token = "hks_unused";
+    let nothing_changes = ["client", "update", NOWHERE, "--actor", ALICE];
+    for (arguments, said) in [
+        (&["client", "list", "--actor", "alice"][..], "UUID"),
+        (
+            &["client", "list", "--server", "ftp://a:1"],
+            "https://HOST:PORT",
+        ),
+        (
+            &["client", "create", "--actor", ALICE, "--name", "x"],
+            "--user",
+        ),
+        (
+            &[
+                "client", "create", "--actor", ALICE, "--user", ALICE, "--team", TEAM, "--name",
+                "x",
+            ],
+            "--team",
+        ),
+        (
+            &[
+                "client", "create", "--actor", ALICE, "--user", ALICE, "--name", "x", "--grant",
+                SITE,
+            ],
+            "SITE=viewer",
+        ),
+        (&nothing_changes, "--name"),
+        (&["introspect", "--site", SITE], "--permission"),
+        (&["completions", "tcsh"], "bash"),
+    ] {
+        let mut command = binary(arguments);
+        command.env("HITKEEP_AUTH_TOKEN", token);
+        let refused = Process::start(command).ended().await.refused(2);
+        assert!(refused.contains(said), "{arguments:?}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_a_server_too() {
+    let folder = std::env::temp_dir().join(format!("hka-socket-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = format!("unix:{}", folder.join("auth.sock").display());
+    let here = Installation::start_with(&["--listen", &socket]).await;
+    let listed = here.json(&["client", "list", "--server", &socket]).await;
+    assert_eq!(listed["api_clients"], json!([]));
+    here.stop().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_cover_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(["completions", shell]).await.given();
+        for word in ["reactivate", "include-inactive", "healthcheck"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let folder = std::env::temp_dir().join(format!("hka-man-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.to_str().unwrap();
+    run(["man", path]).await.given();
+    for help in crate::help::all() {
+        let name = [&["hitkeep-auth".to_owned()][..], &help.path]
+            .concat()
+            .join("-");
+        let page = std::fs::read_to_string(folder.join(format!("{name}.1"))).expect(&name);
+        for option in help.options.keys().filter(|option| *option != "--version") {
+            let escaped = option.replace('-', "\\-");
+            assert!(page.contains(&escaped), "{name}: {option}");
+        }
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    let said = run(["man", path]).await.refused(1);
+    assert!(said.contains(path), "{said}");
+}
