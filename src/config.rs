@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod clients;
 mod connections;
@@ -11,6 +11,7 @@ mod database;
 #[cfg(feature = "dev")]
 mod dev;
 mod environment;
+mod healthcheck;
 mod moment;
 pub mod remote;
 mod secrets;
@@ -37,6 +38,7 @@ use connections::ConnectionArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 #[cfg(feature = "dev")]
 pub use dev::{DevArgs, NoHome};
+pub use healthcheck::{HealthcheckArgs, Probe};
 pub use moment::{Grant, Moment};
 use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
 pub use secrets::SecretError;
@@ -398,33 +400,6 @@ pub enum ServiceAccountCommand {
     },
 }
 
-/// A probe of `healthcheck`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Probe {
-    /// Whether the process works, whatever the state of Postgres: for a supervisor that restarts it
-    Live,
-    /// Whether it can introspect: for a load balancer, or a program that waits for it
-    #[default]
-    Ready,
-}
-
-/// Options of `healthcheck`.
-#[derive(Debug, Args)]
-pub struct HealthcheckArgs {
-    /// What to check
-    #[arg(value_enum, default_value_t)]
-    pub probe: Probe,
-    /// Address of the server, as given to its --listen; of several, the first is used
-    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
-    listen: Vec<Address>,
-    /// Set if the server uses TLS; the file itself is not read, and no certificate is verified
-    #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// How long to wait for an answer
-    #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = non_zero_duration, value_name = "TIME")]
-    pub timeout: Duration,
-}
-
 impl Cli {
     /// Parses the command line and the environment. Exits the process if they are invalid or
     /// only ask for help.
@@ -505,17 +480,5 @@ impl ServeArgs {
             threads: self.threads.unwrap_or_else(available_cores),
             ..server::Options::default()
         }))
-    }
-}
-
-impl HealthcheckArgs {
-    /// The first of the server's addresses.
-    pub fn address(&self) -> &Address {
-        self.listen.first().expect("there is a default")
-    }
-
-    /// Whether the server uses TLS for TCP.
-    pub fn is_encrypted(&self) -> bool {
-        self.tls_cert.is_some()
     }
 }

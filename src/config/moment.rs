@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::TimeDelta;
 
+use super::values;
 use crate::domain::{
     Timestamp,
     id::SiteId,
@@ -66,8 +67,8 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-            return Ok(Self::At(time.into()));
+        if let Ok(time) = values::moment(text) {
+            return Ok(Self::At(time));
         }
         let wrong = "must be a time, such as 2027-01-31T12:00:00Z, or a duration, such as 30d";
         let duration = humantime::parse_duration(text).ok().ok_or(wrong)?;
@@ -108,9 +109,13 @@ mod tests {
         let expected: Timestamp = "2026-12-29T12:00:00Z".parse().unwrap();
         assert_eq!(after("30d"), Ok(expected));
         assert_eq!(after("2026-12-29T13:00:00+01:00"), Ok(expected));
+        assert_eq!(
+            after("2026-12-29").ok(),
+            "2026-12-29T00:00:00Z".parse().ok()
+        );
         let before: Moment = "2h".parse().unwrap();
         assert_eq!(before.before(now), "2026-11-29T10:00:00Z".parse().ok());
-        for wrong in ["", "tomorrow", "2026-12-29", "-1d", "999999999999y"] {
+        for wrong in ["", "tomorrow", "2026-12-32", "-1d", "999999999999y"] {
             assert!(after(wrong).is_err(), "{wrong}");
         }
     }
