@@ -1,6 +1,8 @@
 //! `explain`: what the service answers about a token, and why. It reads the database, so it
 //! agrees with every server that has caught up.
 
+mod words;
+
 use std::io::{self, BufRead, IsTerminal};
 
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ use crate::{
     },
     store::Store,
 };
+use words::{decision_word, end_of, moment, time, word};
 
 /// The token to explain.
 enum TokenInput {
@@ -482,41 +485,4 @@ fn memberships_as_json(rule: SiteRule) -> Value {
             Decisive::Both => "both",
         }),
     })
-}
-
-const fn word(reason: InactiveReason) -> &'static str {
-    match reason {
-        InactiveReason::UnknownToken => "UNKNOWN_TOKEN",
-        InactiveReason::TokenRotated => "TOKEN_ROTATED",
-        InactiveReason::Revoked => "REVOKED",
-        InactiveReason::Expired => "EXPIRED",
-        InactiveReason::OwnerInactive => "OWNER_INACTIVE",
-    }
-}
-
-const fn decision_word(decision: Decision) -> &'static str {
-    match decision {
-        Decision::Allowed => "ALLOWED",
-        Decision::Inactive => "INACTIVE",
-        Decision::NoSiteGrant => "NO_SITE_GRANT",
-        Decision::RoleTooLow => "ROLE_TOO_LOW",
-    }
-}
-
-/// When something ended, and how long ago.
-fn end_of(end: Expiry, now: Timestamp) -> String {
-    let Expiry::At(end) = end else {
-        return "never".to_owned();
-    };
-    let ago = (now - end).to_std().unwrap_or_default().as_secs();
-    let ago = humantime::format_duration(std::time::Duration::from_secs(ago));
-    format!("{}, {ago} ago", moment(end))
-}
-
-fn time(expiry: Expiry) -> Value {
-    expiry.time().map(|time| time.to_rfc3339()).into()
-}
-
-fn moment(time: Timestamp) -> String {
-    time.format("%Y-%m-%d %H:%M:%SZ").to_string()
 }
