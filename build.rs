@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".hitkeep.auth.v1.RotateApiClientRequest",
             ".hitkeep.auth.v1.RotateApiClientResponse",
             ".hitkeep.auth.v1.IntrospectRequest",
+            ".hitkeep.auth.v1.BatchIntrospectItem",
             ".envoy.config.core.v3.HeaderValue",
             ".envoy.service.auth.v3.AttributeContext",
             ".envoy.service.auth.v3.AttributeContext.HttpRequest",

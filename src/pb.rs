@@ -52,6 +52,14 @@ impl fmt::Debug for IntrospectRequest {
     }
 }
 
+impl fmt::Debug for BatchIntrospectItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchIntrospectItem")
+            .field("check", &self.check)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for CreateApiClientRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CreateApiClientRequest")

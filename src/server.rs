@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     middleware::{from_fn, from_fn_with_state},
-    routing::post,
+    routing::{post, post_service},
 };
 use tokio::{
     runtime::Handle,
@@ -27,8 +27,8 @@ use crate::{
     calls::{
         admission::{Admission, Burst, Capacity},
         method::{
-            INTROSPECT_STREAM, MAX_CHECK_BYTES, MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES,
-            MAX_OPEN_MESSAGE_BYTES,
+            BATCH_INTROSPECT, INTROSPECT_STREAM, MAX_BATCH_BYTES, MAX_CHECK_BYTES,
+            MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES, MAX_OPEN_MESSAGE_BYTES,
         },
     },
     fastpath::{self, FastPath, dispatch::Dispatch},
@@ -333,6 +333,10 @@ fn router(
     let api_clients = ApiClientServiceServer::from_arc(Arc::clone(services));
     let introspect_stream = post(fastpath::introspect_stream).with_state(Arc::clone(services));
     let introspection = IntrospectionServiceServer::from_arc(Arc::clone(services));
+    // The same service, with another limit, which is not one of a method in tonic.
+    let batches = introspection
+        .clone()
+        .max_decoding_message_size(MAX_BATCH_BYTES);
     let authorization = AuthorizationServer::from_arc(Arc::clone(services));
     let directory = DirectoryServiceServer::from_arc(Arc::clone(services));
     let audit = AuditServiceServer::from_arc(Arc::clone(services));
@@ -348,6 +352,7 @@ fn router(
         .add_service(v1alpha)
         .into_axum_router()
         .route(INTROSPECT_STREAM, introspect_stream)
+        .route(BATCH_INTROSPECT, post_service(batches))
         // Next to the services, since it completes errors of tonic itself.
         .layer(from_fn(layers::complete_errors))
         .layer(from_fn_with_state(Arc::clone(services), auth::authenticate))

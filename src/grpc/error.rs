@@ -1,8 +1,9 @@
 //! All errors that callers can see, with the one table of codes and reasons. Database
 //! messages, paths and queries never appear in them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
+use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -150,8 +151,8 @@ impl ApiError {
         Self::InvalidFields(vec![Violation {
             field: "the message".to_owned(),
             description:
-                "cannot be read, or is too large: over 64 KiB of an introspection, 256 KiB of a \
-                          check, 4 MiB of another call"
+                "cannot be read, or is too large: over 64 KiB of an introspection, 1 MiB of a \
+                          batch, 256 KiB of a check, 4 MiB of another call"
                     .to_owned(),
         }])
     }
@@ -261,7 +262,7 @@ impl ApiError {
     /// The error as a response within a stream, which goes on. It is logged like a failed
     /// call; the current span identifies the request.
     pub(super) fn into_stream_error(self) -> pb::IntrospectError {
-        self.log_stream_error();
+        self.log_request(format_args!("a request of a stream failed"));
         let (code, reason) = self.code_and_reason();
         let violation = |violation: Violation| pb::FieldViolation {
             field: violation.field,
@@ -276,6 +277,37 @@ impl ApiError {
         }
     }
 
+    /// The error as a result within a batch, whose other results stand.
+    pub(super) fn to_batch_error(&self) -> tonic_types::pb::Status {
+        let status = self.to_status();
+        tonic_types::pb::Status::decode(status.details()).expect("they were encoded just now")
+    }
+
+    /// The status, without its source.
+    fn to_status(&self) -> Status {
+        let (code, _) = self.code_and_reason();
+        let mut details =
+            ErrorDetails::with_error_info(self.reason(), ERROR_DOMAIN, self.metadata());
+        let violations = self.violations();
+        let named = fitting(&violations, MAX_NAMED_BYTES);
+        for violation in named {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+        }
+        if named.len() < violations.len() {
+            let rest = format!("and {} more", violations.len() - named.len());
+            details.add_bad_request_violation("...", rest);
+        }
+        Status::with_error_details(code, self.to_string(), details)
+    }
+
+    /// Logs why some requests of a batch failed, in one line: a batch may have a thousand of
+    /// them.
+    pub(super) fn log_batch(&self, failed: usize) {
+        self.log_request(format_args!(
+            "{failed} requests of a batch failed, one of them"
+        ));
+    }
+
     /// The causes, for the log only; None if the error says everything.
     pub(crate) fn causes(&self) -> Option<String> {
         match self {
@@ -285,16 +317,13 @@ impl ApiError {
         }
     }
 
-    fn log_stream_error(&self) {
+    /// Logs a failure that does not fail its call.
+    fn log_request(&self, what: fmt::Arguments<'_>) {
         let (rpc_reason, causes, why) = (self.reason(), self.causes(), self.to_string());
         // Quoted, since a violation may hold any characters.
         macro_rules! line {
             ($level:ident) => {
-                tracing::$level!(
-                    rpc.reason = rpc_reason,
-                    causes,
-                    "a request of a stream failed: {why:?}"
-                )
+                tracing::$level!(rpc.reason = rpc_reason, causes, "{what}: {why:?}")
             };
         }
         match self.code_and_reason().0 {
@@ -322,19 +351,7 @@ impl ApiError {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        let (code, _) = error.code_and_reason();
-        let mut details =
-            ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, error.metadata());
-        let violations = error.violations();
-        let named = fitting(&violations, MAX_NAMED_BYTES);
-        for violation in named {
-            details.add_bad_request_violation(&violation.field, &violation.description);
-        }
-        if named.len() < violations.len() {
-            let rest = format!("and {} more", violations.len() - named.len());
-            details.add_bad_request_violation("...", rest);
-        }
-        let mut status = Self::with_error_details(code, error.to_string(), details);
+        let mut status = error.to_status();
         // For the log. The source is never sent to the caller.
         status.set_source(Arc::new(error));
         status

@@ -3,6 +3,8 @@
 //! Responses come from the index in memory. They wait for nothing, unless the caller names
 //! a revision or the index does not have the token.
 
+mod batch;
+
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -40,6 +42,15 @@ impl IntrospectionService for Services {
         let (_, extensions, request) = request.into_parts();
         let remaining = remaining(&extensions, self.request_timeout);
         Ok(Response::new(self.answer(&request, remaining).await?))
+    }
+
+    async fn batch_introspect(
+        &self,
+        request: Request<pb::BatchIntrospectRequest>,
+    ) -> Result<Response<pb::BatchIntrospectResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let remaining = remaining(&extensions, self.request_timeout);
+        Ok(Response::new(self.answer_batch(&request, remaining).await?))
     }
 
     /// Never called: the stream has a route of its own, `fastpath::introspect_stream`,
@@ -129,20 +140,8 @@ impl Services {
         if let Some(wanted) = command.at_least {
             self.wait_for_revision(wanted, wait_until).await?;
         }
-        let answer = |judged: Judgement<'_>, revision| match judged {
-            Judgement::Inactive(reason) => inactive(reason, revision, command.check),
-            Judgement::Active {
-                client,
-                cache_age,
-                decision,
-                ..
-            } => {
-                let mut answer = convert::to_active(client, cache_age);
-                answer.revision = revision.0;
-                answer.decision = decision.map(convert::to_decision);
-                answer
-            }
-        };
+        let answer =
+            |judged: Judgement<'_>, revision| to_response(&judged, revision, command.check);
         self.judge_with_wait(&presented, checks(command.check), wait_until, answer)
             .await
     }
@@ -339,6 +338,28 @@ pub(crate) enum Judgement<'v> {
         /// The decision on the permission, if one was to be checked.
         decision: Option<Decision>,
     },
+}
+
+/// The response to a request with that check.
+fn to_response(
+    judged: &Judgement<'_>,
+    revision: Revision,
+    check: Option<PermissionCheck>,
+) -> pb::IntrospectResponse {
+    match judged {
+        Judgement::Inactive(reason) => inactive(*reason, revision, check),
+        Judgement::Active {
+            client,
+            cache_age,
+            decision,
+            ..
+        } => {
+            let mut answer = convert::to_active(client, *cache_age);
+            answer.revision = revision.0;
+            answer.decision = decision.map(convert::to_decision);
+            answer
+        }
+    }
 }
 
 fn inactive(

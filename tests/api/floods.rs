@@ -394,6 +394,11 @@ async fn messages_have_a_limit_of_their_methods() {
     for (path, permission, limit) in [
         (INTROSPECT, Introspect, 64 * 1024),
         (STATUS, Introspect, 64 * 1024),
+        (
+            "/hitkeep.auth.v1.IntrospectionService/BatchIntrospect",
+            Introspect,
+            1024 * 1024,
+        ),
         (check, Introspect, 256 * 1024),
         (
             "/hitkeep.auth.v1.ApiClientService/GetApiClient",

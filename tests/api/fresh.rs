@@ -34,7 +34,7 @@ use crate::{
 const NEVER: Duration = Duration::from_hours(1);
 
 /// An index that asks for nothing by itself, nor writes anything.
-fn without_polls() -> replica::ReplicaOptions {
+pub fn without_polls() -> replica::ReplicaOptions {
     replica::ReplicaOptions {
         max_staleness: 4 * NEVER,
         poll_interval: NEVER,
@@ -48,7 +48,7 @@ fn without_polls() -> replica::ReplicaOptions {
 
 /// A server that hears of nothing by itself: it neither polls, nor does a
 /// notification come through.
-async fn deaf(options: replica::ReplicaOptions) -> (TestApp, Proxy) {
+pub async fn deaf(options: replica::ReplicaOptions) -> (TestApp, Proxy) {
     let options = server::Options {
         replica: options,
         ..server::Options::default()
@@ -64,7 +64,7 @@ fn mint(kind: TokenKind) -> Token {
 }
 
 /// A client of VERA's, made by hand. Gives its token.
-async fn by_hand(app: &TestApp) -> String {
+pub async fn by_hand(app: &TestApp) -> String {
     let token = mint(TokenKind::Personal);
     let half = |at: usize| u128::from_be_bytes(token.hash().0[at..at + 16].try_into().unwrap());
     let hash = format!("{:032x}{:032x}", half(0), half(16));

@@ -369,6 +369,7 @@ calls! {
     }
     IntrospectionServiceClient {
         introspect = introspect(IntrospectRequest) -> IntrospectResponse;
+        batch = batch_introspect(BatchIntrospectRequest) -> BatchIntrospectResponse;
         index_status = get_index_status(GetIndexStatusRequest) -> GetIndexStatusResponse;
     }
     DirectoryServiceClient {

@@ -19,6 +19,7 @@ mod raw;
 mod ages;
 mod audit;
 mod bad_input;
+mod batch;
 mod both_ways;
 mod callers;
 mod cancel;

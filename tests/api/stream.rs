@@ -61,7 +61,7 @@ async fn until_level(app: &TestApp, behind: &TestApp) {
 }
 
 /// One of each kind that there is, and with every kind of check.
-async fn any_requests(app: &TestApp) -> Vec<pb::IntrospectRequest> {
+pub async fn any_requests(app: &TestApp) -> Vec<pb::IntrospectRequest> {
     let dashboard = app.dashboard().await;
     let mine = dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Editor))

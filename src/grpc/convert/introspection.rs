@@ -42,6 +42,42 @@ pub(crate) fn introspect(request: &pb::IntrospectRequest) -> Result<Introspect, 
     })
 }
 
+/// The most requests of a batch.
+const MAX_BATCH: usize = 1000;
+
+/// Validates a batch, apart from its requests: one of them that is invalid does not fail
+/// the others.
+pub(crate) fn batch(request: &pb::BatchIntrospectRequest) -> Result<Option<Revision>, ApiError> {
+    let mut reader = Reader::default();
+    let requests = if request.requests.is_empty() {
+        Err(reader.violation("requests", "is required"))
+    } else if request.requests.len() > MAX_BATCH {
+        let problem = format_args!("must have at most {MAX_BATCH} requests");
+        Err(reader.violation("requests", problem))
+    } else {
+        Ok(())
+    };
+    reader.finish(|| requests.map(|()| request.at_least_revision.map(Revision)))
+}
+
+/// Validates one request of a batch. Its fields are named from the batch.
+pub(crate) fn batch_item(
+    index: usize,
+    item: &pb::BatchIntrospectItem,
+) -> Result<Option<PermissionCheck>, ApiError> {
+    let mut reader = Reader::default();
+    let check = item.check.as_ref();
+    let check = check.map(|check| permission_check(&mut reader, check));
+    reader.finish(|| check.transpose()).map_err(|mut error| {
+        if let ApiError::InvalidFields(violations) = &mut error {
+            for violation in violations {
+                violation.field = format!("requests[{index}].{}", violation.field);
+            }
+        }
+        error
+    })
+}
+
 fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Parsed<PermissionCheck> {
     if let Ok(permission) = check.permission.parse::<InstancePermission>() {
         if check.site_id.is_empty() {

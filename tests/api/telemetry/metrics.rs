@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hitkeep_auth::domain::caller::CallerPermission::{Introspect, Manage};
+use hitkeep_auth::{
+    domain::caller::CallerPermission::{Introspect, Manage},
+    pb,
+};
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
     metrics::v1::{Metric, metric::Data, number_data_point::Value},
@@ -233,15 +236,25 @@ async fn what_was_asked_is_counted_however_it_was_answered() {
         stream.ask(introspect(&made.token)).await.unwrap();
     }
     drop(stream);
+    let item = |token: &str| pb::BatchIntrospectItem {
+        token: token.to_owned(),
+        check: None,
+    };
+    let batch = pb::BatchIntrospectRequest {
+        requests: [&*made.token, "hkp_x", &made.token].map(item).into(),
+        at_least_revision: None,
+    };
+    sidecar.batch(batch).await.unwrap();
     let (_, collector) = run.stop().await;
     let kept = collector.kept();
     let verdicts = |reason| count(&kept, "hitkeep_auth.verdicts", "reason", reason);
-    assert_eq!(verdicts("ACTIVE"), 8);
+    assert_eq!(verdicts("ACTIVE"), 10);
     assert_eq!(verdicts("NO_SITE_GRANT"), 1);
-    assert_eq!(verdicts("UNKNOWN_TOKEN"), 1);
+    assert_eq!(verdicts("UNKNOWN_TOKEN"), 2);
     assert_eq!(verdicts("REVOKED"), 0);
     let calls = |method| count(&kept, "hitkeep_auth.grpc.requests", "rpc.method", method);
     assert_eq!(calls("Introspect"), 7);
     assert_eq!(calls("CreateApiClient"), 1);
     assert_eq!(calls("IntrospectStream"), 1);
+    assert_eq!(calls("BatchIntrospect"), 1);
 }

@@ -1,0 +1,152 @@
+//! `BatchIntrospect`: many tokens, judged by one version of the index. Each is judged as
+//! `Introspect` judges it, and fails alone.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::{PresentedToken, checks, convert, to_response, wait_limit};
+use crate::{
+    domain::access::PermissionCheck,
+    grpc::{Services, error::ApiError},
+    pb::{self, batch_introspect_result::Result as Outcome},
+    replica::{Unanswerable, View},
+    telemetry::metrics::VerdictReason,
+};
+
+/// A request of a batch whose fields are valid.
+struct Item {
+    presented: PresentedToken,
+    check: Option<PermissionCheck>,
+}
+
+/// The version of the index that a batch is judged by.
+struct Basis {
+    view: View,
+    /// Whether the version has every token that there is; if not, one that it lacks may have
+    /// been created a moment ago.
+    is_complete: Result<(), Unanswerable>,
+}
+
+impl Services {
+    /// Answers a batch within that time.
+    ///
+    /// # Errors
+    /// If the batch itself is invalid, or none of its requests can be answered.
+    pub(super) async fn answer_batch(
+        &self,
+        request: &pb::BatchIntrospectRequest,
+        remaining: Duration,
+    ) -> Result<pb::BatchIntrospectResponse, ApiError> {
+        let at_least = convert::batch(request)?;
+        let wait_until = wait_limit(remaining);
+        if let Some(wanted) = at_least {
+            self.wait_for_revision(wanted, wait_until).await?;
+        }
+        let items = request.requests.iter().enumerate().map(|(index, item)| {
+            let check = convert::batch_item(index, item)?;
+            let presented = PresentedToken::read(&item.token);
+            Ok(Item { presented, check })
+        });
+        let items: Vec<Result<Item, ApiError>> = items.collect();
+        let basis = self.basis(&items, wait_until).await.inspect_err(|_| {
+            // As many answers are lacking.
+            for _ in items.iter().flatten() {
+                self.metrics.verdict(VerdictReason::Unanswerable);
+            }
+        })?;
+        let revision = basis.view.index().revision;
+        let judged = items
+            .into_iter()
+            .map(|item| self.judge_item(&basis, &item?));
+        Ok(pb::BatchIntrospectResponse {
+            results: to_results(judged),
+            revision: revision.0,
+        })
+    }
+
+    /// The version of the index to judge a batch by. If it lacks any of the tokens, all of
+    /// these wait together for one refresh.
+    async fn basis(
+        &self,
+        items: &[Result<Item, ApiError>],
+        wait_until: Instant,
+    ) -> Result<Basis, ApiError> {
+        let view = self.replica.caught_up_view(wait_until).await?;
+        let is_known = |item: &Item| match &item.presented {
+            PresentedToken::Hash(hash) => view.index().find(hash).is_some(),
+            // Nor is the database asked for a legacy token.
+            PresentedToken::Legacy(_) | PresentedToken::Unknown => true,
+        };
+        if items.iter().flatten().all(is_known) {
+            return Ok(Basis {
+                view,
+                is_complete: Ok(()),
+            });
+        }
+        drop(view);
+        let is_complete = self.replica.refresh(wait_until).await;
+        Ok(Basis {
+            view: self.replica.view()?,
+            is_complete,
+        })
+    }
+
+    fn judge_item(&self, basis: &Basis, item: &Item) -> Result<pb::IntrospectResponse, ApiError> {
+        let Basis { view, is_complete } = basis;
+        let judged = self.judge(view, &item.presented, checks(item.check));
+        let unknown = || {
+            (*is_complete)?;
+            // As for a single token: the server that answered the refresh may not be the one
+            // that takes the writes.
+            view.require_fresh()?;
+            Ok(self.unknown())
+        };
+        let judged = judged.and_then(|judged| judged.map_or_else(unknown, Ok));
+        let judged = judged.inspect_err(|_| self.metrics.verdict(VerdictReason::Unanswerable))?;
+        Ok(to_response(&judged, view.index().revision, item.check))
+    }
+}
+
+/// The results, in order. Logs that some are errors, once for all of them.
+fn to_results(
+    judged: impl Iterator<Item = Result<pb::IntrospectResponse, ApiError>>,
+) -> Vec<pb::BatchIntrospectResult> {
+    let mut failed = 0;
+    let mut worst: Option<ApiError> = None;
+    let mut results = Vec::new();
+    for judged in judged {
+        let result = match judged {
+            Ok(response) => Outcome::Response(response),
+            Err(error) => {
+                failed += 1;
+                let result = Outcome::Error(error.to_batch_error());
+                if worst
+                    .as_ref()
+                    .is_none_or(|worst| severity(&error) > severity(worst))
+                {
+                    worst = Some(error);
+                }
+                result
+            }
+        };
+        results.push(pb::BatchIntrospectResult {
+            result: Some(result),
+        });
+    }
+    if let Some(worst) = worst {
+        worst.log_batch(failed);
+    }
+    results
+}
+
+/// Which of several errors an operator should see: ours before the database's, and both
+/// before the caller's.
+fn severity(error: &ApiError) -> u8 {
+    match error.code_and_reason().0 {
+        Code::Internal => 2,
+        Code::Unavailable | Code::DeadlineExceeded => 1,
+        _ => 0,
+    }
+}
