@@ -76,7 +76,7 @@ struct ClientRow {
     instance_role: String,
     expire_time: Option<Timestamp>,
     revoke_time: Option<Timestamp>,
-    created_by_user_id: Uuid,
+    created_by_user_id: Option<Uuid>,
     create_time: Timestamp,
     update_time: Timestamp,
 }
@@ -368,7 +368,7 @@ impl From<&ApiClient> for ClientRow {
             instance_role: client.delegated.instance_role().as_str().to_owned(),
             expire_time: client.expiry.time(),
             revoke_time: client.revoke_time,
-            created_by_user_id: client.created_by.uuid(),
+            created_by_user_id: client.created_by.map(UserId::uuid),
             create_time: client.create_time,
             update_time: client.update_time,
         }
@@ -395,7 +395,7 @@ impl ClientRow {
             description: Description::parse(&self.description).map_err(bad("description"))?,
             expiry: Expiry::from(self.expire_time),
             revoke_time: self.revoke_time,
-            created_by: UserId::from_uuid(self.created_by_user_id),
+            created_by: self.created_by_user_id.map(UserId::from_uuid),
             create_time: self.create_time,
             update_time: self.update_time,
             last_used,

@@ -90,7 +90,7 @@ diesel::table! {
         instance_role -> Text,
         expire_time -> Nullable<Timestamptz>,
         revoke_time -> Nullable<Timestamptz>,
-        created_by_user_id -> Uuid,
+        created_by_user_id -> Nullable<Uuid>,
         create_time -> Timestamptz,
         update_time -> Timestamptz,
     }
@@ -147,6 +147,23 @@ diesel::table! {
         salt -> Bytea,
         sealed -> Bytea,
         revision -> Int8,
+    }
+}
+
+diesel::table! {
+    api_client_imports (client_id) {
+        client_id -> Uuid,
+        row_digest -> Bytea,
+        token_hash -> Bytea,
+        snapshot_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    import_state (singleton) {
+        singleton -> Bool,
+        snapshot_time -> Nullable<Timestamptz>,
+        directory_changed -> Int8,
     }
 }
 

@@ -27,6 +27,8 @@ string_enum! {
         ClientReactivated = "api_client.reactivated",
         /// A client was deleted, by itself or with its owner.
         ClientDeleted = "api_client.deleted",
+        /// A client was taken over from HitKeep, or changed to what HitKeep has.
+        ClientImported = "api_client.imported",
         /// A service account was created.
         ServiceAccountCreated = "service_account.created",
         /// A service account was revoked.

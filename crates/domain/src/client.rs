@@ -42,8 +42,8 @@ pub struct ApiClient {
     pub expiry: Expiry,
     /// When it was revoked; `None` unless it is revoked.
     pub revoke_time: Option<Timestamp>,
-    /// The actor that created it.
-    pub created_by: UserId,
+    /// The actor that created it; `None` for an imported client whose creator is not known.
+    pub created_by: Option<UserId>,
     /// When it was created.
     pub create_time: Timestamp,
     /// When an actor last changed it.
@@ -157,7 +157,7 @@ impl ApiClient {
             description: draft.description,
             expiry: draft.expiry,
             revoke_time: None,
-            created_by: facts.actor.id,
+            created_by: Some(facts.actor.id),
             create_time: now,
             update_time: now,
             last_used: None,
@@ -436,7 +436,7 @@ impl ApiClient {
 
     /// Every field that an actor can set, as the audit trail shows it: as changes from empty
     /// values.
-    fn described(&self) -> Vec<FieldChange> {
+    pub fn described(&self) -> Vec<FieldChange> {
         let mut fields = vec![
             FieldChange::new("name", "", self.name.as_str()),
             FieldChange::new("description", "", self.description.as_str()),
@@ -455,7 +455,8 @@ impl ApiClient {
         fields
     }
 
-    fn event(&self, action: Action, changes: Vec<FieldChange>) -> Event {
+    /// The event of an operation on this client.
+    pub fn event(&self, action: Action, changes: Vec<FieldChange>) -> Event {
         Event {
             action,
             subject: self.id.uuid(),

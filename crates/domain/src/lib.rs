@@ -14,6 +14,7 @@ pub mod clock;
 pub mod directory;
 pub mod explanation;
 pub mod id;
+pub mod imports;
 pub mod index;
 pub mod introspection;
 pub mod ledger;

@@ -200,7 +200,10 @@ pub(in crate::grpc) fn to_api_client(
         expire_time: client.expiry.time().map(to_timestamp),
         revoke_time: client.revoke_time.map(to_timestamp),
         last_used_time: client.last_used.map(to_timestamp),
-        created_by_user_id: client.created_by.to_string(),
+        created_by_user_id: client
+            .created_by
+            .map(|user| user.to_string())
+            .unwrap_or_default(),
         token_hint: client.token_hint.0.clone(),
         etag: client.etag(),
         token_scheme: to_token_scheme(client.token_scheme).into(),

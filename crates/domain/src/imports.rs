@@ -1,0 +1,202 @@
+//! API clients that come from another program's database: what is kept of them beside the
+//! client itself, so that a later import can tell which side changed.
+
+use std::fmt;
+
+use super::{
+    Timestamp,
+    access::Owner,
+    client::{ApiClient, Draft, Expiry},
+    id::{ClientId, UserId},
+    token::TokenHint,
+};
+
+/// The domain separation of the digests (BLAKE3's derive-key mode).
+const DIGEST_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 imported client v1";
+/// How many hexadecimal digits of the hash a hint shows.
+const HINT_DIGITS: usize = 6;
+
+/// The hash of a token that another program issued: SHA-256 of the token's text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForeignHash(pub [u8; 32]);
+
+impl ForeignHash {
+    /// Parses 64 lower-case hexadecimal digits. Other spellings of a digit are not accepted,
+    /// since the program that wrote the text would not find them either.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+        let digit = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.as_chunks::<2>().0) {
+            *byte = digit(pair[0])? * 16 + digit(pair[1])?;
+        }
+        Some(Self(hash))
+    }
+
+    /// What is shown of the token. Its holder can find the digits with `sha256sum`.
+    pub fn hint(self) -> TokenHint {
+        let digits: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        TokenHint(format!("sha256_{}", &digits[..HINT_DIGITS]))
+    }
+}
+
+impl fmt::Debug for ForeignHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ForeignHash")
+    }
+}
+
+/// A digest of everything that an import writes of a client, apart from its token and its
+/// revocation, which are compared by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowDigest(pub [u8; 32]);
+
+impl RowDigest {
+    /// The digest of a client with these fields.
+    pub fn of(draft: &Draft) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(DIGEST_CONTEXT);
+        let mut add = |part: &[u8]| {
+            // The length prefix keeps adjacent parts apart.
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        };
+        match draft.delegated.owner() {
+            Owner::User(id) => {
+                add(b"user");
+                add(id.uuid().as_bytes());
+            }
+            Owner::Team(id) => {
+                add(b"team");
+                add(id.uuid().as_bytes());
+            }
+        }
+        add(draft.name.as_str().as_bytes());
+        add(draft.description.as_str().as_bytes());
+        add(draft.delegated.instance_role().as_str().as_bytes());
+        match draft.expiry {
+            Expiry::Never => add(b"never"),
+            Expiry::At(time) => add(&time.timestamp_micros().to_le_bytes()),
+        }
+        for (site, role) in draft.delegated.grants() {
+            add(site.uuid().as_bytes());
+            add(role.as_str().as_bytes());
+        }
+        Self(hasher.finalize().into())
+    }
+
+    /// The digest of a client as it is stored here.
+    pub fn of_client(client: &ApiClient) -> Self {
+        Self::of(&draft_of(client))
+    }
+}
+
+/// The fields of a stored client that an import compares.
+pub fn draft_of(client: &ApiClient) -> Draft {
+    Draft {
+        delegated: client.delegated.clone(),
+        name: client.name.clone(),
+        description: client.description.clone(),
+        expiry: client.expiry,
+    }
+}
+
+/// The state of a client in the other program, as of the last import that took it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImportRecord {
+    /// The digest of its fields.
+    pub digest: RowDigest,
+    /// The hash of its token.
+    pub token: ForeignHash,
+    /// The time of the snapshot that it was taken from.
+    pub snapshot_time: Timestamp,
+}
+
+/// A client of this service, with what imports need to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownClient {
+    /// The client as it is stored.
+    pub client: ApiClient,
+    /// The hash of its newest token, however that was hashed; `None` if the token was removed by
+    /// hand.
+    pub newest_token: Option<[u8; 32]>,
+    /// `None` if it did not come from an import.
+    pub record: Option<ImportRecord>,
+}
+
+/// A client as the other program has it, with all its references known to the directory.
+#[derive(Clone, Debug)]
+pub struct ForeignClient {
+    /// The same id as in the other program.
+    pub id: ClientId,
+    /// Owner, roles, name, description and expiry.
+    pub draft: Draft,
+    /// The hash of its only token.
+    pub token: ForeignHash,
+    /// When it was revoked; `None` unless it is.
+    pub revoke_time: Option<Timestamp>,
+    /// The user that created it, if the other program knows.
+    pub created_by: Option<UserId>,
+    /// When it was created.
+    pub create_time: Timestamp,
+    /// When it was last changed or used; the other program does not tell the two apart.
+    pub update_time: Timestamp,
+    /// When its token was last used.
+    pub last_used: Option<Timestamp>,
+}
+
+impl ForeignClient {
+    /// The client to insert.
+    pub fn to_client(&self) -> ApiClient {
+        ApiClient {
+            id: self.id,
+            delegated: self.draft.delegated.clone(),
+            name: self.draft.name.clone(),
+            description: self.draft.description.clone(),
+            expiry: self.draft.expiry,
+            revoke_time: self.revoke_time,
+            created_by: self.created_by,
+            create_time: self.create_time,
+            update_time: self.update_time,
+            last_used: self.last_used,
+            token_hint: self.token.hint(),
+        }
+    }
+
+    /// What to remember of it.
+    pub fn record(&self, snapshot_time: Timestamp) -> ImportRecord {
+        ImportRecord {
+            digest: RowDigest::of(&self.draft),
+            token: self.token,
+            snapshot_time,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_has_one_spelling_and_a_hint_of_six_digits() {
+        let text = "1a7674".to_owned() + &"0f".repeat(29);
+        let hash = ForeignHash::parse(&text).unwrap();
+        assert_eq!((hash.0[0], hash.0[3]), (0x1a, 0x0f));
+        assert_eq!(hash.hint().0, "sha256_1a7674");
+        assert_eq!(format!("{hash:?}"), "ForeignHash");
+        for refused in [
+            String::new(),
+            text[1..].to_owned(),
+            text.clone() + "0",
+            text.to_uppercase(),
+            text.replace("1a", "1g"),
+            text.replace("1a", "é"),
+            text.replace("1a", "+1"),
+        ] {
+            assert_eq!(ForeignHash::parse(&refused), None, "{refused:?}");
+        }
+    }
+}
