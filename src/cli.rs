@@ -1,5 +1,6 @@
 //! The commands. Results are printed on stdout, errors on stderr. The exit code is 0 on
-//! success, 1 on failure and 2 for invalid arguments. A server that cut calls off failed.
+//! success, 1 on failure and 2 for invalid arguments. A server that cut calls off failed. An
+//! import has more codes, which its help lists.
 
 use std::{
     fmt::Display,
@@ -20,6 +21,7 @@ mod dev;
 mod explain;
 mod healthcheck;
 mod remote;
+mod import;
 mod rotation;
 mod serve;
 
@@ -87,9 +89,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Runs a command.
 pub fn run(cli: &Cli) -> ExitCode {
     match start(cli) {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
-        // The server has logged it.
-        Ok(Ended::CutOff) => ExitCode::from(FAILED),
+        Ok(code) => code,
         Err(Failure { why, code }) => {
             print_error(&why);
             ExitCode::from(code)
@@ -97,19 +97,28 @@ pub fn run(cli: &Cli) -> ExitCode {
     }
 }
 
-fn start(cli: &Cli) -> Result<Ended, Failure> {
+/// The exit code of a server.
+fn exit_code(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::Drained => ExitCode::SUCCESS,
+        // The server has logged it.
+        Ended::CutOff => ExitCode::from(FAILED),
+    }
+}
+
+fn start(cli: &Cli) -> Result<ExitCode, Failure> {
     let runtime = runtime()?;
     let telemetry = {
         // Exporters use the current runtime.
         let _inside = runtime.enter();
         telemetry::start(&cli.telemetry())?
     };
-    let done = |()| Ended::Drained;
+    let done = |()| ExitCode::SUCCESS;
     let ended = match &cli.command {
         // It ends the runtime before its Postgres.
         #[cfg(feature = "dev")]
-        Command::Dev(args) => return dev::run(args, runtime, telemetry),
-        Command::Serve(args) => runtime.block_on(serve::run(args, telemetry)),
+        Command::Dev(args) => return dev::run(args, runtime, telemetry).map(exit_code),
+        Command::Serve(args) => runtime.block_on(serve::run(args, telemetry)).map(exit_code),
         Command::Migrate(args) => runtime.block_on(migrate(args)).map(done),
         Command::ServiceAccount(args) => runtime.block_on(manage(&args.command)).map(done),
         Command::Explain(args) => runtime.block_on(explain::run(args)).map(done),
@@ -124,6 +133,7 @@ fn start(cli: &Cli) -> Result<Ended, Failure> {
             .block_on(remote::directory::run(&args.command))
             .map(done),
         Command::Status(args) => runtime.block_on(remote::status::run(args)).map(done),
+        Command::Import(args) => runtime.block_on(import::run(args)),
         Command::Healthcheck(args) => runtime.block_on(healthcheck::run(args)).map(done),
         Command::Completions { shell } => completions(*shell).map(done),
         Command::Man { folder } => man(folder).map(done),

@@ -14,6 +14,7 @@ mod environment;
 mod healthcheck;
 mod moment;
 pub mod remote;
+mod import;
 mod secrets;
 mod values;
 
@@ -41,6 +42,7 @@ pub use dev::{DevArgs, NoHome};
 pub use healthcheck::{HealthcheckArgs, Probe};
 pub use moment::{Grant, Moment};
 use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
+pub use import::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs};
 pub use secrets::SecretError;
 use values::{
     at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean, moment,
@@ -118,6 +120,8 @@ pub enum Command {
     Directory(DirectoryArgs),
     /// Show the health, the index and the directory of a running server
     Status(ServerArgs),
+    /// Take API clients over from HitKeep's own database, or take that back
+    Import(ImportArgs),
     /// Check whether a running server is alive, or ready to serve; exits with 0 or 1
     Healthcheck(HealthcheckArgs),
     /// Print the completions for a shell

@@ -14,3 +14,4 @@ pub mod plan;
 pub mod run;
 pub mod snapshot;
 pub mod tables;
+pub mod undo;

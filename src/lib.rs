@@ -20,6 +20,7 @@ pub mod dev;
 pub mod fastpath;
 pub mod grpc;
 mod http;
+pub mod import;
 pub mod pb;
 pub mod proxy_auth;
 pub mod replica;

@@ -27,6 +27,7 @@ pub mod explanation;
 mod facts;
 pub mod feed;
 mod identity;
+pub mod imports;
 pub mod introspection;
 mod lease;
 pub mod migrations;

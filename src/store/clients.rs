@@ -294,6 +294,20 @@ async fn find(connection: &mut Connection, id: ClientId) -> Result<Option<ApiCli
     Ok(clients.into_iter().next())
 }
 
+/// Finds many clients, in no order.
+pub(super) async fn find_all(
+    connection: &Connection,
+    ids: &[Uuid],
+) -> Result<Vec<ApiClient>, StoreError> {
+    let mut one = connection;
+    let rows: Vec<Found> = with_newest_tokens!()
+        .filter(api_clients::id.eq_any(ids))
+        .load(&mut one)
+        .await?;
+    let granted = granted(connection, ids.to_vec()).await?;
+    with_grants(rows, granted)
+}
+
 async fn page(
     connection: &mut Connection,
     listing: Listing,

@@ -151,24 +151,7 @@ impl Store {
 impl Transaction {
     /// Reads which changes are applied.
     pub async fn directory_progress(&mut self) -> Result<DirectoryProgress, StoreError> {
-        let applied: Option<i64> = directory_state::table
-            .select(directory_state::applied_sequence)
-            .first(self.connection())
-            .await?;
-        let (changed, unnumbered, started_over) = directory_order::table
-            .select((
-                directory_order::changed,
-                directory_order::unnumbered,
-                directory_order::started_over,
-            ))
-            .first(self.connection())
-            .await?;
-        Ok(DirectoryProgress {
-            applied_sequence: applied.map(sequence).transpose()?,
-            changed: place(changed)?,
-            unnumbered: place(unnumbered)?,
-            started_over: place(started_over)?,
-        })
+        progress(self.connection()).await
     }
 
     /// Records that a change was applied, and returns the new progress. Must come last in
@@ -386,7 +369,30 @@ impl References {
     }
 }
 
-fn place(stored: i64) -> Result<ChangePosition, StoreError> {
+pub(super) async fn progress(
+    connection: &mut Connection,
+) -> Result<DirectoryProgress, StoreError> {
+    let applied: Option<i64> = directory_state::table
+        .select(directory_state::applied_sequence)
+        .first(connection)
+        .await?;
+    let (changed, unnumbered, started_over) = directory_order::table
+        .select((
+            directory_order::changed,
+            directory_order::unnumbered,
+            directory_order::started_over,
+        ))
+        .first(connection)
+        .await?;
+    Ok(DirectoryProgress {
+        applied_sequence: applied.map(sequence).transpose()?,
+        changed: place(changed)?,
+        unnumbered: place(unnumbered)?,
+        started_over: place(started_over)?,
+    })
+}
+
+pub(super) fn place(stored: i64) -> Result<ChangePosition, StoreError> {
     let negative = || StoreError::Inconsistent(format!("place {stored}"));
     u64::try_from(stored)
         .ok()
@@ -394,7 +400,7 @@ fn place(stored: i64) -> Result<ChangePosition, StoreError> {
         .ok_or_else(negative)
 }
 
-fn stored(number: u64) -> Result<i64, StoreError> {
+pub(super) fn stored(number: u64) -> Result<i64, StoreError> {
     let too_large = || StoreError::Inconsistent("a number that Postgres cannot hold".to_owned());
     i64::try_from(number).ok().ok_or_else(too_large)
 }

@@ -155,6 +155,7 @@ diesel::table! {
         client_id -> Uuid,
         row_digest -> Bytea,
         token_hash -> Bytea,
+        revoked -> Bool,
         snapshot_time -> Timestamptz,
     }
 }

@@ -1,53 +1,35 @@
 //! API clients that come from another program's database: what is kept of them beside the
 //! client itself, so that a later import can tell which side changed.
 
-use std::fmt;
+use std::collections::BTreeMap;
 
 use super::{
     Timestamp,
     access::Owner,
+    audit::Event,
     client::{ApiClient, Draft, Expiry},
+    directory::{Directory, order::ChangePosition},
     id::{ClientId, UserId},
-    token::TokenHint,
+    token::{LegacyHash, StoredHash},
 };
 
 /// The domain separation of the digests (BLAKE3's derive-key mode).
 const DIGEST_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 imported client v1";
-/// How many hexadecimal digits of the hash a hint shows.
-const HINT_DIGITS: usize = 6;
 
-/// The hash of a token that another program issued: SHA-256 of the token's text.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ForeignHash(pub [u8; 32]);
-
-impl ForeignHash {
-    /// Parses 64 lower-case hexadecimal digits. Other spellings of a digit are not accepted,
-    /// since the program that wrote the text would not find them either.
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
-        let digit = |digit: u8| match digit {
-            b'0'..=b'9' => Some(digit - b'0'),
-            b'a'..=b'f' => Some(digit - b'a' + 10),
-            _ => None,
-        };
-        let mut hash = [0; 32];
-        for (byte, pair) in hash.iter_mut().zip(digits.as_chunks::<2>().0) {
-            *byte = digit(pair[0])? * 16 + digit(pair[1])?;
-        }
-        Some(Self(hash))
+/// Parses the hash of a token as HitKeep stores it: 64 lower-case hexadecimal digits. Other
+/// spellings of a digit are not accepted, since HitKeep would not find them either.
+pub fn parse_hash(text: &str) -> Option<LegacyHash> {
+    let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.as_chunks::<2>().0) {
+        *byte = digit(pair[0])? * 16 + digit(pair[1])?;
     }
-
-    /// What is shown of the token. Its holder can find the digits with `sha256sum`.
-    pub fn hint(self) -> TokenHint {
-        let digits: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        TokenHint(format!("sha256_{}", &digits[..HINT_DIGITS]))
-    }
-}
-
-impl fmt::Debug for ForeignHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ForeignHash")
-    }
+    Some(LegacyHash(hash))
 }
 
 /// A digest of everything that an import writes of a client, apart from its token and its
@@ -110,7 +92,9 @@ pub struct ImportRecord {
     /// The digest of its fields.
     pub digest: RowDigest,
     /// The hash of its token.
-    pub token: ForeignHash,
+    pub token: LegacyHash,
+    /// Whether it was revoked.
+    pub is_revoked: bool,
     /// The time of the snapshot that it was taken from.
     pub snapshot_time: Timestamp,
 }
@@ -120,9 +104,8 @@ pub struct ImportRecord {
 pub struct KnownClient {
     /// The client as it is stored.
     pub client: ApiClient,
-    /// The hash of its newest token, however that was hashed; `None` if the token was removed by
-    /// hand.
-    pub newest_token: Option<[u8; 32]>,
+    /// The hash of its newest token; `None` if the token was removed by hand.
+    pub newest_token: Option<StoredHash>,
     /// `None` if it did not come from an import.
     pub record: Option<ImportRecord>,
 }
@@ -135,7 +118,7 @@ pub struct ForeignClient {
     /// Owner, roles, name, description and expiry.
     pub draft: Draft,
     /// The hash of its only token.
-    pub token: ForeignHash,
+    pub token: LegacyHash,
     /// When it was revoked; `None` unless it is.
     pub revoke_time: Option<Timestamp>,
     /// The user that created it, if the other program knows.
@@ -146,6 +129,17 @@ pub struct ForeignClient {
     pub update_time: Timestamp,
     /// When its token was last used.
     pub last_used: Option<Timestamp>,
+}
+
+impl KnownClient {
+    /// Whether it is as the last import left it.
+    pub fn is_as_imported(&self) -> bool {
+        self.record.is_some_and(|record| {
+            RowDigest::of_client(&self.client) == record.digest
+                && self.newest_token == Some(record.token.into())
+                && self.client.revoke_time.is_some() == record.is_revoked
+        })
+    }
 }
 
 impl ForeignClient {
@@ -171,8 +165,75 @@ impl ForeignClient {
         ImportRecord {
             digest: RowDigest::of(&self.draft),
             token: self.token,
+            is_revoked: self.revoke_time.is_some(),
             snapshot_time,
         }
+    }
+}
+
+/// What the database has, as far as an import depends on it.
+#[derive(Clone, Debug, Default)]
+pub struct ImportState {
+    /// The time by the database's clock.
+    pub now: Timestamp,
+    /// The time of the newest snapshot that was imported; `None` before the first.
+    pub last_snapshot: Option<Timestamp>,
+    /// The directory.
+    pub directory: Directory,
+    /// The newest change of the directory, and the one that the last import made.
+    pub directory_changed: ChangePosition,
+    /// The newest change of the directory that came from an import.
+    pub directory_imported: ChangePosition,
+    /// Every client that was imported, or has the id of one that is about to be.
+    pub known: BTreeMap<ClientId, KnownClient>,
+    /// What is remembered of every client that was imported, deleted ones included.
+    pub records: BTreeMap<ClientId, ImportRecord>,
+    /// The clients that have one of the tokens that are about to be imported, replaced tokens
+    /// included.
+    pub holders: BTreeMap<LegacyHash, ClientId>,
+    /// How many clients each owner has.
+    pub owned: BTreeMap<Owner, u32>,
+}
+
+/// A client whose row changes.
+#[derive(Clone, Debug)]
+pub struct ClientUpdate {
+    /// The client before.
+    pub old: ApiClient,
+    /// The client after.
+    pub new: ApiClient,
+}
+
+/// What an import writes, all of it in one transaction.
+#[derive(Clone, Debug, Default)]
+pub struct ImportWrites {
+    /// The time of the snapshot.
+    pub snapshot_time: Timestamp,
+    /// The directory, if it is to be replaced.
+    pub directory: Option<Directory>,
+    /// New clients.
+    pub creates: Vec<ForeignClient>,
+    /// Clients whose fields change.
+    pub updates: Vec<ClientUpdate>,
+    /// New tokens of existing clients, whose previous tokens end.
+    pub rotations: Vec<(ClientId, LegacyHash)>,
+    /// When tokens of existing clients were used in HitKeep, if that was later than here.
+    pub last_used: Vec<(ClientId, Timestamp)>,
+    /// What to remember.
+    pub records: Vec<(ClientId, ImportRecord)>,
+    /// The events to record.
+    pub events: Vec<Event>,
+}
+
+impl ImportWrites {
+    /// Whether nothing but the time of the snapshot changes.
+    pub const fn is_empty(&self) -> bool {
+        self.directory.is_none()
+            && self.creates.is_empty()
+            && self.updates.is_empty()
+            && self.rotations.is_empty()
+            && self.last_used.is_empty()
+            && self.records.is_empty()
     }
 }
 
@@ -183,10 +244,9 @@ mod tests {
     #[test]
     fn a_hash_has_one_spelling_and_a_hint_of_six_digits() {
         let text = "1a7674".to_owned() + &"0f".repeat(29);
-        let hash = ForeignHash::parse(&text).unwrap();
+        let hash = parse_hash(&text).unwrap();
         assert_eq!((hash.0[0], hash.0[3]), (0x1a, 0x0f));
         assert_eq!(hash.hint().0, "sha256_1a7674");
-        assert_eq!(format!("{hash:?}"), "ForeignHash");
         for refused in [
             String::new(),
             text[1..].to_owned(),
@@ -196,7 +256,7 @@ mod tests {
             text.replace("1a", "é"),
             text.replace("1a", "+1"),
         ] {
-            assert_eq!(ForeignHash::parse(&refused), None, "{refused:?}");
+            assert_eq!(parse_hash(&refused), None, "{refused:?}");
         }
     }
 }

@@ -14,8 +14,9 @@ use crate::{
         access::{Delegated, Owner, SiteGrants},
         client::{Description, Draft, Expiry, Name},
         id::{ClientId, SiteId, TeamId, UserId},
-        imports::{ForeignClient, ForeignHash},
+        imports::{ForeignClient, parse_hash},
         role::{InstanceRole, SiteRole},
+        token::LegacyHash,
     },
     import::{
         directory::DirectoryIndex,
@@ -32,7 +33,7 @@ pub struct ClientRow {
     name: Value,
     description: Value,
     /// `None` if it is not a hash. It is not kept as text, so that nothing can print it.
-    hash: Option<ForeignHash>,
+    hash: Option<LegacyHash>,
     instance_role: Value,
     expires: Value,
     last_used: Value,
@@ -132,7 +133,7 @@ impl ClientRow {
                 team,
                 name,
                 description,
-                hash: hash.text().and_then(ForeignHash::parse),
+                hash: hash.text().and_then(parse_hash),
                 instance_role,
                 expires,
                 last_used,
@@ -380,7 +381,7 @@ pub struct ClientThere {
     /// The delegated role on the instance; an unknown one gives nothing.
     pub instance_role: InstanceRole,
     /// The hash of the token. HitKeep finds no token by a text that is not a hash.
-    pub token: Option<ForeignHash>,
+    pub token: Option<LegacyHash>,
     /// Whether it is revoked.
     pub revoked: bool,
     /// When it expires.

@@ -1,0 +1,384 @@
+//! What happens to one client.
+
+use super::{Fate, Missing, OnConflict, Planner, refusal, remarks};
+use crate::{
+    domain::{
+        Timestamp,
+        audit::{Action, FieldChange},
+        client::{ApiClient, Draft},
+        imports::{ClientUpdate, ForeignClient, ImportRecord, KnownClient, RowDigest, draft_of},
+        token::{LegacyHash, StoredHash},
+    },
+    import::hitkeep::{Reason, RefusedRow},
+};
+
+/// A client after the import.
+#[derive(Clone, Debug)]
+pub struct After {
+    /// Its fields; `None` if there is no such client.
+    pub draft: Option<Draft>,
+    /// Whether it is revoked.
+    pub is_revoked: bool,
+    /// The hash of its newest token.
+    pub token: Option<StoredHash>,
+    /// Whether HitKeep has it.
+    pub is_there: bool,
+}
+
+impl After {
+    /// A client that this service does not have.
+    const NONE: Self = Self {
+        draft: None,
+        is_revoked: false,
+        token: None,
+        is_there: true,
+    };
+
+    fn unchanged(known: &KnownClient) -> Self {
+        Self {
+            draft: Some(draft_of(&known.client)),
+            is_revoked: known.client.revoke_time.is_some(),
+            token: known.newest_token,
+            is_there: true,
+        }
+    }
+}
+
+/// What happens to a client.
+pub(super) struct Decision {
+    pub(super) fate: Fate,
+    pub(super) changes: Vec<String>,
+    pub(super) remarks: Vec<&'static str>,
+    pub(super) after: Option<After>,
+}
+
+impl Decision {
+    fn new(fate: Fate, after: After) -> Self {
+        Self {
+            fate,
+            changes: Vec::new(),
+            remarks: Vec::new(),
+            after: Some(after),
+        }
+    }
+}
+
+/// Which side's value of a part counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Merge {
+    /// Both have the same.
+    Same,
+    /// HitKeep's.
+    Theirs,
+    /// Ours, since HitKeep's has not changed.
+    Ours,
+    /// Both sides changed it.
+    Conflict,
+}
+
+impl Merge {
+    fn of<T: PartialEq>(base: &T, theirs: &T, ours: &T) -> Self {
+        if theirs == ours {
+            Self::Same
+        } else if ours == base {
+            Self::Theirs
+        } else if theirs == base {
+            Self::Ours
+        } else {
+            Self::Conflict
+        }
+    }
+
+    /// Resolves a conflict.
+    const fn resolved(self, by: OnConflict) -> Self {
+        match (self, by) {
+            (Self::Conflict, OnConflict::Keep) => Self::Ours,
+            (Self::Conflict, OnConflict::Take) => Self::Theirs,
+            _ => self,
+        }
+    }
+}
+
+impl Planner<'_> {
+    /// Decides on a client of the snapshot.
+    pub(super) fn decide(&mut self, theirs: &ForeignClient) -> Decision {
+        let state = self.state;
+        let Some(known) = state.known.get(&theirs.id) else {
+            if state.records.contains_key(&theirs.id) {
+                return Decision::new(Fate::DeletedHere, After::NONE);
+            }
+            if state.holders.contains_key(&theirs.token) {
+                return Decision::new(Fate::Refused(Reason::HashTaken), After::NONE);
+            }
+            return self.create(theirs);
+        };
+        let Some(record) = &known.record else {
+            return Decision::new(Fate::Refused(Reason::IdTaken), After::NONE);
+        };
+        if theirs.draft.delegated.owner() != known.client.delegated.owner() {
+            if self.lost.contains(&known.client.delegated.owner()) {
+                return Decision::new(Fate::Refused(Reason::OwnerChanged), After::NONE);
+            }
+            return self.refuse_known(known, Reason::OwnerChanged, theirs.revoke_time);
+        }
+        let digest = RowDigest::of(&theirs.draft);
+        let ours = RowDigest::of_client(&known.client);
+        let mut fields = Merge::of(&record.digest, &digest, &ours);
+        let mut token = Merge::of(
+            &Some(record.token.into()),
+            &Some(theirs.token.into()),
+            &known.newest_token,
+        );
+        let by = self.options.on_conflict;
+        let mut conflict = Vec::new();
+        if fields == Merge::Conflict {
+            conflict = conflicting(known, theirs);
+        }
+        if token == Merge::Conflict {
+            conflict.push("token");
+        }
+        if !conflict.is_empty() && by == OnConflict::Refuse {
+            return self.refuse_known(known, Reason::Conflict(conflict), theirs.revoke_time);
+        }
+        (fields, token) = (fields.resolved(by), token.resolved(by));
+        if token == Merge::Theirs
+            && let Some(holder) = state.holders.get(&theirs.token)
+        {
+            // Of the client itself, it is one that was replaced.
+            let reason = if *holder == theirs.id {
+                Reason::TokenReplaced
+            } else {
+                Reason::HashTaken
+            };
+            return self.refuse_known(known, reason, theirs.revoke_time);
+        }
+        let mut decision = self.merge(known, theirs, fields, token);
+        if !conflict.is_empty() {
+            decision.remarks.push(match by {
+                OnConflict::Keep => "conflict_kept",
+                OnConflict::Take => "conflict_taken",
+                OnConflict::Refuse => unreachable!("it is refused above"),
+            });
+        }
+        let new_record = theirs.record(self.snapshot_time);
+        let same_time = ImportRecord {
+            snapshot_time: record.snapshot_time,
+            ..new_record
+        };
+        if same_time != *record {
+            self.writes.records.push((theirs.id, new_record));
+        }
+        if theirs.last_used > known.client.last_used
+            && let Some(time) = theirs.last_used
+        {
+            self.writes.last_used.push((theirs.id, time));
+        }
+        decision
+    }
+
+    fn create(&mut self, theirs: &ForeignClient) -> Decision {
+        let client = theirs.to_client();
+        let mut changes = client.described();
+        changes.push(FieldChange::new("token_hint", "", &client.token_hint.0));
+        if let Some(time) = client.revoke_time {
+            changes.push(FieldChange::new("revoke_time", "", &rfc3339(time)));
+        }
+        let event = client.event(Action::ClientImported, changes);
+        self.writes.events.push(event);
+        let record = theirs.record(self.snapshot_time);
+        self.writes.records.push((theirs.id, record));
+        self.writes.creates.push(theirs.clone());
+        let after = After {
+            draft: Some(theirs.draft.clone()),
+            is_revoked: theirs.revoke_time.is_some(),
+            token: Some(theirs.token.into()),
+            is_there: true,
+        };
+        Decision {
+            remarks: remarks(theirs.draft.delegated.grants().len()),
+            ..Decision::new(Fate::Created, after)
+        }
+    }
+
+    /// Takes from HitKeep what counts, and a revocation in any case.
+    fn merge(
+        &mut self,
+        known: &KnownClient,
+        theirs: &ForeignClient,
+        fields: Merge,
+        token: Merge,
+    ) -> Decision {
+        let mut new = known.client.clone();
+        if fields == Merge::Theirs {
+            new.delegated = theirs.draft.delegated.clone();
+            new.name = theirs.draft.name.clone();
+            new.description = theirs.draft.description.clone();
+            new.expiry = theirs.draft.expiry;
+        }
+        let rotation = (token == Merge::Theirs).then_some(theirs.token);
+        let revoked = self.change(known, new, rotation, theirs.revoke_time, Action::ClientImported);
+        let (changes, after) = revoked;
+        let is_revoked_now = after.is_revoked && known.client.revoke_time.is_none();
+        let fate = if is_revoked_now {
+            Fate::Revoked
+        } else if rotation.is_some() {
+            Fate::Rotated
+        } else if fields == Merge::Theirs {
+            Fate::Updated
+        } else if fields == Merge::Ours || token == Merge::Ours {
+            Fate::Kept
+        } else if known.client.revoke_time.is_some() && theirs.revoke_time.is_none() {
+            Fate::Kept
+        } else {
+            Fate::Unchanged
+        };
+        let mut remarks = remarks(theirs.draft.delegated.grants().len());
+        if token == Merge::Ours {
+            remarks.push("rotated_here");
+        }
+        if fields == Merge::Ours {
+            remarks.push("changed_here");
+        }
+        if known.client.revoke_time.is_some() && theirs.revoke_time.is_none() {
+            remarks.push("revoked_here");
+        }
+        Decision {
+            changes,
+            remarks,
+            ..Decision::new(fate, after)
+        }
+    }
+
+    /// Records a change of a known client, and returns the changed fields and the client after it.
+    fn change(
+        &mut self,
+        known: &KnownClient,
+        mut new: ApiClient,
+        rotation: Option<LegacyHash>,
+        revoke: Option<Timestamp>,
+        action: Action,
+    ) -> (Vec<String>, After) {
+        let old = &known.client;
+        let mut changes = FieldChange::between(&old.described(), &new.described());
+        if let Some(hash) = rotation {
+            new.token_hint = hash.hint();
+            let change = FieldChange::new("token_hint", &old.token_hint.0, &new.token_hint.0);
+            changes.push(change);
+            self.writes.rotations.push((new.id, hash));
+        }
+        if let (None, Some(time)) = (new.revoke_time, revoke) {
+            new.revoke_time = Some(time);
+            changes.push(FieldChange::new("revoke_time", "", &rfc3339(time)));
+        }
+        let after = After {
+            draft: Some(draft_of(&new)),
+            is_revoked: new.revoke_time.is_some(),
+            token: rotation.map(StoredHash::from).or(known.newest_token),
+            is_there: true,
+        };
+        if changes.is_empty() {
+            return (Vec::new(), after);
+        }
+        new.update_time = self.state.now;
+        let mut fields: Vec<String> = changes.iter().map(|change| field(&change.field)).collect();
+        fields.dedup();
+        self.writes.events.push(new.event(action, changes));
+        self.writes.updates.push(ClientUpdate {
+            old: old.clone(),
+            new,
+        });
+        (fields, after)
+    }
+
+    /// Refuses a row of a client that is here. A revocation counts all the same.
+    fn refuse_known(
+        &mut self,
+        known: &KnownClient,
+        reason: Reason,
+        revoke: Option<Timestamp>,
+    ) -> Decision {
+        let new = known.client.clone();
+        let (changes, after) = self.change(known, new, None, revoke, Action::ClientImported);
+        Decision {
+            changes,
+            ..Decision::new(Fate::Refused(reason), after)
+        }
+    }
+
+    /// Decides on a row that cannot be taken over.
+    pub(super) fn refuse(&mut self, row: &RefusedRow) -> Decision {
+        let known = row.id.and_then(|id| self.state.known.get(&id));
+        let known = known.filter(|known| {
+            known.record.is_some() && !self.lost.contains(&known.client.delegated.owner())
+        });
+        match known {
+            // The time of the revocation may be what is unreadable.
+            Some(known) => {
+                let revoke = row.is_revoked.then_some(self.state.now);
+                self.refuse_known(known, row.reason.clone(), revoke)
+            }
+            None => Decision::new(refusal(row), After::NONE),
+        }
+    }
+
+    /// Decides on an imported client that HitKeep does not have any more.
+    pub(super) fn missing(&mut self, known: &KnownClient) -> Decision {
+        if self.lost.contains(&known.client.delegated.owner()) {
+            let after = After {
+                is_there: false,
+                ..After::NONE
+            };
+            return Decision::new(Fate::DeletedWithOwner, after);
+        }
+        let is_to_go = self.options.missing == Missing::Revoke && known.client.revoke_time.is_none();
+        let (fate, changes, after) = if is_to_go {
+            let (new, now) = (known.client.clone(), self.state.now);
+            let (changes, after) = self.change(known, new, None, Some(now), Action::ClientRevoked);
+            (Fate::Revoked, changes, after)
+        } else {
+            (Fate::Missing, Vec::new(), After::unchanged(known))
+        };
+        let after = After {
+            is_there: false,
+            ..after
+        };
+        Decision {
+            changes,
+            ..Decision::new(fate, after)
+        }
+    }
+}
+
+/// The fields that the two sides have different values of.
+fn conflicting(known: &KnownClient, theirs: &ForeignClient) -> Vec<&'static str> {
+    let ours = draft_of(&known.client);
+    let theirs = &theirs.draft;
+    let differs = [
+        ("name", ours.name != theirs.name),
+        ("description", ours.description != theirs.description),
+        (
+            "instance_role",
+            ours.delegated.instance_role() != theirs.delegated.instance_role(),
+        ),
+        (
+            "site_grants",
+            ours.delegated.grants() != theirs.delegated.grants(),
+        ),
+        ("expire_time", ours.expiry != theirs.expiry),
+    ];
+    let differing = differs.into_iter().filter(|(_, differs)| *differs);
+    differing.map(|(field, _)| field).collect()
+}
+
+/// The field of the API that a change is about.
+fn field(change: &str) -> String {
+    match change {
+        "token_hint" => "token".to_owned(),
+        grant if grant.starts_with("site_grants[") => "site_grants".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}
