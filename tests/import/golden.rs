@@ -1,0 +1,383 @@
+//! A HitKeep with every trap in it: what happens to each row was written down before.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::{
+    database::{import, imported, number, texts, undone},
+    hitkeep::{Backup, id},
+    postgres::migrated_database,
+};
+
+/// Users 101 to 107, teams 201 to 203, sites 301 to 306.
+const WORLD: &str = "
+    INSERT INTO users SELECT u(n), 'user' || n || '@example.org', 'a hash', now()
+        FROM range(101, 108) AS numbers (n) WHERE n <> 106;
+    INSERT INTO users VALUES (u(106), '__shadow_1234@hitkeep.invalid', 'a hash', now());
+    INSERT INTO instance_roles VALUES (u(101), 'owner', NULL), (u(102), 'admin', NULL),
+        (u(107), 'root', NULL), (u(199), 'admin', NULL);
+    INSERT INTO tenants VALUES (u(201), 'Default', true), (u(202), 'Marketing', false),
+        (u(203), 'Archived', false);
+    INSERT INTO tenant_archives VALUES (u(203), now());
+    INSERT INTO tenant_members VALUES
+        (u(1), u(201), u(101), 'owner', now()), (u(2), u(201), u(102), ' Admin ', now()),
+        (u(3), u(201), u(103), 'member', now()), (u(4), u(202), u(103), 'OWNER', now()),
+        (u(5), u(202), u(104), 'admin', now()), (u(6), u(203), u(104), 'owner', now()),
+        (u(7), u(201), u(107), 'guest', now()), (u(8), u(201), u(106), 'owner', now()),
+        (u(9), u(201), u(198), 'owner', now());
+    INSERT INTO sites VALUES (u(301), u(101), 'a.example'), (u(302), u(101), 'b.example'),
+        (u(303), u(104), 'c.example'), (u(304), u(104), 'd.example'),
+        (u(305), u(107), 'e.example'), (u(306), u(103), 'f.example');
+    INSERT INTO site_tenants VALUES (u(301), u(201)), (u(303), u(202)), (u(304), u(203)),
+        (u(305), u(201)), (u(306), u(202));
+    INSERT INTO site_members VALUES (u(1), u(301), u(103), 'editor'),
+        (u(2), u(302), u(103), 'viewer'), (u(3), u(303), u(104), 'owner'),
+        (u(4), u(303), u(105), 'viewer'), (u(5), u(301), u(102), 'superuser'),
+        (u(6), u(302), u(101), 'owner');
+    INSERT INTO user_preferences VALUES (u(103), 'en', u(202)), (u(104), 'en', u(202));
+    INSERT INTO instance_audit_log VALUES
+        (u(1), now(), u(104), 'api_client.created', 'api_client', CAST(u(431) AS VARCHAR)),
+        (u(2), now(), u(101), 'api_client.updated', 'api_client', CAST(u(432) AS VARCHAR));";
+
+/// A row of `api_clients`, as expressions of SQL, with its grants and its fate.
+#[derive(Clone, Copy)]
+struct Row {
+    number: u32,
+    user: &'static str,
+    team: &'static str,
+    name: &'static str,
+    description: &'static str,
+    /// The row's own if empty.
+    hash: &'static str,
+    instance_role: &'static str,
+    expires: &'static str,
+    revoked: &'static str,
+    created: &'static str,
+    grants: &'static [(u32, &'static str)],
+    fate: &'static str,
+}
+
+/// A personal client of user 103 without grants, which is created.
+const PLAIN: Row = Row {
+    number: 0,
+    user: "u(103)",
+    team: "NULL",
+    name: "'A name'",
+    description: "NULL",
+    hash: "",
+    instance_role: "'user'",
+    expires: "NULL",
+    revoked: "NULL",
+    created: "TIMESTAMPTZ '2026-01-02 03:04:05Z'",
+    grants: &[],
+    fate: "created",
+};
+/// A client of team 202.
+const TEAM: Row = Row {
+    user: "NULL",
+    team: "u(202)",
+    ..PLAIN
+};
+
+/// The clients. Those that are refused have the reason for their fate.
+#[rustfmt::skip]
+const CLIENTS: &[Row] = &[
+    Row { number: 401, grants: &[(301, "editor")], ..PLAIN },
+    Row { number: 402, grants: &[(301, "owner"), (302, "owner")], ..PLAIN },
+    Row { number: 403, user: "u(101)", instance_role: "'owner'", grants: &[(303, "admin")], ..PLAIN },
+    Row { number: 404, user: "u(102)", instance_role: "'admin'", grants: &[(302, "editor")], ..PLAIN },
+    Row { number: 405, instance_role: "'owner'", ..PLAIN },
+    Row { number: 406, user: "u(104)", grants: &[(303, "owner")], ..PLAIN },
+    Row { number: 407, user: "u(104)", grants: &[(304, "owner")], ..PLAIN },
+    Row { number: 408, user: "u(105)", grants: &[(303, "viewer")], ..PLAIN },
+    Row { number: 409, user: "u(107)", grants: &[(305, "owner")], ..PLAIN },
+    Row { number: 410, user: "u(102)", grants: &[(301, "viewer")], ..PLAIN },
+    Row { number: 411, name: "'  trimmed  '", description: "'two' || chr(10) || 'lines'", ..PLAIN },
+    Row { number: 412, name: "repeat('é', 60)", description: "repeat('x', 500)", ..PLAIN },
+    Row { number: 413, expires: "TIMESTAMPTZ '2020-01-01 00:00:00Z'", ..PLAIN },
+    Row { number: 414, expires: "TIMESTAMPTZ '2036-01-01 00:00:00.000001Z'", ..PLAIN },
+    Row { number: 415, revoked: "TIMESTAMPTZ '2026-01-03 00:00:00Z'", grants: &[(301, "viewer")], ..PLAIN },
+    Row { number: 416, grants: &[(399, "viewer"), (301, "viewer")], ..PLAIN },
+    Row { number: 417, grants: &[(301, "auditor")], ..PLAIN },
+    Row { number: 418, name: "'same name'", ..PLAIN },
+    Row { number: 419, name: "'same name'", ..PLAIN },
+    Row { number: 420, user: "u(107)", ..PLAIN },
+    Row { number: 421, team: "CAST('00000000-0000-0000-0000-000000000000' AS UUID)", ..PLAIN },
+    Row { number: 422, name: "'日本語 🎉'", ..PLAIN },
+    Row { number: 430, grants: &[(303, "owner"), (306, "editor")], ..TEAM },
+    Row { number: 431, ..TEAM },
+    Row { number: 432, grants: &[(301, "viewer")], ..TEAM },
+    Row { number: 433, team: "u(203)", grants: &[(304, "viewer")], ..TEAM },
+    Row { number: 434, team: "u(201)", grants: &[(302, "editor")], ..TEAM },
+    Row { number: 440, user: "NULL", fate: "no_owner", ..PLAIN },
+    Row { number: 441, team: "u(202)", fate: "two_owners", ..PLAIN },
+    Row { number: 442, user: "u(198)", fate: "unknown_owner", ..PLAIN },
+    Row { number: 443, team: "u(299)", fate: "unknown_owner", ..TEAM },
+    Row { number: 444, user: "u(106)", fate: "shadow_owner", ..PLAIN },
+    Row { number: 445, instance_role: "'root'", fate: "unknown_instance_role", ..PLAIN },
+    Row { number: 446, instance_role: "' user '", fate: "unknown_instance_role", ..PLAIN },
+    Row { number: 447, instance_role: "NULL", fate: "unknown_instance_role", ..PLAIN },
+    Row { number: 448, instance_role: "'admin'", fate: "team_instance_role", ..TEAM },
+    Row { number: 449, hash: "left(h(449), 63)", fate: "bad_hash", ..PLAIN },
+    Row { number: 450, hash: "upper(h(450))", fate: "bad_hash", ..PLAIN },
+    Row { number: 451, hash: "NULL", fate: "bad_hash", ..PLAIN },
+    Row { number: 452, hash: "repeat('g', 64)", fate: "bad_hash", ..PLAIN },
+    Row { number: 453, hash: "h(999)", fate: "duplicate_hash", ..PLAIN },
+    Row { number: 454, hash: "h(999)", fate: "duplicate_hash", ..PLAIN },
+    Row { number: 455, fate: "duplicate_id", ..PLAIN },
+    Row { number: 455, hash: "h(1455)", fate: "duplicate_id", ..PLAIN },
+    Row { number: 456, name: "'bell' || chr(7)", fate: "bad_name", ..PLAIN },
+    Row { number: 457, name: "'   '", fate: "bad_name", ..PLAIN },
+    Row { number: 458, name: "repeat('x', 121)", fate: "bad_name", ..PLAIN },
+    Row { number: 459, description: "chr(27) || '[31m'", fate: "bad_description", ..PLAIN },
+    Row { number: 460, description: "repeat('x', 501)", fate: "bad_description", ..PLAIN },
+    Row { number: 461, expires: "'infinity'", fate: "bad_time", ..PLAIN },
+    Row { number: 462, created: "NULL", fate: "bad_time", ..PLAIN },
+    // Its id and hash are those of clients that this service made itself.
+    Row { number: 463, fate: "id_taken", ..PLAIN },
+    Row { number: 464, hash: "h(4640)", fate: "hash_taken", ..PLAIN },
+    Row { number: 465, name: "token(465)", ..PLAIN },
+];
+
+/// The rows as statements.
+fn rows() -> String {
+    let mut sql = WORLD.to_owned();
+    for row in CLIENTS {
+        let hash = match row.hash {
+            "" => format!("h({})", row.number),
+            given => given.to_owned(),
+        };
+        sql += &format!(
+            "INSERT INTO api_clients VALUES (u({}), {}, {}, {}, {}, {hash}, {}, {}, \
+             TIMESTAMPTZ '2026-02-01 00:00:00Z', {}, {}, TIMESTAMPTZ '2026-02-01 00:00:00Z');\n",
+            row.number,
+            row.user,
+            row.team,
+            row.name,
+            row.description,
+            row.instance_role,
+            row.expires,
+            row.revoked,
+            row.created,
+        );
+        for (site, role) in row.grants {
+            sql += &format!(
+                "INSERT INTO api_client_site_roles VALUES (uuid(), u({}), u({site}), '{role}', \
+                 now());\n",
+                row.number
+            );
+        }
+    }
+    // A grant that a deleted client left behind.
+    sql + "INSERT INTO api_client_site_roles VALUES (uuid(), u(498), u(301), 'owner', now());"
+}
+
+const TIME: &str = "2026-03-08T120000Z";
+
+/// A database with two clients of its own, whose id and token the snapshot has as well.
+async fn prepared() -> String {
+    let url = migrated_database().await;
+    let sql = format!(
+        "INSERT INTO users VALUES ('{alice}', 'owner', false);
+         INSERT INTO api_clients SELECT id, '{alice}', NULL, 'our own', '', 'user', NULL, NULL,
+             '{alice}', now(), now() FROM unnest(ARRAY['{taken}', '{other}']::uuid[]) AS id;
+         INSERT INTO api_client_tokens (client_id, hash, hint, scheme, create_time)
+             SELECT '{other}', hash, 'sha256_' || left(encode(hash, 'hex'), 6), 'hitkeep_sha256',
+                 now() FROM sha256(convert_to(encode(sha256('the secret of 4640'), 'hex'),
+                                              'UTF8')) AS hash;",
+        alice = id(101),
+        taken = id(463),
+        other = id(4640),
+    );
+    crate::postgres::execute(&url, &sql).await;
+    url
+}
+
+/// The fate of each client, refused ones by their reason.
+fn fates(report: &Value) -> BTreeMap<String, Vec<String>> {
+    let mut fates: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for client in report["clients"].as_array().unwrap() {
+        let fate = match client["fate"].as_str().unwrap() {
+            "refused" => client["reason"].as_str().unwrap(),
+            fate => fate,
+        };
+        let id = client["id"].as_str().unwrap().to_owned();
+        fates.entry(id).or_default().push(fate.to_owned());
+    }
+    fates
+}
+
+fn expected(fate_of: impl Fn(&Row) -> &'static str) -> BTreeMap<String, Vec<String>> {
+    let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in CLIENTS {
+        let fates = expected.entry(id(row.number)).or_default();
+        fates.push(fate_of(row).to_owned());
+    }
+    expected
+}
+
+#[tokio::test]
+async fn every_row_has_the_fate_that_was_written_down() {
+    let backup = Backup::new();
+    if !backup.export(TIME, &rows()) {
+        return;
+    }
+    assert!(CLIENTS.len() >= 40);
+    let url = prepared().await;
+    let everything = "SELECT md5(string_agg(row::text, '' ORDER BY row::text)) AS text FROM ( \
+        SELECT row(api_clients) FROM api_clients UNION ALL SELECT row(users) FROM users \
+        UNION ALL SELECT row(api_client_imports) FROM api_client_imports \
+        UNION ALL SELECT row(audit_events) FROM audit_events) AS rows (row)";
+    let before = texts(&url, everything).await;
+    let dry = imported(&url, backup.path(), &[], 2).await;
+    assert_eq!(fates(&dry), expected(|row| row.fate));
+    assert_eq!(dry["applied"], false);
+    assert_eq!(texts(&url, everything).await, before, "a dry run changes nothing");
+
+    let applied = imported(&url, backup.path(), &["--apply"], 2).await;
+    assert_eq!(fates(&applied), expected(|row| row.fate));
+    let created = CLIENTS.iter().filter(|row| row.fate == "created").count();
+    let count = "SELECT count(*) AS number FROM api_clients WHERE name <> 'our own'";
+    assert_eq!(number(&url, count).await, i64::try_from(created).unwrap());
+    let count = "SELECT count(*) AS number FROM audit_events \
+                 WHERE action = 'api_client.imported' AND request_id <> ''";
+    assert_eq!(number(&url, count).await, i64::try_from(created).unwrap());
+
+    // Another time, nothing happens.
+    let before = texts(&url, everything).await;
+    let again = imported(&url, backup.path(), &["--apply"], 2).await;
+    let unchanged = expected(|row| match row.fate {
+        "created" => "unchanged",
+        refused => refused,
+    });
+    assert_eq!(fates(&again), unchanged);
+    assert_eq!(again["revision"], applied["revision"]);
+    assert_eq!(texts(&url, everything).await, before);
+
+    let text = import(&url, backup.path(), &[]).await;
+    assert_eq!(text.code, Some(2));
+    let hash = "SELECT encode(hash, 'hex') AS text FROM api_client_tokens";
+    for hash in texts(&url, hash).await {
+        for report in [&text.stdout, &applied.to_string(), &dry.to_string()] {
+            assert!(!report.contains(&hash), "a report has a hash");
+        }
+    }
+    let token = "SELECT encode(sha256('the secret of 465'), 'hex') AS text";
+    let token = texts(&url, token).await.remove(0);
+    assert!(!text.stdout.contains(&token), "a report has a token for a name");
+}
+
+#[tokio::test]
+async fn what_is_imported_is_what_hitkeep_has() {
+    let backup = Backup::new();
+    if !backup.export(TIME, &rows()) {
+        return;
+    }
+    let url = prepared().await;
+    let report = imported(&url, backup.path(), &["--apply"], 2).await;
+    let client = "SELECT concat_ws('|', owner_user_id, owner_team_id, name, description, \
+        instance_role, expire_time AT TIME ZONE 'UTC', revoke_time AT TIME ZONE 'UTC', \
+        coalesce(created_by_user_id::text, 'unknown'), api_clients.create_time AT TIME ZONE 'UTC', \
+        last_used_time AT TIME ZONE 'UTC', hint, \
+        (SELECT string_agg(right(site_id::text, 3) || '=' || role, ',' ORDER BY site_id) \
+         FROM api_client_grants WHERE client_id = api_clients.id)) AS text \
+        FROM api_clients JOIN api_client_tokens AS token ON client_id = id \
+        LEFT JOIN api_client_usage AS usage ON usage.client_id = id WHERE id = ";
+    for (number, expected) in [
+        (402, "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=owner,302=owner"),
+        (411, "103|trimmed|two\nlines|user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
+        (414, "103|A name||user|2036-01-01 00:00:00.000001|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
+        (415, "103|A name||user|2026-01-03 00:00:00|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer"),
+        (416, "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer"),
+        (417, "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
+        (431, "202|A name||user|104|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
+        (432, "202|A name||user|unknown|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer"),
+    ] {
+        let hint = format!(
+            "SELECT 'sha256_' || left(encode(sha256(convert_to(encode(sha256('the secret of {number}'), \
+             'hex'), 'UTF8')), 'hex'), 6) AS text"
+        );
+        let hint = texts(&url, &hint).await.remove(0);
+        let found = texts(&url, &format!("{client}'{}'", id(number))).await.remove(0);
+        let found = found.replace("00000000-0000-4000-8000-000000000", "").replace(&hint, "HINT");
+        assert_eq!(found, expected, "{number}");
+    }
+    // The directory: trimmed roles, the default team, the owner without a membership.
+    let members = "SELECT right(team_id::text, 3) || ' ' || right(user_id::text, 3) || ' ' || role \
+                   AS text FROM team_members ORDER BY 1";
+    assert_eq!(
+        texts(&url, members).await,
+        [
+            "201 101 owner", "201 102 admin", "201 103 member", "201 107 member",
+            "202 103 owner", "202 104 admin", "203 104 owner",
+        ]
+    );
+    let sites = "SELECT right(id::text, 3) || ' ' || right(team_id::text, 3) AS text FROM sites \
+                 ORDER BY 1";
+    assert_eq!(
+        texts(&url, sites).await,
+        ["301 201", "302 201", "303 202", "304 203", "305 201", "306 202"]
+    );
+    let members = "SELECT right(site_id::text, 3) || ' ' || right(user_id::text, 3) || ' ' || role \
+                   AS text FROM site_members ORDER BY 1";
+    assert_eq!(
+        texts(&url, members).await,
+        [
+            "301 101 owner", "301 102 viewer", "301 103 editor", "302 101 owner",
+            "302 103 viewer", "303 104 owner", "303 105 viewer", "304 104 owner",
+            "305 107 owner", "306 103 owner",
+        ]
+    );
+    assert_eq!(report["directory"]["replaced"], true);
+    let dropped: Vec<_> = report["dropped_grants"].as_array().unwrap().iter()
+        .map(|grant| grant["reason"].as_str().unwrap()).collect();
+    assert_eq!(dropped, ["no_site", "unknown_role", "no_client"]);
+    let mut notes: Vec<_> = report["notes"].as_array().unwrap().iter()
+        .map(|note| note["kind"].as_str().unwrap()).collect();
+    notes.sort_unstable();
+    notes.dedup();
+    assert_eq!(notes, ["dangling_row", "legacy_owner", "shadow_user", "unknown_role"]);
+}
+
+#[tokio::test]
+async fn an_import_can_be_taken_back_but_for_what_was_changed_here() {
+    let backup = Backup::new();
+    if !backup.export(TIME, &rows()) {
+        return;
+    }
+    let url = prepared().await;
+    imported(&url, backup.path(), &["--apply"], 2).await;
+    let change = format!(
+        "UPDATE api_clients SET name = 'another' WHERE id = '{}';
+         UPDATE api_clients SET revoke_time = now() WHERE id = '{}';
+         DELETE FROM api_clients WHERE id = '{}';",
+        id(401),
+        id(402),
+        id(403),
+    );
+    crate::postgres::execute(&url, &change).await;
+    let kept = |report: &Value| {
+        let kept = report["kept"].as_array().unwrap().iter();
+        kept.map(|client| client["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let dry = undone(&url, &[], 2).await;
+    assert_eq!(kept(&dry), [id(401), id(402)]);
+    assert_eq!(dry["deleted_here"], serde_json::json!([id(403)]));
+    let count = "SELECT count(*) AS number FROM api_clients";
+    let before = number(&url, count).await;
+    let done = undone(&url, &["--apply"], 2).await;
+    assert_eq!(kept(&done), kept(&dry));
+    let removed = done["removed"].as_array().unwrap().len();
+    assert_eq!(number(&url, count).await, before - i64::try_from(removed).unwrap());
+    let count = "SELECT count(*) AS number FROM audit_events \
+                 WHERE action = 'api_client.deleted' AND changes::text LIKE '%undone%'";
+    assert_eq!(number(&url, count).await, i64::try_from(removed).unwrap());
+    // What was deleted here stays so, and what was changed here as it is.
+    let again = imported(&url, backup.path(), &["--apply"], 2).await;
+    let fates = fates(&again);
+    assert_eq!(fates[&id(401)], ["kept"]);
+    assert_eq!(fates[&id(402)], ["kept"]);
+    assert_eq!(fates[&id(403)], ["deleted_here"]);
+    assert_eq!(fates[&id(404)], ["created"]);
+}

@@ -1,0 +1,18 @@
+//! Imports from HitKeep: of snapshots that DuckDB itself wrote, of random histories, and of
+//! files that are broken.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/process.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod process;
+
+mod database;
+mod duckdb;
+mod hitkeep;
+
+mod deltas;
+mod golden;
