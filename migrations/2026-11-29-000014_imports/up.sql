@@ -2,7 +2,7 @@
 --
 -- What is kept of each is the state that HitKeep had when it was last taken over, so that the
 -- next import can tell on which side a client changed: a digest of its fields, the hash of
--- its token, and whether it was revoked. There is no foreign key: the row outlives its client, since a client that was
+-- its token, and whether an import revoked it. There is no foreign key: the row outlives its client, since a client that was
 -- deleted here must not come back with the next import. Nothing here is part of what
 -- Introspect answers from, so it makes no revision.
 CREATE TABLE api_client_imports (

@@ -105,6 +105,7 @@ const CLIENTS: &[Row] = &[
     Row { number: 420, user: "u(107)", ..PLAIN },
     Row { number: 421, team: "CAST('00000000-0000-0000-0000-000000000000' AS UUID)", ..PLAIN },
     Row { number: 422, name: "'日本語 🎉'", ..PLAIN },
+    Row { number: 423, user: "u(101)", grants: &[(303, "admin")], ..PLAIN },
     Row { number: 430, grants: &[(303, "owner"), (306, "editor")], ..TEAM },
     Row { number: 431, ..TEAM },
     Row { number: 432, grants: &[(301, "viewer")], ..TEAM },
@@ -380,4 +381,115 @@ async fn an_import_can_be_taken_back_but_for_what_was_changed_here() {
     assert_eq!(fates[&id(402)], ["kept"]);
     assert_eq!(fates[&id(403)], ["deleted_here"]);
     assert_eq!(fates[&id(404)], ["created"]);
+}
+
+/// The differences, with the refused clients left out.
+fn differences(report: &Value) -> Vec<String> {
+    let all = report["differences"].as_array().unwrap().iter();
+    let text = |found: &Value, field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    let last = |id: String| id.get(33..).unwrap_or_default().to_owned();
+    all.filter(|found| found["rules"] != serde_json::json!(["refused"]))
+        .map(|found| {
+            let rules = found["rules"].as_array().unwrap().iter();
+            let rules: Vec<_> = rules.map(|rule| rule.as_str().unwrap()).collect();
+            let place = match found["place"].as_str().unwrap() {
+                "site" => last(text(found, "site_id")),
+                place => place.to_owned(),
+            };
+            format!(
+                "{} {place} {}: {} -> {} {} {}",
+                last(text(found, "client_id")),
+                text(found, "surface"),
+                text(found, "hitkeep"),
+                text(found, "here"),
+                text(found, "direction"),
+                rules.join(" ")
+            )
+        })
+        .collect()
+}
+
+/// Whether an explicit role lifts a team's admin above what the team gives. If the domain says
+/// so, comparing has to say that HitKeep does not.
+fn explicit_role_wins() -> bool {
+    use hitkeep_auth::domain::{
+        access::{SiteStanding, UserStanding},
+        id::TeamId,
+        role::{InstanceRole, SiteRole, TeamRole},
+    };
+    let user = UserStanding {
+        instance_role: InstanceRole::User,
+        disabled: false,
+    };
+    let site = SiteStanding {
+        team: TeamId::from_uuid(uuid::Uuid::nil()),
+        team_archived: false,
+        team_role: Some(TeamRole::Admin),
+        site_role: Some(SiteRole::Owner),
+    };
+    user.site_role(&site) == Some(SiteRole::Owner)
+}
+
+#[tokio::test]
+async fn every_difference_is_found_and_has_its_rule() {
+    let backup = Backup::new();
+    if !backup.export(TIME, &rows()) {
+        return;
+    }
+    let url = prepared().await;
+    let report = imported(&url, backup.path(), &["--compare"], 4).await;
+    let mut expected = vec![
+        "401 301 rest: none -> editor wider D3",
+        "402 301 rest: none -> editor wider D3",
+        "402 301 mcp, ingest: owner -> editor narrower D4",
+        "402 302 rest: none -> viewer wider D3",
+        "402 302 mcp, ingest: owner -> viewer narrower D4",
+        "403 303 rest: owner -> admin narrower D5",
+        "403 other_sites rest: owner -> none narrower D5",
+        "404 other_sites rest: viewer -> none narrower D5",
+        "406 303 rest: admin -> owner wider D1",
+        "407 304 mcp, ingest: owner -> none narrower D4",
+        "408 303 mcp, ingest: viewer -> none narrower D4",
+        "410 301 rest: none -> viewer wider unknown_role",
+        "416 301 rest: none -> viewer wider D3",
+        "423 303 rest: none -> admin wider D6",
+    ];
+    if !explicit_role_wins() {
+        let place = expected.iter().position(|line| line.starts_with("406")).unwrap();
+        expected[place] = "406 303 mcp, ingest: owner -> admin narrower D4";
+    }
+    assert_eq!(differences(&report), expected);
+    let refused = CLIENTS.iter().filter(|row| {
+        // HitKeep finds no client by what is not a hash, and none without an owner.
+        !matches!(row.fate, "created" | "bad_hash" | "no_owner")
+    });
+    let all = report["differences"].as_array().unwrap().len();
+    assert_eq!(all - expected.len(), refused.count() * 2);
+    let wider = expected.iter().filter(|line| line.contains("wider")).count();
+    assert_eq!(report["comparison"]["wider"], wider);
+
+    // The same after the import; and its report names those of grants.
+    let report = imported(&url, backup.path(), &["--apply"], 2).await;
+    let of_grants: Vec<_> = expected.iter()
+        .filter(|line| !line.contains("other_sites") && !line.contains("unknown_role"))
+        .copied().collect();
+    assert_eq!(differences(&report), of_grants);
+    let report = imported(&url, backup.path(), &["--compare"], 4).await;
+    assert_eq!(differences(&report), expected);
+
+    // A site's owner without a membership is none here, if the directory has no such row.
+    let sql = "DELETE FROM site_members WHERE role = 'owner'";
+    crate::postgres::execute(&url, sql).await;
+    let report = imported(&url, backup.path(), &["--compare", "--no-directory"], 4).await;
+    let found = differences(&report);
+    let of_409: Vec<_> = found.iter().filter(|line| line.starts_with("409")).collect();
+    assert_eq!(
+        of_409,
+        [
+            "409 305 rest: owner -> none narrower D2",
+            "409 305 mcp, ingest: owner -> none narrower D2 D4",
+        ]
+    );
+    let text = import(&url, backup.path(), &["--compare"]).await;
+    assert!(text.stdout.contains("wider than HitKeep's"), "{text:?}");
 }

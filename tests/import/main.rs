@@ -4,6 +4,8 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "../support/dice.rs"]
+mod dice;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/process.rs"]
@@ -16,3 +18,4 @@ mod hitkeep;
 
 mod deltas;
 mod golden;
+mod histories;

@@ -93,7 +93,7 @@ pub struct ImportRecord {
     pub digest: RowDigest,
     /// The hash of its token.
     pub token: LegacyHash,
-    /// Whether it was revoked.
+    /// Whether an import revoked it.
     pub is_revoked: bool,
     /// The time of the snapshot that it was taken from.
     pub snapshot_time: Timestamp,

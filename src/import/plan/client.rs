@@ -160,7 +160,12 @@ impl Planner<'_> {
                 OnConflict::Refuse => unreachable!("it is refused above"),
             });
         }
-        let new_record = theirs.record(self.snapshot_time);
+        // A revocation of our own is none of an import's, even if HitKeep has one as well.
+        let is_revoked_by_import = known.client.revoke_time.is_none() && theirs.revoke_time.is_some();
+        let new_record = ImportRecord {
+            is_revoked: record.is_revoked || is_revoked_by_import,
+            ..theirs.record(self.snapshot_time)
+        };
         let same_time = ImportRecord {
             snapshot_time: record.snapshot_time,
             ..new_record
