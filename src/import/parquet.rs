@@ -24,6 +24,8 @@ use parquet::{
 };
 use uuid::Uuid;
 
+mod pages;
+
 use super::tables::{Column, Kind, MAX_ROWS, MAX_TEXT, ReadError, Rows, Tables, Value};
 use crate::domain::Timestamp;
 
@@ -31,8 +33,6 @@ use crate::domain::Timestamp;
 pub const MAX_FILE: u64 = 1 << 30;
 /// How many rows are decoded at a time.
 const BATCH: usize = 8192;
-/// The most bytes of one page, decompressed.
-const MAX_PAGE: usize = 256 << 20;
 /// The most bytes of all texts of one column, which are far more than in the file if it repeats
 /// them.
 const MAX_COLUMN_TEXT: usize = 512 << 20;
@@ -88,7 +88,11 @@ impl ParquetFolder {
             return Err(unreadable(format!("it has more than {MAX_FILE} bytes")));
         }
         let file = File::open(&path).map_err(|error| unreadable(error.to_string()))?;
-        SerializedFileReader::new(file).map_err(|error| unreadable(error.to_string()))
+        let pages = file.try_clone().map_err(|error| unreadable(error.to_string()))?;
+        let reader = SerializedFileReader::new(file);
+        let reader = reader.map_err(|error| unreadable(error.to_string()))?;
+        pages::check(&pages, reader.metadata()).map_err(unreadable)?;
+        Ok(reader)
     }
 }
 
@@ -107,12 +111,12 @@ pub fn read_bytes(
     table: &'static str,
     columns: &[Column],
 ) -> Result<Rows, ReadError> {
+    let unreadable = |why: String| ReadError::Unreadable { table, why };
     guarded(table, || {
-        let file = SerializedFileReader::new(bytes::Bytes::from(bytes));
-        let file = file.map_err(|error| ReadError::Unreadable {
-            table,
-            why: error.to_string(),
-        })?;
+        let bytes = bytes::Bytes::from(bytes);
+        let file = SerializedFileReader::new(bytes.clone());
+        let file = file.map_err(|error| unreadable(error.to_string()))?;
+        pages::check(&bytes, file.metadata()).map_err(unreadable)?;
         read(&file, table, columns)
     })
 }
@@ -352,7 +356,7 @@ impl BoundedPages {
         // Each value of a dictionary takes a byte at least. Levels are run-length encoded, so a
         // data page can have far more values than bytes.
         let too_many = values > MAX_ROWS || (is_dictionary && values > bytes);
-        if bytes > MAX_PAGE || too_many {
+        if bytes > pages::MAX_PAGE || too_many {
             return Err(ParquetError::General("a page is too large".to_owned()));
         }
         Ok(Some(page))

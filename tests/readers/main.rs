@@ -6,6 +6,7 @@
 
 mod messages;
 mod paths;
+mod tables;
 mod tokens;
 
 use hitkeep_auth::pb::envoy::{
@@ -28,6 +29,22 @@ const SITE: &str = "01930000-0000-7000-8000-0000000000ab";
 const OTHER: &str = "01930000-0000-7000-8000-0000000000cd";
 /// So many cases of each property; `PROPTEST_CASES` makes them more, never fewer.
 const CASES: u32 = 5_000;
+
+/// What DuckDB wrote, as HitKeep has it do, with all that it may choose: dictionaries, no
+/// compression, no rows.
+const SNAPSHOTS: [&[u8]; 5] = [
+    include_bytes!("../../fuzz/seeds/tables/clients"),
+    include_bytes!("../../fuzz/seeds/tables/dictionary"),
+    include_bytes!("../../fuzz/seeds/tables/empty"),
+    include_bytes!("../../fuzz/seeds/tables/plain"),
+    include_bytes!("../../fuzz/seeds/tables/teams"),
+];
+
+#[test]
+fn what_duckdb_wrote_is_read() {
+    let rows = SNAPSHOTS.map(tables::hold);
+    assert_eq!(rows, [5, 4000, 0, 5, 3].map(Some));
+}
 
 fn config() -> Config {
     let asked = Config::default();
@@ -228,6 +245,24 @@ proptest! {
     #[test]
     fn a_token_is_found_where_hitkeep_finds_it(headers in vec(header(), 0..5)) {
         tokens::hold(&headers);
+    }
+
+    #[test]
+    fn a_broken_snapshot_is_read_or_refused(
+        file in select(SNAPSHOTS.to_vec()),
+        edits in vec((any::<Index>(), any::<u8>(), 0..4_u8), 1..6),
+    ) {
+        let mut file = file.to_vec();
+        for (at, byte, edit) in edits {
+            let at = at.index(file.len() + 1);
+            match edit {
+                0 => file.insert(at, byte),
+                1 if at < file.len() => drop(file.remove(at)),
+                2 if at < file.len() => file[at] ^= 1 << (byte % 8),
+                _ => file.truncate(at.max(file.len() / 2)),
+            }
+        }
+        tables::hold(&file);
     }
 
     #[test]
