@@ -5,6 +5,8 @@ readonly BUF_VERSION=1.75.0
 readonly CARGO_DENY_VERSION=0.20.2
 readonly ENVOY_VERSION=1.40.0
 readonly TRAEFIK_VERSION=3.7.15
+# The one that HitKeep has in it.
+readonly DUCKDB_VERSION=1.5.4
 # Of docker-compose.yml.
 readonly GRAFANA_VERSION=13.1.1
 readonly GRAFANA_SDK_VERSION=0.0.21
@@ -205,6 +207,21 @@ install_traefik() {
     "$folder/bin/traefik" version
 }
 
+# As Envoy. It writes the snapshots that the tests import.
+install_duckdb() {
+    local folder=$TOOLS/duckdb
+    local -r version="import duckdb; print(duckdb.__version__)"
+    if [[ $(PYTHONPATH=$folder python3 -c "$version" 2>&1) == "$DUCKDB_VERSION" ]]; then
+        echo "DuckDB $DUCKDB_VERSION is there already."
+        return
+    fi
+    install_pip
+    rm -rf "$folder"
+    python3 -m pip install --quiet --no-deps --only-binary :all: --target "$folder" \
+        "duckdb==$DUCKDB_VERSION"
+    PYTHONPATH=$folder python3 -c "$version"
+}
+
 # Out of Debian's packages, which are not installed: that would start them.
 install_proxies() {
     local folder=$TOOLS/proxies name
@@ -299,6 +316,7 @@ install_tools() {
     step "Dashboard types" install_dashboard_types
     step "Envoy" install_envoy
     step "Traefik" install_traefik
+    step "DuckDB" install_duckdb
     step "Other proxies" install_proxies
     step "PgBouncer" install_pgbouncer
     step "cargo-deny" install_cargo_deny

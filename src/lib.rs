@@ -3,7 +3,8 @@
 //!
 //! The rooms, in reading order: [`domain`] is the rules, pure; [`proxy_auth`] applies them
 //! to what proxies ask; [`store`] keeps everything in Postgres, and has the one way to
-//! write; [`replica`] is what a process keeps in memory; [`grpc`] is the services, and
+//! write; [`import`] takes
+//! clients over from HitKeep; [`replica`] is what a process keeps in memory; [`grpc`] is the services, and
 //! `http` the endpoints for clients without gRPC; [`transport`] is connections, `calls` what
 //! every call has, [`fastpath`] what answers introspections before any layer; [`server`]
 //! assembles them. [`dev`] is a private Postgres with a demonstration; [`config`] and

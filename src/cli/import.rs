@@ -12,11 +12,7 @@ use chrono::TimeDelta;
 use super::{Failure, USAGE, accounts::ready, print, print_error};
 use crate::{
     config::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs},
-    domain::{
-        Revision, Timestamp,
-        audit::Provenance,
-        id::RequestId,
-    },
+    domain::{Revision, Timestamp, audit::Provenance, id::RequestId},
     import::{
         answers::Answers,
         compare::{Comparison, compare},
@@ -65,7 +61,9 @@ async fn import(args: &HitKeepArgs) -> Result<ExitCode, Failure> {
             path.display()
         ));
     }
-    let tables = HitKeep::read(&snapshot.files, &|what| progress.say(&format!("reading {what}")))?;
+    let tables = HitKeep::read(&snapshot.files, &|what| {
+        progress.say(&format!("reading {what}"))
+    })?;
     let import = Import {
         tables: &tables,
         snapshot_time: snapshot.time,

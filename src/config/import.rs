@@ -18,13 +18,17 @@ pub struct ImportArgs {
 /// A command of `import`.
 #[derive(Debug, Subcommand)]
 pub enum ImportCommand {
-    /// Import from a backup of HitKeep; a dry run unless --apply is given
+    /// Import from a backup of HitKeep
+    ///
+    /// It is a dry run unless --apply is given.
     ///
     /// Exits with 0 if all was (or would be) imported, with 2 if rows were refused, and with 1 if
     /// nothing was done. With --compare and without --apply, exits with 0 if all answers are the
     /// same, with 3 if some are narrower than HitKeep's, and with 4 if some are wider.
     Hitkeep(Box<HitKeepArgs>),
-    /// Remove the imported clients that are as they were imported; a dry run unless --apply is given
+    /// Remove the imported clients that were not changed since
+    ///
+    /// It is a dry run unless --apply is given.
     ///
     /// Exits with 0 if all go, with 2 if some stay because they were changed here, and with 1 if
     /// nothing was done. The directory stays.

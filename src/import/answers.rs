@@ -54,7 +54,11 @@ impl<'h> Answers<'h> {
             // The strongest role first, then the oldest membership. A membership without a
             // time comes last, as in DuckDB.
             let missing = membership.added.is_none();
-            let rank = (std::cmp::Reverse(membership.role), missing, membership.added);
+            let rank = (
+                std::cmp::Reverse(membership.role),
+                missing,
+                membership.added,
+            );
             let known = best.entry(*user).or_insert((rank, *team));
             if rank < known.0 {
                 *known = (rank, *team);

@@ -241,7 +241,13 @@ impl Comparer<'_> {
         if !self.can_act(draft) {
             return;
         }
-        let mut places: Vec<Place> = draft.delegated.grants().keys().copied().map(Place::Site).collect();
+        let mut places: Vec<Place> = draft
+            .delegated
+            .grants()
+            .keys()
+            .copied()
+            .map(Place::Site)
+            .collect();
         if places.is_empty() {
             places.push(Place::Token);
         }
@@ -406,7 +412,7 @@ impl Comparer<'_> {
         if is_member != directory.team_member(team, user).is_some() {
             causes.insert(Cause::Directory);
         } else if !over_rest || !is_member {
-            // A grant of somebody who left the team, or has a weaker role by now.
+            // A grant of a user who left the team, or has a weaker role by now.
             causes.insert(Cause::D4);
         }
         let has_row = tables.site_members.contains_key(&(site, user));

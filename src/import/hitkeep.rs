@@ -367,11 +367,10 @@ impl HitKeep {
             id: *id,
             team: row.team,
         });
-        let site_members = members.into_iter().map(|((site, user), role)| SiteMember {
-            site,
-            user,
-            role,
-        });
+        let site_members =
+            members
+                .into_iter()
+                .map(|((site, user), role)| SiteMember { site, user, role });
         let directory = Directory {
             users: users.collect(),
             teams: teams.collect(),

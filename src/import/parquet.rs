@@ -88,7 +88,9 @@ impl ParquetFolder {
             return Err(unreadable(format!("it has more than {MAX_FILE} bytes")));
         }
         let file = File::open(&path).map_err(|error| unreadable(error.to_string()))?;
-        let pages = file.try_clone().map_err(|error| unreadable(error.to_string()))?;
+        let pages = file
+            .try_clone()
+            .map_err(|error| unreadable(error.to_string()))?;
         let reader = SerializedFileReader::new(file);
         let reader = reader.map_err(|error| unreadable(error.to_string()))?;
         pages::check(&pages, reader.metadata()).map_err(unreadable)?;
@@ -135,11 +137,7 @@ fn guarded<T>(
     })
 }
 
-fn read(
-    file: &dyn FileReader,
-    table: &'static str,
-    columns: &[Column],
-) -> Result<Rows, ReadError> {
+fn read(file: &dyn FileReader, table: &'static str, columns: &[Column]) -> Result<Rows, ReadError> {
     let unreadable = |error: ParquetError| ReadError::Unreadable {
         table,
         why: error.to_string(),
@@ -252,7 +250,8 @@ impl Decode {
     ) -> ParquetResult<Vec<Value>> {
         match (self, get_column_reader(Arc::clone(leaf), pages)) {
             (Self::IdBytes, ColumnReader::FixedLenByteArrayColumnReader(reader)) => {
-                let id = |bytes: &[u8]| Uuid::from_slice(bytes).map_or(Value::Unreadable, Value::Id);
+                let id =
+                    |bytes: &[u8]| Uuid::from_slice(bytes).map_or(Value::Unreadable, Value::Id);
                 values(reader, leaf, count, |value| id(value.data()))
             }
             (Self::IdText, ColumnReader::ByteArrayColumnReader(reader)) => {

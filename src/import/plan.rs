@@ -253,7 +253,10 @@ pub fn plan(
     };
     planner.plan_clients(&clients);
     let over_quota = planner.over_quota();
-    let clients_lost = planner.lost.iter().filter_map(|owner| state.owned.get(owner));
+    let clients_lost = planner
+        .lost
+        .iter()
+        .filter_map(|owner| state.owned.get(owner));
     let directory = DirectoryPlan {
         change,
         is_replaced,

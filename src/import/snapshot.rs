@@ -10,11 +10,7 @@ use std::{
 
 use chrono::NaiveDateTime;
 
-use super::{
-    hitkeep::NEEDED,
-    parquet::ParquetFolder,
-    tables::ReadError,
-};
+use super::{hitkeep::NEEDED, parquet::ParquetFolder, tables::ReadError};
 use crate::domain::Timestamp;
 
 /// How HitKeep names the folder of a snapshot, in UTC.
@@ -149,7 +145,13 @@ mod tests {
             time("2026-03-08T120000Z"),
             Some("2026-03-08T12:00:00Z".parse().unwrap())
         );
-        for other in ["", "2026-03-08", "2026-03-08T120000", "2026-13-08T120000Z", "tmp"] {
+        for other in [
+            "",
+            "2026-03-08",
+            "2026-03-08T120000",
+            "2026-13-08T120000Z",
+            "tmp",
+        ] {
             assert_eq!(time(other), None, "{other:?}");
         }
     }

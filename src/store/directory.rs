@@ -369,9 +369,7 @@ impl References {
     }
 }
 
-pub(super) async fn progress(
-    connection: &mut Connection,
-) -> Result<DirectoryProgress, StoreError> {
+pub(super) async fn progress(connection: &mut Connection) -> Result<DirectoryProgress, StoreError> {
     let applied: Option<i64> = directory_state::table
         .select(directory_state::applied_sequence)
         .first(connection)

@@ -238,7 +238,10 @@ async fn whole_directory(connection: &mut Connection) -> Result<Directory, Store
         })
     };
     Ok(Directory {
-        users: users.into_iter().map(user).collect::<Result<_, StoreError>>()?,
+        users: users
+            .into_iter()
+            .map(user)
+            .collect::<Result<_, StoreError>>()?,
         teams: teams.into_iter().map(team).collect(),
         team_members: { team_members.into_iter().map(team_member) }
             .collect::<Result<_, StoreError>>()?,

@@ -18,7 +18,9 @@ use crate::{
 pub async fn import(url: &str, folder: &Path, more: &[&str]) -> Ended {
     let folder = folder.to_str().unwrap();
     let command = ["import", "hitkeep", folder, "--database-url", url];
-    Process::start(binary(command.iter().chain(more))).ended().await
+    Process::start(binary(command.iter().chain(more)))
+        .ended()
+        .await
 }
 
 /// The same, as JSON, with an exit code.
@@ -32,7 +34,9 @@ pub async fn imported(url: &str, folder: &Path, more: &[&str], code: i32) -> Val
 /// Takes imports back.
 pub async fn undone(url: &str, more: &[&str], code: i32) -> Value {
     let command = ["import", "undo", "--json", "--database-url", url];
-    let ended = Process::start(binary(command.iter().chain(more))).ended().await;
+    let ended = Process::start(binary(command.iter().chain(more)))
+        .ended()
+        .await;
     assert_eq!(ended.code, Some(code), "{ended:?}");
     serde_json::from_str(&ended.stdout).expect("JSON")
 }

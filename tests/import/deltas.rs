@@ -13,7 +13,7 @@ const SECOND: &str = "2026-03-08T130000Z";
 const THIRD: &str = "2026-03-08T140000Z";
 
 /// A user, a team, two sites, and three clients: 401 and 402 of the user, 403 of the team.
-const BASE: &str = "
+pub const BASE: &str = "
     INSERT INTO users VALUES (u(101), 'a@example.org', 'x', now());
     INSERT INTO tenants VALUES (u(201), 'Default', true);
     INSERT INTO tenant_members VALUES (u(1), u(201), u(101), 'owner', now());
@@ -47,12 +47,18 @@ fn client(report: &Value, number: u32) -> &Value {
 }
 
 async fn rename_here(url: &str, number: u32, name: &str) {
-    let sql = format!("UPDATE api_clients SET name = '{name}' WHERE id = '{}'", id(number));
+    let sql = format!(
+        "UPDATE api_clients SET name = '{name}' WHERE id = '{}'",
+        id(number)
+    );
     execute(url, &sql).await;
 }
 
 async fn name(url: &str, number: u32) -> String {
-    let sql = format!("SELECT name AS text FROM api_clients WHERE id = '{}'", id(number));
+    let sql = format!(
+        "SELECT name AS text FROM api_clients WHERE id = '{}'",
+        id(number)
+    );
     texts(url, &sql).await.remove(0)
 }
 
@@ -77,7 +83,9 @@ async fn tokens(url: &str, number: u32) -> Vec<String> {
 
 #[tokio::test]
 async fn what_changed_there_is_changed_here() {
-    let Some((backup, url)) = begun().await else { return };
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
     let changes = "
         UPDATE api_clients SET name = 'renamed', description = 'new',
             expires_at = TIMESTAMPTZ '2036-01-01 00:00:00Z' WHERE id = u(401);
@@ -118,13 +126,19 @@ async fn what_changed_there_is_changed_here() {
     let report = imported(&url, backup.path(), &["--apply"], 2).await;
     assert_eq!(client(&report, 402)["reason"], "token_replaced");
     assert_eq!(client(&report, 403)["fate"], "kept");
-    assert_eq!(revoked(&url).await, ["403"], "no import takes a revocation back");
+    assert_eq!(
+        revoked(&url).await,
+        ["403"],
+        "no import takes a revocation back"
+    );
     assert_eq!(tokens(&url, 402).await, ["402 ended", "9"]);
 }
 
 #[tokio::test]
 async fn what_changed_here_is_kept() {
-    let Some((backup, url)) = begun().await else { return };
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
     rename_here(&url, 401, "ours").await;
     let sql = format!(
         "UPDATE api_client_tokens SET end_time = now() WHERE client_id = '{0}';
@@ -159,7 +173,9 @@ async fn a_conflict_is_refused_unless_one_side_is_to_count() {
         ("keep", "kept", "ours"),
         ("take", "updated", "theirs"),
     ] {
-        let Some((backup, url)) = begun().await else { return };
+        let Some((backup, url)) = begun().await else {
+            return;
+        };
         rename_here(&url, 401, "ours").await;
         let changes = "UPDATE api_clients SET name = 'theirs' WHERE id IN (u(401), u(402));
              UPDATE api_clients SET revoked_at = now() WHERE id = u(403);";
@@ -177,13 +193,19 @@ async fn a_conflict_is_refused_unless_one_side_is_to_count() {
             "keep" => "kept",
             _ => "unchanged",
         };
-        assert_eq!(client(&again, 401)["fate"], fate, "{option}: it is settled or it is not");
+        assert_eq!(
+            client(&again, 401)["fate"],
+            fate,
+            "{option}: it is settled or it is not"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_revocation_wins_even_over_a_conflict() {
-    let Some((backup, url)) = begun().await else { return };
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
     rename_here(&url, 401, "ours").await;
     let changes = "UPDATE api_clients SET name = 'theirs', revoked_at = now() WHERE id = u(401);
          UPDATE api_clients SET name = chr(7), revoked_at = now() WHERE id = u(402);";
@@ -200,7 +222,9 @@ async fn a_revocation_wins_even_over_a_conflict() {
 
 #[tokio::test]
 async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
-    let Some((backup, url)) = begun().await else { return };
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
     assert!(backup.export(
         SECOND,
         &format!("{BASE} DELETE FROM api_clients WHERE id = u(401);")
@@ -220,10 +244,14 @@ async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
 
 #[tokio::test]
 async fn a_directory_that_loses_too_much_is_refused() {
-    let Some((backup, url)) = begun().await else { return };
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
     let changes = "DELETE FROM users; DELETE FROM api_clients WHERE user_id IS NOT NULL;";
     assert!(backup.export(SECOND, &format!("{BASE}{changes}")));
-    let refused = import(&url, backup.path(), &["--apply"]).await.refused_with(1);
+    let refused = import(&url, backup.path(), &["--apply"])
+        .await
+        .refused_with(1);
     assert!(refused.contains("1 of 1 users"), "{refused}");
     assert!(refused.contains("--allow-mass-removal"), "{refused}");
     let count = "SELECT count(*) AS number FROM api_clients";
@@ -253,7 +281,9 @@ async fn a_pushed_directory_is_not_replaced_by_an_older_one() {
         id(201)
     );
     execute(&url, &pushed).await;
-    let refused = import(&url, backup.path(), &["--apply"]).await.refused_with(1);
+    let refused = import(&url, backup.path(), &["--apply"])
+        .await
+        .refused_with(1);
     assert!(refused.contains("--no-directory"), "{refused}");
     // Without the directory, grants on sites that are not here are left out.
     let report = imported(&url, backup.path(), &["--apply", "--no-directory"], 0).await;
@@ -264,7 +294,11 @@ async fn a_pushed_directory_is_not_replaced_by_an_older_one() {
     assert_eq!(number(&url, count).await, 2);
     let options = ["--apply", "--replace-pushed-directory"];
     let report = imported(&url, backup.path(), &options, 0).await;
-    assert_eq!(report["counts"], json!({ "updated": 3 }), "the grants come after");
+    assert_eq!(
+        report["counts"],
+        json!({ "updated": 3 }),
+        "the grants come after"
+    );
     assert_eq!(number(&url, count).await, 1);
     // What an import put there, an import may replace.
     let more = "INSERT INTO users VALUES (u(103), 'b@example.org', 'x', now());";
@@ -275,7 +309,9 @@ async fn a_pushed_directory_is_not_replaced_by_an_older_one() {
 
 #[tokio::test]
 async fn the_newest_whole_snapshot_is_used() {
-    let Some((backup, url)) = begun().await else { return };
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
     let changes = "UPDATE api_clients SET name = 'second' WHERE id = u(401);";
     assert!(backup.export(SECOND, &format!("{BASE}{changes}")));
     assert!(backup.export(THIRD, BASE));
@@ -284,7 +320,10 @@ async fn the_newest_whole_snapshot_is_used() {
     std::fs::write(&broken, &whole[..whole.len() - 1]).unwrap();
     let ended = import(&url, backup.path(), &["--json"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("is not whole, and was skipped"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("is not whole, and was skipped"),
+        "{ended:?}"
+    );
     assert!(ended.stderr.contains("old: restart HitKeep"), "{ended:?}");
     let report: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(report["snapshot"]["time"], "2026-03-08T13:00:00Z");
@@ -295,7 +334,10 @@ async fn the_newest_whole_snapshot_is_used() {
     assert!(refused.contains("api_client_site_roles"), "{refused}");
     std::fs::remove_file(&broken).unwrap();
     let refused = import(&url, &itself, &[]).await.refused_with(1);
-    assert!(refused.contains("no table api_client_site_roles"), "{refused}");
+    assert!(
+        refused.contains("no table api_client_site_roles"),
+        "{refused}"
+    );
     let empty = Backup::new();
     let refused = import(&url, empty.path(), &[]).await.refused_with(1);
     assert!(refused.contains("neither a snapshot"), "{refused}");
@@ -320,7 +362,9 @@ async fn more_clients_than_an_owner_could_create_are_named() {
 
 #[tokio::test]
 async fn after_everything_is_taken_back_it_can_be_imported_again() {
-    let Some((backup, url)) = begun().await else { return };
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
     let report = undone(&url, &["--apply"], 0).await;
     assert_eq!(report["removed"].as_array().unwrap().len(), 3);
     let rows = "SELECT (SELECT count(*) FROM api_clients) + (SELECT count(*) FROM api_client_imports) \

@@ -52,7 +52,9 @@ pub fn run(sql: &str) -> bool {
 
 fn python(folder: &Path) -> Command {
     let mut python = Command::new("python3");
-    python.env("PYTHONPATH", folder).env("PYTHONNOUSERSITE", "1");
+    python
+        .env("PYTHONPATH", folder)
+        .env("PYTHONNOUSERSITE", "1");
     python
 }
 

@@ -234,7 +234,11 @@ async fn every_row_has_the_fate_that_was_written_down() {
     let dry = imported(&url, backup.path(), &[], 2).await;
     assert_eq!(fates(&dry), expected(|row| row.fate));
     assert_eq!(dry["applied"], false);
-    assert_eq!(texts(&url, everything).await, before, "a dry run changes nothing");
+    assert_eq!(
+        texts(&url, everything).await,
+        before,
+        "a dry run changes nothing"
+    );
 
     let applied = imported(&url, backup.path(), &["--apply"], 2).await;
     assert_eq!(fates(&applied), expected(|row| row.fate));
@@ -266,7 +270,10 @@ async fn every_row_has_the_fate_that_was_written_down() {
     }
     let token = "SELECT encode(sha256('the secret of 465'), 'hex') AS text";
     let token = texts(&url, token).await.remove(0);
-    assert!(!text.stdout.contains(&token), "a report has a token for a name");
+    assert!(
+        !text.stdout.contains(&token),
+        "a report has a token for a name"
+    );
 }
 
 #[tokio::test]
@@ -286,22 +293,50 @@ async fn what_is_imported_is_what_hitkeep_has() {
         FROM api_clients JOIN api_client_tokens AS token ON client_id = id \
         LEFT JOIN api_client_usage AS usage ON usage.client_id = id WHERE id = ";
     for (number, expected) in [
-        (402, "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=owner,302=owner"),
-        (411, "103|trimmed|two\nlines|user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
-        (414, "103|A name||user|2036-01-01 00:00:00.000001|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
-        (415, "103|A name||user|2026-01-03 00:00:00|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer"),
-        (416, "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer"),
-        (417, "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
-        (431, "202|A name||user|104|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT"),
-        (432, "202|A name||user|unknown|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer"),
+        (
+            402,
+            "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=owner,302=owner",
+        ),
+        (
+            411,
+            "103|trimmed|two\nlines|user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT",
+        ),
+        (
+            414,
+            "103|A name||user|2036-01-01 00:00:00.000001|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT",
+        ),
+        (
+            415,
+            "103|A name||user|2026-01-03 00:00:00|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer",
+        ),
+        (
+            416,
+            "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer",
+        ),
+        (
+            417,
+            "103|A name||user|103|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT",
+        ),
+        (
+            431,
+            "202|A name||user|104|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT",
+        ),
+        (
+            432,
+            "202|A name||user|unknown|2026-01-02 03:04:05|2026-02-01 00:00:00|HINT|301=viewer",
+        ),
     ] {
         let hint = format!(
             "SELECT 'sha256_' || left(encode(sha256(convert_to(encode(sha256('the secret of {number}'), \
              'hex'), 'UTF8')), 'hex'), 6) AS text"
         );
         let hint = texts(&url, &hint).await.remove(0);
-        let found = texts(&url, &format!("{client}'{}'", id(number))).await.remove(0);
-        let found = found.replace("00000000-0000-4000-8000-000000000", "").replace(&hint, "HINT");
+        let found = texts(&url, &format!("{client}'{}'", id(number)))
+            .await
+            .remove(0);
+        let found = found
+            .replace("00000000-0000-4000-8000-000000000", "")
+            .replace(&hint, "HINT");
         assert_eq!(found, expected, "{number}");
     }
     // The directory: trimmed roles, the default team, the owner without a membership.
@@ -310,35 +345,65 @@ async fn what_is_imported_is_what_hitkeep_has() {
     assert_eq!(
         texts(&url, members).await,
         [
-            "201 101 owner", "201 102 admin", "201 103 member", "201 107 member",
-            "202 103 owner", "202 104 admin", "203 104 owner",
+            "201 101 owner",
+            "201 102 admin",
+            "201 103 member",
+            "201 107 member",
+            "202 103 owner",
+            "202 104 admin",
+            "203 104 owner",
         ]
     );
     let sites = "SELECT right(id::text, 3) || ' ' || right(team_id::text, 3) AS text FROM sites \
                  ORDER BY 1";
     assert_eq!(
         texts(&url, sites).await,
-        ["301 201", "302 201", "303 202", "304 203", "305 201", "306 202"]
+        [
+            "301 201", "302 201", "303 202", "304 203", "305 201", "306 202"
+        ]
     );
     let members = "SELECT right(site_id::text, 3) || ' ' || right(user_id::text, 3) || ' ' || role \
                    AS text FROM site_members ORDER BY 1";
     assert_eq!(
         texts(&url, members).await,
         [
-            "301 101 owner", "301 102 viewer", "301 103 editor", "302 101 owner",
-            "302 103 viewer", "303 104 owner", "303 105 viewer", "304 104 owner",
-            "305 107 owner", "306 103 owner",
+            "301 101 owner",
+            "301 102 viewer",
+            "301 103 editor",
+            "302 101 owner",
+            "302 103 viewer",
+            "303 104 owner",
+            "303 105 viewer",
+            "304 104 owner",
+            "305 107 owner",
+            "306 103 owner",
         ]
     );
     assert_eq!(report["directory"]["replaced"], true);
-    let dropped: Vec<_> = report["dropped_grants"].as_array().unwrap().iter()
-        .map(|grant| grant["reason"].as_str().unwrap()).collect();
+    let dropped: Vec<_> = report["dropped_grants"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|grant| grant["reason"].as_str().unwrap())
+        .collect();
     assert_eq!(dropped, ["no_site", "unknown_role", "no_client"]);
-    let mut notes: Vec<_> = report["notes"].as_array().unwrap().iter()
-        .map(|note| note["kind"].as_str().unwrap()).collect();
+    let mut notes: Vec<_> = report["notes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|note| note["kind"].as_str().unwrap())
+        .collect();
     notes.sort_unstable();
     notes.dedup();
-    assert_eq!(notes, ["dangling_row", "legacy_owner", "shadow_user", "unknown_role"]);
+    assert_eq!(
+        notes,
+        [
+            "dangling_row",
+            "legacy_owner",
+            "shadow_user",
+            "unknown_role"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -360,7 +425,8 @@ async fn an_import_can_be_taken_back_but_for_what_was_changed_here() {
     crate::postgres::execute(&url, &change).await;
     let kept = |report: &Value| {
         let kept = report["kept"].as_array().unwrap().iter();
-        kept.map(|client| client["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        kept.map(|client| client["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     let dry = undone(&url, &[], 2).await;
     assert_eq!(kept(&dry), [id(401), id(402)]);
@@ -370,7 +436,10 @@ async fn an_import_can_be_taken_back_but_for_what_was_changed_here() {
     let done = undone(&url, &["--apply"], 2).await;
     assert_eq!(kept(&done), kept(&dry));
     let removed = done["removed"].as_array().unwrap().len();
-    assert_eq!(number(&url, count).await, before - i64::try_from(removed).unwrap());
+    assert_eq!(
+        number(&url, count).await,
+        before - i64::try_from(removed).unwrap()
+    );
     let count = "SELECT count(*) AS number FROM audit_events \
                  WHERE action = 'api_client.deleted' AND changes::text LIKE '%undone%'";
     assert_eq!(number(&url, count).await, i64::try_from(removed).unwrap());
@@ -455,7 +524,10 @@ async fn every_difference_is_found_and_has_its_rule() {
         "423 303 rest: none -> admin wider D6",
     ];
     if !explicit_role_wins() {
-        let place = expected.iter().position(|line| line.starts_with("406")).unwrap();
+        let place = expected
+            .iter()
+            .position(|line| line.starts_with("406"))
+            .unwrap();
         expected[place] = "406 303 mcp, ingest: owner -> admin narrower D4";
     }
     assert_eq!(differences(&report), expected);
@@ -465,14 +537,19 @@ async fn every_difference_is_found_and_has_its_rule() {
     });
     let all = report["differences"].as_array().unwrap().len();
     assert_eq!(all - expected.len(), refused.count() * 2);
-    let wider = expected.iter().filter(|line| line.contains("wider")).count();
+    let wider = expected
+        .iter()
+        .filter(|line| line.contains("wider"))
+        .count();
     assert_eq!(report["comparison"]["wider"], wider);
 
     // The same after the import; and its report names those of grants.
     let report = imported(&url, backup.path(), &["--apply"], 2).await;
-    let of_grants: Vec<_> = expected.iter()
+    let of_grants: Vec<_> = expected
+        .iter()
         .filter(|line| !line.contains("other_sites") && !line.contains("unknown_role"))
-        .copied().collect();
+        .copied()
+        .collect();
     assert_eq!(differences(&report), of_grants);
     let report = imported(&url, backup.path(), &["--compare"], 4).await;
     assert_eq!(differences(&report), expected);
@@ -482,7 +559,10 @@ async fn every_difference_is_found_and_has_its_rule() {
     crate::postgres::execute(&url, sql).await;
     let report = imported(&url, backup.path(), &["--compare", "--no-directory"], 4).await;
     let found = differences(&report);
-    let of_409: Vec<_> = found.iter().filter(|line| line.starts_with("409")).collect();
+    let of_409: Vec<_> = found
+        .iter()
+        .filter(|line| line.starts_with("409"))
+        .collect();
     assert_eq!(
         of_409,
         [

@@ -69,14 +69,20 @@ impl Tables for There {
         let id = |kind, number: usize| Value::Id(uuid(kind, number));
         let optional = |kind, number: Option<usize>| number.map_or(Value::Null, |n| id(kind, n));
         let rows: Vec<Vec<Value>> = match table {
-            "users" => (0..USERS).map(|user| vec![id(1, user), Value::Null]).collect(),
+            "users" => (0..USERS)
+                .map(|user| vec![id(1, user), Value::Null])
+                .collect(),
             "instance_roles" => { self.instance_roles.iter() }
                 .map(|(user, role)| vec![id(1, *user), text(role)])
                 .collect(),
             "tenants" => (0..TEAMS)
                 .map(|team| vec![id(2, team), Value::Flag(team == 0)])
                 .collect(),
-            "tenant_archives" => self.archived.iter().map(|team| vec![id(2, *team)]).collect(),
+            "tenant_archives" => self
+                .archived
+                .iter()
+                .map(|team| vec![id(2, *team)])
+                .collect(),
             "tenant_members" => { self.team_members.iter() }
                 .map(|((team, user), role)| {
                     vec![id(2, *team), id(1, *user), text(role), Value::Null]
@@ -107,7 +113,11 @@ impl Tables for There {
                         text(client.role),
                         Value::Null,
                         Value::Null,
-                        if client.revoked { time.clone() } else { Value::Null },
+                        if client.revoked {
+                            time.clone()
+                        } else {
+                            Value::Null
+                        },
                         time.clone(),
                         time,
                     ]
@@ -163,9 +173,13 @@ impl Here {
         if let Some(directory) = &writes.directory {
             state.directory = directory.clone();
             let has = |owner: Owner| plan.directory_after.has_owner(owner);
-            state.known.retain(|_, known| has(known.client.delegated.owner()));
+            state
+                .known
+                .retain(|_, known| has(known.client.delegated.owner()));
             for known in state.known.values_mut() {
-                strip(&mut known.client, |site| plan.directory_after.has_site(site));
+                strip(&mut known.client, |site| {
+                    plan.directory_after.has_site(site)
+                });
             }
         }
         for update in &writes.updates {
@@ -184,7 +198,10 @@ impl Here {
         for (id, hash) in &writes.rotations {
             let known = state.known.get_mut(id).expect("it is there");
             known.newest_token = Some((*hash).into());
-            assert!(self.tokens.insert((*hash).into(), *id).is_none(), "a token comes back");
+            assert!(
+                self.tokens.insert((*hash).into(), *id).is_none(),
+                "a token comes back"
+            );
         }
         for (id, record) in &writes.records {
             state.records.insert(*id, *record);
@@ -212,14 +229,30 @@ fn change_there(there: &mut There, dice: &mut Dice, secret: &mut u64) {
     let (user, team) = (dice.below(USERS), dice.below(TEAMS));
     let (site, number) = (dice.below(SITES), dice.below(CLIENTS));
     match dice.below(16) {
-        0 => drop(there.instance_roles.insert(user, *dice.one_of(&INSTANCE_ROLES))),
+        0 => drop(
+            there
+                .instance_roles
+                .insert(user, *dice.one_of(&INSTANCE_ROLES)),
+        ),
         1 => drop(there.archived.insert(team)),
         2 => drop(there.archived.remove(&team)),
-        3 | 4 => drop(there.team_members.insert((team, user), *dice.one_of(&TEAM_ROLES))),
+        3 | 4 => drop(
+            there
+                .team_members
+                .insert((team, user), *dice.one_of(&TEAM_ROLES)),
+        ),
         5 => drop(there.team_members.remove(&(team, user))),
-        6 => drop(there.sites.insert(site, (dice.percent(70).then_some(team), user))),
+        6 => drop(
+            there
+                .sites
+                .insert(site, (dice.percent(70).then_some(team), user)),
+        ),
         7 if dice.percent(20) => drop(there.sites.remove(&site)),
-        7 | 8 => drop(there.site_members.insert((site, user), *dice.one_of(&SITE_ROLES))),
+        7 | 8 => drop(
+            there
+                .site_members
+                .insert((site, user), *dice.one_of(&SITE_ROLES)),
+        ),
         9 => drop(there.active.insert(user, team)),
         10..=12 => {
             *secret += 1;
@@ -228,7 +261,11 @@ fn change_there(there: &mut There, dice: &mut Dice, secret: &mut u64) {
                 user: (is_personal || dice.percent(5)).then_some(user),
                 team: (!is_personal || dice.percent(5)).then_some(team),
                 name: format!("client {number}"),
-                role: if is_personal { *dice.one_of(&INSTANCE_ROLES) } else { "user" },
+                role: if is_personal {
+                    *dice.one_of(&INSTANCE_ROLES)
+                } else {
+                    "user"
+                },
                 secret: *secret,
                 revoked: dice.percent(10),
                 grants: (0..SITES)
@@ -297,18 +334,20 @@ fn change_here(here: &mut Here, dice: &mut Dice, secret: &mut u64) {
 fn rest(there: &There, client: &ClientThere, site: usize) -> Option<SiteRole> {
     let word = |word: &str| word.parse::<SiteRole>().ok();
     let instance = |word: Option<&&str>| {
-        word.and_then(|word| word.parse::<InstanceRole>().ok()).unwrap_or(InstanceRole::User)
+        word.and_then(|word| word.parse::<InstanceRole>().ok())
+            .unwrap_or(InstanceRole::User)
     };
     let team_of = |site: usize| there.sites.get(&site).map(|(team, _)| team.unwrap_or(0));
     let granted = client.grants.get(&site).and_then(|role| word(role));
     let Some(user) = client.user else {
         return granted.filter(|_| team_of(site) == client.team);
     };
-    let everywhere = match instance(Some(&client.role)).min(instance(there.instance_roles.get(&user))) {
-        InstanceRole::Owner => Some(SiteRole::Owner),
-        InstanceRole::Admin => Some(SiteRole::Viewer),
-        InstanceRole::User => None,
-    };
+    let everywhere =
+        match instance(Some(&client.role)).min(instance(there.instance_roles.get(&user))) {
+            InstanceRole::Owner => Some(SiteRole::Owner),
+            InstanceRole::Admin => Some(SiteRole::Viewer),
+            InstanceRole::User => None,
+        };
     let team_role = |team: usize| {
         let role = there.team_members.get(&(team, user))?;
         Some(match role.trim().to_lowercase().as_str() {
@@ -346,14 +385,18 @@ fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Pl
     let answers = Answers::of(tables);
     let comparison = compare(&answers, plan, at(10));
     for client in tables.clients_there() {
-        let number = (0..CLIENTS).find(|number| uuid(4, *number) == client.id.uuid()).unwrap();
+        let number = (0..CLIENTS)
+            .find(|number| uuid(4, *number) == client.id.uuid())
+            .unwrap();
         let raw = &there.clients[&number];
         let known = after.state.known.get(&client.id);
         if raw.revoked {
-            let works = known.is_some_and(|known| {
-                known.record.is_some() && known.client.revoke_time.is_none()
-            });
-            assert!(!works, "{seed}: client {number} is revoked there, and works here");
+            let works = known
+                .is_some_and(|known| known.record.is_some() && known.client.revoke_time.is_none());
+            assert!(
+                !works,
+                "{seed}: client {number} is revoked there, and works here"
+            );
         }
         if raw.user.is_some() && raw.team.is_some() {
             continue;
@@ -362,7 +405,11 @@ fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Pl
         for site in 0..SITES {
             let id = SiteId::from_uuid(uuid(3, site));
             let expected = rest(there, raw, site);
-            assert_eq!(answers.role(&client, id, Surface::Rest), expected, "{seed}: {number} {site}");
+            assert_eq!(
+                answers.role(&client, id, Surface::Rest),
+                expected,
+                "{seed}: {number} {site}"
+            );
             let theirs = expected.filter(|_| works_there);
             let ours = known.and_then(|known| {
                 let token = client.token.map(StoredHash::from);
@@ -370,7 +417,13 @@ fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Pl
                 let owner = known.client.delegated.owner();
                 let standing = plan.directory_after.standing(owner, [&id])?;
                 let works = works && standing.current.can_act();
-                known.client.delegated.effective(&standing).grants.get(id).filter(|_| works)
+                known
+                    .client
+                    .delegated
+                    .effective(&standing)
+                    .grants
+                    .get(id)
+                    .filter(|_| works)
             });
             if ours > theirs {
                 let named = comparison.differences.iter().any(|found| {
@@ -379,16 +432,25 @@ fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Pl
                         && found.is_wider()
                         && !found.causes.is_empty()
                 });
-                assert!(named, "{seed}: {number} on {site}: {ours:?} over {theirs:?}, unnamed");
+                assert!(
+                    named,
+                    "{seed}: {number} on {site}: {ours:?} over {theirs:?}, unnamed"
+                );
             }
         }
     }
     // What was ended here stays so.
     for (id, known) in &after.state.known {
         let was = before.state.known.get(id);
-        assert!(!before.ended.contains(id) || was.is_some(), "{seed}: a deleted client is back");
+        assert!(
+            !before.ended.contains(id) || was.is_some(),
+            "{seed}: a deleted client is back"
+        );
         if was.is_some_and(|was| was.client.revoke_time.is_some()) {
-            assert!(known.client.revoke_time.is_some(), "{seed}: a revocation is taken back");
+            assert!(
+                known.client.revoke_time.is_some(),
+                "{seed}: a revocation is taken back"
+            );
         }
     }
     // Another time, nothing happens.
@@ -398,7 +460,10 @@ fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Pl
         ..OPTIONS
     };
     let again = plan_again(tables, plan, &state, &options);
-    let is_settled = plan.rows.iter().all(|row| !matches!(row.fate, Fate::Refused(_)));
+    let is_settled = plan
+        .rows
+        .iter()
+        .all(|row| !matches!(row.fate, Fate::Refused(_)));
     if is_settled {
         assert!(again.writes.is_empty(), "{seed}: {:#?}", again.writes);
     }
@@ -415,12 +480,7 @@ const OPTIONS: PlanOptions = PlanOptions {
     max_clients_per_owner: 100,
 };
 
-fn plan_again(
-    tables: &HitKeep,
-    last: &Plan,
-    state: &ImportState,
-    options: &PlanOptions,
-) -> Plan {
+fn plan_again(tables: &HitKeep, last: &Plan, state: &ImportState, options: &PlanOptions) -> Plan {
     plan(tables, last.writes.snapshot_time, state, options).expect("it is the same snapshot")
 }
 
@@ -481,10 +541,20 @@ fn no_history_revives_a_client_or_widens_one_in_silence() {
     }
     // All of it was put to the test.
     for fate in [
-        "created", "unchanged", "updated", "rotated", "revoked", "kept", "deleted_here", "missing",
+        "created",
+        "unchanged",
+        "updated",
+        "rotated",
+        "revoked",
+        "kept",
+        "deleted_here",
+        "missing",
         "refused",
     ] {
-        assert!(fates.get(fate).copied().unwrap_or_default() > 100, "{fate}: {fates:?}");
+        assert!(
+            fates.get(fate).copied().unwrap_or_default() > 100,
+            "{fate}: {fates:?}"
+        );
     }
     assert!(undone > 100);
 }

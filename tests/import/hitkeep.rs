@@ -66,6 +66,14 @@ impl Backup {
         self.folder.join("shared").join(time)
     }
 
+    /// Runs statements on a database with these rows, with the folder of the backup for the
+    /// working folder. False if there is no DuckDB.
+    pub fn run(&self, rows: &str, statements: &str) -> bool {
+        let folder = self.folder.display();
+        let statements = statements.replace("TO '", &format!("TO '{folder}/"));
+        duckdb::run(&format!("{TABLES}\n{rows}\n{statements}"))
+    }
+
     /// Exports a database with these rows, as HitKeep does. False if there is no DuckDB.
     pub fn export(&self, time: &str, rows: &str) -> bool {
         let folder = self.snapshot(time);

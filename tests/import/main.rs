@@ -19,3 +19,5 @@ mod hitkeep;
 mod deltas;
 mod golden;
 mod histories;
+mod page;
+mod stored;

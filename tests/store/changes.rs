@@ -123,7 +123,8 @@ async fn every_table_has_a_trigger_for_every_kind_of_statement() {
             AS kind (name, bit) \
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace \
           AND relname NOT IN ('audit_events', 'api_client_usage', 'api_client_usage_days', \
-              'api_client_requests', 'api_client_replies', 'directory_state', 'directory_order', \
+              'api_client_requests', 'api_client_replies', 'api_client_imports', 'import_state', \
+              'directory_state', 'directory_order', \
               'index_state', 'index_revisions', 'index_changes', \
               '__diesel_schema_migrations') \
           AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid \

@@ -47,6 +47,7 @@ pub const WORLD: &str = "
     INSERT INTO service_account_certificates VALUES ('dns:live.example', id(51));
     INSERT INTO api_client_requests VALUES (hash(61), id(51), hash(62), now());
     INSERT INTO api_client_replies VALUES (hash(3), hash(61), hash(63), 'sealed', 1);
+    INSERT INTO api_client_imports VALUES (id(31), hash(71), hash(72), false, now());
 ";
 
 /// A migrated database with the world in it.

@@ -14,6 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("system", &["domain"]),
     ("transport", &["domain", "telemetry"]),
     ("store", &["domain", "telemetry"]),
+    ("import", &["domain", "store"]),
     ("replica", &["domain", "store", "telemetry"]),
     (
         "grpc",
@@ -67,6 +68,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "domain",
             "grpc",
+            "import",
             "replica",
             "server",
             "store",
@@ -81,6 +83,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "dev",
             "domain",
             "grpc",
+            "import",
             "replica",
             "server",
             "store",

@@ -111,7 +111,9 @@ impl Report<'_> {
             )
         });
         let counted = counts(&plan.rows);
-        let counted = counted.iter().map(|(fate, count)| format!("{count} {fate}"));
+        let counted = counted
+            .iter()
+            .map(|(fate, count)| format!("{count} {fate}"));
         let counted: Vec<String> = counted.collect();
         lines.push(if counted.is_empty() {
             "API clients: none".to_owned()
@@ -156,7 +158,11 @@ impl Report<'_> {
             if row.fate != Fate::Created && !row.changes.is_empty() {
                 more.push(format!("changes {}", row.changes.join(", ")));
             }
-            more.extend(row.remarks.iter().map(|remark| explained(remark).to_owned()));
+            more.extend(
+                row.remarks
+                    .iter()
+                    .map(|remark| explained(remark).to_owned()),
+            );
             if !more.is_empty() {
                 line = format!("{line}: {}", more.join("; "));
             }
@@ -173,7 +179,10 @@ impl Report<'_> {
                     .to_owned(),
             );
             let over = plan.over_quota.iter();
-            listed(lines, over.map(|(owner, count)| format!("{owner}: {count}")));
+            listed(
+                lines,
+                over.map(|(owner, count)| format!("{owner}: {count}")),
+            );
         }
         if !plan.dropped.is_empty() {
             lines.push(String::new());
@@ -276,7 +285,12 @@ impl UndoReport<'_> {
             lines.push(String::new());
             lines.push("Changed, rotated or revoked here, so they stay:".to_owned());
             lines.extend(undo.kept.iter().map(|client| {
-                format!("{}  {:<41}  {}", client.id, client.owner.to_string(), client.name)
+                format!(
+                    "{}  {:<41}  {}",
+                    client.id,
+                    client.owner.to_string(),
+                    client.name
+                )
             }));
         }
         lines.push(String::new());
@@ -339,7 +353,11 @@ fn difference(found: &Difference) -> Value {
 }
 
 fn direction(found: &Difference) -> &'static str {
-    if found.is_wider() { "wider" } else { "narrower" }
+    if found.is_wider() {
+        "wider"
+    } else {
+        "narrower"
+    }
 }
 
 /// A word for programs, and a text for people.

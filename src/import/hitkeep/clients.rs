@@ -201,7 +201,11 @@ impl ClientRow {
         let description = match &self.description {
             Value::Null => "",
             Value::Text(text) => text.trim(),
-            _ => return Err(Reason::Description(crate::domain::client::BadText::ControlCharacter)),
+            _ => {
+                return Err(Reason::Description(
+                    crate::domain::client::BadText::ControlCharacter,
+                ));
+            }
         };
         let description = Description::parse(description).map_err(Reason::Description)?;
         let delegated = match (owner, instance_role) {

@@ -1,11 +1,6 @@
 //! Rows that an import refuses, and why.
 
-use crate::domain::{
-    access::Owner,
-    client::BadText,
-    id::ClientId,
-    token::may_contain_token,
-};
+use crate::domain::{access::Owner, client::BadText, id::ClientId, token::may_contain_token};
 
 /// The longest name that is shown, in characters.
 const MAX_SHOWN: usize = 120;

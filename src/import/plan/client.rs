@@ -161,7 +161,8 @@ impl Planner<'_> {
             });
         }
         // A revocation of our own is none of an import's, even if HitKeep has one as well.
-        let is_revoked_by_import = known.client.revoke_time.is_none() && theirs.revoke_time.is_some();
+        let is_revoked_by_import =
+            known.client.revoke_time.is_none() && theirs.revoke_time.is_some();
         let new_record = ImportRecord {
             is_revoked: record.is_revoked || is_revoked_by_import,
             ..theirs.record(self.snapshot_time)
@@ -221,7 +222,13 @@ impl Planner<'_> {
             new.expiry = theirs.draft.expiry;
         }
         let rotation = (token == Merge::Theirs).then_some(theirs.token);
-        let revoked = self.change(known, new, rotation, theirs.revoke_time, Action::ClientImported);
+        let revoked = self.change(
+            known,
+            new,
+            rotation,
+            theirs.revoke_time,
+            Action::ClientImported,
+        );
         let (changes, after) = revoked;
         let is_revoked_now = after.is_revoked && known.client.revoke_time.is_none();
         let fate = if is_revoked_now {
@@ -335,7 +342,8 @@ impl Planner<'_> {
             };
             return Decision::new(Fate::DeletedWithOwner, after);
         }
-        let is_to_go = self.options.missing == Missing::Revoke && known.client.revoke_time.is_none();
+        let is_to_go =
+            self.options.missing == Missing::Revoke && known.client.revoke_time.is_none();
         let (fate, changes, after) = if is_to_go {
             let (new, now) = (known.client.clone(), self.state.now);
             let (changes, after) = self.change(known, new, None, Some(now), Action::ClientRevoked);

@@ -20,7 +20,7 @@ use crate::{
     },
     store::{
         Transaction,
-        directory::{self, DirectoryError, Difference},
+        directory::{self, Difference, DirectoryError},
         error::StoreError,
         schema::{api_client_imports, api_clients, import_state},
         types,
@@ -187,7 +187,9 @@ impl Transaction {
                 .bind::<Array<Nullable<Timestamptz>>, _>(times(|client| client.expiry.time()))
                 .bind::<Array<Nullable<Timestamptz>>, _>(times(|client| client.revoke_time))
                 .bind::<Array<Timestamptz>, _>(
-                    new.iter().map(|client| client.update_time).collect::<Vec<_>>(),
+                    new.iter()
+                        .map(|client| client.update_time)
+                        .collect::<Vec<_>>(),
                 )
                 .execute(self.connection())
                 .await?;
@@ -196,9 +198,9 @@ impl Transaction {
                 .bind::<Array<SqlUuid>, _>(ids)
                 .execute(self.connection())
                 .await?;
-            let regranted = updates.iter().filter(|update| {
-                update.old.delegated.grants() != update.new.delegated.grants()
-            });
+            let regranted = updates
+                .iter()
+                .filter(|update| update.old.delegated.grants() != update.new.delegated.grants());
             let regranted: Vec<&ApiClient> = regranted.map(|update| &update.new).collect();
             let ids: Vec<Uuid> = regranted.iter().map(|client| client.id.uuid()).collect();
             statement(DELETE_GRANTS)
@@ -235,7 +237,11 @@ impl Transaction {
             .map(|client| client.created_by.map(UserId::uuid))
             .collect();
         let rows = statement(INSERT_CLIENTS)
-            .bind::<Array<SqlUuid>, _>(new.iter().map(|client| client.id.uuid()).collect::<Vec<_>>())
+            .bind::<Array<SqlUuid>, _>(
+                new.iter()
+                    .map(|client| client.id.uuid())
+                    .collect::<Vec<_>>(),
+            )
             .bind::<Array<Nullable<SqlUuid>>, _>(users)
             .bind::<Array<Nullable<SqlUuid>>, _>(teams)
             .bind::<Array<Text>, _>(texts(|client| client.name.as_str()))
@@ -300,7 +306,10 @@ impl Transaction {
         types::expect_rows("inserting imported tokens", rows, count)
     }
 
-    async fn put_records(&mut self, records: &[(ClientId, ImportRecord)]) -> Result<(), StoreError> {
+    async fn put_records(
+        &mut self,
+        records: &[(ClientId, ImportRecord)],
+    ) -> Result<(), StoreError> {
         let (mut ids, mut digests, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
         let (mut revoked, mut times) = (Vec::new(), Vec::new());
         for (id, record) in records {
