@@ -61,28 +61,24 @@ async fn import(args: &HitKeepArgs) -> Result<ExitCode, Failure> {
             path.display()
         ));
     }
-    let tables = HitKeep::read(&snapshot.files, &|what| {
-        progress.say(&format!("reading {what}"))
-    })?;
+    let step = |what| progress.say(&format!("reading {what}"));
+    let tables = HitKeep::read(&snapshot.files, &step)?;
     let import = Import {
         tables: &tables,
         snapshot_time: snapshot.time,
         options: args.options(),
     };
-    let (plan, now, revision) = match began {
-        Some(began) => {
-            progress.say("waiting for the database");
-            let step = |done, all| progress.say(&format!("writing {done} of {all} new clients"));
-            let provenance = provenance(&store);
-            let done = import.apply(&store, began, &provenance, &step).await?;
-            let (plan, now) = done.value;
-            (plan, now, Some(done.revision))
-        }
-        None => {
-            progress.say("reading the database");
-            let (plan, now) = import.plan(&store).await?;
-            (plan, now, None)
-        }
+    let (plan, now, revision) = if let Some(began) = began {
+        progress.say("waiting for the database");
+        let step = |done, all| progress.say(&format!("writing {done} of {all} new clients"));
+        let provenance = provenance(&store);
+        let done = import.apply(&store, began, &provenance, &step).await?;
+        let (plan, now) = done.value;
+        (plan, now, Some(done.revision))
+    } else {
+        progress.say("reading the database");
+        let (plan, now) = import.plan(&store).await?;
+        (plan, now, None)
     };
     progress.say("comparing");
     let comparison = compare(&Answers::of(&tables), &plan, now);

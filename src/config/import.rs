@@ -37,6 +37,10 @@ pub enum ImportCommand {
 
 /// Options of `import hitkeep`.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are options of the command line, each by itself"
+)]
 pub struct HitKeepArgs {
     /// A snapshot (a folder of Parquet files), or HitKeep's backup folder, of which the newest
     /// whole snapshot is used

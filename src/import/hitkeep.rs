@@ -170,12 +170,11 @@ impl HitKeep {
                 }
                 continue;
             };
-            match row[1].text().and_then(|word| word.parse().ok()) {
-                Some(known) => *role = known,
-                None => {
-                    let note = Note::UnknownRole("instance_roles", user.to_string());
-                    self.notes.push(note);
-                }
+            if let Some(known) = row[1].text().and_then(|word| word.parse().ok()) {
+                *role = known;
+            } else {
+                let note = Note::UnknownRole("instance_roles", user.to_string());
+                self.notes.push(note);
             }
         }
         Ok(())

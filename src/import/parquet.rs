@@ -174,7 +174,7 @@ fn read(file: &dyn FileReader, table: &'static str, columns: &[Column]) -> Resul
     let mut rows: Rows = Vec::new();
     for group in 0..metadata.num_row_groups() {
         let count = usize::try_from(metadata.row_group(group).num_rows());
-        let count = count.map_err(|_| ReadError::TooManyRows(table))?;
+        let count = count.ok().ok_or(ReadError::TooManyRows(table))?;
         let first = rows.len();
         if count > MAX_ROWS - first {
             return Err(ReadError::TooManyRows(table));
@@ -195,7 +195,7 @@ fn read(file: &dyn FileReader, table: &'static str, columns: &[Column]) -> Resul
         }
         for _ in 0..count {
             let next = |values: &mut Option<std::vec::IntoIter<Value>>| {
-                let next = values.as_mut().map(|values| values.next());
+                let next = values.as_mut().map(Iterator::next);
                 next.flatten().unwrap_or(Value::Null)
             };
             rows.push(columns.iter_mut().map(next).collect());

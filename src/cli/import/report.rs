@@ -269,7 +269,7 @@ impl UndoReport<'_> {
             "revision": self.revision.map(|revision| revision.0),
             "removed": self.undo.removed.iter().map(client).collect::<Vec<_>>(),
             "kept": self.undo.kept.iter().map(client).collect::<Vec<_>>(),
-            "deleted_here": deleted.map(|id| id.to_string()).collect::<Vec<_>>(),
+            "deleted_here": deleted.map(ToString::to_string).collect::<Vec<_>>(),
         })
     }
 

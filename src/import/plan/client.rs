@@ -231,15 +231,15 @@ impl Planner<'_> {
         );
         let (changes, after) = revoked;
         let is_revoked_now = after.is_revoked && known.client.revoke_time.is_none();
+        let is_ours = fields == Merge::Ours || token == Merge::Ours;
+        let is_revoked_here = known.client.revoke_time.is_some() && theirs.revoke_time.is_none();
         let fate = if is_revoked_now {
             Fate::Revoked
         } else if rotation.is_some() {
             Fate::Rotated
         } else if fields == Merge::Theirs {
             Fate::Updated
-        } else if fields == Merge::Ours || token == Merge::Ours {
-            Fate::Kept
-        } else if known.client.revoke_time.is_some() && theirs.revoke_time.is_none() {
+        } else if is_ours || is_revoked_here {
             Fate::Kept
         } else {
             Fate::Unchanged
@@ -251,7 +251,7 @@ impl Planner<'_> {
         if fields == Merge::Ours {
             remarks.push("changed_here");
         }
-        if known.client.revoke_time.is_some() && theirs.revoke_time.is_none() {
+        if is_revoked_here {
             remarks.push("revoked_here");
         }
         Decision {
