@@ -1,0 +1,167 @@
+package authtest
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"testing"
+)
+
+// Proxy is a network between a client and a server that can be cut, and can stop to pass
+// anything on without anybody being told.
+type Proxy struct {
+	// Address is where it listens.
+	Address string
+
+	listener net.Listener
+	running  sync.WaitGroup
+
+	mu      sync.Mutex
+	resumed *sync.Cond
+	// Empty: new connections are closed.
+	target  string
+	stalled bool
+	closed  bool
+	open    map[net.Conn]struct{}
+	made    int
+}
+
+// NewProxy starts a proxy in front of a server. It is closed at the end of the test.
+func NewProxy(t testing.TB, target string) *Proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{
+		Address:  listener.Addr().String(),
+		listener: listener,
+		target:   target,
+		open:     make(map[net.Conn]struct{}),
+	}
+	p.resumed = sync.NewCond(&p.mu)
+	p.running.Go(p.accept)
+	t.Cleanup(p.close)
+	return p
+}
+
+// Cut closes all connections, and lets no new ones through until Restore.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = ""
+	p.dropAll()
+}
+
+// CutOnce closes all connections; new ones get through.
+func (p *Proxy) CutOnce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropAll()
+}
+
+// Restore lets new connections through, to that server.
+func (p *Proxy) Restore(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+}
+
+// Stall passes nothing on any more, over connections that stay open. New ones are accepted,
+// and stalled as well.
+func (p *Proxy) Stall() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stalled = true
+}
+
+// Resume passes on what was held back.
+func (p *Proxy) Resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stalled = false
+	p.resumed.Broadcast()
+}
+
+// Connections is how many got through so far.
+func (p *Proxy) Connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made
+}
+
+func (p *Proxy) dropAll() {
+	for conn := range p.open {
+		_ = conn.Close()
+	}
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed, p.stalled = true, false
+	p.resumed.Broadcast()
+	_ = p.listener.Close()
+	p.dropAll()
+	p.mu.Unlock()
+	p.running.Wait()
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		p.mu.Lock()
+		target := p.target
+		p.mu.Unlock()
+		if target == "" {
+			_ = client.Close()
+			continue
+		}
+		server, err := net.Dial("tcp", target)
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.made++
+		for _, conn := range []net.Conn{client, server} {
+			p.open[conn] = struct{}{}
+			if p.closed {
+				_ = conn.Close()
+			}
+		}
+		p.mu.Unlock()
+		p.running.Go(func() { p.pass(client, server) })
+		p.running.Go(func() { p.pass(server, client) })
+	}
+}
+
+func (p *Proxy) pass(from, to net.Conn) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		p.mu.Lock()
+		for p.stalled {
+			p.resumed.Wait()
+		}
+		p.mu.Unlock()
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	_, _ = from.Close(), to.Close()
+	p.mu.Lock()
+	delete(p.open, from)
+	delete(p.open, to)
+	p.mu.Unlock()
+}

@@ -1,0 +1,454 @@
+package hitkeepauth_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	hitkeepauth "github.com/pascalebeier/hitkeep-auth/clients/go"
+	"github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpb"
+	"github.com/pascalebeier/hitkeep-auth/clients/go/internal/authtest"
+)
+
+const (
+	goneSite    = "01930000-0000-7000-8000-00000000dead"
+	notUTF8     = "hkp_\xff"
+	maxCacheAge = 300 * time.Millisecond
+)
+
+// modes are those in which a client asks.
+var modes = map[string][]hitkeepauth.Option{
+	"each time": nil,
+	"cached":    {hitkeepauth.WithCache(100)},
+}
+
+func inEachMode(t *testing.T, test func(*testing.T, ...hitkeepauth.Option)) {
+	for name, options := range modes {
+		t.Run(name, func(t *testing.T) { test(t, options...) })
+	}
+}
+
+func caller(token string) hitkeepauth.Option { return hitkeepauth.WithCallerToken(token) }
+
+func TestPrincipals(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		site := hitkeepauth.MustParseID(d.Directory.Sites[0])
+		for range 2 {
+			personal, err := client.Authenticate(t.Context(), " "+d.PersonalClient.Token+"\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if personal.ClientID.String() != d.PersonalClient.ID ||
+				personal.UserID.String() != d.Directory.Users.Alice || !personal.TenantID.IsZero() ||
+				personal.Owner().String() != "user:"+d.Directory.Users.Alice ||
+				personal.Revision == 0 || personal.SiteRoles.Len() != 2 ||
+				personal.SiteRoles.Get(site) != hitkeepauth.SiteEditor || !personal.Expiry.IsZero() {
+				t.Fatalf("%+v", personal)
+			}
+			// What one caller does to it, no other sees.
+			personal.InstanceRole = hitkeepauth.InstanceOwner
+		}
+		team, err := client.Authenticate(t.Context(), d.TeamClient.Token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if team.TenantID.String() != d.Directory.Team || !team.UserID.IsZero() ||
+			team.InstanceRole != hitkeepauth.InstanceUser {
+			t.Fatalf("%+v", team)
+		}
+	})
+}
+
+func TestChecks(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		site, gone := hitkeepauth.MustParseID(d.Directory.Sites[0]), hitkeepauth.MustParseID(goneSite)
+		token := d.PersonalClient.Token
+		for _, allowed := range []hitkeepauth.Permission{hitkeepauth.SiteView, hitkeepauth.SiteManageAnnotations} {
+			principal, err := client.Check(t.Context(), token, site, allowed)
+			if err != nil || principal.ClientID.String() != d.PersonalClient.ID {
+				t.Fatal(principal, err)
+			}
+		}
+		for _, asked := range []hitkeepauth.Question{
+			{Permission: hitkeepauth.SiteManageData, SiteID: site},
+			{Permission: hitkeepauth.SiteView, SiteID: gone},
+			{Permission: hitkeepauth.InstanceViewSystem},
+		} {
+			_, err := client.Check(t.Context(), token, asked.SiteID, asked.Permission)
+			var forbidden *hitkeepauth.ForbiddenError
+			if !errors.As(err, &forbidden) || forbidden.Permission != asked.Permission ||
+				forbidden.SiteID != asked.SiteID || hitkeepauth.HTTPStatus(err) != http.StatusForbidden {
+				t.Fatal(err)
+			}
+		}
+		for _, asked := range []hitkeepauth.Question{
+			{Permission: "site.fly", SiteID: site},
+			{Permission: "site.view"},
+			{Permission: "instance.view_audit", SiteID: site},
+			{Permission: "nonsense"},
+			{Permission: `site."`, SiteID: site},
+			{SiteID: site},
+		} {
+			asked.Token = token
+			_, err := client.Ask(t.Context(), asked)
+			var misconfigured *hitkeepauth.MisconfiguredError
+			if !errors.As(err, &misconfigured) || hitkeepauth.HTTPStatus(err) != http.StatusInternalServerError {
+				t.Fatal(asked.Permission, err)
+			}
+		}
+	})
+}
+
+func TestTokensThatDoNotWork(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		for _, token := range []string{
+			"junk", notUTF8, strings.Repeat("x", 1<<20), d.Callers.Introspect,
+			d.PersonalClient.Token[:52] + "~",
+		} {
+			_, err := client.Authenticate(t.Context(), token)
+			inactive(t, err, hitkeepauth.ReasonUnknownToken)
+			_, err = client.Check(t.Context(), token, hitkeepauth.MustParseID(goneSite), hitkeepauth.SiteView)
+			inactive(t, err, hitkeepauth.ReasonUnknownToken)
+		}
+		for _, token := range []string{"", " \t"} {
+			if _, err := client.Authenticate(t.Context(), token); !errors.Is(err, hitkeepauth.ErrNoToken) {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// That this program is not known says nothing about the end client's token.
+func TestACallerThatIsNotAcceptedCannotTell(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		for token, code := range map[string]codes.Code{
+			d.Callers.Audit: codes.PermissionDenied,
+			"hks_unknown":   codes.Unauthenticated,
+		} {
+			client := newClient(t, d.Listen, append(options, caller(token))...)
+			_, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
+			var unavailable *hitkeepauth.UnavailableError
+			if !errors.As(err, &unavailable) || status.Code(unavailable.Cause) != code ||
+				hitkeepauth.HTTPStatus(err) != http.StatusServiceUnavailable ||
+				status.Code(err) != codes.Unavailable {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// A program that passes on what its own callers send does not become one of them.
+func TestForeignCredentialsAreNotSent(t *testing.T) {
+	d := authtest.Service(t)
+	client := newClient(t, d.Listen, caller(d.Callers.Introspect))
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer hkp_x", "trace", "1")
+	if _, err := client.Authenticate(ctx, d.PersonalClient.Token); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRevisionsAreWaitedFor(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		principal, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := hitkeepauth.Question{Token: d.PersonalClient.Token, AtLeastRevision: principal.Revision}
+		if _, err := client.Ask(t.Context(), asked); err != nil {
+			t.Fatal(err)
+		}
+		asked.AtLeastRevision += 1_000_000
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := client.Ask(ctx, asked); !errors.Is(err, hitkeepauth.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestAnEndedContextCannotTell(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := client.Authenticate(ctx, d.PersonalClient.Token)
+		if err != nil && (!errors.Is(err, hitkeepauth.ErrUnavailable) || !errors.Is(err, context.Canceled)) {
+			t.Fatal(err)
+		}
+		if err == nil {
+			t.Fatal("no error")
+		}
+	})
+}
+
+func TestAClosedClientCannotTell(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		options = append(options, hitkeepauth.WithPlaintext(), caller(d.Callers.Introspect))
+		client, err := hitkeepauth.New(d.Listen, options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asking sync.WaitGroup
+		for range 20 {
+			asking.Go(func() {
+				for {
+					if _, err := client.Authenticate(t.Context(), d.PersonalClient.Token); err != nil {
+						if !errors.Is(err, hitkeepauth.ErrUnavailable) {
+							t.Error(err)
+						}
+						return
+					}
+				}
+			})
+		}
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		asking.Wait()
+		if _, err := client.Authenticate(t.Context(), d.PersonalClient.Token); !errors.Is(err, hitkeepauth.ErrClosed) {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A kept answer is the longest way for a revocation to arrive.
+func TestARevocationArrives(t *testing.T) {
+	noLeaks(t)
+	d := authtest.Service(t)
+	server := authtest.Serve(t, "--max-cache-age", maxCacheAge.String())
+	client := newClient(t, server.Address, caller(d.Callers.Introspect), hitkeepauth.WithCache(10))
+	manager := newClient(t, server.Address, caller(d.Callers.Manage))
+	actor := hitkeepauth.Actor{UserID: hitkeepauth.MustParseID(d.Directory.Users.Alice)}
+	made, err := manager.Create(t.Context(), hitkeepauth.CreateRequest{
+		Actor:      actor,
+		Owner:      hitkeepauth.OwnedByUser(actor.UserID),
+		Delegation: hitkeepauth.Delegation{Name: "to be revoked"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Authenticate(t.Context(), made.Token); err != nil {
+		t.Fatal(err)
+	}
+	ref := hitkeepauth.Ref{Actor: actor, ID: made.Client.ID}
+	if _, err := manager.Revoke(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the token is refused", func() bool {
+		_, err = client.Authenticate(t.Context(), made.Token)
+		return err != nil
+	})
+	inactive(t, err, hitkeepauth.ReasonRevoked)
+	// What does not work is not kept.
+	if _, err := manager.Reactivate(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Authenticate(t.Context(), made.Token); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCutsAndRestarts(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		server := authtest.Serve(t, "--max-cache-age", "0s")
+		proxy := authtest.NewProxy(t, server.Address)
+		client := newClient(t, proxy.Address, append(options, caller(d.Callers.Introspect))...)
+		works := func() bool {
+			_, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
+			// Whatever happens: a token that works is never said not to.
+			if err != nil && !errors.Is(err, hitkeepauth.ErrUnavailable) {
+				t.Fatal(err)
+			}
+			return err == nil
+		}
+		until(t, "it works", works)
+
+		proxy.CutOnce()
+		until(t, "it works after a cut", works)
+
+		proxy.Cut()
+		until(t, "it cannot be told", func() bool { return !works() })
+		proxy.Restore(server.Address)
+		until(t, "it works again", works)
+
+		server.Kill()
+		until(t, "it cannot be told", func() bool { return !works() })
+		server = authtest.Serve(t, "--max-cache-age", "0s")
+		proxy.Restore(server.Address)
+		until(t, "it works after a restart", works)
+	})
+}
+
+func TestAStalledNetwork(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		server := authtest.Serve(t, "--max-cache-age", "0s")
+		proxy := authtest.NewProxy(t, server.Address)
+		options = append(options, caller(d.Callers.Introspect), hitkeepauth.WithQuestionTimeout(time.Second))
+		client := newClient(t, proxy.Address, options...)
+		ask := func() error {
+			_, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
+			return err
+		}
+		until(t, "it works", func() bool { return ask() == nil })
+		proxy.Stall()
+		// The context has no deadline; the question does.
+		if err := ask(); !errors.Is(err, hitkeepauth.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		proxy.Resume()
+		until(t, "it works again", func() bool { return ask() == nil })
+	})
+}
+
+// Many ask, about many tokens, while connections are cut: none gets a wrong answer.
+func TestAnswersAreNeverMixedUp(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		server := authtest.Serve(t, "--max-cache-age", "1ms")
+		proxy := authtest.NewProxy(t, server.Address)
+		client := newClient(t, proxy.Address, append(options, caller(d.Callers.Introspect))...)
+		var asking sync.WaitGroup
+		for i := range 8 {
+			asking.Go(func() {
+				of := []authtest.DemoClient{d.PersonalClient, d.TeamClient, {Token: "junk"}}[i%3]
+				for range 200 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+i)*10*time.Millisecond)
+					principal, err := client.Authenticate(ctx, of.Token)
+					cancel()
+					var inactive *hitkeepauth.InactiveError
+					switch {
+					case errors.Is(err, hitkeepauth.ErrUnavailable):
+					case errors.As(err, &inactive) && of.ID == "":
+					case err == nil && principal.ClientID.String() == of.ID:
+					default:
+						t.Errorf("%v, %v", principal, err)
+					}
+				}
+			})
+		}
+		asking.Go(func() {
+			for range 10 {
+				time.Sleep(5 * time.Millisecond)
+				proxy.CutOnce()
+			}
+		})
+		asking.Wait()
+	})
+}
+
+func TestUnixSockets(t *testing.T) {
+	noLeaks(t)
+	d := authtest.Service(t)
+	socket := filepath.Join(t.TempDir(), "auth.sock")
+	authtest.Serve(t, "--listen", "unix:"+socket)
+	client, err := hitkeepauth.New("unix:"+socket, caller(d.Callers.Introspect))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Authenticate(t.Context(), d.PersonalClient.Token); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestATokenFileIsReadAgain(t *testing.T) {
+	noLeaks(t)
+	d := authtest.Service(t)
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(d.Callers.Audit)
+	client := newClient(t, d.Listen, hitkeepauth.WithCallerTokenFile(path))
+	ask := func() error {
+		_, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
+		return err
+	}
+	if err := ask(); !errors.Is(err, hitkeepauth.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	// All callers' tokens are equally long, and it is the same file.
+	write(d.Callers.Introspect)
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range []string{"", "hkp_not_a_caller"} {
+		write(content)
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hitkeepauth.New(d.Listen, hitkeepauth.WithCallerTokenFile(path)); err == nil {
+		t.Fatal("there is no file")
+	}
+}
+
+func TestGeneratedCodeHasTheCredentials(t *testing.T) {
+	d := authtest.Service(t)
+	client := newClient(t, d.Listen, caller(d.Callers.Audit))
+	audit := hitkeepauthpb.NewAuditServiceClient(client.Conn())
+	response, err := audit.ListAuditEvents(t.Context(), &hitkeepauthpb.ListAuditEventsRequest{})
+	if err != nil || len(response.GetEvents()) == 0 {
+		t.Fatal(response, err)
+	}
+}
+
+func BenchmarkAuthenticate(b *testing.B) {
+	d := authtest.Service(b)
+	site := hitkeepauth.MustParseID(d.Directory.Sites[0])
+	for name, options := range map[string][]hitkeepauth.Option{
+		"EachTime": nil,
+		"CacheHit": {hitkeepauth.WithCache(100)},
+	} {
+		client := newClient(b, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := client.Check(b.Context(), d.PersonalClient.Token, site, hitkeepauth.SiteView); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,132 @@
+package hitkeepauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpb"
+)
+
+// source answers questions about tokens. There are two: asking each time, and a cache in
+// front of a stream. An index of all clients, kept up to date by ReplicationService, would be
+// the third.
+type source interface {
+	// ask gives an answer, or an error that is a gRPC status or a context's. It ends with the
+	// context, which has a deadline.
+	ask(ctx context.Context, q question) (answer, error)
+	// close ends what the source does by itself. No question comes after it.
+	close()
+}
+
+// question is what is asked about a token.
+type question struct {
+	token string
+	// The permission to decide on; empty: none.
+	permission Permission
+	site       ID
+	// The revision that the answer must be based on at least, if there is one.
+	atLeast *uint64
+}
+
+func (q question) check() *pb.PermissionCheck {
+	if q.permission == "" {
+		return nil
+	}
+	return &pb.PermissionCheck{SiteId: q.site.String(), Permission: string(q.permission)}
+}
+
+// answer is what the service says about a token. It is shared, so nothing in it is changed.
+type answer struct {
+	// nil: the token does not work.
+	principal *Principal
+	reason    InactiveReason
+	revision  uint64
+	// Whether the permission that was asked for is carried.
+	allowed bool
+	// When the question was sent, from when on the answer ages.
+	sent   time.Time
+	maxAge time.Duration
+}
+
+// fresh reports whether the answer may still be used.
+func (a *answer) fresh(now time.Time) bool {
+	// The first clock cannot be set, but stands still while the machine sleeps; the second one
+	// goes on then.
+	return now.Sub(a.sent) < a.maxAge && now.Round(0).Sub(a.sent.Round(0)) < a.maxAge
+}
+
+// The messages of Introspect and IntrospectStream have the same fields.
+type introspected interface {
+	GetActive() bool
+	GetInactiveReason() pb.InactiveReason
+	GetClientId() string
+	GetClientName() string
+	GetOwner() *pb.Owner
+	GetInstanceRole() pb.InstanceRole
+	GetSiteGrants() []*pb.SiteGrant
+	GetExpireTime() *timestamppb.Timestamp
+	GetRevision() uint64
+	GetMaxCacheAge() *durationpb.Duration
+	GetDecision() *pb.Decision
+}
+
+// read understands an answer, or fails: what is not understood says nothing about the token.
+func (q question) read(m introspected, sent time.Time) (answer, error) {
+	a := answer{revision: m.GetRevision(), sent: sent}
+	if q.permission != "" && m.GetDecision() == nil {
+		return answer{}, errors.New("the service did not decide on the permission")
+	}
+	if !m.GetActive() {
+		a.reason = inactiveReason(m.GetInactiveReason())
+		return a, nil
+	}
+	a.allowed = m.GetDecision().GetAllowed()
+	a.maxAge = max(m.GetMaxCacheAge().AsDuration(), 0)
+	p := &Principal{ClientName: m.GetClientName(), Revision: a.revision}
+	var err error
+	if p.ClientID, err = ParseID(m.GetClientId()); err != nil {
+		return answer{}, fmt.Errorf("the client's id: %w", err)
+	}
+	owner, err := ownerFromWire(m.GetOwner())
+	if err != nil {
+		return answer{}, err
+	}
+	p.UserID, p.TenantID = owner.UserID, owner.TeamID
+	var known bool
+	if p.InstanceRole, known = fromWire(instanceRoles, int32(m.GetInstanceRole())); !known {
+		return answer{}, fmt.Errorf("unknown instance role %d", m.GetInstanceRole())
+	}
+	if p.SiteRoles, err = siteRolesFromWire(m.GetSiteGrants()); err != nil {
+		return answer{}, err
+	}
+	if at := m.GetExpireTime(); at != nil {
+		p.Expiry = at.AsTime()
+	}
+	a.principal = p
+	return a, nil
+}
+
+// unarySource asks each time, by a call of its own.
+type unarySource struct {
+	service pb.IntrospectionServiceClient
+}
+
+func (s unarySource) ask(ctx context.Context, q question) (answer, error) {
+	sent := time.Now()
+	response, err := s.service.Introspect(ctx, &pb.IntrospectRequest{
+		Token:           q.token,
+		Check:           q.check(),
+		AtLeastRevision: q.atLeast,
+	})
+	if err != nil {
+		return answer{}, err
+	}
+	return q.read(response, sent)
+}
+
+func (unarySource) close() {}
