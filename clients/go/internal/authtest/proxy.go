@@ -22,8 +22,10 @@ type Proxy struct {
 	target  string
 	stalled bool
 	closed  bool
-	open    map[net.Conn]struct{}
-	made    int
+	// Close the next connection before it passes on what follows on a request.
+	losing bool
+	open   map[net.Conn]struct{}
+	made   int
 }
 
 // NewProxy starts a proxy in front of a server. It is closed at the end of the test.
@@ -83,6 +85,14 @@ func (p *Proxy) Resume() {
 	p.resumed.Broadcast()
 }
 
+// LoseReplies cuts one connection when the server replies to a call on it. The call has then
+// been made, and its caller does not know.
+func (p *Proxy) LoseReplies() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.losing = true
+}
+
 // Connections is how many got through so far.
 func (p *Proxy) Connections() int {
 	p.mu.Lock()
@@ -136,12 +146,12 @@ func (p *Proxy) accept() {
 			}
 		}
 		p.mu.Unlock()
-		p.running.Go(func() { p.pass(client, server) })
-		p.running.Go(func() { p.pass(server, client) })
+		p.running.Go(func() { p.pass(client, server, false) })
+		p.running.Go(func() { p.pass(server, client, true) })
 	}
 }
 
-func (p *Proxy) pass(from, to net.Conn) {
+func (p *Proxy) pass(from, to net.Conn, replies bool) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
@@ -149,7 +159,14 @@ func (p *Proxy) pass(from, to net.Conn) {
 		for p.stalled {
 			p.resumed.Wait()
 		}
+		lost := replies && p.losing && hasReply(buffer[:n])
+		if lost {
+			p.losing = false
+		}
 		p.mu.Unlock()
+		if lost {
+			break
+		}
 		if n > 0 {
 			if _, err := to.Write(buffer[:n]); err != nil {
 				break
@@ -164,4 +181,17 @@ func (p *Proxy) pass(from, to net.Conn) {
 	delete(p.open, from)
 	delete(p.open, to)
 	p.mu.Unlock()
+}
+
+// hasReply reports whether a piece of HTTP/2 has response headers, which come in one piece.
+func hasReply(piece []byte) bool {
+	const header, headersFrame = 9, 1
+	for len(piece) >= header {
+		length := int(piece[0])<<16 | int(piece[1])<<8 | int(piece[2])
+		if piece[3] == headersFrame {
+			return true
+		}
+		piece = piece[min(header+length, len(piece)):]
+	}
+	return false
 }

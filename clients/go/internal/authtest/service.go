@@ -36,6 +36,9 @@ type Demo struct {
 		Team  string
 		Sites []string
 	} `json:"directory"`
+
+	binary string
+	stop   func()
 }
 
 // DemoClient is an API client of the demonstration.
@@ -43,64 +46,76 @@ type DemoClient struct {
 	ID, Token string
 }
 
-var demo struct {
+var shared struct {
 	sync.Mutex
-	Demo
-	binary string
-	stop   func()
+	demo *Demo
 }
 
 // Main runs the tests of a binary, and stops afterwards what they have started.
 func Main(m *testing.M) {
 	code := m.Run()
-	demo.Lock()
-	defer demo.Unlock()
-	if demo.stop != nil {
-		demo.stop()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.demo != nil {
+		shared.demo.stop()
 	}
 	os.Exit(code)
 }
 
-// Service starts the demonstration, the first time that it is called.
+// Service is the demonstration that all tests share. It is started for the first one.
 func Service(t testing.TB) *Demo {
 	t.Helper()
-	demo.Lock()
-	defer demo.Unlock()
-	if demo.stop == nil {
-		if err := startDemo(); err != nil {
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.demo == nil {
+		demo, err := startDemo()
+		if err != nil {
 			t.Fatal(err)
 		}
+		shared.demo = demo
 	}
-	return &demo.Demo
+	return shared.demo
 }
 
-func startDemo() error {
+// NewService starts a demonstration for one test, which may do to its data what it likes.
+func NewService(t testing.TB) *Demo {
+	t.Helper()
+	demo, err := startDemo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(demo.stop)
+	return demo
+}
+
+func startDemo() (*Demo, error) {
 	binary, err := findBinary()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	folder, err := os.MkdirTemp("", "hitkeep-auth-go")
 	if err != nil {
-		return err
+		return nil, err
 	}
+	remove := func() { _ = os.RemoveAll(folder) }
 	// Postgres refuses to run as root, so that another user may have to get there.
 	if err := os.Chmod(folder, 0o711); err != nil {
-		return err
+		remove()
+		return nil, err
 	}
+	demo := &Demo{binary: binary}
 	cmd := exec.Command(binary, "dev", "--json", "--listen", "127.0.0.1:0",
 		"--http-listen", "127.0.0.1:0", "--data-dir", filepath.Join(folder, "data"))
-	p, err := start(cmd, func(out, log *bufio.Reader) error {
-		return json.NewDecoder(out).Decode(&demo.Demo)
-	})
+	p, err := start(cmd, func(out, _ *bufio.Reader) error { return json.NewDecoder(out).Decode(demo) })
 	if err != nil {
-		return fmt.Errorf("hitkeep-auth dev: %w", err)
+		remove()
+		return nil, fmt.Errorf("hitkeep-auth dev: %w", err)
 	}
-	demo.binary = binary
 	demo.stop = func() {
 		p.interrupt()
-		_ = os.RemoveAll(folder)
+		remove()
 	}
-	return nil
+	return demo, nil
 }
 
 // findBinary is the one that HITKEEP_AUTH_BIN names, or what cargo builds.
@@ -223,7 +238,7 @@ func Serve(t testing.TB, options ...string) *Server {
 	s := &Server{}
 	arguments := []string{"serve", "--database-url", d.DatabaseURL, "--listen", "127.0.0.1:0",
 		"--log-format", "json"}
-	cmd := exec.Command(demo.binary, append(arguments, options...)...)
+	cmd := exec.Command(d.binary, append(arguments, options...)...)
 	p, err := start(cmd, func(_, log *bufio.Reader) error {
 		for {
 			line, err := log.ReadBytes('\n')
