@@ -11,6 +11,7 @@ readonly DUCKDB_VERSION=1.5.4
 readonly GRAFANA_VERSION=13.1.1
 readonly GRAFANA_SDK_VERSION=0.0.21
 readonly TYPESCRIPT_VERSION=5.9.3
+readonly STATICCHECK_VERSION=v0.8.2
 readonly TOOLS=target/ci-tools
 # The oldest Postgres that the service works with, and the newest.
 readonly POSTGRES_MAJOR=15
