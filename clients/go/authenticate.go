@@ -49,7 +49,7 @@ func (c *Client) Check(ctx context.Context, token string, site ID, permission Pe
 
 // Ask answers a question. The errors are those of [Client.Check].
 func (c *Client) Ask(ctx context.Context, asked Question) (*Principal, error) {
-	q := question{token: strings.TrimSpace(asked.Token)}
+	q := question{token: strings.TrimSpace(asked.Token), atLeast: asked.AtLeastRevision}
 	if asked.Permission == "" && !asked.SiteID.IsZero() {
 		return nil, &MisconfiguredError{Cause: errors.New("a site without a permission to check")}
 	}
@@ -64,11 +64,8 @@ func (c *Client) Ask(ctx context.Context, asked Question) (*Principal, error) {
 	if len(q.token) > maxTokenBytes || !utf8.ValidString(q.token) {
 		return nil, &InactiveError{Reason: ReasonUnknownToken}
 	}
-	if asked.AtLeastRevision > 0 {
-		q.atLeast = &asked.AtLeastRevision
-	}
 	// What a kept answer says is decided here, unless only the service knows the permission.
-	decidesHere := c.source != c.direct && asked.Permission.known()
+	decidesHere := c.cache != nil && asked.Permission.known()
 	if !decidesHere {
 		q.permission, q.site = asked.Permission, asked.SiteID
 	}
@@ -92,6 +89,12 @@ func (c *Client) Ask(ctx context.Context, asked Question) (*Principal, error) {
 func (c *Client) ask(ctx context.Context, q question) (answer, error) {
 	if c.life.Err() != nil {
 		return answer{}, &UnavailableError{Cause: ErrClosed}
+	}
+	if c.cache != nil {
+		// Before anything is set up for a question that need not be asked.
+		if a, ok := c.cache.look(q); ok {
+			return a, nil
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

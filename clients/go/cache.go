@@ -85,6 +85,14 @@ func (c *cache) close() {
 	c.source.close()
 }
 
+// look gives what is kept, and asks nothing.
+func (c *cache) look(q question) (answer, bool) {
+	key := cacheKey(sha256.Sum256([]byte(q.token)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.find(key, q)
+}
+
 func (c *cache) ask(ctx context.Context, q question) (answer, error) {
 	key := cacheKey(sha256.Sum256([]byte(q.token)))
 	c.mu.Lock()
@@ -92,7 +100,7 @@ func (c *cache) ask(ctx context.Context, q question) (answer, error) {
 		c.mu.Unlock()
 		return kept, nil
 	}
-	if q.atLeast != nil || q.permission != "" {
+	if q.atLeast > 0 || q.permission != "" {
 		return c.askAlone(ctx, key, q)
 	}
 	arrived := c.begun
@@ -130,7 +138,7 @@ func (c *cache) find(key cacheKey, q question) (answer, bool) {
 		c.remove(element)
 		return answer{}, false
 	}
-	if q.permission != "" || q.atLeast != nil && kept.revision < *q.atLeast {
+	if q.permission != "" || kept.revision < q.atLeast {
 		return answer{}, false
 	}
 	c.recent.MoveToFront(element)

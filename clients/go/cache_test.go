@@ -239,8 +239,7 @@ func TestAnAnswerThatCannotBeKeptIsNotSharedWithWhoeverComesLater(t *testing.T) 
 }
 
 func TestNothingTakesThePlaceOfSomethingNewer(t *testing.T) {
-	newer := uint64(9)
-	askNewer := question{token: "a", atLeast: &newer}
+	askNewer := question{token: "a", atLeast: 9}
 	t.Run("that works", func(t *testing.T) {
 		inBubble(t, 10, func(t *testing.T, c *cache, held *heldSource) {
 			begin(t.Context(), c, tokenA)
@@ -294,10 +293,9 @@ func TestAKeptAnswerThatIsOldEnoughForTheRevisionIsUsed(t *testing.T) {
 		held.next(t).works(5)
 		synctest.Wait()
 		for revision := range uint64(6) {
-			begin(t.Context(), c, question{token: "a", atLeast: &revision}).has(t, true, 5)
+			begin(t.Context(), c, question{token: "a", atLeast: revision}).has(t, true, 5)
 		}
-		six := uint64(6)
-		begin(t.Context(), c, question{token: "a", atLeast: &six}).waits(t)
+		begin(t.Context(), c, question{token: "a", atLeast: 6}).waits(t)
 		held.next(t).works(6)
 		synctest.Wait()
 		begin(t.Context(), c, tokenA).has(t, true, 6)

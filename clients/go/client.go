@@ -36,9 +36,11 @@ const (
 // Client talks to the service. It is made for the life of the program, and for any number
 // of goroutines.
 type Client struct {
-	conn       *grpc.ClientConn
-	source     source
-	direct     source
+	conn   *grpc.ClientConn
+	source source
+	direct source
+	// The source, if it is one.
+	cache      *cache
 	repeatable bool
 
 	timeout time.Duration
@@ -181,7 +183,8 @@ func New(target string, opts ...Option) (*Client, error) {
 	c.source = c.direct
 	if o.cacheEntries > 0 {
 		stream := newStreamSource(service.IntrospectStream, c.direct)
-		c.source = newCache(stream, o.cacheEntries, o.timeout)
+		c.cache = newCache(stream, o.cacheEntries, o.timeout)
+		c.source = c.cache
 	}
 	return c, nil
 }

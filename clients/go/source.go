@@ -29,8 +29,8 @@ type question struct {
 	// The permission to decide on; empty: none.
 	permission Permission
 	site       ID
-	// The revision that the answer must be based on at least, if there is one.
-	atLeast *uint64
+	// The revision that the answer must be based on at least; 0: any.
+	atLeast uint64
 }
 
 func (q question) check() *pb.PermissionCheck {
@@ -118,11 +118,11 @@ type unarySource struct {
 
 func (s unarySource) ask(ctx context.Context, q question) (answer, error) {
 	sent := time.Now()
-	response, err := s.service.Introspect(ctx, &pb.IntrospectRequest{
-		Token:           q.token,
-		Check:           q.check(),
-		AtLeastRevision: q.atLeast,
-	})
+	request := &pb.IntrospectRequest{Token: q.token, Check: q.check()}
+	if q.atLeast > 0 {
+		request.AtLeastRevision = &q.atLeast
+	}
+	response, err := s.service.Introspect(ctx, request)
 	if err != nil {
 		return answer{}, err
 	}

@@ -160,7 +160,7 @@ func (l *liveStream) receive() (answered bool, err error) {
 func (s *streamSource) ask(ctx context.Context, q question) (answer, error) {
 	live := s.current.Load()
 	// A question that waits for a revision holds up all those after it.
-	if live == nil || q.atLeast != nil {
+	if live == nil || q.atLeast > 0 {
 		return s.fallback.ask(ctx, q)
 	}
 	asked := &streamQuestion{question: q, reply: make(chan *pb.IntrospectStreamResponse, 1)}

@@ -206,8 +206,7 @@ func TestAnAnswerToNothingBreaksTheStream(t *testing.T) {
 func TestQuestionsThatWaitAreNotSentOverTheStream(t *testing.T) {
 	withStream(t, func(t *testing.T, s *streamSource, f *fakeService) {
 		<-f.opened
-		revision := uint64(7)
-		beginAt(t.Context(), s, question{token: "1", atLeast: &revision}).has(t, true, byCallRevision)
+		beginAt(t.Context(), s, question{token: "1", atLeast: 7}).has(t, true, byCallRevision)
 	})
 }
 

@@ -266,3 +266,13 @@ func Serve(t testing.TB, options ...string) *Server {
 
 // Kill ends the server at once, without a farewell to its connections.
 func (s *Server) Kill() { s.process.kill() }
+
+// Run runs one of the binary's commands on the demonstration's database.
+func Run(t testing.TB, arguments ...string) {
+	t.Helper()
+	d := Service(t)
+	cmd := exec.Command(d.binary, append(arguments, "--database-url", d.DatabaseURL)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("hitkeep-auth %s: %v\n%s", arguments[0], err, out)
+	}
+}
