@@ -116,7 +116,7 @@ func (c *cache) ask(ctx context.Context, q question) (answer, error) {
 			return shared.answer, shared.err
 		}
 		works := shared.err == nil && shared.answer.principal != nil
-		if works && shared.answer.fresh(time.Now()) {
+		if works && shared.answer.fresh(now()) {
 			return shared.answer, nil
 		}
 		c.mu.Lock()
@@ -134,7 +134,7 @@ func (c *cache) find(key cacheKey, q question) (answer, bool) {
 		return answer{}, false
 	}
 	kept := element.Value.(*entry)
-	if !kept.fresh(time.Now()) {
+	if !kept.fresh(now()) {
 		c.remove(element)
 		return answer{}, false
 	}
@@ -209,12 +209,12 @@ func (c *cache) settle(key cacheKey, open *openQuestions, a answer, err error) {
 	}
 	newest := a.revision >= open.revision
 	open.revision = max(open.revision, a.revision)
-	now := time.Now()
+	at := now()
 	element := c.entries[key]
 	if element != nil {
 		kept := element.Value.(*entry)
 		switch {
-		case !kept.fresh(now):
+		case !kept.fresh(at):
 			c.remove(element)
 			element = nil
 		case kept.revision > a.revision:
@@ -222,12 +222,12 @@ func (c *cache) settle(key cacheKey, open *openQuestions, a answer, err error) {
 		case a.principal == nil:
 			c.remove(element)
 			return
-		case kept.revision == a.revision && kept.sent.Add(kept.maxAge).After(a.sent.Add(a.maxAge)):
+		case kept.revision == a.revision && kept.maxAge-at.since(kept.sent) > a.maxAge-at.since(a.sent):
 			return
 		}
 	}
 	switch {
-	case a.principal == nil || !newest || !a.fresh(now):
+	case a.principal == nil || !newest || !a.fresh(at):
 	case element != nil:
 		element.Value.(*entry).answer = a
 		c.recent.MoveToFront(element)

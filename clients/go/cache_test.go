@@ -23,7 +23,7 @@ type heldSource struct {
 type heldQuestion struct {
 	question
 	ctx   context.Context
-	sent  time.Time
+	sent  moment
 	reply chan heldReply
 }
 
@@ -33,7 +33,7 @@ type heldReply struct {
 }
 
 func (h *heldSource) ask(ctx context.Context, q question) (answer, error) {
-	held := &heldQuestion{question: q, ctx: ctx, sent: time.Now(), reply: make(chan heldReply, 1)}
+	held := &heldQuestion{question: q, ctx: ctx, sent: now(), reply: make(chan heldReply, 1)}
 	h.asked <- held
 	select {
 	case r := <-held.reply:
@@ -274,6 +274,21 @@ func TestNothingTakesThePlaceOfSomethingNewer(t *testing.T) {
 			begin(t.Context(), c, tokenA).has(t, true, 9)
 		})
 	})
+	t.Run("kept", func(t *testing.T) {
+		inBubble(t, 10, func(t *testing.T, c *cache, held *heldSource) {
+			begin(t.Context(), c, tokenA)
+			held.next(t).works(9)
+			synctest.Wait()
+			for _, reply := range []func(*heldQuestion){
+				func(q *heldQuestion) { q.works(8) }, func(q *heldQuestion) { q.doesNot(8) },
+			} {
+				// What only the service can decide is asked, whatever is kept.
+				begin(t.Context(), c, question{token: "a", permission: "site.fly"})
+				reply(held.next(t))
+				begin(t.Context(), c, tokenA).has(t, true, 9)
+			}
+		})
+	})
 	t.Run("but a restored database does", func(t *testing.T) {
 		inBubble(t, 10, func(t *testing.T, c *cache, held *heldSource) {
 			begin(t.Context(), c, tokenA)
@@ -365,7 +380,7 @@ type history struct {
 const historyMaxAge = 20 * time.Millisecond
 
 func (h *history) ask(ctx context.Context, _ question) (answer, error) {
-	sent := time.Now()
+	sent := now()
 	time.Sleep(rand.N(4 * time.Millisecond))
 	h.mu.Lock()
 	revision := uint64(len(h.changed) - 1)

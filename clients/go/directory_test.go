@@ -108,10 +108,31 @@ func TestDirectories(t *testing.T) {
 	expect(send(second, fewer), 1, true)
 	expect(send(sync, changed), 1, true)
 
+	// Also if there are as many of everything.
+	lesser := changed
+	lesser.SiteMembers = slices.Clone(changed.SiteMembers)
+	lesser.SiteMembers[0].Role = hitkeepauth.SiteViewer
+	expect(send(second, lesser), 1, true)
+	expect(send(sync, changed), 1, true)
+
+	// A batch that another one's overtakes is skipped, and not taken for applied.
+	overtaken := false
+	result, err := sync.Sync(t.Context(), func(context.Context) (hitkeepauth.Directory, error) {
+		if !overtaken {
+			overtaken = true
+			send(second, lesser)
+		}
+		return fewer, nil
+	})
+	if err != nil || !result.Replaced || result.Changes != 1 {
+		t.Fatal(result, err)
+	}
+	expect(send(sync, changed), 1, false)
+
 	// The source is read again if a change overtakes what was read.
 	reads := 0
 	sync.Forget()
-	result, err := sync.Sync(t.Context(), func(context.Context) (hitkeepauth.Directory, error) {
+	result, err = sync.Sync(t.Context(), func(context.Context) (hitkeepauth.Directory, error) {
 		reads++
 		if reads == 1 {
 			send(second, fewer)

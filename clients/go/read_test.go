@@ -25,7 +25,7 @@ func whole() *pb.IntrospectResponse {
 
 // A newer service may say what this package does not understand.
 func TestWhatIsNotUnderstoodIsNoAnswer(t *testing.T) {
-	if a, err := (question{}).read(whole(), time.Now()); err != nil || a.principal == nil {
+	if a, err := (question{}).read(whole(), now()); err != nil || a.principal == nil {
 		t.Fatal(a, err)
 	}
 	for name, spoil := range map[string]func(*pb.IntrospectResponse){
@@ -39,18 +39,18 @@ func TestWhatIsNotUnderstoodIsNoAnswer(t *testing.T) {
 	} {
 		m := whole()
 		spoil(m)
-		if a, err := (question{}).read(m, time.Now()); err == nil {
+		if a, err := (question{}).read(m, now()); err == nil {
 			t.Errorf("%s: %+v", name, a.principal)
 		}
 	}
 	asked := question{permission: SiteView}
-	if _, err := asked.read(whole(), time.Now()); err == nil {
+	if _, err := asked.read(whole(), now()); err == nil {
 		t.Error("no decision")
 	}
 }
 
 func TestAReasonThatIsNewIsAReason(t *testing.T) {
-	a, err := (question{}).read(&pb.IntrospectResponse{InactiveReason: 99}, time.Now())
+	a, err := (question{}).read(&pb.IntrospectResponse{InactiveReason: 99}, now())
 	if err != nil || a.principal != nil || a.reason != "99" {
 		t.Fatal(a, err)
 	}
@@ -82,15 +82,21 @@ func TestRolesAreThoseOfTheProto(t *testing.T) {
 	}
 }
 
-func TestAKeptAnswerAgesWhileTheMachineSleeps(t *testing.T) {
-	now := time.Now()
-	a := answer{sent: now, maxAge: time.Minute}
-	if !a.fresh(now.Add(time.Minute-1)) || a.fresh(now.Add(time.Minute)) {
-		t.Error("by the clock that cannot be set")
-	}
-	// Only the other one went on.
-	a.sent = now.Round(0).Add(-time.Minute)
-	if a.fresh(now) {
-		t.Error("by the clock that goes on")
+func TestAKeptAnswerAgesByTheClockThatGoesOn(t *testing.T) {
+	sent := now()
+	a := answer{sent: sent, maxAge: time.Minute}
+	for name, c := range map[string]struct {
+		steady, wall time.Duration
+		fresh        bool
+	}{
+		"both":              {time.Minute - 1, time.Minute - 1, true},
+		"the clock was set": {time.Minute, -time.Hour, false},
+		"the machine slept": {0, time.Minute, false},
+		"neither went on":   {0, 0, true},
+	} {
+		at := moment{steady: sent.steady.Add(c.steady), wall: sent.wall.Add(c.wall)}
+		if a.fresh(at) != c.fresh {
+			t.Error(name)
+		}
 	}
 }

@@ -49,15 +49,27 @@ type answer struct {
 	// Whether the permission that was asked for is carried.
 	allowed bool
 	// When the question was sent, from when on the answer ages.
-	sent   time.Time
+	sent   moment
 	maxAge time.Duration
 }
 
 // fresh reports whether the answer may still be used.
-func (a *answer) fresh(now time.Time) bool {
-	// The first clock cannot be set, but stands still while the machine sleeps; the second one
-	// goes on then.
-	return now.Sub(a.sent) < a.maxAge && now.Round(0).Sub(a.sent.Round(0)) < a.maxAge
+func (a *answer) fresh(now moment) bool { return now.since(a.sent) < a.maxAge }
+
+// moment is a time by two clocks: one that cannot be set, but stands still while the machine
+// sleeps, and one that goes on then, but can be set.
+type moment struct {
+	steady, wall time.Time
+}
+
+func now() moment {
+	steady := time.Now()
+	return moment{steady: steady, wall: steady.Round(0)}
+}
+
+// since is the time that has passed by the clock by which it is more.
+func (m moment) since(earlier moment) time.Duration {
+	return max(m.steady.Sub(earlier.steady), m.wall.Sub(earlier.wall))
 }
 
 // The messages of Introspect and IntrospectStream have the same fields.
@@ -76,7 +88,7 @@ type introspected interface {
 }
 
 // read understands an answer, or fails: what is not understood says nothing about the token.
-func (q question) read(m introspected, sent time.Time) (answer, error) {
+func (q question) read(m introspected, sent moment) (answer, error) {
 	a := answer{revision: m.GetRevision(), sent: sent}
 	if q.permission != "" && m.GetDecision() == nil {
 		return answer{}, errors.New("the service did not decide on the permission")
@@ -117,7 +129,7 @@ type unarySource struct {
 }
 
 func (s unarySource) ask(ctx context.Context, q question) (answer, error) {
-	sent := time.Now()
+	sent := now()
 	request := &pb.IntrospectRequest{Token: q.token, Check: q.check()}
 	if q.atLeast > 0 {
 		request.AtLeastRevision = &q.atLeast

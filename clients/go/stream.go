@@ -60,7 +60,7 @@ type liveStream struct {
 
 type streamQuestion struct {
 	question
-	sent time.Time
+	sent moment
 	// Holds one, so that an answer that nobody waits for any more holds up no other.
 	reply chan *pb.IntrospectStreamResponse
 }
@@ -122,7 +122,7 @@ func (l *liveStream) send() {
 	for {
 		select {
 		case q := <-l.questions:
-			q.sent = time.Now()
+			q.sent = now()
 			select {
 			case l.unanswered <- q:
 			case <-l.life.Done():
