@@ -54,7 +54,7 @@ func TestPrincipals(t *testing.T) {
 			if personal.ClientID.String() != d.PersonalClient.ID ||
 				personal.UserID.String() != d.Directory.Users.Alice || !personal.TenantID.IsZero() ||
 				personal.Owner().String() != "user:"+d.Directory.Users.Alice ||
-				personal.Revision == 0 || personal.SiteRoles.Len() != 2 ||
+				personal.Revision == 0 || personal.InstanceRole != hitkeepauth.InstanceUser || personal.SiteRoles.Len() != 2 ||
 				personal.SiteRoles.Get(site) != hitkeepauth.SiteEditor || !personal.Expiry.IsZero() {
 				t.Fatalf("%+v", personal)
 			}
