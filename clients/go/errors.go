@@ -20,6 +20,10 @@ var ErrNoToken error = noTokenError{}
 // are [*UnavailableError].
 var ErrUnavailable = errors.New("hitkeepauth: it cannot be told whether the token works")
 
+// ErrHumanOnly says that a token works, and that no token is enough: 403, or
+// PERMISSION_DENIED.
+var ErrHumanOnly error = humanOnlyError{}
+
 // ErrClosed is why a [Client] that was closed cannot tell anything.
 var ErrClosed = errors.New("hitkeepauth: the client is closed")
 
@@ -30,6 +34,15 @@ func (noTokenError) Error() string { return "hitkeepauth: there is no token" }
 // GRPCStatus is what a gRPC server answers.
 func (noTokenError) GRPCStatus() *status.Status {
 	return status.New(codes.Unauthenticated, noToken.description)
+}
+
+type humanOnlyError struct{}
+
+func (humanOnlyError) Error() string { return "hitkeepauth: no token is enough, only a person" }
+
+// GRPCStatus is what a gRPC server answers.
+func (humanOnlyError) GRPCStatus() *status.Status {
+	return status.New(codes.PermissionDenied, humanOnly.description)
 }
 
 // InactiveReason says why a token does not work.

@@ -15,6 +15,9 @@ type Requirement struct {
 	// Optional lets requests without any token pass, without a principal in their context. A
 	// token that is there must still do. It excludes a permission.
 	Optional bool
+	// HumanOnly is for routes that no token may use, whatever its role. Requests of people, who
+	// have a session, must not come here. It excludes Permission, Site and Optional.
+	HumanOnly bool
 	// Token finds the token of a request: [TokenFromRequest] if it is nil.
 	Token func(*http.Request) (string, error)
 	// Refuse answers a request that may not pass: [WriteError] if it is nil.
@@ -73,6 +76,9 @@ func Middleware(by Authenticator, need Requirement) func(http.Handler) http.Hand
 }
 
 func (n Requirement) flaw() error {
+	if n.HumanOnly && (n.Permission != "" || n.Site != nil || n.Optional) {
+		return errors.New("HumanOnly stands alone")
+	}
 	if n.Permission != "" {
 		if n.Optional {
 			return errors.New("a permission cannot be optional")
@@ -93,6 +99,12 @@ func (n Requirement) authorize(by Authenticator, r *http.Request) (*Principal, e
 	token, err := find(r)
 	if err != nil {
 		return nil, err
+	}
+	if n.HumanOnly {
+		if _, err := by.Authenticate(r.Context(), token); err != nil {
+			return nil, err
+		}
+		return nil, ErrHumanOnly
 	}
 	return authorize(r.Context(), by, token, n.Permission, func() (ID, error) {
 		if n.Site == nil {

@@ -55,6 +55,7 @@ func TestRefusalsAreThoseOfForwardAuth(t *testing.T) {
 	mux.Handle(pattern+"stats", client.Middleware(hitkeepauth.OnSite(hitkeepauth.SiteView, "id"))(says))
 	mux.Handle(pattern+"data", client.Middleware(hitkeepauth.OnSite(hitkeepauth.SiteManageData, "id"))(says))
 	mux.Handle("/api/system", client.Middleware(hitkeepauth.OnInstance(hitkeepauth.InstanceViewSystem))(says))
+	mux.Handle("/api/clients", client.Middleware(hitkeepauth.Requirement{HumanOnly: true})(says))
 	mux.Handle("/api/me", client.Middleware(hitkeepauth.Requirement{})(says))
 	mux.Handle("/api/broken", client.Middleware(hitkeepauth.OnInstance("instance.fly"))(says))
 
@@ -76,10 +77,16 @@ func TestRefusalsAreThoseOfForwardAuth(t *testing.T) {
 		{"/api/sites/" + site + "/data", "site.manage_data", sitePath, token, 403},
 		{"/api/sites/" + goneSite + "/stats", "site.view", sitePath, token, 403},
 		{"/api/sites/nonsense/stats", "site.view", sitePath, token, 400},
+		{"/api/clients", "", "", token, 403},
+		{"/api/clients", "", "", http.Header{"X-Api-Key": {"hkp_wrong"}}, 401},
+		{"/api/clients", "", "", nil, 401},
 		{"/api/broken", "instance.fly", "", token, 500},
 	} {
 		ours := get(t, mux, c.path, c.header.Clone())
 		query := url.Values{}
+		if c.path == "/api/clients" {
+			query.Set("human_only", "true")
+		}
 		if c.permission != "" {
 			query.Set("permission", c.permission)
 		}
@@ -196,6 +203,8 @@ func TestRequirementsThatCanNeverBeMet(t *testing.T) {
 		{Permission: "view"},
 		{Permission: hitkeepauth.InstanceViewAudit, Optional: true},
 		{Site: site},
+		{HumanOnly: true, Permission: hitkeepauth.InstanceViewAudit},
+		{HumanOnly: true, Optional: true},
 	} {
 		func() {
 			defer func() {

@@ -20,6 +20,11 @@ var (
 
 	forbidden = refusal{http.StatusForbidden, "insufficient_scope", "The token does not allow this."}
 
+	humanOnly = refusal{
+		http.StatusForbidden, "insufficient_scope",
+		"No token allows this: it is for people who are signed in.",
+	}
+
 	unavailable = refusal{
 		http.StatusServiceUnavailable, "temporarily_unavailable",
 		"It cannot be told right now whether the token works. Try again.",
@@ -58,6 +63,8 @@ func refusalOf(err error) (refusal, string) {
 		return inactiveToken, challenge + `, error="invalid_token"`
 	case errors.As(err, &denied):
 		return forbidden, challenge + `, error="insufficient_scope", scope="` + string(denied.Permission) + `"`
+	case errors.Is(err, ErrHumanOnly):
+		return humanOnly, challenge + `, error="insufficient_scope"`
 	case errors.As(err, &mistake):
 		return misconfigured, ""
 	case errors.As(err, &site):

@@ -30,7 +30,9 @@ type ApiClientState int32
 const (
 	// API_CLIENT_STATE_UNSPECIFIED is never sent.
 	ApiClientState_API_CLIENT_STATE_UNSPECIFIED ApiClientState = 0
-	// API_CLIENT_STATE_ACTIVE: the token works.
+	// API_CLIENT_STATE_ACTIVE: the token works. A legacy token (token_scheme)
+	// does not where the server no longer accepts those: the client can be
+	// rotated to give it one that does.
 	ApiClientState_API_CLIENT_STATE_ACTIVE ApiClientState = 1
 	// API_CLIENT_STATE_REVOKED: somebody revoked the client.
 	ApiClientState_API_CLIENT_STATE_REVOKED ApiClientState = 2
@@ -86,6 +88,62 @@ func (ApiClientState) EnumDescriptor() ([]byte, []int) {
 	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{0}
 }
 
+// TokenScheme says what kind of token an API client has.
+type TokenScheme int32
+
+const (
+	// TOKEN_SCHEME_UNSPECIFIED: it has none, because an operator removed it from
+	// the database by hand.
+	TokenScheme_TOKEN_SCHEME_UNSPECIFIED TokenScheme = 0
+	// TOKEN_SCHEME_BLAKE3: a token that this service issued.
+	TokenScheme_TOKEN_SCHEME_BLAKE3 TokenScheme = 1
+	// TOKEN_SCHEME_HITKEEP_SHA256: a legacy token, which HitKeep issued before
+	// this service did, and which was imported. RotateApiClient replaces it by
+	// one of this service.
+	TokenScheme_TOKEN_SCHEME_HITKEEP_SHA256 TokenScheme = 2
+)
+
+// Enum value maps for TokenScheme.
+var (
+	TokenScheme_name = map[int32]string{
+		0: "TOKEN_SCHEME_UNSPECIFIED",
+		1: "TOKEN_SCHEME_BLAKE3",
+		2: "TOKEN_SCHEME_HITKEEP_SHA256",
+	}
+	TokenScheme_value = map[string]int32{
+		"TOKEN_SCHEME_UNSPECIFIED":    0,
+		"TOKEN_SCHEME_BLAKE3":         1,
+		"TOKEN_SCHEME_HITKEEP_SHA256": 2,
+	}
+)
+
+func (x TokenScheme) Enum() *TokenScheme {
+	p := new(TokenScheme)
+	*p = x
+	return p
+}
+
+func (x TokenScheme) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TokenScheme) Descriptor() protoreflect.EnumDescriptor {
+	return file_hitkeep_auth_v1_api_clients_proto_enumTypes[1].Descriptor()
+}
+
+func (TokenScheme) Type() protoreflect.EnumType {
+	return &file_hitkeep_auth_v1_api_clients_proto_enumTypes[1]
+}
+
+func (x TokenScheme) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TokenScheme.Descriptor instead.
+func (TokenScheme) EnumDescriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{1}
+}
+
 // UsageRefusalReason says why the presentation of an API client's token was no
 // use of it.
 type UsageRefusalReason int32
@@ -98,7 +156,8 @@ const (
 	UsageRefusalReason_USAGE_REFUSAL_REASON_TOKEN_ROTATED UsageRefusalReason = 1
 	// USAGE_REFUSAL_REASON_REVOKED: the client was revoked.
 	UsageRefusalReason_USAGE_REFUSAL_REASON_REVOKED UsageRefusalReason = 2
-	// USAGE_REFUSAL_REASON_EXPIRED: the client's expire_time had come.
+	// USAGE_REFUSAL_REASON_EXPIRED: the client's expire_time had come, or the
+	// token was a legacy one and these were no longer accepted.
 	UsageRefusalReason_USAGE_REFUSAL_REASON_EXPIRED UsageRefusalReason = 3
 	// USAGE_REFUSAL_REASON_OWNER_INACTIVE: the owning user was disabled, or the
 	// owning team archived.
@@ -144,11 +203,11 @@ func (x UsageRefusalReason) String() string {
 }
 
 func (UsageRefusalReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_hitkeep_auth_v1_api_clients_proto_enumTypes[1].Descriptor()
+	return file_hitkeep_auth_v1_api_clients_proto_enumTypes[2].Descriptor()
 }
 
 func (UsageRefusalReason) Type() protoreflect.EnumType {
-	return &file_hitkeep_auth_v1_api_clients_proto_enumTypes[1]
+	return &file_hitkeep_auth_v1_api_clients_proto_enumTypes[2]
 }
 
 func (x UsageRefusalReason) Number() protoreflect.EnumNumber {
@@ -157,7 +216,7 @@ func (x UsageRefusalReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UsageRefusalReason.Descriptor instead.
 func (UsageRefusalReason) EnumDescriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{1}
+	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{2}
 }
 
 // ApiClient is a named, scoped credential as it was delegated, dormant grants
@@ -199,12 +258,16 @@ type ApiClient struct {
 	// created_by_user_id is the actor that made the client. Output only.
 	CreatedByUserId string `protobuf:"bytes,13,opt,name=created_by_user_id,json=createdByUserId,proto3" json:"created_by_user_id,omitempty"`
 	// token_hint is the prefix and the last four characters of the newest token,
-	// to tell it from others. Output only.
+	// to tell it from others. Of a legacy token, of which no character is known,
+	// it is "sha256_" and the first six hexadecimal digits of the SHA-256 hash of
+	// its text. Output only.
 	TokenHint string `protobuf:"bytes,14,opt,name=token_hint,json=tokenHint,proto3" json:"token_hint,omitempty"`
 	// etag changes whenever the client does. Sent with an update and not empty,
 	// it must match. Output only, but for UpdateApiClient; RotateApiClient takes
 	// it in a field of its own.
-	Etag          string `protobuf:"bytes,15,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,15,opt,name=etag,proto3" json:"etag,omitempty"`
+	// token_scheme is the kind of the newest token. Output only.
+	TokenScheme   TokenScheme `protobuf:"varint,18,opt,name=token_scheme,json=tokenScheme,proto3,enum=hitkeep.auth.v1.TokenScheme" json:"token_scheme,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -342,6 +405,13 @@ func (x *ApiClient) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *ApiClient) GetTokenScheme() TokenScheme {
+	if x != nil {
+		return x.TokenScheme
+	}
+	return TokenScheme_TOKEN_SCHEME_UNSPECIFIED
 }
 
 // CreateApiClientRequest is what CreateApiClient takes.
@@ -1386,7 +1456,10 @@ type ApiClientUsageDay struct {
 	// was asked for where a check was.
 	Uses uint64 `protobuf:"varint,2,opt,name=uses,proto3" json:"uses,omitempty"`
 	// refusals are how often not, no reason twice, in the order of the reasons.
-	Refusals      []*ApiClientUsageRefusals `protobuf:"bytes,3,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	Refusals []*ApiClientUsageRefusals `protobuf:"bytes,3,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	// legacy_tokens is how many of these uses and refusals were presentations of
+	// a legacy token, one that HitKeep issued.
+	LegacyTokens  uint64 `protobuf:"varint,4,opt,name=legacy_tokens,json=legacyTokens,proto3" json:"legacy_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1440,6 +1513,13 @@ func (x *ApiClientUsageDay) GetRefusals() []*ApiClientUsageRefusals {
 		return x.Refusals
 	}
 	return nil
+}
+
+func (x *ApiClientUsageDay) GetLegacyTokens() uint64 {
+	if x != nil {
+		return x.LegacyTokens
+	}
+	return 0
 }
 
 // GetApiClientUsageRequest is what GetApiClientUsage takes.
@@ -1570,7 +1650,7 @@ var File_hitkeep_auth_v1_api_clients_proto protoreflect.FileDescriptor
 
 const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\n" +
-	"!hitkeep/auth/v1/api_clients.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\"\xe4\x05\n" +
+	"!hitkeep/auth/v1/api_clients.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\"\xa5\x06\n" +
 	"\tApiClient\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x05owner\x18\x02 \x01(\v2\x16.hitkeep.auth.v1.OwnerR\x05owner\x12\x12\n" +
@@ -1593,7 +1673,8 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x12created_by_user_id\x18\r \x01(\tR\x0fcreatedByUserId\x12\x1d\n" +
 	"\n" +
 	"token_hint\x18\x0e \x01(\tR\ttokenHint\x12\x12\n" +
-	"\x04etag\x18\x0f \x01(\tR\x04etagB\x10\n" +
+	"\x04etag\x18\x0f \x01(\tR\x04etag\x12?\n" +
+	"\ftoken_scheme\x18\x12 \x01(\x0e2\x1c.hitkeep.auth.v1.TokenSchemeR\vtokenSchemeB\x10\n" +
 	"\x0e_instance_role\"\xa0\x01\n" +
 	"\x16CreateApiClientRequest\x12,\n" +
 	"\x05actor\x18\x01 \x01(\v2\x16.hitkeep.auth.v1.ActorR\x05actor\x129\n" +
@@ -1666,11 +1747,12 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\"k\n" +
 	"\x16ApiClientUsageRefusals\x12;\n" +
 	"\x06reason\x18\x01 \x01(\x0e2#.hitkeep.auth.v1.UsageRefusalReasonR\x06reason\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\"\x9a\x01\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"\xbf\x01\n" +
 	"\x11ApiClientUsageDay\x12,\n" +
 	"\x03day\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03day\x12\x12\n" +
 	"\x04uses\x18\x02 \x01(\x04R\x04uses\x12C\n" +
-	"\brefusals\x18\x03 \x03(\v2'.hitkeep.auth.v1.ApiClientUsageRefusalsR\brefusals\"\xb4\x01\n" +
+	"\brefusals\x18\x03 \x03(\v2'.hitkeep.auth.v1.ApiClientUsageRefusalsR\brefusals\x12#\n" +
+	"\rlegacy_tokens\x18\x04 \x01(\x04R\flegacyTokens\"\xb4\x01\n" +
 	"\x18GetApiClientUsageRequest\x12,\n" +
 	"\x05actor\x18\x01 \x01(\v2\x16.hitkeep.auth.v1.ActorR\x05actor\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12.\n" +
@@ -1683,7 +1765,11 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x17API_CLIENT_STATE_ACTIVE\x10\x01\x12\x1c\n" +
 	"\x18API_CLIENT_STATE_REVOKED\x10\x02\x12\x1c\n" +
 	"\x18API_CLIENT_STATE_EXPIRED\x10\x03\x12#\n" +
-	"\x1fAPI_CLIENT_STATE_OWNER_INACTIVE\x10\x04*\x9e\x02\n" +
+	"\x1fAPI_CLIENT_STATE_OWNER_INACTIVE\x10\x04*e\n" +
+	"\vTokenScheme\x12\x1c\n" +
+	"\x18TOKEN_SCHEME_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13TOKEN_SCHEME_BLAKE3\x10\x01\x12\x1f\n" +
+	"\x1bTOKEN_SCHEME_HITKEEP_SHA256\x10\x02*\x9e\x02\n" +
 	"\x12UsageRefusalReason\x12$\n" +
 	" USAGE_REFUSAL_REASON_UNSPECIFIED\x10\x00\x12&\n" +
 	"\"USAGE_REFUSAL_REASON_TOKEN_ROTATED\x10\x01\x12 \n" +
@@ -1715,100 +1801,102 @@ func file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP() []byte {
 	return file_hitkeep_auth_v1_api_clients_proto_rawDescData
 }
 
-var file_hitkeep_auth_v1_api_clients_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_hitkeep_auth_v1_api_clients_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_hitkeep_auth_v1_api_clients_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_hitkeep_auth_v1_api_clients_proto_goTypes = []any{
 	(ApiClientState)(0),                 // 0: hitkeep.auth.v1.ApiClientState
-	(UsageRefusalReason)(0),             // 1: hitkeep.auth.v1.UsageRefusalReason
-	(*ApiClient)(nil),                   // 2: hitkeep.auth.v1.ApiClient
-	(*CreateApiClientRequest)(nil),      // 3: hitkeep.auth.v1.CreateApiClientRequest
-	(*CreateApiClientResponse)(nil),     // 4: hitkeep.auth.v1.CreateApiClientResponse
-	(*GetApiClientRequest)(nil),         // 5: hitkeep.auth.v1.GetApiClientRequest
-	(*GetApiClientResponse)(nil),        // 6: hitkeep.auth.v1.GetApiClientResponse
-	(*ListApiClientsRequest)(nil),       // 7: hitkeep.auth.v1.ListApiClientsRequest
-	(*ListApiClientsResponse)(nil),      // 8: hitkeep.auth.v1.ListApiClientsResponse
-	(*UpdateApiClientRequest)(nil),      // 9: hitkeep.auth.v1.UpdateApiClientRequest
-	(*UpdateApiClientResponse)(nil),     // 10: hitkeep.auth.v1.UpdateApiClientResponse
-	(*RotateApiClientRequest)(nil),      // 11: hitkeep.auth.v1.RotateApiClientRequest
-	(*RotateApiClientResponse)(nil),     // 12: hitkeep.auth.v1.RotateApiClientResponse
-	(*RevokeApiClientRequest)(nil),      // 13: hitkeep.auth.v1.RevokeApiClientRequest
-	(*RevokeApiClientResponse)(nil),     // 14: hitkeep.auth.v1.RevokeApiClientResponse
-	(*ReactivateApiClientRequest)(nil),  // 15: hitkeep.auth.v1.ReactivateApiClientRequest
-	(*ReactivateApiClientResponse)(nil), // 16: hitkeep.auth.v1.ReactivateApiClientResponse
-	(*DeleteApiClientRequest)(nil),      // 17: hitkeep.auth.v1.DeleteApiClientRequest
-	(*DeleteApiClientResponse)(nil),     // 18: hitkeep.auth.v1.DeleteApiClientResponse
-	(*ApiClientUsageRefusals)(nil),      // 19: hitkeep.auth.v1.ApiClientUsageRefusals
-	(*ApiClientUsageDay)(nil),           // 20: hitkeep.auth.v1.ApiClientUsageDay
-	(*GetApiClientUsageRequest)(nil),    // 21: hitkeep.auth.v1.GetApiClientUsageRequest
-	(*GetApiClientUsageResponse)(nil),   // 22: hitkeep.auth.v1.GetApiClientUsageResponse
-	(*Owner)(nil),                       // 23: hitkeep.auth.v1.Owner
-	(InstanceRole)(0),                   // 24: hitkeep.auth.v1.InstanceRole
-	(*SiteGrant)(nil),                   // 25: hitkeep.auth.v1.SiteGrant
-	(*timestamppb.Timestamp)(nil),       // 26: google.protobuf.Timestamp
-	(*Actor)(nil),                       // 27: hitkeep.auth.v1.Actor
-	(*fieldmaskpb.FieldMask)(nil),       // 28: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),         // 29: google.protobuf.Duration
+	(TokenScheme)(0),                    // 1: hitkeep.auth.v1.TokenScheme
+	(UsageRefusalReason)(0),             // 2: hitkeep.auth.v1.UsageRefusalReason
+	(*ApiClient)(nil),                   // 3: hitkeep.auth.v1.ApiClient
+	(*CreateApiClientRequest)(nil),      // 4: hitkeep.auth.v1.CreateApiClientRequest
+	(*CreateApiClientResponse)(nil),     // 5: hitkeep.auth.v1.CreateApiClientResponse
+	(*GetApiClientRequest)(nil),         // 6: hitkeep.auth.v1.GetApiClientRequest
+	(*GetApiClientResponse)(nil),        // 7: hitkeep.auth.v1.GetApiClientResponse
+	(*ListApiClientsRequest)(nil),       // 8: hitkeep.auth.v1.ListApiClientsRequest
+	(*ListApiClientsResponse)(nil),      // 9: hitkeep.auth.v1.ListApiClientsResponse
+	(*UpdateApiClientRequest)(nil),      // 10: hitkeep.auth.v1.UpdateApiClientRequest
+	(*UpdateApiClientResponse)(nil),     // 11: hitkeep.auth.v1.UpdateApiClientResponse
+	(*RotateApiClientRequest)(nil),      // 12: hitkeep.auth.v1.RotateApiClientRequest
+	(*RotateApiClientResponse)(nil),     // 13: hitkeep.auth.v1.RotateApiClientResponse
+	(*RevokeApiClientRequest)(nil),      // 14: hitkeep.auth.v1.RevokeApiClientRequest
+	(*RevokeApiClientResponse)(nil),     // 15: hitkeep.auth.v1.RevokeApiClientResponse
+	(*ReactivateApiClientRequest)(nil),  // 16: hitkeep.auth.v1.ReactivateApiClientRequest
+	(*ReactivateApiClientResponse)(nil), // 17: hitkeep.auth.v1.ReactivateApiClientResponse
+	(*DeleteApiClientRequest)(nil),      // 18: hitkeep.auth.v1.DeleteApiClientRequest
+	(*DeleteApiClientResponse)(nil),     // 19: hitkeep.auth.v1.DeleteApiClientResponse
+	(*ApiClientUsageRefusals)(nil),      // 20: hitkeep.auth.v1.ApiClientUsageRefusals
+	(*ApiClientUsageDay)(nil),           // 21: hitkeep.auth.v1.ApiClientUsageDay
+	(*GetApiClientUsageRequest)(nil),    // 22: hitkeep.auth.v1.GetApiClientUsageRequest
+	(*GetApiClientUsageResponse)(nil),   // 23: hitkeep.auth.v1.GetApiClientUsageResponse
+	(*Owner)(nil),                       // 24: hitkeep.auth.v1.Owner
+	(InstanceRole)(0),                   // 25: hitkeep.auth.v1.InstanceRole
+	(*SiteGrant)(nil),                   // 26: hitkeep.auth.v1.SiteGrant
+	(*timestamppb.Timestamp)(nil),       // 27: google.protobuf.Timestamp
+	(*Actor)(nil),                       // 28: hitkeep.auth.v1.Actor
+	(*fieldmaskpb.FieldMask)(nil),       // 29: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),         // 30: google.protobuf.Duration
 }
 var file_hitkeep_auth_v1_api_clients_proto_depIdxs = []int32{
-	23, // 0: hitkeep.auth.v1.ApiClient.owner:type_name -> hitkeep.auth.v1.Owner
-	24, // 1: hitkeep.auth.v1.ApiClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
-	25, // 2: hitkeep.auth.v1.ApiClient.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
+	24, // 0: hitkeep.auth.v1.ApiClient.owner:type_name -> hitkeep.auth.v1.Owner
+	25, // 1: hitkeep.auth.v1.ApiClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	26, // 2: hitkeep.auth.v1.ApiClient.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
 	0,  // 3: hitkeep.auth.v1.ApiClient.state:type_name -> hitkeep.auth.v1.ApiClientState
-	26, // 4: hitkeep.auth.v1.ApiClient.create_time:type_name -> google.protobuf.Timestamp
-	26, // 5: hitkeep.auth.v1.ApiClient.update_time:type_name -> google.protobuf.Timestamp
-	26, // 6: hitkeep.auth.v1.ApiClient.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 7: hitkeep.auth.v1.ApiClient.revoke_time:type_name -> google.protobuf.Timestamp
-	26, // 8: hitkeep.auth.v1.ApiClient.last_used_time:type_name -> google.protobuf.Timestamp
-	27, // 9: hitkeep.auth.v1.CreateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	2,  // 10: hitkeep.auth.v1.CreateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	2,  // 11: hitkeep.auth.v1.CreateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	27, // 12: hitkeep.auth.v1.GetApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	2,  // 13: hitkeep.auth.v1.GetApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	27, // 14: hitkeep.auth.v1.ListApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	23, // 15: hitkeep.auth.v1.ListApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
-	2,  // 16: hitkeep.auth.v1.ListApiClientsResponse.api_clients:type_name -> hitkeep.auth.v1.ApiClient
-	27, // 17: hitkeep.auth.v1.UpdateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	2,  // 18: hitkeep.auth.v1.UpdateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 19: hitkeep.auth.v1.UpdateApiClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 20: hitkeep.auth.v1.UpdateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	27, // 21: hitkeep.auth.v1.RotateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	29, // 22: hitkeep.auth.v1.RotateApiClientRequest.overlap:type_name -> google.protobuf.Duration
-	2,  // 23: hitkeep.auth.v1.RotateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	27, // 24: hitkeep.auth.v1.RevokeApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	2,  // 25: hitkeep.auth.v1.RevokeApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	27, // 26: hitkeep.auth.v1.ReactivateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	2,  // 27: hitkeep.auth.v1.ReactivateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	27, // 28: hitkeep.auth.v1.DeleteApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	1,  // 29: hitkeep.auth.v1.ApiClientUsageRefusals.reason:type_name -> hitkeep.auth.v1.UsageRefusalReason
-	26, // 30: hitkeep.auth.v1.ApiClientUsageDay.day:type_name -> google.protobuf.Timestamp
-	19, // 31: hitkeep.auth.v1.ApiClientUsageDay.refusals:type_name -> hitkeep.auth.v1.ApiClientUsageRefusals
-	27, // 32: hitkeep.auth.v1.GetApiClientUsageRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	26, // 33: hitkeep.auth.v1.GetApiClientUsageRequest.from:type_name -> google.protobuf.Timestamp
-	26, // 34: hitkeep.auth.v1.GetApiClientUsageRequest.to:type_name -> google.protobuf.Timestamp
-	20, // 35: hitkeep.auth.v1.GetApiClientUsageResponse.days:type_name -> hitkeep.auth.v1.ApiClientUsageDay
-	3,  // 36: hitkeep.auth.v1.ApiClientService.CreateApiClient:input_type -> hitkeep.auth.v1.CreateApiClientRequest
-	5,  // 37: hitkeep.auth.v1.ApiClientService.GetApiClient:input_type -> hitkeep.auth.v1.GetApiClientRequest
-	7,  // 38: hitkeep.auth.v1.ApiClientService.ListApiClients:input_type -> hitkeep.auth.v1.ListApiClientsRequest
-	9,  // 39: hitkeep.auth.v1.ApiClientService.UpdateApiClient:input_type -> hitkeep.auth.v1.UpdateApiClientRequest
-	11, // 40: hitkeep.auth.v1.ApiClientService.RotateApiClient:input_type -> hitkeep.auth.v1.RotateApiClientRequest
-	13, // 41: hitkeep.auth.v1.ApiClientService.RevokeApiClient:input_type -> hitkeep.auth.v1.RevokeApiClientRequest
-	15, // 42: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:input_type -> hitkeep.auth.v1.ReactivateApiClientRequest
-	17, // 43: hitkeep.auth.v1.ApiClientService.DeleteApiClient:input_type -> hitkeep.auth.v1.DeleteApiClientRequest
-	21, // 44: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:input_type -> hitkeep.auth.v1.GetApiClientUsageRequest
-	4,  // 45: hitkeep.auth.v1.ApiClientService.CreateApiClient:output_type -> hitkeep.auth.v1.CreateApiClientResponse
-	6,  // 46: hitkeep.auth.v1.ApiClientService.GetApiClient:output_type -> hitkeep.auth.v1.GetApiClientResponse
-	8,  // 47: hitkeep.auth.v1.ApiClientService.ListApiClients:output_type -> hitkeep.auth.v1.ListApiClientsResponse
-	10, // 48: hitkeep.auth.v1.ApiClientService.UpdateApiClient:output_type -> hitkeep.auth.v1.UpdateApiClientResponse
-	12, // 49: hitkeep.auth.v1.ApiClientService.RotateApiClient:output_type -> hitkeep.auth.v1.RotateApiClientResponse
-	14, // 50: hitkeep.auth.v1.ApiClientService.RevokeApiClient:output_type -> hitkeep.auth.v1.RevokeApiClientResponse
-	16, // 51: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:output_type -> hitkeep.auth.v1.ReactivateApiClientResponse
-	18, // 52: hitkeep.auth.v1.ApiClientService.DeleteApiClient:output_type -> hitkeep.auth.v1.DeleteApiClientResponse
-	22, // 53: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:output_type -> hitkeep.auth.v1.GetApiClientUsageResponse
-	45, // [45:54] is the sub-list for method output_type
-	36, // [36:45] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	27, // 4: hitkeep.auth.v1.ApiClient.create_time:type_name -> google.protobuf.Timestamp
+	27, // 5: hitkeep.auth.v1.ApiClient.update_time:type_name -> google.protobuf.Timestamp
+	27, // 6: hitkeep.auth.v1.ApiClient.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 7: hitkeep.auth.v1.ApiClient.revoke_time:type_name -> google.protobuf.Timestamp
+	27, // 8: hitkeep.auth.v1.ApiClient.last_used_time:type_name -> google.protobuf.Timestamp
+	1,  // 9: hitkeep.auth.v1.ApiClient.token_scheme:type_name -> hitkeep.auth.v1.TokenScheme
+	28, // 10: hitkeep.auth.v1.CreateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 11: hitkeep.auth.v1.CreateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	3,  // 12: hitkeep.auth.v1.CreateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	28, // 13: hitkeep.auth.v1.GetApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 14: hitkeep.auth.v1.GetApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	28, // 15: hitkeep.auth.v1.ListApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	24, // 16: hitkeep.auth.v1.ListApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
+	3,  // 17: hitkeep.auth.v1.ListApiClientsResponse.api_clients:type_name -> hitkeep.auth.v1.ApiClient
+	28, // 18: hitkeep.auth.v1.UpdateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 19: hitkeep.auth.v1.UpdateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	29, // 20: hitkeep.auth.v1.UpdateApiClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 21: hitkeep.auth.v1.UpdateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	28, // 22: hitkeep.auth.v1.RotateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	30, // 23: hitkeep.auth.v1.RotateApiClientRequest.overlap:type_name -> google.protobuf.Duration
+	3,  // 24: hitkeep.auth.v1.RotateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	28, // 25: hitkeep.auth.v1.RevokeApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 26: hitkeep.auth.v1.RevokeApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	28, // 27: hitkeep.auth.v1.ReactivateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 28: hitkeep.auth.v1.ReactivateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	28, // 29: hitkeep.auth.v1.DeleteApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	2,  // 30: hitkeep.auth.v1.ApiClientUsageRefusals.reason:type_name -> hitkeep.auth.v1.UsageRefusalReason
+	27, // 31: hitkeep.auth.v1.ApiClientUsageDay.day:type_name -> google.protobuf.Timestamp
+	20, // 32: hitkeep.auth.v1.ApiClientUsageDay.refusals:type_name -> hitkeep.auth.v1.ApiClientUsageRefusals
+	28, // 33: hitkeep.auth.v1.GetApiClientUsageRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	27, // 34: hitkeep.auth.v1.GetApiClientUsageRequest.from:type_name -> google.protobuf.Timestamp
+	27, // 35: hitkeep.auth.v1.GetApiClientUsageRequest.to:type_name -> google.protobuf.Timestamp
+	21, // 36: hitkeep.auth.v1.GetApiClientUsageResponse.days:type_name -> hitkeep.auth.v1.ApiClientUsageDay
+	4,  // 37: hitkeep.auth.v1.ApiClientService.CreateApiClient:input_type -> hitkeep.auth.v1.CreateApiClientRequest
+	6,  // 38: hitkeep.auth.v1.ApiClientService.GetApiClient:input_type -> hitkeep.auth.v1.GetApiClientRequest
+	8,  // 39: hitkeep.auth.v1.ApiClientService.ListApiClients:input_type -> hitkeep.auth.v1.ListApiClientsRequest
+	10, // 40: hitkeep.auth.v1.ApiClientService.UpdateApiClient:input_type -> hitkeep.auth.v1.UpdateApiClientRequest
+	12, // 41: hitkeep.auth.v1.ApiClientService.RotateApiClient:input_type -> hitkeep.auth.v1.RotateApiClientRequest
+	14, // 42: hitkeep.auth.v1.ApiClientService.RevokeApiClient:input_type -> hitkeep.auth.v1.RevokeApiClientRequest
+	16, // 43: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:input_type -> hitkeep.auth.v1.ReactivateApiClientRequest
+	18, // 44: hitkeep.auth.v1.ApiClientService.DeleteApiClient:input_type -> hitkeep.auth.v1.DeleteApiClientRequest
+	22, // 45: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:input_type -> hitkeep.auth.v1.GetApiClientUsageRequest
+	5,  // 46: hitkeep.auth.v1.ApiClientService.CreateApiClient:output_type -> hitkeep.auth.v1.CreateApiClientResponse
+	7,  // 47: hitkeep.auth.v1.ApiClientService.GetApiClient:output_type -> hitkeep.auth.v1.GetApiClientResponse
+	9,  // 48: hitkeep.auth.v1.ApiClientService.ListApiClients:output_type -> hitkeep.auth.v1.ListApiClientsResponse
+	11, // 49: hitkeep.auth.v1.ApiClientService.UpdateApiClient:output_type -> hitkeep.auth.v1.UpdateApiClientResponse
+	13, // 50: hitkeep.auth.v1.ApiClientService.RotateApiClient:output_type -> hitkeep.auth.v1.RotateApiClientResponse
+	15, // 51: hitkeep.auth.v1.ApiClientService.RevokeApiClient:output_type -> hitkeep.auth.v1.RevokeApiClientResponse
+	17, // 52: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:output_type -> hitkeep.auth.v1.ReactivateApiClientResponse
+	19, // 53: hitkeep.auth.v1.ApiClientService.DeleteApiClient:output_type -> hitkeep.auth.v1.DeleteApiClientResponse
+	23, // 54: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:output_type -> hitkeep.auth.v1.GetApiClientUsageResponse
+	46, // [46:55] is the sub-list for method output_type
+	37, // [37:46] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_api_clients_proto_init() }
@@ -1823,7 +1911,7 @@ func file_hitkeep_auth_v1_api_clients_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hitkeep_auth_v1_api_clients_proto_rawDesc), len(file_hitkeep_auth_v1_api_clients_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,

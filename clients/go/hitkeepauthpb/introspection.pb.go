@@ -38,7 +38,8 @@ const (
 	InactiveReason_INACTIVE_REASON_TOKEN_ROTATED InactiveReason = 2
 	// INACTIVE_REASON_REVOKED: the client was revoked.
 	InactiveReason_INACTIVE_REASON_REVOKED InactiveReason = 3
-	// INACTIVE_REASON_EXPIRED: the client's expire_time has come.
+	// INACTIVE_REASON_EXPIRED: the client's expire_time has come, or the token is
+	// a legacy one, which HitKeep issued, and these are no longer accepted.
 	InactiveReason_INACTIVE_REASON_EXPIRED InactiveReason = 4
 	// INACTIVE_REASON_OWNER_INACTIVE: the owning user is disabled, or the owning
 	// team is archived.

@@ -123,7 +123,9 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/api/ingest/server/" + d.Directory.Sites[0], bearer(personal), 403},
 		{"POST", "/mcp", bearer(personal), 200},
 		{"POST", "/mcp", apiKey(personal), 401},
-		{"GET", "/api/reports", bearer(personal), 401},
+		{"GET", "/api/reports", bearer(personal), 403},
+		{"GET", "/api/reports", bearer("junk"), 401},
+		{"GET", "/api/reports", nothing, 401},
 		{"GET", "/api/reports", alice, 200},
 		{"GET", "/api/user/api-clients", bearer(personal), 401},
 	} {

@@ -48,7 +48,7 @@ func (a *App) Handler() http.Handler {
 	mux.Handle("POST /mcp", a.Tokens.Middleware(mcp)(http.HandlerFunc(whoAmI)))
 
 	// For people alone: whatever token there is.
-	mux.Handle("GET /api/reports", a.human(whoAmI))
+	mux.Handle("GET /api/reports", a.either(hitkeepauth.Requirement{HumanOnly: true}, whoAmI))
 	a.management(mux)
 
 	return a.catchPanics(a.logged(mux))
