@@ -16,8 +16,8 @@ import (
 
 const listPageSize = 500
 
-// Actor is the person on whose behalf API clients are managed. Nobody delegates more than
-// they hold at that moment.
+// Actor is the person on whose behalf API clients are managed. No person delegates more
+// than they hold at that moment.
 type Actor struct {
 	UserID ID
 	// IPAddress and UserAgent are those of the person's own request, for the audit trail.
@@ -201,8 +201,8 @@ type UpdateRequest struct {
 type Ref struct {
 	Actor Actor
 	ID    ID
-	// Owner is whose client it has to be; that of somebody else is not found. Zero: anybody's
-	// that the actor may see.
+	// Owner is whose client it has to be; another owner's is not found. Zero: any that the
+	// actor may see.
 	Owner Owner
 }
 

@@ -166,7 +166,7 @@ func TestOnlyWhatWorksIsKept(t *testing.T) {
 	})
 }
 
-func TestASharedQuestionOutlivesWhoeverCameFirst(t *testing.T) {
+func TestASharedQuestionOutlivesItsFirstCaller(t *testing.T) {
 	inBubble(t, 10, func(t *testing.T, c *cache, held *heldSource) {
 		ctx, cancel := context.WithCancel(t.Context())
 		first, second := begin(ctx, c, tokenA), begin(t.Context(), c, tokenA)
@@ -207,7 +207,7 @@ func TestASharedQuestionHasADeadlineOfItsOwn(t *testing.T) {
 }
 
 // A token that was made while a question about it was open is not reported as unknown.
-func TestWhoeverComesLaterIsNotToldThatTheTokenDoesNotWork(t *testing.T) {
+func TestALaterCallerDoesNotShareAnInactiveAnswer(t *testing.T) {
 	inBubble(t, 10, func(t *testing.T, c *cache, held *heldSource) {
 		first := begin(t.Context(), c, tokenA)
 		q := held.next(t)
@@ -225,7 +225,7 @@ func TestWhoeverComesLaterIsNotToldThatTheTokenDoesNotWork(t *testing.T) {
 	})
 }
 
-func TestAnAnswerThatCannotBeKeptIsNotSharedWithWhoeverComesLater(t *testing.T) {
+func TestALaterCallerDoesNotShareAnAnswerThatCannotBeKept(t *testing.T) {
 	inBubble(t, 10, func(t *testing.T, c *cache, held *heldSource) {
 		first := begin(t.Context(), c, tokenA)
 		q := held.next(t)

@@ -106,7 +106,7 @@ func cleanStream(
 	return open(ownMetadata(ctx), desc, conn, method, opts...)
 }
 
-// ownMetadata is the context without credentials of somebody else, which a program that
+// ownMetadata is the context without another program's credentials, which a program that
 // passes on the metadata of its own requests leaves there. The service would take two for none.
 func ownMetadata(ctx context.Context) context.Context {
 	foreign, ok := metadata.FromOutgoingContext(ctx)

@@ -45,8 +45,9 @@ type Client struct {
 
 	timeout time.Duration
 	// Ended by Close, and with it every question.
-	life context.Context
-	end  context.CancelFunc
+	life   context.Context
+	end    context.CancelFunc
+	closed func() error
 
 	directory     *DirectorySync
 	directoryOnce sync.Once
@@ -96,7 +97,7 @@ func WithTLS(config *tls.Config) Option {
 }
 
 // WithPlaintext does without TLS. The caller's token, and every token that is asked about,
-// can then be read by whoever can read the network. A Unix socket never has TLS, and needs no
+// can then be read on the network. A Unix socket never has TLS, and needs no
 // such option.
 func WithPlaintext() Option {
 	return func(o *options) error {
@@ -178,6 +179,7 @@ func New(target string, opts ...Option) (*Client, error) {
 	}
 	c := &Client{conn: conn, timeout: o.timeout, repeatable: o.caller != nil}
 	c.life, c.end = context.WithCancel(context.Background())
+	c.closed = sync.OnceValue(c.close)
 	service := pb.NewIntrospectionServiceClient(conn)
 	c.direct = unarySource{service}
 	c.source = c.direct
@@ -238,8 +240,13 @@ func (o *options) dialOptions(target string) ([]grpc.DialOption, error) {
 	return append(dial, o.dial...), nil
 }
 
-// Close ends the client. Questions that are not answered yet fail with [ErrUnavailable].
+// Close ends the client. Questions that are not answered yet fail with [ErrUnavailable]. Closing
+// again does nothing.
 func (c *Client) Close() error {
+	return c.closed()
+}
+
+func (c *Client) close() error {
 	c.end()
 	c.source.close()
 	return c.conn.Close()

@@ -42,7 +42,7 @@ type User struct {
 // Team is a team: HitKeep's tenant.
 type Team struct {
 	ID ID
-	// Archived teams give nobody a role, and their API clients do not work.
+	// Archived teams give no user a role, and their API clients do not work.
 	Archived bool
 }
 
@@ -199,7 +199,7 @@ func (s *DirectorySync) apply(
 		return SyncResult{}, false, err
 	}
 	if response.GetAppliedSequence() != sequence {
-		// Somebody else was faster: this one was skipped.
+		// Another program was faster: this batch was skipped.
 		return SyncResult{}, false, nil
 	}
 	return SyncResult{Changes: len(changes), Revision: response.GetRevision()}, true, nil

@@ -12,11 +12,11 @@
 //	case errors.Is(err, hitkeepauth.ErrNoToken):      // 401
 //	case errors.As(err, &inactive):                   // 401
 //	case errors.As(err, &forbidden):                  // 403
-//	case errors.Is(err, hitkeepauth.ErrUnavailable):  // 503: it cannot be told
+//	case errors.Is(err, hitkeepauth.ErrUnavailable):  // 503: the answer is unknown
 //	}
 //
 // [Client.Middleware] and [Client.UnaryServerInterceptor] do this for servers.
-// Where it cannot be told whether a token works, nothing passes, and the answer
+// While it is unknown whether a token works, nothing passes, and the answer
 // is neither 401 nor 403: a client must not throw away a token because of an
 // outage.
 //

@@ -15,10 +15,10 @@ import (
 // ErrNoToken says that there is no token: 401, or UNAUTHENTICATED.
 var ErrNoToken error = noTokenError{}
 
-// ErrUnavailable says that it cannot be told whether a token works: 503, or UNAVAILABLE.
+// ErrUnavailable says that it is unknown whether a token works: 503, or UNAVAILABLE.
 // Nothing may pass then, and it says nothing against the token. Errors that are this one
 // are [*UnavailableError].
-var ErrUnavailable = errors.New("hitkeepauth: it cannot be told whether the token works")
+var ErrUnavailable = errors.New("hitkeepauth: it is unknown whether the token works")
 
 // ErrHumanOnly says that a token works, and that no token is enough: 403, or
 // PERMISSION_DENIED.

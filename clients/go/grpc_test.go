@@ -30,7 +30,7 @@ func owner(ctx context.Context) string {
 	if principal, ok := hitkeepauth.FromContext(ctx); ok {
 		return principal.Owner().String()
 	}
-	return "nobody"
+	return "no principal"
 }
 
 func (guarded) GetApiClient(ctx context.Context, _ *hitkeepauthpb.GetApiClientRequest) (*hitkeepauthpb.GetApiClientResponse, error) {
@@ -119,7 +119,7 @@ func TestInterceptors(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer, err := stream.Recv()
-		if status.Code(err) != code || err == nil && answer.GetClientName() == "nobody" {
+		if status.Code(err) != code || err == nil && answer.GetClientName() == "no principal" {
 			t.Error(answer, err)
 		}
 	}
@@ -160,7 +160,7 @@ func TestMethodsThatNothingIsSaidOfAreRefused(t *testing.T) {
 	})
 	clients := hitkeepauthpb.NewApiClientServiceClient(conn)
 	got, err := clients.GetApiClient(t.Context(), &hitkeepauthpb.GetApiClientRequest{})
-	if err != nil || got.GetApiClient().GetName() != "nobody" {
+	if err != nil || got.GetApiClient().GetName() != "no principal" {
 		t.Error(got, err)
 	}
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "x-api-key", "x")

@@ -20,7 +20,7 @@ import (
 var says = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	principal, ok := hitkeepauth.FromContext(r.Context())
 	if !ok {
-		_, _ = io.WriteString(w, "nobody")
+		_, _ = io.WriteString(w, "no principal")
 		return
 	}
 	_, _ = io.WriteString(w, principal.Owner().String())
@@ -128,7 +128,7 @@ func TestRefusalsAreThoseOfForwardAuth(t *testing.T) {
 	}
 }
 
-// asked is an authenticator that answers as it is told, and never asks.
+// asked is an authenticator that has one answer, and never asks.
 type asked struct {
 	err error
 }
@@ -169,7 +169,7 @@ func TestWhatCannotBeToldIs503(t *testing.T) {
 
 func TestOptionalTokens(t *testing.T) {
 	optional := hitkeepauth.Requirement{Optional: true}
-	if got := body(t, get(t, hitkeepauth.Middleware(asked{}, optional)(says), "/", nil)); got != "nobody" {
+	if got := body(t, get(t, hitkeepauth.Middleware(asked{}, optional)(says), "/", nil)); got != "no principal" {
 		t.Error(got)
 	}
 	header := http.Header{"X-Api-Key": {"x"}}

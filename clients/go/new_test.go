@@ -27,8 +27,8 @@ func TestWhatIsNoClient(t *testing.T) {
 	}{
 		"no target":           {"", []hitkeepauth.Option{token}},
 		"a URL":               {"https://auth.example.com", []hitkeepauth.Option{token}},
-		"nobody":              {"localhost:1", nil},
-		"nobody, with TLS":    {"localhost:1", []hitkeepauth.Option{hitkeepauth.WithTLS(&tls.Config{})}},
+		"no caller":           {"localhost:1", nil},
+		"no caller, with TLS": {"localhost:1", []hitkeepauth.Option{hitkeepauth.WithTLS(&tls.Config{})}},
 		"no TLS":              {"localhost:1", []hitkeepauth.Option{token, hitkeepauth.WithTLS(nil)}},
 		"TLS and plaintext":   {"localhost:1", []hitkeepauth.Option{token, hitkeepauth.WithTLS(&tls.Config{}), hitkeepauth.WithPlaintext()}},
 		"an empty token":      {"localhost:1", []hitkeepauth.Option{caller(" ")}},
@@ -57,7 +57,7 @@ func TestAClientShowsNoSecret(t *testing.T) {
 	}
 }
 
-// Without being asked to, it sends no token over a connection that anybody can read.
+// Without being asked to, it sends no token over a connection that is not encrypted.
 func TestTLSIsTheDefault(t *testing.T) {
 	noLeaks(t)
 	for _, options := range [][]hitkeepauth.Option{

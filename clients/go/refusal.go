@@ -45,7 +45,7 @@ const retryAfter = "1"
 const challenge = `Bearer realm="hitkeep"`
 
 // refusalOf is the answer to an error of [Client.Ask], and its challenge. An error that is
-// none of these means that it cannot be told, too: nothing passes.
+// none of these also means that the answer is unknown: nothing passes.
 func refusalOf(err error) (refusal, string) {
 	var (
 		inactive *InactiveError
@@ -75,8 +75,8 @@ func refusalOf(err error) (refusal, string) {
 
 // WriteError answers a request that may not pass, as the service's own endpoints for proxies
 // do: with a status (401, 403, 503; 400 and 500 for what is wrong with the path or with the
-// route), a challenge after RFC 6750, and a body of JSON. Of an inactive token, the reason is
-// not told.
+// route), a challenge after RFC 6750, and a body of JSON. The reason why a token is
+// inactive is not revealed.
 func WriteError(w http.ResponseWriter, err error) {
 	refused, challenge := refusalOf(err)
 	header := w.Header()
@@ -89,7 +89,7 @@ func WriteError(w http.ResponseWriter, err error) {
 		header.Set("Retry-After", retryAfter)
 	}
 	w.WriteHeader(refused.status)
-	// If the client is gone, there is nobody to tell.
+	// A client that is gone needs no answer.
 	_, _ = w.Write([]byte(`{"error":"` + refused.code + `","error_description":"` + refused.description + `"}`))
 }
 

@@ -69,9 +69,9 @@ func TestAnInstanceRoleNeverWidensAGrant(t *testing.T) {
 		!owner.Can(hitkeepauth.InstanceViewAudit, hitkeepauth.ID{}) || owner.Require(hitkeepauth.SiteView, site) == nil {
 		t.Error("it does")
 	}
-	var nobody *hitkeepauth.Principal
-	if nobody.Can(hitkeepauth.InstanceViewAudit, hitkeepauth.ID{}) {
-		t.Error("nobody can")
+	var none *hitkeepauth.Principal
+	if none.Can(hitkeepauth.InstanceViewAudit, hitkeepauth.ID{}) {
+		t.Error("a nil principal can")
 	}
 }
 

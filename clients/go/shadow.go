@@ -13,7 +13,7 @@ import (
 type Lookup[A any] func(ctx context.Context, token string) (*A, error)
 
 // LookupBy makes a [Lookup] of a client, with the type that a program has of its own for what a
-// token stands for. An error says that it cannot be told.
+// token stands for. An error means that the answer is unknown.
 func LookupBy[A any](by Authenticator, convert func(*Principal) *A) Lookup[A] {
 	return func(ctx context.Context, token string) (*A, error) {
 		principal, err := by.Authenticate(ctx, token)
@@ -67,7 +67,7 @@ type Shadowed[A any] struct {
 
 // Shadow answers by the old lookup alone, and compares it with the new one in the background:
 // the first step of a migration. The report is called once for each lookup, by any goroutine;
-// it is told of agreement, too, so that it can count.
+// also if both agree, so that it can count.
 //
 // What the old lookup gives is compared with [reflect.DeepEqual] while the request goes on, so
 // nothing may change it, and the new one should make nil, or an empty map, of the same things.

@@ -61,7 +61,7 @@ type liveStream struct {
 type streamQuestion struct {
 	question
 	sent moment
-	// Holds one, so that an answer that nobody waits for any more holds up no other.
+	// Holds one, so that an answer whose caller has left holds up no other.
 	reply chan *pb.IntrospectStreamResponse
 }
 
@@ -110,7 +110,7 @@ func (s *streamSource) runOnce() (answered bool) {
 	var sender sync.WaitGroup
 	sender.Go(live.send)
 	answered, err = live.receive()
-	// In this order: whoever finds the stream broken must not find it again.
+	// In this order: a caller that finds the stream broken must not find it again.
 	s.current.Store(nil)
 	abort(err)
 	sender.Wait()

@@ -127,7 +127,7 @@ func TestAnswersOfAStreamAreInOrder(t *testing.T) {
 	})
 }
 
-func TestABrokenStreamIsOpenedAgainAndMissedByNobody(t *testing.T) {
+func TestABrokenStreamIsOpenedAgain(t *testing.T) {
 	withStream(t, func(t *testing.T, s *streamSource, f *fakeService) {
 		stream := <-f.opened
 		first := beginAt(t.Context(), s, question{token: "1"})

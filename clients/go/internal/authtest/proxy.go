@@ -8,7 +8,7 @@ import (
 )
 
 // Proxy is a network between a client and a server that can be cut, and can stop to pass
-// anything on without anybody being told.
+// anything on while its connections stay open.
 type Proxy struct {
 	// Address is where it listens.
 	Address string

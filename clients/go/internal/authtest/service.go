@@ -119,7 +119,7 @@ func startDemo() (*Demo, error) {
 }
 
 // findBinary is the one that HITKEEP_AUTH_BIN names, or what cargo builds.
-func findBinary() (string, error) {
+var findBinary = sync.OnceValues(func() (string, error) {
 	if binary := os.Getenv("HITKEEP_AUTH_BIN"); binary != "" {
 		return binary, nil
 	}
@@ -135,15 +135,16 @@ func findBinary() (string, error) {
 	for {
 		var message struct {
 			Executable string
+			Target     struct{ Name string }
 		}
 		if err := messages.Decode(&message); err != nil {
 			return "", fmt.Errorf("cargo build names no executable: %w", err)
 		}
-		if message.Executable != "" {
+		if message.Executable != "" && message.Target.Name == "hitkeep-auth" {
 			return message.Executable, nil
 		}
 	}
-}
+})
 
 // process is a program that was started.
 type process struct {
