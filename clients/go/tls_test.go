@@ -89,10 +89,12 @@ func TestTLSAndCertificates(t *testing.T) {
 	ca := pemFile(t, "CERTIFICATE", ours.certificate.Raw)
 	server := authtest.Serve(t, "--tls-cert", pemFile(t, "CERTIFICATE", certificate.Raw),
 		"--tls-key", pemFile(t, "PRIVATE KEY", keyDER), "--tls-client-ca", ca)
-	authtest.Run(t, "service-account", "create", "go-client", "--allow", "introspect,manage",
-		"--certificate-name", "dns:go.client.example")
+	// So that the test can be repeated.
+	name := hitkeepauth.NewRequestID().String() + ".example"
+	authtest.Run(t, "service-account", "create", name, "--allow", "introspect,manage",
+		"--certificate-name", "dns:"+name)
 	clientCertificate, clientKey := ours.issue(t, &x509.Certificate{
-		DNSNames: []string{"go.client.example"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	withCertificate := hitkeepauth.WithTLS(&tls.Config{
 		RootCAs:      ours.pool(),
