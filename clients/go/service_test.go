@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
 
 	hitkeepauth "github.com/pascalebeier/hitkeep-auth/clients/go"
@@ -309,6 +312,38 @@ func TestCutsAndRestarts(t *testing.T) {
 		server = authtest.Serve(t, "--max-cache-age", "0s")
 		proxy.Restore(server.Address)
 		until(t, "it works after a restart", works)
+	})
+}
+
+// Of two servers, one can end without a failure that a caller sees.
+func TestOneOfTwoServersEnds(t *testing.T) {
+	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+		noLeaks(t)
+		d := authtest.Service(t)
+		first := authtest.Serve(t, "--max-cache-age", "0s")
+		second := authtest.Serve(t, "--max-cache-age", "0s")
+		// Each behind a proxy that counts connections.
+		proxies := []*authtest.Proxy{authtest.NewProxy(t, first.Address), authtest.NewProxy(t, second.Address)}
+		addresses := manual.NewBuilderWithScheme("two")
+		addresses.InitialState(resolver.State{Addresses: []resolver.Address{
+			{Addr: proxies[0].Address}, {Addr: proxies[1].Address},
+		}})
+		client := newClient(t, "two:///servers", append(options, caller(d.Callers.Introspect),
+			hitkeepauth.WithDialOptions(grpc.WithResolvers(addresses)))...)
+		ask := func() {
+			t.Helper()
+			if _, err := client.Authenticate(t.Context(), d.PersonalClient.Token); err != nil {
+				t.Fatal(err)
+			}
+		}
+		until(t, "both are connected", func() bool {
+			ask()
+			return proxies[0].Connections() > 0 && proxies[1].Connections() > 0
+		})
+		first.Kill()
+		for range 100 {
+			ask()
+		}
 	})
 }
 
