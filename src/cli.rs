@@ -20,8 +20,8 @@ mod descriptors;
 mod dev;
 mod explain;
 mod healthcheck;
-mod remote;
 mod import;
+mod remote;
 mod rotation;
 mod serve;
 

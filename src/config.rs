@@ -12,9 +12,9 @@ mod database;
 mod dev;
 mod environment;
 mod healthcheck;
+mod import;
 mod moment;
 pub mod remote;
-mod import;
 mod secrets;
 mod values;
 
@@ -40,9 +40,9 @@ pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 #[cfg(feature = "dev")]
 pub use dev::{DevArgs, NoHome};
 pub use healthcheck::{HealthcheckArgs, Probe};
+pub use import::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs};
 pub use moment::{Grant, Moment};
 use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
-pub use import::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs};
 pub use secrets::SecretError;
 use values::{
     at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean, moment,

@@ -203,7 +203,7 @@ pub fn plan(
     tables: &HitKeep,
     snapshot_time: Timestamp,
     state: &ImportState,
-    options: &PlanOptions,
+    options: PlanOptions,
 ) -> Result<Plan, PlanError> {
     if let Some(last) = state.last_snapshot
         && snapshot_time < last
@@ -288,7 +288,7 @@ pub fn plan(
 struct Planner<'p> {
     snapshot_time: Timestamp,
     state: &'p ImportState,
-    options: &'p PlanOptions,
+    options: PlanOptions,
     /// Owners that go with the replacement of the directory.
     lost: BTreeSet<Owner>,
     rows: Vec<PlannedRow>,

@@ -73,7 +73,7 @@ impl Import<'_> {
         let (ids, tokens) = self.wanted();
         let body = async |snapshot: &mut Snapshot| -> Result<_, ImportError> {
             let state = snapshot.import_state(&ids, &tokens).await?;
-            let plan = plan(self.tables, self.snapshot_time, &state, &self.options)?;
+            let plan = plan(self.tables, self.snapshot_time, &state, self.options)?;
             Ok((plan, state.now))
         };
         store.read(body).await
@@ -103,7 +103,7 @@ impl Import<'_> {
         let (ids, tokens) = self.wanted();
         let body = async |tx: &mut Transaction| -> Result<_, ImportError> {
             let state = tx.import_state(&ids, &tokens).await?;
-            let plan = plan(self.tables, self.snapshot_time, &state, &self.options)?;
+            let plan = plan(self.tables, self.snapshot_time, &state, self.options)?;
             let replaced = if plan.directory.is_replaced {
                 let order = ReplacementOrder {
                     began,

@@ -399,7 +399,7 @@ fn client(delegated: Delegated) -> ApiClient {
         description: Description::default(),
         expiry: Expiry::At(now() + TimeDelta::days(1)),
         revoke_time: None,
-        created_by: OTHER,
+        created_by: Some(OTHER),
         create_time: now(),
         update_time: now(),
         last_used: None,

@@ -101,7 +101,7 @@ impl Tables {
                 }
                 if self.has(Fault::LeaverTakesTeamClientsAlong) {
                     let taken = |client: &ApiClient| {
-                        client.created_by == user && owner_of(client) == Owner::Team(team)
+                        client.created_by == Some(user) && owner_of(client) == Owner::Team(team)
                     };
                     self.clients.retain(|_, client| !taken(client));
                 }

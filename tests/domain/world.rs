@@ -151,7 +151,11 @@ impl World {
 
     /// A client's state, as it is shown.
     pub(crate) fn state(&self, client: &ApiClient) -> ClientState {
-        let facts = self.tables.facts(client.created_by, owner_of(client), &[]);
+        let facts = self.tables.facts(
+            client.created_by.expect("the model names it"),
+            owner_of(client),
+            &[],
+        );
         let state = client.state(facts.owner_can_act(), self.now);
         match (self.fault, state) {
             (Some(Fault::InactiveOwnerIsNotShown), ClientState::OwnerInactive)

@@ -1,6 +1,6 @@
 //! A HitKeep with every trap in it: what happens to each row was written down before.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::Value;
 
@@ -149,9 +149,10 @@ fn rows() -> String {
             "" => format!("h({})", row.number),
             given => given.to_owned(),
         };
-        sql += &format!(
+        writeln!(
+            sql,
             "INSERT INTO api_clients VALUES (u({}), {}, {}, {}, {}, {hash}, {}, {}, \
-             TIMESTAMPTZ '2026-02-01 00:00:00Z', {}, {}, TIMESTAMPTZ '2026-02-01 00:00:00Z');\n",
+             TIMESTAMPTZ '2026-02-01 00:00:00Z', {}, {}, TIMESTAMPTZ '2026-02-01 00:00:00Z');",
             row.number,
             row.user,
             row.team,
@@ -161,13 +162,16 @@ fn rows() -> String {
             row.expires,
             row.revoked,
             row.created,
-        );
+        )
+        .unwrap();
         for (site, role) in row.grants {
-            sql += &format!(
+            writeln!(
+                sql,
                 "INSERT INTO api_client_site_roles VALUES (uuid(), u({}), u({site}), '{role}', \
-                 now());\n",
+                 now());",
                 row.number
-            );
+            )
+            .unwrap();
         }
     }
     // A grant that a deleted client left behind.

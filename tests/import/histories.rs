@@ -262,7 +262,7 @@ fn change_there(there: &mut There, dice: &mut Dice, secret: &mut u64) {
                 team: (!is_personal || dice.percent(5)).then_some(team),
                 name: format!("client {number}"),
                 role: if is_personal {
-                    *dice.one_of(&INSTANCE_ROLES)
+                    dice.one_of::<&str>(&INSTANCE_ROLES)
                 } else {
                     "user"
                 },
@@ -290,7 +290,7 @@ fn change_there(there: &mut There, dice: &mut Dice, secret: &mut u64) {
                 3 => client.revoked = false,
                 4 => drop(client.grants.insert(site, *dice.one_of(&SITE_ROLES))),
                 5 => drop(client.grants.remove(&site)),
-                6 => client.name = "\u{7}".to_owned(),
+                6 => "\u{7}".clone_into(&mut client.name),
                 _ => drop(there.clients.remove(&number)),
             }
         }
@@ -459,7 +459,7 @@ fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Pl
         missing: Missing::Report,
         ..OPTIONS
     };
-    let again = plan_again(tables, plan, &state, &options);
+    let again = plan_again(tables, plan, &state, options);
     let is_settled = plan
         .rows
         .iter()
@@ -480,7 +480,7 @@ const OPTIONS: PlanOptions = PlanOptions {
     max_clients_per_owner: 100,
 };
 
-fn plan_again(tables: &HitKeep, last: &Plan, state: &ImportState, options: &PlanOptions) -> Plan {
+fn plan_again(tables: &HitKeep, last: &Plan, state: &ImportState, options: PlanOptions) -> Plan {
     plan(tables, last.writes.snapshot_time, state, options).expect("it is the same snapshot")
 }
 
@@ -514,7 +514,7 @@ fn no_history_revives_a_client_or_widens_one_in_silence() {
                     here.state.now = at(10);
                     let state = here.load(&tables);
                     let time = at(i64::try_from(step).unwrap());
-                    let planned = plan(&tables, time, &state, &options).unwrap();
+                    let planned = plan(&tables, time, &state, options).unwrap();
                     here.apply(&planned);
                     for row in &planned.rows {
                         *fates.entry(row.fate.as_str()).or_default() += 1;

@@ -10,7 +10,7 @@ use super::{
     client::{ApiClient, Draft, Expiry},
     directory::{Directory, order::ChangePosition},
     id::{ClientId, UserId},
-    token::{LegacyHash, StoredHash},
+    token::{LegacyHash, StoredHash, TokenScheme},
 };
 
 /// The domain separation of the digests (BLAKE3's derive-key mode).
@@ -157,6 +157,7 @@ impl ForeignClient {
             update_time: self.update_time,
             last_used: self.last_used,
             token_hint: self.token.hint(),
+            token_scheme: Some(TokenScheme::HitkeepSha256),
         }
     }
 

@@ -103,7 +103,7 @@ impl Fault {
             | (Self::ReactivationIsNotChecked, Call::Reactivate(_), _) => let_delegate(facts),
             (Self::CreatorIsCheckedForActor, Call::Rotate(..), Some(client)) => {
                 let sites: Vec<_> = facts.actor.sites.keys().copied().collect();
-                let creator = tables.holder(client.created_by, &sites);
+                let creator = tables.holder(client.created_by.expect("the model names it"), &sites);
                 facts.actor = Holder {
                     id: facts.actor.id,
                     ..creator

@@ -35,7 +35,7 @@ impl Model {
                     description: draft.description.clone(),
                     expiry: draft.expiry,
                     revoke_time: None,
-                    created_by: actor,
+                    created_by: Some(actor),
                     create_time: now,
                     update_time: now,
                     last_used: None,
