@@ -69,6 +69,11 @@ async fn it_answers_what_introspect_answers_in_order() {
     let app = TestApp::with_world().await;
     let mut requests = any_requests(&app).await;
     requests.retain(|request| request.at_least_revision.is_none());
+    let made = app.dashboard().await.created(personal(VERA)).await;
+    let imported = app.legacy(&made.token).await;
+    for token in [&*imported, &"0".repeat(64)] {
+        requests.push(introspect(token));
+    }
     // The same again, in another order: no answer depends on those before it.
     let reversed: Vec<_> = requests.iter().rev().cloned().collect();
     requests.extend(reversed);
