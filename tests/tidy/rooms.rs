@@ -84,6 +84,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "domain",
             "grpc",
             "import",
+            "pb",
             "replica",
             "server",
             "store",
