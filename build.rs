@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 /// The services and what they need; each is compiled with everything it imports.
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "envoy/service/auth/v3/external_auth.proto",
     "hitkeep/auth/v1/api_clients.proto",
     "hitkeep/auth/v1/audit.proto",
@@ -11,6 +11,7 @@ const PROTOS: [&str; 7] = [
     "hitkeep/auth/v1/directory.proto",
     "hitkeep/auth/v1/errors.proto",
     "hitkeep/auth/v1/introspection.proto",
+    "hitkeep/auth/v1/replication.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,7 +1,7 @@
 """Holds that the manifests fit together, which their schemas do not.
 
-That is: what selects pods selects those of the Deployment and no others, and every
-port that is named is one that they open.
+That is: what selects pods selects those of the Deployment, or of the DaemonSet if it is
+that, and no others, and every port that is named is one that they open.
 """
 
 import sys
@@ -40,25 +40,35 @@ def named_ports(value, keys=("port", "targetPort")):
             yield from named_ports(below, keys)
 
 
+def pods(item):
+    """The labels of an object's pods."""
+    return item["spec"]["template"]["metadata"]["labels"]
+
+
+def ports_of(item):
+    [container] = item["spec"]["template"]["spec"]["containers"]
+    return {port["name"] for port in container["ports"]}
+
+
 [(_, servers)] = of_kind("Deployment")
+[(_, replicas)] = of_kind("DaemonSet")
 [(_, migration)] = of_kind("Job")
-labels, others = (
-    item["spec"]["template"]["metadata"]["labels"] for item in (servers, migration)
-)
-[container] = servers["spec"]["template"]["spec"]["containers"]
-opened = {port["name"] for port in container["ports"]}
+answering, others = [servers, replicas], pods(migration)
 problems, selected, ports = [], 0, 0
 for path, item in items:
     name = f"{path}: {item['kind']} {item['metadata']['name']}"
+    # What has pods selects its own, and everything else the servers'.
+    own = item if item in answering else servers
     for selector in selectors(item):
         selected += 1
-        if not selector.items() <= labels.items() or selector.items() <= others.items():
-            problems.append(f"{name} selects {selector}, and the servers are {labels}")
+        chosen = [of for of in answering if selector.items() <= pods(of).items()]
+        if chosen != [own] or selector.items() <= others.items():
+            problems.append(f"{name} selects {selector}, and the pods are {pods(own)}")
     for port in named_ports(item["spec"]):
         ports += 1
-        if port not in opened:
-            problems.append(f"{name} names the port {port}, and the servers open {opened}")
+        if port not in ports_of(own):
+            problems.append(f"{name} names the port {port}, and the pods open {ports_of(own)}")
 # Or else it would find nothing wrong for want of something to look at.
-if selected < 6 or ports < 8:
+if selected < 7 or ports < 10:
     problems.append(f"{selected} selectors and {ports} ports are fewer than there were")
 sys.exit("\n".join(problems) or None)

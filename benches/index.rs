@@ -16,7 +16,7 @@ use std::{
 };
 
 use hitkeep_auth::domain::{
-    Revision, Timestamp,
+    Position, Revision, Timestamp,
     access::{EffectiveAccess, Owner},
     client::Expiry,
     id::{ClientId, SiteId, UserId},
@@ -114,7 +114,10 @@ fn index_of(tokens: &[Token]) -> Index {
         let tokens = vec![(token.hash().into(), TokenStanding::Current)];
         (Known::Resolved(client), tokens)
     };
-    Writer::of(tokens.iter().enumerate().map(client)).version(Revision(1))
+    Writer::of(tokens.iter().enumerate().map(client)).version(Position {
+        revision: Revision(1),
+        ..Position::UNKNOWN
+    })
 }
 
 /// Texts in random order, but one after the other in memory: a request brings its

@@ -22,13 +22,14 @@ mod explain;
 mod healthcheck;
 mod import;
 mod remote;
+mod replica;
 mod rotation;
 mod serve;
 
 use crate::{
     config::{
         Cli, Command, DatabaseUrlError, MigrateArgs, RestWithoutHttp, ServiceAccountCommand,
-        TlsArgsError,
+        TlsArgsError, UpstreamError,
     },
     server::Ended,
     store::{self, Store, error::causes, migrations},
@@ -68,7 +69,8 @@ impl Failure {
         let usage = given_url
             || error.is::<TlsArgsError>()
             || error.is::<RestWithoutHttp>()
-            || error.is::<TelemetryError>();
+            || error.is::<TelemetryError>()
+            || error.is::<UpstreamError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },
@@ -119,6 +121,10 @@ fn start(cli: &Cli) -> Result<ExitCode, Failure> {
         #[cfg(feature = "dev")]
         Command::Dev(args) => return dev::run(args, runtime, telemetry).map(exit_code),
         Command::Serve(args) => runtime.block_on(serve::run(args, telemetry)).map(exit_code),
+        Command::Replica(args) => {
+            let ended = runtime.block_on(replica::run(args, telemetry));
+            ended.map(exit_code)
+        }
         Command::Migrate(args) => runtime.block_on(migrate(args)).map(done),
         Command::ServiceAccount(args) => runtime.block_on(manage(&args.command)).map(done),
         Command::Explain(args) => runtime.block_on(explain::run(args)).map(done),

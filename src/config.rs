@@ -15,27 +15,23 @@ mod healthcheck;
 mod import;
 mod moment;
 pub mod remote;
+mod replica;
 mod secrets;
+mod serving;
 mod values;
 
 use crate::{
     domain::{
-        Timestamp,
         caller::{CallerName, CallerPermission},
         certificate::CertificateName,
-        client::Expiry,
         id::{ClientId, SiteId},
     },
-    grpc,
-    replica::{self, usage},
     server,
     store::{self, Standbys},
     telemetry::{self, settings::ExportSettings},
-    transport::{listeners::Address, tls},
 };
 
 use clients::ClientArgs;
-use connections::ConnectionArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 #[cfg(feature = "dev")]
 pub use dev::{DevArgs, NoHome};
@@ -43,11 +39,10 @@ pub use healthcheck::{HealthcheckArgs, Probe};
 pub use import::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs};
 pub use moment::{Grant, Moment};
 use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
+pub use replica::{ReplicaArgs, UpstreamError};
 pub use secrets::SecretError;
-use values::{
-    at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean, moment,
-    non_zero_duration, permission,
-};
+pub use serving::{LegacyTokenArgs, ServingArgs, TlsArgs, TlsArgsError};
+use values::{at_least_one, at_least_ten_milliseconds, boolean, permission};
 
 /// The default of `--listen`.
 const LISTEN: &str = "127.0.0.1:50051";
@@ -98,6 +93,8 @@ pub enum Command {
     Dev(DevArgs),
     /// Run the service against a Postgres database
     Serve(Box<ServeArgs>),
+    /// Answer introspections from a copy of another server's index, without a database
+    Replica(Box<ReplicaArgs>),
     /// Apply pending migrations to the database, and list them
     Migrate(MigrateArgs),
     /// Manage service accounts: the programs that may call the service
@@ -153,21 +150,9 @@ pub struct ServeArgs {
     /// How often to check whether --database-url-file was replaced; SIGHUP checks at once
     #[arg(long, env = "HITKEEP_AUTH_SECRET_POLL_INTERVAL", default_value = "5s", value_parser = at_least_ten_milliseconds, value_name = "TIME")]
     pub secret_poll_interval: Duration,
-    /// Addresses to listen on for gRPC, as HOST:PORT or unix:PATH; repeat the option, or separate
-    /// them by commas. All addresses of a host name are used
-    #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
-    pub listen: Vec<Address>,
-    /// TLS for callers.
+    /// The options of every process that answers.
     #[command(flatten)]
-    pub tls: TlsArgs,
-    /// Addresses to listen on for HTTP: introspection, forward auth, probes, metrics [default: none]
-    #[arg(
-        long,
-        env = "HITKEEP_AUTH_HTTP_LISTEN",
-        value_delimiter = ',',
-        value_name = "ADDRESS"
-    )]
-    pub http_listen: Vec<Address>,
+    pub serving: ServingArgs,
     /// Offer the routes of HitKeep's dashboard on the HTTP listener, which has to be there
     #[arg(long, env = "HITKEEP_AUTH_HITKEEP_REST", value_parser = boolean)]
     hitkeep_rest: bool,
@@ -182,14 +167,6 @@ pub struct ServeArgs {
         value_name = "N"
     )]
     max_clients_per_owner: u32,
-    /// How long callers may cache an answer from Introspect; 0s forbids it
-    #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    max_cache_age: Duration,
-    #[command(flatten)]
-    legacy_tokens: LegacyTokenArgs,
-    /// How stale the index may be and still report a token as active; at least 1s
-    #[arg(long, env = "HITKEEP_AUTH_MAX_STALENESS", default_value = "10s", value_parser = at_least_a_second, value_name = "TIME")]
-    max_staleness: Duration,
     /// Serve from a standby if no server accepts writes; its replay lag counts as staleness, by
     /// the primary's clock, so the clocks of both have to agree
     #[arg(long, env = "HITKEEP_AUTH_ALLOW_STANDBY")]
@@ -200,108 +177,16 @@ pub struct ServeArgs {
     /// How many times a second to query Postgres because of unknown tokens; 1 to 1000
     #[arg(long, env = "HITKEEP_AUTH_MAX_LOOKUPS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     max_lookups: u32,
-    /// How often usage counts of API clients are written; a crash loses those since the last write
-    #[arg(long, env = "HITKEEP_AUTH_USAGE_FLUSH_INTERVAL", default_value = "5s", value_parser = non_zero_duration, value_name = "TIME")]
-    usage_flush_interval: Duration,
-    /// Deadline for calls whose caller sets no shorter one
-    #[arg(long, env = "HITKEEP_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = non_zero_duration, value_name = "TIME")]
-    request_timeout: Duration,
-    /// How long to accept connections on shutdown while health reports that it does not
-    /// serve, so that load balancers notice; --drain-timeout begins after it
-    #[arg(long, env = "HITKEEP_AUTH_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    drain_delay: Duration,
-    /// How long calls in progress may take to finish on shutdown before they are cut off
-    #[arg(long, env = "HITKEEP_AUTH_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    drain_timeout: Duration,
-    /// Limit on introspections that are waiting, over all connections; more are refused
-    #[arg(long, env = "HITKEEP_AUTH_MAX_INTROSPECTIONS", default_value_t = 4096, value_parser = at_least_one, value_name = "N")]
-    max_introspections: usize,
     /// Limit on other calls in progress, over all connections; more are refused. Once calls have
     /// been waiting for Postgres for a second, 4 reads and 4 writes for each connection to it
     #[arg(long, env = "HITKEEP_AUTH_MAX_CALLS", default_value_t = 256, value_parser = at_least_one, value_name = "N")]
     max_calls: usize,
-    #[command(flatten)]
-    connections: ConnectionArgs,
-    /// Threads dedicated to callers' connections; 0 uses the shared runtime [default: cores]
-    #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
-    threads: Option<usize>,
-}
-
-/// How long tokens that HitKeep issued are accepted.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct LegacyTokenArgs {
-    /// When tokens that HitKeep issued, and that were imported, stop working, as a time or a date
-    /// in UTC [default: never]
-    #[arg(long, env = "HITKEEP_AUTH_ACCEPT_LEGACY_UNTIL", value_parser = moment, value_name = "TIME")]
-    accept_legacy_until: Option<Timestamp>,
-}
-
-impl LegacyTokenArgs {
-    /// Until when legacy tokens are accepted.
-    pub fn until(self) -> Expiry {
-        self.accept_legacy_until.into()
-    }
 }
 
 /// `--hitkeep-rest` without a listener for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("--hitkeep-rest needs --http-listen: the routes are served over HTTP")]
 pub struct RestWithoutHttp;
-
-/// TLS for callers that connect over TCP.
-#[derive(Debug, Args)]
-pub struct TlsArgs {
-    /// Server certificate chain (PEM); turns TLS on for every TCP address
-    #[arg(long, env = "HITKEEP_AUTH_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Private key of the certificate (PEM, unencrypted)
-    #[arg(long, env = "HITKEEP_AUTH_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-    /// CA certificates for client certificates (PEM); lets callers authenticate with one
-    #[arg(long, env = "HITKEEP_AUTH_TLS_CLIENT_CA", value_name = "FILE")]
-    tls_client_ca: Option<PathBuf>,
-    /// Use TLS on the HTTP listener as well, with the same certificate
-    #[arg(long, env = "HITKEEP_AUTH_HTTP_TLS", value_parser = boolean)]
-    pub http_tls: bool,
-    /// How often to check whether the TLS files were replaced; SIGHUP checks at once
-    #[arg(long, env = "HITKEEP_AUTH_TLS_POLL_INTERVAL", default_value = "5s", value_parser = at_least_ten_milliseconds, value_name = "TIME")]
-    pub tls_poll_interval: Duration,
-}
-
-/// TLS options that contradict each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TlsArgsError {
-    /// The certificate or its key is missing.
-    #[error("--tls-cert and --tls-key belong together: give both, or neither")]
-    IncompletePair,
-    /// Client certificates need TLS.
-    #[error("--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS")]
-    ClientCaWithoutTls,
-    /// TLS for HTTP needs a certificate.
-    #[error("--http-tls needs --tls-cert and --tls-key")]
-    HttpWithoutTls,
-}
-
-impl TlsArgs {
-    /// The TLS files; `None` if connections are not encrypted.
-    ///
-    /// # Errors
-    /// If an option is missing that another one needs.
-    pub fn files(&self) -> Result<Option<tls::Files>, TlsArgsError> {
-        let client_authorities = self.tls_client_ca.clone();
-        match (self.tls_cert.clone(), self.tls_key.clone()) {
-            (Some(certificate), Some(key)) => Ok(Some(tls::Files {
-                certificate,
-                key,
-                client_authorities,
-            })),
-            (None, None) if client_authorities.is_some() => Err(TlsArgsError::ClientCaWithoutTls),
-            (None, None) if self.http_tls => Err(TlsArgsError::HttpWithoutTls),
-            (None, None) => Ok(None),
-            _ => Err(TlsArgsError::IncompletePair),
-        }
-    }
-}
 
 /// Options of `migrate`.
 #[derive(Debug, Args)]
@@ -417,7 +302,7 @@ impl Cli {
         let serves = match self.command {
             #[cfg(feature = "dev")]
             Command::Dev(_) => true,
-            Command::Serve(_) => true,
+            Command::Serve(_) | Command::Replica(_) => true,
             _ => false,
         };
         let export = if serves {
@@ -457,32 +342,15 @@ impl ServeArgs {
     /// # Errors
     /// If an option is missing that another one needs.
     pub fn server(&self) -> Result<server::Options, RestWithoutHttp> {
-        if self.hitkeep_rest && self.http_listen.is_empty() {
+        if self.hitkeep_rest && self.serving.http_listen.is_empty() {
             return Err(RestWithoutHttp);
         }
-        Ok(self.connections.set(server::Options {
-            grpc: grpc::Options {
-                max_clients_per_owner: self.max_clients_per_owner,
-                max_cache_age: self.max_cache_age,
-                legacy_tokens_until: self.legacy_tokens.until(),
-                hitkeep_rest: self.hitkeep_rest,
-            },
-            replica: replica::ReplicaOptions {
-                max_staleness: self.max_staleness,
-                poll_interval: self.poll_interval,
-                max_lookups: self.max_lookups,
-                usage: usage::UsageOptions {
-                    flush_interval: self.usage_flush_interval,
-                },
-                ..replica::ReplicaOptions::default()
-            },
-            request_timeout: self.request_timeout,
-            drain_delay: self.drain_delay,
-            drain_timeout: self.drain_timeout,
-            max_introspections: self.max_introspections,
-            max_calls: self.max_calls,
-            threads: self.threads.unwrap_or_else(available_cores),
-            ..server::Options::default()
-        }))
+        let mut options = self.serving.server();
+        options.grpc.max_clients_per_owner = self.max_clients_per_owner;
+        options.grpc.hitkeep_rest = self.hitkeep_rest;
+        options.replica.poll_interval = self.poll_interval;
+        options.replica.max_lookups = self.max_lookups;
+        options.max_calls = self.max_calls;
+        Ok(options)
     }
 }

@@ -19,13 +19,18 @@ pub mod introspection;
 mod management;
 mod page;
 mod replay;
+pub mod replication;
 pub(crate) mod sidecar;
 mod usage;
 
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    domain::{audit::Provenance, client::Expiry},
+    domain::{
+        audit::Provenance,
+        client::Expiry,
+        clock::{Clock, Entropy},
+    },
     replica::Replica,
     store::{Committed, IsCollision, Store, Transaction, TransactionBody, error::StoreError},
     telemetry::{
@@ -60,9 +65,32 @@ impl Default for Options {
     }
 }
 
-/// The services, and the state that they share with everything that answers calls.
+/// Where the index of a process comes from, and with it what the process can do beside
+/// answering from it.
+#[derive(Clone)]
+pub enum Origin {
+    /// A database, in which callers can be looked up.
+    Database(Store),
+    /// Another server: there is nothing but the index.
+    Upstream {
+        /// The source of randomness.
+        entropy: Arc<dyn Entropy>,
+    },
+}
+
+impl Origin {
+    fn entropy(&self) -> &dyn Entropy {
+        match self {
+            Self::Database(store) => store.entropy(),
+            Self::Upstream { entropy } => &**entropy,
+        }
+    }
+}
+
+/// The services that answer from the index, and the state that they share with everything
+/// that answers calls. Every process has them; [`Management`] needs a database.
 pub struct Services {
-    store: Store,
+    origin: Origin,
     replica: Replica,
     metrics: Metrics,
     /// Which calls are traced.
@@ -76,9 +104,9 @@ pub struct Services {
 }
 
 impl Services {
-    /// Services on a store and its replica.
+    /// Services on an index.
     pub fn new(
-        store: Store,
+        origin: Origin,
         replica: Replica,
         metrics: Metrics,
         sampling: Sampling,
@@ -87,7 +115,7 @@ impl Services {
         draining: watch::Receiver<bool>,
     ) -> Self {
         Self {
-            store,
+            origin,
             replica,
             metrics,
             sampling,
@@ -98,9 +126,14 @@ impl Services {
         }
     }
 
-    /// The database.
-    pub(crate) const fn store(&self) -> &Store {
-        &self.store
+    /// The clock that is calibrated by the database's.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &**self.replica.clock()
+    }
+
+    /// The source of randomness.
+    pub(crate) fn entropy(&self) -> &dyn Entropy {
+        self.origin.entropy()
     }
 
     /// The index that introspections are answered from.
@@ -118,11 +151,6 @@ impl Services {
         &self.sampling
     }
 
-    /// Whether the routes of HitKeep's dashboard exist.
-    pub(crate) const fn offers_hitkeep_rest(&self) -> bool {
-        self.options.hitkeep_rest
-    }
-
     /// How long a call may take, unless its caller's timeout is shorter.
     pub(crate) const fn request_timeout(&self) -> Duration {
         self.request_timeout
@@ -131,6 +159,27 @@ impl Services {
     /// Becomes true when streams must end.
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.clone()
+    }
+}
+
+/// The services that manage API clients, the directory and the audit trail, in a database.
+pub struct Management {
+    store: Store,
+    /// The index of this process, which must have a change before it is acknowledged.
+    replica: Replica,
+    metrics: Metrics,
+    options: Options,
+}
+
+impl Management {
+    /// Services on a store and its replica.
+    pub const fn new(store: Store, replica: Replica, metrics: Metrics, options: Options) -> Self {
+        Self {
+            store,
+            replica,
+            metrics,
+            options,
+        }
     }
 
     /// Writes, and returns once this replica's index has the change: an acknowledged

@@ -24,7 +24,7 @@ mod rest;
 
 use crate::{
     calls::admission::Admission,
-    grpc::{Services, error::ApiError},
+    grpc::{Management, Services, error::ApiError},
 };
 
 /// The paths, which are also values of a metric label.
@@ -61,11 +61,11 @@ impl HttpState {
 }
 
 /// The routes behind their layers. A layer that is added later wraps those before it.
-pub(crate) fn router(state: HttpState) -> Router {
-    let router = if state.services.offers_hitkeep_rest() {
-        rest::routes(&state)
-    } else {
-        Router::new()
+/// The routes of HitKeep's dashboard exist if there is something that manages for them.
+pub(crate) fn router(state: HttpState, rest: Option<Arc<Management>>) -> Router {
+    let router = match rest {
+        Some(management) => rest::routes(&state, management),
+        None => Router::new(),
     };
     router
         .route(INTROSPECT, post(introspect::introspect))

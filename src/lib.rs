@@ -3,9 +3,9 @@
 //!
 //! The rooms, in reading order: [`domain`] is the rules, pure; [`proxy_auth`] applies them
 //! to what proxies ask; [`store`] keeps everything in Postgres, and has the one way to
-//! write; [`import`] takes
-//! clients over from HitKeep; [`replica`] is what a process keeps in memory; [`grpc`] is the services, and
-//! `http` the endpoints for clients without gRPC; [`transport`] is connections, `calls` what
+//! write; [`import`] takes clients over from HitKeep; [`replica`] is what a process keeps in
+//! memory; [`grpc`] is the services, and `http` the endpoints for clients without gRPC;
+//! [`upstream`] follows another server's index where there is no database; [`transport`] is connections, `calls` what
 //! every call has, [`fastpath`] what answers introspections before any layer; [`server`]
 //! assembles them. [`dev`] is a private Postgres with a demonstration; [`config`] and
 //! [`cli`] are the command line. [`pb`] is generated, [`system`] and [`telemetry`] are the
@@ -30,5 +30,6 @@ pub mod store;
 pub mod system;
 pub mod telemetry;
 pub mod transport;
+pub mod upstream;
 
 pub use hitkeep_auth_domain as domain;

@@ -6,6 +6,7 @@
 //! [`ReplicaOptions::max_staleness`], the index no longer proves that a token is active.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -16,30 +17,37 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 use tokio::{
     sync::{Notify, Semaphore, oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, timeout_at},
 };
 mod claims;
 mod client_builder;
 mod feed;
 mod full_load;
+mod intake;
+mod progress;
+mod recent;
 pub mod usage;
 mod view;
 
 use crate::{
     domain::{
-        Revision, Timestamp,
+        Position, Revision, Timestamp,
         clock::Clock,
+        id::ClientId,
         index::{Client, Index},
-        ledger::Ledger,
-        usage::Outcome,
+        ledger::{Ledger, Recorded},
+        usage::{Batch, Outcome},
     },
-    store::{Store, feed::Position},
+    store::Store,
     telemetry::metrics::Metrics,
 };
 use claims::Claims;
 pub use claims::CommitLost;
 use feed::Shortage;
+pub use intake::{Intake, RefreshNumber, SourceTime};
+pub use progress::FeedProgress;
+use recent::RecentChanges;
 use usage::Flusher;
 pub use view::{Unanswerable, View};
 
@@ -123,6 +131,19 @@ pub struct UsageWriter {
 }
 
 impl UsageWriter {
+    /// Starts a task that writes what a ledger records, until the future that it is given
+    /// completes, and then the rest.
+    pub fn start<F>(write: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        // A writer whose handle was dropped stops as well.
+        let stopped = Box::pin(async { drop(stopped.await) });
+        let task = tokio::spawn(write(stopped));
+        Self { stop, task }
+    }
+
     /// Flushes the uses recorded so far, for a few seconds at most, and stops.
     pub async fn finish(self) {
         // The task ends by itself only if it panicked, which `await` then reports.
@@ -147,6 +168,8 @@ struct Shared {
     unverified_complete_at: AtomicI64,
     /// Commits of this process that its index is not known to contain.
     claims: Claims,
+    /// What changed of late, for those who follow the index elsewhere.
+    recent: RecentChanges,
     progress: watch::Sender<FeedProgress>,
     /// The number of queries that the feed has begun.
     queries_begun: AtomicU64,
@@ -164,28 +187,31 @@ struct Shared {
     metrics: Metrics,
 }
 
-/// The progress of the feed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FeedProgress {
-    /// The position of the index; `None` until it is loaded.
-    position: Option<Position>,
-    /// The number of the last query whose result was applied.
-    answered: u64,
-    /// The number of the last query that failed.
-    failed: u64,
-    /// Failed queries since the process started.
-    pub failures: u64,
-}
-
-impl FeedProgress {
-    /// The revision of the index; `None` until it is loaded.
-    pub fn revision(&self) -> Option<Revision> {
-        self.position.map(|position| position.revision)
-    }
-
-    /// Whether the last query succeeded.
-    pub fn reaches_database(&self) -> bool {
-        self.answered > self.failed
+impl Shared {
+    fn new(clock: Arc<dyn Clock>, options: ReplicaOptions, metrics: &Metrics) -> Arc<Self> {
+        let options = ReplicaOptions {
+            // One or two lost polls do no harm.
+            poll_interval: options.poll_interval.min(options.max_staleness / 4),
+            ..options
+        };
+        Arc::new(Self {
+            clock,
+            options,
+            index: ArcSwapOption::empty(),
+            complete_at: AtomicI64::new(i64::MIN),
+            unverified_complete_at: AtomicI64::new(i64::MIN),
+            claims: Claims::default(),
+            recent: RecentChanges::default(),
+            progress: watch::Sender::default(),
+            queries_begun: AtomicU64::new(0),
+            refresh_requested: Notify::new(),
+            notified: Notify::new(),
+            listening: AtomicBool::new(false),
+            listener_needs_probe: AtomicBool::new(false),
+            shortage: Shortage::default(),
+            waiting: Semaphore::new(options.max_waiting as usize),
+            metrics: metrics.clone(),
+        })
     }
 }
 
@@ -203,49 +229,71 @@ impl Replica {
         options: ReplicaOptions,
         metrics: &Metrics,
     ) -> (Self, UsageWriter) {
-        let options = ReplicaOptions {
-            // One or two lost polls do no harm.
-            poll_interval: options.poll_interval.min(options.max_staleness / 4),
-            ..options
-        };
-        let shared = Arc::new(Shared {
-            clock: Arc::clone(store.clock()),
-            options,
-            index: ArcSwapOption::empty(),
-            complete_at: AtomicI64::new(i64::MIN),
-            unverified_complete_at: AtomicI64::new(i64::MIN),
-            claims: Claims::default(),
-            progress: watch::Sender::default(),
-            queries_begun: AtomicU64::new(0),
-            refresh_requested: Notify::new(),
-            notified: Notify::new(),
-            listening: AtomicBool::new(false),
-            listener_needs_probe: AtomicBool::new(false),
-            shortage: Shortage::default(),
-            waiting: Semaphore::new(options.max_waiting as usize),
-            metrics: metrics.clone(),
-        });
+        let shared = Shared::new(Arc::clone(store.clock()), options, metrics);
         let feed = feed::start(ready, store.clone(), Arc::clone(&shared));
         let (ledger, flusher) = Flusher::with_ledger();
-        let (stop, stopped) = oneshot::channel();
-        let stopped = async {
-            // A writer whose handle was dropped stops as well.
-            drop(stopped.await);
-        };
-        let task =
-            tokio::spawn(flusher.run(store.clone(), options.usage, metrics.clone(), stopped));
+        let usage = UsageWriter::start(|stopped| {
+            flusher.run(store.clone(), options.usage, metrics.clone(), stopped)
+        });
         let replica = Self {
             shared,
             ledger,
             feed: Arc::new(feed),
         };
-        (replica, UsageWriter { stop, task })
+        (replica, usage)
+    }
+
+    /// An index that something else than a database feeds: `feed` gets the way to write it,
+    /// and is started again if it panics, after which it must load everything. It is ended
+    /// with the last handle. Also what the replica records of uses, which nothing writes yet.
+    pub fn fed_by<F>(
+        clock: Arc<dyn Clock>,
+        options: ReplicaOptions,
+        metrics: &Metrics,
+        mut feed: impl FnMut(Intake) -> F + Send + 'static,
+    ) -> (Self, Recorded)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let shared = Shared::new(clock, options, metrics);
+        let (ledger, recorded) = Ledger::new();
+        let fed = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            let start = || {
+                let mut tasks = JoinSet::new();
+                tasks.spawn(feed(Intake::new(Arc::clone(&fed))));
+                tasks
+            };
+            feed::supervise(start, || fed.mark_stopped()).await;
+        });
+        let replica = Self {
+            shared,
+            ledger,
+            feed: Arc::new(feed::Task(task)),
+        };
+        (replica, recorded)
     }
 
     /// Records the outcome of presenting a client's token. Never blocks.
     pub fn record(&self, client: &Client, outcome: Outcome, now: Timestamp) {
         self.ledger
             .record(client.known.id(), &client.usage, outcome, now);
+    }
+
+    /// Adds uses that another process counted, to be written with those of this one.
+    pub fn add_usage(&self, counted: &Batch) {
+        self.ledger.add(counted);
+    }
+
+    /// The clients that may have changed between a position and the latest version, each
+    /// once; `None` if that is not known, so that everything must be compared.
+    pub fn changed_since(&self, position: Position) -> Option<Vec<ClientId>> {
+        self.shared.recent.since(position)
+    }
+
+    /// The time by the database's clock, and by one that cannot be set.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
     }
 
     /// A handle that does not keep the replica alive.

@@ -3,16 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    middleware::{from_fn, from_fn_with_state},
-    routing::{post, post_service},
-};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, watch},
 };
 use tokio_stream::{Stream, StreamExt};
-use tonic::service::Routes;
 
 mod auth;
 mod bodies;
@@ -22,25 +17,21 @@ mod gauges;
 pub mod health;
 mod layers;
 pub mod lifecycle;
+mod routes;
+
+use health::Scope;
+use routes::router;
 
 use crate::{
-    calls::{
-        admission::{Admission, Burst, Capacity},
-        method::{
-            BATCH_INTROSPECT, INTROSPECT_STREAM, MAX_BATCH_BYTES, MAX_CHECK_BYTES,
-            MAX_INTROSPECTION_BYTES, MAX_MESSAGE_BYTES, MAX_OPEN_MESSAGE_BYTES,
-        },
+    calls::admission::{Admission, Burst, Capacity},
+    domain::clock::{Clock, Entropy},
+    fastpath::{FastPath, dispatch::Dispatch},
+    grpc::{
+        self, Management, Origin, Services,
+        replication::{StoredUsage, UsageDestination},
     },
-    fastpath::{self, FastPath, dispatch::Dispatch},
-    grpc::{self, Services},
     http,
-    pb::{
-        self, api_client_service_server::ApiClientServiceServer,
-        audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
-        envoy::service::auth::v3::authorization_server::AuthorizationServer,
-        introspection_service_server::IntrospectionServiceServer,
-    },
-    replica::{self, Replica},
+    replica::{self, Replica, UsageWriter},
     store::Store,
     telemetry::{metrics::Metrics, traces::Sampling},
     transport::{
@@ -49,11 +40,14 @@ use crate::{
         auto, http2, io,
         workers::{Unregistered, Workers},
     },
+    upstream::{self, Upstream},
 };
 
 /// Concurrent replacements of the directory: each may be large, and holds the write lock
 /// while it is applied.
 const MAX_REPLACEMENTS: usize = 2;
+/// Concurrent calls of a replica to the server upstream, before calls queue.
+const UPSTREAM_CALLS: usize = 16;
 
 /// The options of the server.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +127,27 @@ pub struct Server<G, H> {
     pub http: H,
 }
 
+/// A server that answers from a copy of another server's index, with its sources of
+/// connections. It has no database, and manages nothing.
+pub struct ReplicaServer<G, H> {
+    /// The servers that it follows.
+    pub upstream: Upstream,
+    /// The clock that the server upstream calibrates.
+    pub clock: Arc<dyn Clock>,
+    /// The source of randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// The options of the server.
+    pub options: Options,
+    /// The instruments that calls and connections are counted in.
+    pub metrics: Metrics,
+    /// Which calls are traced.
+    pub sampling: Sampling,
+    /// The gRPC connections. The server ends with this stream.
+    pub grpc: G,
+    /// The HTTP connections.
+    pub http: H,
+}
+
 /// Serves gRPC on `incoming` until a message on `stop`. The first message begins the drain.
 /// A second one ends the drain delay if that is still running, and the server otherwise.
 pub async fn serve<I, C, E>(
@@ -177,32 +192,122 @@ where
     pub async fn run_when(
         self,
         ready: impl Future<Output = ()> + Send + 'static,
-        mut stop: mpsc::Receiver<()>,
+        stop: mpsc::Receiver<()>,
     ) -> Ended {
         let Self {
             store,
             options,
             metrics,
             sampling,
-            grpc: incoming,
+            grpc,
             http,
+        } = self;
+        let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
+        gauges::observe_pool(&metrics, &store);
+        let reports = StoredUsage::new(store.clone(), replica.clone());
+        let process = Process {
+            origin: Origin::Database(store),
+            replica,
+            usage,
+            reports: Arc::new(reports),
+            options,
+            metrics,
+            sampling,
+        };
+        process.run(grpc, http, stop).await
+    }
+}
+
+impl<G, H, C, E, D, F> ReplicaServer<G, H>
+where
+    G: Stream<Item = Result<C, E>>,
+    C: Unregistered,
+    E: std::fmt::Display,
+    H: Stream<Item = Result<D, F>>,
+    D: Unregistered,
+    F: std::fmt::Display,
+{
+    /// Serves until a message on `stop`, as [`Server::run`] does.
+    pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
+        let Self {
+            upstream,
+            clock,
+            entropy,
+            options,
+            metrics,
+            sampling,
+            grpc,
+            http,
+        } = self;
+        let upstream::Following {
+            replica,
+            usage,
+            reports,
+        } = upstream::follow(upstream, clock, &entropy, options.replica, &metrics);
+        let process = Process {
+            origin: Origin::Upstream { entropy },
+            replica,
+            usage,
+            reports,
+            options,
+            metrics,
+            sampling,
+        };
+        process.run(grpc, http, stop).await
+    }
+}
+
+/// A process that answers: from its index, and maybe with a database.
+struct Process {
+    origin: Origin,
+    replica: Replica,
+    usage: UsageWriter,
+    reports: Arc<dyn UsageDestination>,
+    options: Options,
+    metrics: Metrics,
+    sampling: Sampling,
+}
+
+impl Process {
+    async fn run<G, H, C, E, D, F>(
+        self,
+        incoming: G,
+        http: H,
+        mut stop: mpsc::Receiver<()>,
+    ) -> Ended
+    where
+        G: Stream<Item = Result<C, E>>,
+        C: Unregistered,
+        E: std::fmt::Display,
+        H: Stream<Item = Result<D, F>>,
+        D: Unregistered,
+        F: std::fmt::Display,
+    {
+        let Self {
+            origin,
+            replica,
+            usage,
+            reports,
+            options,
+            metrics,
+            sampling,
         } = self;
         let workers = Workers::start(options.threads).unwrap_or_else(|error| {
             tracing::warn!(%error, "could not start I/O threads: using the shared runtime");
             Workers::current()
         });
-        let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
-        gauges::observe(&metrics, &replica, &store, options.grpc.legacy_tokens_until);
+        gauges::observe(&metrics, &replica, options.grpc.legacy_tokens_until);
         gauges::name_fast_methods(&metrics);
-        let (health, health_service) = health::service();
+        let scope = Scope::of(&origin);
+        let (health, health_service) = health::service(scope);
         let health = Arc::new(health);
-        let readiness = lifecycle::report_health(&replica, &health);
-        let watch = lifecycle::watch_health(replica.clone(), Arc::clone(&health), readiness);
+        let readiness = lifecycle::report_health(&replica, scope, &health);
+        let watch = lifecycle::watch_health(replica.clone(), scope, Arc::clone(&health), readiness);
         let watch = tokio::spawn(watch);
         let (shut_down, shutting_down) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let services = Arc::new(Services::new(
-            store.clone(),
+            origin.clone(),
             replica,
             metrics.clone(),
             sampling,
@@ -215,12 +320,7 @@ where
             max_calls: options.max_calls,
             max_duration: options.max_burst,
         };
-        let permits = store.permits();
-        let capacity = Capacity {
-            reads: permits.reads,
-            writes: permits.writes,
-        };
-        let database_calls = Arc::new(Admission::new(burst, capacity));
+        let database_calls = Arc::new(Admission::new(burst, capacity(&origin)));
         let limits = Arc::new(layers::Limits::new(
             Arc::clone(&introspections),
             MAX_REPLACEMENTS,
@@ -233,10 +333,20 @@ where
             database_calls,
             shutting_down,
         };
-        let ages = || Ages::new(options.max_connection_age, store.entropy());
+        let ages = || Ages::new(options.max_connection_age, services.entropy());
         let (ages, http_ages) = (ages(), ages());
+        let management = match origin {
+            Origin::Database(store) => Some(Arc::new(Management::new(
+                store,
+                services.replica().clone(),
+                metrics.clone(),
+                options.grpc,
+            ))),
+            Origin::Upstream { .. } => None,
+        };
+        let rest = management.clone().filter(|_| options.grpc.hitkeep_rest);
         let fast_path = Arc::new(FastPath {
-            router: router(&services, limits, health_service),
+            router: router(management, &services, reports, limits, health_service),
             services,
             runtime: Handle::current(),
         });
@@ -253,7 +363,7 @@ where
             metrics.clone(),
         );
         let mut http_connections =
-            auto::HttpConnections::new(http::router(http_state), metrics, max, http_ages);
+            auto::HttpConnections::new(http::router(http_state, rest), metrics, max, http_ages);
         let http = http.map(|connection| match connection {
             // Client certificates authenticate callers over gRPC only.
             Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),
@@ -312,70 +422,20 @@ where
     }
 }
 
-/// The services behind their layers. A layer that is added later wraps those before it.
-fn router(
-    services: &Arc<Services>,
-    limits: Arc<layers::Limits>,
-    health: tonic_health::pb::health_server::HealthServer<
-        impl tonic_health::pb::health_server::Health,
-    >,
-) -> axum::Router {
-    // grpcurl and Python's grpcio still use v1alpha.
-    let valid = "the descriptors were made by the build";
-    let v1 = reflection(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
-    let v1 = v1.build_v1().expect(valid);
-    let v1alpha = reflection(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
-    let v1alpha = v1alpha.build_v1alpha().expect(valid);
-    let (v1, v1alpha) = (
-        v1.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
-        v1alpha.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES),
-    );
-    let api_clients = ApiClientServiceServer::from_arc(Arc::clone(services));
-    let introspect_stream = post(fastpath::introspect_stream).with_state(Arc::clone(services));
-    let introspection = IntrospectionServiceServer::from_arc(Arc::clone(services));
-    // The same service, with another limit, which is not one of a method in tonic.
-    let batches = introspection
-        .clone()
-        .max_decoding_message_size(MAX_BATCH_BYTES);
-    let authorization = AuthorizationServer::from_arc(Arc::clone(services));
-    let directory = DirectoryServiceServer::from_arc(Arc::clone(services));
-    let audit = AuditServiceServer::from_arc(Arc::clone(services));
-    Routes::builder()
-        .routes()
-        .add_service(api_clients.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(introspection.max_decoding_message_size(MAX_INTROSPECTION_BYTES))
-        .add_service(authorization.max_decoding_message_size(MAX_CHECK_BYTES))
-        .add_service(directory.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(audit.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(health.max_decoding_message_size(MAX_OPEN_MESSAGE_BYTES))
-        .add_service(v1)
-        .add_service(v1alpha)
-        .into_axum_router()
-        .route(INTROSPECT_STREAM, introspect_stream)
-        .route(BATCH_INTROSPECT, post_service(batches))
-        // Next to the services, since it completes errors of tonic itself.
-        .layer(from_fn(layers::complete_errors))
-        .layer(from_fn_with_state(Arc::clone(services), auth::authenticate))
-        // Outside of authentication, which may have to wait too.
-        .layer(from_fn_with_state(services.request_timeout(), layers::deadline))
-        // Outside of the deadline: a call that is shed has not begun.
-        .layer(from_fn_with_state(limits, layers::shed))
-        .layer(from_fn(layers::catch_panic))
-        // Before any other check, since the request may not be gRPC at all.
-        .layer(from_fn(layers::require_grpc))
-        // Around everything that may fail, so that every response has a request id, and
-        // every failure is logged, counted and traced.
-        .layer(from_fn_with_state(Arc::clone(services), layers::trace))
-        .layer(from_fn(layers::answer_envoy))
-}
-
-/// One version of the reflection service, which also lists the other version; by default it
-/// lists only itself.
-fn reflection(other_version: &'static [u8]) -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(other_version)
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // With these, a client can print the details of an error.
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+/// The calls that use what is behind the index at a time: the database, or the server
+/// upstream.
+fn capacity(origin: &Origin) -> Capacity {
+    match origin {
+        Origin::Database(store) => {
+            let permits = store.permits();
+            Capacity {
+                reads: permits.reads,
+                writes: permits.writes,
+            }
+        }
+        Origin::Upstream { .. } => Capacity {
+            reads: UPSTREAM_CALLS,
+            writes: UPSTREAM_CALLS,
+        },
+    }
 }

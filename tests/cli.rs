@@ -17,7 +17,6 @@ mod paths;
 #[path = "support/postgres.rs"]
 mod postgres;
 #[path = "support/process.rs"]
-#[expect(dead_code, reason = "some of it is for other test binaries")]
 mod process;
 #[path = "support/waiting.rs"]
 mod waiting;
@@ -37,6 +36,8 @@ mod memory;
 mod migrate;
 #[path = "cli/remote.rs"]
 mod remote;
+#[path = "cli/replica.rs"]
+mod replica;
 #[path = "cli/rotation.rs"]
 mod rotation;
 #[path = "cli/serve.rs"]

@@ -9,12 +9,13 @@ use tonic::{Code, server::NamedService};
 
 use crate::{
     domain::caller::CallerPermission,
-    grpc::Services,
+    grpc::{Management, Services, replication::Replication},
     pb::{
         self, api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
         envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
+        replication_service_server::ReplicationServiceServer,
     },
     telemetry::metrics::FastMethod,
 };
@@ -27,6 +28,8 @@ pub(crate) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 pub(crate) const INTROSPECT_STREAM: &str = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
 /// Many introspections in one message, so it has a size limit of its own.
 pub(crate) const BATCH_INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/BatchIntrospect";
+/// A stream that lasts as long as its caller likes, like the other one.
+pub(crate) const REPLICATE: &str = "/hitkeep.auth.v1.ReplicationService/Replicate";
 /// A client stream that our own timeout does not end. It is large, so it has a concurrency
 /// limit of its own.
 pub(crate) const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
@@ -127,15 +130,18 @@ impl Access {
             "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => {
                 Self::Reflection
             }
-            ApiClientServiceServer::<Services>::NAME => Self::Permitted(CallerPermission::Manage),
+            ApiClientServiceServer::<Management>::NAME => Self::Permitted(CallerPermission::Manage),
             IntrospectionServiceServer::<Services>::NAME
             | AuthorizationServer::<Services>::NAME => {
                 Self::Permitted(CallerPermission::Introspect)
             }
-            DirectoryServiceServer::<Services>::NAME => {
+            DirectoryServiceServer::<Management>::NAME => {
                 Self::Permitted(CallerPermission::Directory)
             }
-            AuditServiceServer::<Services>::NAME => Self::Permitted(CallerPermission::Audit),
+            AuditServiceServer::<Management>::NAME => Self::Permitted(CallerPermission::Audit),
+            ReplicationServiceServer::<Replication>::NAME => {
+                Self::Permitted(CallerPermission::Replicate)
+            }
             _ => Self::Authenticated,
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Failure, descriptors, open, rotation::UrlReloader};
 use crate::{
-    config::ServeArgs,
+    config::{ServeArgs, ServingArgs},
     server::{Ended, Options, Server, lifecycle},
     store::{
         NoConnection, Store,
@@ -39,32 +39,7 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
     let (options, database) = (args.server()?, args.store()?);
-    let listeners = 1 + usize::from(!args.http_listen.is_empty());
-    let connections = options.max_connections.saturating_mul(listeners);
-    descriptors::ensure_limit(connections, database.pool_size);
-    let (tls, watcher) = match args.tls.files()? {
-        Some(files) => {
-            let (tls, watcher) = Tls::load(files)?;
-            (Some(tls), Some(watcher))
-        }
-        None => (None, None),
-    };
-    if let Some(tls) = &tls {
-        tls.observe(&telemetry.metrics);
-    }
-    let for_http = tls
-        .as_ref()
-        .filter(|_| args.tls.http_tls)
-        .map(Tls::for_http);
-    let tls = [tls.as_ref(), for_http.as_ref()];
-    let http = Some(&*args.http_listen).filter(|addresses| !addresses.is_empty());
-    let listeners = ServeListeners::open(&args.listen, http.as_slice(), tls).await?;
-    // Handled without TLS as well: an operator who sends SIGHUP does not mean to end the process.
-    let hangups = lifecycle::hangups()?;
-    if let Some(watcher) = watcher {
-        let clock = Arc::new(SystemClock::default());
-        tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
-    }
+    let listeners = listen(&args.serving, &options, database.pool_size, &telemetry).await?;
     let store = open(&database);
     if let Some(file) = args.database.file() {
         let reloader = UrlReloader {
@@ -95,6 +70,43 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
     }
 }
 
+/// Opens the listeners with their TLS, whose files are watched, and makes sure that there are
+/// enough file descriptors.
+pub(super) async fn listen(
+    args: &ServingArgs,
+    options: &Options,
+    others: usize,
+    telemetry: &Telemetry,
+) -> Result<ServeListeners, Failure> {
+    let listeners = 1 + usize::from(!args.http_listen.is_empty());
+    let connections = options.max_connections.saturating_mul(listeners);
+    descriptors::ensure_limit(connections, others);
+    let (tls, watcher) = match args.tls.files()? {
+        Some(files) => {
+            let (tls, watcher) = Tls::load(files)?;
+            (Some(tls), Some(watcher))
+        }
+        None => (None, None),
+    };
+    if let Some(tls) = &tls {
+        tls.observe(&telemetry.metrics);
+    }
+    let for_http = tls
+        .as_ref()
+        .filter(|_| args.tls.http_tls)
+        .map(Tls::for_http);
+    let tls = [tls.as_ref(), for_http.as_ref()];
+    let http = Some(&*args.http_listen).filter(|addresses| !addresses.is_empty());
+    let listeners = ServeListeners::open(&args.listen, http.as_slice(), tls).await?;
+    // Handled without TLS as well: an operator who sends SIGHUP does not mean to end the process.
+    let hangups = lifecycle::hangups()?;
+    if let Some(watcher) = watcher {
+        let clock = Arc::new(SystemClock::default());
+        tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
+    }
+    Ok(listeners)
+}
+
 /// The listeners of the service.
 pub(super) struct ServeListeners {
     pub(super) grpc: Listeners,
@@ -102,6 +114,19 @@ pub(super) struct ServeListeners {
 }
 
 impl ServeListeners {
+    /// Logs where the service listens.
+    pub(super) fn log_addresses(&self) -> Result<(), Failure> {
+        if let Some(http) = &self.http {
+            for address in http.addresses()? {
+                tracing::info!(%address, "serving HTTP on {address}");
+            }
+        }
+        for address in self.grpc.addresses()? {
+            tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
+        }
+        Ok(())
+    }
+
     /// Opens the listeners for gRPC and HTTP. For HTTP, it uses the first of the alternatives
     /// whose addresses are all free.
     ///
@@ -146,20 +171,7 @@ pub(super) async fn serve(
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
     let stop = lifecycle::signals()?;
-    // The same signals, for the work after the server has ended.
-    let mut signals = lifecycle::signals()?;
-    let second_signal = async move {
-        signals.recv().await;
-        signals.recv().await;
-    };
-    if let Some(http) = &listeners.http {
-        for address in http.addresses()? {
-            tracing::info!(%address, "serving HTTP on {address}");
-        }
-    }
-    for address in listeners.grpc.addresses()? {
-        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving on {address}");
-    }
+    listeners.log_addresses()?;
     let server = Server {
         store,
         options,
@@ -168,7 +180,22 @@ pub(super) async fn serve(
         grpc: listeners.grpc.incoming(),
         http: stream::iter(listeners.http).flat_map(Listeners::incoming),
     };
-    let ended = server.run_when(ready, stop).await;
+    until_ended(server.run_when(ready, stop), &options, telemetry).await
+}
+
+/// Runs a server to its end, and exports the last telemetry.
+pub(super) async fn until_ended(
+    server: impl Future<Output = Ended>,
+    options: &Options,
+    telemetry: Telemetry,
+) -> Result<Ended, Failure> {
+    // The server's signals, once more for the work after it has ended.
+    let mut signals = lifecycle::signals()?;
+    let second_signal = async move {
+        signals.recv().await;
+        signals.recv().await;
+    };
+    let ended = server.await;
     match ended {
         Ended::Drained => tracing::info!("stopped: every call in flight was finished"),
         Ended::CutOff => tracing::warn!("stopped before every call in flight was finished"),

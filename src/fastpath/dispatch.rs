@@ -59,7 +59,7 @@ impl FastPath {
         active_call: ActiveCall,
     ) -> Response<ReplyBody> {
         let headers = request.headers();
-        let RequestId(request_id) = RequestId::of(headers, self.services.store());
+        let RequestId(request_id) = RequestId::of(headers, &self.services);
         let method = Method::of(INTROSPECT_STREAM);
         let is_traced = self.services.sampling().traces(headers);
         let traced = record::span(self.services.sampling(), method, headers, is_traced);

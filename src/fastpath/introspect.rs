@@ -61,7 +61,7 @@ impl<'s> FastIntrospector<'s> {
             Some((site, permission)) => Some(permission_check(site, permission)?),
             None => None,
         };
-        let revision = self.view.index().revision;
+        let revision = self.view.index().revision();
         if fields.at_least.is_some_and(|wanted| revision.0 < wanted) {
             return None;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Services,
+    Management,
     context::provenance,
     convert::{
         clients::{self, OnClient},
@@ -81,7 +81,7 @@ struct Change<'c> {
     done: &'static str,
 }
 
-impl Services {
+impl Management {
     /// Decides on a change, and writes the client with its event.
     async fn change<F>(
         &self,
@@ -119,7 +119,7 @@ impl Services {
 }
 
 #[tonic::async_trait]
-impl ApiClientService for Services {
+impl ApiClientService for Management {
     async fn create_api_client(
         &self,
         request: Request<pb::CreateApiClientRequest>,
@@ -318,7 +318,7 @@ impl ApiClientService for Services {
     }
 }
 
-impl Services {
+impl Management {
     async fn get(&self, actor: UserId, id: ClientId) -> Result<ClientView, ApiError> {
         let body = async |snapshot: &mut Snapshot| {
             let client = snapshot.find_client(id).await?;

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Services, convert::audit, error::ApiError, page};
+use super::{Management, convert::audit, error::ApiError, page};
 use crate::{
     domain::audit::RecordedEvent,
     pb::{self, audit_service_server::AuditService},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tonic::async_trait]
-impl AuditService for Services {
+impl AuditService for Management {
     async fn list_audit_events(
         &self,
         request: Request<pb::ListAuditEventsRequest>,
@@ -20,7 +20,7 @@ impl AuditService for Services {
     }
 }
 
-impl Services {
+impl Management {
     async fn list_events(
         &self,
         command: audit::ListEvents,

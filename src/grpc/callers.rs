@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    Services,
+    Origin, Services,
     context::{Caller, Proof},
     error::ApiError,
 };
@@ -46,13 +46,16 @@ impl Services {
         // database anyway.
         let introspects = needed == Some(CallerPermission::Introspect);
         let view = self.replica.loaded_view(wait_until).await?;
-        let is_fresh = view.require_fresh().is_ok();
+        let fresh = view.require_fresh();
         let known = proof.account(view.index().callers()).cloned();
         drop(view);
-        if !introspects && !is_fresh {
+        if let (false, Err(stale)) = (introspects, fresh) {
+            let Origin::Database(store) = &self.origin else {
+                return Err(stale.into());
+            };
             let account = match proof {
-                Proof::Token(token) => self.store.find_caller(*token).await?,
-                Proof::Certificate(Peer(names)) => self.store.find_named_caller(names).await?,
+                Proof::Token(token) => store.find_caller(*token).await?,
+                Proof::Certificate(Peer(names)) => store.find_named_caller(names).await?,
             };
             return account.map(Arc::new).ok_or(ApiError::CallerUnknown);
         }

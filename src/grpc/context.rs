@@ -8,7 +8,7 @@ use std::{
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
-use super::error::ApiError;
+use super::{Services, error::ApiError};
 use crate::domain::{
     audit::{Actor, Provenance},
     caller::ServiceAccount,
@@ -16,7 +16,7 @@ use crate::domain::{
     index::Callers,
     token::{Token, TokenHash, TokenKind, may_contain_token},
 };
-use crate::{store::Store, telemetry::traces, transport::tls::Peer};
+use crate::{telemetry::traces, transport::tls::Peer};
 
 /// The authenticated caller of a request.
 #[derive(Clone, Debug)]
@@ -104,14 +104,14 @@ impl RequestId {
     }
 
     /// A new id.
-    pub(crate) fn generate(store: &Store) -> Self {
-        let id = id::RequestId::mint(store.clock().now(), store.entropy());
+    pub(crate) fn generate(services: &Services) -> Self {
+        let id = id::RequestId::mint(services.clock().now(), services.entropy());
         Self(id.to_string().into())
     }
 
     /// The caller's id, or a new one.
-    pub(crate) fn of(headers: &HeaderMap, store: &Store) -> Self {
-        Self::from_caller(headers).map_or_else(|| Self::generate(store), |id| Self(id.into()))
+    pub(crate) fn of(headers: &HeaderMap, services: &Services) -> Self {
+        Self::from_caller(headers).map_or_else(|| Self::generate(services), |id| Self(id.into()))
     }
 
     /// Whether a caller's id is acceptable.

@@ -9,6 +9,7 @@ pub(super) mod directory;
 pub(crate) mod ext_authz;
 pub(crate) mod introspection;
 pub(crate) mod reader;
+pub(crate) mod replication;
 pub(super) mod usage;
 
 use crate::{
@@ -28,7 +29,7 @@ pub(crate) fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-fn to_duration(length: TimeDelta) -> prost_types::Duration {
+pub(crate) fn to_duration(length: TimeDelta) -> prost_types::Duration {
     prost_types::Duration {
         seconds: length.num_seconds(),
         nanos: length.subsec_nanos(),

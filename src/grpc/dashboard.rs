@@ -4,7 +4,7 @@
 use http::Extensions;
 
 use super::{
-    Services,
+    Management,
     context::provenance,
     error::ApiError,
     management::{self, Loaded, log_change},
@@ -71,7 +71,7 @@ impl OwnerScope {
     }
 }
 
-impl Services {
+impl Management {
     /// All clients of the owner, newest first, those that are revoked or expired included.
     ///
     /// # Errors

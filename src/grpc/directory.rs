@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Services,
+    Management,
     context::provenance,
     convert::directory::{self, Batch, Replacement},
     error::ApiError,
@@ -23,7 +23,7 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 const CHUNKS_TIMEOUT: Duration = Duration::from_mins(10);
 
 #[tonic::async_trait]
-impl DirectoryService for Services {
+impl DirectoryService for Management {
     async fn apply_directory_changes(
         &self,
         request: Request<pb::ApplyDirectoryChangesRequest>,
@@ -125,7 +125,7 @@ async fn next_chunk<C>(
     }
 }
 
-impl Services {
+impl Management {
     async fn directory_status(&self) -> Result<pb::GetDirectoryStatusResponse, ApiError> {
         let body = async |snapshot: &mut Snapshot| {
             Ok::<_, ApiError>((snapshot.directory_status().await?, snapshot.revision))

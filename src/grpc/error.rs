@@ -1,7 +1,7 @@
 //! All errors that callers can see, with the one table of codes and reasons. Database
 //! messages, paths and queries never appear in them.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -28,6 +28,8 @@ use crate::{
 pub const ERROR_DOMAIN: &str = "auth.hitkeep.com";
 /// The prefix of the reasons' names in the proto enum.
 const REASON_PREFIX: &str = "ERROR_REASON_";
+/// How long a replica is asked to wait until it asks for a snapshot again.
+const SNAPSHOT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The most violations that are collected.
 pub(super) const MAX_VIOLATIONS: usize = 1000;
 /// How many bytes of violations a status has. Its details become a header, and many clients
@@ -91,6 +93,12 @@ pub enum ApiError {
     /// The server is overloaded.
     #[error("too many requests at once, try again")]
     Overloaded,
+    /// A replica needs a snapshot, and too many are being sent.
+    #[error("too many snapshots are being sent, try again later")]
+    SnapshotsBusy,
+    /// The server upstream did not take what this replica passes on.
+    #[error("the server upstream cannot be reached")]
+    UpstreamUnavailable,
     /// The store failed.
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
@@ -192,10 +200,12 @@ impl ApiError {
             // A transaction that collided until its retries ran out counts as overload:
             // nothing was written, and a retry may succeed.
             Self::Overloaded
+            | Self::SnapshotsBusy
             | Self::Store(StoreError::Overloaded(_) | StoreError::Collision(_)) => {
                 (Code::Unavailable, ErrorReason::Overloaded)
             }
-            Self::Store(StoreError::Unavailable(_))
+            Self::UpstreamUnavailable
+            | Self::Store(StoreError::Unavailable(_))
             | Self::Unanswerable(Unanswerable::NoAnswer) => {
                 (Code::Unavailable, ErrorReason::DatabaseUnavailable)
             }
@@ -296,6 +306,9 @@ impl ApiError {
         if named.len() < violations.len() {
             let rest = format!("and {} more", violations.len() - named.len());
             details.add_bad_request_violation("...", rest);
+        }
+        if matches!(self, Self::SnapshotsBusy) {
+            details.set_retry_info(Some(SNAPSHOT_RETRY_DELAY));
         }
         Status::with_error_details(code, self.to_string(), details)
     }

@@ -183,7 +183,7 @@ impl Services {
     ) -> Result<T, ApiError> {
         let view = self.replica.caught_up_view(wait_until).await?;
         if let Some(judged) = self.judge(&view, presented, &decide)? {
-            return Ok(answer(judged, view.index().revision));
+            return Ok(answer(judged, view.index().revision()));
         }
         drop(view);
         // It may have been created a moment ago.
@@ -198,7 +198,7 @@ impl Services {
             view.require_fresh()?;
             self.unknown()
         };
-        Ok(answer(judged, view.index().revision))
+        Ok(answer(judged, view.index().revision()))
     }
 
     /// The judgement of a token that belongs to no client.

@@ -128,7 +128,7 @@ impl Services {
     }
 
     fn may_log(&self, key: LogKey) -> bool {
-        let now = self.store.clock().elapsed();
+        let now = self.clock().elapsed();
         self.log_limiter.allows(key, now)
     }
 }

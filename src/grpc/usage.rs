@@ -1,7 +1,7 @@
 //! The usage of an API client.
 
 use super::{
-    Services,
+    Management,
     convert::usage::{self as convert, UsageQuery},
     error::ApiError,
 };
@@ -11,7 +11,7 @@ use crate::{
     store::Snapshot,
 };
 
-impl Services {
+impl Management {
     /// The days of a client's usage. An actor who may not see the client gets the same
     /// error as for a client that does not exist.
     pub(super) async fn usage(

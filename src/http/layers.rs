@@ -36,7 +36,7 @@ pub(super) async fn trace(
     next: Next,
 ) -> Response {
     let begun = Instant::now();
-    let RequestId(request_id) = RequestId::of(request.headers(), state.services.store());
+    let RequestId(request_id) = RequestId::of(request.headers(), &state.services);
     let route = route(&request);
     let method = method(request.method());
     let version = request.version();

@@ -5,8 +5,10 @@
 //! The end client's own credentials travel along in `authorization` and `cookie`, and are
 //! never read. HitKeep authenticates itself, and names the person, in headers of its own.
 
+use std::sync::Arc;
+
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{Request, State},
     middleware::{Next, from_fn_with_state},
@@ -25,6 +27,7 @@ use crate::{
     calls::{admission::CallKind, credentials},
     domain::caller::CallerPermission,
     grpc::{
+        Management,
         context::{CallerSlot, Deadline, Proof},
         error::ApiError,
     },
@@ -47,7 +50,7 @@ const TEAM_ROTATE: &str = "/api/user/teams/{team}/api-clients/{client}/rotate";
 pub(super) const ROUTES: [&str; 6] = [OWN, OWN_ONE, OWN_ROTATE, TEAM, TEAM_ONE, TEAM_ROTATE];
 
 /// The routes behind their own layer.
-pub(super) fn routes(state: &HttpState) -> Router<HttpState> {
+pub(super) fn routes(state: &HttpState, management: Arc<Management>) -> Router<HttpState> {
     let collection = || get(list).post(create).fallback(reply::method_not_allowed);
     let one = || {
         put(replace)
@@ -62,6 +65,7 @@ pub(super) fn routes(state: &HttpState) -> Router<HttpState> {
         .route(TEAM, collection())
         .route(TEAM_ONE, one())
         .route(TEAM_ROTATE, rotation())
+        .route_layer(Extension(management))
         .route_layer(from_fn_with_state(state.clone(), admit))
 }
 
@@ -98,29 +102,31 @@ async fn admit(State(state): State<HttpState>, mut request: Request, next: Next)
     }
 }
 
-async fn list(State(state): State<HttpState>, scope: Scope) -> Result<Response, Refused> {
-    let clients = state.services.list_clients_of(&scope.0).await?;
+/// What the handlers manage with.
+type Managing = Extension<Arc<Management>>;
+
+async fn list(Extension(management): Managing, scope: Scope) -> Result<Response, Refused> {
+    let clients = management.list_clients_of(&scope.0).await?;
     Ok(reply::clients(&clients))
 }
 
 async fn create(
-    State(state): State<HttpState>,
+    Extension(management): Managing,
     scope: Scope,
     Json(body): Json<CreateBody>,
 ) -> Result<Response, Refused> {
     let draft = body.draft(scope.0.owner)?;
-    let (client, token) = state.services.create_client_of(&scope.0, draft).await?;
+    let (client, token) = management.create_client_of(&scope.0, draft).await?;
     Ok(reply::issued(StatusCode::CREATED, &client, &token))
 }
 
 async fn replace(
-    State(state): State<HttpState>,
+    Extension(management): Managing,
     OnOneClient { scope, client }: OnOneClient,
     Json(body): Json<ReplaceBody>,
 ) -> Result<Response, Refused> {
     let replacement = body.replacement(scope.owner)?;
-    let replaced = state
-        .services
+    let replaced = management
         .replace_client_of(&scope, client, replacement)
         .await?;
     Ok(reply::client(&replaced))
@@ -128,17 +134,17 @@ async fn replace(
 
 /// The body is ignored, as HitKeep ignores it.
 async fn rotate(
-    State(state): State<HttpState>,
+    Extension(management): Managing,
     OnOneClient { scope, client }: OnOneClient,
 ) -> Result<Response, Refused> {
-    let (client, token) = state.services.rotate_client_of(&scope, client).await?;
+    let (client, token) = management.rotate_client_of(&scope, client).await?;
     Ok(reply::issued(StatusCode::OK, &client, &token))
 }
 
 async fn delete(
-    State(state): State<HttpState>,
+    Extension(management): Managing,
     OnOneClient { scope, client }: OnOneClient,
 ) -> Result<Response, Refused> {
-    state.services.delete_client_of(&scope, client).await?;
+    management.delete_client_of(&scope, client).await?;
     Ok(reply::with_status(StatusCode::NO_CONTENT, Body::empty()))
 }

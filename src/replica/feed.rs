@@ -20,12 +20,13 @@ use super::{SURVEY_SHARE, SURVEYS_PER_BOUND, Shared};
 use crate::store::{Store, feed::State};
 use follower::Follower;
 pub(super) use shortage::Shortage;
+pub(super) use supervisor::supervise;
 
 /// The first pause before a retry; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// The task that follows the database. It ends when this is dropped.
-pub(super) struct Task(JoinHandle<()>);
+/// The task that writes the index. It ends when this is dropped.
+pub(super) struct Task(pub(super) JoinHandle<()>);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -48,17 +49,18 @@ pub(super) fn start(
             tasks.spawn(Follower::new(store.clone(), Arc::clone(&shared)).run());
             tasks
         };
-        supervisor::supervise(follow, || shared.mark_stopped()).await;
+        supervise(follow, || shared.mark_stopped()).await;
     }))
 }
 
 impl Shared {
     /// Fails all waiting requests at once, since no task answers them.
-    fn mark_stopped(&self) {
+    pub(super) fn mark_stopped(&self) {
         self.listening.store(false, Ordering::Relaxed);
         self.progress.send_modify(|progress| {
             progress.failed = self.queries_begun.load(Ordering::SeqCst);
             progress.failures += 1;
+            progress.is_reached = false;
         });
     }
 

@@ -42,6 +42,9 @@ const FORGET_INTERVAL: Duration = Duration::from_mins(10);
 /// database's, and a request that is not expired there must stay.
 const FORGET_MARGIN: TimeDelta = TimeDelta::minutes(1);
 
+/// How long a replica may retry a report.
+const REPLICAS_REMEMBERED_FOR: TimeDelta = TimeDelta::days(30);
+
 const CANNOT_WRITE: &str = "uses of API clients cannot be written and are kept";
 const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago cannot be removed";
 
@@ -169,8 +172,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Removes expired requests with their sealed replies, if that is due. No answer depends
-    /// on it.
+    /// Removes expired requests with their sealed replies, and replicas that reported nothing
+    /// for long, if that is due. No answer depends on it.
     ///
     /// # Errors
     /// If they cannot be removed. The next attempt follows after the usual interval.
@@ -182,7 +185,8 @@ impl Flusher {
         let until = store.clock().now() - REMEMBERED_FOR - FORGET_MARGIN;
         // Each statement removes a bounded number.
         while store.remove_requests(until).await? > 0 {}
-        Ok(())
+        let silent_since = store.clock().now() - REPLICAS_REMEMBERED_FOR;
+        store.forget_replicas(silent_since).await
     }
 
     async fn forget_and_log(&mut self, store: &Store) {

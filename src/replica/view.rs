@@ -40,6 +40,12 @@ impl View {
         self.index.as_ref().expect("a view is made of a version")
     }
 
+    /// The version itself, to be held for longer than an answer takes.
+    pub fn shared_index(&self) -> Arc<Index> {
+        let index = self.index.as_ref();
+        Arc::clone(index.expect("a view is made of a version"))
+    }
+
     /// Refuses a version that lacks a change that this process acknowledged.
     pub const fn require_caught_up(&self) -> Result<(), Unanswerable> {
         if self.is_behind {

@@ -122,7 +122,7 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
         Replica::start_when(ready, &store, replica::ReplicaOptions::default(), &metrics);
     let (_, draining) = watch::channel(false);
     let services = Arc::new(Services::new(
-        store.clone(),
+        grpc::Origin::Database(store.clone()),
         replica,
         metrics.clone(),
         Sampling::default(),

@@ -16,17 +16,11 @@ pub(super) fn name_fast_methods(metrics: &Metrics) {
     }));
 }
 
-/// Exports the state of the index, the feed and the pool.
-pub(super) fn observe(
-    metrics: &Metrics,
-    replica: &Replica,
-    store: &Store,
-    legacy_tokens_until: Expiry,
-) {
+/// Exports the state of the index and of what feeds it.
+pub(super) fn observe(metrics: &Metrics, replica: &Replica, legacy_tokens_until: Expiry) {
     observe_index(metrics, replica);
     observe_legacy_tokens(metrics, replica, legacy_tokens_until);
     observe_feed(metrics, replica);
-    observe_pool(metrics, store);
 }
 
 // Counts are exact up to 2^53.
@@ -60,7 +54,7 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
         "",
         "The revision that answers are based on.",
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        |view| view.index().revision.0 as f64,
+        |view| view.index().revision().0 as f64,
     );
     of_view(
         "hitkeep_auth.index.clients",
@@ -137,8 +131,8 @@ fn observe_feed(metrics: &Metrics, replica: &Replica) {
     );
 }
 
-/// Named by OpenTelemetry's conventions for connection pools.
-fn observe_pool(metrics: &Metrics, store: &Store) {
+/// Exports the state of the pool, named by OpenTelemetry's conventions for connection pools.
+pub(super) fn observe_pool(metrics: &Metrics, store: &Store) {
     let of = store.clone();
     metrics.up_down(
         "db.client.connection.count",

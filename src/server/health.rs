@@ -15,12 +15,13 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    grpc::Services,
+    grpc::{Management, Origin, Services, replication::Replication},
     pb::{
         api_client_service_server::ApiClientServiceServer,
         audit_service_server::AuditServiceServer, directory_service_server::DirectoryServiceServer,
         envoy::service::auth::v3::authorization_server::AuthorizationServer,
         introspection_service_server::IntrospectionServiceServer,
+        replication_service_server::ReplicationServiceServer,
     },
 };
 
@@ -45,6 +46,31 @@ impl Readiness {
     };
 }
 
+/// Which services there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// All of them.
+    Everything,
+    /// Those that answer from the index: there is no database.
+    Index,
+}
+
+impl Scope {
+    pub(super) const fn of(origin: &Origin) -> Self {
+        match origin {
+            Origin::Database(_) => Self::Everything,
+            Origin::Upstream { .. } => Self::Index,
+        }
+    }
+
+    /// What the status of a name depends on; `None` if there is no such service.
+    fn subject(self, name: &str) -> Option<Subject> {
+        let subject = Subject::of(name)?;
+        let is_there = subject != Subject::Database || self == Self::Everything;
+        is_there.then_some(subject)
+    }
+}
+
 /// What the status of a name depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subject {
@@ -62,10 +88,11 @@ impl Subject {
         match name {
             ""
             | IntrospectionServiceServer::<Services>::NAME
-            | AuthorizationServer::<Services>::NAME => Some(Self::Index),
-            ApiClientServiceServer::<Services>::NAME
-            | DirectoryServiceServer::<Services>::NAME
-            | AuditServiceServer::<Services>::NAME => Some(Self::Database),
+            | AuthorizationServer::<Services>::NAME
+            | ReplicationServiceServer::<Replication>::NAME => Some(Self::Index),
+            ApiClientServiceServer::<Management>::NAME
+            | DirectoryServiceServer::<Management>::NAME
+            | AuditServiceServer::<Management>::NAME => Some(Self::Database),
             LIVENESS => Some(Self::Process),
             _ => None,
         }
@@ -102,13 +129,17 @@ impl Reporter {
 }
 
 /// The service and its reporter. Until the first report, only [`LIVENESS`] is `SERVING`.
-pub(super) fn service() -> (Reporter, HealthServer<impl Health>) {
+pub(super) fn service(scope: Scope) -> (Reporter, HealthServer<impl Health>) {
     let (sender, reports) = watch::channel(Readiness::NONE);
-    (Reporter(sender), HealthServer::new(Reported(reports)))
+    let reported = Reported { scope, reports };
+    (Reporter(sender), HealthServer::new(reported))
 }
 
 /// The last report, which outlives the reporter.
-struct Reported(watch::Receiver<Readiness>);
+struct Reported {
+    scope: Scope,
+    reports: watch::Receiver<Readiness>,
+}
 
 #[tonic::async_trait]
 impl Health for Reported {
@@ -116,10 +147,10 @@ impl Health for Reported {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let subject = Subject::of(&request.get_ref().service);
+        let subject = self.scope.subject(&request.get_ref().service);
         let subject =
             subject.ok_or_else(|| Status::not_found("there is no service of that name"))?;
-        let readiness = *self.0.borrow();
+        let readiness = *self.reports.borrow();
         Ok(Response::new(to_response(subject.status(readiness))))
     }
 
@@ -130,8 +161,8 @@ impl Health for Reported {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let subject = Subject::of(&request.get_ref().service);
-        let reports = WatchStream::new(self.0.clone());
+        let subject = self.scope.subject(&request.get_ref().service);
+        let reports = WatchStream::new(self.reports.clone());
         let mut last = None;
         let changes = reports.filter_map(move |readiness| {
             let status = subject.map_or(ServingStatus::ServiceUnknown, |subject| {
@@ -173,7 +204,8 @@ mod tests {
 
     fn start() -> (Reporter, Reported) {
         let (sender, reports) = watch::channel(Readiness::NONE);
-        (Reporter(sender), Reported(reports))
+        let scope = Scope::Everything;
+        (Reporter(sender), Reported { scope, reports })
     }
 
     async fn checked(health: &Reported, service: &str) -> Result<ServingStatus, Code> {
@@ -222,6 +254,7 @@ mod tests {
                 ("", index),
                 ("hitkeep.auth.v1.IntrospectionService", index),
                 ("envoy.service.auth.v3.Authorization", index),
+                ("hitkeep.auth.v1.ReplicationService", index),
                 ("hitkeep.auth.v1.ApiClientService", database),
                 ("hitkeep.auth.v1.DirectoryService", database),
                 ("hitkeep.auth.v1.AuditService", database),
@@ -237,6 +270,18 @@ mod tests {
                 assert_eq!(event, WatchEvent::Status(ServingStatus::ServiceUnknown));
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_without_a_database_has_no_management() {
+        let (reporter, mut health) = start();
+        health.scope = Scope::Index;
+        reporter.report(ALL);
+        let management = "hitkeep.auth.v1.ApiClientService";
+        assert_eq!(checked(&health, management).await, Err(Code::NotFound));
+        let event = Watcher::of(&health, management).await.next_event();
+        assert_eq!(event, WatchEvent::Status(ServingStatus::ServiceUnknown));
+        assert_eq!(checked(&health, "").await, Ok(ServingStatus::Serving));
     }
 
     #[tokio::test]

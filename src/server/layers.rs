@@ -25,7 +25,7 @@ use crate::{
     calls::{
         admission::{Admission, CallKind},
         deadline::time_limit,
-        method::{Access, CHECK, INTROSPECT_STREAM, Method, REPLACE_DIRECTORY},
+        method::{Access, CHECK, INTROSPECT_STREAM, Method, REPLACE_DIRECTORY, REPLICATE},
         record::{
             self, ACTIVITY, CallRecord, CallStart, RecordedBody, failure, id_header, trailers,
         },
@@ -45,6 +45,8 @@ const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// How many characters of a path are quoted in logs and responses.
 const MAX_QUOTED_PATH: usize = 100;
+/// How many replicas may follow this server.
+const MAX_REPLICATIONS: usize = 1024;
 /// How many streams of health and of reflection may be open. Both need no token and may
 /// stay open without end. Health is watched by clients, of which there may be many;
 /// reflection is used by people.
@@ -62,6 +64,7 @@ pub(super) struct Limits {
     database_calls: Arc<Admission>,
     health_streams: Arc<Semaphore>,
     reflection_streams: Arc<Semaphore>,
+    replications: Arc<Semaphore>,
     /// True once the server drains.
     draining: watch::Receiver<bool>,
 }
@@ -79,6 +82,7 @@ impl Limits {
             database_calls,
             health_streams: Arc::new(Semaphore::new(MAX_HEALTH_STREAMS)),
             reflection_streams: Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)),
+            replications: Arc::new(Semaphore::new(MAX_REPLICATIONS)),
             draining,
         }
     }
@@ -96,7 +100,7 @@ pub(super) async fn trace(
 ) -> Response {
     let is_given = RequestId::from_caller(request.headers()).is_some();
     let returns_id = is_given || Method::of(request.uri().path()).fast_path.is_none();
-    let RequestId(request_id) = RequestId::of(request.headers(), services.store());
+    let RequestId(request_id) = RequestId::of(request.headers(), &services);
     let path = redacted_path(&request);
     let method = Method::of(request.uri().path());
     let head = request.extensions_mut().remove::<CallStart>();
@@ -256,6 +260,9 @@ pub(super) async fn shed(
         Access::Reflection => {
             return open_stream(&limits, &limits.reflection_streams, request, next).await;
         }
+        Access::Permitted(_) if path == REPLICATE => {
+            return open_stream(&limits, &limits.replications, request, next).await;
+        }
         Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
         Access::Permitted(_) | Access::Authenticated => {
@@ -272,8 +279,8 @@ pub(super) async fn shed(
     }
 }
 
-/// Admits an unauthenticated stream within its limit, and ends it when the server drains or
-/// its connection reaches the maximum age. Otherwise it lasts as long as its caller likes.
+/// Admits a stream within its limit, and ends it when the server drains or its connection
+/// reaches the maximum age. Otherwise it lasts as long as its caller likes.
 async fn open_stream(
     limits: &Limits,
     limit: &Arc<Semaphore>,
@@ -284,13 +291,13 @@ async fn open_stream(
         return Status::from(ApiError::Overloaded).into_http();
     };
     // Watchers of health end by themselves, after the last report.
-    let is_reflection = Access::of(request.uri().path()) == Access::Reflection;
+    let ends_by_itself = Access::of(request.uri().path()) == Access::Health;
     let drained = || -> CancelSignal {
         let mut draining = limits.draining.clone();
         let retired = ACTIVITY.try_with(|activity| activity.retired()).ok();
         Box::pin(async move {
             let drained = async {
-                if !is_reflection || draining.wait_for(|draining| *draining).await.is_err() {
+                if ends_by_itself || draining.wait_for(|draining| *draining).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
@@ -325,6 +332,22 @@ async fn open_stream(
     })
 }
 
+/// Refuses what only a server with a database does. The caller is not asked for who it is: a
+/// replica knows the callers that introspect alone.
+pub(super) async fn refuse_management(request: Request, next: Next) -> Response {
+    let method = Method::of(request.uri().path());
+    match Access::of(request.uri().path()) {
+        Access::Permitted(
+            CallerPermission::Manage | CallerPermission::Directory | CallerPermission::Audit,
+        ) => Status::from(ApiError::MethodUnknown(format!(
+            "{}/{} is not served by a replica: call a server that has the database",
+            method.service, method.name
+        )))
+        .into_http(),
+        _ => next.run(request).await,
+    }
+}
+
 /// Enforces the caller's deadline, or our own timeout if that is earlier.
 pub(super) async fn deadline(
     State(ours): State<Duration>,
@@ -332,7 +355,7 @@ pub(super) async fn deadline(
     next: Next,
 ) -> Response {
     let path = request.uri().path();
-    let is_exempt = [REPLACE_DIRECTORY, INTROSPECT_STREAM].contains(&path)
+    let is_exempt = [REPLACE_DIRECTORY, INTROSPECT_STREAM, REPLICATE].contains(&path)
         || matches!(Access::of(path), Access::Health | Access::Reflection)
             && Method::of(path).streams;
     let Some(limit) = time_limit(request.headers(), (!is_exempt).then_some(ours)) else {

@@ -8,37 +8,43 @@ use tokio::{
     time::timeout,
 };
 
-use super::health::{Readiness, Reporter};
+use super::health::{Readiness, Reporter, Scope};
 use crate::replica::Replica;
 
 /// How often readiness is checked if the feed reports no progress.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Readiness {
-    fn of(replica: &Replica) -> Self {
+    fn of(replica: &Replica, scope: Scope) -> Self {
+        let reaches = || replica.progress().borrow().reaches_database();
         Self {
             introspects: replica.require_fresh().is_ok(),
-            manages: replica.progress().borrow().reaches_database(),
+            manages: scope == Scope::Everything && reaches(),
         }
     }
 }
 
 /// Reports the current readiness.
-pub(super) fn report_health(replica: &Replica, health: &Reporter) -> Readiness {
-    let readiness = Readiness::of(replica);
+pub(super) fn report_health(replica: &Replica, scope: Scope, health: &Reporter) -> Readiness {
+    let readiness = Readiness::of(replica, scope);
     health.report(readiness);
     readiness
 }
 
 /// Keeps the report up to date, and logs changes. Runs until aborted.
-pub(super) async fn watch_health(replica: Replica, health: Arc<Reporter>, mut last: Readiness) {
+pub(super) async fn watch_health(
+    replica: Replica,
+    scope: Scope,
+    health: Arc<Reporter>,
+    mut last: Readiness,
+) {
     let mut progress = replica.progress();
     loop {
         // Readiness may change with each step of the feed, and merely with time.
         if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, progress.changed()).await {
             return;
         }
-        let readiness = report_health(&replica, &health);
+        let readiness = report_health(&replica, scope, &health);
         if readiness.introspects != last.introspects {
             log_change("introspection", readiness.introspects);
         }

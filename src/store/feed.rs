@@ -27,6 +27,7 @@ use super::{
     survey::Surveyed,
     wire::Driver,
 };
+pub use crate::domain::Position;
 use crate::domain::{
     Revision, Timestamp,
     caller::ServiceAccount,
@@ -71,19 +72,10 @@ fn state_query() -> String {
 const IDENTITY: usize = 7;
 /// The column that is true for a primary that acknowledges no commit.
 const IS_UNACKNOWLEDGING: usize = 12;
+/// The positions after $1, newest first: a replica elsewhere may be at any of them.
+const PASSED: &str = "SELECT revision, nonce FROM index_revisions WHERE revision > $1 \
+                      ORDER BY revision DESC LIMIT 1000";
 const CHANGED: &str = "SELECT DISTINCT client_id FROM index_changes WHERE revision > $1 LIMIT $2";
-
-/// A revision in one history of one database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The id of the database.
-    pub database: Uuid,
-    /// The number of the revision.
-    pub revision: Revision,
-    /// Distinguishes histories: after a backup is restored, the same revision numbers are
-    /// assigned again.
-    pub nonce: Uuid,
-}
 
 /// The state of the database at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -135,12 +127,21 @@ pub trait FullLoadSink: Sink {
 pub enum CatchUp {
     /// Nothing changed.
     Nothing(State),
-    /// These clients changed or were deleted; the sink received their rows.
-    Changed(State, Vec<ClientId>),
+    /// Clients changed or were deleted; the sink received their rows.
+    Changed(State, Changes),
     /// More clients changed than the limit.
     TooMuch,
     /// The log does not lead here from the queried position: a full load is needed.
     Lost,
+}
+
+/// What the change log says about the way from one position to another.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The clients that changed or were deleted.
+    pub clients: Vec<ClientId>,
+    /// The positions on the way, including the last; of very many, the last ones.
+    pub passed: Vec<Position>,
 }
 
 /// All active service accounts, with the hashes of their tokens.
@@ -164,6 +165,7 @@ pub struct Feed {
 struct Statements {
     state: Statement,
     changed: Statement,
+    passed: Statement,
     clients: Statement,
     grants: Statement,
     tokens: Statement,
@@ -185,9 +187,10 @@ impl Store {
                 identity,
             } = self.connector.survey(limit).await?;
             let state_query = state_query();
-            let (state, changed, clients, grants, tokens) = tokio::try_join!(
+            let (state, changed, passed, clients, grants, tokens) = tokio::try_join!(
                 client.prepare(&state_query),
                 client.prepare(CHANGED),
+                client.prepare(PASSED),
                 client.prepare(rows::CHANGED_CLIENTS),
                 client.prepare(rows::CHANGED_GRANTS),
                 client.prepare(rows::CHANGED_TOKENS),
@@ -195,6 +198,7 @@ impl Store {
             let statements = Statements {
                 state,
                 changed,
+                passed,
                 clients,
                 grants,
                 tokens,

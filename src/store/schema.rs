@@ -199,6 +199,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    replica_usage (replica_id) {
+        replica_id -> Uuid,
+        batch -> Int8,
+        update_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     service_account_certificates (name) {
         name -> Text,
         service_account_id -> Uuid,

@@ -48,7 +48,7 @@ pub(super) enum HostnameCheck {
 
 /// The trusted certificate authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Authorities {
+pub enum Authorities {
     /// The certificates of a PEM file.
     File(PathBuf),
     /// The authorities that the system trusts.
@@ -57,12 +57,15 @@ pub(super) enum Authorities {
 
 /// Why the TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TlsError {
+pub enum TlsError {
     /// A file of certificates or of a key cannot be read.
     #[error("{} holds no {what} in PEM", path.display())]
     File {
+        /// The path of the file.
         path: PathBuf,
+        /// What it should hold.
         what: &'static str,
+        /// The cause.
         source: pem::Error,
     },
     /// No usable authority was found.
@@ -253,6 +256,25 @@ impl ServerCertVerifier for Unverified {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// A TLS configuration that verifies the server and its host name, and shows a certificate
+/// of its own if there is one: the files of the certificate and of its key. Blocks on the
+/// file system.
+///
+/// # Errors
+/// If a file cannot be used.
+pub fn verified_client_config(
+    authorities: Authorities,
+    identity: Option<(PathBuf, PathBuf)>,
+) -> Result<ClientConfig, TlsError> {
+    let encryption = Encryption {
+        when: SslMode::Require,
+        hostname_check: HostnameCheck::Required,
+        authorities: Some(authorities),
+        identity,
+    };
+    encryption.client()
 }
 
 /// A TLS configuration that accepts any server. Only for connections without secrets.

@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, ops::Range};
 
 use chrono::NaiveDate;
 use diesel::{
+    pg::Pg,
     prelude::*,
+    query_builder::{BoxedSqlQuery, SqlQuery},
     sql_types::{Array, BigInt, Date, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
@@ -18,12 +20,14 @@ use super::{
 };
 use crate::domain::{
     Timestamp,
-    id::ClientId,
+    id::{ClientId, ReplicaId},
     usage::{Batch, Day, DayUsage, Outcome, PendingUsage},
 };
 
 /// The most clients that one statement writes.
 pub const CLIENTS_PER_STATEMENT: usize = 5000;
+/// The most replicas that one trim removes.
+const REPLICAS_PER_TRIM: i64 = 1000;
 /// The most rows that one trim removes.
 const DAYS_PER_TRIM: i64 = 10_000;
 /// The advisory lock that serialises the flushes of replicas; an arbitrary number unique to
@@ -44,7 +48,10 @@ const FLUSH: &str = "
     ), chunk AS MATERIALIZED (
         SELECT client_id, last_used_time
         FROM turn, unnest($2, $3) AS chunk (client_id, last_used_time)
-    ), known AS MATERIALIZED (
+    ),";
+/// What both kinds of batches do with the chunk.
+const WRITE_CHUNK: &str = "
+    known AS MATERIALIZED (
         SELECT usage.client_id FROM chunk JOIN api_client_usage AS usage USING (client_id)
         FOR NO KEY UPDATE OF usage SKIP LOCKED
     ), others AS MATERIALIZED (
@@ -69,6 +76,29 @@ const FLUSH: &str = "
     )
     SELECT client_id FROM others JOIN api_clients AS client ON client.id = client_id
     WHERE client_id NOT IN (SELECT client_id FROM fresh)";
+
+/// Writes a batch of a replica elsewhere, as above, unless it was written before. Two
+/// attempts at the same time write the same row of `replica_usage`, one after the other.
+const REPORT: &str = "
+    WITH turn AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock($1)
+    ), first AS MATERIALIZED (
+        INSERT INTO replica_usage AS known (replica_id, batch, update_time)
+        SELECT $8, $9, now() FROM turn
+        ON CONFLICT (replica_id) DO UPDATE
+        SET batch = excluded.batch, update_time = excluded.update_time
+        WHERE known.batch < excluded.batch
+        RETURNING replica_id
+    ), chunk AS MATERIALIZED (
+        SELECT client_id, last_used_time
+        FROM first, unnest($2, $3) AS chunk (client_id, last_used_time)
+    ),";
+
+/// Removes replicas that reported nothing since a time.
+const FORGET_REPLICAS: &str = "
+    DELETE FROM replica_usage WHERE replica_id IN (
+        SELECT replica_id FROM replica_usage WHERE update_time < $1
+        LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
 /// Removes counts before a day, and skips those that another replica is removing.
 const TRIM: &str = "
@@ -104,6 +134,19 @@ impl Columns {
             let many = i64::try_from(count.count.get());
             self.counts.push(many.unwrap_or(i64::MAX));
         }
+    }
+
+    /// Binds the lock and the chunk to a statement.
+    fn bound_to(self, sql: String) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+        diesel::sql_query(sql)
+            .into_boxed::<Pg>()
+            .bind::<BigInt, _>(FLUSH_LOCK)
+            .bind::<Array<SqlUuid>, _>(self.clients)
+            .bind::<Array<Nullable<Timestamptz>>, _>(self.last_used)
+            .bind::<Array<SqlUuid>, _>(self.counted)
+            .bind::<Array<Date>, _>(self.days)
+            .bind::<Array<Text>, _>(self.outcomes)
+            .bind::<Array<BigInt>, _>(self.counts)
     }
 }
 
@@ -144,6 +187,58 @@ impl Store {
         Ok(())
     }
 
+    /// Writes a batch of at most [`CLIENTS_PER_STATEMENT`] clients that a replica elsewhere
+    /// counted, unless a batch of it with this number or a higher one was written before.
+    /// Returns the clients that are just being deleted, whose part was not written and is to
+    /// be written later.
+    ///
+    /// # Errors
+    /// If the batch is not written, or it is unknown whether it is. It may be sent again in
+    /// either case.
+    pub async fn report_usage(
+        &self,
+        replica: ReplicaId,
+        number: u64,
+        batch: &Batch,
+    ) -> Result<Batch, StoreError> {
+        let too_large = || StoreError::Inconsistent(format!("batch {number}"));
+        let number = i64::try_from(number).ok().ok_or_else(too_large)?;
+        let mut columns = Columns::default();
+        for (client, pending) in batch.after(None) {
+            columns.add(*client, pending);
+        }
+        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
+        let (mut lease, ()) = self.start("report_usage", ping).await?;
+        let skipped: Vec<SkippedRow> = columns
+            .bound_to(format!("{REPORT}{WRITE_CHUNK}"))
+            .bind::<SqlUuid, _>(replica.uuid())
+            .bind::<BigInt, _>(number)
+            .load(lease.start())
+            .await?;
+        lease.finish();
+        let mut rest = batch.clone();
+        let skipped = clients_of(skipped);
+        for (client, _) in batch.after(None) {
+            if !skipped.contains(client) {
+                rest.remove(*client);
+            }
+        }
+        Ok(rest)
+    }
+
+    /// Removes what is known of replicas that reported nothing since that time.
+    pub async fn forget_replicas(&self, before: Timestamp) -> Result<(), StoreError> {
+        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
+        let (mut lease, ()) = self.start("forget_replicas", ping).await?;
+        diesel::sql_query(FORGET_REPLICAS)
+            .bind::<Timestamptz, _>(before)
+            .bind::<BigInt, _>(REPLICAS_PER_TRIM)
+            .execute(lease.start())
+            .await?;
+        lease.finish();
+        Ok(())
+    }
+
     /// Removes up to 10,000 counts of days before that one.
     pub async fn trim_usage(&self, before: Day) -> Result<Trimmed, StoreError> {
         let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
@@ -178,18 +273,13 @@ async fn flush(
     connection: &mut Connection,
     columns: Columns,
 ) -> Result<BTreeSet<ClientId>, StoreError> {
-    let skipped: Vec<SkippedRow> = diesel::sql_query(FLUSH)
-        .bind::<BigInt, _>(FLUSH_LOCK)
-        .bind::<Array<SqlUuid>, _>(columns.clients)
-        .bind::<Array<Nullable<Timestamptz>>, _>(columns.last_used)
-        .bind::<Array<SqlUuid>, _>(columns.counted)
-        .bind::<Array<Date>, _>(columns.days)
-        .bind::<Array<Text>, _>(columns.outcomes)
-        .bind::<Array<BigInt>, _>(columns.counts)
-        .load(connection)
-        .await?;
+    let statement = columns.bound_to(format!("{FLUSH}{WRITE_CHUNK}"));
+    Ok(clients_of(statement.load(connection).await?))
+}
+
+fn clients_of(rows: Vec<SkippedRow>) -> BTreeSet<ClientId> {
     let client = |row: SkippedRow| ClientId::from_uuid(row.client_id);
-    Ok(skipped.into_iter().map(client).collect())
+    rows.into_iter().map(client).collect()
 }
 
 impl Snapshot {

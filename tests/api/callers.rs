@@ -55,6 +55,7 @@ fn needed(method: &str) -> CallerPermission {
         "IntrospectionService" | "Authorization" => Introspect,
         "DirectoryService" => Directory,
         "AuditService" => Audit,
+        "ReplicationService" => Replicate,
         other => panic!("{other} is new: who may call it?"),
     }
 }
@@ -63,7 +64,7 @@ fn needed(method: &str) -> CallerPermission {
 async fn every_method_asks_for_its_permission_and_no_other() {
     let app = TestApp::start().await;
     let methods = methods();
-    assert_eq!(methods.len(), 18);
+    assert_eq!(methods.len(), 20);
     for permission in [Introspect, Manage, Directory, Audit, Replicate] {
         let caller = app.permitted(permission).await;
         for method in &methods {

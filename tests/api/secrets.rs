@@ -581,7 +581,7 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     for logged in [
         r#""level":"TRACE""#,
         r#""target":"h2::codec::framed_read""#,
-        r#""target":"hitkeep_auth::grpc::api_clients""#,
+        r#""target":"hitkeep_auth::grpc::management""#,
         "a statement failed",
         "revoked API client ",
         "deleted API client ",

@@ -59,8 +59,9 @@ pub struct Replica {
     pub sidecar: Caller,
     /// Pushes the directory.
     pub pusher: Caller,
-    _connections: harness::Connections,
-    _stop: mpsc::Sender<()>,
+    /// Where it takes its connections from.
+    pub connections: harness::Connections,
+    pub stop: mpsc::Sender<()>,
     _server: JoinHandle<Ended>,
 }
 
@@ -117,6 +118,12 @@ impl Cluster {
             .await
             .unwrap();
         cluster
+    }
+
+    /// The token of the account that has that permission alone.
+    pub fn token(&self, permission: CallerPermission) -> &str {
+        let mut tokens = self.tokens.iter();
+        &tokens.find(|(other, _)| *other == permission).unwrap().1
     }
 
     /// Starts one more server, whose way to the database may have a limit from
@@ -246,11 +253,7 @@ impl Replica {
         let server = tokio::spawn(server::serve(store, cluster.options, incoming, stopped));
         let channel = harness::channel(&connections).await;
         let caller = |permission| {
-            let (_, token) = cluster
-                .tokens
-                .iter()
-                .find(|(other, _)| *other == permission)
-                .unwrap();
+            let token = cluster.token(permission);
             Caller {
                 channel: channel.clone(),
                 metadata: vec![("authorization", format!("Bearer {token}"))],
@@ -262,8 +265,8 @@ impl Replica {
             dashboard: caller(CallerPermission::Manage),
             sidecar: caller(CallerPermission::Introspect),
             pusher: caller(CallerPermission::Directory),
-            _connections: connections,
-            _stop: stop,
+            connections,
+            stop,
             _server: server,
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hitkeep_auth::domain::{
-    Revision, Timestamp,
+    Position, Revision, Timestamp,
     access::{EffectiveAccess, Owner},
     caller::{CallerName, CallerPermission, ServiceAccount},
     client::Expiry,
@@ -25,6 +25,13 @@ const CLIENTS: u8 = 6;
 /// Half of them are of legacy tokens, with the same bytes as the others.
 const HASHES: u8 = 24;
 const BYTES: u8 = HASHES / 2;
+
+fn at_revision(revision: u64) -> Position {
+    Position {
+        revision: Revision(revision),
+        ..Position::UNKNOWN
+    }
+}
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_timestamp(second, 0).unwrap()
@@ -240,17 +247,17 @@ proptest! {
         for (number, step) in steps.iter().enumerate() {
             model.apply(step, &mut writer);
             prop_assert_eq!(writer.clients(), model.clients.len());
-            let revision = Revision(number.try_into().unwrap());
+            let position = at_revision(number.try_into().unwrap());
             if matches!(step, Step::Version) {
-                versions.push((writer.version(revision), revision, model.clone()));
+                versions.push((writer.version(position), position, model.clone()));
             } else {
-                model.check(&writer.version(revision))?;
+                model.check(&writer.version(position))?;
             }
         }
-        model.check(&model.anew().version(Revision(0)))?;
+        model.check(&model.anew().version(at_revision(0)))?;
         // None of them has changed since.
-        for (version, revision, then) in versions {
-            prop_assert_eq!(version.revision, revision);
+        for (version, position, then) in versions {
+            prop_assert_eq!(version.position, position);
             then.check(&version)?;
         }
     }
@@ -265,7 +272,7 @@ fn a_token_that_goes_from_one_client_to_another_is_the_others_in_either_order() 
             let mut writer = Writer::default();
             writer.put(known(1, 1), &[current(1), replaced(2)]);
             writer.put(known(2, 1), &[current(3)]);
-            let before = writer.version(Revision(1));
+            let before = writer.version(at_revision(1));
             // Only one of them is the newest.
             let own = match standing.1 {
                 TokenStanding::Current => replaced(3),
@@ -281,7 +288,7 @@ fn a_token_that_goes_from_one_client_to_another_is_the_others_in_either_order() 
             for (known, tokens) in steps {
                 writer.put(known, &tokens);
             }
-            let after = writer.version(Revision(2));
+            let after = writer.version(at_revision(2));
             let whose = |index: &Index, number| {
                 find(index, &hash(number)).map(|(client, _)| client.known.id())
             };
@@ -292,7 +299,7 @@ fn a_token_that_goes_from_one_client_to_another_is_the_others_in_either_order() 
             assert_eq!(whose(&before, 1), Some(client(1)));
             // The end of the one it was taken from does not take it from the other.
             writer.remove(client(1));
-            let end = writer.version(Revision(3));
+            let end = writer.version(at_revision(3));
             assert_eq!(whose(&end, 1), Some(client(2)));
             assert_eq!(whose(&end, 2), None);
         }
@@ -316,11 +323,11 @@ fn many_clients_that_are_alike_are_told_apart() {
         let known = Known::Unreadable(id(number));
         writer.put(known, &[(token(number).into(), TokenStanding::Current)]);
     }
-    let full = writer.version(Revision(1));
+    let full = writer.version(at_revision(1));
     for number in (0..MANY).step_by(2) {
         writer.remove(id(number));
     }
-    let half = writer.version(Revision(2));
+    let half = writer.version(at_revision(2));
     assert_eq!((full.clients(), half.clients()), (3000, 1500));
     for number in 0..MANY {
         let whose = |index: &Index| {
@@ -338,7 +345,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     let mut writer = Writer::default();
     let tokens = [(hash(1), TokenStanding::Current)];
     writer.put(known(1, 1), &tokens);
-    let old = writer.version(Revision(1));
+    let old = writer.version(at_revision(1));
     let note = |index: &Index| {
         let slot = &find(index, &hash(1)).expect("it is there").0.usage;
         ledger.record(client(1), slot, Outcome::Used, at(0));
@@ -346,7 +353,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     };
     let first = note(&old);
     writer.put(known(1, 2), &tokens);
-    let new = writer.version(Revision(2));
+    let new = writer.version(at_revision(2));
     let seen = note(&new);
     assert_ne!(seen, first, "the first note is in there too");
     // They are the same counters: whoever still has the old version counts there too.
@@ -355,8 +362,47 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     // One that is gone, and made anew, begins anew.
     writer.remove(client(1));
     writer.put(known(1, 3), &tokens);
-    let another = writer.version(Revision(3));
+    let another = writer.version(at_revision(3));
     let fresh = format!("{:?}", find(&another, &hash(1)).unwrap().0.usage);
     assert!(!fresh.contains("Counters"), "{fresh}");
     drop(recorded);
+}
+
+/// Whoever copies a version gets each client once, with all that the version knows of it.
+#[test]
+fn the_parts_of_a_version_are_all_its_clients() {
+    let mut writer = Writer::default();
+    for number in 0..CLIENTS {
+        // One of each scheme.
+        let tokens = [
+            (hash(number), TokenStanding::Current),
+            (hash(number + BYTES), TokenStanding::ReplacedUntil(at(9))),
+        ];
+        writer.put(known(number, number % 3), &tokens);
+    }
+    let version = writer.version(at_revision(1));
+    writer.remove(client(1));
+    let copied = |version: &Index| {
+        let clients = (0..Index::PARTS).flat_map(|part| version.part(part));
+        let clients = clients.map(|client| (client.known.clone(), client.standings().collect()));
+        clients.collect::<Vec<_>>()
+    };
+    let clients = copied(&version);
+    assert_eq!(clients.len(), usize::from(CLIENTS));
+    let copy = Writer::of(clients.into_iter()).version(version.position);
+    for number in 0..CLIENTS {
+        let of = |version: &Index| {
+            let client = version.client(client(number)).expect("it is there");
+            let tokens: BTreeMap<_, _> = client
+                .standings()
+                .map(|(hash, standing)| (hash, format!("{standing:?}")))
+                .collect();
+            (client.known.clone(), tokens)
+        };
+        assert_eq!(of(&copy), of(&version));
+    }
+    let later = writer.version(at_revision(2));
+    assert!(later.client(client(1)).is_none());
+    assert_eq!(copied(&later).len(), usize::from(CLIENTS) - 1);
+    assert_eq!(version.part(Index::PARTS).count(), 0);
 }

@@ -22,6 +22,8 @@ use crate::{
     cluster::Cluster,
     dice::Dice,
     fixtures::*,
+    follower::{Follower, Settings},
+    gateway::Gateway,
     harness::Caller,
     index::BOUND,
     steps::Driver,
@@ -163,6 +165,17 @@ async fn every_answer_is_what_the_database_said_at_its_revision() {
         let asker = ask(number, replica.sidecar.clone(), Arc::clone(&shared), dice);
         asking.push(tokio::spawn(asker));
     }
+    // One more has no database, and follows the first of them.
+    let gateway = Gateway::to(&cluster.replicas[0].connections);
+    let follower = Follower::start(&cluster, &[&gateway], Settings::default()).await;
+    let dice = Dice::new(seed.wrapping_add(1 + REPLICAS as u64));
+    let asker = ask(
+        REPLICAS,
+        follower.sidecar.clone(),
+        Arc::clone(&shared),
+        dice,
+    );
+    asking.push(tokio::spawn(asker));
     let mut answered = shared.answered.subscribe();
     for _ in 0..STEPS {
         answered.mark_unchanged();

@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// A copy of the cluster's database.
-struct Backup {
+pub struct Backup {
     live: String,
     copy: String,
 }
 
 impl Backup {
     /// Makes one, for which everybody has to leave for a moment.
-    async fn make(cluster: &Cluster) -> Self {
+    pub async fn make(cluster: &Cluster) -> Self {
         let live = cluster.direct.rsplit('/').next().unwrap().to_owned();
         let copy = format!("{live}_copy");
         for sql in [
@@ -47,7 +47,7 @@ impl Backup {
     }
 
     /// Puts the copy in the place of what it was made of.
-    async fn restore(self) {
+    pub async fn restore(self) {
         let Self { live, copy } = self;
         for sql in [
             format!("DROP DATABASE {live} WITH (FORCE)"),

@@ -562,6 +562,16 @@ const CASES: &[Case] = &[
         breaks: "UPDATE api_client_replies SET revision = -1",
         keeps: "UPDATE api_client_replies SET revision = 0",
     },
+    Case {
+        constraint: "replica_usage_pkey",
+        breaks: "INSERT INTO replica_usage VALUES (id(1), 1, now()), (id(1), 2, now())",
+        keeps: "INSERT INTO replica_usage VALUES (id(1), 1, now()), (id(2), 1, now())",
+    },
+    Case {
+        constraint: "replica_usage_batch_check",
+        breaks: "INSERT INTO replica_usage VALUES (id(1), 0, now())",
+        keeps: "INSERT INTO replica_usage VALUES (id(1), 1, now())",
+    },
 ];
 /// One more reply, to another request.
 const REPLY: &str = "

@@ -13,7 +13,7 @@ use hitkeep_auth::{
     replica::{self, Replica},
     store::{
         Store,
-        feed::{CatchUp, Feed, Position, State},
+        feed::{CatchUp, Changes, Feed, Position, State},
     },
     telemetry::metrics::Metrics,
 };
@@ -103,10 +103,11 @@ async fn follow(feed: &mut Feed, known: &mut Known, position: &mut Position) -> 
             assert!(rows.clients.is_empty());
             0
         }
-        CatchUp::Changed(state, changed) => {
+        CatchUp::Changed(state, Changes { clients, passed }) => {
             assert!(state.position.revision > position.revision);
-            let named: BTreeSet<_> = changed.iter().copied().collect();
-            assert_eq!(named.len(), changed.len(), "each is named once");
+            assert_eq!(passed.first(), Some(&state.position), "it ends there");
+            let named: BTreeSet<_> = clients.iter().copied().collect();
+            assert_eq!(named.len(), clients.len(), "each is named once");
             assert!(rows.clients.keys().all(|client| named.contains(client)));
             known.retain(|_, (_, client)| !named.contains(&client.client));
             known.extend(rows.known());
@@ -200,7 +201,7 @@ async fn more_changes_than_are_wanted_are_not_read() {
     let CatchUp::Changed(_, changed) = caught_up else {
         panic!("{caught_up:?}");
     };
-    let all = changed.len();
+    let all = changed.clients.len();
     assert!(all > 2);
     for (at_most, is_too_much) in [(all, false), (all - 1, true), (0, true)] {
         let mut rows = Rows::default();
@@ -410,7 +411,10 @@ async fn a_row_that_nobody_can_read_is_told_and_no_other_client_suffers() {
             panic!("{write}: {caught_up:?}");
         };
         assert_eq!(rows.unreadable, expected, "{write}");
-        assert_eq!(changed.into_iter().collect::<BTreeSet<_>>(), expected);
+        assert_eq!(
+            changed.clients.into_iter().collect::<BTreeSet<_>>(),
+            expected
+        );
         assert!(rows.clients.keys().all(|client| expected.contains(client)));
     }
 }

@@ -7,7 +7,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use hitkeep_auth::{
     domain::{
         Timestamp,
-        id::ClientId,
+        id::{ClientId, ReplicaId},
         usage::{Batch, Count, Day, DayUsage, Outcome, RefusalReason},
     },
     store::{
@@ -421,4 +421,45 @@ async fn days_of_long_ago_are_removed_some_at_a_time() {
     assert_eq!(one(&url, left).await, "2000 6");
     assert_eq!(store.trim_usage(today).await.unwrap(), Trimmed::All);
     assert_eq!(one(&url, left).await, "2000 0");
+}
+
+/// What a replica reports is stored once, and what cannot be stored at the moment is given
+/// back: it is not reported again.
+#[tokio::test]
+async fn a_report_is_stored_once_and_waits_for_no_deletion() {
+    let url = database(3).await;
+    let store = store(&url);
+    let replica = ReplicaId::from_uuid(Uuid::from_u128(9));
+    let mut deleting = postgres::connect(&url).await;
+    deleting
+        .batch_execute("BEGIN; DELETE FROM api_clients WHERE id = id(2)")
+        .await
+        .unwrap();
+    let batch = used(1..=3, 5);
+    let rest = store.report_usage(replica, 1, &batch).await.unwrap();
+    assert_eq!(rest, used([2], 5));
+    deleting.batch_execute("ROLLBACK").await.unwrap();
+    // Again, which is too late for the one that was left out.
+    let rest = store.report_usage(replica, 1, &batch).await.unwrap();
+    assert!(rest.is_empty());
+    let mut connection = postgres::connect(&url).await;
+    let counts = "SELECT format('%s %s', client_id, count) AS text FROM api_client_usage_days \
+                  ORDER BY client_id";
+    let expected = [1, 3].map(|number| format!("{} 5", client(number)));
+    assert_eq!(texts(&mut connection, counts).await, expected);
+    // A replica that was forgotten is a new one.
+    let long_ago = at("2000-01-01T00:00:00Z");
+    store.forget_replicas(long_ago).await.unwrap();
+    let rest = store.report_usage(replica, 1, &used([1], 1)).await.unwrap();
+    assert!(rest.is_empty());
+    assert_eq!(texts(&mut connection, counts).await, expected);
+    store
+        .forget_replicas(at("2100-01-01T00:00:00Z"))
+        .await
+        .unwrap();
+    store.report_usage(replica, 1, &used([1], 1)).await.unwrap();
+    assert_eq!(
+        texts(&mut connection, counts).await[0],
+        format!("{} 6", client(1))
+    );
 }

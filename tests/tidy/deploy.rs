@@ -75,7 +75,7 @@ fn every_image_is_of_one_version() {
 #[test]
 fn kubernetes_runs_this_version() {
     let ours = format!("hitkeep-auth:{}", env!("CARGO_PKG_VERSION"));
-    for path in ["deployment.yaml", "migrate.yaml"] {
+    for path in ["deployment.yaml", "migrate.yaml", "replica.yaml"] {
         let text = read(&format!("deploy/kubernetes/{path}"));
         let images = values(&text, "image: ");
         assert_eq!(images.len(), 1, "{path}");

@@ -48,6 +48,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["calls", "domain", "grpc", "proxy_auth", "telemetry"],
     ),
     (
+        "upstream",
+        &["domain", "grpc", "pb", "replica", "store", "telemetry"],
+    ),
+    (
         "server",
         &[
             "calls",
@@ -60,6 +64,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "store",
             "telemetry",
             "transport",
+            "upstream",
         ],
     ),
     ("dev", &["domain", "store"]),
@@ -74,6 +79,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "store",
             "telemetry",
             "transport",
+            "upstream",
         ],
     ),
     (

@@ -81,6 +81,10 @@ id! {
     ServiceAccountId
 }
 id! {
+    /// Identifies a process that answers from a copy of the index, from its start to its end.
+    ReplicaId
+}
+id! {
     /// Identifies an audit event.
     EventId
 }

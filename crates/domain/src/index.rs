@@ -11,7 +11,7 @@ mod tokens;
 mod tree;
 
 use crate::{
-    Revision, Timestamp,
+    Position, Revision, Timestamp,
     caller::ServiceAccount,
     certificate::CertificateName,
     id::ClientId,
@@ -26,11 +26,12 @@ use tree::{Keyed, Tree};
 /// One version of the index.
 #[derive(Clone, Debug)]
 pub struct Index {
-    /// The revision of the database that this version reflects.
-    pub revision: Revision,
+    /// The state of the database that this version reflects.
+    pub position: Position,
     tokens: Tokens,
     callers: Arc<Callers>,
-    clients: usize,
+    clients: Tree<Placed>,
+    count: usize,
 }
 
 /// All active service accounts. Replaced as a whole on each change, so that a holder can
@@ -45,6 +46,12 @@ impl Callers {
     /// Finds a service account by the hash of its token.
     pub fn find(&self, token: &TokenHash) -> Option<&Arc<ServiceAccount>> {
         self.by_token.get(token)
+    }
+
+    /// All accounts, with the hashes of their tokens.
+    pub fn accounts(&self) -> impl Iterator<Item = (&TokenHash, &ServiceAccount)> {
+        let accounts = self.by_token.iter();
+        accounts.map(|(hash, account)| (hash, &**account))
     }
 
     /// Finds the service account of the names in a certificate. `None` if they belong to
@@ -150,6 +157,27 @@ impl Index {
         self.tokens.working_legacy_count(now)
     }
 
+    /// The revision of the database that this version reflects.
+    pub const fn revision(&self) -> Revision {
+        self.position.revision
+    }
+
+    /// Finds a client by its id.
+    pub fn client(&self, id: ClientId) -> Option<&Client> {
+        let placed = self.clients.find(&id)?;
+        Some(&placed.client)
+    }
+
+    /// The clients in one of the [`Self::PARTS`] into which a version is divided, to
+    /// read all clients in steps that hold nothing but the version in between.
+    pub fn part(&self, part: usize) -> impl Iterator<Item = &Client> {
+        let leaf = self.clients.leaf_at(part).iter();
+        leaf.map(|placed| &*placed.client)
+    }
+
+    /// The number of parts of a version.
+    pub const PARTS: usize = tree::LEAVES;
+
     /// The service accounts that are not revoked.
     pub fn callers(&self) -> &Arc<Callers> {
         &self.callers
@@ -157,18 +185,19 @@ impl Index {
 
     /// The number of clients in this version.
     pub fn clients(&self) -> usize {
-        self.clients
+        self.count
     }
 }
 
 impl Writer {
     /// Publishes the current state as an immutable version.
-    pub fn version(&self, revision: Revision) -> Index {
+    pub fn version(&self, position: Position) -> Index {
         Index {
-            revision,
+            position,
             tokens: self.tokens.clone(),
             callers: Arc::clone(&self.callers),
-            clients: self.count,
+            clients: self.clients.clone(),
+            count: self.count,
         }
     }
 
@@ -262,7 +291,8 @@ impl Client {
         })
     }
 
-    fn standings(&self) -> impl Iterator<Item = (StoredHash, TokenStanding)> {
+    /// The hashes of the client's tokens: the newest one, and those that it replaced.
+    pub fn standings(&self) -> impl Iterator<Item = (StoredHash, TokenStanding)> {
         let current = self.current.iter();
         let current = current.map(|hash| (*hash, TokenStanding::Current));
         let replaced = self.replaced.iter();

@@ -71,8 +71,10 @@ enum Counted {
 enum Entry {
     /// The tally of that outcome is not empty.
     Dirty(Arc<Counters>, Outcome),
-    /// Counts displaced from their tally, mostly at midnight.
+    /// Counts displaced from their tally, mostly at midnight, or counted elsewhere.
     Displaced(ClientId, Count),
+    /// When a token of the client worked, where that was seen elsewhere.
+    UsedAt(ClientId, Timestamp),
 }
 
 /// Records uses. Cheap to clone; all clones share one [`Recorded`].
@@ -110,6 +112,22 @@ impl Ledger {
                 Entry::Displaced(client, count)
             }
         };
+        self.send(entry);
+    }
+
+    /// Records uses that were taken or counted elsewhere, and are still to be written.
+    pub fn add(&self, batch: &Batch) {
+        for (client, pending) in batch.after(None) {
+            for count in pending.counts() {
+                self.send(Entry::Displaced(*client, *count));
+            }
+            if let Some(time) = pending.last_used() {
+                self.send(Entry::UsedAt(*client, time));
+            }
+        }
+    }
+
+    fn send(&self, entry: Entry) {
         // Without a holder of `Recorded`, uses are dropped.
         drop(self.queue.send(entry));
     }
@@ -130,6 +148,7 @@ impl Recorded {
             match self.entries.try_recv() {
                 Ok(Entry::Dirty(counters, outcome)) => counters.take(outcome, batch),
                 Ok(Entry::Displaced(client, count)) => batch.add(client, count),
+                Ok(Entry::UsedAt(client, time)) => batch.used_at(client, time),
                 Err(_) => return,
             }
         }

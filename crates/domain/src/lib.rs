@@ -33,3 +33,24 @@ pub type Timestamp = chrono::DateTime<chrono::Utc>;
 /// Introspect answers from increments it, even if no answer changes. Never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
+
+/// A revision in one history of one database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The id of the database.
+    pub database: uuid::Uuid,
+    /// The number of the revision.
+    pub revision: Revision,
+    /// Distinguishes histories: after a backup is restored, the same revision numbers are
+    /// assigned again.
+    pub nonce: uuid::Uuid,
+}
+
+impl Position {
+    /// A position that no database has: what nothing is known of.
+    pub const UNKNOWN: Self = Self {
+        database: uuid::Uuid::nil(),
+        revision: Revision(0),
+        nonce: uuid::Uuid::nil(),
+    };
+}

@@ -308,6 +308,15 @@ impl Batch {
         self.0.remove(&client);
     }
 
+    /// Removes all clients but the first of that number, and returns them.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        let Some(first) = self.0.keys().nth(at).copied() else {
+            return Self::default();
+        };
+        Self(self.0.split_off(&first))
+    }
+
     /// Whether no usage is pending.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

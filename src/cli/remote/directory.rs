@@ -128,7 +128,7 @@ mod tests {
             ("", "EOF"),
             ("[", "EOF"),
             (r#"[{"put_usr": {}}]"#, "put_usr"),
-            (r#"{"changes": 1}"#, "sequence"),
+            (r#"{"changes": 1}"#, "expected a list"),
         ] {
             let why = parse(text).unwrap_err();
             assert!(why.contains(said), "{text}: {why}");

@@ -162,7 +162,7 @@ pub(crate) fn to_index_status(
 ) -> pb::GetIndexStatusResponse {
     let duration = |length| to_duration(TimeDelta::from_std(length).unwrap_or(TimeDelta::MAX));
     pb::GetIndexStatusResponse {
-        revision: view.index().revision.0,
+        revision: view.index().revision().0,
         staleness: Some(duration(view.staleness)),
         max_staleness: Some(duration(max_staleness)),
         api_clients: u64::try_from(view.index().clients()).unwrap_or(u64::MAX),

@@ -56,7 +56,7 @@ impl Services {
                 self.metrics.verdict(VerdictReason::Unanswerable);
             }
         })?;
-        let revision = basis.view.index().revision;
+        let revision = basis.view.index().revision();
         let judged = items
             .into_iter()
             .map(|item| self.judge_item(&basis, &item?));
@@ -105,7 +105,7 @@ impl Services {
         };
         let judged = judged.and_then(|judged| judged.map_or_else(unknown, Ok));
         let judged = judged.inspect_err(|_| self.metrics.verdict(VerdictReason::Unanswerable))?;
-        Ok(to_response(&judged, view.index().revision, item.check))
+        Ok(to_response(&judged, view.index().revision(), item.check))
     }
 }
 

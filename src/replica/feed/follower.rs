@@ -11,7 +11,6 @@ use tokio::{
     task::{JoinError, JoinHandle},
     time::{Instant, sleep, sleep_until},
 };
-use uuid::Uuid;
 
 use super::{
     FIRST_PAUSE, Shared,
@@ -19,7 +18,6 @@ use super::{
     shortage::CLOSE_DELAY,
 };
 use crate::{
-    domain::Revision,
     replica::{
         claims::{Claim, ClaimOutcome},
         full_load::FullLoad,
@@ -116,7 +114,7 @@ impl Follower {
         loop {
             let number = self.shared.queries_begun.fetch_add(1, Ordering::SeqCst) + 1;
             self.queried_at = Instant::now();
-            match self.step(reason).await {
+            match Box::pin(self.step(reason)).await {
                 Ok(()) => {
                     self.query_succeeded(number);
                     pause = FIRST_PAUSE;
@@ -335,13 +333,8 @@ impl Follower {
         let queried_at = self.shared.clock.elapsed();
         let mut load = FullLoad::default();
         // A short query calibrates the clock better than a long one.
-        let unknown = Position {
-            database: Uuid::nil(),
-            revision: Revision::default(),
-            nonce: Uuid::nil(),
-        };
         self.shared
-            .calibrate(&feed.state(unknown).await?, queried_at);
+            .calibrate(&feed.state(Position::UNKNOWN).await?, queried_at);
         let (state, accounts) = feed.read_all(&mut load).await?;
         let builder = load.builder;
         let built = tokio::task::spawn_blocking(|| builder.into_writer());
@@ -354,6 +347,8 @@ impl Follower {
             published: false,
             failed: 0,
         };
+        // Nothing is known of how it differs from the version before it.
+        self.shared.recent.restart(state.position);
         // Applies the changes made during the load. If that fails, the load is kept.
         let mut complete_at = CompleteAt::of(feed, queried_at, state.lag);
         let mut followed = Ok(());
@@ -389,6 +384,7 @@ impl Follower {
         self.shared.progress.send_modify(|progress| {
             progress.position = self.local.as_ref().map(|local| local.position);
             progress.answered = number;
+            progress.is_reached = true;
         });
         if let Some(since) = self.failing_since.take() {
             let duration_ms = since.elapsed().as_millis();
@@ -401,6 +397,7 @@ impl Follower {
         self.shared.progress.send_modify(|progress| {
             progress.failed = number;
             progress.failures += 1;
+            progress.is_reached = false;
         });
         // Logged once per outage, not at each retry.
         if self.failing_since.is_none() {

@@ -14,7 +14,7 @@ use crate::{
     replica::{client_builder::ClientBuilder, nanoseconds},
     store::{
         error::StoreError,
-        feed::{CatchUp, Feed, Position},
+        feed::{CatchUp, Changes, Feed, Position},
     },
 };
 
@@ -130,10 +130,14 @@ impl LocalIndex {
             CatchUp::Lost => return Ok(CaughtUp::Reload(ReloadCause::Lost)),
             CatchUp::TooMuch => return Ok(CaughtUp::Reload(ReloadCause::TooMuch)),
             CatchUp::Nothing(state) => state,
-            CatchUp::Changed(state, changed) => {
+            CatchUp::Changed(state, Changes { clients, passed }) => {
                 self.published = false;
+                // Before the version is published: replicas that follow it need the way to it.
+                shared
+                    .recent
+                    .record(self.position, passed, state.position, &clients);
                 self.position = state.position;
-                self.writer = write(builder, changed, std::mem::take(&mut self.writer)).await;
+                self.writer = write(builder, clients, std::mem::take(&mut self.writer)).await;
                 state
             }
         };
@@ -152,7 +156,7 @@ impl LocalIndex {
     /// Publishes the current version of the index, and when it was complete.
     pub(super) fn publish(&mut self, shared: &Shared, complete_at: CompleteAt) {
         if !self.published {
-            let version = self.writer.version(self.position.revision);
+            let version = self.writer.version(self.position);
             shared.index.store(Some(Arc::new(version)));
             self.published = true;
         }

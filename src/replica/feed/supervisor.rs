@@ -11,7 +11,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// restarted, since their state is no longer trusted. Meanwhile, the last published version
 /// of the index goes on answering until it is stale.
 #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
-pub(super) async fn supervise(mut start: impl FnMut() -> JoinSet<()>, on_stop: impl Fn()) {
+pub(in crate::replica) async fn supervise(
+    mut start: impl FnMut() -> JoinSet<()>,
+    on_stop: impl Fn(),
+) {
     loop {
         let mut tasks = start();
         if let Some(Err(error)) = tasks.join_next().await {

@@ -4,7 +4,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{
-    ANSWER_TIMEOUT, COMMIT, CatchUp, Feed, Position, Sink, in_span,
+    ANSWER_TIMEOUT, COMMIT, CatchUp, Changes, Feed, Position, Sink, in_span, revision,
     rows::{ClientRow, GrantRow, TokenRow},
     stored, within,
 };
@@ -42,16 +42,18 @@ impl Feed {
         let parameters: [&(dyn ToSql + Sync); 3] = [&known.database, &since, &known.nonce];
         let enough = i64::try_from(max_clients).map_or(i64::MAX, |most| most.saturating_add(1));
         let changes: [&(dyn ToSql + Sync); 2] = [&since, &enough];
+        let passed: [&(dyn ToSql + Sync); 1] = [&since];
         let queries = async {
             // Pipelined, in this order.
-            let ((), state_row, changed) = tokio::try_join!(
+            let ((), state_row, changed, passed) = tokio::try_join!(
                 self.client.batch_execute(BEGIN_CHANGES),
                 self.client.query_opt(&self.statements.state, &parameters),
                 self.client.query(&self.statements.changed, &changes),
+                self.client.query(&self.statements.passed, &passed),
             )?;
-            Ok((self.state_of(state_row.as_ref())?, changed))
+            Ok((self.state_of(state_row.as_ref())?, changed, passed))
         };
-        let (state, changed) = within(ANSWER_TIMEOUT, queries).await?;
+        let (state, changed, passed) = within(ANSWER_TIMEOUT, queries).await?;
         let changed = changed
             .iter()
             .map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
@@ -73,7 +75,22 @@ impl Feed {
         } else if changed.is_empty() && state.position == known {
             CatchUp::Nothing(state)
         } else {
-            CatchUp::Changed(state, changed)
+            let position = |row: &tokio_postgres::Row| {
+                Ok(Position {
+                    database: state.position.database,
+                    revision: revision(row.try_get(0)?)?,
+                    nonce: row.try_get(1)?,
+                })
+            };
+            let passed = passed.iter().map(position);
+            let passed = passed.collect::<Result<_, StoreError>>()?;
+            CatchUp::Changed(
+                state,
+                Changes {
+                    clients: changed,
+                    passed,
+                },
+            )
         })
     }
 

@@ -145,6 +145,8 @@ pub enum FeedConnection {
     Reading,
     /// It receives notifications (LISTEN).
     Listening,
+    /// A replica follows a server upstream with it.
+    Upstream,
 }
 
 impl FeedConnection {
@@ -152,6 +154,7 @@ impl FeedConnection {
         match self {
             Self::Reading => "reading",
             Self::Listening => "listening",
+            Self::Upstream => "upstream",
         }
     }
 }

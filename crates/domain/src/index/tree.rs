@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Children of an inner node: one for each value of a byte.
 const FAN_OUT: usize = 256;
+/// Leaves of a tree.
+pub(super) const LEAVES: usize = FAN_OUT * FAN_OUT;
 /// The bits of a place that select the leaf.
 const ABOVE_LEAVES: u32 = 16;
 
@@ -40,6 +42,14 @@ impl<V> Clone for Tree<V> {
         Self {
             root: Arc::clone(&self.root),
         }
+    }
+}
+
+impl<V> Tree<V> {
+    /// The values of a leaf, by its number below [`LEAVES`]; empty beyond.
+    pub(super) fn leaf_at(&self, number: usize) -> &[V] {
+        let branch = self.root.get(number / FAN_OUT);
+        branch.map_or(&[], |branch| &branch[number % FAN_OUT])
     }
 }
 

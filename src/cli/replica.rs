@@ -1,0 +1,36 @@
+//! `replica`: answers from a copy of another server's index, without a database.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use super::{Failure, serve};
+use crate::{
+    config::ReplicaArgs,
+    server::{Ended, ReplicaServer, lifecycle},
+    system::{SystemClock, SystemEntropy},
+    telemetry::Telemetry,
+    transport::listeners::Listeners,
+};
+
+/// The connections to servers upstream, while one replaces the other.
+const UPSTREAM_CONNECTIONS: usize = 2;
+
+pub(super) async fn run(args: &ReplicaArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
+    let (options, upstream) = (args.server(), args.upstream()?);
+    let listeners =
+        serve::listen(&args.serving, &options, UPSTREAM_CONNECTIONS, &telemetry).await?;
+    let stop = lifecycle::signals()?;
+    listeners.log_addresses()?;
+    let server = ReplicaServer {
+        upstream,
+        clock: Arc::new(SystemClock::default()),
+        entropy: Arc::new(SystemEntropy),
+        options,
+        metrics: telemetry.metrics.clone(),
+        sampling: telemetry.sampling.clone(),
+        grpc: listeners.grpc.incoming(),
+        http: stream::iter(listeners.http).flat_map(Listeners::incoming),
+    };
+    serve::until_ended(server.run(stop), &options, telemetry).await
+}

@@ -1,0 +1,250 @@
+//! Conversions of `ReportUsage`: what a replica counted.
+
+use std::num::NonZeroU64;
+
+use super::{Reader, read_client_id, replica_id, to_bytes};
+use crate::{
+    domain::{
+        Timestamp,
+        id::ReplicaId,
+        usage::{Batch, Count, Day, Outcome, RefusalReason},
+    },
+    grpc::{convert::to_timestamp, error::ApiError},
+    pb,
+    store::usage::CLIENTS_PER_STATEMENT,
+};
+
+/// What a replica counted, by its own number.
+#[derive(Clone, Debug)]
+pub struct UsageReport {
+    /// The replica that counted it.
+    pub replica: ReplicaId,
+    /// The number of the batch.
+    pub number: u64,
+    /// The counts.
+    pub usage: Batch,
+}
+
+/// Reads a report. A last use that has not come yet is now: the replica's clock may be
+/// slightly ahead.
+pub(in crate::grpc) fn usage_report(
+    request: &pb::ReportUsageRequest,
+    now: Timestamp,
+) -> Result<UsageReport, ApiError> {
+    let mut reader = Reader::default();
+    let replica = replica_id(&mut reader, "replica_id", &request.replica_id);
+    let number = request.number;
+    if number == 0 || i64::try_from(number).is_err() {
+        reader.violation("number", "must be at least 1, and below 2^63");
+    }
+    let mut usage = Batch::default();
+    if request.clients.len() > CLIENTS_PER_STATEMENT {
+        reader.violation(
+            "clients",
+            format_args!("must be at most {CLIENTS_PER_STATEMENT}"),
+        );
+    } else {
+        for (at, client) in request.clients.iter().enumerate() {
+            read_usage(&mut reader, at, client, now, &mut usage);
+        }
+        if reader.has_no_violations() && usage.len() < request.clients.len() {
+            reader.violation("clients", "must name each client once");
+        }
+    }
+    reader.finish(|| {
+        Ok(UsageReport {
+            replica: replica?,
+            number,
+            usage,
+        })
+    })
+}
+
+fn read_usage(
+    reader: &mut Reader,
+    at: usize,
+    sent: &pb::ReplicatedUsage,
+    now: Timestamp,
+    usage: &mut Batch,
+) {
+    let field = |name: &str| format!("clients[{at}].{name}");
+    let id = read_client_id(&sent.client_id).or(Err("must be 16 bytes"));
+    let Ok(client) = reader.parsed(&field("client_id"), id) else {
+        return;
+    };
+    let last = reader.optional_timestamp(&field("last_used_time"), sent.last_used_time);
+    if let Ok(Some(last)) = last {
+        usage.used_at(client, last.min(now));
+    }
+    if sent.counts.is_empty() && sent.last_used_time.is_none() {
+        reader.violation(&field("counts"), "must not be empty");
+    }
+    for (count_at, sent) in sent.counts.iter().enumerate() {
+        let field = |name: &str| format!("clients[{at}].counts[{count_at}].{name}");
+        // A day of the replica's clock, which may be slightly ahead.
+        let tomorrow = Day::of(now).number().saturating_add(1);
+        let day = Day::from_number(sent.day).filter(|day| day.number() <= tomorrow);
+        let day = reader.parsed(&field("day"), day.ok_or("must be a day that has begun"));
+        let outcome = read_outcome(sent).ok_or("must be one of its values");
+        let outcome = reader.parsed(&field("outcome"), outcome);
+        let count = NonZeroU64::new(sent.count).ok_or("must be at least 1");
+        let count = reader.parsed(&field("count"), count);
+        if let (Ok(day), Ok(outcome), Ok(count)) = (day, outcome, count) {
+            let count = Count {
+                day,
+                outcome,
+                count,
+            };
+            usage.add(client, count);
+        }
+    }
+}
+
+fn read_outcome(sent: &pb::ReplicatedCount) -> Option<Outcome> {
+    use pb::UsageOutcome as Sent;
+
+    Some(match Sent::try_from(sent.outcome).ok()? {
+        Sent::Unspecified => return None,
+        Sent::Used => Outcome::Used,
+        Sent::LegacyToken => Outcome::LegacyToken,
+        Sent::TokenRotated => Outcome::Refused(RefusalReason::TokenRotated),
+        Sent::Revoked => Outcome::Refused(RefusalReason::Revoked),
+        Sent::Expired => Outcome::Refused(RefusalReason::Expired),
+        Sent::OwnerInactive => Outcome::Refused(RefusalReason::OwnerInactive),
+        Sent::NoSiteGrant => Outcome::Refused(RefusalReason::NoSiteGrant),
+        Sent::RoleTooLow => Outcome::Refused(RefusalReason::RoleTooLow),
+    })
+}
+
+const fn to_outcome(outcome: Outcome) -> pb::UsageOutcome {
+    use pb::UsageOutcome as Sent;
+
+    match outcome {
+        Outcome::Used => Sent::Used,
+        Outcome::LegacyToken => Sent::LegacyToken,
+        Outcome::Refused(RefusalReason::TokenRotated) => Sent::TokenRotated,
+        Outcome::Refused(RefusalReason::Revoked) => Sent::Revoked,
+        Outcome::Refused(RefusalReason::Expired) => Sent::Expired,
+        Outcome::Refused(RefusalReason::OwnerInactive) => Sent::OwnerInactive,
+        Outcome::Refused(RefusalReason::NoSiteGrant) => Sent::NoSiteGrant,
+        Outcome::Refused(RefusalReason::RoleTooLow) => Sent::RoleTooLow,
+    }
+}
+
+/// A report as a message.
+pub(crate) fn to_usage_report(report: &UsageReport) -> pb::ReportUsageRequest {
+    let count = |count: &Count| pb::ReplicatedCount {
+        day: count.day.number(),
+        outcome: to_outcome(count.outcome).into(),
+        count: count.count.get(),
+    };
+    let clients = report.usage.after(None);
+    let clients = clients.map(|(client, pending)| pb::ReplicatedUsage {
+        client_id: to_bytes(client.uuid()),
+        last_used_time: pending.last_used().map(to_timestamp),
+        counts: pending.counts().iter().map(count).collect(),
+    });
+    pb::ReportUsageRequest {
+        replica_id: report.replica.to_string(),
+        number: report.number,
+        clients: clients.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::id::ClientId;
+
+    fn id(number: u128) -> Uuid {
+        Uuid::from_u128(number)
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_timestamp(second, 5000).unwrap()
+    }
+
+    #[test]
+    fn a_report_arrives_as_it_was_sent() {
+        let now = at(1_000_000);
+        let mut usage = Batch::default();
+        for (number, outcome) in Outcome::ALL.into_iter().enumerate() {
+            let client = ClientId::from_uuid(id(number as u128 % 3));
+            let count = Count {
+                day: Day::of(now).before(u32::from(outcome.token_worked())),
+                outcome,
+                count: NonZeroU64::new(number as u64 + 1).unwrap(),
+            };
+            usage.add(client, count);
+            if outcome.token_worked() {
+                usage.used_at(client, at(5));
+            }
+        }
+        let report = UsageReport {
+            replica: ReplicaId::from_uuid(id(9)),
+            number: 7,
+            usage,
+        };
+        let read = usage_report(&to_usage_report(&report), now).unwrap();
+        assert_eq!((read.replica, read.number), (report.replica, report.number));
+        assert_eq!(read.usage, report.usage);
+    }
+
+    #[test]
+    fn all_mistakes_of_a_report_are_named() {
+        let count = |day, outcome, count| pb::ReplicatedCount {
+            day,
+            outcome,
+            count,
+        };
+        let client = |id: u128, counts| pb::ReplicatedUsage {
+            client_id: to_bytes(Uuid::from_u128(id)),
+            last_used_time: None,
+            counts,
+        };
+        let mut request = pb::ReportUsageRequest {
+            replica_id: "x".to_owned(),
+            number: 0,
+            clients: vec![
+                client(1, vec![count(i32::MAX, 9, 0)]),
+                client(2, Vec::new()),
+                pb::ReplicatedUsage {
+                    client_id: vec![1],
+                    ..client(3, Vec::new())
+                },
+            ],
+        };
+        let fields = |request: &pb::ReportUsageRequest| -> Vec<String> {
+            match usage_report(request, at(0)) {
+                Err(ApiError::InvalidFields(all)) => {
+                    all.into_iter().map(|violation| violation.field).collect()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let expected: Vec<String> = [
+            "replica_id",
+            "number",
+            "clients[0].counts[0].day",
+            "clients[0].counts[0].outcome",
+            "clients[0].counts[0].count",
+            "clients[1].counts",
+            "clients[2].client_id",
+        ]
+        .map(str::to_owned)
+        .into();
+        assert_eq!(fields(&request), expected);
+        request.replica_id = id(9).to_string();
+        request.number = 1;
+        request.clients = vec![client(1, vec![count(0, 1, 1)]); 2];
+        assert_eq!(fields(&request), ["clients"]);
+        request.clients = (0..=CLIENTS_PER_STATEMENT as u128)
+            .map(|id| client(id, vec![count(0, 1, 1)]))
+            .collect();
+        assert_eq!(fields(&request), ["clients"]);
+        request.clients.pop();
+        assert!(usage_report(&request, at(0)).is_ok());
+    }
+}

@@ -1,0 +1,207 @@
+//! Clients arrive as they were sent, or as unreadable.
+
+use super::*;
+use crate::domain::index::Writer;
+
+const CIDRS: Features = Features(1 << pb::ReplicationFeature::AllowedCidrs as u32);
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_timestamp(second, 5000).unwrap()
+}
+
+fn resolved() -> ResolvedClient {
+    let grants = [
+        (SiteId::from_uuid(id(3)), SiteRole::Viewer),
+        (SiteId::from_uuid(id(4)), SiteRole::Owner),
+    ];
+    ResolvedClient {
+        client: ClientId::from_uuid(id(1)),
+        owner: Owner::Team(TeamId::from_uuid(id(2))),
+        base_state: BaseState::OwnerInactive,
+        access: EffectiveAccess {
+            instance_role: InstanceRole::Admin,
+            grants: grants.into_iter().collect(),
+        },
+        expiry: Expiry::At(at(7)),
+        name: "a client".into(),
+    }
+}
+
+const TOKENS: usize = 2;
+
+fn hash(number: u8) -> StoredHash {
+    TokenHash([number; 32]).into()
+}
+
+fn with_client<T>(known: Known, use_it: impl FnOnce(&Client) -> T) -> T {
+    let tokens = [
+        (hash(1), TokenStanding::Current),
+        (hash(2), TokenStanding::ReplacedUntil(at(9))),
+    ];
+    let client = known.id();
+    let mut writer = Writer::default();
+    writer.put(known, &tokens);
+    let version = writer.version(Position::UNKNOWN);
+    use_it(version.client(client).unwrap())
+}
+
+fn audience(enforces: Features) -> Audience {
+    Audience {
+        enforces,
+        without_names: false,
+    }
+}
+
+fn sent() -> pb::ReplicatedClient {
+    with_client(Known::Resolved(resolved()), |client| {
+        to_client(client, audience(Features::ENFORCED))
+    })
+}
+
+fn read(sent: pb::ReplicatedClient) -> Result<Known, Malformed> {
+    read_client(sent, Features::ENFORCED).map(|(known, tokens)| {
+        assert_eq!(tokens.len(), TOKENS);
+        known
+    })
+}
+
+#[test]
+fn a_client_arrives_as_it_was_sent() {
+    let (known, tokens) = read_client(sent(), Features::ENFORCED).unwrap();
+    assert_eq!(known, Known::Resolved(resolved()));
+    let expected = vec![
+        (hash(1), TokenStanding::Current),
+        (hash(2), TokenStanding::ReplacedUntil(at(9))),
+    ];
+    assert_eq!(tokens, expected);
+    let unreadable = Known::Unreadable(ClientId::from_uuid(id(1)));
+    let sent = with_client(unreadable.clone(), |client| {
+        to_client(client, audience(Features::ENFORCED))
+    });
+    assert_eq!(read(sent), Ok(unreadable));
+}
+
+#[test]
+fn names_are_left_out_where_that_is_wanted() {
+    let audience = Audience {
+        without_names: true,
+        ..audience(Features::ENFORCED)
+    };
+    let sent = with_client(Known::Resolved(resolved()), |client| {
+        to_client(client, audience)
+    });
+    let Ok(Known::Resolved(client)) = read(sent) else {
+        panic!("it is readable");
+    };
+    assert_eq!(&*client.name, "");
+    assert_eq!(client.owner, resolved().owner);
+}
+
+#[test]
+fn a_client_that_needs_a_feature_is_readable_only_for_those_who_have_it() {
+    let sent = |enforces| {
+        with_client(Known::Resolved(resolved()), |client| {
+            to_client_with(client, audience(enforces), CIDRS)
+        })
+    };
+    let unreadable = Known::Unreadable(ClientId::from_uuid(id(1)));
+    // Neither sent to a replica without it, nor read by one, whichever server sends it.
+    let without = sent(Features::default());
+    assert_eq!(read_client(without, CIDRS).unwrap().0, unreadable);
+    let with = sent(CIDRS);
+    assert_eq!(with.needs, [1]);
+    assert_eq!(read(with.clone()), Ok(unreadable));
+    let known = read_client(with, CIDRS).unwrap().0;
+    assert_eq!(known, Known::Resolved(resolved()));
+    // The tokens are known all the same: they are not unknown ones.
+    assert_eq!(sent(Features::default()).tokens.len(), TOKENS);
+}
+
+#[test]
+fn what_a_later_version_may_send_is_unreadable() {
+    use pb::replicated_client::Content;
+
+    let change = |change: fn(&mut pb::ReplicatedClient, &mut pb::SettledClient)| {
+        let mut sent = sent();
+        let Some(Content::Settled(mut settled)) = sent.content.take() else {
+            panic!("it is settled");
+        };
+        change(&mut sent, &mut settled);
+        sent.content = Some(Content::Settled(settled));
+        sent
+    };
+    let mut later: Vec<_> = [
+        (|client, _| client.needs = vec![40])
+            as fn(&mut pb::ReplicatedClient, &mut pb::SettledClient),
+        |client, _| client.needs = vec![640],
+        |client, _| client.needs = vec![-1],
+        |_, settled| settled.owner = None,
+        |_, settled| settled.state = 0,
+        |_, settled| settled.state = 9,
+        |_, settled| settled.instance_role = 9,
+        |_, settled| settled.site_grants[0].role = 9,
+    ]
+    .map(change)
+    .into();
+    later.push(pb::ReplicatedClient {
+        content: None,
+        ..sent()
+    });
+    for sent in later {
+        let what = format!("{sent:?}");
+        let unreadable = Known::Unreadable(ClientId::from_uuid(id(1)));
+        assert_eq!(read(sent), Ok(unreadable), "{what}");
+    }
+}
+
+#[test]
+fn what_no_version_sends_is_an_error() {
+    let mut malformed = vec![sent(), sent(), sent()];
+    malformed[0].id.pop();
+    malformed[1].tokens[0].hash.pop();
+    malformed[2].tokens[1].end_time = Some(prost_types::Timestamp {
+        seconds: 0,
+        nanos: -1,
+    });
+    for sent in malformed {
+        assert!(read(sent.clone()).is_err(), "{sent:?}");
+    }
+}
+
+#[test]
+fn legacy_tokens_are_sent_to_those_who_can_hash_them() {
+    let known = Known::Resolved(resolved());
+    let legacy = StoredHash::new(TokenScheme::HitkeepSha256, [1; 32]);
+    let tokens = [
+        (hash(1), TokenStanding::Current),
+        (legacy, TokenStanding::ReplacedUntil(at(9))),
+    ];
+    let mut writer = Writer::default();
+    writer.put(known.clone(), &tokens);
+    let version = writer.version(Position::UNKNOWN);
+    let client = version.client(known.id()).unwrap();
+    let sent = to_client(client, audience(Features::ENFORCED));
+    assert_eq!(sent.needs, [3]);
+    let read = read_client(sent.clone(), Features::ENFORCED);
+    assert_eq!(read, Ok((known, tokens.to_vec())));
+    let unreadable = Known::Unreadable(client.known.id());
+    let (other, _) = read_client(sent, Features::default()).unwrap();
+    assert_eq!(other, unreadable);
+    let sent = to_client(client, audience(Features::default()));
+    assert_eq!(read_client(sent, Features::ENFORCED).unwrap().0, unreadable);
+}
+
+#[test]
+fn a_token_of_a_later_scheme_makes_its_client_unreadable() {
+    for scheme in [0, 9] {
+        let mut later = sent();
+        later.tokens[0].scheme = scheme;
+        let (known, tokens) = read_client(later, Features::ENFORCED).unwrap();
+        assert_eq!(known, Known::Unreadable(ClientId::from_uuid(id(1))));
+        assert_eq!(tokens.len(), TOKENS - 1, "it cannot be found");
+    }
+}

@@ -1,0 +1,309 @@
+//! One replication: what the replica has, and what it is sent next.
+//!
+//! Nothing is queued for a replica. When HTTP/2 has room for more, the latest version of the
+//! index is compared with what the replica has, and the difference is sent, so that one that
+//! reads slowly skips the versions in between. A question is answered after that, by the
+//! version that was sent: also while versions follow each other without pause.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{FutureExt, stream};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+use super::{
+    parts::{Answer, Content, Parts, Version},
+    turn::SnapshotTurn,
+};
+use crate::{
+    domain::{Position, caller::CallerPermission, index::Callers},
+    grpc::{
+        Services,
+        context::Caller,
+        convert::replication::{self as convert, Audience},
+        error::{ApiError, Violation},
+    },
+    pb::{self, replicate_request::Message as Received},
+    replica::{FeedProgress, Unanswerable},
+};
+
+/// How many questions are read at a time: a replica has two open at most.
+const QUESTIONS_AT_ONCE: usize = 16;
+
+/// A replication.
+pub(super) struct Replication {
+    services: Arc<Services>,
+    /// Checked again and again: a stream may outlive its caller's account.
+    caller: Caller,
+    snapshots: Arc<Semaphore>,
+    requests: Streaming<pb::ReplicateRequest>,
+    progress: watch::Receiver<FeedProgress>,
+    /// `None` before the start was read.
+    replica: Option<CopyState>,
+    /// A question that is to be answered at once.
+    question: Option<u64>,
+    refresh: Refresh,
+    sending: Option<Parts>,
+}
+
+/// What the replica has.
+struct CopyState {
+    audience: Audience,
+    position: Option<Position>,
+    accounts: Option<Arc<Callers>>,
+}
+
+/// The questions for which the source is asked.
+#[derive(Default)]
+struct Refresh {
+    /// The question that comes after the one for which it is asked at the moment.
+    next: Option<u64>,
+    running: Option<(u64, RefreshFuture)>,
+    done: Option<Answer>,
+}
+
+type RefreshFuture = Pin<Box<dyn Future<Output = Result<(), Unanswerable>> + Send>>;
+
+impl Refresh {
+    fn begin(&mut self, services: &Arc<Services>) {
+        if self.running.is_none()
+            && let Some(number) = self.next.take()
+        {
+            let services = Arc::clone(services);
+            let refresh = async move {
+                let deadline = Instant::now() + services.request_timeout();
+                services.replica().refresh(deadline).await
+            };
+            self.running = Some((number, Box::pin(refresh)));
+        }
+    }
+
+    /// Completes when the source was asked; never if it is not being asked.
+    async fn finished(&mut self) {
+        match &mut self.running {
+            Some((number, refresh)) => {
+                self.done = Some((*number, refresh.as_mut().await));
+                self.running = None;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Replication {
+    pub(super) fn new(
+        services: Arc<Services>,
+        caller: Caller,
+        snapshots: Arc<Semaphore>,
+        requests: Streaming<pb::ReplicateRequest>,
+    ) -> Self {
+        let progress = services.replica().progress();
+        Self {
+            services,
+            caller,
+            snapshots,
+            requests,
+            progress,
+            replica: None,
+            question: None,
+            refresh: Refresh::default(),
+            sending: None,
+        }
+    }
+
+    /// All that the replica is sent.
+    pub(super) fn responses(
+        self,
+    ) -> impl Stream<Item = Result<pb::ReplicateResponse, Status>> + Send {
+        stream::try_unfold(self, |mut replication| async move {
+            let next = replication.next().await?;
+            Ok(next.map(|next| (next, replication)))
+        })
+    }
+
+    /// The next message; `None` at the end.
+    async fn next(&mut self) -> Result<Option<pb::ReplicateResponse>, ApiError> {
+        if self.replica.is_none() {
+            let Some(copy) = self.start().await? else {
+                return Ok(None);
+            };
+            self.replica = Some(copy);
+        }
+        loop {
+            if let Some(sending) = &mut self.sending {
+                if let Some(part) = sending.next(self.services.clock())? {
+                    return Ok(Some(part));
+                }
+                self.sending = None;
+            }
+            self.require_caller()?;
+            // Also while there is always something to send.
+            for _ in 0..QUESTIONS_AT_ONCE {
+                match self.requests.message().now_or_never() {
+                    None => break,
+                    Some(request) => match read(request)? {
+                        None => return Ok(None),
+                        Some(request) => self.take(&request)?,
+                    },
+                }
+            }
+            self.refresh.begin(&self.services);
+            // It records that it has finished.
+            self.refresh.finished().now_or_never();
+            self.sending = self.prepare()?;
+            if self.sending.is_none() && !self.wait().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until there may be something to send. False at the end of the requests.
+    async fn wait(&mut self) -> Result<bool, ApiError> {
+        tokio::select! {
+            request = self.requests.message() => match read(request)? {
+                None => return Ok(false),
+                Some(request) => self.take(&request)?,
+            },
+            () = self.refresh.finished() => {}
+            // The replica lives as long as the services.
+            _ = self.progress.changed() => {}
+        }
+        Ok(true)
+    }
+
+    /// Reads the start.
+    async fn start(&mut self) -> Result<Option<CopyState>, ApiError> {
+        let Some(first) = read(self.requests.message().await)? else {
+            return Ok(None);
+        };
+        let Some(Received::Start(start)) = first.message else {
+            return Err(invalid("start", "must be the first message"));
+        };
+        let start = convert::start(&start)?;
+        let replica = self.services.replica();
+        let deadline = Instant::now() + self.services.request_timeout();
+        let view = replica.loaded_view(deadline).await?;
+        let ours = view.index().position;
+        drop(view);
+        let is_ahead = start.position.is_some_and(|theirs| {
+            theirs.database == ours.database && theirs.revision > ours.revision
+        });
+        if is_ahead {
+            // Another server sent it what this one does not have yet. A snapshot would set
+            // it back.
+            replica.refresh(deadline).await?;
+        }
+        tracing::debug!(replica.id = %start.replica, "a replica follows");
+        Ok(Some(CopyState {
+            audience: start.audience,
+            position: start.position,
+            accounts: None,
+        }))
+    }
+
+    fn take(&mut self, request: &pb::ReplicateRequest) -> Result<(), ApiError> {
+        match &request.message {
+            Some(Received::Question(question)) => {
+                let slot = if question.ask_database {
+                    &mut self.refresh.next
+                } else {
+                    &mut self.question
+                };
+                *slot = Some(question.number);
+                self.refresh.begin(&self.services);
+                Ok(())
+            }
+            Some(Received::Start(_)) => Err(invalid("start", "must be the first message only")),
+            None => Err(invalid("message", "must be a start or a question")),
+        }
+    }
+
+    /// What to send by the latest version; `None` if the replica has it, and has no question.
+    fn prepare(&mut self) -> Result<Option<Parts>, ApiError> {
+        let replica = self.services.replica();
+        let copy = self.replica.as_mut().expect("it was started");
+        // Taken before the version, so that it contains what the source was asked for.
+        let mut answers = Vec::new();
+        answers.extend(self.refresh.done.take());
+        answers.extend(self.question.take().map(|number| (number, Ok(()))));
+        let seen_at = self.services.clock().elapsed();
+        let view = replica.view()?;
+        if let Err(behind) = view.require_caught_up() {
+            for (_, answer) in &mut answers {
+                *answer = answer.and(Err(behind));
+            }
+        }
+        let version = Version {
+            index: view.shared_index(),
+            staleness: view.staleness,
+            seen_at,
+        };
+        drop(view);
+        let index = &version.index;
+        let has_accounts = copy
+            .accounts
+            .as_ref()
+            .is_some_and(|accounts| Arc::ptr_eq(accounts, index.callers()));
+        let changed = match copy.position {
+            Some(position) if position == index.position => Some(Vec::new()),
+            Some(position) => replica.changed_since(position),
+            None => None,
+        };
+        if changed.is_some()
+            && copy.position.map(|position| position.revision) > Some(index.revision())
+        {
+            // The change is known here, and its version is not published yet.
+            return Err(Unanswerable::Behind.into());
+        }
+        let content = match changed {
+            None => Content::SnapshotBegin(SnapshotTurn::take(&self.snapshots)?),
+            Some(_) if has_accounts && copy.position == Some(index.position) => Content::None,
+            Some(clients) => Content::Changes {
+                clients: clients.into_iter(),
+                with_accounts: !has_accounts,
+            },
+        };
+        if matches!(content, Content::None) && answers.is_empty() {
+            return Ok(None);
+        }
+        copy.position = Some(index.position);
+        copy.accounts = Some(Arc::clone(index.callers()));
+        let audience = copy.audience;
+        Ok(Some(Parts::new(version, audience, content, answers)))
+    }
+
+    /// Refuses to go on for a caller that was revoked, or lost the permission.
+    fn require_caller(&self) -> Result<(), ApiError> {
+        let Caller { account, proof } = &self.caller;
+        let index = self.services.replica().index();
+        let known = index.as_ref().map(|index| index.callers());
+        let Some(now) = known.and_then(|callers| proof.account(callers)) else {
+            return Err(ApiError::CallerUnknown);
+        };
+        if now.id != account.id {
+            return Err(ApiError::CallerUnknown);
+        }
+        if now.may(CallerPermission::Replicate) {
+            Ok(())
+        } else {
+            Err(ApiError::CallerNotPermitted(CallerPermission::Replicate))
+        }
+    }
+}
+
+fn invalid(field: &str, description: &str) -> ApiError {
+    ApiError::InvalidFields(vec![Violation {
+        field: field.to_owned(),
+        description: description.to_owned(),
+    }])
+}
+
+fn read(
+    request: Result<Option<pb::ReplicateRequest>, Status>,
+) -> Result<Option<pb::ReplicateRequest>, ApiError> {
+    request.map_err(|_unreadable| ApiError::unreadable_message())
+}

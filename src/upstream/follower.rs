@@ -1,0 +1,159 @@
+//! The task that follows a server upstream, and goes to another one when that fails.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Limits, Upstream,
+    connect::{Link, connect},
+    copy::Copy,
+    session::{Session, SessionError},
+};
+use crate::{
+    domain::{clock::Entropy, id::ReplicaId},
+    replica::Intake,
+    telemetry::metrics::{FeedConnection, Metrics},
+};
+
+/// The first and the longest pause after all servers failed. Half of each is random, since
+/// all replicas of an installation lose the same server.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Follows one server at a time.
+pub(super) struct Follower {
+    id: ReplicaId,
+    upstream: Arc<Upstream>,
+    limits: Limits,
+    /// Where others find the connection.
+    link: Arc<Link>,
+    entropy: Arc<dyn Entropy>,
+    intake: Intake,
+    metrics: Metrics,
+    copy: Copy,
+    /// The number of the server that is followed, or tried next.
+    at: usize,
+    /// Since when no server is followed.
+    failing_since: Option<Instant>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        id: ReplicaId,
+        upstream: Arc<Upstream>,
+        limits: Limits,
+        link: Arc<Link>,
+        entropy: Arc<dyn Entropy>,
+        intake: Intake,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            id,
+            upstream,
+            limits,
+            link,
+            entropy,
+            intake,
+            metrics,
+            copy: Copy::default(),
+            at: 0,
+            failing_since: None,
+        }
+    }
+
+    #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
+    pub(super) async fn run(mut self) {
+        let servers = self.upstream.targets.len();
+        let mut pause = FIRST_PAUSE;
+        let mut failed = 0;
+        loop {
+            let (error, has_followed) = self.follow().await;
+            self.link.set(None);
+            self.intake.source_lost();
+            if has_followed {
+                (pause, failed) = (FIRST_PAUSE, 0);
+            }
+            self.log(&error);
+            self.at = (self.at + 1) % servers;
+            failed += 1;
+            // While there are others to try, they are tried at once.
+            let wait = match error.retry_delay() {
+                Some(delay) => delay.max(pause),
+                None if failed < servers || error.is_orderly() && has_followed => Duration::ZERO,
+                None => {
+                    let wait = pause;
+                    pause = LAST_PAUSE.min(pause * 2);
+                    wait
+                }
+            };
+            self.back_off(wait).await;
+        }
+    }
+
+    /// Follows the present server until that fails, and whether it answered before.
+    async fn follow(&mut self) -> (SessionError, bool) {
+        let refresh = self.intake.begin_attempt();
+        let target = self.upstream.targets[self.at].clone();
+        let client = match connect(&self.upstream, &target, &self.limits).await {
+            Ok(client) => client,
+            Err(error) => return (error.into(), false),
+        };
+        let (link, metrics, connected) = (&self.link, &self.metrics, client.clone());
+        let failing_since = &mut self.failing_since;
+        let mut has_followed = false;
+        let mut on_answer = || {
+            has_followed = true;
+            link.set(Some(connected.clone()));
+            metrics.feed_connected(FeedConnection::Upstream);
+            if let Some(since) = failing_since.take() {
+                let duration_ms = since.elapsed().as_millis();
+                tracing::info!(duration_ms, "{target} is followed again");
+            } else {
+                tracing::info!("{target} is followed");
+            }
+        };
+        let mut session = Session {
+            id: self.id,
+            without_names: self.upstream.without_names,
+            limits: &self.limits,
+            copy: &mut self.copy,
+            intake: &mut self.intake,
+            refresh,
+            has_alternative: self.upstream.targets.len() > 1,
+            on_answer: &mut on_answer,
+        };
+        let Err(error) = session.run(client).await;
+        (error, has_followed)
+    }
+
+    /// Logs the first failure of an outage.
+    fn log(&mut self, error: &SessionError) {
+        let target = &self.upstream.targets[self.at];
+        if self.failing_since.is_none() {
+            self.failing_since = Some(Instant::now());
+            if error.is_orderly() {
+                tracing::info!("{target} ended the replication, and is asked again");
+            } else {
+                tracing::warn!("{target} is not followed: {error}");
+            }
+        } else {
+            tracing::debug!("{target} is not followed: {error}");
+        }
+    }
+
+    /// Waits before the next attempt; a request that waits for a refresh shortens that.
+    async fn back_off(&self, wait: Duration) {
+        let mut chance = [0];
+        self.entropy.fill(&mut chance);
+        let part = f64::midpoint(1.0, f64::from(chance[0]) / f64::from(u8::MAX));
+        let requested = async {
+            self.intake.refresh_requested().await;
+            sleep(FIRST_PAUSE).await;
+        };
+        tokio::select! {
+            () = requested => {}
+            () = sleep(wait.mul_f64(part)) => {}
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! One replication with one server, from the start to whatever ends it.
+
+use std::{convert::Infallible, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
+
+use super::{
+    Limits,
+    connect::{Client, ConnectError},
+    copy::{Copy, Incoming, read_staleness},
+    questions::Questions,
+};
+use crate::{
+    domain::id::ReplicaId,
+    grpc::convert::replication::{
+        Features, Malformed, read_sent_position, read_sent_time, to_position,
+    },
+    pb::{self, replicate_request::Message as Asked, replicate_response::Message as Sent},
+    replica::{Intake, RefreshNumber, SourceTime},
+};
+
+/// Messages that wait until HTTP/2 takes them: the start, and two questions. If there is no
+/// room for another, the server does not read.
+const OUTGOING: usize = 4;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server ended the replication.
+    #[error("it ended the replication: {}", .0.message())]
+    Ended(Status),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// Nothing was received for too long.
+    #[error("it is silent")]
+    Silent,
+    /// It answers, and cannot prove that it is fresh itself.
+    #[error("it cannot tell how fresh it is, or is too old itself")]
+    Useless,
+}
+
+impl SessionError {
+    /// How long the server wants us to wait.
+    pub(super) fn retry_delay(&self) -> Option<Duration> {
+        let Self::Ended(status) = self else {
+            return None;
+        };
+        status.get_details_retry_info()?.retry_delay
+    }
+
+    /// Whether the server ended in order, or wants a new connection.
+    pub(super) fn is_orderly(&self) -> bool {
+        let Self::Ended(status) = self else {
+            return false;
+        };
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        status.code() == Code::Unavailable && reason.as_deref() == Some("SHUTTING_DOWN")
+    }
+}
+
+/// What a session needs of the one who follows.
+pub(super) struct Session<'f> {
+    pub(super) id: ReplicaId,
+    pub(super) without_names: bool,
+    pub(super) limits: &'f Limits,
+    pub(super) copy: &'f mut Copy,
+    pub(super) intake: &'f mut Intake,
+    /// The refresh that everybody waits for who waited while there was no session.
+    pub(super) refresh: RefreshNumber,
+    /// Whether another server could be asked instead.
+    pub(super) has_alternative: bool,
+    /// Called with the first answer.
+    pub(super) on_answer: &'f mut (dyn FnMut() + Send),
+}
+
+/// A session on its way.
+struct Running<'s, 'f> {
+    session: &'s mut Session<'f>,
+    outgoing: mpsc::Sender<pb::ReplicateRequest>,
+    questions: Questions,
+    incoming: Incoming,
+    /// When the next question is due.
+    next_question: Instant,
+    /// When something was last received.
+    heard_at: Instant,
+    /// When the server last proved that it is of use.
+    useful_at: Instant,
+    has_answered: bool,
+}
+
+impl Session<'_> {
+    /// Runs the session until something ends it.
+    pub(super) async fn run(&mut self, mut client: Client) -> Result<Infallible, SessionError> {
+        let (outgoing, requests) = mpsc::channel(OUTGOING);
+        let started_at = self.intake.clock().elapsed();
+        let start = pb::ReplicationStart {
+            replica_id: self.id.to_string(),
+            position: self.copy.position().map(to_position),
+            features: Features::ENFORCED.numbers(),
+            without_names: self.without_names,
+        };
+        let mut running = Running {
+            questions: Questions::since(started_at),
+            incoming: Incoming::default(),
+            next_question: Instant::now(),
+            heard_at: Instant::now(),
+            useful_at: Instant::now(),
+            has_answered: false,
+            session: self,
+            outgoing,
+        };
+        running.send(Asked::Start(start))?;
+        let refresh = running.session.refresh;
+        running.ask(Some(refresh))?;
+        running.ask(None)?;
+        let silence = running.session.limits.silence;
+        let opened = timeout(silence, client.replicate(ReceiverStream::new(requests))).await;
+        let responses = match opened {
+            Ok(Ok(responses)) => responses.into_inner(),
+            Ok(Err(status)) => return Err(SessionError::Ended(status)),
+            Err(_) => return Err(SessionError::Silent),
+        };
+        running.follow(responses).await
+    }
+}
+
+impl Running<'_, '_> {
+    async fn follow(
+        &mut self,
+        mut responses: Streaming<pb::ReplicateResponse>,
+    ) -> Result<Infallible, SessionError> {
+        loop {
+            let limits = self.session.limits;
+            let silent_at = self.heard_at + limits.silence;
+            let useless_at = self.useful_at + limits.useless;
+            let (may_ask, may_refresh) = (
+                !self.questions.is_plain_open(),
+                !self.questions.is_refresh_open(),
+            );
+            // Within a snapshot there is no answer, however long it takes.
+            let has_choice = self.session.has_alternative && self.incoming.is_nothing();
+            tokio::select! {
+                message = responses.message() => match message {
+                    Ok(Some(message)) => {
+                        self.heard_at = Instant::now();
+                        self.take(message).await?;
+                    }
+                    Ok(None) => {
+                        let ended = Status::unavailable("the stream ended");
+                        return Err(SessionError::Ended(ended));
+                    }
+                    Err(status) => return Err(SessionError::Ended(status)),
+                },
+                () = self.session.intake.refresh_requested(), if may_refresh => {
+                    let refresh = self.session.intake.begin_refresh();
+                    self.ask(Some(refresh))?;
+                }
+                () = sleep_until(self.next_question), if may_ask => self.ask(None)?,
+                () = sleep_until(silent_at) => return Err(SessionError::Silent),
+                () = sleep_until(useless_at), if has_choice => return Err(SessionError::Useless),
+            }
+        }
+    }
+
+    fn ask(&mut self, refresh: Option<RefreshNumber>) -> Result<(), SessionError> {
+        if refresh.is_none() {
+            self.next_question = Instant::now() + self.session.intake.options().poll_interval;
+        }
+        let asked_at = self.session.intake.clock().elapsed();
+        let question = self.questions.ask(asked_at, refresh);
+        self.send(Asked::Question(question))
+    }
+
+    fn send(&self, message: Asked) -> Result<(), SessionError> {
+        let message = pb::ReplicateRequest {
+            message: Some(message),
+        };
+        // If there is no room, it does not read; if there is no receiver, the call is over,
+        // which the response tells.
+        match self.outgoing.try_send(message) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err(SessionError::Silent),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
+    async fn take(&mut self, message: pb::ReplicateResponse) -> Result<(), SessionError> {
+        match message.message {
+            Some(Sent::SnapshotBegin(begin)) => {
+                self.incoming.begin(&begin, self.questions.received_at())?;
+            }
+            Some(Sent::Changes(changes)) => {
+                if let Some((changes, to)) = self.incoming.add(changes)? {
+                    let Session { copy, intake, .. } = &mut *self.session;
+                    copy.apply(changes, to, intake).await?;
+                }
+            }
+            Some(Sent::SnapshotEnd(_)) => {
+                let snapshot = self.incoming.end()?;
+                let Session { copy, intake, .. } = &mut *self.session;
+                copy.replace(snapshot, intake).await;
+                // A large one takes long to build.
+                self.heard_at = Instant::now();
+                self.useful_at = self.heard_at;
+            }
+            Some(Sent::Answer(answer)) => self.take_answer(&answer)?,
+            // Something that a later version says beside what this one asks for.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn take_answer(&mut self, answer: &pb::ReplicationAnswer) -> Result<(), SessionError> {
+        if !self.incoming.is_nothing() {
+            return Err(Malformed("an answer within something else").into());
+        }
+        let Some(question) = self.questions.answer(answer.number) else {
+            return Err(Malformed("an answer to no question").into());
+        };
+        let Session { copy, intake, .. } = &mut *self.session;
+        if answer.error.is_some() {
+            if let Some(refresh) = question.refresh {
+                intake.refresh_failed(refresh);
+            }
+            return Ok(());
+        }
+        let position = read_sent_position(answer.position.as_ref())?;
+        if copy.position() != Some(position) {
+            return Err(Malformed("an answer about something else").into());
+        }
+        let now = answer
+            .now
+            .as_ref()
+            .ok_or(Malformed("no time where one belongs"))?;
+        let source = SourceTime {
+            asked_at: question.asked_at,
+            staleness: read_staleness(answer.staleness)?,
+        };
+        intake.complete(&source, read_sent_time(now)?);
+        intake.source_answered();
+        if let Some(refresh) = question.refresh {
+            intake.refreshed(refresh);
+        }
+        if source.staleness < self.session.limits.useless {
+            self.useful_at = Instant::now();
+        }
+        if !std::mem::replace(&mut self.has_answered, true) {
+            (self.session.on_answer)();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+//! A way from a replica to the server that it follows: a socket in front of a server that
+//! takes its connections from memory. It can be cut, stalled in one direction or both, broken
+//! off after so many bytes, and led to another server.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use hitkeep_auth::upstream::Target;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::harness::Connections;
+
+/// How much a connection holds before its writer waits: little, so that what is stalled here
+/// is felt there.
+const BUFFER: usize = 16 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Nothing goes to the replica.
+    Deaf,
+    /// Nothing goes either way.
+    Stalled,
+    /// Connections are refused.
+    Cut,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    gate: Gate,
+    /// Connections of an earlier one are broken.
+    generation: u64,
+}
+
+struct Shared {
+    server: Mutex<Connections>,
+    state: watch::Sender<State>,
+    /// How many bytes may still go to the replica before everything is broken.
+    left: Mutex<Option<usize>>,
+    /// Connections that were made.
+    made: AtomicU64,
+}
+
+/// A way to a server.
+pub struct Gateway {
+    folder: PathBuf,
+    shared: Arc<Shared>,
+    _accepting: JoinSet<()>,
+}
+
+impl Gateway {
+    /// A way to the server that takes its connections from there.
+    pub fn to(server: &Connections) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hka-gateway-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let listener = UnixListener::bind(folder.join("socket")).unwrap();
+        let shared = Arc::new(Shared {
+            server: Mutex::new(server.clone()),
+            state: watch::Sender::new(State {
+                gate: Gate::Open,
+                generation: 0,
+            }),
+            left: Mutex::new(None),
+            made: AtomicU64::new(0),
+        });
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, Arc::clone(&shared)));
+        Self {
+            folder,
+            shared,
+            _accepting: accepting,
+        }
+    }
+
+    pub fn target(&self) -> Target {
+        Target::Unix(self.folder.join("socket"))
+    }
+
+    /// Leads new connections to another server.
+    pub fn lead_to(&self, server: &Connections) {
+        *self.shared.server.lock().unwrap() = server.clone();
+    }
+
+    /// Breaks every connection, and refuses new ones.
+    pub fn cut(&self) {
+        self.set(Gate::Cut, true);
+    }
+
+    /// Breaks every connection; new ones are made.
+    pub fn sever(&self) {
+        let gate = self.shared.state.borrow().gate;
+        self.set(gate, true);
+    }
+
+    /// Lets nothing through any more, and closes nothing.
+    pub fn stall(&self) {
+        self.set(Gate::Stalled, false);
+    }
+
+    /// The same, for what goes to the replica.
+    pub fn deafen(&self) {
+        self.set(Gate::Deaf, false);
+    }
+
+    /// Lets everything through again.
+    pub fn mend(&self) {
+        self.shared.left.lock().unwrap().take();
+        self.set(Gate::Open, false);
+    }
+
+    /// Lets so many bytes through to the replica, and is cut then.
+    pub fn open_for(&self, bytes: usize) {
+        *self.shared.left.lock().unwrap() = Some(bytes);
+        self.set(Gate::Open, false);
+    }
+
+    /// Whether that has happened.
+    pub fn is_cut(&self) -> bool {
+        self.shared.state.borrow().gate == Gate::Cut
+    }
+
+    /// How many connections were made so far.
+    pub fn made(&self) -> u64 {
+        self.shared.made.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, gate: Gate, breaks: bool) {
+        self.shared.set(gate, breaks);
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.cut();
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+impl Shared {
+    fn set(&self, gate: Gate, breaks: bool) {
+        self.state.send_modify(|state| {
+            state.gate = gate;
+            state.generation += u64::from(breaks);
+        });
+    }
+
+    /// How many of these bytes may go to the replica.
+    fn allowed(&self, bytes: usize) -> usize {
+        let mut left = self.left.lock().unwrap();
+        let Some(some) = left.as_mut() else {
+            return bytes;
+        };
+        let allowed = bytes.min(*some);
+        *some -= allowed;
+        if *some == 0 {
+            *left = None;
+            drop(left);
+            self.set(Gate::Cut, true);
+        }
+        allowed
+    }
+}
+
+async fn accept(listener: UnixListener, shared: Arc<Shared>) {
+    let mut open = JoinSet::new();
+    while let Ok((replica, _)) = listener.accept().await {
+        let state = *shared.state.borrow();
+        if state.gate == Gate::Cut {
+            continue;
+        }
+        let (ours, theirs) = tokio::io::duplex(BUFFER);
+        if shared.server.lock().unwrap().send(Ok(theirs)).is_err() {
+            // The server is gone.
+            continue;
+        }
+        shared.made.fetch_add(1, Ordering::Relaxed);
+        open.spawn(forward(
+            replica,
+            ours,
+            state.generation,
+            Arc::clone(&shared),
+        ));
+    }
+}
+
+async fn forward(
+    replica: UnixStream,
+    server: tokio::io::DuplexStream,
+    generation: u64,
+    shared: Arc<Shared>,
+) {
+    let (replica_read, replica_write) = tokio::io::split(replica);
+    let (server_read, server_write) = tokio::io::split(server);
+    let mut state = shared.state.subscribe();
+    tokio::select! {
+        () = pump(replica_read, server_write, &shared, false) => {}
+        () = pump(server_read, replica_write, &shared, true) => {}
+        _ = state.wait_for(|state| state.generation != generation) => {}
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    shared: &Shared,
+    to_replica: bool,
+) {
+    let mut state = shared.state.subscribe();
+    let mut buffer = vec![0; BUFFER];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        let passes = |state: &State| match state.gate {
+            Gate::Open | Gate::Cut => true,
+            Gate::Deaf => !to_replica,
+            Gate::Stalled => false,
+        };
+        if state.wait_for(passes).await.is_err() {
+            return;
+        }
+        let allowed = if to_replica {
+            shared.allowed(read)
+        } else {
+            read
+        };
+        if to.write_all(&buffer[..allowed]).await.is_err() || allowed < read {
+            return;
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Replicas without a database: whatever happens between them and the servers that they
+//! follow, they say what these say, or that they cannot tell.
+
+mod answers;
+mod faults;
+mod protocol;
+mod spoken;
+mod turns;
+mod uses;
