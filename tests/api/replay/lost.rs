@@ -18,7 +18,10 @@ use super::{CLIENTS, ID, Identified, OTHER_ID, REQUESTS};
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp, told},
-    support::waiting::{until, wanted},
+    support::{
+        proxy::Listeners,
+        waiting::{until, wanted},
+    },
 };
 
 /// How much a memory connection holds before its writer waits.
@@ -142,7 +145,8 @@ async fn a_caller_that_lost_the_reply_gets_it_by_asking_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_that_nobody_heard_of_is_found_again() {
     let replica = replica::ReplicaOptions {
-        // No poll and no survey: their COMMIT is not the one that is meant.
+        // No poll and no survey, and no notification below: the COMMIT of what they read is
+        // not the one that is meant.
         max_staleness: std::time::Duration::from_hours(4),
         poll_interval: std::time::Duration::from_hours(1),
         ..replica::ReplicaOptions::default()
@@ -152,6 +156,7 @@ async fn a_commit_that_nobody_heard_of_is_found_again() {
         ..server::Options::default()
     };
     let (app, proxy) = TestApp::behind_proxy(options).await;
+    proxy.listeners(Listeners::Mute);
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
     let creation = personal(VERA).with_id(ID);
     app.settle().await;
