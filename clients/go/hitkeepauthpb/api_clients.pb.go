@@ -223,7 +223,7 @@ func (UsageRefusalReason) EnumDescriptor() ([]byte, []int) {
 // included. What it may do right now is what Introspect says.
 type ApiClient struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is a UUID of version 7. Output only, but for UpdateApiClient, where it
+	// id is a UUID: of version 7, unless the client was imported. Output only, but for UpdateApiClient, where it
 	// says which client is meant.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// owner is who the client belongs to. Required at creation, fixed after it.
@@ -255,7 +255,8 @@ type ApiClient struct {
 	// whatever was decided on a check. It is written every few seconds, and the
 	// last of them can be lost when a server dies. Absent: never. Output only.
 	LastUsedTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
-	// created_by_user_id is the actor that made the client. Output only.
+	// created_by_user_id is the actor that made the client. Empty for a client
+	// that was imported without its creator being known. Output only.
 	CreatedByUserId string `protobuf:"bytes,13,opt,name=created_by_user_id,json=createdByUserId,proto3" json:"created_by_user_id,omitempty"`
 	// token_hint is the prefix and the last four characters of the newest token,
 	// to tell it from others. Of a legacy token, of which no character is known,

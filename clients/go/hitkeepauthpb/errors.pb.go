@@ -99,8 +99,9 @@ const (
 	// reached within the deadline. The metadata names both revisions.
 	// Example: the revision of another database.
 	ErrorReason_ERROR_REASON_REVISION_NOT_REACHED ErrorReason = 17
-	// ERROR_REASON_METHOD_UNKNOWN (UNIMPLEMENTED): no such method, or a message
-	// compression that is not supported.
+	// ERROR_REASON_METHOD_UNKNOWN (UNIMPLEMENTED): no such method, a message
+	// compression that is not supported, or a call at a replica that only a server
+	// with the database can serve.
 	// Example: a newer client's call.
 	ErrorReason_ERROR_REASON_METHOD_UNKNOWN ErrorReason = 18
 	// ERROR_REASON_SHUTTING_DOWN (UNAVAILABLE): the server is about to end, or

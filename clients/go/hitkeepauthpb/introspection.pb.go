@@ -7,6 +7,7 @@
 package hitkeepauthpb
 
 import (
+	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -363,7 +364,7 @@ type IntrospectResponse struct {
 	// decision answers the request's check, where it had one.
 	Decision *Decision `protobuf:"bytes,11,opt,name=decision,proto3" json:"decision,omitempty"`
 	// error says why a streamed request has no answer; then no other field is
-	// set. Introspect fails instead, and never sets it.
+	// set. Introspect fails instead, and never sets it, nor does BatchIntrospect.
 	Error         *IntrospectError `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -833,6 +834,266 @@ func (x *IntrospectStreamResponse) GetError() *IntrospectError {
 	return nil
 }
 
+// BatchIntrospectRequest is what BatchIntrospect takes: at most 1 MiB.
+type BatchIntrospectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// requests are what is asked, in any order, also of one token several times:
+	// at least 1, at most 1,000. Required.
+	Requests []*BatchIntrospectItem `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
+	// at_least_revision waits, within the deadline, until the answers can be
+	// based on that revision or a later one. Optional.
+	AtLeastRevision *uint64 `protobuf:"varint,2,opt,name=at_least_revision,json=atLeastRevision,proto3,oneof" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *BatchIntrospectRequest) Reset() {
+	*x = BatchIntrospectRequest{}
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchIntrospectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchIntrospectRequest) ProtoMessage() {}
+
+func (x *BatchIntrospectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchIntrospectRequest.ProtoReflect.Descriptor instead.
+func (*BatchIntrospectRequest) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BatchIntrospectRequest) GetRequests() []*BatchIntrospectItem {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *BatchIntrospectRequest) GetAtLeastRevision() uint64 {
+	if x != nil && x.AtLeastRevision != nil {
+		return *x.AtLeastRevision
+	}
+	return 0
+}
+
+// BatchIntrospectItem is one request of a batch.
+type BatchIntrospectItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// token is what the end client presented, whole. Anything that is not a
+	// token of an API client is answered as unknown.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// check is a permission to decide on. Optional.
+	Check         *PermissionCheck `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchIntrospectItem) Reset() {
+	*x = BatchIntrospectItem{}
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchIntrospectItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchIntrospectItem) ProtoMessage() {}
+
+func (x *BatchIntrospectItem) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchIntrospectItem.ProtoReflect.Descriptor instead.
+func (*BatchIntrospectItem) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BatchIntrospectItem) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *BatchIntrospectItem) GetCheck() *PermissionCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+// BatchIntrospectResponse is what BatchIntrospect gives. With 100 grants, an
+// answer takes 5 KB: for a thousand of such clients, a caller has to accept
+// messages larger than the 4 MiB that are the default of most gRPC libraries.
+type BatchIntrospectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// results has one for each request, in the order of the requests.
+	Results []*BatchIntrospectResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// revision is the one that all of them are based on.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchIntrospectResponse) Reset() {
+	*x = BatchIntrospectResponse{}
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchIntrospectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchIntrospectResponse) ProtoMessage() {}
+
+func (x *BatchIntrospectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchIntrospectResponse.ProtoReflect.Descriptor instead.
+func (*BatchIntrospectResponse) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BatchIntrospectResponse) GetResults() []*BatchIntrospectResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *BatchIntrospectResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// BatchIntrospectResult is the outcome of one request of a batch.
+type BatchIntrospectResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// result is the answer, or why there is none.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*BatchIntrospectResult_Response
+	//	*BatchIntrospectResult_Error
+	Result        isBatchIntrospectResult_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchIntrospectResult) Reset() {
+	*x = BatchIntrospectResult{}
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchIntrospectResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchIntrospectResult) ProtoMessage() {}
+
+func (x *BatchIntrospectResult) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchIntrospectResult.ProtoReflect.Descriptor instead.
+func (*BatchIntrospectResult) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BatchIntrospectResult) GetResult() isBatchIntrospectResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *BatchIntrospectResult) GetResponse() *IntrospectResponse {
+	if x != nil {
+		if x, ok := x.Result.(*BatchIntrospectResult_Response); ok {
+			return x.Response
+		}
+	}
+	return nil
+}
+
+func (x *BatchIntrospectResult) GetError() *status.Status {
+	if x != nil {
+		if x, ok := x.Result.(*BatchIntrospectResult_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isBatchIntrospectResult_Result interface {
+	isBatchIntrospectResult_Result()
+}
+
+type BatchIntrospectResult_Response struct {
+	// response is what Introspect gives for the request.
+	Response *IntrospectResponse `protobuf:"bytes,1,opt,name=response,proto3,oneof"`
+}
+
+type BatchIntrospectResult_Error struct {
+	// error is the status with which Introspect fails for the request, details
+	// included. A field in them is named from the batch, such as
+	// "requests[3].check.permission". UNAVAILABLE may be retried, for those
+	// requests alone.
+	Error *status.Status `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*BatchIntrospectResult_Response) isBatchIntrospectResult_Result() {}
+
+func (*BatchIntrospectResult_Error) isBatchIntrospectResult_Result() {}
+
 // GetIndexStatusRequest is what GetIndexStatus takes.
 type GetIndexStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -842,7 +1103,7 @@ type GetIndexStatusRequest struct {
 
 func (x *GetIndexStatusRequest) Reset() {
 	*x = GetIndexStatusRequest{}
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[8]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1115,7 @@ func (x *GetIndexStatusRequest) String() string {
 func (*GetIndexStatusRequest) ProtoMessage() {}
 
 func (x *GetIndexStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[8]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1128,7 @@ func (x *GetIndexStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIndexStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetIndexStatusRequest) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{8}
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{12}
 }
 
 // GetIndexStatusResponse is what GetIndexStatus gives.
@@ -896,7 +1157,7 @@ type GetIndexStatusResponse struct {
 
 func (x *GetIndexStatusResponse) Reset() {
 	*x = GetIndexStatusResponse{}
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[9]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1169,7 @@ func (x *GetIndexStatusResponse) String() string {
 func (*GetIndexStatusResponse) ProtoMessage() {}
 
 func (x *GetIndexStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[9]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1182,7 @@ func (x *GetIndexStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIndexStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetIndexStatusResponse) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{9}
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetIndexStatusResponse) GetRevision() uint64 {
@@ -977,7 +1238,7 @@ var File_hitkeep_auth_v1_introspection_proto protoreflect.FileDescriptor
 
 const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"\n" +
-	"#hitkeep/auth/v1/introspection.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\x1a\x1chitkeep/auth/v1/errors.proto\"J\n" +
+	"#hitkeep/auth/v1/introspection.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1chitkeep/auth/v1/common.proto\x1a\x1chitkeep/auth/v1/errors.proto\"J\n" +
 	"\x0fPermissionCheck\x12\x17\n" +
 	"\asite_id\x18\x01 \x01(\tR\x06siteId\x12\x1e\n" +
 	"\n" +
@@ -1041,7 +1302,21 @@ const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"\rmax_cache_age\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\vmaxCacheAge\x125\n" +
 	"\bdecision\x18\v \x01(\v2\x19.hitkeep.auth.v1.DecisionR\bdecision\x126\n" +
-	"\x05error\x18\f \x01(\v2 .hitkeep.auth.v1.IntrospectErrorR\x05error\"\x17\n" +
+	"\x05error\x18\f \x01(\v2 .hitkeep.auth.v1.IntrospectErrorR\x05error\"\xa1\x01\n" +
+	"\x16BatchIntrospectRequest\x12@\n" +
+	"\brequests\x18\x01 \x03(\v2$.hitkeep.auth.v1.BatchIntrospectItemR\brequests\x12/\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x04H\x00R\x0fatLeastRevision\x88\x01\x01B\x14\n" +
+	"\x12_at_least_revision\"c\n" +
+	"\x13BatchIntrospectItem\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x126\n" +
+	"\x05check\x18\x02 \x01(\v2 .hitkeep.auth.v1.PermissionCheckR\x05check\"w\n" +
+	"\x17BatchIntrospectResponse\x12@\n" +
+	"\aresults\x18\x01 \x03(\v2&.hitkeep.auth.v1.BatchIntrospectResultR\aresults\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x90\x01\n" +
+	"\x15BatchIntrospectResult\x12A\n" +
+	"\bresponse\x18\x01 \x01(\v2#.hitkeep.auth.v1.IntrospectResponseH\x00R\bresponse\x12*\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusH\x00R\x05errorB\b\n" +
+	"\x06result\"\x17\n" +
 	"\x15GetIndexStatusRequest\"\xb7\x02\n" +
 	"\x16GetIndexStatusResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x127\n" +
@@ -1064,11 +1339,12 @@ const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"\x17DECISION_REASON_ALLOWED\x10\x01\x12\x1c\n" +
 	"\x18DECISION_REASON_INACTIVE\x10\x02\x12!\n" +
 	"\x1dDECISION_REASON_NO_SITE_GRANT\x10\x03\x12 \n" +
-	"\x1cDECISION_REASON_ROLE_TOO_LOW\x10\x042\xbd\x02\n" +
+	"\x1cDECISION_REASON_ROLE_TOO_LOW\x10\x042\xa3\x03\n" +
 	"\x14IntrospectionService\x12U\n" +
 	"\n" +
 	"Introspect\x12\".hitkeep.auth.v1.IntrospectRequest\x1a#.hitkeep.auth.v1.IntrospectResponse\x12k\n" +
-	"\x10IntrospectStream\x12(.hitkeep.auth.v1.IntrospectStreamRequest\x1a).hitkeep.auth.v1.IntrospectStreamResponse(\x010\x01\x12a\n" +
+	"\x10IntrospectStream\x12(.hitkeep.auth.v1.IntrospectStreamRequest\x1a).hitkeep.auth.v1.IntrospectStreamResponse(\x010\x01\x12d\n" +
+	"\x0fBatchIntrospect\x12'.hitkeep.auth.v1.BatchIntrospectRequest\x1a(.hitkeep.auth.v1.BatchIntrospectResponse\x12a\n" +
 	"\x0eGetIndexStatus\x12&.hitkeep.auth.v1.GetIndexStatusRequest\x1a'.hitkeep.auth.v1.GetIndexStatusResponseB?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
 
 var (
@@ -1084,7 +1360,7 @@ func file_hitkeep_auth_v1_introspection_proto_rawDescGZIP() []byte {
 }
 
 var file_hitkeep_auth_v1_introspection_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hitkeep_auth_v1_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_hitkeep_auth_v1_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_hitkeep_auth_v1_introspection_proto_goTypes = []any{
 	(InactiveReason)(0),              // 0: hitkeep.auth.v1.InactiveReason
 	(DecisionReason)(0),              // 1: hitkeep.auth.v1.DecisionReason
@@ -1096,52 +1372,64 @@ var file_hitkeep_auth_v1_introspection_proto_goTypes = []any{
 	(*FieldViolation)(nil),           // 7: hitkeep.auth.v1.FieldViolation
 	(*IntrospectStreamRequest)(nil),  // 8: hitkeep.auth.v1.IntrospectStreamRequest
 	(*IntrospectStreamResponse)(nil), // 9: hitkeep.auth.v1.IntrospectStreamResponse
-	(*GetIndexStatusRequest)(nil),    // 10: hitkeep.auth.v1.GetIndexStatusRequest
-	(*GetIndexStatusResponse)(nil),   // 11: hitkeep.auth.v1.GetIndexStatusResponse
-	nil,                              // 12: hitkeep.auth.v1.IntrospectError.MetadataEntry
-	(*Owner)(nil),                    // 13: hitkeep.auth.v1.Owner
-	(InstanceRole)(0),                // 14: hitkeep.auth.v1.InstanceRole
-	(*SiteGrant)(nil),                // 15: hitkeep.auth.v1.SiteGrant
-	(*timestamppb.Timestamp)(nil),    // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 17: google.protobuf.Duration
-	(ErrorReason)(0),                 // 18: hitkeep.auth.v1.ErrorReason
+	(*BatchIntrospectRequest)(nil),   // 10: hitkeep.auth.v1.BatchIntrospectRequest
+	(*BatchIntrospectItem)(nil),      // 11: hitkeep.auth.v1.BatchIntrospectItem
+	(*BatchIntrospectResponse)(nil),  // 12: hitkeep.auth.v1.BatchIntrospectResponse
+	(*BatchIntrospectResult)(nil),    // 13: hitkeep.auth.v1.BatchIntrospectResult
+	(*GetIndexStatusRequest)(nil),    // 14: hitkeep.auth.v1.GetIndexStatusRequest
+	(*GetIndexStatusResponse)(nil),   // 15: hitkeep.auth.v1.GetIndexStatusResponse
+	nil,                              // 16: hitkeep.auth.v1.IntrospectError.MetadataEntry
+	(*Owner)(nil),                    // 17: hitkeep.auth.v1.Owner
+	(InstanceRole)(0),                // 18: hitkeep.auth.v1.InstanceRole
+	(*SiteGrant)(nil),                // 19: hitkeep.auth.v1.SiteGrant
+	(*timestamppb.Timestamp)(nil),    // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 21: google.protobuf.Duration
+	(ErrorReason)(0),                 // 22: hitkeep.auth.v1.ErrorReason
+	(*status.Status)(nil),            // 23: google.rpc.Status
 }
 var file_hitkeep_auth_v1_introspection_proto_depIdxs = []int32{
 	1,  // 0: hitkeep.auth.v1.Decision.reason:type_name -> hitkeep.auth.v1.DecisionReason
 	2,  // 1: hitkeep.auth.v1.IntrospectRequest.check:type_name -> hitkeep.auth.v1.PermissionCheck
 	0,  // 2: hitkeep.auth.v1.IntrospectResponse.inactive_reason:type_name -> hitkeep.auth.v1.InactiveReason
-	13, // 3: hitkeep.auth.v1.IntrospectResponse.owner:type_name -> hitkeep.auth.v1.Owner
-	14, // 4: hitkeep.auth.v1.IntrospectResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
-	15, // 5: hitkeep.auth.v1.IntrospectResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
-	16, // 6: hitkeep.auth.v1.IntrospectResponse.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 7: hitkeep.auth.v1.IntrospectResponse.max_cache_age:type_name -> google.protobuf.Duration
+	17, // 3: hitkeep.auth.v1.IntrospectResponse.owner:type_name -> hitkeep.auth.v1.Owner
+	18, // 4: hitkeep.auth.v1.IntrospectResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	19, // 5: hitkeep.auth.v1.IntrospectResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
+	20, // 6: hitkeep.auth.v1.IntrospectResponse.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 7: hitkeep.auth.v1.IntrospectResponse.max_cache_age:type_name -> google.protobuf.Duration
 	3,  // 8: hitkeep.auth.v1.IntrospectResponse.decision:type_name -> hitkeep.auth.v1.Decision
 	6,  // 9: hitkeep.auth.v1.IntrospectResponse.error:type_name -> hitkeep.auth.v1.IntrospectError
-	18, // 10: hitkeep.auth.v1.IntrospectError.reason:type_name -> hitkeep.auth.v1.ErrorReason
-	12, // 11: hitkeep.auth.v1.IntrospectError.metadata:type_name -> hitkeep.auth.v1.IntrospectError.MetadataEntry
+	22, // 10: hitkeep.auth.v1.IntrospectError.reason:type_name -> hitkeep.auth.v1.ErrorReason
+	16, // 11: hitkeep.auth.v1.IntrospectError.metadata:type_name -> hitkeep.auth.v1.IntrospectError.MetadataEntry
 	7,  // 12: hitkeep.auth.v1.IntrospectError.field_violations:type_name -> hitkeep.auth.v1.FieldViolation
 	2,  // 13: hitkeep.auth.v1.IntrospectStreamRequest.check:type_name -> hitkeep.auth.v1.PermissionCheck
 	0,  // 14: hitkeep.auth.v1.IntrospectStreamResponse.inactive_reason:type_name -> hitkeep.auth.v1.InactiveReason
-	13, // 15: hitkeep.auth.v1.IntrospectStreamResponse.owner:type_name -> hitkeep.auth.v1.Owner
-	14, // 16: hitkeep.auth.v1.IntrospectStreamResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
-	15, // 17: hitkeep.auth.v1.IntrospectStreamResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
-	16, // 18: hitkeep.auth.v1.IntrospectStreamResponse.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 19: hitkeep.auth.v1.IntrospectStreamResponse.max_cache_age:type_name -> google.protobuf.Duration
+	17, // 15: hitkeep.auth.v1.IntrospectStreamResponse.owner:type_name -> hitkeep.auth.v1.Owner
+	18, // 16: hitkeep.auth.v1.IntrospectStreamResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	19, // 17: hitkeep.auth.v1.IntrospectStreamResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
+	20, // 18: hitkeep.auth.v1.IntrospectStreamResponse.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 19: hitkeep.auth.v1.IntrospectStreamResponse.max_cache_age:type_name -> google.protobuf.Duration
 	3,  // 20: hitkeep.auth.v1.IntrospectStreamResponse.decision:type_name -> hitkeep.auth.v1.Decision
 	6,  // 21: hitkeep.auth.v1.IntrospectStreamResponse.error:type_name -> hitkeep.auth.v1.IntrospectError
-	17, // 22: hitkeep.auth.v1.GetIndexStatusResponse.staleness:type_name -> google.protobuf.Duration
-	17, // 23: hitkeep.auth.v1.GetIndexStatusResponse.max_staleness:type_name -> google.protobuf.Duration
-	4,  // 24: hitkeep.auth.v1.IntrospectionService.Introspect:input_type -> hitkeep.auth.v1.IntrospectRequest
-	8,  // 25: hitkeep.auth.v1.IntrospectionService.IntrospectStream:input_type -> hitkeep.auth.v1.IntrospectStreamRequest
-	10, // 26: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:input_type -> hitkeep.auth.v1.GetIndexStatusRequest
-	5,  // 27: hitkeep.auth.v1.IntrospectionService.Introspect:output_type -> hitkeep.auth.v1.IntrospectResponse
-	9,  // 28: hitkeep.auth.v1.IntrospectionService.IntrospectStream:output_type -> hitkeep.auth.v1.IntrospectStreamResponse
-	11, // 29: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:output_type -> hitkeep.auth.v1.GetIndexStatusResponse
-	27, // [27:30] is the sub-list for method output_type
-	24, // [24:27] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	11, // 22: hitkeep.auth.v1.BatchIntrospectRequest.requests:type_name -> hitkeep.auth.v1.BatchIntrospectItem
+	2,  // 23: hitkeep.auth.v1.BatchIntrospectItem.check:type_name -> hitkeep.auth.v1.PermissionCheck
+	13, // 24: hitkeep.auth.v1.BatchIntrospectResponse.results:type_name -> hitkeep.auth.v1.BatchIntrospectResult
+	5,  // 25: hitkeep.auth.v1.BatchIntrospectResult.response:type_name -> hitkeep.auth.v1.IntrospectResponse
+	23, // 26: hitkeep.auth.v1.BatchIntrospectResult.error:type_name -> google.rpc.Status
+	21, // 27: hitkeep.auth.v1.GetIndexStatusResponse.staleness:type_name -> google.protobuf.Duration
+	21, // 28: hitkeep.auth.v1.GetIndexStatusResponse.max_staleness:type_name -> google.protobuf.Duration
+	4,  // 29: hitkeep.auth.v1.IntrospectionService.Introspect:input_type -> hitkeep.auth.v1.IntrospectRequest
+	8,  // 30: hitkeep.auth.v1.IntrospectionService.IntrospectStream:input_type -> hitkeep.auth.v1.IntrospectStreamRequest
+	10, // 31: hitkeep.auth.v1.IntrospectionService.BatchIntrospect:input_type -> hitkeep.auth.v1.BatchIntrospectRequest
+	14, // 32: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:input_type -> hitkeep.auth.v1.GetIndexStatusRequest
+	5,  // 33: hitkeep.auth.v1.IntrospectionService.Introspect:output_type -> hitkeep.auth.v1.IntrospectResponse
+	9,  // 34: hitkeep.auth.v1.IntrospectionService.IntrospectStream:output_type -> hitkeep.auth.v1.IntrospectStreamResponse
+	12, // 35: hitkeep.auth.v1.IntrospectionService.BatchIntrospect:output_type -> hitkeep.auth.v1.BatchIntrospectResponse
+	15, // 36: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:output_type -> hitkeep.auth.v1.GetIndexStatusResponse
+	33, // [33:37] is the sub-list for method output_type
+	29, // [29:33] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_introspection_proto_init() }
@@ -1153,13 +1441,18 @@ func file_hitkeep_auth_v1_introspection_proto_init() {
 	file_hitkeep_auth_v1_errors_proto_init()
 	file_hitkeep_auth_v1_introspection_proto_msgTypes[2].OneofWrappers = []any{}
 	file_hitkeep_auth_v1_introspection_proto_msgTypes[6].OneofWrappers = []any{}
+	file_hitkeep_auth_v1_introspection_proto_msgTypes[8].OneofWrappers = []any{}
+	file_hitkeep_auth_v1_introspection_proto_msgTypes[11].OneofWrappers = []any{
+		(*BatchIntrospectResult_Response)(nil),
+		(*BatchIntrospectResult_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hitkeep_auth_v1_introspection_proto_rawDesc), len(file_hitkeep_auth_v1_introspection_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   11,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

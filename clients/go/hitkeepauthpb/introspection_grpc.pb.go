@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	IntrospectionService_Introspect_FullMethodName       = "/hitkeep.auth.v1.IntrospectionService/Introspect"
 	IntrospectionService_IntrospectStream_FullMethodName = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream"
+	IntrospectionService_BatchIntrospect_FullMethodName  = "/hitkeep.auth.v1.IntrospectionService/BatchIntrospect"
 	IntrospectionService_GetIndexStatus_FullMethodName   = "/hitkeep.auth.v1.IntrospectionService/GetIndexStatus"
 )
 
@@ -43,6 +44,14 @@ type IntrospectionServiceClient interface {
 	// frames loses its connection. The stream fails with UNAUTHENTICATED when its
 	// caller is revoked, and with UNAVAILABLE when the server ends.
 	IntrospectStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[IntrospectStreamRequest, IntrospectStreamResponse], error)
+	// BatchIntrospect answers up to 1,000 requests at once, all from one version
+	// of the index. A request that fails has its error in its place, and does not
+	// fail the others; the call fails where none can be answered, because the
+	// index is not loaded, lacks a change that this server acknowledged, or does
+	// not reach at_least_revision in time. Tokens that the index does not know
+	// wait for one refresh together. Each request counts as a use of its token,
+	// as with Introspect.
+	BatchIntrospect(ctx context.Context, in *BatchIntrospectRequest, opts ...grpc.CallOption) (*BatchIntrospectResponse, error)
 	// GetIndexStatus says how far this server has followed the database, and how
 	// fresh what it answers from is. For operators.
 	GetIndexStatus(ctx context.Context, in *GetIndexStatusRequest, opts ...grpc.CallOption) (*GetIndexStatusResponse, error)
@@ -79,6 +88,16 @@ func (c *introspectionServiceClient) IntrospectStream(ctx context.Context, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type IntrospectionService_IntrospectStreamClient = grpc.BidiStreamingClient[IntrospectStreamRequest, IntrospectStreamResponse]
 
+func (c *introspectionServiceClient) BatchIntrospect(ctx context.Context, in *BatchIntrospectRequest, opts ...grpc.CallOption) (*BatchIntrospectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchIntrospectResponse)
+	err := c.cc.Invoke(ctx, IntrospectionService_BatchIntrospect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *introspectionServiceClient) GetIndexStatus(ctx context.Context, in *GetIndexStatusRequest, opts ...grpc.CallOption) (*GetIndexStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetIndexStatusResponse)
@@ -108,6 +127,14 @@ type IntrospectionServiceServer interface {
 	// frames loses its connection. The stream fails with UNAUTHENTICATED when its
 	// caller is revoked, and with UNAVAILABLE when the server ends.
 	IntrospectStream(grpc.BidiStreamingServer[IntrospectStreamRequest, IntrospectStreamResponse]) error
+	// BatchIntrospect answers up to 1,000 requests at once, all from one version
+	// of the index. A request that fails has its error in its place, and does not
+	// fail the others; the call fails where none can be answered, because the
+	// index is not loaded, lacks a change that this server acknowledged, or does
+	// not reach at_least_revision in time. Tokens that the index does not know
+	// wait for one refresh together. Each request counts as a use of its token,
+	// as with Introspect.
+	BatchIntrospect(context.Context, *BatchIntrospectRequest) (*BatchIntrospectResponse, error)
 	// GetIndexStatus says how far this server has followed the database, and how
 	// fresh what it answers from is. For operators.
 	GetIndexStatus(context.Context, *GetIndexStatusRequest) (*GetIndexStatusResponse, error)
@@ -126,6 +153,9 @@ func (UnimplementedIntrospectionServiceServer) Introspect(context.Context, *Intr
 }
 func (UnimplementedIntrospectionServiceServer) IntrospectStream(grpc.BidiStreamingServer[IntrospectStreamRequest, IntrospectStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method IntrospectStream not implemented")
+}
+func (UnimplementedIntrospectionServiceServer) BatchIntrospect(context.Context, *BatchIntrospectRequest) (*BatchIntrospectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchIntrospect not implemented")
 }
 func (UnimplementedIntrospectionServiceServer) GetIndexStatus(context.Context, *GetIndexStatusRequest) (*GetIndexStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetIndexStatus not implemented")
@@ -176,6 +206,24 @@ func _IntrospectionService_IntrospectStream_Handler(srv interface{}, stream grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type IntrospectionService_IntrospectStreamServer = grpc.BidiStreamingServer[IntrospectStreamRequest, IntrospectStreamResponse]
 
+func _IntrospectionService_BatchIntrospect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchIntrospectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IntrospectionServiceServer).BatchIntrospect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IntrospectionService_BatchIntrospect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IntrospectionServiceServer).BatchIntrospect(ctx, req.(*BatchIntrospectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _IntrospectionService_GetIndexStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetIndexStatusRequest)
 	if err := dec(in); err != nil {
@@ -204,6 +252,10 @@ var IntrospectionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Introspect",
 			Handler:    _IntrospectionService_Introspect_Handler,
+		},
+		{
+			MethodName: "BatchIntrospect",
+			Handler:    _IntrospectionService_BatchIntrospect_Handler,
 		},
 		{
 			MethodName: "GetIndexStatus",
