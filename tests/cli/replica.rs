@@ -132,6 +132,12 @@ async fn it_answers_without_a_database() {
         .await
         .given();
     assert_eq!(said, "SERVING\n");
+    // It has no directory to show.
+    let mut status = binary(["status", "--json", "--server", &here]);
+    status.env("HITKEEP_AUTH_TOKEN", &sidecar);
+    let shown = Process::start(status).ended().await.given_json();
+    assert_eq!(shown["index"]["api_clients"], "1");
+    assert!(shown["directory"].is_null(), "{shown}");
     let metrics = http_get(&http, "/metrics").await;
     assert!(metrics.contains("hitkeep_auth_index_ready 1"), "{metrics}");
     assert!(!metrics.contains("db_client_connection"), "it has no pool");

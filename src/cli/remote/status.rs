@@ -40,23 +40,27 @@ pub(in crate::cli) async fn run(args: &ServerArgs) -> Result<(), Failure> {
         return print(&status.to_string());
     }
     let mut text = format!("{} is {health}\n\nINDEX\n", args.server);
-    text.push_str(&index.map_or_else(|| NOT_PERMITTED.to_owned(), |index| describe(&index)));
+    text.push_str(&index.map_or_else(|| NOT_SHOWN.to_owned(), |index| describe(&index)));
     text.push_str("\n\nDIRECTORY\n");
     let directory = directory.as_ref().map(directory::describe);
-    text.push_str(&directory.unwrap_or_else(|| NOT_PERMITTED.to_owned()));
+    text.push_str(&directory.unwrap_or_else(|| NOT_SHOWN.to_owned()));
     print(&text)
 }
 
-const NOT_PERMITTED: &str = "the caller may not see it";
+const NOT_SHOWN: &str = "the caller may not see it, or a replica does not have it";
 
-/// The response, or None if the caller lacks the permission for it.
+/// The response, or None if the caller lacks the permission for it, or the server does not
+/// have it.
 fn permitted<T>(
     server: &Server<'_>,
     answer: Result<tonic::Response<T>, tonic::Status>,
 ) -> Result<Option<T>, Failure> {
     match answer {
         Ok(answer) => Ok(Some(answer.into_inner())),
-        Err(status) if status.code() == Code::PermissionDenied => Ok(None),
+        // A replica has no directory.
+        Err(status) if [Code::PermissionDenied, Code::Unimplemented].contains(&status.code()) => {
+            Ok(None)
+        }
         Err(status) => Err(server.failure(&status)),
     }
 }
