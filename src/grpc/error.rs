@@ -3,7 +3,6 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -273,6 +272,11 @@ impl ApiError {
     /// call; the current span identifies the request.
     pub(super) fn into_stream_error(self) -> pb::IntrospectError {
         self.log_request(format_args!("a request of a stream failed"));
+        self.to_introspect_error()
+    }
+
+    /// The error as a response, where others stand beside it.
+    pub(super) fn to_introspect_error(&self) -> pb::IntrospectError {
         let (code, reason) = self.code_and_reason();
         let violation = |violation: Violation| pb::FieldViolation {
             field: violation.field,
@@ -285,32 +289,6 @@ impl ApiError {
             metadata: self.metadata(),
             field_violations: self.violations().into_iter().map(violation).collect(),
         }
-    }
-
-    /// The error as a result within a batch, whose other results stand.
-    pub(super) fn to_batch_error(&self) -> tonic_types::pb::Status {
-        let status = self.to_status();
-        tonic_types::pb::Status::decode(status.details()).expect("they were encoded just now")
-    }
-
-    /// The status, without its source.
-    fn to_status(&self) -> Status {
-        let (code, _) = self.code_and_reason();
-        let mut details =
-            ErrorDetails::with_error_info(self.reason(), ERROR_DOMAIN, self.metadata());
-        let violations = self.violations();
-        let named = fitting(&violations, MAX_NAMED_BYTES);
-        for violation in named {
-            details.add_bad_request_violation(&violation.field, &violation.description);
-        }
-        if named.len() < violations.len() {
-            let rest = format!("and {} more", violations.len() - named.len());
-            details.add_bad_request_violation("...", rest);
-        }
-        if matches!(self, Self::SnapshotsBusy) {
-            details.set_retry_info(Some(SNAPSHOT_RETRY_DELAY));
-        }
-        Status::with_error_details(code, self.to_string(), details)
     }
 
     /// Logs why some requests of a batch failed, in one line: a batch may have a thousand of
@@ -364,7 +342,22 @@ impl ApiError {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        let mut status = error.to_status();
+        let (code, _) = error.code_and_reason();
+        let mut details =
+            ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, error.metadata());
+        let violations = error.violations();
+        let named = fitting(&violations, MAX_NAMED_BYTES);
+        for violation in named {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+        }
+        if named.len() < violations.len() {
+            let rest = format!("and {} more", violations.len() - named.len());
+            details.add_bad_request_violation("...", rest);
+        }
+        if matches!(error, ApiError::SnapshotsBusy) {
+            details.set_retry_info(Some(SNAPSHOT_RETRY_DELAY));
+        }
+        let mut status = Self::with_error_details(code, error.to_string(), details);
         // For the log. The source is never sent to the caller.
         status.set_source(Arc::new(error));
         status

@@ -7,13 +7,14 @@ use hitkeep_auth::{
     domain::token::{Token, TokenKind},
     pb::{
         self, BatchIntrospectRequest, BatchIntrospectResponse, IntrospectRequest,
-        IntrospectResponse, SiteRole, batch_introspect_result::Result as Outcome,
+        IntrospectResponse, SiteRole,
     },
     server,
     system::SystemEntropy,
 };
 use prost::Message;
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     fixtures::*,
@@ -33,25 +34,31 @@ fn batch(requests: impl IntoIterator<Item = IntrospectRequest>) -> BatchIntrospe
     }
 }
 
-/// The results, in order. An error is the status that it stands for.
+/// The results, in order. An error is the status that a call would fail with.
 fn results(answered: &BatchIntrospectResponse) -> Vec<Result<IntrospectResponse, Status>> {
-    let result = |result: &pb::BatchIntrospectResult| match result.result.clone() {
-        Some(Outcome::Response(response)) => {
+    let result = |response: &IntrospectResponse| match &response.error {
+        None => {
             assert_eq!(response.revision, answered.revision);
-            assert_eq!(response.error, None);
-            Ok(response)
+            Ok(response.clone())
         }
-        Some(Outcome::Error(error)) => {
-            let details = error.encode_to_vec().into();
-            Err(Status::with_details(
-                Code::from(error.code),
-                error.message,
-                details,
-            ))
+        Some(error) => {
+            let alone = IntrospectResponse {
+                error: Some(error.clone()),
+                ..IntrospectResponse::default()
+            };
+            assert_eq!(*response, alone);
+            let reason = error.reason().as_str_name();
+            let reason = reason.strip_prefix("ERROR_REASON_").unwrap();
+            let metadata = error.metadata.clone();
+            let mut details = ErrorDetails::with_error_info(reason, "auth.hitkeep.com", metadata);
+            for violation in &error.field_violations {
+                details.add_bad_request_violation(&violation.field, &violation.description);
+            }
+            let code = Code::from(error.code);
+            Err(Status::with_error_details(code, &error.message, details))
         }
-        None => panic!("neither a response nor an error"),
     };
-    answered.results.iter().map(result).collect()
+    answered.responses.iter().map(result).collect()
 }
 
 /// The results in words.
@@ -144,7 +151,7 @@ async fn a_batch_has_between_one_and_a_thousand_requests() {
     assert_eq!(results.len(), 1000);
     let first = results[0].as_ref().unwrap();
     assert!(results.iter().all(|other| other.as_ref().unwrap() == first));
-    assert_eq!(sidecar.batch(of(1)).await.unwrap().results.len(), 1);
+    assert_eq!(sidecar.batch(of(1)).await.unwrap().responses.len(), 1);
     for count in [0, 1001] {
         let refused = sidecar.batch(of(count)).await;
         assert_eq!(told(&refused), "InvalidArgument INVALID_FIELD");

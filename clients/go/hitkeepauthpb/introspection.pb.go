@@ -7,7 +7,6 @@
 package hitkeepauthpb
 
 import (
-	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -363,8 +362,8 @@ type IntrospectResponse struct {
 	MaxCacheAge *durationpb.Duration `protobuf:"bytes,10,opt,name=max_cache_age,json=maxCacheAge,proto3" json:"max_cache_age,omitempty"`
 	// decision answers the request's check, where it had one.
 	Decision *Decision `protobuf:"bytes,11,opt,name=decision,proto3" json:"decision,omitempty"`
-	// error says why a streamed request has no answer; then no other field is
-	// set. Introspect fails instead, and never sets it, nor does BatchIntrospect.
+	// error says why a request of a stream or of a batch has no answer; then no
+	// other field is set. Introspect fails instead, and never sets it.
 	Error         *IntrospectError `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -952,8 +951,11 @@ func (x *BatchIntrospectItem) GetCheck() *PermissionCheck {
 // messages larger than the 4 MiB that are the default of most gRPC libraries.
 type BatchIntrospectResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// results has one for each request, in the order of the requests.
-	Results []*BatchIntrospectResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// responses has one for each request, in the order of the requests. A request
+	// that fails has its error set, as on a stream, and nothing else; fields are
+	// named from the batch there, such as "requests[3].check.permission".
+	// UNAVAILABLE may be retried, for those requests alone.
+	Responses []*IntrospectResponse `protobuf:"bytes,1,rep,name=responses,proto3" json:"responses,omitempty"`
 	// revision is the one that all of them are based on.
 	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -990,9 +992,9 @@ func (*BatchIntrospectResponse) Descriptor() ([]byte, []int) {
 	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{10}
 }
 
-func (x *BatchIntrospectResponse) GetResults() []*BatchIntrospectResult {
+func (x *BatchIntrospectResponse) GetResponses() []*IntrospectResponse {
 	if x != nil {
-		return x.Results
+		return x.Responses
 	}
 	return nil
 }
@@ -1004,96 +1006,6 @@ func (x *BatchIntrospectResponse) GetRevision() uint64 {
 	return 0
 }
 
-// BatchIntrospectResult is the outcome of one request of a batch.
-type BatchIntrospectResult struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// result is the answer, or why there is none.
-	//
-	// Types that are valid to be assigned to Result:
-	//
-	//	*BatchIntrospectResult_Response
-	//	*BatchIntrospectResult_Error
-	Result        isBatchIntrospectResult_Result `protobuf_oneof:"result"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *BatchIntrospectResult) Reset() {
-	*x = BatchIntrospectResult{}
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *BatchIntrospectResult) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*BatchIntrospectResult) ProtoMessage() {}
-
-func (x *BatchIntrospectResult) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use BatchIntrospectResult.ProtoReflect.Descriptor instead.
-func (*BatchIntrospectResult) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *BatchIntrospectResult) GetResult() isBatchIntrospectResult_Result {
-	if x != nil {
-		return x.Result
-	}
-	return nil
-}
-
-func (x *BatchIntrospectResult) GetResponse() *IntrospectResponse {
-	if x != nil {
-		if x, ok := x.Result.(*BatchIntrospectResult_Response); ok {
-			return x.Response
-		}
-	}
-	return nil
-}
-
-func (x *BatchIntrospectResult) GetError() *status.Status {
-	if x != nil {
-		if x, ok := x.Result.(*BatchIntrospectResult_Error); ok {
-			return x.Error
-		}
-	}
-	return nil
-}
-
-type isBatchIntrospectResult_Result interface {
-	isBatchIntrospectResult_Result()
-}
-
-type BatchIntrospectResult_Response struct {
-	// response is what Introspect gives for the request.
-	Response *IntrospectResponse `protobuf:"bytes,1,opt,name=response,proto3,oneof"`
-}
-
-type BatchIntrospectResult_Error struct {
-	// error is the status with which Introspect fails for the request, details
-	// included. A field in them is named from the batch, such as
-	// "requests[3].check.permission". UNAVAILABLE may be retried, for those
-	// requests alone.
-	Error *status.Status `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
-}
-
-func (*BatchIntrospectResult_Response) isBatchIntrospectResult_Result() {}
-
-func (*BatchIntrospectResult_Error) isBatchIntrospectResult_Result() {}
-
 // GetIndexStatusRequest is what GetIndexStatus takes.
 type GetIndexStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1103,7 +1015,7 @@ type GetIndexStatusRequest struct {
 
 func (x *GetIndexStatusRequest) Reset() {
 	*x = GetIndexStatusRequest{}
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[12]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1027,7 @@ func (x *GetIndexStatusRequest) String() string {
 func (*GetIndexStatusRequest) ProtoMessage() {}
 
 func (x *GetIndexStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[12]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1040,7 @@ func (x *GetIndexStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIndexStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetIndexStatusRequest) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{12}
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{11}
 }
 
 // GetIndexStatusResponse is what GetIndexStatus gives.
@@ -1157,7 +1069,7 @@ type GetIndexStatusResponse struct {
 
 func (x *GetIndexStatusResponse) Reset() {
 	*x = GetIndexStatusResponse{}
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[13]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1081,7 @@ func (x *GetIndexStatusResponse) String() string {
 func (*GetIndexStatusResponse) ProtoMessage() {}
 
 func (x *GetIndexStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[13]
+	mi := &file_hitkeep_auth_v1_introspection_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1094,7 @@ func (x *GetIndexStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIndexStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetIndexStatusResponse) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{13}
+	return file_hitkeep_auth_v1_introspection_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetIndexStatusResponse) GetRevision() uint64 {
@@ -1238,7 +1150,7 @@ var File_hitkeep_auth_v1_introspection_proto protoreflect.FileDescriptor
 
 const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"\n" +
-	"#hitkeep/auth/v1/introspection.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1chitkeep/auth/v1/common.proto\x1a\x1chitkeep/auth/v1/errors.proto\"J\n" +
+	"#hitkeep/auth/v1/introspection.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\x1a\x1chitkeep/auth/v1/errors.proto\"J\n" +
 	"\x0fPermissionCheck\x12\x17\n" +
 	"\asite_id\x18\x01 \x01(\tR\x06siteId\x12\x1e\n" +
 	"\n" +
@@ -1309,14 +1221,10 @@ const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"\x12_at_least_revision\"c\n" +
 	"\x13BatchIntrospectItem\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x126\n" +
-	"\x05check\x18\x02 \x01(\v2 .hitkeep.auth.v1.PermissionCheckR\x05check\"w\n" +
-	"\x17BatchIntrospectResponse\x12@\n" +
-	"\aresults\x18\x01 \x03(\v2&.hitkeep.auth.v1.BatchIntrospectResultR\aresults\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"\x90\x01\n" +
-	"\x15BatchIntrospectResult\x12A\n" +
-	"\bresponse\x18\x01 \x01(\v2#.hitkeep.auth.v1.IntrospectResponseH\x00R\bresponse\x12*\n" +
-	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusH\x00R\x05errorB\b\n" +
-	"\x06result\"\x17\n" +
+	"\x05check\x18\x02 \x01(\v2 .hitkeep.auth.v1.PermissionCheckR\x05check\"x\n" +
+	"\x17BatchIntrospectResponse\x12A\n" +
+	"\tresponses\x18\x01 \x03(\v2#.hitkeep.auth.v1.IntrospectResponseR\tresponses\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x17\n" +
 	"\x15GetIndexStatusRequest\"\xb7\x02\n" +
 	"\x16GetIndexStatusResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x127\n" +
@@ -1360,7 +1268,7 @@ func file_hitkeep_auth_v1_introspection_proto_rawDescGZIP() []byte {
 }
 
 var file_hitkeep_auth_v1_introspection_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hitkeep_auth_v1_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_hitkeep_auth_v1_introspection_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_hitkeep_auth_v1_introspection_proto_goTypes = []any{
 	(InactiveReason)(0),              // 0: hitkeep.auth.v1.InactiveReason
 	(DecisionReason)(0),              // 1: hitkeep.auth.v1.DecisionReason
@@ -1375,61 +1283,57 @@ var file_hitkeep_auth_v1_introspection_proto_goTypes = []any{
 	(*BatchIntrospectRequest)(nil),   // 10: hitkeep.auth.v1.BatchIntrospectRequest
 	(*BatchIntrospectItem)(nil),      // 11: hitkeep.auth.v1.BatchIntrospectItem
 	(*BatchIntrospectResponse)(nil),  // 12: hitkeep.auth.v1.BatchIntrospectResponse
-	(*BatchIntrospectResult)(nil),    // 13: hitkeep.auth.v1.BatchIntrospectResult
-	(*GetIndexStatusRequest)(nil),    // 14: hitkeep.auth.v1.GetIndexStatusRequest
-	(*GetIndexStatusResponse)(nil),   // 15: hitkeep.auth.v1.GetIndexStatusResponse
-	nil,                              // 16: hitkeep.auth.v1.IntrospectError.MetadataEntry
-	(*Owner)(nil),                    // 17: hitkeep.auth.v1.Owner
-	(InstanceRole)(0),                // 18: hitkeep.auth.v1.InstanceRole
-	(*SiteGrant)(nil),                // 19: hitkeep.auth.v1.SiteGrant
-	(*timestamppb.Timestamp)(nil),    // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 21: google.protobuf.Duration
-	(ErrorReason)(0),                 // 22: hitkeep.auth.v1.ErrorReason
-	(*status.Status)(nil),            // 23: google.rpc.Status
+	(*GetIndexStatusRequest)(nil),    // 13: hitkeep.auth.v1.GetIndexStatusRequest
+	(*GetIndexStatusResponse)(nil),   // 14: hitkeep.auth.v1.GetIndexStatusResponse
+	nil,                              // 15: hitkeep.auth.v1.IntrospectError.MetadataEntry
+	(*Owner)(nil),                    // 16: hitkeep.auth.v1.Owner
+	(InstanceRole)(0),                // 17: hitkeep.auth.v1.InstanceRole
+	(*SiteGrant)(nil),                // 18: hitkeep.auth.v1.SiteGrant
+	(*timestamppb.Timestamp)(nil),    // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 20: google.protobuf.Duration
+	(ErrorReason)(0),                 // 21: hitkeep.auth.v1.ErrorReason
 }
 var file_hitkeep_auth_v1_introspection_proto_depIdxs = []int32{
 	1,  // 0: hitkeep.auth.v1.Decision.reason:type_name -> hitkeep.auth.v1.DecisionReason
 	2,  // 1: hitkeep.auth.v1.IntrospectRequest.check:type_name -> hitkeep.auth.v1.PermissionCheck
 	0,  // 2: hitkeep.auth.v1.IntrospectResponse.inactive_reason:type_name -> hitkeep.auth.v1.InactiveReason
-	17, // 3: hitkeep.auth.v1.IntrospectResponse.owner:type_name -> hitkeep.auth.v1.Owner
-	18, // 4: hitkeep.auth.v1.IntrospectResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
-	19, // 5: hitkeep.auth.v1.IntrospectResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
-	20, // 6: hitkeep.auth.v1.IntrospectResponse.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 7: hitkeep.auth.v1.IntrospectResponse.max_cache_age:type_name -> google.protobuf.Duration
+	16, // 3: hitkeep.auth.v1.IntrospectResponse.owner:type_name -> hitkeep.auth.v1.Owner
+	17, // 4: hitkeep.auth.v1.IntrospectResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	18, // 5: hitkeep.auth.v1.IntrospectResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
+	19, // 6: hitkeep.auth.v1.IntrospectResponse.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 7: hitkeep.auth.v1.IntrospectResponse.max_cache_age:type_name -> google.protobuf.Duration
 	3,  // 8: hitkeep.auth.v1.IntrospectResponse.decision:type_name -> hitkeep.auth.v1.Decision
 	6,  // 9: hitkeep.auth.v1.IntrospectResponse.error:type_name -> hitkeep.auth.v1.IntrospectError
-	22, // 10: hitkeep.auth.v1.IntrospectError.reason:type_name -> hitkeep.auth.v1.ErrorReason
-	16, // 11: hitkeep.auth.v1.IntrospectError.metadata:type_name -> hitkeep.auth.v1.IntrospectError.MetadataEntry
+	21, // 10: hitkeep.auth.v1.IntrospectError.reason:type_name -> hitkeep.auth.v1.ErrorReason
+	15, // 11: hitkeep.auth.v1.IntrospectError.metadata:type_name -> hitkeep.auth.v1.IntrospectError.MetadataEntry
 	7,  // 12: hitkeep.auth.v1.IntrospectError.field_violations:type_name -> hitkeep.auth.v1.FieldViolation
 	2,  // 13: hitkeep.auth.v1.IntrospectStreamRequest.check:type_name -> hitkeep.auth.v1.PermissionCheck
 	0,  // 14: hitkeep.auth.v1.IntrospectStreamResponse.inactive_reason:type_name -> hitkeep.auth.v1.InactiveReason
-	17, // 15: hitkeep.auth.v1.IntrospectStreamResponse.owner:type_name -> hitkeep.auth.v1.Owner
-	18, // 16: hitkeep.auth.v1.IntrospectStreamResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
-	19, // 17: hitkeep.auth.v1.IntrospectStreamResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
-	20, // 18: hitkeep.auth.v1.IntrospectStreamResponse.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 19: hitkeep.auth.v1.IntrospectStreamResponse.max_cache_age:type_name -> google.protobuf.Duration
+	16, // 15: hitkeep.auth.v1.IntrospectStreamResponse.owner:type_name -> hitkeep.auth.v1.Owner
+	17, // 16: hitkeep.auth.v1.IntrospectStreamResponse.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	18, // 17: hitkeep.auth.v1.IntrospectStreamResponse.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
+	19, // 18: hitkeep.auth.v1.IntrospectStreamResponse.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 19: hitkeep.auth.v1.IntrospectStreamResponse.max_cache_age:type_name -> google.protobuf.Duration
 	3,  // 20: hitkeep.auth.v1.IntrospectStreamResponse.decision:type_name -> hitkeep.auth.v1.Decision
 	6,  // 21: hitkeep.auth.v1.IntrospectStreamResponse.error:type_name -> hitkeep.auth.v1.IntrospectError
 	11, // 22: hitkeep.auth.v1.BatchIntrospectRequest.requests:type_name -> hitkeep.auth.v1.BatchIntrospectItem
 	2,  // 23: hitkeep.auth.v1.BatchIntrospectItem.check:type_name -> hitkeep.auth.v1.PermissionCheck
-	13, // 24: hitkeep.auth.v1.BatchIntrospectResponse.results:type_name -> hitkeep.auth.v1.BatchIntrospectResult
-	5,  // 25: hitkeep.auth.v1.BatchIntrospectResult.response:type_name -> hitkeep.auth.v1.IntrospectResponse
-	23, // 26: hitkeep.auth.v1.BatchIntrospectResult.error:type_name -> google.rpc.Status
-	21, // 27: hitkeep.auth.v1.GetIndexStatusResponse.staleness:type_name -> google.protobuf.Duration
-	21, // 28: hitkeep.auth.v1.GetIndexStatusResponse.max_staleness:type_name -> google.protobuf.Duration
-	4,  // 29: hitkeep.auth.v1.IntrospectionService.Introspect:input_type -> hitkeep.auth.v1.IntrospectRequest
-	8,  // 30: hitkeep.auth.v1.IntrospectionService.IntrospectStream:input_type -> hitkeep.auth.v1.IntrospectStreamRequest
-	10, // 31: hitkeep.auth.v1.IntrospectionService.BatchIntrospect:input_type -> hitkeep.auth.v1.BatchIntrospectRequest
-	14, // 32: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:input_type -> hitkeep.auth.v1.GetIndexStatusRequest
-	5,  // 33: hitkeep.auth.v1.IntrospectionService.Introspect:output_type -> hitkeep.auth.v1.IntrospectResponse
-	9,  // 34: hitkeep.auth.v1.IntrospectionService.IntrospectStream:output_type -> hitkeep.auth.v1.IntrospectStreamResponse
-	12, // 35: hitkeep.auth.v1.IntrospectionService.BatchIntrospect:output_type -> hitkeep.auth.v1.BatchIntrospectResponse
-	15, // 36: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:output_type -> hitkeep.auth.v1.GetIndexStatusResponse
-	33, // [33:37] is the sub-list for method output_type
-	29, // [29:33] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	5,  // 24: hitkeep.auth.v1.BatchIntrospectResponse.responses:type_name -> hitkeep.auth.v1.IntrospectResponse
+	20, // 25: hitkeep.auth.v1.GetIndexStatusResponse.staleness:type_name -> google.protobuf.Duration
+	20, // 26: hitkeep.auth.v1.GetIndexStatusResponse.max_staleness:type_name -> google.protobuf.Duration
+	4,  // 27: hitkeep.auth.v1.IntrospectionService.Introspect:input_type -> hitkeep.auth.v1.IntrospectRequest
+	8,  // 28: hitkeep.auth.v1.IntrospectionService.IntrospectStream:input_type -> hitkeep.auth.v1.IntrospectStreamRequest
+	10, // 29: hitkeep.auth.v1.IntrospectionService.BatchIntrospect:input_type -> hitkeep.auth.v1.BatchIntrospectRequest
+	13, // 30: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:input_type -> hitkeep.auth.v1.GetIndexStatusRequest
+	5,  // 31: hitkeep.auth.v1.IntrospectionService.Introspect:output_type -> hitkeep.auth.v1.IntrospectResponse
+	9,  // 32: hitkeep.auth.v1.IntrospectionService.IntrospectStream:output_type -> hitkeep.auth.v1.IntrospectStreamResponse
+	12, // 33: hitkeep.auth.v1.IntrospectionService.BatchIntrospect:output_type -> hitkeep.auth.v1.BatchIntrospectResponse
+	14, // 34: hitkeep.auth.v1.IntrospectionService.GetIndexStatus:output_type -> hitkeep.auth.v1.GetIndexStatusResponse
+	31, // [31:35] is the sub-list for method output_type
+	27, // [27:31] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_introspection_proto_init() }
@@ -1442,17 +1346,13 @@ func file_hitkeep_auth_v1_introspection_proto_init() {
 	file_hitkeep_auth_v1_introspection_proto_msgTypes[2].OneofWrappers = []any{}
 	file_hitkeep_auth_v1_introspection_proto_msgTypes[6].OneofWrappers = []any{}
 	file_hitkeep_auth_v1_introspection_proto_msgTypes[8].OneofWrappers = []any{}
-	file_hitkeep_auth_v1_introspection_proto_msgTypes[11].OneofWrappers = []any{
-		(*BatchIntrospectResult_Response)(nil),
-		(*BatchIntrospectResult_Error)(nil),
-	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hitkeep_auth_v1_introspection_proto_rawDesc), len(file_hitkeep_auth_v1_introspection_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

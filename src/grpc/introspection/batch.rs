@@ -10,7 +10,7 @@ use super::{PresentedToken, checks, convert, to_response, wait_limit};
 use crate::{
     domain::access::PermissionCheck,
     grpc::{Services, error::ApiError},
-    pb::{self, batch_introspect_result::Result as Outcome},
+    pb,
     replica::{Unanswerable, View},
     telemetry::metrics::VerdictReason,
 };
@@ -61,7 +61,7 @@ impl Services {
             .into_iter()
             .map(|item| self.judge_item(&basis, &item?));
         Ok(pb::BatchIntrospectResponse {
-            results: to_results(judged),
+            responses: to_responses(judged),
             revision: revision.0,
         })
     }
@@ -109,36 +109,33 @@ impl Services {
     }
 }
 
-/// The results, in order. Logs that some are errors, once for all of them.
-fn to_results(
+/// The responses, in order. Logs that some are errors, once for all of them.
+fn to_responses(
     judged: impl Iterator<Item = Result<pb::IntrospectResponse, ApiError>>,
-) -> Vec<pb::BatchIntrospectResult> {
+) -> Vec<pb::IntrospectResponse> {
     let mut failed = 0;
     let mut worst: Option<ApiError> = None;
-    let mut results = Vec::new();
+    let mut responses = Vec::new();
     for judged in judged {
-        let result = match judged {
-            Ok(response) => Outcome::Response(response),
-            Err(error) => {
-                failed += 1;
-                let result = Outcome::Error(error.to_batch_error());
-                if worst
-                    .as_ref()
-                    .is_none_or(|worst| severity(&error) > severity(worst))
-                {
-                    worst = Some(error);
-                }
-                result
+        responses.push(judged.unwrap_or_else(|error| {
+            failed += 1;
+            let response = pb::IntrospectResponse {
+                error: Some(error.to_introspect_error()),
+                ..pb::IntrospectResponse::default()
+            };
+            if worst
+                .as_ref()
+                .is_none_or(|worst| severity(&error) > severity(worst))
+            {
+                worst = Some(error);
             }
-        };
-        results.push(pb::BatchIntrospectResult {
-            result: Some(result),
-        });
+            response
+        }));
     }
     if let Some(worst) = worst {
         worst.log_batch(failed);
     }
-    results
+    responses
 }
 
 /// Which of several errors an operator should see: ours before the database's, and both

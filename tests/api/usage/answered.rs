@@ -76,7 +76,7 @@ async fn every_answer_about_a_client_is_counted_by_what_it_came_to() {
             requests: vec![item],
             at_least_revision: None,
         };
-        assert_eq!(sidecar.batch(batch).await.unwrap().results.len(), 1);
+        assert_eq!(sidecar.batch(batch).await.unwrap().responses.len(), 1);
         match called {
             Ok(answer) => assert_eq!(streamed, answer),
             Err(_) => assert!(streamed.error.is_some()),
