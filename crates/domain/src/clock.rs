@@ -32,6 +32,5 @@ pub trait Entropy: Send + Sync + 'static {
     ///
     /// # Panics
     /// If the operating system has no randomness to give: a weak secret is worse than none.
-    /// secret can be made, and a weak one is worse than none.
     fn fill(&self, buffer: &mut [u8]);
 }
