@@ -34,7 +34,6 @@ mod cluster;
 mod follower;
 mod gateway;
 mod index;
-mod late;
 mod own_postgres;
 mod steps;
 
@@ -52,6 +51,7 @@ mod order;
 mod pooler;
 mod primary;
 mod proxy;
+mod race;
 mod random;
 mod replication;
 mod restored;

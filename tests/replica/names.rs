@@ -18,9 +18,9 @@ use tokio::{
 use crate::{
     cluster::{Cluster, Said},
     index::options,
-    late::Late,
     nodes::{self, Node},
     primary::{changes_hold, known, newest_takes_changes},
+    race::Race,
     support::proxy::Proxy,
     waiting::until,
 };
@@ -52,7 +52,7 @@ impl Names {
 struct Addresses {
     port: u16,
     /// What they lead through, in their order.
-    ways: [Late; 2],
+    race: Race,
     /// Forward connections for as long as this lives.
     _forwarding: JoinSet<()>,
 }
@@ -72,13 +72,13 @@ impl Addresses {
         })
         .await;
         let mut forwarding = JoinSet::new();
-        let ways = pair.each_ref().map(Late::start);
-        for (listener, way) in listeners.into_iter().zip(&ways) {
-            forwarding.spawn(forward(listener, way.socket()));
+        let race = Race::start(pair);
+        for (server, listener) in listeners.into_iter().enumerate() {
+            forwarding.spawn(forward(listener, race.socket(server)));
         }
         Self {
             port,
-            ways,
+            race,
             _forwarding: forwarding,
         }
     }
@@ -180,13 +180,12 @@ async fn of_all_addresses_of_a_name_the_one_counts_that_takes_the_writes() {
     first.acknowledge_alone().await;
     second.promote().await;
     // Whichever is found first, the older one or the newer.
-    let [older, newer] = &addresses.ways;
-    newer.delay(true);
+    let (older, newer) = (0, 1);
+    addresses.race.answers_last(newer);
     names.stand_for(&[FIRST, SECOND]);
     newest_takes_changes(&cluster, second).await;
     let younger = changes_hold(&cluster, &young).await;
-    newer.delay(false);
-    older.delay(true);
+    addresses.race.answers_last(older);
     newest_takes_changes(&cluster, second).await;
     let youngest = changes_hold(&cluster, &younger).await;
     cluster.believe(second.database());

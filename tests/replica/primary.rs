@@ -15,8 +15,8 @@ use crate::{
     fixtures::*,
     harness::{Caller, told},
     index::{BOUND, options},
-    late::Late,
     nodes::{self, Node},
+    race::Race,
     support::proxy::Proxy,
     waiting::until,
 };
@@ -164,24 +164,24 @@ pub async fn newest_takes_changes(cluster: &Cluster, newest: &Node) {
 async fn of_two_that_take_writes_the_newest_timeline_counts() {
     let pair = nodes::pair().await;
     let [first, second] = &pair;
-    let [older, newer] = pair.each_ref().map(Late::start);
+    let (older, newer) = (0, 1);
+    let race = Race::start(&pair);
     let direct = first.database();
-    let mut cluster = Cluster::on_hosts(direct, Some(newer.host()), 2, options()).await;
+    let mut cluster = Cluster::on_hosts(direct, Some(race.host(newer)), 2, options()).await;
     for replica in &cluster.replicas {
-        replica.proxy.repoint(&older.database());
+        replica.proxy.repoint(&race.database(older));
     }
     let [kept, doomed] = known(&cluster).await;
     first.acknowledge_alone().await;
     second.promote().await;
-    newer.delay(true);
+    race.answers_last(newer);
     // What is open leads past that.
     for replica in &cluster.replicas {
         replica.proxy.sever();
     }
     newest_takes_changes(&cluster, second).await;
     let young = changes_hold(&cluster, &doomed).await;
-    newer.delay(false);
-    older.delay(true);
+    race.answers_last(older);
     newest_takes_changes(&cluster, second).await;
     let youngest = changes_hold(&cluster, &young).await;
     cluster.believe(second.database());
