@@ -20,6 +20,7 @@ mod management;
 mod page;
 mod replay;
 pub mod replication;
+mod retry;
 pub(crate) mod sidecar;
 mod usage;
 

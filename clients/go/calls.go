@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -92,7 +93,7 @@ func repeatWrites(
 	for attempt := 1; ; attempt++ {
 		err := invoke(ctx, method, req, reply, conn, opts...)
 		if !ok || write.GetRequestId() == "" || attempt == attempts ||
-			status.Code(err) != codes.Unavailable || !pause(ctx, jitter(backoff)) {
+			status.Code(err) != codes.Unavailable || !pause(ctx, retryDelay(err, jitter(backoff))) {
 			return err
 		}
 		backoff = min(2*backoff, maxBackoff)
@@ -115,6 +116,16 @@ func ownMetadata(ctx context.Context) context.Context {
 	}
 	foreign.Delete("authorization")
 	return metadata.NewOutgoingContext(ctx, foreign)
+}
+
+// retryDelay is how long to wait: as long as the service wants, where it says so.
+func retryDelay(err error, otherwise time.Duration) time.Duration {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			return info.GetRetryDelay().AsDuration()
+		}
+	}
+	return otherwise
 }
 
 // jitter is between half of a delay and all of it.

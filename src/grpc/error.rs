@@ -6,6 +6,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::retry::{RetryDelays, push_back};
 use crate::{
     domain::{
         Revision,
@@ -27,8 +28,10 @@ use crate::{
 pub const ERROR_DOMAIN: &str = "auth.hitkeep.com";
 /// The prefix of the reasons' names in the proto enum.
 const REASON_PREFIX: &str = "ERROR_REASON_";
+/// How long a caller is asked to wait after it was refused because of load.
+static OVERLOAD_DELAYS: RetryDelays = RetryDelays::from(Duration::from_millis(500));
 /// How long a replica is asked to wait until it asks for a snapshot again.
-const SNAPSHOT_RETRY_DELAY: Duration = Duration::from_secs(1);
+static SNAPSHOT_DELAYS: RetryDelays = RetryDelays::from(Duration::from_secs(1));
 /// The most violations that are collected.
 pub(super) const MAX_VIOLATIONS: usize = 1000;
 /// How many bytes of violations a status has. Its details become a header, and many clients
@@ -324,6 +327,16 @@ impl ApiError {
         }
     }
 
+    /// How long the caller should wait before it calls again, where load is the reason.
+    fn retry_delay(&self) -> Option<Duration> {
+        let delays = match self {
+            Self::SnapshotsBusy => &SNAPSHOT_DELAYS,
+            error if error.code_and_reason().1 == ErrorReason::Overloaded => &OVERLOAD_DELAYS,
+            _ => return None,
+        };
+        Some(delays.next())
+    }
+
     fn violations(&self) -> Vec<Violation> {
         match self {
             Self::InvalidFields(violations) => violations.clone(),
@@ -354,10 +367,14 @@ impl From<ApiError> for Status {
             let rest = format!("and {} more", violations.len() - named.len());
             details.add_bad_request_violation("...", rest);
         }
-        if matches!(error, ApiError::SnapshotsBusy) {
-            details.set_retry_info(Some(SNAPSHOT_RETRY_DELAY));
+        let retry_delay = error.retry_delay();
+        if retry_delay.is_some() {
+            details.set_retry_info(retry_delay);
         }
         let mut status = Self::with_error_details(code, error.to_string(), details);
+        if let Some(delay) = retry_delay {
+            push_back(status.metadata_mut(), delay);
+        }
         // For the log. The source is never sent to the caller.
         status.set_source(Arc::new(error));
         status

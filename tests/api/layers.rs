@@ -41,6 +41,15 @@ async fn a_panic_ends_the_call_and_not_the_connection() {
     dashboard.created(personal(VERA)).await;
 }
 
+/// For programs in the details, and for a client's retry policy in the trailer of gRFC A6.
+fn says_when_to_call_again(shed: &Status) {
+    let retry = shed.get_details_retry_info().expect("it is about load");
+    let delay = retry.retry_delay.expect("it names one");
+    assert!((500..=1000).contains(&delay.as_millis()), "{delay:?}");
+    let pushback = shed.metadata().get("grpc-retry-pushback-ms").unwrap();
+    assert_eq!(pushback.to_str().unwrap(), delay.as_millis().to_string());
+}
+
 #[tokio::test]
 async fn what_is_over_the_limit_is_shed_at_once() {
     let options = server::Options {
@@ -58,6 +67,7 @@ async fn what_is_over_the_limit_is_shed_at_once() {
     app.until_waiting(1).await;
     let shed = dashboard.create(personal(VERA)).await;
     assert_eq!(told(&shed), "Unavailable OVERLOADED");
+    says_when_to_call_again(&shed.unwrap_err());
     // Also over another connection; introspection has a limit of its own.
     assert_eq!(
         told(&app.dashboard().await.get(get(VERA, VERA)).await),

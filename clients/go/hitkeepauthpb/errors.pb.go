@@ -81,6 +81,9 @@ const (
 	// Example: a client's timeout of 10 ms.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 12
 	// ERROR_REASON_OVERLOADED (UNAVAILABLE): too much at once; nothing was done.
+	// A google.rpc.RetryInfo says when to call again, and so does the trailer
+	// grpc-retry-pushback-ms, which clients with a retry policy obey by
+	// themselves (gRFC A6).
 	// Example: more requests at a time than the service lets in.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 13
 	// ERROR_REASON_INTERNAL (INTERNAL): a defect of the service. Its log has the
