@@ -1,8 +1,9 @@
 //! How long a revoked token lives on: from the acknowledgement of
-//! `RevokeApiClient` by one replica until the last of three refuses the token,
-//! while others change a hundred things a second.
+//! `RevokeApiClient` by one server until the last process refuses the token,
+//! while others change a hundred things a second. The processes are servers on
+//! one database, replicas of those, and a chain of replicas.
 //!
-//! The token is introspected on every replica in a tight loop, over several
+//! The token is introspected on every process in a tight loop, over several
 //! connections; how long one turn of that loop takes is what the figures are
 //! exact to, and is printed with them.
 
@@ -52,9 +53,29 @@ type Introspection = IntrospectionServiceClient<Channel>;
 
 struct Options {
     rounds: usize,
+    /// Processes with a way to the database.
+    servers: usize,
+    /// Those that follow the servers.
     replicas: usize,
+    /// Those of which each follows the one before it, and the first a server.
+    chained: usize,
     pollers: usize,
     changes: u32,
+}
+
+/// What a process is to the database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Server,
+    Replica,
+    /// The last one of the chain, or one on the way to it.
+    Chained,
+}
+
+/// A process, with the connections that poll it.
+struct Process {
+    role: Role,
+    pollers: Vec<Introspection>,
 }
 
 /// What one poller saw.
@@ -69,18 +90,29 @@ struct Seen {
 
 /// What came of one revocation, as times after its acknowledgement.
 struct Revocation {
-    /// Until the replica that made it refused the token.
+    /// Until the server that made it refused the token.
     told: Duration,
-    /// Until the last replica did.
-    last: Duration,
+    /// Until each process did.
+    each: Vec<(Role, Duration)>,
     turn: Duration,
+}
+
+impl Revocation {
+    /// Until the last process of a role refused the token, or the last of all.
+    fn last(&self, of: Option<Role>) -> Duration {
+        let each = self.each.iter();
+        let times = each.filter(|(role, _)| of.is_none_or(|of| of == *role));
+        times.map(|(_, time)| *time).max().unwrap_or_default()
+    }
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::read();
     let options = Options {
         rounds: arguments.value("--revocations", 500),
+        servers: arguments.value("--servers", 3),
         replicas: arguments.value("--replicas", 3),
+        chained: arguments.value("--chain", 2),
         pollers: arguments.value("--connections", 2),
         changes: arguments.value("--changes", 100),
     };
@@ -103,27 +135,49 @@ async fn measure(postgres: &Postgres, options: &Options) -> Result<(), String> {
     let (victims, background) = known.split_at(options.rounds);
     let caller = Caller::create(&database);
     let unlimited = ["--max-clients-per-owner", "1000000"];
-    let replicas: Vec<_> = (0..options.replicas)
+    let follower = Caller::replica(&database);
+    let servers: Vec<_> = (0..options.servers)
         .map(|_| Service::start(&database, &unlimited))
         .collect();
     let mut managers = Vec::new();
-    let mut pollers = Vec::new();
-    for replica in &replicas {
-        replica.serving().await;
-        managers.push(ApiClientServiceClient::new(replica.connect().await));
-        let mut connections = Vec::new();
-        for _ in 0..options.pollers {
-            connections.push(IntrospectionServiceClient::new(replica.connect().await));
-        }
-        pollers.push(connections);
+    for server in &servers {
+        server.serving().await;
+        managers.push(ApiClientServiceClient::new(server.connect().await));
     }
-    let writer = Writer::start(&replicas, &caller, background, options.changes).await;
+    let upstreams = servers.iter().cycle().take(options.replicas);
+    let replicas: Vec<_> = upstreams
+        .map(|server| Service::start_replica(server, &follower, &[]))
+        .collect();
+    let mut chain: Vec<Service> = Vec::new();
+    for _ in 0..options.chained {
+        let upstream = chain.last().unwrap_or(&servers[0]);
+        let next = Service::start_replica(upstream, &follower, &[]);
+        // A replica without an index feeds none.
+        next.serving().await;
+        chain.push(next);
+    }
+    let mut processes = Vec::new();
+    for (role, services) in [
+        (Role::Server, &servers),
+        (Role::Replica, &replicas),
+        (Role::Chained, &chain),
+    ] {
+        for service in services {
+            service.serving().await;
+            let mut pollers = Vec::new();
+            for _ in 0..options.pollers {
+                pollers.push(IntrospectionServiceClient::new(service.connect().await));
+            }
+            processes.push(Process { role, pollers });
+        }
+    }
+    let writer = Writer::start(&servers, &caller, background, options.changes).await;
 
     let mut measured = Vec::new();
     for (number, victim) in victims.iter().enumerate() {
-        let told = number % options.replicas;
+        let told = number % options.servers;
         let mut manager = managers[told].clone();
-        measured.push(revoke(&mut manager, told, &pollers, &caller, victim).await?);
+        measured.push(revoke(&mut manager, told, &processes, &caller, victim).await?);
         // Out of step with the writer and with every timer.
         let pause = Duration::from_micros(u64::try_from(number * 7919 % 20_000).unwrap_or(0));
         tokio::time::sleep(pause).await;
@@ -133,19 +187,19 @@ async fn measure(postgres: &Postgres, options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Revokes a client through one replica, while all of them are asked about its
+/// Revokes a client through one server, while all processes are asked about its
 /// token.
 async fn revoke(
     manager: &mut ApiClientServiceClient<Channel>,
     told: usize,
-    pollers: &[Vec<Introspection>],
+    processes: &[Process],
     caller: &Caller,
     victim: &Known,
 ) -> Result<Revocation, String> {
     let accepted = Arc::new(Semaphore::new(0));
     let mut polling = Vec::new();
-    for connections in pollers {
-        let polls = connections.iter().cloned().map(|connection| {
+    for process in processes {
+        let polls = process.pollers.iter().cloned().map(|connection| {
             let (caller, token) = (caller.clone(), victim.token.clone());
             tokio::spawn(poll(connection, caller, token, Arc::clone(&accepted)))
         });
@@ -161,9 +215,9 @@ async fn revoke(
     let acknowledged = Instant::now();
     revoked.map_err(|status| format!("not revoked: {status}"))?;
 
-    let mut first_refusals = Vec::new();
+    let mut each = Vec::new();
     let mut turns = Vec::new();
-    for (replica, polls) in polling.into_iter().enumerate() {
+    for (number, (process, polls)) in processes.iter().zip(polling).enumerate() {
         let mut seen = Vec::new();
         for poll in polls {
             seen.push(poll.await.expect("it does not panic")?);
@@ -172,15 +226,15 @@ async fn revoke(
         let first = first.expect("at least one connection");
         if seen.iter().any(|seen| seen.accepted > first) {
             return Err(format!(
-                "replica {replica} accepted a token after it had refused it"
+                "process {number} accepted a token after it had refused it"
             ));
         }
         turns.extend(seen.iter().map(|seen| seen.turn));
-        first_refusals.push(first.saturating_duration_since(acknowledged));
+        each.push((process.role, first.saturating_duration_since(acknowledged)));
     }
     Ok(Revocation {
-        told: first_refusals[told],
-        last: first_refusals.into_iter().max().unwrap_or_default(),
+        told: each[told].1,
+        each,
         turn: Samples::of(turns).median(),
     })
 }
@@ -224,26 +278,37 @@ async fn poll(
 }
 
 fn report(options: &Options, measured: &[Revocation], written: &writer::Written) {
-    let of = |get: fn(&Revocation) -> Duration| Samples::of(measured.iter().map(get).collect());
+    let of =
+        |get: &dyn Fn(&Revocation) -> Duration| Samples::of(measured.iter().map(get).collect());
     println!(
-        "{} revocations, {} replicas, {} clients, {:.0} other changes a second ({} refused)",
+        "{} revocations, {} servers, {} replicas, a chain of {}, {} clients, {:.0} other changes a \
+         second ({} refused)",
         measured.len(),
+        options.servers,
         options.replicas,
+        options.chained,
         CLIENTS,
         written.rate,
         written.refused,
     );
-    let last = of(|revocation| revocation.last);
+    let last = of(&|revocation| revocation.last(None));
     let mut table = Table::new(&["from the acknowledgement until", "p50", "p99", "max"]);
-    for (what, samples) in [
-        ("the replica that was told refuses", &of(|r| r.told)),
-        ("the last replica refuses", &last),
-        ("(one turn of a poller's loop)", &of(|r| r.turn)),
-    ] {
-        let figures = [samples.median(), samples.p99(), samples.max()].map(milliseconds);
-        let [p50, p99, max] = figures;
+    let mut row = |what: &str, samples: &Samples| {
+        let [p50, p99, max] = [samples.median(), samples.p99(), samples.max()].map(milliseconds);
         table.row([what.to_owned(), p50, p99, max]);
+    };
+    row("the revoking server refuses", &of(&|r| r.told));
+    for (what, role, count) in [
+        ("the last server refuses", Role::Server, options.servers),
+        ("the last replica refuses", Role::Replica, options.replicas),
+        ("the chain refuses", Role::Chained, options.chained),
+    ] {
+        if count > 0 {
+            row(what, &of(&|revocation| revocation.last(Some(role))));
+        }
     }
+    row("the last of all refuses", &last);
+    row("(one turn of a poller's loop)", &of(&|r| r.turn));
     table.print();
     println!(
         "bounds: p50 at most {}: {}; p99 at most {}: {}",

@@ -99,28 +99,41 @@ impl Service {
 
     /// Starts it as the argument of a program that watches it.
     pub fn start_under(program: &[&str], database_url: &str, options: &[&str]) -> Self {
-        Self::run(binary_under(program), database_url, options)
+        Self::serve(binary_under(program), database_url, options)
     }
 
     /// Starts another build of it.
     pub fn start_build(binary: &str, database_url: &str, options: &[&str]) -> Self {
-        Self::run(
+        Self::serve(
             without_settings(Command::new(binary)),
             database_url,
             options,
         )
     }
 
-    fn run(mut command: Command, database_url: &str, options: &[&str]) -> Self {
+    /// Starts a replica of that server, which has no way to the database.
+    pub fn start_replica(upstream: &Self, caller: &Caller, options: &[&str]) -> Self {
+        let mut command = binary();
+        command
+            .args(["replica", "--upstream"])
+            .arg(format!("http://{}", upstream.address))
+            .env("HITKEEP_AUTH_UPSTREAM_TOKEN", &caller.token);
+        Self::run(command, options)
+    }
+
+    fn serve(mut command: Command, database_url: &str, options: &[&str]) -> Self {
+        command.args(["serve", "--database-url", database_url]);
+        Self::run(command, options)
+    }
+
+    fn run(mut command: Command, options: &[&str]) -> Self {
         let begun = Instant::now();
-        command.arg("serve");
         if !options.contains(&LISTEN) {
             command.args([LISTEN, "127.0.0.1:0"]);
         }
         let mut child = command
             .args(["--log-format", "json"])
             .args(["--log", "warn,hitkeep_auth::cli=info"])
-            .args(["--database-url", database_url])
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -182,6 +195,13 @@ impl Service {
             tokio::time::sleep(POLL).await;
         }
         panic!("the server does not become ready:\n{}", self.log());
+    }
+
+    /// Whether its health says that it serves.
+    pub async fn is_serving(&self) -> bool {
+        let mut health = HealthClient::new(self.connect().await);
+        let answer = health.check(HealthCheckRequest::default()).await;
+        answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
     }
 
     /// Where callers find it, without TLS.
@@ -256,9 +276,18 @@ impl Drop for Service {
 impl Caller {
     /// Makes one that may do everything that a benchmark does.
     pub fn create(database_url: &str) -> Self {
+        Self::allowed(database_url, "bench", "introspect,manage,directory")
+    }
+
+    /// Makes one that may replicate.
+    pub fn replica(database_url: &str) -> Self {
+        Self::allowed(database_url, "replica", "replicate")
+    }
+
+    fn allowed(database_url: &str, name: &str, permissions: &str) -> Self {
         let output = binary()
-            .args(["service-account", "create", "bench", "--json"])
-            .args(["--allow", "introspect,manage,directory"])
+            .args(["service-account", "create", name, "--json"])
+            .args(["--allow", permissions])
             .args(["--database-url", database_url])
             .output()
             .expect("the binary runs");
