@@ -39,7 +39,8 @@ pub struct Options {
 struct Round {
     /// From the start of its process until it serves, beside an upstream without load.
     ready: Duration,
-    /// Calls a second of the upstream before, and while a replica loads.
+    /// Calls of the upstream before, and while a replica loads, for each second of its work:
+    /// what else goes on on its core does not count, and what the snapshot costs it does.
     rates: [f64; 2],
     /// Whether the replica loaded for as long as the second rate was measured.
     is_covered: bool,
@@ -92,7 +93,7 @@ fn round(
         });
         let run = run.map_err(|error| error.to_string())?;
         match run.failures {
-            0 => Ok(run.rate),
+            0 => Ok(run.rate_at_work),
             failures => Err(format!("{failures} answers were not good")),
         }
     };
@@ -138,7 +139,7 @@ fn report(options: &Options, rounds: &[Round]) {
     table.row([
         "the upstream's throughput meanwhile".to_owned(),
         format!(
-            "{throughput:.2} ({:.0} to {:.0} calls/s)",
+            "{throughput:.2} ({:.0} to {:.0} calls/s of work)",
             of(|round| round.rates[1]),
             of(|round| round.rates[0])
         ),
