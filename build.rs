@@ -34,6 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".hitkeep.auth.v1.CreateApiClientResponse",
             ".hitkeep.auth.v1.RotateApiClientRequest",
             ".hitkeep.auth.v1.RotateApiClientResponse",
+            ".hitkeep.auth.v1.ReportLeakRequest",
+            ".hitkeep.auth.v1.ReportLeakRequest.leaked",
             ".hitkeep.auth.v1.IntrospectRequest",
             ".hitkeep.auth.v1.BatchIntrospectItem",
             ".envoy.config.core.v3.HeaderValue",

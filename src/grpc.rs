@@ -15,6 +15,7 @@ pub(crate) mod dashboard;
 pub mod directory;
 pub mod error;
 pub(crate) mod ext_authz;
+mod incident;
 pub mod introspection;
 mod management;
 mod page;

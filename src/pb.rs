@@ -98,6 +98,21 @@ impl fmt::Debug for RotateApiClientResponse {
     }
 }
 
+impl fmt::Debug for ReportLeakRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReportLeakRequest")
+            .field("actor", &self.actor)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for report_leak_request::Leaked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leaked")
+    }
+}
+
 /// What a route says, and none of what the client or another filter does.
 impl fmt::Debug for envoy::service::auth::v3::AttributeContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,13 +15,14 @@ use tonic_types::StatusExt;
 pub(super) mod audit;
 pub(super) mod clients;
 pub(super) mod directory;
+mod incident;
 pub(super) mod introspect;
 pub(super) mod status;
 
 use super::{Failure, print};
 use crate::{
     config::remote::{ServerAddress, ServerArgs},
-    domain::{Timestamp, access::Owner},
+    domain::{Timestamp, access::Owner, id::UserId},
     pb::{self, ErrorReason},
     store::error::causes,
     transport::listeners::Address,
@@ -129,6 +130,10 @@ fn remedy(reason: &str) -> Option<&'static str> {
             "grant less, or act on behalf of a user who holds as much"
         }
         ErrorReason::EtagMismatch => "`hitkeep-auth client get` shows the current state and etag",
+        ErrorReason::OwnerNotManaged => {
+            "act on behalf of somebody who manages the owner's API clients, or of an owner of the \
+             instance"
+        }
         ErrorReason::ApiClientQuota => "delete clients that are no longer needed",
         ErrorReason::Overloaded => "try again in a moment",
         ErrorReason::StaleIndex | ErrorReason::DatabaseUnavailable => {
@@ -264,6 +269,15 @@ pub(super) fn owner_text(owner: Option<&pb::Owner>) -> String {
         Some(pb::owner::Owner::UserId(user)) => format!("user:{user}"),
         Some(pb::owner::Owner::TeamId(team)) => format!("team:{team}"),
         None => String::new(),
+    }
+}
+
+/// An actor in a message, with this program as what it uses.
+pub(super) fn to_actor(user: UserId) -> pb::Actor {
+    pb::Actor {
+        user_id: user.to_string(),
+        user_agent: concat!("hitkeep-auth/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..pb::Actor::default()
     }
 }
 

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
 use super::{
-    moment::{Grant, Moment, instance_role},
+    moment::{Grant, Moment, client_state, instance_role},
     remote::ServerArgs,
     values::boolean,
 };
 use crate::domain::{
     access::Owner,
-    id::{ClientId, TeamId, UserId},
+    client::ClientState,
+    id::{ClientId, SiteId, TeamId, UserId},
     role::InstanceRole,
 };
 
@@ -32,25 +33,26 @@ pub struct ActorArgs {
     pub actor: UserId,
 }
 
-/// The owner of API clients.
+/// The owner of API clients; none unless a command requires one.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
 pub struct OwnerArgs {
-    /// User that owns the API client
+    /// User that owns the API clients
     #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
     user: Option<UserId>,
-    /// Team that owns the API client
-    #[arg(long, env = "HITKEEP_AUTH_TEAM", value_name = "TEAM")]
+    /// Team that owns the API clients
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_TEAM",
+        conflicts_with = "user",
+        value_name = "TEAM"
+    )]
     team: Option<TeamId>,
 }
 
 impl OwnerArgs {
-    /// The owner.
-    pub fn owner(&self) -> Owner {
-        match (self.user, self.team) {
-            (Some(user), _) => Owner::User(user),
-            (None, team) => Owner::Team(team.expect("one of the two is required")),
-        }
+    /// The owner, if one is given.
+    pub fn owner(&self) -> Option<Owner> {
+        self.user.map(Owner::User).or(self.team.map(Owner::Team))
     }
 }
 
@@ -74,8 +76,11 @@ pub enum ClientCommand {
     Create(Box<CreateClientArgs>),
     /// Show an API client
     Get(OneClientArgs),
-    /// List the API clients of an owner, newest first
-    List(ListClientsArgs),
+    /// List API clients, newest first
+    ///
+    /// Without --user and --team it lists everybody's, if the actor is an owner of the
+    /// instance, and the actor's own otherwise.
+    List(Box<ListClientsArgs>),
     /// Change an API client; what is not given stays as it is
     Update(Box<UpdateClientArgs>),
     /// Give an API client a new token, and print it; the old one ends
@@ -88,10 +93,18 @@ pub enum ClientCommand {
     Delete(OneClientArgs),
     /// Show how often an API client was used and refused, by day
     Usage(ClientUsageArgs),
+    /// End a token that was found where it must not be: its API client is revoked
+    ///
+    /// The token is read from standard input, so that it appears neither in the process list
+    /// nor in the shell history, unless it is named by its hash.
+    ReportLeak(ReportLeakArgs),
+    /// Revoke all API clients of an owner, with a grant on a site, or that a user created
+    RevokeAll(RevokeAllArgs),
 }
 
 /// Options of `client create`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("owner").args(["user", "team"]).required(true)))]
 pub struct CreateClientArgs {
     /// The actor.
     #[command(flatten)]
@@ -133,33 +146,81 @@ pub struct ListClientsArgs {
     /// The actor.
     #[command(flatten)]
     pub actor: ActorArgs,
-    /// User whose API clients to list [default: the actor]
-    #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
-    user: Option<UserId>,
-    /// Team whose API clients to list
-    #[arg(
-        long,
-        env = "HITKEEP_AUTH_TEAM",
-        conflicts_with = "user",
-        value_name = "TEAM"
-    )]
-    team: Option<TeamId>,
+    /// The owner.
+    #[command(flatten)]
+    pub owner: OwnerArgs,
     /// List those that are revoked, expired or otherwise inactive, too
     #[arg(long, env = "HITKEEP_AUTH_INCLUDE_INACTIVE", value_parser = boolean)]
     pub include_inactive: bool,
+    /// Only those that expire before then, as a time (RFC 3339) or a duration from now, such as
+    /// 30d
+    #[arg(long, env = "HITKEEP_AUTH_EXPIRE_BEFORE", value_name = "TIME")]
+    pub expire_before: Option<Moment>,
+    /// Only those that are older than that and were not used since, as a time (RFC 3339) or a
+    /// duration before now, such as 90d
+    #[arg(long, env = "HITKEEP_AUTH_UNUSED_SINCE", value_name = "TIME")]
+    pub unused_since: Option<Moment>,
+    /// Only those that this user created
+    #[arg(long, env = "HITKEEP_AUTH_CREATED_BY", value_name = "USER")]
+    pub created_by: Option<UserId>,
+    /// Only those in this state: active, revoked, expired or owner-inactive
+    #[arg(long, env = "HITKEEP_AUTH_STATE", value_parser = client_state, value_name = "STATE")]
+    pub state: Option<ClientState>,
+    /// Only those that have a grant on this site
+    #[arg(long, env = "HITKEEP_AUTH_SITE", value_name = "ID")]
+    pub site: Option<SiteId>,
     /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-impl ListClientsArgs {
-    /// The owner whose clients to list.
-    pub fn owner(&self) -> Owner {
-        match self.team {
-            Some(team) => Owner::Team(team),
-            None => Owner::User(self.user.unwrap_or(self.actor.actor)),
-        }
-    }
+/// Options of `client report-leak`.
+#[derive(Debug, Args)]
+pub struct ReportLeakArgs {
+    /// Hash of the token, as 64 hexadecimal digits [default: read the token from standard input]
+    #[arg(long, env = "HITKEEP_AUTH_HASH", value_name = "HEX")]
+    pub hash: Option<String>,
+    /// What found it, such as gitleaks, for the audit trail
+    #[arg(long, env = "HITKEEP_AUTH_SOURCE", value_name = "TEXT")]
+    pub source: Option<String>,
+    /// Where it was found, for the audit trail
+    #[arg(long, env = "HITKEEP_AUTH_URL", value_name = "URL")]
+    pub url: Option<String>,
+    /// User on whose behalf it is reported, for the audit trail
+    #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
+    pub actor: Option<UserId>,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Options of `client revoke-all`.
+#[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("selection").args(["user", "team", "site", "created_by"]).required(true).multiple(true)
+))]
+pub struct RevokeAllArgs {
+    /// The actor.
+    #[command(flatten)]
+    pub actor: ActorArgs,
+    /// The owner.
+    #[command(flatten)]
+    pub owner: OwnerArgs,
+    /// Those that have a grant on this site
+    #[arg(long, env = "HITKEEP_AUTH_SITE", value_name = "ID")]
+    pub site: Option<SiteId>,
+    /// Those that this user created
+    #[arg(long, env = "HITKEEP_AUTH_CREATED_BY", value_name = "USER")]
+    pub created_by: Option<UserId>,
+    /// Only show which would be revoked
+    #[arg(long, env = "HITKEEP_AUTH_DRY_RUN", value_parser = boolean)]
+    pub dry_run: bool,
+    /// Do not ask whether it is meant
+    #[arg(long, env = "HITKEEP_AUTH_YES", value_parser = boolean)]
+    pub yes: bool,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// Options of `client update`.

@@ -7,6 +7,7 @@ use chrono::TimeDelta;
 use super::values;
 use crate::domain::{
     Timestamp,
+    client::ClientState,
     id::SiteId,
     role::{InstanceRole, SiteRole},
 };
@@ -47,6 +48,19 @@ pub(super) fn instance_role(text: &str) -> Result<InstanceRole, String> {
         )
     };
     text.parse().ok().ok_or_else(known)
+}
+
+/// A state as people write it, such as owner-inactive.
+pub(super) fn client_state(text: &str) -> Result<ClientState, String> {
+    let word = |state: &ClientState| state.as_str().to_ascii_lowercase().replace('_', "-");
+    let named = { ClientState::ALL }
+        .iter()
+        .find(|state| word(state) == text);
+    let known = || {
+        let words: Vec<_> = ClientState::ALL.iter().map(word).collect();
+        format!("must be one of {}", words.join(", "))
+    };
+    named.copied().ok_or_else(known)
 }
 
 fn names<T: Copy>(all: &[T], name: fn(T) -> &'static str) -> String {

@@ -6,15 +6,13 @@ use clap::{Args, Subcommand};
 
 use super::{
     LISTEN, OutputArgs,
+    clients::OwnerArgs,
     moment::Moment,
     secrets::{SecretError, SecretFile},
     values::non_zero_duration,
 };
 use crate::{
-    domain::{
-        access::Owner,
-        id::{ClientId, SiteId, TeamId, UserId},
-    },
+    domain::id::{ClientId, SiteId, UserId},
     transport::listeners::Address,
 };
 
@@ -134,17 +132,9 @@ pub struct ListAuditArgs {
     /// Only events of this API client
     #[arg(long, env = "HITKEEP_AUTH_CLIENT", value_name = "ID")]
     pub client: Option<ClientId>,
-    /// Only events of this user's API clients
-    #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
-    user: Option<UserId>,
-    /// Only events of this team's API clients
-    #[arg(
-        long,
-        env = "HITKEEP_AUTH_TEAM",
-        conflicts_with = "user",
-        value_name = "TEAM"
-    )]
-    team: Option<TeamId>,
+    /// The owner of the API clients.
+    #[command(flatten)]
+    pub owner: OwnerArgs,
     /// Only changes made on behalf of this user
     #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
     pub actor: Option<UserId>,
@@ -163,13 +153,6 @@ pub struct ListAuditArgs {
     /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
-}
-
-impl ListAuditArgs {
-    /// The owner of the API clients, if one is given.
-    pub fn owner(&self) -> Option<Owner> {
-        self.user.map(Owner::User).or(self.team.map(Owner::Team))
-    }
 }
 
 /// Options of `directory`.

@@ -235,7 +235,9 @@ where
                 let Caller { account, proof } = &self.caller;
                 let index = self.services.replica().index();
                 let index = index.as_ref();
-                if !index.is_some_and(|index| proof.is_still(account, index.callers())) {
+                if !index.is_some_and(|index| {
+                    proof.is_still(account, index.callers(), || self.services.clock().now())
+                }) {
                     self.end = Some(Err(ApiError::CallerUnknown));
                 }
             }

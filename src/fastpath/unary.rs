@@ -284,9 +284,11 @@ impl UnaryCall {
     /// The caller's account. Looked up for traced calls only, since this costs more than
     /// the check of the permission.
     fn caller(&self) -> Option<Arc<ServiceAccount>> {
-        let index = self.connection.fast_path.services.replica().index();
+        let services = &self.connection.fast_path.services;
+        let index = services.replica().index();
         let callers = index.as_ref()?.callers();
-        credentials::proof(&self.request)?.account(callers).cloned()
+        let proof = credentials::proof(&self.request)?;
+        proof.account(callers, || services.clock().now()).cloned()
     }
 
     /// Opens the span of a traced call that is not answered immediately.

@@ -9,7 +9,7 @@ use super::{
     context::provenance,
     convert::{
         clients::{self, OnClient},
-        usage,
+        incident, usage,
     },
     error::ApiError,
     management::{self, ClientView, Loaded, load, log_change},
@@ -19,15 +19,15 @@ use super::{
 use crate::{
     domain::{
         Timestamp,
-        access::Facts,
+        access::{Facts, Owner},
         audit::Provenance,
-        client::{ApiClient, Draft, Transition, check_listable},
+        client::{ApiClient, Draft, Transition, check_all_listable, check_listable},
         id::{ClientId, SiteId, UserId},
         refusal::Refusal,
         replay::Write,
     },
     pb::{self, api_client_service_server::ApiClientService},
-    store::{Committed, Snapshot, Transaction},
+    store::{Committed, Snapshot, Transaction, clients::ListedClient},
 };
 
 /// The stored reply to a repeated creation. The actor must be allowed to create such a
@@ -316,6 +316,24 @@ impl ApiClientService for Management {
         provenance(&extensions, Some(query.on_client.actor.clone()))?;
         Ok(Response::new(self.usage(&query).await?))
     }
+
+    async fn report_leak(
+        &self,
+        request: Request<pb::ReportLeakRequest>,
+    ) -> Result<Response<pb::ReportLeakResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let report = incident::report(request)?;
+        Ok(Response::new(self.end_leaked(&extensions, report).await?))
+    }
+
+    async fn revoke_api_clients(
+        &self,
+        request: Request<pb::RevokeApiClientsRequest>,
+    ) -> Result<Response<pb::RevokeApiClientsResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let command = incident::revoke_all(request)?;
+        Ok(Response::new(self.revoke_all(&extensions, command).await?))
+    }
 }
 
 impl Management {
@@ -338,22 +356,24 @@ impl Management {
         let page_size = usize::from(listing.limit);
         // One more row for `page::truncate`.
         listing.limit += 1;
+        let actor = command.actor.user;
         let body = async |snapshot: &mut Snapshot| {
-            let facts = snapshot.facts(command.actor.user, listing.owner).await?;
-            check_listable(&facts)?;
-            let owner_can_act = facts.owner_can_act();
-            // No client of an inactive owner is active.
-            let page = if owner_can_act || listing.include_inactive {
-                snapshot.page_clients(listing).await?
-            } else {
-                Vec::new()
-            };
-            Ok::<_, ApiError>((page, owner_can_act, snapshot.now))
+            // Without an owner, only the actor's own standing counts.
+            let owner = listing.owner.unwrap_or(Owner::User(actor));
+            let facts = snapshot.facts(actor, owner).await?;
+            match listing.owner {
+                Some(_) => check_listable(&facts)?,
+                None => check_all_listable(&facts.actor)?,
+            }
+            let page = snapshot.page_clients(listing).await?;
+            Ok::<_, ApiError>((page, snapshot.now))
         };
-        let (mut page, owner_can_act, now) = self.store.read(body).await?;
-        let token = |last: &ApiClient| clients::page_token(&command.list, last);
+        let (mut page, now) = self.store.read(body).await?;
+        let token = |last: &ListedClient| clients::page_token(&command.list, &last.client);
         let next_page_token = page::truncate(&mut page, page_size, token);
-        let client = |client: &ApiClient| clients::to_api_client(client, owner_can_act, now);
+        let client = |listed: &ListedClient| {
+            clients::to_api_client(&listed.client, listed.owner_can_act, now)
+        };
         Ok(pb::ListApiClientsResponse {
             api_clients: page.iter().map(client).collect(),
             next_page_token,

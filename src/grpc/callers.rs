@@ -47,7 +47,7 @@ impl Services {
         let introspects = needed == Some(CallerPermission::Introspect);
         let view = self.replica.loaded_view(wait_until).await?;
         let fresh = view.require_fresh();
-        let known = proof.account(view.index().callers()).cloned();
+        let known = proof.account(view.index().callers(), || view.now).cloned();
         drop(view);
         if let (false, Err(stale)) = (introspects, fresh) {
             let Origin::Database(store) = &self.origin else {
@@ -65,7 +65,7 @@ impl Services {
         // It may have been created a moment ago.
         self.replica.refresh(wait_until).await?;
         let view = self.replica.view()?;
-        if let Some(account) = proof.account(view.index().callers()) {
+        if let Some(account) = proof.account(view.index().callers(), || view.now) {
             return Ok(Arc::clone(account));
         }
         // The database answered, but it may not be the one that takes the writes: there, the

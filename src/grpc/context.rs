@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Services, error::ApiError};
 use crate::domain::{
+    Timestamp,
     audit::{Actor, Provenance},
     caller::ServiceAccount,
     id,
@@ -43,19 +44,36 @@ impl Proof {
         (token.kind() == TokenKind::ServiceAccount).then(|| Self::Token(token.hash()))
     }
 
-    /// The service account with these credentials.
-    pub(crate) fn account<'c>(&self, callers: &'c Callers) -> Option<&'c Arc<ServiceAccount>> {
+    /// The service account with these credentials. The time is read only if it matters.
+    pub(crate) fn account<'c>(
+        &self,
+        callers: &'c Callers,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<&'c Arc<ServiceAccount>> {
         match self {
-            Self::Token(token) => callers.find(token),
+            Self::Token(token) => callers.find(token, now),
             Self::Certificate(Peer(names)) => callers.named(names),
         }
     }
 
     /// Whether they still belong to that account: a certificate's name may have been
     /// assigned to another account, with fewer permissions.
-    pub(crate) fn is_still(&self, account: &ServiceAccount, callers: &Callers) -> bool {
-        let now = self.account(callers);
-        now.is_some_and(|now| now.id == account.id)
+    pub(crate) fn is_still(
+        &self,
+        account: &ServiceAccount,
+        callers: &Callers,
+        now: impl FnOnce() -> Timestamp,
+    ) -> bool {
+        let present = self.account(callers, now);
+        present.is_some_and(|present| present.id == account.id)
+    }
+
+    /// Whether it depends on the time whether they are valid.
+    pub(crate) fn may_end(&self, callers: &Callers) -> bool {
+        match self {
+            Self::Token(token) => callers.is_replaced(token),
+            Self::Certificate(_) => false,
+        }
     }
 }
 

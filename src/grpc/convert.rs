@@ -7,6 +7,7 @@ pub(super) mod audit;
 pub(super) mod clients;
 pub(super) mod directory;
 pub(crate) mod ext_authz;
+pub(super) mod incident;
 pub(crate) mod introspection;
 pub(crate) mod reader;
 pub(crate) mod replication;

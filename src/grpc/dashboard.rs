@@ -20,7 +20,7 @@ use crate::{
     },
     store::{
         Committed, Snapshot, Transaction,
-        clients::{ClientCursor, Listing},
+        clients::{ClientCursor, ClientFilter, Listing},
     },
 };
 
@@ -91,14 +91,15 @@ impl Management {
                     id: last.id,
                 });
                 let listing = Listing {
-                    owner: scope.owner,
+                    owner: Some(scope.owner),
+                    filter: ClientFilter::default(),
                     include_inactive: true,
                     after,
                     limit: PAGE_SIZE,
                 };
                 let page = snapshot.page_clients(listing).await?;
                 let is_last = page.len() < usize::from(PAGE_SIZE);
-                clients.extend(page);
+                clients.extend(page.into_iter().map(|listed| listed.client));
                 if is_last {
                     return Ok::<_, ApiError>(clients);
                 }

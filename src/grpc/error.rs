@@ -10,7 +10,7 @@ use super::retry::{RetryDelays, push_back};
 use crate::{
     domain::{
         Revision,
-        caller::CallerPermission,
+        caller::{CallerName, CallerPermission},
         directory::{Removal, order::DirectoryChanged},
         refusal::Refusal,
     },
@@ -74,6 +74,13 @@ pub enum ApiError {
          if the source was restored from a backup", .0.applied_sequence.unwrap_or_default()
     )]
     DirectoryChanged(#[from] DirectoryChanged),
+    /// The leaked token is a service account's.
+    #[error(
+        "it is the token of the service account {}: replace it with `hitkeep-auth \
+         service-account rotate`, or end it with `hitkeep-auth service-account revoke`; nothing \
+         was done", .0.as_str()
+    )]
+    ServiceAccountToken(CallerName),
     /// The write was made before, and its reply is no longer available.
     #[error(
         "the call was made already with this request_id, and its reply is no longer kept: the \
@@ -191,6 +198,12 @@ impl ApiError {
             Self::Refused(Refusal::Quota { .. }) => {
                 (Code::ResourceExhausted, ErrorReason::ApiClientQuota)
             }
+            Self::Refused(Refusal::TooManyClients { .. }) => {
+                (Code::FailedPrecondition, ErrorReason::TooManyApiClients)
+            }
+            Self::ServiceAccountToken(_) => {
+                (Code::FailedPrecondition, ErrorReason::ServiceAccountToken)
+            }
             Self::MassRemoval(_) => (Code::FailedPrecondition, ErrorReason::MassRemoval),
             Self::DirectoryChanged(_) => (Code::Aborted, ErrorReason::DirectoryChanged),
             Self::ReplyGone => (Code::FailedPrecondition, ErrorReason::ReplyGone),
@@ -242,7 +255,12 @@ impl ApiError {
                 vec![("site_id", site.to_string())]
             }
             Self::Refused(Refusal::WrongState { state }) => vec![("state", state.to_string())],
-            Self::Refused(Refusal::Quota { limit }) => vec![("limit", limit.to_string())],
+            Self::Refused(Refusal::Quota { limit } | Refusal::TooManyClients { limit }) => {
+                vec![("limit", limit.to_string())]
+            }
+            Self::ServiceAccountToken(name) => {
+                vec![("service_account", name.as_str().to_owned())]
+            }
             Self::MassRemoval(Removal {
                 kind,
                 known,

@@ -42,6 +42,12 @@ pub struct EventCursor {
 /// Rows per INSERT: Postgres accepts at most 65,535 parameters.
 const ROWS_PER_INSERT: usize = 1000;
 
+/// The changes of an event as they are stored.
+pub(super) fn changes(event: &Event) -> serde_json::Value {
+    let changes = event.changes.iter();
+    changes.map(|change| serde_json::json!(change)).collect()
+}
+
 async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(), StoreError> {
     let (now, entropy) = (transaction.now, transaction.entropy());
     let provenance = std::sync::Arc::clone(&transaction.provenance);
@@ -49,11 +55,7 @@ async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(),
         let (owner_user_id, owner_team_id) = event.owner.map_or((None, None), types::owner_columns);
         let actor = provenance.actor.as_ref();
         let address = actor.and_then(|actor| actor.ip_address);
-        let changes: Vec<_> = event
-            .changes
-            .iter()
-            .map(|change| serde_json::json!(change))
-            .collect();
+        let changes = changes(&event);
         Row {
             id: EventId::mint(now, &*entropy).uuid(),
             event_time: now,
@@ -69,7 +71,7 @@ async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(),
                 .unwrap_or_default(),
             caller: provenance.caller.clone(),
             request_id: provenance.request_id.clone(),
-            changes: serde_json::Value::Array(changes),
+            changes,
         }
     };
     let rows: Vec<Row> = events.into_iter().map(row).collect();

@@ -30,6 +30,8 @@ struct Row {
     token_hint: String,
     create_time: Timestamp,
     revoke_time: Option<Timestamp>,
+    replaced_token_hash: Option<Vec<u8>>,
+    replaced_token_end_time: Option<Timestamp>,
 }
 
 /// An account, and the certificate names that are bound to it.
@@ -56,14 +58,16 @@ impl super::IsCollision for InsertAccountError {
 }
 
 impl Store {
-    /// Finds the active account of a token.
+    /// Finds the active account of a token: its newest one, or the one before during its
+    /// overlap.
     pub async fn find_caller(
         &self,
         token: TokenHash,
     ) -> Result<Option<ServiceAccount>, StoreError> {
+        let now = self.clock().now();
         let find = async |connection: &mut Connection| {
             let row: Option<Row> = service_accounts::table
-                .filter(service_accounts::token_hash.eq(&token.0[..]))
+                .filter(of_token(&token.0, now))
                 .filter(service_accounts::revoke_time.is_null())
                 .select(Row::as_select())
                 .first(connection)
@@ -100,6 +104,16 @@ impl Store {
         lease.finish();
         found.map(into_account).transpose()
     }
+}
+
+/// The accounts that a token with this hash works for at `now`, revoked ones included.
+#[diesel::dsl::auto_type(no_type_alias)]
+pub(super) fn of_token<'h>(hash: &'h [u8; 32], now: Timestamp) -> _ {
+    let hash: &'h [u8] = hash;
+    let replaced = service_accounts::replaced_token_hash
+        .eq(hash)
+        .and(service_accounts::replaced_token_end_time.gt(now));
+    service_accounts::token_hash.eq(hash).or(replaced)
 }
 
 /// Adds the certificate names of an account.
@@ -207,6 +221,38 @@ impl Transaction {
         }
     }
 
+    /// The hash of an account's newest token.
+    pub async fn account_token(&mut self, id: ServiceAccountId) -> Result<TokenHash, StoreError> {
+        let hash: Vec<u8> = service_accounts::table
+            .find(id.uuid())
+            .select(service_accounts::token_hash)
+            .get_result(self.connection())
+            .await?;
+        types::hash(&hash).map(TokenHash)
+    }
+
+    /// Writes the new token of an account, and what becomes of the one before.
+    pub async fn rotate_account(
+        &mut self,
+        account: &ServiceAccount,
+        token: &TokenHash,
+    ) -> Result<(), StoreError> {
+        let replaced = account.replaced_token;
+        let row = service_accounts::table.find(account.id.uuid());
+        let rows = diesel::update(row)
+            .set((
+                service_accounts::replaced_token_hash
+                    .eq(replaced.as_ref().map(|replaced| &replaced.hash.0[..])),
+                service_accounts::replaced_token_end_time
+                    .eq(replaced.as_ref().map(|replaced| replaced.ends)),
+                service_accounts::token_hash.eq(&token.0[..]),
+                service_accounts::token_hint.eq(&account.token_hint.0),
+            ))
+            .execute(self.connection())
+            .await?;
+        types::expect_rows("rotating a service account", rows, 1)
+    }
+
     /// Writes the revocation of an account. A trigger releases its certificate names.
     pub async fn revoke_account(&mut self, account: &ServiceAccount) -> Result<(), StoreError> {
         let rows = diesel::update(service_accounts::table.find(account.id.uuid()))
@@ -219,6 +265,10 @@ impl Transaction {
 
 fn into_account((row, names): Found) -> Result<ServiceAccount, StoreError> {
     let bad = |_| StoreError::Inconsistent(format!("the name of account {}", row.id));
+    let replaced_token = types::replaced_token(
+        row.replaced_token_hash.as_deref(),
+        row.replaced_token_end_time,
+    )?;
     Ok(ServiceAccount {
         id: ServiceAccountId::from_uuid(row.id),
         name: CallerName::parse(&row.name).map_err(bad)?,
@@ -231,5 +281,6 @@ fn into_account((row, names): Found) -> Result<ServiceAccount, StoreError> {
         token_hint: TokenHint(row.token_hint),
         create_time: row.create_time,
         revoke_time: row.revoke_time,
+        replaced_token,
     })
 }

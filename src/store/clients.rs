@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+mod incident;
+mod listing;
+
 use diesel::{
     dsl::count_star,
     prelude::*,
@@ -26,6 +29,7 @@ use crate::domain::{
     role::InstanceRole,
     token::{TokenHash, TokenHint, TokenScheme},
 };
+pub use listing::{ClientCursor, ClientFilter, ListedClient, Listing};
 
 /// The number of replaced tokens that are kept per client, to be answered as rotated. It is
 /// bounded because every replica holds them in memory, and reads them again with each
@@ -59,6 +63,8 @@ macro_rules! with_newest_tokens {
     };
 }
 
+use with_newest_tokens;
+
 /// A client's row, the hint and the scheme of its newest token, and its last use.
 type Found = (ClientRow, Option<(String, String)>, Option<Timestamp>);
 
@@ -81,38 +87,10 @@ struct ClientRow {
     update_time: Timestamp,
 }
 
-/// The last client of a page; the next page starts after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientCursor {
-    /// The client's creation, the primary sort key.
-    pub create_time: Timestamp,
-    /// The client's id, which breaks ties.
-    pub id: ClientId,
-}
-
-/// Which clients to list.
-#[derive(Clone, Copy, Debug)]
-pub struct Listing {
-    /// The owner of the clients.
-    pub owner: Owner,
-    /// Whether to include revoked and expired clients.
-    pub include_inactive: bool,
-    /// The end of the previous page.
-    pub after: Option<ClientCursor>,
-    /// The size of the page.
-    pub limit: u16,
-}
-
 impl Snapshot {
     /// Finds a client.
     pub async fn find_client(&mut self, id: ClientId) -> Result<Option<ApiClient>, StoreError> {
         find(self.connection(), id).await
-    }
-
-    /// Lists an owner's clients, newest first, ties by id.
-    pub async fn page_clients(&mut self, listing: Listing) -> Result<Vec<ApiClient>, StoreError> {
-        let now = self.now;
-        page(self.connection(), listing, now).await
     }
 }
 
@@ -305,40 +283,6 @@ pub(super) async fn find_all(
         .load(&mut one)
         .await?;
     let granted = granted(connection, ids.to_vec()).await?;
-    with_grants(rows, granted)
-}
-
-async fn page(
-    connection: &mut Connection,
-    listing: Listing,
-    now: Timestamp,
-) -> Result<Vec<ApiClient>, StoreError> {
-    let mut query = with_newest_tokens!()
-        .order((api_clients::create_time.desc(), api_clients::id.asc()))
-        .limit(i64::from(listing.limit))
-        .into_boxed();
-    query = match listing.owner {
-        Owner::User(id) => query.filter(api_clients::owner_user_id.eq(id.uuid())),
-        Owner::Team(id) => query.filter(api_clients::owner_team_id.eq(id.uuid())),
-    };
-    if !listing.include_inactive {
-        let lasting = api_clients::expire_time
-            .is_null()
-            .or(api_clients::expire_time.gt(now));
-        query = query
-            .filter(api_clients::revoke_time.is_null())
-            .filter(lasting.assume_not_null());
-    }
-    if let Some(ClientCursor { create_time, id }) = listing.after {
-        let older = api_clients::create_time.lt(create_time);
-        let tied = api_clients::create_time
-            .eq(create_time)
-            .and(api_clients::id.gt(id.uuid()));
-        query = query.filter(older.or(tied));
-    }
-    let rows: Vec<Found> = query.load(connection).await?;
-    let ids = rows.iter().map(|(row, ..)| row.id).collect();
-    let granted = granted(connection, ids).await?;
     with_grants(rows, granted)
 }
 

@@ -195,6 +195,8 @@ diesel::table! {
         token_hint -> Text,
         create_time -> Timestamptz,
         revoke_time -> Nullable<Timestamptz>,
+        replaced_token_hash -> Nullable<Bytea>,
+        replaced_token_end_time -> Nullable<Timestamptz>,
     }
 }
 

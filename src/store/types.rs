@@ -7,10 +7,13 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use crate::domain::{
+    Timestamp,
     access::{Owner, SiteStanding},
+    caller::ReplacedToken,
     certificate::CertificateName,
     id::{TeamId, UserId},
     role::UnknownName,
+    token::TokenHash,
 };
 
 /// Parses a word of a closed set, such as a role.
@@ -28,6 +31,30 @@ pub(super) fn certificate_names<'n>(
         name.map_err(|bad| StoreError::Inconsistent(format!("a certificate's name {bad}")))
     };
     names.into_iter().map(read).collect()
+}
+
+/// Converts a hash.
+pub(super) fn hash(stored: &[u8]) -> Result<[u8; 32], StoreError> {
+    let length = |_| StoreError::Inconsistent(format!("a hash of {} bytes", stored.len()));
+    stored.try_into().map_err(length)
+}
+
+/// Converts the two columns of a service account's replaced token, both or none of which are
+/// set.
+pub(super) fn replaced_token(
+    hash: Option<&[u8]>,
+    ends: Option<Timestamp>,
+) -> Result<Option<ReplacedToken>, StoreError> {
+    match (hash, ends) {
+        (None, None) => Ok(None),
+        (Some(stored), Some(ends)) => Ok(Some(ReplacedToken {
+            hash: TokenHash(self::hash(stored)?),
+            ends,
+        })),
+        _ => Err(StoreError::Inconsistent(
+            "a replaced token without a hash, or without an end".to_owned(),
+        )),
+    }
 }
 
 /// Converts an owner's two columns, of which exactly one must be set.

@@ -100,6 +100,7 @@ fn account(number: u8) -> (TokenHash, ServiceAccount) {
         token_hint: TokenHint(String::new()),
         create_time: at(0),
         revoke_time: None,
+        replaced_token: None,
     };
     (TokenHash(bytes(number)), account)
 }

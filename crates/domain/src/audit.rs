@@ -29,8 +29,12 @@ string_enum! {
         ClientDeleted = "api_client.deleted",
         /// A client was taken over from HitKeep, or changed to what HitKeep has.
         ClientImported = "api_client.imported",
+        /// One of a client's tokens was reported as leaked.
+        ClientLeaked = "api_client.leaked",
         /// A service account was created.
         ServiceAccountCreated = "service_account.created",
+        /// A service account's token was replaced.
+        ServiceAccountRotated = "service_account.rotated",
         /// A service account was revoked.
         ServiceAccountRevoked = "service_account.revoked",
     }

@@ -4,10 +4,11 @@ use super::{
     Timestamp,
     audit::{Action, Event, FieldChange},
     certificate::CertificateName,
+    client::{Overlap, rfc3339},
     clock::Entropy,
     id::ServiceAccountId,
     role::string_enum,
-    token::{Token, TokenHint, TokenKind},
+    token::{Token, TokenHash, TokenHint, TokenKind},
 };
 
 /// The longest name of a service account, in characters.
@@ -90,12 +91,30 @@ pub struct ServiceAccount {
     pub create_time: Timestamp,
     /// When it was revoked; `None` unless it is revoked.
     pub revoke_time: Option<Timestamp>,
+    /// The token before its newest one; `None` if that was never replaced.
+    pub replaced_token: Option<ReplacedToken>,
 }
 
-/// A newly created service account with its token.
+/// A service account's token that a rotation replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplacedToken {
+    /// Its hash.
+    pub hash: TokenHash,
+    /// When it stops working, or stopped.
+    pub ends: Timestamp,
+}
+
+impl ReplacedToken {
+    /// Whether it still works.
+    pub fn works(&self, now: Timestamp) -> bool {
+        now < self.ends
+    }
+}
+
+/// A service account with its newly generated token.
 #[derive(Debug)]
 pub struct IssuedAccount {
-    /// The new account.
+    /// The account after the transition.
     pub account: ServiceAccount,
     /// The event to record.
     pub event: Event,
@@ -139,10 +158,39 @@ impl ServiceAccount {
             token_hint: token.hint(),
             create_time: now,
             revoke_time: None,
+            replaced_token: None,
         };
         let words: Vec<_> = account.permissions.iter().map(|p| p.as_str()).collect();
         let changes = vec![FieldChange::new("permissions", "", &words.join(","))];
         let event = account.event(Action::ServiceAccountCreated, changes);
+        IssuedAccount {
+            account,
+            event,
+            token,
+        }
+    }
+
+    /// Replaces the account's token, of which `old` is the hash. It works until the end of the
+    /// overlap, and an earlier one whose overlap is still running ends at once.
+    pub fn rotate(
+        self,
+        old: TokenHash,
+        overlap: Overlap,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> IssuedAccount {
+        let token = Token::mint(TokenKind::ServiceAccount, entropy);
+        let ends = now + overlap.length();
+        let changes = vec![
+            FieldChange::new("token_hint", &self.token_hint.0, &token.hint().0),
+            FieldChange::new("overlap_end_time", "", &rfc3339(ends)),
+        ];
+        let account = Self {
+            token_hint: token.hint(),
+            replaced_token: Some(ReplacedToken { hash: old, ends }),
+            ..self
+        };
+        let event = account.event(Action::ServiceAccountRotated, changes);
         IssuedAccount {
             account,
             event,
@@ -158,8 +206,7 @@ impl ServiceAccount {
             certificate_names: Vec::new(),
             ..self
         };
-        let time = now.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
-        let mut changes = vec![FieldChange::new("revoke_time", "", &time)];
+        let mut changes = vec![FieldChange::new("revoke_time", "", &rfc3339(now))];
         if !names.is_empty() {
             changes.push(FieldChange::new("certificate_names", &names, ""));
         }

@@ -5,6 +5,7 @@
 //! No transition grants or widens access beyond what its actor holds at that moment. A
 //! transition that only removes access does not fail for lack of it.
 
+mod incident;
 mod parts;
 mod replace;
 
@@ -18,6 +19,11 @@ use super::{
     refusal::Refusal,
     role::{InstanceRole, SiteRole},
     token::{Token, TokenHint, TokenKind, TokenScheme},
+};
+pub use incident::{
+    BadOrigin, LeakCircumstances, LeakOrigin, LeakedToken, MAX_LEAK_SOURCE, MAX_LEAK_URL,
+    MAX_REVOKED_AT_ONCE, ReportedLeak, RevokedClient, Selection, check_all_listable,
+    check_revocable,
 };
 pub use parts::{
     BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,
@@ -289,23 +295,7 @@ impl ApiClient {
     /// Revokes all its tokens. A second revocation keeps the time of the first.
     pub fn revoke(self, facts: &Facts, now: Timestamp) -> Result<Transition, Refusal> {
         Self::require_visible(facts)?;
-        if self.revoke_time.is_some() {
-            return Ok(Transition {
-                client: self,
-                event: None,
-            });
-        }
-        let client = Self {
-            revoke_time: Some(now),
-            update_time: now,
-            ..self
-        };
-        let changes = vec![FieldChange::new("revoke_time", "", &rfc3339(now))];
-        let event = client.event(Action::ClientRevoked, changes);
-        Ok(Transition {
-            client,
-            event: Some(event),
-        })
+        Ok(self.revoked(now))
     }
 
     /// Undoes a revocation. The actor must be able to delegate all that the client carries.
@@ -481,7 +471,7 @@ const fn token_kind(owner: Owner) -> TokenKind {
 }
 
 /// A time in the format of the audit trail.
-fn rfc3339(time: Timestamp) -> String {
+pub(crate) fn rfc3339(time: Timestamp) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
 }
 

@@ -39,16 +39,33 @@ pub struct Index {
 #[derive(Debug, Default)]
 pub struct Callers {
     by_token: HashMap<TokenHash, Arc<ServiceAccount>>,
+    /// By the tokens that were replaced, some of which still work.
+    by_replaced_token: HashMap<TokenHash, Arc<ServiceAccount>>,
     by_name: HashMap<CertificateName, Arc<ServiceAccount>>,
 }
 
 impl Callers {
-    /// Finds a service account by the hash of its token.
-    pub fn find(&self, token: &TokenHash) -> Option<&Arc<ServiceAccount>> {
-        self.by_token.get(token)
+    /// Finds a service account by the hash of its token: its newest one, or the one before
+    /// during its overlap. Only for that one is the time read.
+    pub fn find(
+        &self,
+        token: &TokenHash,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<&Arc<ServiceAccount>> {
+        if let Some(account) = self.by_token.get(token) {
+            return Some(account);
+        }
+        let account = self.by_replaced_token.get(token)?;
+        let replaced = account.replaced_token.as_ref()?;
+        replaced.works(now()).then_some(account)
     }
 
-    /// All accounts, with the hashes of their tokens.
+    /// Whether it depends on the time whether a token works: it was replaced.
+    pub fn is_replaced(&self, token: &TokenHash) -> bool {
+        self.by_replaced_token.contains_key(token)
+    }
+
+    /// All accounts, with the hashes of their newest tokens.
     pub fn accounts(&self) -> impl Iterator<Item = (&TokenHash, &ServiceAccount)> {
         let accounts = self.by_token.iter();
         accounts.map(|(hash, account)| (hash, &**account))
@@ -257,6 +274,10 @@ impl Writer {
             callers
                 .by_name
                 .extend(names.map(|name| (name.clone(), Arc::clone(&account))));
+            if let Some(replaced) = account.replaced_token {
+                let account = Arc::clone(&account);
+                callers.by_replaced_token.insert(replaced.hash, account);
+            }
             callers.by_token.insert(hash, account);
         }
         self.callers = Arc::new(callers);

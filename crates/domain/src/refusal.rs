@@ -50,6 +50,15 @@ pub enum Refusal {
         /// The most clients that the owner may have.
         limit: u32,
     },
+    /// More clients would be revoked than one call revokes.
+    #[error(
+        "more than {limit} API clients would be revoked, so none was: name an owner too, and \
+         call once for each"
+    )]
+    TooManyClients {
+        /// The most that one call revokes.
+        limit: u32,
+    },
     /// The expiry is not in the future.
     #[error("must be in the future")]
     ExpiryPast,

@@ -30,7 +30,7 @@ async fn list(args: &ListAuditArgs) -> Result<(), Failure> {
         let missing = u32::try_from(limit - all.events.len()).unwrap_or(PAGE_SIZE);
         let request = server.request(pb::ListAuditEventsRequest {
             client_id: args.client.map(|id| id.to_string()).unwrap_or_default(),
-            owner: args.owner().map(to_owner),
+            owner: args.owner.owner().map(to_owner),
             actor_user_id: args.actor.map(|id| id.to_string()).unwrap_or_default(),
             action: args.action.clone().unwrap_or_default(),
             start_time: start,

@@ -3,9 +3,12 @@
 use std::io::{self, IsTerminal};
 
 use chrono::{TimeDelta, Utc};
+use tonic::Status;
+use tonic_types::StatusExt;
 
 use super::{
-    Server, as_json, owner_text, print_response, table, time_text, to_owner, to_time, word,
+    Server, as_json, incident, owner_text, print_response, table, time_text, to_actor, to_owner,
+    to_time, word,
 };
 use crate::{
     cli::{Failure, USAGE, print_error, print_secret},
@@ -17,7 +20,10 @@ use crate::{
         },
         remote::ServerArgs,
     },
-    domain::{Timestamp, clock::Clock, role::InstanceRole, role::SiteRole},
+    domain::{
+        Timestamp, access::Owner, client::ClientState, clock::Clock, role::InstanceRole,
+        role::SiteRole,
+    },
     pb::{self, api_client_service_client::ApiClientServiceClient},
     system::SystemClock,
 };
@@ -36,6 +42,8 @@ pub(in crate::cli) async fn run(command: &ClientCommand) -> Result<(), Failure> 
         ClientCommand::Reactivate(args) => reactivate(args).await,
         ClientCommand::Delete(args) => delete(args).await,
         ClientCommand::Usage(args) => usage(args).await,
+        ClientCommand::ReportLeak(args) => incident::report_leak(args).await,
+        ClientCommand::RevokeAll(args) => incident::revoke_all(args).await,
     }
 }
 
@@ -45,7 +53,7 @@ async fn create(args: &CreateClientArgs) -> Result<(), Failure> {
     let request = server.request(pb::CreateApiClientRequest {
         actor: Some(actor(&args.actor)),
         api_client: Some(pb::ApiClient {
-            owner: Some(to_owner(args.owner.owner())),
+            owner: args.owner.owner().map(to_owner),
             name: args.name.clone(),
             description: args.description.clone().unwrap_or_default(),
             instance_role: args.instance_role.map(|role| to_instance_role(role).into()),
@@ -136,22 +144,55 @@ async fn get(args: &OneClientArgs) -> Result<(), Failure> {
 }
 
 async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
+    let now = SystemClock::default().now();
+    let far = |option: &str| Failure {
+        why: format!("{option} is too far away"),
+        code: USAGE,
+    };
+    let expire_before = args.expire_before.map(|moment| moment.after(now));
+    let unused_since = args.unused_since.map(|moment| moment.before(now));
+    let mut wanted = pb::ListApiClientsRequest {
+        actor: Some(actor(&args.actor)),
+        owner: args.owner.owner().map(to_owner),
+        page_size: PAGE_SIZE,
+        include_inactive: args.include_inactive,
+        expire_before: { expire_before }
+            .map(|time| time.ok_or_else(|| far("--expire-before")))
+            .transpose()?
+            .map(to_time),
+        unused_since: { unused_since }
+            .map(|time| time.ok_or_else(|| far("--unused-since")))
+            .transpose()?
+            .map(to_time),
+        created_by_user_id: args
+            .created_by
+            .map(|user| user.to_string())
+            .unwrap_or_default(),
+        state: args.state.map(|state| to_state(state).into()),
+        site_id: args.site.map(|site| site.to_string()).unwrap_or_default(),
+        ..pb::ListApiClientsRequest::default()
+    };
     let server = Server::connect(&args.server).await?;
     let mut service = ApiClientServiceClient::new(server.channel());
     let mut all = pb::ListApiClientsResponse::default();
     loop {
-        let request = server.request(pb::ListApiClientsRequest {
-            actor: Some(actor(&args.actor)),
-            owner: Some(to_owner(args.owner())),
-            page_size: PAGE_SIZE,
-            page_token: std::mem::take(&mut all.next_page_token),
-            include_inactive: args.include_inactive,
-        });
-        let page = service
-            .list_api_clients(request)
+        wanted.page_token = std::mem::take(&mut all.next_page_token);
+        let page = match service
+            .list_api_clients(server.request(wanted.clone()))
             .await
-            .map_err(|status| server.failure(&status))?
-            .into_inner();
+        {
+            Ok(page) => page.into_inner(),
+            Err(status) if wanted.owner.is_none() && is_not_managed(&status) => {
+                let actor = args.actor.actor;
+                print_error(&format!(
+                    "{actor} is no owner of the instance: these are the user's own API clients"
+                ));
+                wanted.owner = Some(to_owner(Owner::User(actor)));
+                all = pb::ListApiClientsResponse::default();
+                continue;
+            }
+            Err(status) => return Err(server.failure(&status)),
+        };
         all.api_clients.extend(page.api_clients);
         all.next_page_token = page.next_page_token;
         if all.next_page_token.is_empty() {
@@ -173,10 +214,19 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
                     client.token_hint.clone(),
                     or_never(client.expire_time.as_ref()),
                     or_never(client.last_used_time.as_ref()),
+                    owner_text(client.owner.as_ref()),
                 ]
             })
             .collect();
-        let headings = ["ID", "NAME", "STATE", "TOKEN", "EXPIRES", "LAST USED"];
+        let headings = [
+            "ID",
+            "NAME",
+            "STATE",
+            "TOKEN",
+            "EXPIRES",
+            "LAST USED",
+            "OWNER",
+        ];
         table(headings, &rows)
     })
 }
@@ -359,12 +409,23 @@ fn or_never(time: Option<&prost_types::Timestamp>) -> String {
     }
 }
 
-/// The actor, with this program as what it uses.
 fn actor(args: &ActorArgs) -> pb::Actor {
-    pb::Actor {
-        user_id: args.actor.to_string(),
-        user_agent: concat!("hitkeep-auth/", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..pb::Actor::default()
+    to_actor(args.actor)
+}
+
+/// Whether the actor may not list these clients.
+fn is_not_managed(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.as_str());
+    reason == Some("OWNER_NOT_MANAGED")
+}
+
+const fn to_state(state: ClientState) -> pb::ApiClientState {
+    match state {
+        ClientState::Active => pb::ApiClientState::Active,
+        ClientState::Revoked => pb::ApiClientState::Revoked,
+        ClientState::Expired => pb::ApiClientState::Expired,
+        ClientState::OwnerInactive => pb::ApiClientState::OwnerInactive,
     }
 }
 

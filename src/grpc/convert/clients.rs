@@ -21,7 +21,7 @@ use crate::{
     },
     grpc::{error::ApiError, page},
     pb,
-    store::clients::{ClientCursor, Listing},
+    store::clients::{ClientCursor, ClientFilter, Listing},
 };
 
 /// The path in an update mask that stands for all fields.
@@ -147,10 +147,29 @@ pub(in crate::grpc) fn update(
 pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<ListClients, ApiError> {
     let mut reader = Reader::default();
     let actor = reader.actor(request.actor);
-    let owner = reader.owner("owner", request.owner);
+    let owner = reader.optional_owner("owner", request.owner);
     let limit = reader.page_size(request.page_size);
     let include_inactive = request.include_inactive;
-    let list = owner.map(|owner| format!("clients {owner} {include_inactive}"));
+    let expire_before = reader.optional_bound("expire_before", request.expire_before);
+    let unused_since = reader.optional_bound("unused_since", request.unused_since);
+    let created_by = reader.optional_id("created_by_user_id", &request.created_by_user_id);
+    let state = request
+        .state
+        .map(|state| reader.client_state("state", state));
+    let site = reader.optional_id("site_id", &request.site_id);
+    let filter = (|| {
+        Ok(ClientFilter {
+            expire_before: expire_before?,
+            unused_since: unused_since?,
+            created_by: created_by?,
+            state: state.transpose()?,
+            site: site?,
+        })
+    })();
+    let list = match (owner, filter) {
+        (Ok(owner), Ok(filter)) => Ok(list_identity(owner, include_inactive, &filter)),
+        _ => Err(Invalid),
+    };
     let after = reader.page_token(list.as_deref().ok(), &request.page_token);
     reader.finish(|| {
         let after = after?.map(|(create_time, id)| {
@@ -159,6 +178,7 @@ pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<ListCl
         });
         let listing = Listing {
             owner: owner?,
+            filter: filter?,
             include_inactive,
             after,
             limit: limit?,
@@ -169,6 +189,34 @@ pub(in crate::grpc) fn list(request: pb::ListApiClientsRequest) -> Result<ListCl
             list: list?,
         })
     })
+}
+
+/// Everything that selects a list's clients. Page tokens are bound to it, also on other
+/// servers and in other versions: what a list is not filtered by is not in it.
+fn list_identity(owner: Option<Owner>, include_inactive: bool, filter: &ClientFilter) -> String {
+    let ClientFilter {
+        expire_before,
+        unused_since,
+        created_by,
+        state,
+        site,
+    } = filter;
+    let owner = owner.map_or_else(|| "all".to_owned(), |owner| owner.to_string());
+    let micros = |time: Timestamp| time.timestamp_micros().to_string();
+    let parts = [
+        ("expire_before", expire_before.map(micros)),
+        ("unused_since", unused_since.map(micros)),
+        ("created_by", created_by.map(|user| user.to_string())),
+        ("state", state.map(|state| state.to_string())),
+        ("site", site.map(|site| site.to_string())),
+    ];
+    let mut identity = format!("clients {owner} {include_inactive}");
+    for (name, value) in parts {
+        if let Some(value) = value {
+            identity.push_str(&format!(" {name}={value}"));
+        }
+    }
+    identity
 }
 
 /// The token of the page after that client.
@@ -362,5 +410,40 @@ fn changes(
         Ok(update)
     } else {
         Err(Invalid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::id::{SiteId, TeamId, UserId};
+
+    /// A change of these texts invalidates the page tokens of servers of another version.
+    #[test]
+    fn a_list_is_known_by_all_that_selects_its_clients() {
+        let id = Uuid::from_u128(0xab);
+        let time = |seconds| Timestamp::from_timestamp(seconds, 1000);
+        let all = ClientFilter {
+            expire_before: time(7),
+            unused_since: time(8),
+            created_by: Some(UserId::from_uuid(id)),
+            state: Some(ClientState::Expired),
+            site: Some(SiteId::from_uuid(id)),
+        };
+        let team = Some(Owner::Team(TeamId::from_uuid(id)));
+        let id = "00000000-0000-0000-0000-0000000000ab";
+        assert_eq!(
+            list_identity(None, true, &all),
+            format!(
+                "clients all true expire_before=7000001 unused_since=8000001 created_by={id} \
+                 state=EXPIRED site={id}"
+            )
+        );
+        assert_eq!(
+            list_identity(team, false, &ClientFilter::default()),
+            format!("clients team:{id} false")
+        );
     }
 }

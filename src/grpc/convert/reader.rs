@@ -10,7 +10,7 @@ use crate::{
         Timestamp,
         access::{MAX_GRANTS, Owner, SiteGrants},
         audit::{Actor, MAX_USER_AGENT},
-        client::check_text,
+        client::{ClientState, check_text},
         id::{MalformedId, SiteId},
         replay::{CallerSecret, ReplayKey, WriteId},
         role::{InstanceRole, SiteRole, TeamRole},
@@ -148,6 +148,18 @@ impl Reader {
         }
     }
 
+    /// Reads an owner that may be absent. One that is there must name somebody: a caller that
+    /// left the id out by mistake must not get everybody's.
+    pub(super) fn optional_owner(
+        &mut self,
+        field: &str,
+        owner: Option<pb::Owner>,
+    ) -> Parsed<Option<Owner>> {
+        owner
+            .map(|owner| self.owner(field, Some(owner)))
+            .transpose()
+    }
+
     /// Reads an enum value; unspecified and unknown values are refused.
     fn enum_value<W: TryFrom<i32>, D>(
         &mut self,
@@ -162,6 +174,16 @@ impl Reader {
         };
         let read = W::try_from(value).ok().and_then(domain);
         read.ok_or_else(|| self.violation(field, problem))
+    }
+
+    pub(super) fn client_state(&mut self, field: &str, value: i32) -> Parsed<ClientState> {
+        self.enum_value(field, value, |state| match state {
+            pb::ApiClientState::Unspecified => None,
+            pb::ApiClientState::Active => Some(ClientState::Active),
+            pb::ApiClientState::Revoked => Some(ClientState::Revoked),
+            pb::ApiClientState::Expired => Some(ClientState::Expired),
+            pb::ApiClientState::OwnerInactive => Some(ClientState::OwnerInactive),
+        })
     }
 
     pub(super) fn instance_role(&mut self, field: &str, value: i32) -> Parsed<InstanceRole> {

@@ -18,7 +18,7 @@ use crate::{
     domain::{
         Position, Revision, Timestamp,
         access::{EffectiveAccess, Owner, SiteGrants},
-        caller::{CallerName, CallerPermission, ServiceAccount},
+        caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
         client::Expiry,
         id::{ClientId, ReplicaId, ServiceAccountId, SiteId, TeamId, UserId},
         index::{Callers, Client, Known},
@@ -219,6 +219,14 @@ pub(in crate::grpc) fn to_accounts(callers: &Callers) -> pb::ReplicatedAccounts 
             permissions,
             token_hash: hash.0.to_vec(),
             certificate_names: names.map(|name| name.as_str().to_owned()).collect(),
+            // A field of its own, so that a replica that does not know of the end does not
+            // know the token either.
+            replaced_token: account
+                .replaced_token
+                .map(|replaced| pb::ReplacedAccountToken {
+                    hash: replaced.hash.0.to_vec(),
+                    end_time: Some(to_timestamp(replaced.ends)),
+                }),
         })
     });
     pb::ReplicatedAccounts {
@@ -351,6 +359,15 @@ pub(crate) fn read_sent_time(sent: &prost_types::Timestamp) -> Result<Timestamp,
     time.ok_or(Malformed("a time that is none"))
 }
 
+fn read_replaced_token(sent: pb::ReplacedAccountToken) -> Result<ReplacedToken, Malformed> {
+    let hash = sent.hash.try_into();
+    let end = sent.end_time.ok_or(Malformed("a token without an end"))?;
+    Ok(ReplacedToken {
+        hash: TokenHash(hash.or(Err(Malformed("a hash that is none")))?),
+        ends: read_sent_time(&end)?,
+    })
+}
+
 /// Reads the accounts. Permissions that this version does not know give nothing.
 pub(crate) fn read_accounts(
     sent: pb::ReplicatedAccounts,
@@ -378,6 +395,7 @@ pub(crate) fn read_accounts(
             token_hint: TokenHint(String::new()),
             create_time: Timestamp::UNIX_EPOCH,
             revoke_time: None,
+            replaced_token: sent.replaced_token.map(read_replaced_token).transpose()?,
         };
         let hash = TokenHash(hash.or(Err(Malformed("a hash that is none")))?);
         Ok((hash, account))

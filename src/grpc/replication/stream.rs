@@ -281,7 +281,9 @@ impl Replication {
         let Caller { account, proof } = &self.caller;
         let index = self.services.replica().index();
         let known = index.as_ref().map(|index| index.callers());
-        let Some(now) = known.and_then(|callers| proof.account(callers)) else {
+        let Some(now) =
+            known.and_then(|callers| proof.account(callers, || self.services.clock().now()))
+        else {
             return Err(ApiError::CallerUnknown);
         };
         if now.id != account.id {

@@ -64,7 +64,8 @@ pub(super) const CHANGED_TOKENS: &str = concat!(tokens!(), " WHERE client_id = A
 pub(super) const ACCOUNTS: &str =
     "SELECT token_hash, id, name, permissions, token_hint, create_time,
             ARRAY(SELECT bound.name FROM service_account_certificates AS bound
-                  WHERE service_account_id = service_accounts.id ORDER BY bound.name)
+                  WHERE service_account_id = service_accounts.id ORDER BY bound.name),
+            replaced_token_hash, replaced_token_end_time
      FROM service_accounts WHERE revoke_time IS NULL";
 
 /// A client, with the present state of its owner.
@@ -181,7 +182,7 @@ impl TokenRow {
         let end: Option<Timestamp> = row.try_get(2)?;
         Ok(Self {
             client: ClientId::from_uuid(row.try_get(0)?),
-            hash: StoredHash::new(types::word(row.try_get(3)?)?, bytes(row.try_get(1)?)?),
+            hash: StoredHash::new(types::word(row.try_get(3)?)?, types::hash(row.try_get(1)?)?),
             standing: end.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
         })
     }
@@ -247,11 +248,7 @@ fn account(row: &Row) -> Result<(TokenHash, ServiceAccount), StoreError> {
         token_hint: TokenHint(row.try_get(4)?),
         create_time: row.try_get(5)?,
         revoke_time: None,
+        replaced_token: types::replaced_token(row.try_get(7)?, row.try_get(8)?)?,
     };
-    Ok((TokenHash(bytes(row.try_get(0)?)?), account))
-}
-
-fn bytes(stored: &[u8]) -> Result<[u8; 32], StoreError> {
-    let length = |_| StoreError::Inconsistent(format!("a hash of {} bytes", stored.len()));
-    stored.try_into().map_err(length)
+    Ok((TokenHash(types::hash(row.try_get(0)?)?), account))
 }

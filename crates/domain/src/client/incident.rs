@@ -1,0 +1,233 @@
+//! What answers an incident: a reported leak, and the revocation of many clients at once.
+//!
+//! A leak is reported by whoever has the token, so it needs no actor: a token's holder may
+//! always end it. Of many clients, an actor revokes those of an owner whose clients they
+//! oversee, or, as an owner of the instance, anybody's.
+
+use super::{ApiClient, BadText, ClientState, Expiry, TokenHint, Transition, check_text, rfc3339};
+use crate::{
+    Timestamp,
+    access::{Holder, Owner},
+    audit::{Action, Event, FieldChange},
+    id::{ClientId, SiteId, UserId},
+    introspection::TokenStanding,
+    refusal::Refusal,
+    role::InstanceRole,
+    token::{TokenScheme, may_contain_token},
+};
+
+/// The longest name of what found a leaked token, in characters.
+pub const MAX_LEAK_SOURCE: usize = 100;
+/// The longest address of where a token was found, in characters.
+pub const MAX_LEAK_URL: usize = 2048;
+/// The most clients that are revoked at once. All of them are one transaction, which every
+/// other write waits for, and one revision, which every index takes over as a whole.
+pub const MAX_REVOKED_AT_ONCE: u32 = 10_000;
+
+/// Who found a leaked token, and where. Kept in the audit trail, so there is no token in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeakOrigin {
+    source: String,
+    url: String,
+}
+
+/// Why a text cannot be part of a [`LeakOrigin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadOrigin {
+    /// It is too long, or has control characters.
+    #[error(transparent)]
+    Text(#[from] BadText),
+    /// It may contain a token, which would be kept.
+    #[error("must not contain a token, nor what looks like one")]
+    Token,
+}
+
+impl LeakOrigin {
+    /// Of texts that were checked, each of which may be empty.
+    pub fn new(source: &str, url: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            url: url.to_owned(),
+        }
+    }
+
+    /// Checks the name of what found the token.
+    pub fn check_source(text: &str) -> Result<(), BadOrigin> {
+        check_origin(text, MAX_LEAK_SOURCE)
+    }
+
+    /// Checks the address of where it was found.
+    pub fn check_url(text: &str) -> Result<(), BadOrigin> {
+        check_origin(text, MAX_LEAK_URL)
+    }
+}
+
+fn check_origin(text: &str, limit: usize) -> Result<(), BadOrigin> {
+    check_text(text, limit, |_| false)?;
+    if may_contain_token(text) {
+        return Err(BadOrigin::Token);
+    }
+    Ok(())
+}
+
+/// A token that was found where it must not be, as it is stored.
+#[derive(Clone, Debug)]
+pub struct LeakedToken {
+    /// Whether it is its client's newest.
+    pub standing: TokenStanding,
+    /// How its hash was computed.
+    pub scheme: TokenScheme,
+    /// What may be shown of it.
+    pub hint: TokenHint,
+}
+
+/// What determines whether a leaked token works.
+#[derive(Clone, Copy, Debug)]
+pub struct LeakCircumstances {
+    /// Whether the client's owner can act.
+    pub owner_can_act: bool,
+    /// Until when legacy tokens are accepted.
+    pub legacy_tokens_until: Expiry,
+    /// The moment of the report.
+    pub now: Timestamp,
+}
+
+/// A client after a leak was reported.
+#[derive(Clone, Debug)]
+pub struct ReportedLeak {
+    /// The client after the report.
+    pub client: ApiClient,
+    /// Whether the token worked.
+    pub was_live: bool,
+    /// The event of the revocation; `None` if the client was not revoked by this report.
+    pub revocation: Option<Event>,
+    /// The event of the report. If nothing was revoked, it is recorded only unless the same
+    /// report was recorded before.
+    pub leak: Event,
+}
+
+/// Selects clients to revoke: those that pass all filters that are set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The clients of this owner.
+    pub owner: Option<Owner>,
+    /// Clients with a grant on this site.
+    pub site: Option<SiteId>,
+    /// Clients that this user created.
+    pub created_by: Option<UserId>,
+}
+
+/// What the event of a revocation tells of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedClient {
+    /// The client's id.
+    pub id: ClientId,
+    /// Its name.
+    pub name: String,
+    /// Its owner.
+    pub owner: Owner,
+}
+
+impl RevokedClient {
+    /// The event of its revocation, as for a single one.
+    pub fn event(self, now: Timestamp) -> Event {
+        Event {
+            action: Action::ClientRevoked,
+            subject: self.id.uuid(),
+            subject_name: self.name,
+            owner: Some(self.owner),
+            changes: revocation(now),
+        }
+    }
+}
+
+impl ApiClient {
+    /// Ends a leaked token by revoking its client, whoever reports it.
+    ///
+    /// A client is revoked also if it does not work at present, since a later expiry or the
+    /// return of its owner would make the token work again. It stays as it is only if it is
+    /// revoked already, or if the token was replaced and its overlap has ended: nothing brings
+    /// such a token back.
+    pub fn report_leak(
+        self,
+        token: &LeakedToken,
+        origin: &LeakOrigin,
+        circumstances: LeakCircumstances,
+    ) -> ReportedLeak {
+        let LeakCircumstances {
+            owner_can_act,
+            legacy_tokens_until,
+            now,
+        } = circumstances;
+        let is_replaced = token.standing.end().has_come(now);
+        let is_accepted = match token.scheme {
+            TokenScheme::Blake3 => true,
+            TokenScheme::HitkeepSha256 => !legacy_tokens_until.has_come(now),
+        };
+        let was_live =
+            !is_replaced && is_accepted && self.state(owner_can_act, now) == ClientState::Active;
+        let mut changes = vec![FieldChange::new("token_hint", "", &token.hint.0)];
+        for (field, text) in [("source", &origin.source), ("url", &origin.url)] {
+            if !text.is_empty() {
+                changes.push(FieldChange::new(field, "", text));
+            }
+        }
+        let leak = self.event(Action::ClientLeaked, changes);
+        let Transition { client, event } = if is_replaced {
+            Transition {
+                client: self,
+                event: None,
+            }
+        } else {
+            self.revoked(now)
+        };
+        ReportedLeak {
+            client,
+            was_live,
+            revocation: event,
+            leak,
+        }
+    }
+
+    /// Revokes it, if it is not revoked already.
+    pub(super) fn revoked(self, now: Timestamp) -> Transition {
+        if self.revoke_time.is_some() {
+            return Transition {
+                client: self,
+                event: None,
+            };
+        }
+        let client = Self {
+            revoke_time: Some(now),
+            update_time: now,
+            ..self
+        };
+        let event = client.event(Action::ClientRevoked, revocation(now));
+        Transition {
+            client,
+            event: Some(event),
+        }
+    }
+}
+
+fn revocation(now: Timestamp) -> Vec<FieldChange> {
+    vec![FieldChange::new("revoke_time", "", &rfc3339(now))]
+}
+
+/// Refuses an actor that may not see everybody's clients: only an owner of the instance may.
+pub fn check_all_listable(actor: &Holder) -> Result<(), Refusal> {
+    match actor.instance_role() {
+        Some(InstanceRole::Owner) => Ok(()),
+        Some(InstanceRole::Admin | InstanceRole::User) | None => Err(Refusal::OwnerNotManaged),
+    }
+}
+
+/// Refuses to revoke more clients at once than [`MAX_REVOKED_AT_ONCE`].
+pub fn check_revocable(found: usize) -> Result<(), Refusal> {
+    if found > MAX_REVOKED_AT_ONCE as usize {
+        return Err(Refusal::TooManyClients {
+            limit: MAX_REVOKED_AT_ONCE,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! What answers an incident: a leaked token is ended, and many clients are revoked at once.
+
+use super::{
+    Management,
+    context::provenance,
+    convert::incident::{LeakReport, LeakedHash, RevokeAll},
+    error::ApiError,
+    management::{ClientView, log_change, write_change},
+};
+use crate::{
+    domain::{
+        access::Owner,
+        client::{
+            LeakCircumstances, MAX_REVOKED_AT_ONCE, ReportedLeak, check_all_listable,
+            check_listable, check_revocable,
+        },
+        id::{ClientId, UserId},
+    },
+    pb,
+    store::{Committed, Transaction},
+};
+
+/// The outcome of a report of a known token.
+struct Ended {
+    view: ClientView,
+    was_live: bool,
+    revoked: bool,
+}
+
+impl Management {
+    /// Ends a leaked token, and says whose it is.
+    ///
+    /// # Errors
+    /// If it is a service account's.
+    pub(super) async fn end_leaked(
+        &self,
+        extensions: &tonic::Extensions,
+        report: LeakReport,
+    ) -> Result<pb::ReportLeakResponse, ApiError> {
+        let provenance = provenance(extensions, report.actor.clone())?;
+        let body = async |tx: &mut Transaction| self.end(tx, &report).await;
+        let Committed {
+            value: ended,
+            revision,
+        } = self.write(extensions, &provenance, body).await?;
+        let Some(ended) = ended else {
+            return Ok(pb::ReportLeakResponse {
+                revision: revision.0,
+                ..pb::ReportLeakResponse::default()
+            });
+        };
+        let done = match (ended.was_live, ended.revoked) {
+            (true, _) => "ended a leaked token that worked, and revoked its",
+            (false, true) => "a leaked token did not work at present: revoked its",
+            (false, false) => "a leaked token had ended before: changed nothing of its",
+        };
+        log_change(done, ended.view.client.id);
+        Ok(pb::ReportLeakResponse {
+            known: true,
+            was_live: ended.was_live,
+            revoked: ended.revoked,
+            api_client: Some(ended.view.to_pb()),
+            revision: revision.0,
+        })
+    }
+
+    async fn end(
+        &self,
+        tx: &mut Transaction,
+        report: &LeakReport,
+    ) -> Result<Option<Ended>, ApiError> {
+        let Some(leaked) = report.leaked else {
+            return Ok(None);
+        };
+        let bytes = leaked.bytes();
+        if let LeakedHash::Account(_) | LeakedHash::Any(_) = leaked
+            && let Some(account) = tx.find_leaked_account(bytes).await?
+        {
+            return Err(ApiError::ServiceAccountToken(account));
+        }
+        let Some((id, token)) = tx.find_leaked_token(bytes, leaked.scheme()).await? else {
+            return Ok(None);
+        };
+        // A foreign key keeps a token from outliving its client.
+        let client = tx.find_client(id).await?;
+        let client = client.ok_or(ApiError::Defect("a token without a client"))?;
+        let owner = client.delegated.owner();
+        // Whoever has the token may end it: only the owner's state counts.
+        let facts = tx.facts(owner_as_actor(owner), owner, &[]).await?;
+        let circumstances = LeakCircumstances {
+            owner_can_act: facts.owner_can_act(),
+            legacy_tokens_until: self.options.legacy_tokens_until,
+            now: tx.now,
+        };
+        let ReportedLeak {
+            client: new,
+            was_live,
+            revocation,
+            leak,
+        } = client
+            .clone()
+            .report_leak(&token, &report.origin, circumstances);
+        let revoked = revocation.is_some();
+        if revoked || !tx.has_recorded(&leak).await? {
+            tx.record(leak).await?;
+        }
+        write_change(tx, &client, &new, revocation).await?;
+        Ok(Some(Ended {
+            view: ClientView::new(new, &facts, tx.now),
+            was_live,
+            revoked,
+        }))
+    }
+
+    /// Revokes all clients that a selection lets through.
+    ///
+    /// # Errors
+    /// If the actor may not revoke each of them, or if they are too many; then none is.
+    pub(super) async fn revoke_all(
+        &self,
+        extensions: &tonic::Extensions,
+        command: RevokeAll,
+    ) -> Result<pb::RevokeApiClientsResponse, ApiError> {
+        let RevokeAll {
+            actor,
+            selection,
+            validate_only,
+        } = command;
+        let provenance = provenance(extensions, Some(actor.clone()))?;
+        let body = async |tx: &mut Transaction| -> Result<Vec<ClientId>, ApiError> {
+            let owner = selection.owner.unwrap_or(Owner::User(actor.user));
+            let facts = tx.facts(actor.user, owner, &[]).await?;
+            match selection.owner {
+                Some(_) => check_listable(&facts)?,
+                None => check_all_listable(&facts.actor)?,
+            }
+            // One more, which shows whether there are too many.
+            let found = tx
+                .find_revocable(selection, MAX_REVOKED_AT_ONCE + 1)
+                .await?;
+            check_revocable(found.len())?;
+            let ids = found.iter().map(|client| client.id).collect();
+            if !validate_only && !found.is_empty() {
+                tx.revoke_clients(found).await?;
+            }
+            Ok(ids)
+        };
+        let Committed {
+            value: ids,
+            revision,
+        } = self.write(extensions, &provenance, body).await?;
+        if !validate_only {
+            for id in &ids {
+                log_change("revoked", *id);
+            }
+        }
+        Ok(pb::RevokeApiClientsResponse {
+            revoked_count: i32::try_from(ids.len()).unwrap_or(i32::MAX),
+            ids: ids.iter().map(ClientId::to_string).collect(),
+            revision: revision.0,
+        })
+    }
+}
+
+/// Somebody to ask about an owner on behalf of: nobody's rights count.
+fn owner_as_actor(owner: Owner) -> UserId {
+    match owner {
+        Owner::User(user) => user,
+        Owner::Team(_) => UserId::from_uuid(uuid::Uuid::nil()),
+    }
+}
