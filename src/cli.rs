@@ -165,6 +165,12 @@ async fn manage(command: &ServiceAccountCommand) -> Result<(), Failure> {
             accounts::create(&account, database, *output).await
         }
         ServiceAccountCommand::List { database, output } => accounts::list(database, *output).await,
+        ServiceAccountCommand::Rotate {
+            name,
+            overlap,
+            database,
+            output,
+        } => accounts::rotate(name, *overlap, database, *output).await,
         ServiceAccountCommand::Revoke {
             name,
             database,

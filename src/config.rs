@@ -24,6 +24,7 @@ use crate::{
     domain::{
         caller::{CallerName, CallerPermission},
         certificate::CertificateName,
+        client::Overlap,
         id::{ClientId, SiteId},
     },
     server,
@@ -42,7 +43,7 @@ use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
 pub use replica::{ReplicaArgs, UpstreamError};
 pub use secrets::SecretError;
 pub use serving::{LegacyTokenArgs, ServingArgs, TlsArgs, TlsArgsError};
-use values::{at_least_one, at_least_ten_milliseconds, boolean, permission};
+use values::{at_least_one, at_least_ten_milliseconds, boolean, overlap, permission};
 
 /// The default of `--listen`.
 const LISTEN: &str = "127.0.0.1:50051";
@@ -276,7 +277,21 @@ pub enum ServiceAccountCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Revoke a service account; its token stops working
+    /// Give a service account a new token, and print it; the old one ends
+    Rotate {
+        /// Name of the account
+        name: CallerName,
+        /// How long the old token still works, such as 1h; at most 7 days
+        #[arg(long, env = "HITKEEP_AUTH_OVERLAP", default_value = "0s", value_parser = overlap, value_name = "TIME")]
+        overlap: Overlap,
+        /// The database URL.
+        #[command(flatten)]
+        database: DatabaseArgs,
+        /// The output format.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Revoke a service account; its tokens stop working
     Revoke {
         /// Name of the account
         name: CallerName,

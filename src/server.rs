@@ -11,6 +11,7 @@ use tokio_stream::{Stream, StreamExt};
 
 mod auth;
 mod bodies;
+mod census;
 #[cfg(test)]
 mod connection_tests;
 mod gauges;
@@ -335,13 +336,23 @@ impl Process {
         };
         let ages = || Ages::new(options.max_connection_age, services.entropy());
         let (ages, http_ages) = (ages(), ages());
+        let mut census = None;
         let management = match origin {
-            Origin::Database(store) => Some(Arc::new(Management::new(
-                store,
-                services.replica().clone(),
-                metrics.clone(),
-                options.grpc,
-            ))),
+            Origin::Database(store) => {
+                let replica = services.replica().clone();
+                let latest = census::observe(&metrics);
+                census = Some(tokio::spawn(census::run(
+                    store.clone(),
+                    replica.clone(),
+                    latest,
+                )));
+                Some(Arc::new(Management::new(
+                    store,
+                    replica,
+                    metrics.clone(),
+                    options.grpc,
+                )))
+            }
             Origin::Upstream { .. } => None,
         };
         let rest = management.clone().filter(|_| options.grpc.hitkeep_rest);
@@ -377,6 +388,9 @@ impl Process {
             () = http_connections.accept(http.as_mut()) => false,
             signal = stop.recv() => signal.is_some(),
         };
+        if let Some(census) = census {
+            census.abort();
+        }
         watch.abort();
         // The task must have ended, or it could overwrite the last report.
         watch.await.ok();

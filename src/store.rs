@@ -18,6 +18,7 @@ use tracing::Instrument;
 
 pub mod audit;
 pub mod callers;
+pub mod census;
 pub mod clients;
 mod connect;
 mod connection;

@@ -1,13 +1,15 @@
-//! `service-account`: creates, lists and revokes callers. There is no other way to do so.
+//! `service-account`: creates, lists, rotates and revokes callers. There is no other way to
+//! do so.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal},
     sync::Arc,
 };
 
 use serde_json::json;
 
-use super::{Failure, open, print, print_secret};
+use super::{Failure, open, print, print_error, print_secret};
 use crate::{
     config::{DatabaseArgs, OutputArgs},
     domain::{
@@ -15,6 +17,7 @@ use crate::{
         audit::Provenance,
         caller::{CallerName, CallerPermission, ServiceAccount},
         certificate::CertificateName,
+        client::Overlap,
         token::Token,
     },
     store::{
@@ -22,16 +25,16 @@ use crate::{
     },
 };
 
-/// Why an account could not be revoked.
+/// Why an account could not be changed.
 #[derive(Debug, thiserror::Error)]
-enum RevokeError {
+enum ChangeError {
     #[error("there is no service account of that name, or it is revoked already")]
     Unknown,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-impl IsCollision for RevokeError {
+impl IsCollision for ChangeError {
     fn is_collision(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_collision())
     }
@@ -63,23 +66,70 @@ pub(super) async fn create(
         .await?;
     let (account, token) = made.value;
     let name = account.name.as_str();
+    let remedy = format_args!(
+        "the service account {name} was created; revoke it with `hitkeep-auth service-account \
+         revoke {name}`, and create it again"
+    );
+    print_token(&account, &token, output, remedy)
+}
+
+pub(super) async fn rotate(
+    name: &CallerName,
+    overlap: Overlap,
+    database: &DatabaseArgs,
+    output: OutputArgs,
+) -> Result<(), Failure> {
+    let store = ready(database).await?;
+    let body = async |tx: &mut Transaction| -> Result<(ServiceAccount, Token), ChangeError> {
+        let account = tx.find_account(name).await?.ok_or(ChangeError::Unknown)?;
+        let old = tx.account_token(account.id).await?;
+        let rotated = account.rotate(old, overlap, tx.now, &*tx.entropy());
+        tx.rotate_account(&rotated.account, &rotated.token.hash())
+            .await?;
+        tx.record(rotated.event).await?;
+        Ok((rotated.account, rotated.token))
+    };
+    let rotated = store
+        .transaction(&Arc::new(Provenance::default()), body)
+        .await?;
+    let (account, token) = rotated.value;
+    let name = account.name.as_str();
+    let remedy = format_args!(
+        "the token of the service account {name} was replaced; rotate it again with \
+         `hitkeep-auth service-account rotate {name}`, which gives another one"
+    );
+    print_token(&account, &token, output, remedy)?;
+    if !output.json
+        && let Some(replaced) = account.replaced_token
+        && overlap != Overlap::default()
+    {
+        let ends = minutes(replaced.ends);
+        print_error(&format!("The old token of {name} works until {ends}."));
+    }
+    Ok(())
+}
+
+/// Prints a new token, which exists nowhere else.
+fn print_token(
+    account: &ServiceAccount,
+    token: &Token,
+    output: OutputArgs,
+    remedy: impl Display,
+) -> Result<(), Failure> {
     let text = if output.json {
-        let mut account = as_json(&account);
+        let mut account = as_json(account);
         account["token"] = token.reveal().into();
         account.to_string()
     } else if io::stdout().is_terminal() {
         format!(
-            "{}\n\nThis is the token of {name}. It is shown only once: store it now.",
+            "{}\n\nThis is the token of {}. It is shown only once: store it now.",
             token.reveal(),
+            account.name.as_str(),
         )
     } else {
         // The token alone, for a script that stores the output in a variable.
         token.reveal()
     };
-    let remedy = format_args!(
-        "the service account {name} was created; revoke it with `hitkeep-auth service-account \
-         revoke {name}`, and create it again"
-    );
     print_secret(&text, remedy)
 }
 
@@ -121,8 +171,8 @@ pub(super) async fn revoke(
     output: OutputArgs,
 ) -> Result<(), Failure> {
     let store = ready(database).await?;
-    let body = async |tx: &mut Transaction| -> Result<ServiceAccount, RevokeError> {
-        let account = tx.find_account(name).await?.ok_or(RevokeError::Unknown)?;
+    let body = async |tx: &mut Transaction| -> Result<ServiceAccount, ChangeError> {
+        let account = tx.find_account(name).await?.ok_or(ChangeError::Unknown)?;
         let (account, event) = account.revoke(tx.now);
         tx.revoke_account(&account).await?;
         tx.record(event).await?;
@@ -167,6 +217,7 @@ fn as_json(account: &ServiceAccount) -> serde_json::Value {
         "token_hint": account.token_hint.0,
         "create_time": account.create_time.to_rfc3339(),
         "revoke_time": account.revoke_time.map(|time| time.to_rfc3339()),
+        "replaced_token_end_time": account.replaced_token.map(|token| token.ends.to_rfc3339()),
     })
 }
 

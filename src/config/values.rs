@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{NaiveDate, NaiveTime, SubsecRound};
+use chrono::{NaiveDate, NaiveTime, SubsecRound, TimeDelta};
 
-use crate::domain::{Timestamp, caller::CallerPermission};
+use crate::domain::{Timestamp, caller::CallerPermission, client::Overlap};
 
 pub(super) fn permission(text: &str) -> Result<CallerPermission, String> {
     let known: Vec<_> = CallerPermission::ALL
@@ -24,6 +24,12 @@ pub(super) fn non_zero_duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let some = Some(time).filter(|time| !time.is_zero());
     some.ok_or_else(|| "must be longer than zero".to_owned())
+}
+
+pub(super) fn overlap(text: &str) -> Result<Overlap, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let overlap = TimeDelta::from_std(time).ok().and_then(Overlap::new);
+    overlap.ok_or_else(|| "must be at most 7 days".to_owned())
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {

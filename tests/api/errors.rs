@@ -11,7 +11,7 @@ use hitkeep_auth::{
     grpc,
     pb::{
         self, ErrorReason, InstanceRole, SiteRole,
-        api_client_service_client::ApiClientServiceClient,
+        api_client_service_client::ApiClientServiceClient, report_leak_request::Leaked,
     },
     server, store,
 };
@@ -233,6 +233,15 @@ async fn refusals(provoked: &mut Provoked) {
         .expect("it can be rotated");
     let again = dashboard.create(creation).await;
     provoked.is(again, ErrorReason::ReplyGone, &[]);
+    let leaked = pb::ReportLeakRequest {
+        leaked: Some(Leaked::Token(app.token(Introspect).to_owned())),
+        ..pb::ReportLeakRequest::default()
+    };
+    provoked.is(
+        dashboard.report_leak(leaked).await,
+        ErrorReason::ServiceAccountToken,
+        &[("service_account", "introspect")],
+    );
     let inactive = ErrorReason::ApiClientInactive;
     dashboard
         .revoke(revoke(VERA, &made.id))

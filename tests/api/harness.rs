@@ -366,6 +366,8 @@ calls! {
         reactivate = reactivate_api_client(ReactivateApiClientRequest) -> ReactivateApiClientResponse;
         delete = delete_api_client(DeleteApiClientRequest) -> DeleteApiClientResponse;
         usage = get_api_client_usage(GetApiClientUsageRequest) -> GetApiClientUsageResponse;
+        report_leak = report_leak(ReportLeakRequest) -> ReportLeakResponse;
+        revoke_all = revoke_api_clients(RevokeApiClientsRequest) -> RevokeApiClientsResponse;
     }
     IntrospectionServiceClient {
         introspect = introspect(IntrospectRequest) -> IntrospectResponse;

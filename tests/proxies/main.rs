@@ -22,5 +22,6 @@ mod caddy;
 mod envoy;
 mod forward_auth;
 mod nginx;
+mod scanners;
 mod schemathesis;
 mod traefik;
