@@ -12,6 +12,7 @@ readonly GRAFANA_VERSION=13.1.1
 readonly GRAFANA_SDK_VERSION=0.0.21
 readonly TYPESCRIPT_VERSION=5.9.3
 readonly STATICCHECK_VERSION=v0.8.2
+readonly GITLEAKS_VERSION=v8.30.1
 readonly TOOLS=target/ci-tools
 # The oldest Postgres that the service works with, and the newest.
 readonly POSTGRES_MAJOR=15
@@ -208,6 +209,21 @@ install_traefik() {
     "$folder/bin/traefik" version
 }
 
+# It finds tokens by the published pattern. Without Go, the test of it is left out.
+install_gitleaks() {
+    if ! command -v go >/dev/null; then
+        echo "Skipped: there is no Go."
+        return
+    fi
+    local -r folder=$PWD/$TOOLS/gitleaks
+    REQUIRED_PROXIES+=,gitleaks
+    if [[ $(go version -m "$folder/gitleaks" 2>&1) == *"gitleaks/v8"*"$GITLEAKS_VERSION"* ]]; then
+        echo "gitleaks $GITLEAKS_VERSION is there already."
+        return
+    fi
+    GOBIN=$folder go install "github.com/zricethezav/gitleaks/v8@$GITLEAKS_VERSION"
+}
+
 # As Envoy. It writes the snapshots that the tests import.
 install_duckdb() {
     local folder=$TOOLS/duckdb
@@ -317,6 +333,7 @@ install_tools() {
     step "Dashboard types" install_dashboard_types
     step "Envoy" install_envoy
     step "Traefik" install_traefik
+    step "gitleaks" install_gitleaks
     step "DuckDB" install_duckdb
     step "Other proxies" install_proxies
     step "PgBouncer" install_pgbouncer

@@ -30,6 +30,8 @@ mod accounts;
 mod dev;
 #[path = "cli/explain.rs"]
 mod explain;
+#[path = "cli/incident.rs"]
+mod incident;
 #[path = "cli/memory.rs"]
 mod memory;
 #[path = "cli/migrate.rs"]

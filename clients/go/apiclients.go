@@ -247,13 +247,20 @@ func misread(err error) error {
 // List gives all API clients of an owner, newest first, with those that do not work. It is
 // never nil.
 func (c *Client) List(ctx context.Context, actor Actor, owner Owner) ([]*APIClient, error) {
-	clients := []*APIClient{}
-	request := &pb.ListApiClientsRequest{
+	if owner.IsZero() {
+		// To the service, no owner means everybody's.
+		return nil, invalid("owner", "is required")
+	}
+	return c.list(ctx, &pb.ListApiClientsRequest{
 		Actor:           actor.wire(),
 		Owner:           owner.wire(),
-		PageSize:        listPageSize,
 		IncludeInactive: true,
-	}
+	})
+}
+
+func (c *Client) list(ctx context.Context, request *pb.ListApiClientsRequest) ([]*APIClient, error) {
+	clients := []*APIClient{}
+	request.PageSize = listPageSize
 	for {
 		response, err := c.management().ListApiClients(ctx, request)
 		if err != nil {

@@ -26,6 +26,8 @@ const (
 	ReasonReplyGone              = "REPLY_GONE"
 	ReasonMassRemoval            = "MASS_REMOVAL"
 	ReasonDirectoryChanged       = "DIRECTORY_CHANGED"
+	ReasonServiceAccountToken    = "SERVICE_ACCOUNT_TOKEN"
+	ReasonTooManyAPIClients      = "TOO_MANY_API_CLIENTS"
 )
 
 // APIError is a call that the service refused, or that did not come about.
@@ -72,7 +74,7 @@ func (e *APIError) HTTPStatus() int {
 	case ReasonOwnerNotManaged, ReasonDelegationExceedsActor, ReasonSiteNotDelegable:
 		return http.StatusForbidden
 	case ReasonAPIClientInactive, ReasonETagMismatch, ReasonAPIClientQuota, ReasonReplyGone,
-		ReasonMassRemoval, ReasonDirectoryChanged:
+		ReasonMassRemoval, ReasonDirectoryChanged, ReasonServiceAccountToken, ReasonTooManyAPIClients:
 		return http.StatusConflict
 	}
 	switch e.Code {

@@ -85,7 +85,7 @@ impl Management {
         let client = tx.find_client(id).await?;
         let client = client.ok_or(ApiError::Defect("a token without a client"))?;
         let owner = client.delegated.owner();
-        // Whoever has the token may end it: only the owner's state counts.
+        // A holder of the token may end it: only the owner's state counts.
         let facts = tx.facts(owner_as_actor(owner), owner, &[]).await?;
         let circumstances = LeakCircumstances {
             owner_can_act: facts.owner_can_act(),
@@ -162,7 +162,7 @@ impl Management {
     }
 }
 
-/// Somebody to ask about an owner on behalf of: nobody's rights count.
+/// A user to load an owner's facts on behalf of, if no actor's rights count.
 fn owner_as_actor(owner: Owner) -> UserId {
     match owner {
         Owner::User(user) => user,

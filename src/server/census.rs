@@ -1,4 +1,4 @@
-//! The gauges of the API clients that somebody should look after. They are counted at an
+//! The gauges of the API clients that an operator should look after. They are counted at an
 //! interval, however often the metrics are read.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Counts of the API clients that somebody should look after.
+//! Counts of the API clients that an operator should look after.
 
 use chrono::TimeDelta;
 use diesel::sql_types::{BigInt, Timestamptz};
@@ -23,7 +23,7 @@ const COUNT: &str = "
                 AND (expire_time IS NULL OR expire_time > $1)
                 AND (last_used_time IS NULL OR last_used_time < $3)) AS unused";
 
-/// How many API clients somebody should look after. Revoked and expired ones do not count.
+/// How many API clients an operator should look after. Revoked and expired ones do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Census {
     /// Those that expire within [`EXPIRES_SOON`].

@@ -1,8 +1,12 @@
 //! Who may call what: a known caller, with the method's permission.
 
+use chrono::TimeDelta;
 use hitkeep_auth::{
-    domain::caller::CallerPermission::{self, Audit, Directory, Introspect, Manage, Replicate},
-    pb,
+    domain::{
+        caller::CallerPermission::{self, Audit, Directory, Introspect, Manage, Replicate},
+        token::Token,
+    },
+    pb::{self, report_leak_request::Leaked},
 };
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -11,7 +15,8 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     fixtures::*,
-    harness::{Caller, TestApp, make_account, told},
+    harness::{Caller, TestApp, make_account, rotate_account, told},
+    http::client::form,
 };
 
 const UNKNOWN: &str = "Unauthenticated CALLER_UNKNOWN";
@@ -64,7 +69,7 @@ fn needed(method: &str) -> CallerPermission {
 async fn every_method_asks_for_its_permission_and_no_other() {
     let app = TestApp::start().await;
     let methods = methods();
-    assert_eq!(methods.len(), 20);
+    assert_eq!(methods.len(), 22);
     for permission in [Introspect, Manage, Directory, Audit, Replicate] {
         let caller = app.permitted(permission).await;
         for method in &methods {
@@ -256,4 +261,104 @@ async fn health_and_reflection_are_open_to_all() {
             "{service}"
         );
     }
+}
+
+/// Whether a caller is known: by the fast path, in a stream, to the services, over HTTP, and
+/// while the index is too old, by the database.
+async fn doors(caller: &Caller, app: &TestApp, token: &str) -> [bool; 4] {
+    let known = |told: Result<(), Status>| match told {
+        Ok(()) => true,
+        Err(status) => {
+            assert_eq!(self::told(&Err::<(), _>(status)), UNKNOWN);
+            false
+        }
+    };
+    let asked = caller.introspect(introspect("x")).await.map(drop);
+    let streamed = match caller.try_stream().await {
+        Ok(mut stream) => stream.ask(introspect("x")).await.map(drop),
+        Err(refused) => Err(refused),
+    };
+    let managed = caller.list(list(ROOT, None)).await.map(drop);
+    let request = form("/oauth2/introspect").header("authorization", format!("Bearer {token}"));
+    let over_http = app.ask(request, "token=x").await.status.as_u16();
+    assert!([200, 401].contains(&over_http), "{over_http}");
+    [
+        known(asked),
+        known(streamed),
+        known(managed),
+        over_http == 200,
+    ]
+}
+
+#[tokio::test]
+async fn a_replaced_token_works_until_its_overlap_ends() {
+    let app = TestApp::with_world().await;
+    let first = make_account(&app.store, "both", &[Introspect, Manage]).await;
+    let by_first = app.caller(&first).await;
+    assert_eq!(doors(&by_first, &app, &first).await, [true; 4]);
+    let second = rotate_account(&app.store, "both", TimeDelta::seconds(60)).await;
+    let by_second = app.caller(&second).await;
+    app.settle().await;
+    assert_eq!(doors(&by_second, &app, &second).await, [true; 4]);
+    assert_eq!(doors(&by_first, &app, &first).await, [true; 4]);
+    app.clock.advance(TimeDelta::seconds(59));
+    assert_eq!(doors(&by_first, &app, &first).await, [true; 4]);
+    // At its end, nothing changes in the database.
+    app.clock.advance(TimeDelta::seconds(1));
+    assert_eq!(doors(&by_first, &app, &first).await, [false; 4]);
+    assert_eq!(doors(&by_second, &app, &second).await, [true; 4]);
+
+    // The next rotation ends an overlap that is still running.
+    let third = rotate_account(&app.store, "both", TimeDelta::seconds(60)).await;
+    let fourth = rotate_account(&app.store, "both", TimeDelta::seconds(60)).await;
+    let by_fourth = app.caller(&fourth).await;
+    app.settle().await;
+    assert_eq!(doors(&by_fourth, &app, &fourth).await, [true; 4]);
+    let by_third = app.caller(&third).await;
+    assert_eq!(doors(&by_third, &app, &third).await, [true; 4]);
+    assert_eq!(doors(&by_second, &app, &second).await, [false; 4]);
+    // Without an overlap, the old one ends at once, and that ends a longer one too.
+    let fifth = rotate_account(&app.store, "both", TimeDelta::zero()).await;
+    app.settle().await;
+    let by_fifth = app.caller(&fifth).await;
+    assert_eq!(doors(&by_fifth, &app, &fifth).await, [true; 4]);
+    assert_eq!(doors(&by_fourth, &app, &fourth).await, [false; 4]);
+    // A revocation ends both.
+    let sixth = rotate_account(&app.store, "both", TimeDelta::seconds(60)).await;
+    app.settle().await;
+    let revocation = "UPDATE service_accounts SET revoke_time = now() WHERE name = 'both'";
+    app.psql(revocation).await;
+    app.settle().await;
+    let by_sixth = app.caller(&sixth).await;
+    assert_eq!(doors(&by_sixth, &app, &sixth).await, [false; 4]);
+    assert_eq!(doors(&by_fifth, &app, &fifth).await, [false; 4]);
+}
+
+#[tokio::test]
+async fn the_database_knows_a_replaced_token_until_its_end_too() {
+    let app = TestApp::with_world().await;
+    let hash = |token: &str| Token::parse(token).unwrap().hash();
+    let first = make_account(&app.store, "one", &[Manage]).await;
+    let second = rotate_account(&app.store, "one", TimeDelta::seconds(60)).await;
+    for token in [&first, &second] {
+        let found = app.store.find_caller(hash(token)).await.unwrap();
+        assert_eq!(found.unwrap().name.as_str(), "one");
+    }
+    app.clock.advance(TimeDelta::seconds(60));
+    assert!(app.store.find_caller(hash(&first)).await.unwrap().is_none());
+    assert!(
+        app.store
+            .find_caller(hash(&second))
+            .await
+            .unwrap()
+            .is_some()
+    );
+    let report = |token: &str| pb::ReportLeakRequest {
+        leaked: Some(Leaked::Token(token.to_owned())),
+        ..pb::ReportLeakRequest::default()
+    };
+    let dashboard = app.dashboard().await;
+    let refused = dashboard.report_leak(report(&second)).await;
+    assert_eq!(told(&refused), "FailedPrecondition SERVICE_ACCOUNT_TOKEN");
+    assert!(!dashboard.report_leak(report(&first)).await.unwrap().known);
 }

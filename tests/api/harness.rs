@@ -3,11 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use diesel_async::AsyncPgConnection;
 use hitkeep_auth::{
     domain::{
         audit::Provenance,
         caller::{CallerName, CallerPermission, ServiceAccount},
+        client::Overlap,
     },
     pb::{
         self, api_client_service_client::ApiClientServiceClient,
@@ -15,7 +17,7 @@ use hitkeep_auth::{
         introspection_service_client::IntrospectionServiceClient,
     },
     server::{self, Ended, Server},
-    store::{self, Store, Transaction, callers::InsertAccountError},
+    store::{self, Store, Transaction, callers::InsertAccountError, error::StoreError},
     telemetry::{metrics::Metrics, traces::Sampling},
 };
 use hyper_util::rt::TokioIo;
@@ -326,6 +328,26 @@ pub async fn make_account(store: &Store, name: &str, allow: &[CallerPermission])
         tx.insert_account(&made.account, &made.token.hash()).await?;
         tx.record(made.event).await?;
         Ok(made.token.reveal())
+    };
+    store
+        .transaction(&Arc::new(Provenance::default()), body)
+        .await
+        .unwrap()
+        .value
+}
+
+/// Replaces the token of a service account, and gives the new one.
+pub async fn rotate_account(store: &Store, name: &str, overlap: TimeDelta) -> String {
+    let name = CallerName::parse(name).unwrap();
+    let overlap = Overlap::new(overlap).unwrap();
+    let body = async |tx: &mut Transaction| -> Result<String, StoreError> {
+        let account = tx.find_account(&name).await?.expect("it exists");
+        let old = tx.account_token(account.id).await?;
+        let rotated = account.rotate(old, overlap, tx.now, &*tx.entropy());
+        tx.rotate_account(&rotated.account, &rotated.token.hash())
+            .await?;
+        tx.record(rotated.event).await?;
+        Ok(rotated.token.reveal())
     };
     store
         .transaction(&Arc::new(Provenance::default()), body)

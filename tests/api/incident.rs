@@ -418,7 +418,7 @@ async fn of_many_reports_at_once_one_ends_the_token() {
     assert_eq!(recorded(&app, &made.id).await.len(), 3);
 }
 
-pub fn all_of(user: &str, owner: Option<pb::Owner>) -> pb::RevokeApiClientsRequest {
+fn all_of(user: &str, owner: Option<pb::Owner>) -> pb::RevokeApiClientsRequest {
     pb::RevokeApiClientsRequest {
         actor: actor(user),
         owner,
@@ -574,7 +574,7 @@ async fn without_a_filter_nothing_is_revoked() {
 }
 
 /// Clients of the world's first team, with a grant on its first site and a token each.
-pub fn many(count: u32) -> String {
+fn many(count: u32) -> String {
     format!(
         "INSERT INTO api_clients \
              SELECT gen_random_uuid(), NULL, '{TEAM}', 'one of many', '', 'user', NULL, NULL, \

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use diesel_async::RunQueryDsl;
 use hitkeep_auth::{
     domain::token::{LegacyToken, StoredHash, Token, TokenKind},
-    pb::{self, InactiveReason, InstanceRole, SiteRole},
+    pb::{self, InactiveReason, InstanceRole, SiteRole, report_leak_request::Leaked},
 };
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -54,7 +54,7 @@ const REQUEST_IDS: [&str; 2] = [
 const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
 
 /// What the audit trail has of the run, oldest first.
-const DONE: [&str; 19] = [
+const DONE: [&str; 25] = [
     "service_account.created",
     "service_account.created",
     "service_account.created",
@@ -74,11 +74,18 @@ const DONE: [&str; 19] = [
     "api_client.revoked",
     "api_client.reactivated",
     "api_client.deleted",
+    "api_client.revoked",
+    "api_client.leaked",
+    "api_client.leaked",
+    "api_client.leaked",
+    // These two are of one moment.
+    "api_client.leaked",
+    "api_client.revoked",
 ];
 
 /// The spans that the run must have exported: every method that it calls over gRPC, every
 /// route that it asks over HTTP, and what these do in the database.
-const SPANS: [&str; 20] = [
+const SPANS: [&str; 22] = [
     "hitkeep.auth.v1.ApiClientService/CreateApiClient",
     "hitkeep.auth.v1.ApiClientService/GetApiClient",
     "hitkeep.auth.v1.ApiClientService/GetApiClientUsage",
@@ -88,6 +95,8 @@ const SPANS: [&str; 20] = [
     "hitkeep.auth.v1.ApiClientService/RevokeApiClient",
     "hitkeep.auth.v1.ApiClientService/ReactivateApiClient",
     "hitkeep.auth.v1.ApiClientService/DeleteApiClient",
+    "hitkeep.auth.v1.ApiClientService/ReportLeak",
+    "hitkeep.auth.v1.ApiClientService/RevokeApiClients",
     "hitkeep.auth.v1.AuditService/ListAuditEvents",
     "hitkeep.auth.v1.DirectoryService/ApplyDirectoryChanges",
     "hitkeep.auth.v1.IntrospectionService/Introspect",
@@ -458,6 +467,38 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     run.said
         .refusal("not permitted", auditor.apply(batch(world())).await);
 
+    // What has leaked, by its text and by its hash.
+    let of_team = pb::RevokeApiClientsRequest {
+        actor: actor(ALICE),
+        owner: of_team(TEAM),
+        ..pb::RevokeApiClientsRequest::default()
+    };
+    let seen = dashboard.revoke_all(of_team).await.unwrap();
+    run.said.reply("RevokeApiClients", &seen);
+    let hash = Token::parse(&team_token).unwrap().hash().0;
+    let hash = hash.map(|byte| format!("{byte:02x}")).concat();
+    for (leaked, known) in [
+        (Leaked::TokenHash(hash), true),
+        (Leaked::Token(vera.token.clone()), true),
+        (Leaked::Token(ended_legacy.clone()), true),
+        (Leaked::Token(legacy.clone()), true),
+        (Leaked::Token(misspelt(&legacy)), false),
+        (Leaked::Token(misspelt(&current)), false),
+        (Leaked::Token(format!("Bearer {current}")), false),
+    ] {
+        let report = pb::ReportLeakRequest {
+            leaked: Some(leaked),
+            actor: actor(EVE),
+            source: "a scanner".to_owned(),
+            url: "https://git.example/a".to_owned(),
+        };
+        let shown = format!("{report:?} {report:#?} {:?}", report.leaked);
+        run.said.note("a report", shown);
+        let answer = dashboard.report_leak(report).await.unwrap();
+        assert_eq!(answer.known, known);
+        run.said.reply("ReportLeak", &answer);
+    }
+
     // Tokens where something else belongs, and calls that fail for other reasons.
     for token in [
         &current,
@@ -494,6 +535,34 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         let request = update(VERA, vera.client.clone(), &[token]);
         run.said
             .refusal("a token as mask", dashboard.update(request).await);
+        for (hash, source, url) in [
+            (token.clone(), String::new(), String::new()),
+            (String::new(), token.clone(), String::new()),
+            (String::new(), String::new(), format!("https://x/{token}")),
+        ] {
+            let leaked = if hash.is_empty() {
+                Leaked::Token(known[0].clone())
+            } else if LegacyToken::parse(&hash).is_ok() {
+                // It has the form of a hash.
+                continue;
+            } else {
+                Leaked::TokenHash(hash)
+            };
+            let report = pb::ReportLeakRequest {
+                leaked: Some(leaked),
+                source,
+                url,
+                ..pb::ReportLeakRequest::default()
+            };
+            run.said
+                .refusal("a token as origin", dashboard.report_leak(report).await);
+        }
+        let report = pb::ReportLeakRequest {
+            leaked: Some(Leaked::Token(known[0].clone())),
+            ..pb::ReportLeakRequest::default()
+        };
+        run.said
+            .refusal("a caller's token", dashboard.report_leak(report).await);
         let request = check(&current, token, "site.view");
         run.said
             .refusal("a token as site", sidecar.introspect(request).await);
@@ -556,6 +625,8 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         .unwrap();
     let mut actions: Vec<_> = events.events.iter().map(|event| &*event.action).collect();
     actions.reverse();
+    let simultaneous = actions.len() - 2;
+    actions[simultaneous..].sort_unstable();
     assert_eq!(actions, DONE);
     run.said.reply("ListAuditEvents", &events);
     run.said.note("the database", run.database().await);

@@ -25,6 +25,7 @@ const SIDECAR: [&str; 5] = [
     "introspect",
 ];
 const LIST: [&str; 2] = ["service-account", "list"];
+const ROTATE: [&str; 3] = ["service-account", "rotate", "sidecar"];
 const REVOKE: [&str; 3] = ["service-account", "revoke", "sidecar"];
 
 /// The tokens in a text.
@@ -224,7 +225,7 @@ async fn who_is_unknown_cannot_be_revoked() {
 #[tokio::test]
 async fn a_database_without_migrations_is_refused_with_advice() {
     let url = empty_database().await;
-    for arguments in [&SIDECAR[..], &LIST, &REVOKE] {
+    for arguments in [&SIDECAR[..], &LIST, &ROTATE, &REVOKE] {
         let said = run_on(&url, arguments).await.refused(1);
         assert!(said.contains("`hitkeep-auth migrate`"), "{said}");
     }
@@ -278,5 +279,65 @@ async fn a_created_account_calls_until_it_is_revoked() {
     // Also on a connection that was good before.
     let refused = audit.list_audit_events(from_caller(token, all())).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_token_is_replaced_while_the_old_one_still_works() {
+    let url = migrated_database().await;
+    let (server, address) = serve(&url).await;
+    let refused = run_on(&url, &ROTATE).await.refused(1);
+    assert!(
+        refused.contains("no service account of that name"),
+        "{refused}"
+    );
+    let given = run_on(&url, &SIDECAR).await.given();
+    let first = tokens(&given)[0].to_owned();
+    let rotated = run_on(&url, &[&ROTATE[..], &["--overlap", "1h"]].concat()).await;
+    assert_eq!(rotated.code, Some(0), "{rotated:?}");
+    let second = rotated.stdout.trim().to_owned();
+    assert_eq!(tokens(&rotated.stdout), [second.as_str()]);
+    assert!(rotated.stderr.contains("works until"), "{rotated:?}");
+    assert!(tokens(&rotated.stderr).is_empty());
+    for token in [&first, &second] {
+        let answer = introspect(&address, token, "no token").await.unwrap();
+        assert!(!answer.active);
+    }
+    let mut json = run_on(&url, &[&ROTATE[..], &["--json"]].concat())
+        .await
+        .given_json();
+    let token = json.as_object_mut().unwrap().remove("token").unwrap();
+    let third = token.as_str().unwrap();
+    assert_eq!(json["token_hint"], format!("hks_...{}", &third[49..]));
+    assert!(json["replaced_token_end_time"].is_string());
+    let listed = run_on(&url, &["service-account", "list", "--json"]).await;
+    assert_eq!(listed.given_json()["service_accounts"], json!([json]));
+    // Without an overlap, the two before have ended. The server may still have to hear of it;
+    // that it knows the third one shows that it has.
+    let answer = introspect(&address, third, "no token").await.unwrap();
+    assert!(!answer.active);
+    for token in [&first, &second] {
+        let refused = introspect(&address, token, "no token").await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    for wrong in ["8d", "-1s", "x"] {
+        let overlap = format!("--overlap={wrong}");
+        run_on(&url, &[&ROTATE[..], &[overlap.as_str()]].concat())
+            .await
+            .refused(2);
+    }
+    // A token that nobody sees is a failure, and another one is to be had.
+    let ended = unread(&url, &ROTATE).await;
+    let said = ended.refused(1);
+    assert!(
+        said.contains("is lost") && said.contains("rotate it again"),
+        "{said}"
+    );
+    run_on(&url, &ROTATE).await.given();
+    run_on(&url, &REVOKE).await.given();
+    run_on(&url, &ROTATE).await.refused(1);
+    let recorded = "SELECT 1 / (count(*) = 4)::int FROM audit_events \
+                    WHERE action = 'service_account.rotated'";
+    execute(&url, recorded).await;
     drop(server);
 }

@@ -9,20 +9,20 @@ use crate::{
     run::{run, run_on, serve, serve_with},
 };
 
-const ALICE: &str = "00000000-0000-7000-8000-0000000000a1";
-const TEAM: &str = "00000000-0000-7000-8000-0000000000b1";
-const SITE: &str = "00000000-0000-7000-8000-0000000000c1";
-const NOWHERE: &str = "00000000-0000-7000-8000-0000000000ff";
+pub const ALICE: &str = "00000000-0000-7000-8000-0000000000a1";
+pub const TEAM: &str = "00000000-0000-7000-8000-0000000000b1";
+pub const SITE: &str = "00000000-0000-7000-8000-0000000000c1";
+pub const NOWHERE: &str = "00000000-0000-7000-8000-0000000000ff";
 
 /// A server with Alice, her team and its site, and one account with every permission.
-struct Installation {
+pub struct Installation {
     server: Process,
     address: String,
-    token: String,
+    pub token: String,
 }
 
 impl Installation {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
@@ -55,12 +55,12 @@ impl Installation {
     }
 
     /// Runs a command with the address, the token and the actor in the environment.
-    async fn run(&self, arguments: &[&str]) -> Ended {
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
         self.fed(arguments, "").await
     }
 
     /// The same, with that text on standard input.
-    async fn fed(&self, arguments: &[&str], input: &str) -> Ended {
+    pub async fn fed(&self, arguments: &[&str], input: &str) -> Ended {
         let mut command = binary(arguments);
         command.env("HITKEEP_AUTH_SERVER", &self.address);
         command.env("HITKEEP_AUTH_TOKEN", &self.token);
@@ -68,20 +68,20 @@ impl Installation {
         Process::start_with(command, input).ended().await
     }
 
-    async fn json(&self, arguments: &[&str]) -> Value {
+    pub async fn json(&self, arguments: &[&str]) -> Value {
         self.run(&[arguments, &["--json"]].concat())
             .await
             .given_json()
     }
 
-    async fn introspect(&self, token: &str) -> Value {
+    pub async fn introspect(&self, token: &str) -> Value {
         self.fed(&["introspect", "--json"], token)
             .await
             .given_json()
     }
 
     /// Creates a client, and gives its id and its token.
-    async fn create(&self, name: &str) -> (String, String) {
+    pub async fn create(&self, name: &str) -> (String, String) {
         let made = self
             .json(&["client", "create", "--user", ALICE, "--name", name])
             .await;
@@ -89,7 +89,7 @@ impl Installation {
         (text(&made["api_client"]["id"]), text(&made["token"]))
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.server.signal("TERM").await;
         assert_eq!(self.server.ended().await.code, Some(0));
     }

@@ -12,7 +12,7 @@ use hitkeep_auth::{
             CurrentOwner, Decision, Delegated, EffectiveAccess, Facts, Holder, Owner, OwnerFacts,
             OwnerStanding, PermissionCheck, SiteGrants, SiteStanding, UserStanding,
         },
-        caller::CallerPermission,
+        caller::{CallerName, CallerPermission},
         client::{
             ApiClient, ClientState, Description, Draft, Expiry, Name, Quota, Rotation, Update,
             check_listable,
@@ -794,6 +794,8 @@ fn errors() -> Vec<ApiError> {
             applied_sequence: None,
         }),
         ApiError::ReplyGone,
+        ApiError::ServiceAccountToken(CallerName::parse("sidecar").expect("a name")),
+        Refusal::TooManyClients { limit: 1 }.into(),
     ]
 }
 

@@ -453,6 +453,32 @@ const CASES: &[Case] = &[
         keeps: account!("id(53), 'x', '{audit}', hash(53), NULL"),
     },
     Case {
+        constraint: "service_accounts_replaced_token_hash_check",
+        breaks: "UPDATE service_accounts \
+                 SET replaced_token_hash = '\\x00', replaced_token_end_time = now()",
+        keeps: "UPDATE service_accounts \
+                SET replaced_token_hash = hash(99), replaced_token_end_time = now() \
+                WHERE id = id(51)",
+    },
+    Case {
+        constraint: "service_accounts_replaced_token_check",
+        breaks: "UPDATE service_accounts SET replaced_token_hash = hash(99) WHERE id = id(51)",
+        keeps: "UPDATE service_accounts \
+                SET replaced_token_hash = NULL, replaced_token_end_time = NULL",
+    },
+    Case {
+        constraint: "service_accounts_replaced_token_check",
+        breaks: "UPDATE service_accounts SET replaced_token_end_time = now()",
+        keeps: "UPDATE service_accounts SET revoke_time = now()",
+    },
+    Case {
+        constraint: "service_accounts_replaced_token_hash_key",
+        breaks: "UPDATE service_accounts \
+                 SET replaced_token_hash = hash(99), replaced_token_end_time = now()",
+        keeps: "UPDATE service_accounts \
+                SET replaced_token_hash = sha256(token_hash), replaced_token_end_time = now()",
+    },
+    Case {
         constraint: "service_accounts_name_key",
         breaks: account!("id(53), 'live', '{audit}', hash(53), NULL"),
         keeps: account!("id(53), 'gone', '{audit}', hash(53), NULL"),

@@ -12,7 +12,7 @@ use hitkeep_auth::{
     },
     store::{
         Snapshot, Store, Transaction,
-        clients::Listing,
+        clients::{ClientFilter, Listing},
         error::{StoreError, causes},
     },
 };
@@ -81,7 +81,8 @@ async fn read(url: &str, store: &Store, read: Read) -> Result<(), StoreError> {
 
 async fn read_from(snapshot: &mut Snapshot, read: Read) -> Result<(), StoreError> {
     let listing = Listing {
-        owner: Owner::User(USER),
+        owner: Some(Owner::User(USER)),
+        filter: ClientFilter::default(),
         include_inactive: true,
         after: None,
         limit: 10,

@@ -9,7 +9,8 @@ use hitkeep_auth::{
     domain::{
         Timestamp,
         access::Owner,
-        audit::{Action, Filter},
+        audit::{Action, Event, Filter},
+        client::{ClientState, Selection},
         id::{ClientId, EventId, SiteId, TeamId, UserId},
         replay::Lookup,
         role::{SiteRole, TeamRole},
@@ -18,7 +19,7 @@ use hitkeep_auth::{
     },
     store::{
         Snapshot, Store, Transaction, audit,
-        clients::{self, Listing},
+        clients::{self, ClientFilter, Listing},
         error::StoreError,
         feed::{CatchUp, ClientRow, Feed, FullLoadSink, GrantRow, Position, Sink, TokenRow},
     },
@@ -46,7 +47,7 @@ const FILL: &str = "
     INSERT INTO api_clients
         SELECT id(n), CASE n % 2 WHEN 0 THEN id(n / 10 + 1) END,
                CASE n % 2 WHEN 1 THEN id(n / 10 + 1) END, 'client', '', 'user',
-               NULL, NULL, id(1), now() - n * interval '1 second', now()
+               NULL, NULL, id(n % 1000 + 1), now() - n * interval '1 second', now()
         FROM generate_series(1, 10000) AS n;
     INSERT INTO api_client_grants SELECT id(n), id((n * 7 + extra) % 5000 + 1), 'viewer'
         FROM generate_series(1, 10000) AS n, generate_series(0, 2) AS extra;
@@ -73,6 +74,17 @@ const FILL: &str = "
         SELECT hash(n), hash(n), hash(n), '', 1 FROM generate_series(1, 5000) AS n;
     INSERT INTO service_account_certificates
         SELECT 'dns:' || n || '.example', id(n) FROM generate_series(1, 3000) AS n;
+    -- A few of what an operator looks for: expiring soon, expired, revoked, of owners who
+    -- cannot act, and long unused. Of many, a scan of a small table can be the better way.
+    UPDATE api_clients SET expire_time = now() + interval '1 day' WHERE id > id(9988);
+    UPDATE api_clients SET expire_time = now() WHERE id BETWEEN id(9800) AND id(9811);
+    UPDATE api_clients SET revoke_time = now() WHERE id BETWEEN id(9700) AND id(9711);
+    UPDATE users SET disabled = true WHERE id = id(951);
+    UPDATE teams SET archived = true WHERE id = id(956);
+    UPDATE api_clients SET create_time = create_time - interval '200 days'
+        WHERE id BETWEEN id(9600) AND id(9611);
+    UPDATE api_client_usage SET last_used_time = now() - interval '100 days'
+        WHERE client_id BETWEEN id(9600) AND id(9611);
     ANALYZE;
 ";
 /// As often as it takes Postgres to consider one plan for all parameters.
@@ -144,13 +156,15 @@ async fn list_clients(snapshot: &mut Snapshot) -> Result<(), StoreError> {
         ] {
             for include_inactive in [true, false] {
                 let mut listing = Listing {
-                    owner,
+                    owner: Some(owner),
+                    filter: ClientFilter::default(),
                     include_inactive,
                     after: None,
                     limit: 51,
                 };
                 let first = snapshot.page_clients(listing).await?;
                 assert_eq!(first.len(), 5);
+                let first: Vec<_> = first.into_iter().map(|listed| listed.client).collect();
                 assert_eq!(first[0].id, ClientId::from_uuid(Uuid::from_u128(number)));
                 listing.after = Some(clients::ClientCursor {
                     create_time: first[1].create_time,
@@ -165,6 +179,126 @@ async fn list_clients(snapshot: &mut Snapshot) -> Result<(), StoreError> {
         assert!(snapshot.find_client(client).await?.is_some());
     }
     Ok(())
+}
+
+/// What everybody's clients are listed by, and how many there are at least.
+fn filters() -> Vec<(ClientFilter, usize)> {
+    let now = Timestamp::default();
+    let all = ClientFilter::default();
+    let state = |state| ClientFilter {
+        state: Some(state),
+        ..all
+    };
+    let created_by = ClientFilter {
+        created_by: Some(UserId::from_uuid(Uuid::from_u128(7))),
+        ..all
+    };
+    let site = ClientFilter {
+        site: Some(SiteId::from_uuid(Uuid::from_u128(70))),
+        ..all
+    };
+    let expire_before = ClientFilter {
+        expire_before: Some(now + TimeDelta::days(7)),
+        ..all
+    };
+    let unused_since = ClientFilter {
+        unused_since: Some(now - TimeDelta::days(90)),
+        ..all
+    };
+    vec![
+        (all, 51),
+        (state(ClientState::Active), 51),
+        (state(ClientState::Revoked), 12),
+        (state(ClientState::Expired), 12),
+        (state(ClientState::OwnerInactive), 10),
+        (created_by, 5),
+        (site, 5),
+        (expire_before, 12),
+        (unused_since, 12),
+    ]
+}
+
+/// Everybody's clients, from the first page and from far down the list. Times of the filter
+/// are distances from now.
+async fn list_everybodys(
+    snapshot: &mut Snapshot,
+    filter: ClientFilter,
+    least: usize,
+) -> Result<(), StoreError> {
+    let now = snapshot.now;
+    let from_now = |time: Timestamp| now + (time - Timestamp::default());
+    let filter = ClientFilter {
+        expire_before: filter.expire_before.map(from_now),
+        unused_since: filter.unused_since.map(from_now),
+        ..filter
+    };
+    let deep = clients::ClientCursor {
+        create_time: now - TimeDelta::seconds(5000),
+        id: ClientId::from_uuid(Uuid::from_u128(5000)),
+    };
+    for _ in 1..=TIMES {
+        let mut listing = Listing {
+            owner: None,
+            filter,
+            include_inactive: false,
+            after: None,
+            limit: 51,
+        };
+        let page = snapshot.page_clients(listing).await?;
+        assert!(page.len() >= least, "{filter:?}: {}", page.len());
+        listing.after = Some(deep);
+        snapshot.page_clients(listing).await?;
+    }
+    Ok(())
+}
+
+/// What is looked up in an incident.
+async fn answer_incidents(store: &Store) {
+    let body = async |tx: &mut Transaction| -> Result<(), StoreError> {
+        for n in 1..=TIMES {
+            let found = tx.find_leaked_token(&hash(n * 100).0, None).await?;
+            assert!(found.is_some());
+            let found = tx.find_leaked_account(&hash(n * 100).0).await?;
+            assert!(found.is_some());
+            let unknown = hash(1_000_000 + n).0;
+            assert!(tx.find_leaked_token(&unknown, None).await?.is_none());
+            assert!(tx.find_leaked_account(&unknown).await?.is_none());
+            let id = Uuid::from_u128(n * 10);
+            let all = Selection::default();
+            for selection in [
+                Selection {
+                    owner: Some(Owner::User(UserId::from_uuid(id))),
+                    ..all
+                },
+                Selection {
+                    owner: Some(Owner::Team(TeamId::from_uuid(id))),
+                    ..all
+                },
+                Selection {
+                    site: Some(SiteId::from_uuid(id)),
+                    ..all
+                },
+                Selection {
+                    created_by: Some(UserId::from_uuid(Uuid::from_u128(n))),
+                    ..all
+                },
+            ] {
+                let found = tx.find_revocable(selection, 10_001).await?;
+                assert!(!found.is_empty(), "{selection:?}");
+                tx.revoke_clients(found).await?;
+            }
+            let event = Event {
+                action: Action::ClientLeaked,
+                subject: id,
+                subject_name: String::new(),
+                owner: None,
+                changes: Vec::new(),
+            };
+            assert!(!tx.has_recorded(&event).await?);
+        }
+        Ok(())
+    };
+    store.transaction(&nobody(), body).await.unwrap();
 }
 
 async fn list_events(snapshot: &mut Snapshot) -> Result<(), StoreError> {
@@ -455,6 +589,11 @@ async fn no_frequent_query_scans_a_large_table() {
     settled("authentication", scans(&url).await);
     store(&url).read(list_clients).await.unwrap();
     settled("the work on clients", scans(&url).await);
+    for (filter, least) in filters() {
+        let list = async |snapshot: &mut Snapshot| list_everybodys(snapshot, filter, least).await;
+        store(&url).read(list).await.unwrap();
+        settled(&format!("{filter:?}"), scans(&url).await);
+    }
     store(&url).read(list_events).await.unwrap();
     settled("ListAuditEvents", scans(&url).await);
     flush_usage(&store(&url)).await;
@@ -463,6 +602,8 @@ async fn no_frequent_query_scans_a_large_table() {
     settled("GetApiClientUsage", scans(&url).await);
     find_requests(&store(&url)).await;
     settled("what is sent again", scans(&url).await);
+    answer_incidents(&store(&url)).await;
+    settled("what answers an incident", scans(&url).await);
 
     // That a scan is noticed at all.
     postgres::execute(&url, "SELECT count(*) FROM users WHERE disabled").await;

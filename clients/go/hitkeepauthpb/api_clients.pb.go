@@ -663,7 +663,8 @@ type ListApiClientsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// actor is the human who asks. Required.
 	Actor *Actor `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
-	// owner is whose clients to list. Required.
+	// owner is whose clients to list. Left out: everybody's, for which the actor
+	// must be an owner of the instance.
 	Owner *Owner `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
 	// page_size is how many clients at most: 50 when it is 0, and 500 when it is
 	// more than that. Not negative.
@@ -672,10 +673,26 @@ type ListApiClientsRequest struct {
 	// the same owner and filter.
 	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// include_inactive lists revoked and expired clients, and those of an
-	// inactive owner, as well.
+	// inactive owner, as well. Not needed beside a state.
 	IncludeInactive bool `protobuf:"varint,5,opt,name=include_inactive,json=includeInactive,proto3" json:"include_inactive,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// expire_before lets only clients through whose expire_time is before that
+	// moment. Optional, like all that follow: a client has to pass all of them.
+	ExpireBefore *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_before,json=expireBefore,proto3" json:"expire_before,omitempty"`
+	// unused_since lets only clients through none of whose tokens was found good
+	// at that moment or later, and which are older than that: a client that was
+	// never used counts from its creation.
+	UnusedSince *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=unused_since,json=unusedSince,proto3" json:"unused_since,omitempty"`
+	// created_by_user_id lets only clients through that this user made: a
+	// lower-case UUID.
+	CreatedByUserId string `protobuf:"bytes,8,opt,name=created_by_user_id,json=createdByUserId,proto3" json:"created_by_user_id,omitempty"`
+	// state lets only clients through that are in that state now, whatever
+	// include_inactive says.
+	State *ApiClientState `protobuf:"varint,9,opt,name=state,proto3,enum=hitkeep.auth.v1.ApiClientState,oneof" json:"state,omitempty"`
+	// site_id lets only clients through that have a grant on that site, dormant or
+	// not: a lower-case UUID.
+	SiteId        string `protobuf:"bytes,10,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListApiClientsRequest) Reset() {
@@ -741,6 +758,41 @@ func (x *ListApiClientsRequest) GetIncludeInactive() bool {
 		return x.IncludeInactive
 	}
 	return false
+}
+
+func (x *ListApiClientsRequest) GetExpireBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireBefore
+	}
+	return nil
+}
+
+func (x *ListApiClientsRequest) GetUnusedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnusedSince
+	}
+	return nil
+}
+
+func (x *ListApiClientsRequest) GetCreatedByUserId() string {
+	if x != nil {
+		return x.CreatedByUserId
+	}
+	return ""
+}
+
+func (x *ListApiClientsRequest) GetState() ApiClientState {
+	if x != nil && x.State != nil {
+		return *x.State
+	}
+	return ApiClientState_API_CLIENT_STATE_UNSPECIFIED
+}
+
+func (x *ListApiClientsRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
 }
 
 // ListApiClientsResponse is what ListApiClients gives.
@@ -1647,6 +1699,369 @@ func (x *GetApiClientUsageResponse) GetDays() []*ApiClientUsageDay {
 	return nil
 }
 
+// ReportLeakRequest is what ReportLeak takes.
+type ReportLeakRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// leaked is the token that was found. Required.
+	//
+	// Types that are valid to be assigned to Leaked:
+	//
+	//	*ReportLeakRequest_Token
+	//	*ReportLeakRequest_TokenHash
+	Leaked isReportLeakRequest_Leaked `protobuf_oneof:"leaked"`
+	// actor is the human on whose behalf it is reported, for the audit trail. Its
+	// rights do not count: whoever has a token may end it. Optional.
+	Actor *Actor `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// source is what found it, such as "gitleaks", for the audit trail; at most 100
+	// characters. Optional.
+	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	// url is where it was found, for the audit trail; at most 2,048 characters, and
+	// no token in it. Optional.
+	Url           string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportLeakRequest) Reset() {
+	*x = ReportLeakRequest{}
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportLeakRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportLeakRequest) ProtoMessage() {}
+
+func (x *ReportLeakRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportLeakRequest.ProtoReflect.Descriptor instead.
+func (*ReportLeakRequest) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReportLeakRequest) GetLeaked() isReportLeakRequest_Leaked {
+	if x != nil {
+		return x.Leaked
+	}
+	return nil
+}
+
+func (x *ReportLeakRequest) GetToken() string {
+	if x != nil {
+		if x, ok := x.Leaked.(*ReportLeakRequest_Token); ok {
+			return x.Token
+		}
+	}
+	return ""
+}
+
+func (x *ReportLeakRequest) GetTokenHash() string {
+	if x != nil {
+		if x, ok := x.Leaked.(*ReportLeakRequest_TokenHash); ok {
+			return x.TokenHash
+		}
+	}
+	return ""
+}
+
+func (x *ReportLeakRequest) GetActor() *Actor {
+	if x != nil {
+		return x.Actor
+	}
+	return nil
+}
+
+func (x *ReportLeakRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ReportLeakRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+type isReportLeakRequest_Leaked interface {
+	isReportLeakRequest_Leaked()
+}
+
+type ReportLeakRequest_Token struct {
+	// token is its text: of 53 characters, or the 64 hexadecimal digits of a
+	// legacy token. It is not kept, nor shown anywhere.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3,oneof"`
+}
+
+type ReportLeakRequest_TokenHash struct {
+	// token_hash is the hash that is kept of it, as 64 hexadecimal digits, for
+	// who should not send the text: BLAKE3 of all its 53 characters, in
+	// derive-key mode with the context "auth.hitkeep.com 2026-11-23 token at
+	// rest v1"; of a legacy token SHA-256 of its 64 characters.
+	TokenHash string `protobuf:"bytes,2,opt,name=token_hash,json=tokenHash,proto3,oneof"`
+}
+
+func (*ReportLeakRequest_Token) isReportLeakRequest_Leaked() {}
+
+func (*ReportLeakRequest_TokenHash) isReportLeakRequest_Leaked() {}
+
+// ReportLeakResponse is what ReportLeak gives.
+type ReportLeakResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// known is whether the token is, or once was, one of an API client that still
+	// exists. Where it is not, whether or not it has the form of a token, nothing
+	// else is set but the revision.
+	Known bool `protobuf:"varint,1,opt,name=known,proto3" json:"known,omitempty"`
+	// was_live is whether the token worked until now. This call has ended it.
+	WasLive bool `protobuf:"varint,2,opt,name=was_live,json=wasLive,proto3" json:"was_live,omitempty"`
+	// revoked is whether this call revoked the client. It does so unless the client
+	// is revoked already, or the token ended with a rotation, which leaves the
+	// newer one alone. A client that has expired, or whose owner is inactive, is
+	// revoked as well: otherwise its token would work again with a later expiry, or
+	// with its owner.
+	Revoked bool `protobuf:"varint,3,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// api_client is the client, as it is now.
+	ApiClient *ApiClient `protobuf:"bytes,4,opt,name=api_client,json=apiClient,proto3" json:"api_client,omitempty"`
+	// revision is one at which the token is known not to work.
+	Revision      uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportLeakResponse) Reset() {
+	*x = ReportLeakResponse{}
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportLeakResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportLeakResponse) ProtoMessage() {}
+
+func (x *ReportLeakResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportLeakResponse.ProtoReflect.Descriptor instead.
+func (*ReportLeakResponse) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ReportLeakResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *ReportLeakResponse) GetWasLive() bool {
+	if x != nil {
+		return x.WasLive
+	}
+	return false
+}
+
+func (x *ReportLeakResponse) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
+}
+
+func (x *ReportLeakResponse) GetApiClient() *ApiClient {
+	if x != nil {
+		return x.ApiClient
+	}
+	return nil
+}
+
+func (x *ReportLeakResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// RevokeApiClientsRequest is what RevokeApiClients takes. At least one of owner,
+// site_id and created_by_user_id is required; a client has to pass all that are
+// given.
+type RevokeApiClientsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// actor is the human on whose behalf the clients are revoked: somebody who may
+	// revoke each client of the owner, or without an owner an owner of the instance.
+	// Required.
+	Actor *Actor `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// owner lets only the clients of one owner through.
+	Owner *Owner `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	// site_id lets only clients through that have a grant on that site, dormant or
+	// not: a lower-case UUID.
+	SiteId string `protobuf:"bytes,3,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// created_by_user_id lets only clients through that this user made: a
+	// lower-case UUID.
+	CreatedByUserId string `protobuf:"bytes,4,opt,name=created_by_user_id,json=createdByUserId,proto3" json:"created_by_user_id,omitempty"`
+	// validate_only answers what would be revoked, and revokes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeApiClientsRequest) Reset() {
+	*x = RevokeApiClientsRequest{}
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeApiClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeApiClientsRequest) ProtoMessage() {}
+
+func (x *RevokeApiClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeApiClientsRequest.ProtoReflect.Descriptor instead.
+func (*RevokeApiClientsRequest) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RevokeApiClientsRequest) GetActor() *Actor {
+	if x != nil {
+		return x.Actor
+	}
+	return nil
+}
+
+func (x *RevokeApiClientsRequest) GetOwner() *Owner {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *RevokeApiClientsRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *RevokeApiClientsRequest) GetCreatedByUserId() string {
+	if x != nil {
+		return x.CreatedByUserId
+	}
+	return ""
+}
+
+func (x *RevokeApiClientsRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// RevokeApiClientsResponse is what RevokeApiClients gives.
+type RevokeApiClientsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// revoked_count is how many clients were revoked, or would be. Those that were
+	// revoked before do not count. More than 10,000 are refused
+	// (TOO_MANY_API_CLIENTS), and none is revoked.
+	RevokedCount int32 `protobuf:"varint,1,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
+	// ids are these clients, all of them, in their order.
+	Ids []string `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`
+	// revision is the first one at which all of this is known.
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeApiClientsResponse) Reset() {
+	*x = RevokeApiClientsResponse{}
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeApiClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeApiClientsResponse) ProtoMessage() {}
+
+func (x *RevokeApiClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_api_clients_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeApiClientsResponse.ProtoReflect.Descriptor instead.
+func (*RevokeApiClientsResponse) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RevokeApiClientsResponse) GetRevokedCount() int32 {
+	if x != nil {
+		return x.RevokedCount
+	}
+	return 0
+}
+
+func (x *RevokeApiClientsResponse) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *RevokeApiClientsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_hitkeep_auth_v1_api_clients_proto protoreflect.FileDescriptor
 
 const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
@@ -1693,14 +2108,21 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"Q\n" +
 	"\x14GetApiClientResponse\x129\n" +
 	"\n" +
-	"api_client\x18\x01 \x01(\v2\x1a.hitkeep.auth.v1.ApiClientR\tapiClient\"\xda\x01\n" +
+	"api_client\x18\x01 \x01(\v2\x1a.hitkeep.auth.v1.ApiClientR\tapiClient\"\xe6\x03\n" +
 	"\x15ListApiClientsRequest\x12,\n" +
 	"\x05actor\x18\x01 \x01(\v2\x16.hitkeep.auth.v1.ActorR\x05actor\x12,\n" +
 	"\x05owner\x18\x02 \x01(\v2\x16.hitkeep.auth.v1.OwnerR\x05owner\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12)\n" +
-	"\x10include_inactive\x18\x05 \x01(\bR\x0fincludeInactive\"}\n" +
+	"\x10include_inactive\x18\x05 \x01(\bR\x0fincludeInactive\x12?\n" +
+	"\rexpire_before\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fexpireBefore\x12=\n" +
+	"\funused_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vunusedSince\x12+\n" +
+	"\x12created_by_user_id\x18\b \x01(\tR\x0fcreatedByUserId\x12:\n" +
+	"\x05state\x18\t \x01(\x0e2\x1f.hitkeep.auth.v1.ApiClientStateH\x00R\x05state\x88\x01\x01\x12\x17\n" +
+	"\asite_id\x18\n" +
+	" \x01(\tR\x06siteIdB\b\n" +
+	"\x06_state\"}\n" +
 	"\x16ListApiClientsResponse\x12;\n" +
 	"\vapi_clients\x18\x01 \x03(\v2\x1a.hitkeep.auth.v1.ApiClientR\n" +
 	"apiClients\x12&\n" +
@@ -1760,7 +2182,32 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
 	"\x02to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"S\n" +
 	"\x19GetApiClientUsageResponse\x126\n" +
-	"\x04days\x18\x01 \x03(\v2\".hitkeep.auth.v1.ApiClientUsageDayR\x04days*\xb0\x01\n" +
+	"\x04days\x18\x01 \x03(\v2\".hitkeep.auth.v1.ApiClientUsageDayR\x04days\"\xae\x01\n" +
+	"\x11ReportLeakRequest\x12\x16\n" +
+	"\x05token\x18\x01 \x01(\tH\x00R\x05token\x12\x1f\n" +
+	"\n" +
+	"token_hash\x18\x02 \x01(\tH\x00R\ttokenHash\x12,\n" +
+	"\x05actor\x18\x03 \x01(\v2\x16.hitkeep.auth.v1.ActorR\x05actor\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x10\n" +
+	"\x03url\x18\x05 \x01(\tR\x03urlB\b\n" +
+	"\x06leaked\"\xb6\x01\n" +
+	"\x12ReportLeakResponse\x12\x14\n" +
+	"\x05known\x18\x01 \x01(\bR\x05known\x12\x19\n" +
+	"\bwas_live\x18\x02 \x01(\bR\awasLive\x12\x18\n" +
+	"\arevoked\x18\x03 \x01(\bR\arevoked\x129\n" +
+	"\n" +
+	"api_client\x18\x04 \x01(\v2\x1a.hitkeep.auth.v1.ApiClientR\tapiClient\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\"\xe0\x01\n" +
+	"\x17RevokeApiClientsRequest\x12,\n" +
+	"\x05actor\x18\x01 \x01(\v2\x16.hitkeep.auth.v1.ActorR\x05actor\x12,\n" +
+	"\x05owner\x18\x02 \x01(\v2\x16.hitkeep.auth.v1.OwnerR\x05owner\x12\x17\n" +
+	"\asite_id\x18\x03 \x01(\tR\x06siteId\x12+\n" +
+	"\x12created_by_user_id\x18\x04 \x01(\tR\x0fcreatedByUserId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"m\n" +
+	"\x18RevokeApiClientsResponse\x12#\n" +
+	"\rrevoked_count\x18\x01 \x01(\x05R\frevokedCount\x12\x10\n" +
+	"\x03ids\x18\x02 \x03(\tR\x03ids\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision*\xb0\x01\n" +
 	"\x0eApiClientState\x12 \n" +
 	"\x1cAPI_CLIENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17API_CLIENT_STATE_ACTIVE\x10\x01\x12\x1c\n" +
@@ -1778,7 +2225,7 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x1cUSAGE_REFUSAL_REASON_EXPIRED\x10\x03\x12'\n" +
 	"#USAGE_REFUSAL_REASON_OWNER_INACTIVE\x10\x04\x12&\n" +
 	"\"USAGE_REFUSAL_REASON_NO_SITE_GRANT\x10\x05\x12%\n" +
-	"!USAGE_REFUSAL_REASON_ROLE_TOO_LOW\x10\x062\xae\a\n" +
+	"!USAGE_REFUSAL_REASON_ROLE_TOO_LOW\x10\x062\xee\b\n" +
 	"\x10ApiClientService\x12d\n" +
 	"\x0fCreateApiClient\x12'.hitkeep.auth.v1.CreateApiClientRequest\x1a(.hitkeep.auth.v1.CreateApiClientResponse\x12[\n" +
 	"\fGetApiClient\x12$.hitkeep.auth.v1.GetApiClientRequest\x1a%.hitkeep.auth.v1.GetApiClientResponse\x12a\n" +
@@ -1788,7 +2235,10 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x0fRevokeApiClient\x12'.hitkeep.auth.v1.RevokeApiClientRequest\x1a(.hitkeep.auth.v1.RevokeApiClientResponse\x12p\n" +
 	"\x13ReactivateApiClient\x12+.hitkeep.auth.v1.ReactivateApiClientRequest\x1a,.hitkeep.auth.v1.ReactivateApiClientResponse\x12d\n" +
 	"\x0fDeleteApiClient\x12'.hitkeep.auth.v1.DeleteApiClientRequest\x1a(.hitkeep.auth.v1.DeleteApiClientResponse\x12j\n" +
-	"\x11GetApiClientUsage\x12).hitkeep.auth.v1.GetApiClientUsageRequest\x1a*.hitkeep.auth.v1.GetApiClientUsageResponseB?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
+	"\x11GetApiClientUsage\x12).hitkeep.auth.v1.GetApiClientUsageRequest\x1a*.hitkeep.auth.v1.GetApiClientUsageResponse\x12U\n" +
+	"\n" +
+	"ReportLeak\x12\".hitkeep.auth.v1.ReportLeakRequest\x1a#.hitkeep.auth.v1.ReportLeakResponse\x12g\n" +
+	"\x10RevokeApiClients\x12(.hitkeep.auth.v1.RevokeApiClientsRequest\x1a).hitkeep.auth.v1.RevokeApiClientsResponseB?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
 
 var (
 	file_hitkeep_auth_v1_api_clients_proto_rawDescOnce sync.Once
@@ -1803,7 +2253,7 @@ func file_hitkeep_auth_v1_api_clients_proto_rawDescGZIP() []byte {
 }
 
 var file_hitkeep_auth_v1_api_clients_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_hitkeep_auth_v1_api_clients_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_hitkeep_auth_v1_api_clients_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_hitkeep_auth_v1_api_clients_proto_goTypes = []any{
 	(ApiClientState)(0),                 // 0: hitkeep.auth.v1.ApiClientState
 	(TokenScheme)(0),                    // 1: hitkeep.auth.v1.TokenScheme
@@ -1829,75 +2279,90 @@ var file_hitkeep_auth_v1_api_clients_proto_goTypes = []any{
 	(*ApiClientUsageDay)(nil),           // 21: hitkeep.auth.v1.ApiClientUsageDay
 	(*GetApiClientUsageRequest)(nil),    // 22: hitkeep.auth.v1.GetApiClientUsageRequest
 	(*GetApiClientUsageResponse)(nil),   // 23: hitkeep.auth.v1.GetApiClientUsageResponse
-	(*Owner)(nil),                       // 24: hitkeep.auth.v1.Owner
-	(InstanceRole)(0),                   // 25: hitkeep.auth.v1.InstanceRole
-	(*SiteGrant)(nil),                   // 26: hitkeep.auth.v1.SiteGrant
-	(*timestamppb.Timestamp)(nil),       // 27: google.protobuf.Timestamp
-	(*Actor)(nil),                       // 28: hitkeep.auth.v1.Actor
-	(*fieldmaskpb.FieldMask)(nil),       // 29: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),         // 30: google.protobuf.Duration
+	(*ReportLeakRequest)(nil),           // 24: hitkeep.auth.v1.ReportLeakRequest
+	(*ReportLeakResponse)(nil),          // 25: hitkeep.auth.v1.ReportLeakResponse
+	(*RevokeApiClientsRequest)(nil),     // 26: hitkeep.auth.v1.RevokeApiClientsRequest
+	(*RevokeApiClientsResponse)(nil),    // 27: hitkeep.auth.v1.RevokeApiClientsResponse
+	(*Owner)(nil),                       // 28: hitkeep.auth.v1.Owner
+	(InstanceRole)(0),                   // 29: hitkeep.auth.v1.InstanceRole
+	(*SiteGrant)(nil),                   // 30: hitkeep.auth.v1.SiteGrant
+	(*timestamppb.Timestamp)(nil),       // 31: google.protobuf.Timestamp
+	(*Actor)(nil),                       // 32: hitkeep.auth.v1.Actor
+	(*fieldmaskpb.FieldMask)(nil),       // 33: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),         // 34: google.protobuf.Duration
 }
 var file_hitkeep_auth_v1_api_clients_proto_depIdxs = []int32{
-	24, // 0: hitkeep.auth.v1.ApiClient.owner:type_name -> hitkeep.auth.v1.Owner
-	25, // 1: hitkeep.auth.v1.ApiClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
-	26, // 2: hitkeep.auth.v1.ApiClient.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
+	28, // 0: hitkeep.auth.v1.ApiClient.owner:type_name -> hitkeep.auth.v1.Owner
+	29, // 1: hitkeep.auth.v1.ApiClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	30, // 2: hitkeep.auth.v1.ApiClient.site_grants:type_name -> hitkeep.auth.v1.SiteGrant
 	0,  // 3: hitkeep.auth.v1.ApiClient.state:type_name -> hitkeep.auth.v1.ApiClientState
-	27, // 4: hitkeep.auth.v1.ApiClient.create_time:type_name -> google.protobuf.Timestamp
-	27, // 5: hitkeep.auth.v1.ApiClient.update_time:type_name -> google.protobuf.Timestamp
-	27, // 6: hitkeep.auth.v1.ApiClient.expire_time:type_name -> google.protobuf.Timestamp
-	27, // 7: hitkeep.auth.v1.ApiClient.revoke_time:type_name -> google.protobuf.Timestamp
-	27, // 8: hitkeep.auth.v1.ApiClient.last_used_time:type_name -> google.protobuf.Timestamp
+	31, // 4: hitkeep.auth.v1.ApiClient.create_time:type_name -> google.protobuf.Timestamp
+	31, // 5: hitkeep.auth.v1.ApiClient.update_time:type_name -> google.protobuf.Timestamp
+	31, // 6: hitkeep.auth.v1.ApiClient.expire_time:type_name -> google.protobuf.Timestamp
+	31, // 7: hitkeep.auth.v1.ApiClient.revoke_time:type_name -> google.protobuf.Timestamp
+	31, // 8: hitkeep.auth.v1.ApiClient.last_used_time:type_name -> google.protobuf.Timestamp
 	1,  // 9: hitkeep.auth.v1.ApiClient.token_scheme:type_name -> hitkeep.auth.v1.TokenScheme
-	28, // 10: hitkeep.auth.v1.CreateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	32, // 10: hitkeep.auth.v1.CreateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
 	3,  // 11: hitkeep.auth.v1.CreateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
 	3,  // 12: hitkeep.auth.v1.CreateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 13: hitkeep.auth.v1.GetApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	32, // 13: hitkeep.auth.v1.GetApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
 	3,  // 14: hitkeep.auth.v1.GetApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 15: hitkeep.auth.v1.ListApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	24, // 16: hitkeep.auth.v1.ListApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
-	3,  // 17: hitkeep.auth.v1.ListApiClientsResponse.api_clients:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 18: hitkeep.auth.v1.UpdateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 19: hitkeep.auth.v1.UpdateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	29, // 20: hitkeep.auth.v1.UpdateApiClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 21: hitkeep.auth.v1.UpdateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 22: hitkeep.auth.v1.RotateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	30, // 23: hitkeep.auth.v1.RotateApiClientRequest.overlap:type_name -> google.protobuf.Duration
-	3,  // 24: hitkeep.auth.v1.RotateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 25: hitkeep.auth.v1.RevokeApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 26: hitkeep.auth.v1.RevokeApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 27: hitkeep.auth.v1.ReactivateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 28: hitkeep.auth.v1.ReactivateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	28, // 29: hitkeep.auth.v1.DeleteApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	2,  // 30: hitkeep.auth.v1.ApiClientUsageRefusals.reason:type_name -> hitkeep.auth.v1.UsageRefusalReason
-	27, // 31: hitkeep.auth.v1.ApiClientUsageDay.day:type_name -> google.protobuf.Timestamp
-	20, // 32: hitkeep.auth.v1.ApiClientUsageDay.refusals:type_name -> hitkeep.auth.v1.ApiClientUsageRefusals
-	28, // 33: hitkeep.auth.v1.GetApiClientUsageRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	27, // 34: hitkeep.auth.v1.GetApiClientUsageRequest.from:type_name -> google.protobuf.Timestamp
-	27, // 35: hitkeep.auth.v1.GetApiClientUsageRequest.to:type_name -> google.protobuf.Timestamp
-	21, // 36: hitkeep.auth.v1.GetApiClientUsageResponse.days:type_name -> hitkeep.auth.v1.ApiClientUsageDay
-	4,  // 37: hitkeep.auth.v1.ApiClientService.CreateApiClient:input_type -> hitkeep.auth.v1.CreateApiClientRequest
-	6,  // 38: hitkeep.auth.v1.ApiClientService.GetApiClient:input_type -> hitkeep.auth.v1.GetApiClientRequest
-	8,  // 39: hitkeep.auth.v1.ApiClientService.ListApiClients:input_type -> hitkeep.auth.v1.ListApiClientsRequest
-	10, // 40: hitkeep.auth.v1.ApiClientService.UpdateApiClient:input_type -> hitkeep.auth.v1.UpdateApiClientRequest
-	12, // 41: hitkeep.auth.v1.ApiClientService.RotateApiClient:input_type -> hitkeep.auth.v1.RotateApiClientRequest
-	14, // 42: hitkeep.auth.v1.ApiClientService.RevokeApiClient:input_type -> hitkeep.auth.v1.RevokeApiClientRequest
-	16, // 43: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:input_type -> hitkeep.auth.v1.ReactivateApiClientRequest
-	18, // 44: hitkeep.auth.v1.ApiClientService.DeleteApiClient:input_type -> hitkeep.auth.v1.DeleteApiClientRequest
-	22, // 45: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:input_type -> hitkeep.auth.v1.GetApiClientUsageRequest
-	5,  // 46: hitkeep.auth.v1.ApiClientService.CreateApiClient:output_type -> hitkeep.auth.v1.CreateApiClientResponse
-	7,  // 47: hitkeep.auth.v1.ApiClientService.GetApiClient:output_type -> hitkeep.auth.v1.GetApiClientResponse
-	9,  // 48: hitkeep.auth.v1.ApiClientService.ListApiClients:output_type -> hitkeep.auth.v1.ListApiClientsResponse
-	11, // 49: hitkeep.auth.v1.ApiClientService.UpdateApiClient:output_type -> hitkeep.auth.v1.UpdateApiClientResponse
-	13, // 50: hitkeep.auth.v1.ApiClientService.RotateApiClient:output_type -> hitkeep.auth.v1.RotateApiClientResponse
-	15, // 51: hitkeep.auth.v1.ApiClientService.RevokeApiClient:output_type -> hitkeep.auth.v1.RevokeApiClientResponse
-	17, // 52: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:output_type -> hitkeep.auth.v1.ReactivateApiClientResponse
-	19, // 53: hitkeep.auth.v1.ApiClientService.DeleteApiClient:output_type -> hitkeep.auth.v1.DeleteApiClientResponse
-	23, // 54: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:output_type -> hitkeep.auth.v1.GetApiClientUsageResponse
-	46, // [46:55] is the sub-list for method output_type
-	37, // [37:46] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	32, // 15: hitkeep.auth.v1.ListApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	28, // 16: hitkeep.auth.v1.ListApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
+	31, // 17: hitkeep.auth.v1.ListApiClientsRequest.expire_before:type_name -> google.protobuf.Timestamp
+	31, // 18: hitkeep.auth.v1.ListApiClientsRequest.unused_since:type_name -> google.protobuf.Timestamp
+	0,  // 19: hitkeep.auth.v1.ListApiClientsRequest.state:type_name -> hitkeep.auth.v1.ApiClientState
+	3,  // 20: hitkeep.auth.v1.ListApiClientsResponse.api_clients:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 21: hitkeep.auth.v1.UpdateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 22: hitkeep.auth.v1.UpdateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	33, // 23: hitkeep.auth.v1.UpdateApiClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 24: hitkeep.auth.v1.UpdateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 25: hitkeep.auth.v1.RotateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	34, // 26: hitkeep.auth.v1.RotateApiClientRequest.overlap:type_name -> google.protobuf.Duration
+	3,  // 27: hitkeep.auth.v1.RotateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 28: hitkeep.auth.v1.RevokeApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 29: hitkeep.auth.v1.RevokeApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 30: hitkeep.auth.v1.ReactivateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 31: hitkeep.auth.v1.ReactivateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 32: hitkeep.auth.v1.DeleteApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	2,  // 33: hitkeep.auth.v1.ApiClientUsageRefusals.reason:type_name -> hitkeep.auth.v1.UsageRefusalReason
+	31, // 34: hitkeep.auth.v1.ApiClientUsageDay.day:type_name -> google.protobuf.Timestamp
+	20, // 35: hitkeep.auth.v1.ApiClientUsageDay.refusals:type_name -> hitkeep.auth.v1.ApiClientUsageRefusals
+	32, // 36: hitkeep.auth.v1.GetApiClientUsageRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	31, // 37: hitkeep.auth.v1.GetApiClientUsageRequest.from:type_name -> google.protobuf.Timestamp
+	31, // 38: hitkeep.auth.v1.GetApiClientUsageRequest.to:type_name -> google.protobuf.Timestamp
+	21, // 39: hitkeep.auth.v1.GetApiClientUsageResponse.days:type_name -> hitkeep.auth.v1.ApiClientUsageDay
+	32, // 40: hitkeep.auth.v1.ReportLeakRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 41: hitkeep.auth.v1.ReportLeakResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 42: hitkeep.auth.v1.RevokeApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	28, // 43: hitkeep.auth.v1.RevokeApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
+	4,  // 44: hitkeep.auth.v1.ApiClientService.CreateApiClient:input_type -> hitkeep.auth.v1.CreateApiClientRequest
+	6,  // 45: hitkeep.auth.v1.ApiClientService.GetApiClient:input_type -> hitkeep.auth.v1.GetApiClientRequest
+	8,  // 46: hitkeep.auth.v1.ApiClientService.ListApiClients:input_type -> hitkeep.auth.v1.ListApiClientsRequest
+	10, // 47: hitkeep.auth.v1.ApiClientService.UpdateApiClient:input_type -> hitkeep.auth.v1.UpdateApiClientRequest
+	12, // 48: hitkeep.auth.v1.ApiClientService.RotateApiClient:input_type -> hitkeep.auth.v1.RotateApiClientRequest
+	14, // 49: hitkeep.auth.v1.ApiClientService.RevokeApiClient:input_type -> hitkeep.auth.v1.RevokeApiClientRequest
+	16, // 50: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:input_type -> hitkeep.auth.v1.ReactivateApiClientRequest
+	18, // 51: hitkeep.auth.v1.ApiClientService.DeleteApiClient:input_type -> hitkeep.auth.v1.DeleteApiClientRequest
+	22, // 52: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:input_type -> hitkeep.auth.v1.GetApiClientUsageRequest
+	24, // 53: hitkeep.auth.v1.ApiClientService.ReportLeak:input_type -> hitkeep.auth.v1.ReportLeakRequest
+	26, // 54: hitkeep.auth.v1.ApiClientService.RevokeApiClients:input_type -> hitkeep.auth.v1.RevokeApiClientsRequest
+	5,  // 55: hitkeep.auth.v1.ApiClientService.CreateApiClient:output_type -> hitkeep.auth.v1.CreateApiClientResponse
+	7,  // 56: hitkeep.auth.v1.ApiClientService.GetApiClient:output_type -> hitkeep.auth.v1.GetApiClientResponse
+	9,  // 57: hitkeep.auth.v1.ApiClientService.ListApiClients:output_type -> hitkeep.auth.v1.ListApiClientsResponse
+	11, // 58: hitkeep.auth.v1.ApiClientService.UpdateApiClient:output_type -> hitkeep.auth.v1.UpdateApiClientResponse
+	13, // 59: hitkeep.auth.v1.ApiClientService.RotateApiClient:output_type -> hitkeep.auth.v1.RotateApiClientResponse
+	15, // 60: hitkeep.auth.v1.ApiClientService.RevokeApiClient:output_type -> hitkeep.auth.v1.RevokeApiClientResponse
+	17, // 61: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:output_type -> hitkeep.auth.v1.ReactivateApiClientResponse
+	19, // 62: hitkeep.auth.v1.ApiClientService.DeleteApiClient:output_type -> hitkeep.auth.v1.DeleteApiClientResponse
+	23, // 63: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:output_type -> hitkeep.auth.v1.GetApiClientUsageResponse
+	25, // 64: hitkeep.auth.v1.ApiClientService.ReportLeak:output_type -> hitkeep.auth.v1.ReportLeakResponse
+	27, // 65: hitkeep.auth.v1.ApiClientService.RevokeApiClients:output_type -> hitkeep.auth.v1.RevokeApiClientsResponse
+	55, // [55:66] is the sub-list for method output_type
+	44, // [44:55] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_api_clients_proto_init() }
@@ -1907,13 +2372,18 @@ func file_hitkeep_auth_v1_api_clients_proto_init() {
 	}
 	file_hitkeep_auth_v1_common_proto_init()
 	file_hitkeep_auth_v1_api_clients_proto_msgTypes[0].OneofWrappers = []any{}
+	file_hitkeep_auth_v1_api_clients_proto_msgTypes[5].OneofWrappers = []any{}
+	file_hitkeep_auth_v1_api_clients_proto_msgTypes[21].OneofWrappers = []any{
+		(*ReportLeakRequest_Token)(nil),
+		(*ReportLeakRequest_TokenHash)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hitkeep_auth_v1_api_clients_proto_rawDesc), len(file_hitkeep_auth_v1_api_clients_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   21,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,8 @@ const (
 	ApiClientService_ReactivateApiClient_FullMethodName = "/hitkeep.auth.v1.ApiClientService/ReactivateApiClient"
 	ApiClientService_DeleteApiClient_FullMethodName     = "/hitkeep.auth.v1.ApiClientService/DeleteApiClient"
 	ApiClientService_GetApiClientUsage_FullMethodName   = "/hitkeep.auth.v1.ApiClientService/GetApiClientUsage"
+	ApiClientService_ReportLeak_FullMethodName          = "/hitkeep.auth.v1.ApiClientService/ReportLeak"
+	ApiClientService_RevokeApiClients_FullMethodName    = "/hitkeep.auth.v1.ApiClientService/RevokeApiClients"
 )
 
 // ApiClientServiceClient is the client API for ApiClientService service.
@@ -35,14 +37,15 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // ApiClientService manages API clients. Its callers need the permission
-// "manage", and name the human they work for in every request: nobody
-// delegates more than they hold at that moment.
+// "manage", and name the human they work for in every request but ReportLeak:
+// nobody delegates more than they hold at that moment.
 type ApiClientServiceClient interface {
 	// CreateApiClient makes an API client and shows its token, once.
 	CreateApiClient(ctx context.Context, in *CreateApiClientRequest, opts ...grpc.CallOption) (*CreateApiClientResponse, error)
 	// GetApiClient gives one API client, as delegated.
 	GetApiClient(ctx context.Context, in *GetApiClientRequest, opts ...grpc.CallOption) (*GetApiClientResponse, error)
-	// ListApiClients pages through one owner's API clients, newest first.
+	// ListApiClients pages through one owner's API clients, or for an owner of the
+	// instance through everybody's, newest first.
 	ListApiClients(ctx context.Context, in *ListApiClientsRequest, opts ...grpc.CallOption) (*ListApiClientsResponse, error)
 	// UpdateApiClient changes the fields that the mask names, and no other.
 	UpdateApiClient(ctx context.Context, in *UpdateApiClientRequest, opts ...grpc.CallOption) (*UpdateApiClientResponse, error)
@@ -59,6 +62,13 @@ type ApiClientServiceClient interface {
 	// GetApiClientUsage gives how often an API client's tokens were presented on
 	// each day, and with what result, to whoever may see the client.
 	GetApiClientUsage(ctx context.Context, in *GetApiClientUsageRequest, opts ...grpc.CallOption) (*GetApiClientUsageResponse, error)
+	// ReportLeak ends a token that somebody found where it must not be: its API
+	// client is revoked. It is for whoever holds the token, so it needs no actor.
+	// Reporting the same again changes nothing.
+	ReportLeak(ctx context.Context, in *ReportLeakRequest, opts ...grpc.CallOption) (*ReportLeakResponse, error)
+	// RevokeApiClients revokes all API clients that every given filter lets
+	// through, in one transaction: all of them or none.
+	RevokeApiClients(ctx context.Context, in *RevokeApiClientsRequest, opts ...grpc.CallOption) (*RevokeApiClientsResponse, error)
 }
 
 type apiClientServiceClient struct {
@@ -159,19 +169,40 @@ func (c *apiClientServiceClient) GetApiClientUsage(ctx context.Context, in *GetA
 	return out, nil
 }
 
+func (c *apiClientServiceClient) ReportLeak(ctx context.Context, in *ReportLeakRequest, opts ...grpc.CallOption) (*ReportLeakResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportLeakResponse)
+	err := c.cc.Invoke(ctx, ApiClientService_ReportLeak_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *apiClientServiceClient) RevokeApiClients(ctx context.Context, in *RevokeApiClientsRequest, opts ...grpc.CallOption) (*RevokeApiClientsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeApiClientsResponse)
+	err := c.cc.Invoke(ctx, ApiClientService_RevokeApiClients_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ApiClientServiceServer is the server API for ApiClientService service.
 // All implementations must embed UnimplementedApiClientServiceServer
 // for forward compatibility.
 //
 // ApiClientService manages API clients. Its callers need the permission
-// "manage", and name the human they work for in every request: nobody
-// delegates more than they hold at that moment.
+// "manage", and name the human they work for in every request but ReportLeak:
+// nobody delegates more than they hold at that moment.
 type ApiClientServiceServer interface {
 	// CreateApiClient makes an API client and shows its token, once.
 	CreateApiClient(context.Context, *CreateApiClientRequest) (*CreateApiClientResponse, error)
 	// GetApiClient gives one API client, as delegated.
 	GetApiClient(context.Context, *GetApiClientRequest) (*GetApiClientResponse, error)
-	// ListApiClients pages through one owner's API clients, newest first.
+	// ListApiClients pages through one owner's API clients, or for an owner of the
+	// instance through everybody's, newest first.
 	ListApiClients(context.Context, *ListApiClientsRequest) (*ListApiClientsResponse, error)
 	// UpdateApiClient changes the fields that the mask names, and no other.
 	UpdateApiClient(context.Context, *UpdateApiClientRequest) (*UpdateApiClientResponse, error)
@@ -188,6 +219,13 @@ type ApiClientServiceServer interface {
 	// GetApiClientUsage gives how often an API client's tokens were presented on
 	// each day, and with what result, to whoever may see the client.
 	GetApiClientUsage(context.Context, *GetApiClientUsageRequest) (*GetApiClientUsageResponse, error)
+	// ReportLeak ends a token that somebody found where it must not be: its API
+	// client is revoked. It is for whoever holds the token, so it needs no actor.
+	// Reporting the same again changes nothing.
+	ReportLeak(context.Context, *ReportLeakRequest) (*ReportLeakResponse, error)
+	// RevokeApiClients revokes all API clients that every given filter lets
+	// through, in one transaction: all of them or none.
+	RevokeApiClients(context.Context, *RevokeApiClientsRequest) (*RevokeApiClientsResponse, error)
 	mustEmbedUnimplementedApiClientServiceServer()
 }
 
@@ -224,6 +262,12 @@ func (UnimplementedApiClientServiceServer) DeleteApiClient(context.Context, *Del
 }
 func (UnimplementedApiClientServiceServer) GetApiClientUsage(context.Context, *GetApiClientUsageRequest) (*GetApiClientUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetApiClientUsage not implemented")
+}
+func (UnimplementedApiClientServiceServer) ReportLeak(context.Context, *ReportLeakRequest) (*ReportLeakResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportLeak not implemented")
+}
+func (UnimplementedApiClientServiceServer) RevokeApiClients(context.Context, *RevokeApiClientsRequest) (*RevokeApiClientsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeApiClients not implemented")
 }
 func (UnimplementedApiClientServiceServer) mustEmbedUnimplementedApiClientServiceServer() {}
 func (UnimplementedApiClientServiceServer) testEmbeddedByValue()                          {}
@@ -408,6 +452,42 @@ func _ApiClientService_GetApiClientUsage_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ApiClientService_ReportLeak_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportLeakRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApiClientServiceServer).ReportLeak(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApiClientService_ReportLeak_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApiClientServiceServer).ReportLeak(ctx, req.(*ReportLeakRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ApiClientService_RevokeApiClients_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeApiClientsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApiClientServiceServer).RevokeApiClients(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApiClientService_RevokeApiClients_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApiClientServiceServer).RevokeApiClients(ctx, req.(*RevokeApiClientsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ApiClientService_ServiceDesc is the grpc.ServiceDesc for ApiClientService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -450,6 +530,14 @@ var ApiClientService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetApiClientUsage",
 			Handler:    _ApiClientService_GetApiClientUsage_Handler,
+		},
+		{
+			MethodName: "ReportLeak",
+			Handler:    _ApiClientService_ReportLeak_Handler,
+		},
+		{
+			MethodName: "RevokeApiClients",
+			Handler:    _ApiClientService_RevokeApiClients_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -96,8 +96,8 @@ type AuditEvent struct {
 	EventTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"`
 	// action is one of api_client.created, api_client.updated,
 	// api_client.rotated, api_client.revoked, api_client.reactivated,
-	// api_client.deleted, api_client.imported, service_account.created,
-	// service_account.revoked.
+	// api_client.deleted, api_client.imported, api_client.leaked,
+	// service_account.created, service_account.rotated, service_account.revoked.
 	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	// client_id is the API client, or the service account, that it happened to.
 	ClientId string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`

@@ -1242,8 +1242,10 @@ type ReplicatedAccount struct {
 	TokenHash []byte `protobuf:"bytes,4,opt,name=token_hash,json=tokenHash,proto3" json:"token_hash,omitempty"`
 	// certificate_names are the names in client certificates that identify it too.
 	CertificateNames []string `protobuf:"bytes,5,rep,name=certificate_names,json=certificateNames,proto3" json:"certificate_names,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// replaced_token is the one before, while it works as well.
+	ReplacedToken *ReplacedAccountToken `protobuf:"bytes,6,opt,name=replaced_token,json=replacedToken,proto3" json:"replaced_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplicatedAccount) Reset() {
@@ -1311,6 +1313,69 @@ func (x *ReplicatedAccount) GetCertificateNames() []string {
 	return nil
 }
 
+func (x *ReplicatedAccount) GetReplacedToken() *ReplacedAccountToken {
+	if x != nil {
+		return x.ReplacedToken
+	}
+	return nil
+}
+
+// ReplacedAccountToken is the token that a service account had before its last
+// rotation.
+type ReplacedAccountToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// hash is its hash, 32 bytes.
+	Hash []byte `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	// end_time is when it stops working.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplacedAccountToken) Reset() {
+	*x = ReplacedAccountToken{}
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplacedAccountToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplacedAccountToken) ProtoMessage() {}
+
+func (x *ReplacedAccountToken) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplacedAccountToken.ProtoReflect.Descriptor instead.
+func (*ReplacedAccountToken) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReplacedAccountToken) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *ReplacedAccountToken) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
 // ReplicationAnswer answers a question, after everything up to its position was
 // sent. The replica counts how stale it is from the moment at which it sent the
 // question.
@@ -1334,7 +1399,7 @@ type ReplicationAnswer struct {
 
 func (x *ReplicationAnswer) Reset() {
 	*x = ReplicationAnswer{}
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[14]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1411,7 @@ func (x *ReplicationAnswer) String() string {
 func (*ReplicationAnswer) ProtoMessage() {}
 
 func (x *ReplicationAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[14]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1424,7 @@ func (x *ReplicationAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicationAnswer.ProtoReflect.Descriptor instead.
 func (*ReplicationAnswer) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{14}
+	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReplicationAnswer) GetNumber() uint64 {
@@ -1414,7 +1479,7 @@ type ReportUsageRequest struct {
 
 func (x *ReportUsageRequest) Reset() {
 	*x = ReportUsageRequest{}
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[15]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1491,7 @@ func (x *ReportUsageRequest) String() string {
 func (*ReportUsageRequest) ProtoMessage() {}
 
 func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[15]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1504,7 @@ func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageRequest.ProtoReflect.Descriptor instead.
 func (*ReportUsageRequest) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{15}
+	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReportUsageRequest) GetReplicaId() string {
@@ -1479,7 +1544,7 @@ type ReplicatedUsage struct {
 
 func (x *ReplicatedUsage) Reset() {
 	*x = ReplicatedUsage{}
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[16]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1556,7 @@ func (x *ReplicatedUsage) String() string {
 func (*ReplicatedUsage) ProtoMessage() {}
 
 func (x *ReplicatedUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[16]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1569,7 @@ func (x *ReplicatedUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedUsage.ProtoReflect.Descriptor instead.
 func (*ReplicatedUsage) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{16}
+	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReplicatedUsage) GetClientId() []byte {
@@ -1543,7 +1608,7 @@ type ReplicatedCount struct {
 
 func (x *ReplicatedCount) Reset() {
 	*x = ReplicatedCount{}
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[17]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1620,7 @@ func (x *ReplicatedCount) String() string {
 func (*ReplicatedCount) ProtoMessage() {}
 
 func (x *ReplicatedCount) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[17]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1633,7 @@ func (x *ReplicatedCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedCount.ProtoReflect.Descriptor instead.
 func (*ReplicatedCount) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{17}
+	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReplicatedCount) GetDay() int32 {
@@ -1601,7 +1666,7 @@ type ReportUsageResponse struct {
 
 func (x *ReportUsageResponse) Reset() {
 	*x = ReportUsageResponse{}
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[18]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1678,7 @@ func (x *ReportUsageResponse) String() string {
 func (*ReportUsageResponse) ProtoMessage() {}
 
 func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[18]
+	mi := &file_hitkeep_auth_v1_replication_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1691,7 @@ func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageResponse.ProtoReflect.Descriptor instead.
 func (*ReportUsageResponse) Descriptor() ([]byte, []int) {
-	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{18}
+	return file_hitkeep_auth_v1_replication_proto_rawDescGZIP(), []int{19}
 }
 
 var File_hitkeep_auth_v1_replication_proto protoreflect.FileDescriptor
@@ -1697,14 +1762,18 @@ const file_hitkeep_auth_v1_replication_proto_rawDesc = "" +
 	"\x06scheme\x18\x02 \x01(\x0e2\x1c.hitkeep.auth.v1.TokenSchemeR\x06scheme\x125\n" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"T\n" +
 	"\x12ReplicatedAccounts\x12>\n" +
-	"\baccounts\x18\x01 \x03(\v2\".hitkeep.auth.v1.ReplicatedAccountR\baccounts\"\xa5\x01\n" +
+	"\baccounts\x18\x01 \x03(\v2\".hitkeep.auth.v1.ReplicatedAccountR\baccounts\"\xf3\x01\n" +
 	"\x11ReplicatedAccount\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\vpermissions\x18\x03 \x03(\tR\vpermissions\x12\x1d\n" +
 	"\n" +
 	"token_hash\x18\x04 \x01(\fR\ttokenHash\x12+\n" +
-	"\x11certificate_names\x18\x05 \x03(\tR\x10certificateNames\"\x81\x02\n" +
+	"\x11certificate_names\x18\x05 \x03(\tR\x10certificateNames\x12L\n" +
+	"\x0ereplaced_token\x18\x06 \x01(\v2%.hitkeep.auth.v1.ReplacedAccountTokenR\rreplacedToken\"a\n" +
+	"\x14ReplacedAccountToken\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\x125\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\x81\x02\n" +
 	"\x11ReplicationAnswer\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x125\n" +
 	"\bposition\x18\x02 \x01(\v2\x19.hitkeep.auth.v1.PositionR\bposition\x127\n" +
@@ -1762,7 +1831,7 @@ func file_hitkeep_auth_v1_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_hitkeep_auth_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_hitkeep_auth_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_hitkeep_auth_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_hitkeep_auth_v1_replication_proto_goTypes = []any{
 	(ReplicationFeature)(0),       // 0: hitkeep.auth.v1.ReplicationFeature
 	(ReplicatedState)(0),          // 1: hitkeep.auth.v1.ReplicatedState
@@ -1781,17 +1850,18 @@ var file_hitkeep_auth_v1_replication_proto_goTypes = []any{
 	(*ReplicatedToken)(nil),       // 14: hitkeep.auth.v1.ReplicatedToken
 	(*ReplicatedAccounts)(nil),    // 15: hitkeep.auth.v1.ReplicatedAccounts
 	(*ReplicatedAccount)(nil),     // 16: hitkeep.auth.v1.ReplicatedAccount
-	(*ReplicationAnswer)(nil),     // 17: hitkeep.auth.v1.ReplicationAnswer
-	(*ReportUsageRequest)(nil),    // 18: hitkeep.auth.v1.ReportUsageRequest
-	(*ReplicatedUsage)(nil),       // 19: hitkeep.auth.v1.ReplicatedUsage
-	(*ReplicatedCount)(nil),       // 20: hitkeep.auth.v1.ReplicatedCount
-	(*ReportUsageResponse)(nil),   // 21: hitkeep.auth.v1.ReportUsageResponse
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(InstanceRole)(0),             // 23: hitkeep.auth.v1.InstanceRole
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(SiteRole)(0),                 // 25: hitkeep.auth.v1.SiteRole
-	(TokenScheme)(0),              // 26: hitkeep.auth.v1.TokenScheme
-	(*IntrospectError)(nil),       // 27: hitkeep.auth.v1.IntrospectError
+	(*ReplacedAccountToken)(nil),  // 17: hitkeep.auth.v1.ReplacedAccountToken
+	(*ReplicationAnswer)(nil),     // 18: hitkeep.auth.v1.ReplicationAnswer
+	(*ReportUsageRequest)(nil),    // 19: hitkeep.auth.v1.ReportUsageRequest
+	(*ReplicatedUsage)(nil),       // 20: hitkeep.auth.v1.ReplicatedUsage
+	(*ReplicatedCount)(nil),       // 21: hitkeep.auth.v1.ReplicatedCount
+	(*ReportUsageResponse)(nil),   // 22: hitkeep.auth.v1.ReportUsageResponse
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(InstanceRole)(0),             // 24: hitkeep.auth.v1.InstanceRole
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(SiteRole)(0),                 // 26: hitkeep.auth.v1.SiteRole
+	(TokenScheme)(0),              // 27: hitkeep.auth.v1.TokenScheme
+	(*IntrospectError)(nil),       // 28: hitkeep.auth.v1.IntrospectError
 }
 var file_hitkeep_auth_v1_replication_proto_depIdxs = []int32{
 	5,  // 0: hitkeep.auth.v1.ReplicateRequest.start:type_name -> hitkeep.auth.v1.ReplicationStart
@@ -1801,9 +1871,9 @@ var file_hitkeep_auth_v1_replication_proto_depIdxs = []int32{
 	8,  // 4: hitkeep.auth.v1.ReplicateResponse.snapshot_begin:type_name -> hitkeep.auth.v1.SnapshotBegin
 	10, // 5: hitkeep.auth.v1.ReplicateResponse.changes:type_name -> hitkeep.auth.v1.ReplicationChanges
 	9,  // 6: hitkeep.auth.v1.ReplicateResponse.snapshot_end:type_name -> hitkeep.auth.v1.SnapshotEnd
-	17, // 7: hitkeep.auth.v1.ReplicateResponse.answer:type_name -> hitkeep.auth.v1.ReplicationAnswer
+	18, // 7: hitkeep.auth.v1.ReplicateResponse.answer:type_name -> hitkeep.auth.v1.ReplicationAnswer
 	3,  // 8: hitkeep.auth.v1.SnapshotBegin.position:type_name -> hitkeep.auth.v1.Position
-	22, // 9: hitkeep.auth.v1.SnapshotBegin.staleness:type_name -> google.protobuf.Duration
+	23, // 9: hitkeep.auth.v1.SnapshotBegin.staleness:type_name -> google.protobuf.Duration
 	11, // 10: hitkeep.auth.v1.ReplicationChanges.put:type_name -> hitkeep.auth.v1.ReplicatedClient
 	15, // 11: hitkeep.auth.v1.ReplicationChanges.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccounts
 	3,  // 12: hitkeep.auth.v1.ReplicationChanges.position:type_name -> hitkeep.auth.v1.Position
@@ -1811,30 +1881,32 @@ var file_hitkeep_auth_v1_replication_proto_depIdxs = []int32{
 	14, // 14: hitkeep.auth.v1.ReplicatedClient.tokens:type_name -> hitkeep.auth.v1.ReplicatedToken
 	0,  // 15: hitkeep.auth.v1.ReplicatedClient.needs:type_name -> hitkeep.auth.v1.ReplicationFeature
 	1,  // 16: hitkeep.auth.v1.SettledClient.state:type_name -> hitkeep.auth.v1.ReplicatedState
-	23, // 17: hitkeep.auth.v1.SettledClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	24, // 17: hitkeep.auth.v1.SettledClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
 	13, // 18: hitkeep.auth.v1.SettledClient.site_grants:type_name -> hitkeep.auth.v1.ReplicatedGrant
-	24, // 19: hitkeep.auth.v1.SettledClient.expire_time:type_name -> google.protobuf.Timestamp
-	25, // 20: hitkeep.auth.v1.ReplicatedGrant.role:type_name -> hitkeep.auth.v1.SiteRole
-	26, // 21: hitkeep.auth.v1.ReplicatedToken.scheme:type_name -> hitkeep.auth.v1.TokenScheme
-	24, // 22: hitkeep.auth.v1.ReplicatedToken.end_time:type_name -> google.protobuf.Timestamp
+	25, // 19: hitkeep.auth.v1.SettledClient.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 20: hitkeep.auth.v1.ReplicatedGrant.role:type_name -> hitkeep.auth.v1.SiteRole
+	27, // 21: hitkeep.auth.v1.ReplicatedToken.scheme:type_name -> hitkeep.auth.v1.TokenScheme
+	25, // 22: hitkeep.auth.v1.ReplicatedToken.end_time:type_name -> google.protobuf.Timestamp
 	16, // 23: hitkeep.auth.v1.ReplicatedAccounts.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccount
-	3,  // 24: hitkeep.auth.v1.ReplicationAnswer.position:type_name -> hitkeep.auth.v1.Position
-	22, // 25: hitkeep.auth.v1.ReplicationAnswer.staleness:type_name -> google.protobuf.Duration
-	24, // 26: hitkeep.auth.v1.ReplicationAnswer.now:type_name -> google.protobuf.Timestamp
-	27, // 27: hitkeep.auth.v1.ReplicationAnswer.error:type_name -> hitkeep.auth.v1.IntrospectError
-	19, // 28: hitkeep.auth.v1.ReportUsageRequest.clients:type_name -> hitkeep.auth.v1.ReplicatedUsage
-	24, // 29: hitkeep.auth.v1.ReplicatedUsage.last_used_time:type_name -> google.protobuf.Timestamp
-	20, // 30: hitkeep.auth.v1.ReplicatedUsage.counts:type_name -> hitkeep.auth.v1.ReplicatedCount
-	2,  // 31: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
-	4,  // 32: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
-	18, // 33: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
-	7,  // 34: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
-	21, // 35: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
-	34, // [34:36] is the sub-list for method output_type
-	32, // [32:34] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	17, // 24: hitkeep.auth.v1.ReplicatedAccount.replaced_token:type_name -> hitkeep.auth.v1.ReplacedAccountToken
+	25, // 25: hitkeep.auth.v1.ReplacedAccountToken.end_time:type_name -> google.protobuf.Timestamp
+	3,  // 26: hitkeep.auth.v1.ReplicationAnswer.position:type_name -> hitkeep.auth.v1.Position
+	23, // 27: hitkeep.auth.v1.ReplicationAnswer.staleness:type_name -> google.protobuf.Duration
+	25, // 28: hitkeep.auth.v1.ReplicationAnswer.now:type_name -> google.protobuf.Timestamp
+	28, // 29: hitkeep.auth.v1.ReplicationAnswer.error:type_name -> hitkeep.auth.v1.IntrospectError
+	20, // 30: hitkeep.auth.v1.ReportUsageRequest.clients:type_name -> hitkeep.auth.v1.ReplicatedUsage
+	25, // 31: hitkeep.auth.v1.ReplicatedUsage.last_used_time:type_name -> google.protobuf.Timestamp
+	21, // 32: hitkeep.auth.v1.ReplicatedUsage.counts:type_name -> hitkeep.auth.v1.ReplicatedCount
+	2,  // 33: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
+	4,  // 34: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
+	19, // 35: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
+	7,  // 36: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
+	22, // 37: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
+	36, // [36:38] is the sub-list for method output_type
+	34, // [34:36] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_replication_proto_init() }
@@ -1869,7 +1941,7 @@ func file_hitkeep_auth_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hitkeep_auth_v1_replication_proto_rawDesc), len(file_hitkeep_auth_v1_replication_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -148,7 +148,7 @@ impl Reader {
         }
     }
 
-    /// Reads an owner that may be absent. One that is there must name somebody: a caller that
+    /// Reads an owner that may be absent. One that is there must name an owner: a caller that
     /// left the id out by mistake must not get everybody's.
     pub(super) fn optional_owner(
         &mut self,

@@ -1,6 +1,6 @@
 //! What answers an incident: a reported leak, and the revocation of many clients at once.
 //!
-//! A leak is reported by whoever has the token, so it needs no actor: a token's holder may
+//! A leak is reported by a holder of the token, and needs no actor: a token's holder may
 //! always end it. Of many clients, an actor revokes those of an owner whose clients they
 //! oversee, or, as an owner of the instance, anybody's.
 
@@ -142,7 +142,7 @@ impl RevokedClient {
 }
 
 impl ApiClient {
-    /// Ends a leaked token by revoking its client, whoever reports it.
+    /// Ends a leaked token by revoking its client. The reporter needs no rights.
     ///
     /// A client is revoked also if it does not work at present, since a later expiry or the
     /// return of its owner would make the token work again. It stays as it is only if it is
