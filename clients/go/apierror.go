@@ -27,7 +27,7 @@ const (
 	ReasonMassRemoval            = "MASS_REMOVAL"
 	ReasonDirectoryChanged       = "DIRECTORY_CHANGED"
 	ReasonServiceAccountToken    = "SERVICE_ACCOUNT_TOKEN"
-	ReasonTooManyAPIClients      = "TOO_MANY_API_CLIENTS"
+	ReasonSelectionTooLarge      = "SELECTION_TOO_LARGE"
 )
 
 // APIError is a call that the service refused, or that did not come about.
@@ -74,7 +74,7 @@ func (e *APIError) HTTPStatus() int {
 	case ReasonOwnerNotManaged, ReasonDelegationExceedsActor, ReasonSiteNotDelegable:
 		return http.StatusForbidden
 	case ReasonAPIClientInactive, ReasonETagMismatch, ReasonAPIClientQuota, ReasonReplyGone,
-		ReasonMassRemoval, ReasonDirectoryChanged, ReasonServiceAccountToken, ReasonTooManyAPIClients:
+		ReasonMassRemoval, ReasonDirectoryChanged, ReasonServiceAccountToken, ReasonSelectionTooLarge:
 		return http.StatusConflict
 	}
 	switch e.Code {

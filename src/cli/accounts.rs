@@ -103,7 +103,7 @@ pub(super) async fn rotate(
         && let Some(replaced) = account.replaced_token
         && overlap != Overlap::default()
     {
-        let ends = minutes(replaced.ends);
+        let ends = replaced.ends.format("%Y-%m-%d %H:%M:%SZ");
         print_error(&format!("The old token of {name} works until {ends}."));
     }
     Ok(())

@@ -199,7 +199,7 @@ impl ApiError {
                 (Code::ResourceExhausted, ErrorReason::ApiClientQuota)
             }
             Self::Refused(Refusal::TooManyClients { .. }) => {
-                (Code::FailedPrecondition, ErrorReason::TooManyApiClients)
+                (Code::FailedPrecondition, ErrorReason::SelectionTooLarge)
             }
             Self::ServiceAccountToken(_) => {
                 (Code::FailedPrecondition, ErrorReason::ServiceAccountToken)

@@ -292,7 +292,7 @@ async fn limits(provoked: &mut Provoked) {
     };
     provoked.is(
         dashboard.revoke_all(all).await,
-        ErrorReason::TooManyApiClients,
+        ErrorReason::SelectionTooLarge,
         &[("limit", "10000")],
     );
     let ahead = pb::IntrospectRequest {

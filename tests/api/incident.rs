@@ -596,7 +596,7 @@ async fn too_many_are_refused_and_the_most_are_revoked_at_once() {
         ..all_of(ROOT, None)
     };
     let refused = dashboard.revoke_all(by_site.clone()).await;
-    assert_eq!(told(&refused), "FailedPrecondition TOO_MANY_API_CLIENTS");
+    assert_eq!(told(&refused), "FailedPrecondition SELECTION_TOO_LARGE");
     let working = "SELECT count(*) FROM api_clients WHERE revoke_time IS NULL";
     assert_eq!(app.number(working).await, 10_001);
 

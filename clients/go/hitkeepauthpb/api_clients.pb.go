@@ -2001,7 +2001,7 @@ type RevokeApiClientsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// revoked_count is how many clients were revoked, or would be. Those that were
 	// revoked before do not count. More than 10,000 are refused
-	// (TOO_MANY_API_CLIENTS), and none is revoked.
+	// (SELECTION_TOO_LARGE), and none is revoked.
 	RevokedCount int32 `protobuf:"varint,1,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
 	// ids are these clients, all of them, in their order.
 	Ids []string `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`

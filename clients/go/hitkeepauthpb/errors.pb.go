@@ -128,11 +128,11 @@ const (
 	// the metadata names the service_account. Nothing was done.
 	// Example: the token of a sidecar was found in a log.
 	ErrorReason_ERROR_REASON_SERVICE_ACCOUNT_TOKEN ErrorReason = 22
-	// ERROR_REASON_TOO_MANY_API_CLIENTS (FAILED_PRECONDITION): more API clients
+	// ERROR_REASON_SELECTION_TOO_LARGE (FAILED_PRECONDITION): more API clients
 	// than one call revokes would be. The metadata names the limit. Nothing was
 	// done: name an owner as well, and call once for each.
 	// Example: a site that 20,000 API clients have a grant on.
-	ErrorReason_ERROR_REASON_TOO_MANY_API_CLIENTS ErrorReason = 23
+	ErrorReason_ERROR_REASON_SELECTION_TOO_LARGE ErrorReason = 23
 )
 
 // Enum value maps for ErrorReason.
@@ -161,7 +161,7 @@ var (
 		20: "ERROR_REASON_DIRECTORY_CHANGED",
 		21: "ERROR_REASON_REPLY_GONE",
 		22: "ERROR_REASON_SERVICE_ACCOUNT_TOKEN",
-		23: "ERROR_REASON_TOO_MANY_API_CLIENTS",
+		23: "ERROR_REASON_SELECTION_TOO_LARGE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -187,7 +187,7 @@ var (
 		"ERROR_REASON_DIRECTORY_CHANGED":        20,
 		"ERROR_REASON_REPLY_GONE":               21,
 		"ERROR_REASON_SERVICE_ACCOUNT_TOKEN":    22,
-		"ERROR_REASON_TOO_MANY_API_CLIENTS":     23,
+		"ERROR_REASON_SELECTION_TOO_LARGE":      23,
 	}
 )
 
@@ -222,7 +222,7 @@ var File_hitkeep_auth_v1_errors_proto protoreflect.FileDescriptor
 
 const file_hitkeep_auth_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x1chitkeep/auth/v1/errors.proto\x12\x0fhitkeep.auth.v1*\xcf\x06\n" +
+	"\x1chitkeep/auth/v1/errors.proto\x12\x0fhitkeep.auth.v1*\xce\x06\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12%\n" +
@@ -247,8 +247,8 @@ const file_hitkeep_auth_v1_errors_proto_rawDesc = "" +
 	"\x1aERROR_REASON_SHUTTING_DOWN\x10\x13\x12\"\n" +
 	"\x1eERROR_REASON_DIRECTORY_CHANGED\x10\x14\x12\x1b\n" +
 	"\x17ERROR_REASON_REPLY_GONE\x10\x15\x12&\n" +
-	"\"ERROR_REASON_SERVICE_ACCOUNT_TOKEN\x10\x16\x12%\n" +
-	"!ERROR_REASON_TOO_MANY_API_CLIENTS\x10\x17B?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
+	"\"ERROR_REASON_SERVICE_ACCOUNT_TOKEN\x10\x16\x12$\n" +
+	" ERROR_REASON_SELECTION_TOO_LARGE\x10\x17B?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
 
 var (
 	file_hitkeep_auth_v1_errors_proto_rawDescOnce sync.Once

@@ -52,8 +52,8 @@ pub enum Refusal {
     },
     /// More clients would be revoked than one call revokes.
     #[error(
-        "more than {limit} API clients would be revoked, so none was: name an owner too, and \
-         call once for each"
+        "more than {limit} API clients would be revoked, so none was: name an owner too, and call \
+         once for each"
     )]
     TooManyClients {
         /// The most that one call revokes.
