@@ -17,11 +17,12 @@ func TestALeakEndsTheTokenWhoeverReportsIt(t *testing.T) {
 	d := authtest.Service(t)
 	manager := newClient(t, d.Listen, caller(d.Callers.Manage))
 	introspector := newClient(t, d.Listen, caller(d.Callers.Introspect))
-	alice := hitkeepauth.Actor{UserID: hitkeepauth.MustParseID(d.Directory.Users.Alice)}
-	owner := hitkeepauth.OwnedByUser(alice.UserID)
+	// Other tests use Alice's clients.
+	bob := hitkeepauth.Actor{UserID: hitkeepauth.MustParseID(d.Directory.Users.Bob)}
+	owner := hitkeepauth.OwnedByUser(bob.UserID)
 	create := func(name string) *hitkeepauth.IssuedToken {
 		made, err := manager.Create(t.Context(), hitkeepauth.CreateRequest{
-			Actor: alice, Owner: owner, Delegation: hitkeepauth.Delegation{Name: name},
+			Actor: bob, Owner: owner, Delegation: hitkeepauth.Delegation{Name: name},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -29,7 +30,7 @@ func TestALeakEndsTheTokenWhoeverReportsIt(t *testing.T) {
 		return made
 	}
 	made := create("leaked")
-	leak := hitkeepauth.Leak{Token: made.Token, Actor: &alice, Source: "gitleaks", URL: "https://git.example/a"}
+	leak := hitkeepauth.Leak{Token: made.Token, Actor: &bob, Source: "gitleaks", URL: "https://git.example/a"}
 	for _, printed := range []string{fmt.Sprint(leak), fmt.Sprintf("%+v %#v", leak, leak), slog.AnyValue(leak).Resolve().String()} {
 		if strings.Contains(printed, made.Token[4:20]) || !strings.Contains(printed, "gitleaks") {
 			t.Fatal("a leak is printed with its token, or without its source")
@@ -58,11 +59,11 @@ func TestALeakEndsTheTokenWhoeverReportsIt(t *testing.T) {
 	_, err = manager.ReportLeak(t.Context(), hitkeepauth.Leak{Token: d.Callers.Introspect})
 	refused(t, err, hitkeepauth.ReasonServiceAccountToken, 409)
 
-	// All of what is left of hers, and nobody's else.
+	// All that is left of his.
 	kept := create("kept")
-	_, err = manager.RevokeAll(t.Context(), hitkeepauth.Selection{Actor: alice})
+	_, err = manager.RevokeAll(t.Context(), hitkeepauth.Selection{Actor: bob})
 	refused(t, err, hitkeepauth.ReasonInvalidField, 400)
-	selection := hitkeepauth.Selection{Actor: alice, Owner: owner, CreatedBy: alice.UserID, ValidateOnly: true}
+	selection := hitkeepauth.Selection{Actor: bob, Owner: owner, CreatedBy: bob.UserID, ValidateOnly: true}
 	tried, err := manager.RevokeAll(t.Context(), selection)
 	if err != nil || !slices.Contains(tried.IDs, kept.Client.ID) || slices.Contains(tried.IDs, made.Client.ID) {
 		t.Fatal(tried, err)
@@ -72,20 +73,20 @@ func TestALeakEndsTheTokenWhoeverReportsIt(t *testing.T) {
 	if err != nil || !slices.Equal(revoked.IDs, tried.IDs) || revoked.Revision <= tried.Revision {
 		t.Fatal(revoked, err)
 	}
-	found, err := manager.Find(t.Context(), hitkeepauth.Search{Actor: alice, Owner: owner, State: hitkeepauth.StateRevoked})
+	found, err := manager.Find(t.Context(), hitkeepauth.Search{Actor: bob, Owner: owner, State: hitkeepauth.StateRevoked})
 	if err != nil || !slices.ContainsFunc(found, func(c *hitkeepauth.APIClient) bool { return c.ID == kept.Client.ID }) {
 		t.Fatal(found, err)
 	}
 	found, err = manager.Find(t.Context(), hitkeepauth.Search{
-		Actor: alice, Owner: owner, IncludeInactive: true, CreatedBy: alice.UserID,
+		Actor: bob, Owner: owner, IncludeInactive: true, CreatedBy: bob.UserID,
 		UnusedSince: time.Now().AddDate(-1, 0, 0), ExpireBefore: time.Now(),
 	})
 	if err != nil || len(found) != 0 {
 		t.Fatal(found, err)
 	}
-	_, err = manager.Find(t.Context(), hitkeepauth.Search{Actor: alice, Owner: owner, State: "GONE"})
+	_, err = manager.Find(t.Context(), hitkeepauth.Search{Actor: bob, Owner: owner, State: "GONE"})
 	refused(t, err, hitkeepauth.ReasonInvalidField, 400)
 	// No owner by mistake is not everybody's.
-	_, err = manager.List(t.Context(), alice, hitkeepauth.Owner{})
+	_, err = manager.List(t.Context(), bob, hitkeepauth.Owner{})
 	refused(t, err, hitkeepauth.ReasonInvalidField, 400)
 }
