@@ -9,7 +9,7 @@ use std::{
 use tokio::time::sleep;
 
 use crate::{
-    replica::Replica,
+    replica::{FeedProgress, Replica},
     store::{Snapshot, Store, census::Census, error::StoreError},
     telemetry::metrics::Metrics,
 };
@@ -45,15 +45,16 @@ pub(super) fn observe(metrics: &Metrics) -> Latest {
     latest
 }
 
-/// Counts until it is dropped, from when the database was reached for the first time.
+/// Counts until it is dropped or the feed has ended, from when the database was reached for the
+/// first time.
 pub(super) async fn run(store: Store, replica: Replica, latest: Latest) {
     let mut progress = replica.progress();
     drop(replica);
-    let reached = progress.wait_for(|progress| progress.reaches_database());
+    let reached = progress.wait_for(FeedProgress::reaches_database);
     if reached.await.is_err() {
         return;
     }
-    loop {
+    while progress.has_changed().is_ok() {
         let body = async |snapshot: &mut Snapshot| snapshot.take_census().await;
         let counted: Result<Census, StoreError> = store.read(body).await;
         if let Err(error) = &counted {

@@ -1,5 +1,7 @@
 //! Conversions of `ApiClientService`.
 
+use std::fmt::Write as _;
+
 use chrono::TimeDelta;
 
 use super::{
@@ -213,7 +215,8 @@ fn list_identity(owner: Option<Owner>, include_inactive: bool, filter: &ClientFi
     let mut identity = format!("clients {owner} {include_inactive}");
     for (name, value) in parts {
         if let Some(value) = value {
-            identity.push_str(&format!(" {name}={value}"));
+            // Writing to a String does not fail.
+            let _infallible = write!(identity, " {name}={value}");
         }
     }
     identity
