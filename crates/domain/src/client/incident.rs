@@ -231,3 +231,110 @@ pub fn check_revocable(found: usize) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        access::{Delegated, SiteGrants},
+        client::{Description, Name},
+    };
+
+    fn client(expiry: Expiry, revoke_time: Option<Timestamp>) -> ApiClient {
+        let user = UserId::from_uuid(uuid::Uuid::from_u128(1));
+        ApiClient {
+            id: ClientId::from_uuid(uuid::Uuid::from_u128(2)),
+            delegated: Delegated::Personal {
+                user,
+                instance_role: InstanceRole::User,
+                grants: SiteGrants::new(),
+            },
+            name: Name::parse("a client").unwrap(),
+            description: Description::default(),
+            expiry,
+            revoke_time,
+            created_by: None,
+            create_time: Timestamp::UNIX_EPOCH,
+            update_time: Timestamp::UNIX_EPOCH,
+            last_used: None,
+            token_hint: TokenHint("hint".to_owned()),
+            token_scheme: Some(TokenScheme::Blake3),
+        }
+    }
+
+    proptest! {
+        /// Whatever the circumstances: after a report, the token works neither now nor later,
+        /// and it was live exactly if nothing spoke against it.
+        #[test]
+        fn a_reported_token_never_works_again(
+            ends in prop::option::of(-2_i64..3),
+            expires in prop::option::of(-2_i64..3),
+            is_revoked in any::<bool>(),
+            owner_can_act in any::<bool>(),
+            is_legacy in any::<bool>(),
+            accepted in prop::option::of(-2_i64..3),
+        ) {
+            let now = Timestamp::UNIX_EPOCH + TimeDelta::days(1);
+            let at = |seconds: i64| now + TimeDelta::seconds(seconds);
+            let before = client(
+                expires.map(at).into(),
+                is_revoked.then_some(Timestamp::UNIX_EPOCH),
+            );
+            let token = LeakedToken {
+                standing: ends.map_or(TokenStanding::Current, |end| {
+                    TokenStanding::ReplacedUntil(at(end))
+                }),
+                scheme: if is_legacy { TokenScheme::HitkeepSha256 } else { TokenScheme::Blake3 },
+                hint: TokenHint("leaked".to_owned()),
+            };
+            let circumstances = LeakCircumstances {
+                owner_can_act,
+                legacy_tokens_until: accepted.map(at).into(),
+                now,
+            };
+            let reported = before.clone().report_leak(&token, &LeakOrigin::default(), circumstances);
+            let has_ended = ends.is_some_and(|end| end <= 0);
+            let works = !has_ended
+                && !is_revoked
+                && expires.is_none_or(|expiry| expiry > 0)
+                && owner_can_act
+                && (!is_legacy || accepted.is_none_or(|until| until > 0));
+            prop_assert_eq!(reported.was_live, works);
+            prop_assert!(has_ended || reported.client.revoke_time.is_some());
+            prop_assert_eq!(reported.revocation.is_some(), !has_ended && !is_revoked);
+            if reported.revocation.is_none() {
+                prop_assert_eq!(&reported.client, &before);
+            }
+            // Again: nothing.
+            let again = reported.client.clone().report_leak(
+                &token,
+                &LeakOrigin::default(),
+                circumstances,
+            );
+            prop_assert!(!again.was_live && again.revocation.is_none());
+            prop_assert_eq!(again.leak, reported.leak);
+            prop_assert_eq!(again.client, reported.client);
+        }
+    }
+
+    #[test]
+    fn no_token_is_kept_as_an_origin() {
+        for text in [
+            "hkp_x".to_owned(),
+            "https://a.example/?t=hks_1".to_owned(),
+            "a".repeat(64),
+            "a\u{7}".to_owned(),
+            "x".repeat(MAX_LEAK_URL + 1),
+        ] {
+            assert!(LeakOrigin::check_source(&text).is_err(), "{text}");
+            assert!(LeakOrigin::check_url(&text).is_err(), "{text}");
+        }
+        assert_eq!(
+            LeakOrigin::check_url("https://a.example/commit/1f#L1"),
+            Ok(())
+        );
+    }
+}
