@@ -125,6 +125,7 @@ pub(crate) const fn reason_of(refusal: &Refusal) -> &'static str {
         Refusal::WrongState { .. } => "API_CLIENT_INACTIVE",
         Refusal::EtagMismatch => "ETAG_MISMATCH",
         Refusal::Quota { .. } => "API_CLIENT_QUOTA",
+        Refusal::TooManyClients { .. } => "SELECTION_TOO_LARGE",
         Refusal::ExpiryPast | Refusal::TeamInstanceRole => "INVALID_FIELD",
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hitkeep_auth::domain::{
     Position, Revision, Timestamp,
     access::{EffectiveAccess, Owner},
-    caller::{CallerName, CallerPermission, ServiceAccount},
+    caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
     client::Expiry,
     id::{ClientId, ServiceAccountId, UserId},
     index::{Client, Index, Known, Writer},
@@ -91,6 +91,11 @@ fn known(number: u8, state: u8) -> Known {
     })
 }
 
+/// The hash of the token that an account had before.
+fn replaced(number: u8) -> TokenHash {
+    TokenHash(bytes(number | 0x80))
+}
+
 fn account(number: u8) -> (TokenHash, ServiceAccount) {
     let account = ServiceAccount {
         id: ServiceAccountId::from_uuid(Uuid::from_u128(number.into())),
@@ -100,7 +105,10 @@ fn account(number: u8) -> (TokenHash, ServiceAccount) {
         token_hint: TokenHint(String::new()),
         create_time: at(0),
         revoke_time: None,
-        replaced_token: None,
+        replaced_token: Some(ReplacedToken {
+            hash: replaced(number),
+            ends: at(5),
+        }),
     };
     (TokenHash(bytes(number)), account)
 }
@@ -211,12 +219,20 @@ impl Model {
             prop_assert_eq!(found, expected, "hash {}", number);
         }
         for number in 0..BYTES {
-            let caller = index.callers().find(&TokenHash(bytes(number)));
-            let expected = self.callers.contains(&number);
-            prop_assert_eq!(
-                caller.map(|account| account.name.clone()),
-                expected.then(|| account(number).1.name)
-            );
+            let is_there = self.callers.contains(&number);
+            for (hash, now, works) in [
+                (TokenHash(bytes(number)), 2, true),
+                (TokenHash(bytes(number)), 9, true),
+                (replaced(number), 2, true),
+                (replaced(number), 5, false),
+                (replaced(number), 9, false),
+            ] {
+                let caller = index.callers().find(&hash, || at(now));
+                prop_assert_eq!(
+                    caller.map(|account| account.name.clone()),
+                    (is_there && works).then(|| account(number).1.name)
+                );
+            }
         }
         let is_legacy = |hash: &&StoredHash| hash.scheme() == TokenScheme::HitkeepSha256;
         let legacy: Vec<_> = self.holders.keys().filter(is_legacy).collect();

@@ -205,3 +205,36 @@ fn a_token_of_a_later_scheme_makes_its_client_unreadable() {
         assert_eq!(tokens.len(), TOKENS - 1, "it cannot be found");
     }
 }
+
+#[test]
+fn an_account_arrives_with_the_token_that_it_replaced() {
+    let account = ServiceAccount {
+        id: ServiceAccountId::from_uuid(id(5)),
+        name: CallerName::parse("sidecar").unwrap(),
+        permissions: vec![CallerPermission::Introspect],
+        certificate_names: Vec::new(),
+        token_hint: TokenHint(String::new()),
+        create_time: Timestamp::UNIX_EPOCH,
+        revoke_time: None,
+        replaced_token: Some(ReplacedToken {
+            hash: TokenHash([8; 32]),
+            ends: at(9),
+        }),
+    };
+    let hash = TokenHash([7; 32]);
+    let mut writer = Writer::default();
+    writer.set_callers(vec![(hash, account.clone())]);
+    let version = writer.version(Position::UNKNOWN);
+    let sent = to_accounts(version.callers());
+    // Who does not read the replaced token does not know it: it is nowhere else.
+    assert_eq!(sent.accounts[0].token_hash, [7; 32]);
+    assert_eq!(read_accounts(sent.clone()), Ok(vec![(hash, account)]));
+    for spoil in [
+        |token: &mut pb::ReplacedAccountToken| token.end_time = None,
+        |token: &mut pb::ReplacedAccountToken| token.hash = vec![8; 31],
+    ] {
+        let mut bad = sent.clone();
+        spoil(bad.accounts[0].replaced_token.as_mut().unwrap());
+        assert!(read_accounts(bad).is_err());
+    }
+}
