@@ -12,11 +12,10 @@ use crate::{
         caller::CallerName,
         client::{LeakedToken, RevokedClient, Selection},
         id::{ClientId, UserId},
-        introspection::TokenStanding,
         token::{TokenHint, TokenScheme},
     },
     store::{
-        Transaction, audit,
+        Transaction, audit, callers,
         error::StoreError,
         schema::{
             api_client_grants, api_client_tokens, api_clients, audit_events, service_accounts,
@@ -55,7 +54,7 @@ impl Transaction {
             return Ok(None);
         }
         let token = LeakedToken {
-            standing: end_time.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
+            end: end_time.into(),
             scheme: stored,
             hint: TokenHint(hint),
         };
@@ -69,7 +68,7 @@ impl Transaction {
     ) -> Result<Option<CallerName>, StoreError> {
         let now = self.now;
         let name: Option<String> = service_accounts::table
-            .filter(super::super::callers::of_token(hash, now))
+            .filter(callers::of_token(hash, now))
             .filter(service_accounts::revoke_time.is_null())
             .select(service_accounts::name)
             .first(self.connection())

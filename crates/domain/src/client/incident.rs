@@ -10,7 +10,6 @@ use crate::{
     access::{Holder, Owner},
     audit::{Action, Event, FieldChange},
     id::{ClientId, SiteId, UserId},
-    introspection::TokenStanding,
     refusal::Refusal,
     role::InstanceRole,
     token::{TokenScheme, may_contain_token},
@@ -73,8 +72,8 @@ fn check_origin(text: &str, limit: usize) -> Result<(), BadOrigin> {
 /// A token that was found where it must not be, as it is stored.
 #[derive(Clone, Debug)]
 pub struct LeakedToken {
-    /// Whether it is its client's newest.
-    pub standing: TokenStanding,
+    /// When the overlap with its successor ends, or ended; `Never` if it is its client's newest.
+    pub end: Expiry,
     /// How its hash was computed.
     pub scheme: TokenScheme,
     /// What may be shown of it.
@@ -159,7 +158,7 @@ impl ApiClient {
             legacy_tokens_until,
             now,
         } = circumstances;
-        let is_replaced = token.standing.end().has_come(now);
+        let is_replaced = token.end.has_come(now);
         let is_accepted = match token.scheme {
             TokenScheme::Blake3 => true,
             TokenScheme::HitkeepSha256 => !legacy_tokens_until.has_come(now),
@@ -284,9 +283,7 @@ mod tests {
                 is_revoked.then_some(Timestamp::UNIX_EPOCH),
             );
             let token = LeakedToken {
-                standing: ends.map_or(TokenStanding::Current, |end| {
-                    TokenStanding::ReplacedUntil(at(end))
-                }),
+                end: ends.map(at).into(),
                 scheme: if is_legacy { TokenScheme::HitkeepSha256 } else { TokenScheme::Blake3 },
                 hint: TokenHint("leaked".to_owned()),
             };
