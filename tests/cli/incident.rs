@@ -192,9 +192,10 @@ async fn an_owner_of_the_instance_lists_everybodys() {
     );
     assert_eq!(list(&["--expire-before", "30d"]).await, none);
     assert_eq!(list(&["--unused-since", "90d"]).await, none);
-    let day = chrono::Utc::now() + chrono::TimeDelta::days(1);
-    let tomorrow = day.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-    assert_eq!(list(&["--unused-since", &tomorrow]).await, [team.as_str()]);
+    assert_eq!(
+        list(&["--unused-since", "2999-01-01"]).await,
+        [team.as_str()]
+    );
     let refused = here.run(&["client", "list", "--state", "gone"]).await;
     assert!(refused.refused(2).contains("owner-inactive"));
     here.stop().await;
