@@ -281,8 +281,8 @@ async fn a_token_is_named_by_its_hash_as_well() {
         let legacy = app.legacy(&made.token).await;
         let report = if by_hash {
             let digest = ring::digest::digest(&ring::digest::SHA256, legacy.as_bytes());
-            let bytes = digest.as_ref().iter();
-            leaked_hash(&bytes.map(|byte| format!("{byte:02x}")).collect::<String>())
+            let bytes: [u8; 32] = digest.as_ref().try_into().unwrap();
+            leaked_hash(&bytes.map(|byte| format!("{byte:02x}")).concat())
         } else {
             leaked(&legacy)
         };

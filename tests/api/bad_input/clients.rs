@@ -459,12 +459,10 @@ async fn an_overlap_is_from_nothing_to_seven_days() {
 }
 
 /// A time that is none.
-const fn never() -> Option<prost_types::Timestamp> {
-    Some(prost_types::Timestamp {
-        seconds: 0,
-        nanos: -1,
-    })
-}
+const NO_TIME: prost_types::Timestamp = prost_types::Timestamp {
+    seconds: 0,
+    nanos: -1,
+};
 
 #[tokio::test]
 async fn a_listing_is_refused_for_each_field_that_is_wrong() {
@@ -518,8 +516,8 @@ async fn a_listing_is_refused_for_each_field_that_is_wrong() {
         page_size: -1,
         page_token: "x".to_owned(),
         include_inactive: false,
-        expire_before: never(),
-        unused_since: never(),
+        expire_before: Some(NO_TIME),
+        unused_since: Some(NO_TIME),
         created_by_user_id: "x".to_owned(),
         state: Some(0),
         site_id: "x".to_owned(),
