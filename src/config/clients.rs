@@ -7,13 +7,12 @@ use uuid::Uuid;
 
 use super::{
     moment::{Grant, Moment, client_state, instance_role},
-    remote::ServerArgs,
+    remote::{OwnerArgs, ServerArgs},
     values::boolean,
 };
 use crate::domain::{
-    access::Owner,
     client::ClientState,
-    id::{ClientId, SiteId, TeamId, UserId},
+    id::{ClientId, SiteId, UserId},
     role::InstanceRole,
 };
 
@@ -31,29 +30,6 @@ pub struct ActorArgs {
     /// User on whose behalf to act; the user's rights decide what is allowed
     #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
     pub actor: UserId,
-}
-
-/// The owner of API clients; none unless a command requires one.
-#[derive(Debug, Args)]
-pub struct OwnerArgs {
-    /// User that owns the API clients
-    #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
-    user: Option<UserId>,
-    /// Team that owns the API clients
-    #[arg(
-        long,
-        env = "HITKEEP_AUTH_TEAM",
-        conflicts_with = "user",
-        value_name = "TEAM"
-    )]
-    team: Option<TeamId>,
-}
-
-impl OwnerArgs {
-    /// The owner, if one is given.
-    pub fn owner(&self) -> Option<Owner> {
-        self.user.map(Owner::User).or(self.team.map(Owner::Team))
-    }
 }
 
 /// One existing API client, and on whose behalf to act on it.

@@ -6,13 +6,15 @@ use clap::{Args, Subcommand};
 
 use super::{
     LISTEN, OutputArgs,
-    clients::OwnerArgs,
     moment::Moment,
     secrets::{SecretError, SecretFile},
     values::non_zero_duration,
 };
 use crate::{
-    domain::id::{ClientId, SiteId, UserId},
+    domain::{
+        access::Owner,
+        id::{ClientId, SiteId, TeamId, UserId},
+    },
     transport::listeners::Address,
 };
 
@@ -108,6 +110,29 @@ impl ServerArgs {
         let given = given.to_string_lossy();
         let token = Some(given.trim().to_owned()).filter(|token| !token.is_empty());
         token.ok_or(CallerTokenError::Missing)
+    }
+}
+
+/// The owner of API clients; none unless a command requires one.
+#[derive(Debug, Args)]
+pub struct OwnerArgs {
+    /// User that owns the API clients
+    #[arg(long, env = "HITKEEP_AUTH_USER", value_name = "USER")]
+    user: Option<UserId>,
+    /// Team that owns the API clients
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_TEAM",
+        conflicts_with = "user",
+        value_name = "TEAM"
+    )]
+    team: Option<TeamId>,
+}
+
+impl OwnerArgs {
+    /// The owner, if one is given.
+    pub fn owner(&self) -> Option<Owner> {
+        self.user.map(Owner::User).or(self.team.map(Owner::Team))
     }
 }
 
