@@ -13,6 +13,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
+use serde_json::error::Category;
 
 use super::reply::Refused;
 use crate::{
@@ -30,8 +31,8 @@ use crate::{
 
 /// The size limit of a body, as HitKeep's. 100 grants take a hundredth of it.
 const MAX_BODY: usize = 1024 * 1024;
-/// How many characters of a parser's error are repeated; it quotes the body.
-const MAX_QUOTED: usize = 200;
+/// The longest name of an unknown field that is repeated. A token is longer.
+const MAX_REPEATED: usize = 32;
 
 /// A JSON object of that form.
 #[derive(Debug)]
@@ -55,7 +56,9 @@ impl<T: DeserializeOwned> FromRequest<HttpState> for Json<T> {
         })?;
         match serde_json::from_slice(&bytes) {
             Ok(Object(read)) => Ok(Self(read)),
-            Err(error) => Err(bad_body(format!("is not as expected: {}", quoted(&error))).into()),
+            Err(error) => {
+                Err(bad_body(format!("is not as expected: {}", described(&error))).into())
+            }
         }
     }
 }
@@ -76,12 +79,35 @@ fn bad_body(description: impl Into<String>) -> ApiError {
     }])
 }
 
-fn quoted(error: &serde_json::Error) -> String {
+/// What a parser says of a body, without what it quotes of it: that may be a token, which
+/// belongs into no reply and no log.
+fn described(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let shown = text
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    shown.take(MAX_QUOTED).collect()
+    if error.classify() != Category::Data {
+        // About the syntax, with no word of the body in it.
+        return text;
+    }
+    // Behind the last of these is what this module expects, and where.
+    let (found, rest) = match text.rsplit_once(", expected ") {
+        Some((found, expected)) => (found, format!(", expected {expected}")),
+        None => (
+            &*text,
+            format!(" at line {} column {}", error.line(), error.column()),
+        ),
+    };
+    let mut parts = found.split(['`', '"']);
+    let kind = parts.next().unwrap_or_default().trim();
+    let is_plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    match parts.next() {
+        Some(field)
+            if kind.ends_with(" field")
+                && field.len() <= MAX_REPEATED
+                && field.chars().all(is_plain) =>
+        {
+            format!("{kind} `{field}`{rest}")
+        }
+        _ => format!("{kind}{rest}"),
+    }
 }
 
 /// A JSON object. A derived struct would be read from an array as well.

@@ -64,6 +64,85 @@ async fn a_body_has_to_be_as_expected() {
     assert_eq!(app.everything().await, before);
 }
 
+/// Somebody may paste a token where it does not belong, and no error may carry it on.
+#[tokio::test]
+async fn what_is_wrong_with_a_body_is_told_without_what_is_in_it() {
+    let app = start().await;
+    let secret = "hkp_00000000000000000000000000000000000000000004Rx6xu";
+    let tricky = format!("{secret}`, expected `{secret}, expected {secret}");
+    for (body, expected) in [
+        (
+            json!({ secret: 1 }),
+            "unknown field, expected one of `name`",
+        ),
+        (
+            json!({ &tricky: 1 }),
+            "unknown field, expected one of `name`",
+        ),
+        (
+            json!({ "name": [secret] }),
+            "invalid type: sequence, expected a string",
+        ),
+        (
+            json!({ "revoked": secret }),
+            "invalid type: string, expected a boolean",
+        ),
+        (
+            json!({ "revoked": tricky }),
+            "invalid type: string, expected a boolean",
+        ),
+        (
+            json!({ "name": 1_234_567 }),
+            "invalid type: integer, expected a string",
+        ),
+        (
+            json!({ "site_roles": secret }),
+            "invalid type: string, expected a sequence",
+        ),
+        (
+            json!({ "site_roles": [secret] }),
+            "invalid type: string, expected an object",
+        ),
+        (
+            json!({ "site_roles": [{ secret: 1 }] }),
+            "unknown field, expected `site_id` or `role`",
+        ),
+        (
+            json!({ "a_field": 1 }),
+            "unknown field `a_field`, expected one of `name`",
+        ),
+        (
+            json!(secret),
+            "invalid type: string, expected an object at line 1 column 55",
+        ),
+    ] {
+        let path = format!("{OWN}/{NOBODY}");
+        let said = raw(&app, "PUT", &path, body.to_string()).await;
+        let expected = format!("400 the body is not as expected: {expected}");
+        assert!(said.starts_with(&expected), "{body}: {said}");
+        assert!(!said.contains("hkp_") && !said.contains("1234"), "{said}");
+    }
+    let twice = r#"{"name":"x","name":"y"}"#;
+    let said = raw(&app, "POST", OWN, twice).await;
+    assert_eq!(
+        said,
+        "400 the body is not as expected: duplicate field `name` at line 1 column 18"
+    );
+    // The parser does not repeat what it cannot read.
+    for body in [
+        secret.to_owned(),
+        format!("{{\"name\":{secret}}}"),
+        format!("{{{secret}:1}}"),
+    ] {
+        let said = raw(&app, "POST", OWN, body.clone()).await;
+        assert!(
+            said.starts_with("400 the body is not as expected: "),
+            "{said}"
+        );
+        assert!(!said.contains("hkp_"), "{body}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_has_its_limit() {
     let app = start().await;
