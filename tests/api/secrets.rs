@@ -14,6 +14,7 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 mod http;
+mod rest;
 mod said;
 
 use said::{Said, hashed, plain};
@@ -54,7 +55,7 @@ const REQUEST_IDS: [&str; 2] = [
 const LOG: [&str; 4] = ["--log", "trace", "--log-format", "json"];
 
 /// What the audit trail has of the run, oldest first.
-const DONE: [&str; 25] = [
+const DONE: [&str; 34] = [
     "service_account.created",
     "service_account.created",
     "service_account.created",
@@ -74,6 +75,16 @@ const DONE: [&str; 25] = [
     "api_client.revoked",
     "api_client.reactivated",
     "api_client.deleted",
+    // Over HTTP.
+    "api_client.created",
+    "api_client.created",
+    "api_client.created",
+    "api_client.rotated",
+    "api_client.updated",
+    "api_client.revoked",
+    "api_client.reactivated",
+    "api_client.rotated",
+    "api_client.deleted",
     "api_client.revoked",
     "api_client.leaked",
     "api_client.leaked",
@@ -85,7 +96,7 @@ const DONE: [&str; 25] = [
 
 /// The spans that the run must have exported: every method that it calls over gRPC, every
 /// route that it asks over HTTP, and what these do in the database.
-const SPANS: [&str; 22] = [
+const SPANS: [&str; 31] = [
     "hitkeep.auth.v1.ApiClientService/CreateApiClient",
     "hitkeep.auth.v1.ApiClientService/GetApiClient",
     "hitkeep.auth.v1.ApiClientService/GetApiClientUsage",
@@ -105,6 +116,15 @@ const SPANS: [&str; 22] = [
     "POST /oauth2/introspect",
     "GET /forward-auth",
     "POST none",
+    "GET /api/user/api-clients",
+    "POST /api/user/api-clients",
+    "PUT /api/user/api-clients/{client}",
+    "DELETE /api/user/api-clients/{client}",
+    "POST /api/user/api-clients/{client}/rotate",
+    "GET /api/user/teams/{team}/api-clients",
+    "POST /api/user/teams/{team}/api-clients",
+    "DELETE /api/user/teams/{team}/api-clients/{client}",
+    "GET none",
     "store.connection",
     "store.transaction",
     "store.flush_usage",
@@ -112,13 +132,16 @@ const SPANS: [&str; 22] = [
 
 /// The log records that it must have exported: of its start and end, and of failures that
 /// had a token in the request. The changes to its clients are wanted beside them.
-const RECORDS: [&str; 6] = [
+const RECORDS: [&str; 9] = [
     "introspection serves",
     "stopped: every call in flight was finished",
     "\"/hitkeep.auth.v1.ApiClientService/GetApiClient\" failed: \
      \"id must be a UUID in lower-case text\"",
     "\"/hitkeep.auth.v1.ApiClientService/CreateApiClient\" failed: \"internal error\"",
     "POST /oauth2/introspect failed with 401 Unauthorized",
+    "POST /api/user/api-clients failed with 400 Bad Request",
+    "GET /api/user/api-clients failed with 401 Unauthorized",
+    "POST /api/user/api-clients failed with 500 Internal Server Error",
     "a route is misconfigured: there is no permission that holds a token",
 ];
 
@@ -126,7 +149,14 @@ impl Run {
     async fn start() -> Self {
         let url = postgres::migrated_database().await;
         let anywhere = "127.0.0.1:0";
-        let listen = ["serve", "--listen", anywhere, "--http-listen", anywhere];
+        let listen = [
+            "serve",
+            "--hitkeep-rest",
+            "--listen",
+            anywhere,
+            "--http-listen",
+            anywhere,
+        ];
         // What is written of uses is measured while it serves.
         let options = ["--database-url", &url, "--usage-flush-interval", "50ms"];
         let mut server = binary(listen.iter().chain(&options).chain(&LOG));
@@ -338,6 +368,9 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
     let seen = dashboard.delete(delete(ALICE, &gone.id)).await.unwrap();
     run.said.reply("DeleteApiClient", &seen);
 
+    let managing = run.tokens[0].clone();
+    let over_rest = run.manage_over_rest(&managing).await;
+
     let known: Vec<String> = run.tokens.clone();
     for (token, expected) in [
         (&current, InactiveReason::Unspecified),
@@ -354,6 +387,8 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         (&format!("{current} "), InactiveReason::UnknownToken),
         (&format!("Bearer {current}"), InactiveReason::UnknownToken),
         (&known[0], InactiveReason::UnknownToken),
+        (&over_rest[0].token, InactiveReason::Unspecified),
+        (&over_rest[2].token, InactiveReason::UnknownToken),
     ] {
         for request in [introspect(token), check(token, SITE, "site.view")] {
             run.said.note(
@@ -422,6 +457,7 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         &misspelt(&legacy),
     ] {
         run.show_over_http(&known[1], token).await;
+        run.show_over_rest(&managing, &over_rest[0].id, token).await;
     }
     run.scrape().await;
 
@@ -602,6 +638,7 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         "a spoilt table",
         dashboard.rotate(rotate(VERA, &vera.id)).await,
     );
+    run.fail_over_rest(&managing, &over_rest[0].id).await;
     postgres::execute(
         &run.url,
         "ALTER TABLE api_client_tokens DROP CONSTRAINT spoilt",
@@ -682,7 +719,11 @@ async fn no_token_is_seen_but_in_the_reply_that_reveals_it() {
         ("deleted", &gone),
     ]
     .map(|(done, client)| format!("{done} API client {}", client.id));
-    let wanted = RECORDS.iter().map(ToString::to_string).chain(done);
+    let [made, renewed, gone] = &over_rest;
+    let over_rest = [("created", made), ("rotated", renewed), ("deleted", gone)]
+        .map(|(done, client)| format!("{done} API client {}", client.id));
+    let wanted = RECORDS.iter().map(ToString::to_string);
+    let wanted = wanted.chain(done).chain(over_rest);
     let missing: Vec<_> = wanted.filter(|body| !records.contains(body)).collect();
     assert!(missing.is_empty(), "no records {missing:?} in {records:?}");
     run.said.note("what was exported", &exported.bytes);

@@ -83,7 +83,7 @@ impl Run {
         self.said.note("metrics", page);
     }
 
-    async fn raw(&self, request: &str) -> String {
+    pub async fn raw(&self, request: &str) -> String {
         let connection = TcpStream::connect(&self.http).await;
         let mut connection = connection.expect("it accepts");
         connection.write_all(request.as_bytes()).await.unwrap();
