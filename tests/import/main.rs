@@ -20,4 +20,6 @@ mod deltas;
 mod golden;
 mod histories;
 mod page;
+mod served;
 mod stored;
+mod terminal;
