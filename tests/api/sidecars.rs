@@ -5,6 +5,7 @@
 pub mod envoy;
 mod http;
 mod odd;
+mod real_envoy;
 pub mod table;
 
 use crate::harness::TestApp;

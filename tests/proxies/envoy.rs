@@ -1,20 +1,17 @@
 //! Envoy, with `deploy/envoy/envoy.yaml` as it is but for the addresses, and with
 //! `deploy/envoy/envoy-http.yaml`, where it asks over HTTP.
 
-use std::fs;
-
-use tokio::process::Command;
-
 use crate::{
-    client::{Answer, ask, get},
-    forward_auth, programs,
+    forward_auth,
     service::{OTHER_SITE, SITE, Service, VERA},
-    support::{process::Process, waiting::until},
-    upstream,
+    support::{
+        by_hand::{Answer, ask, get},
+        envoy,
+        process::Process,
+        waiting::until,
+    },
 };
 
-/// Where CI puts it.
-const PLACE: &str = "target/ci-tools/envoy/envoy/_bin/envoy";
 const CONFIGURATION: &str = include_str!("../../deploy/envoy/envoy.yaml");
 const OVER_HTTP: &str = include_str!("../../deploy/envoy/envoy-http.yaml");
 /// Well-formed, and nobody's.
@@ -29,80 +26,19 @@ struct Envoy {
 impl Envoy {
     /// Starts one in front of an upstream; none where it is not installed.
     async fn start(service: &Service) -> Option<Self> {
-        let auth = ("port_value: 50051", &*service.address);
-        Self::start_with(CONFIGURATION, auth, service).await
+        Self::start_with(CONFIGURATION, (50051, &service.address), service).await
     }
 
     /// The same, where it asks over HTTP.
     async fn start_over_http(service: &Service) -> Option<Self> {
-        let auth = ("port_value: 50052", &*service.http);
-        Self::start_with(OVER_HTTP, auth, service).await
+        Self::start_with(OVER_HTTP, (50052, &service.http), service).await
     }
 
-    async fn start_with(
-        written: &str,
-        (auth, auth_address): (&str, &str),
-        service: &Service,
-    ) -> Option<Self> {
-        let program = programs::find("envoy", PLACE)?;
-        let upstream = upstream::start().await;
-        let folder = std::env::temp_dir().join(format!(
-            "hitkeep-auth-envoy-{}-{}",
-            std::process::id(),
-            port(&service.address)
-        ));
-        fs::create_dir_all(&folder).unwrap();
-        let (configuration, admin) = (folder.join("envoy.yaml"), folder.join("admin"));
-        let mut text = written.to_owned();
-        for (from, to) in [
-            ("port_value: 10000", "port_value: 0"),
-            (auth, &format!("port_value: {}", port(auth_address))),
-            (
-                "port_value: 8080",
-                &format!("port_value: {}", port(&upstream)),
-            ),
-        ] {
-            assert_eq!(text.matches(from).count(), 1, "{from}");
-            text = text.replace(from, to);
-        }
-        fs::write(&configuration, text).unwrap();
-        let mut command = Command::new(program);
-        command
-            .arg("-c")
-            .arg(&configuration)
-            .arg("--admin-address-path")
-            .arg(&admin)
-            .args(["--disable-hot-restart", "--concurrency", "1"])
-            // To find out which port it listens on.
-            .arg("--config-yaml")
-            .arg("admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }")
-            .env("HITKEEP_CALLER_TOKEN", &service.caller);
-        let mut process = Process::start(command);
-        process.stderr.line("starting workers").await;
-        let admin = fs::read_to_string(&admin).expect("it says where its admin is");
-        // The line comes before they accept, so they are asked until they do.
-        let workers = "/stats?filter=workers_started";
-        until("its workers have started", async || {
-            let stats = get(&admin, workers, &[]).await.body;
-            if stats.contains("started: 1") {
-                Ok(())
-            } else {
-                Err(stats)
-            }
-        })
-        .await;
-        let listeners = get(&admin, "/listeners?format=json", &[]).await.body;
-        // It is sent in chunks.
-        let listeners: String = listeners
-            .lines()
-            .filter(|l| l.starts_with([' ', '{', '}']))
-            .collect();
-        let listeners: serde_json::Value = serde_json::from_str(&listeners).expect(&listeners);
-        let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-        fs::remove_dir_all(&folder).unwrap();
+    async fn start_with(written: &str, auth: (u16, &str), service: &Service) -> Option<Self> {
+        let started = envoy::Envoy::start(written, auth, &service.caller).await?;
         Some(Self {
-            address: format!("127.0.0.1:{}", socket["port_value"]),
-            process,
+            address: started.address,
+            process: started.process,
         })
     }
 
@@ -122,10 +58,6 @@ impl Envoy {
         })
         .await;
     }
-}
-
-fn port(address: &str) -> &str {
-    address.rsplit(':').next().unwrap()
 }
 
 #[tokio::test]
@@ -288,7 +220,7 @@ async fn a_route_can_be_closed_to_all_tokens() {
     let system = "{ permission: instance.view_system }";
     assert_eq!(CONFIGURATION.matches(system).count(), 1);
     let closed = CONFIGURATION.replace(system, "{ human_only: \"true\" }");
-    let auth = ("port_value: 50051", &*service.address);
+    let auth = (50051, &*service.address);
     let Some(envoy) = Envoy::start_with(&closed, auth, &service).await else {
         return;
     };

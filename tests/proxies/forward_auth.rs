@@ -8,9 +8,12 @@ use std::{
 };
 
 use crate::{
-    client::{Answer, ask, get},
     service::{OTHER_SITE, SITE, Service, VERA},
-    support::{process::Process, waiting::until},
+    support::{
+        by_hand::{Answer, ask, get},
+        process::Process,
+        waiting::until,
+    },
 };
 
 /// Well-formed, and nobody's.

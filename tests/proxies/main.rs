@@ -13,10 +13,7 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
-mod client;
-mod programs;
 mod service;
-mod upstream;
 
 mod caddy;
 mod envoy;

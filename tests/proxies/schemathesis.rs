@@ -6,9 +6,8 @@ use std::{fs, path::Path};
 use tokio::process::Command;
 
 use crate::{
-    programs,
     service::{ALICE, Service, TEAM},
-    support::process::Process,
+    support::{process::Process, programs},
 };
 
 /// Where CI puts it.

@@ -6,10 +6,8 @@ use tokio::process::Command;
 
 use crate::{
     forward_auth::{self, Folder, Front},
-    programs,
     service::{SITE, Service},
-    support::process::Process,
-    upstream,
+    support::{process::Process, programs, upstream},
 };
 
 /// Where CI puts it.

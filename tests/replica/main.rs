@@ -23,8 +23,6 @@ mod harness;
 mod dice;
 #[path = "../support/nodes.rs"]
 mod nodes;
-#[path = "../proxies/programs.rs"]
-mod programs;
 #[path = "../support/verdict.rs"]
 mod verdict;
 

@@ -19,11 +19,11 @@ use crate::{
     fixtures::*,
     harness::{TestApp, told},
     own_postgres::OwnPostgres,
-    programs,
     support::{
         paths::{decoded, encoded},
         postgres,
         process::Process,
+        programs,
     },
 };
 

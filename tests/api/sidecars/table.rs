@@ -7,6 +7,8 @@ use hitkeep_auth::{
     domain::{caller::CallerPermission, token::Token},
     pb::{self, InstanceRole, SiteRole, TeamRole, owner},
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tonic::Status;
 
 use super::envoy::{Sending, answered, asking};
 use crate::{
@@ -57,10 +59,37 @@ pub enum Said {
     HumanOnly,
 }
 
+impl Said {
+    /// A refusal over HTTP: its status, its error and its challenge have to fit.
+    pub fn refused(status: u16, error: &str, challenge: &str) -> Self {
+        match (status, error, challenge) {
+            (401, "unauthorized", "Bearer realm=\"hitkeep\"") => Self::NoToken,
+            (401, "invalid_token", "Bearer realm=\"hitkeep\", error=\"invalid_token\"") => {
+                Self::Inactive
+            }
+            (
+                403,
+                "insufficient_scope",
+                "Bearer realm=\"hitkeep\", error=\"insufficient_scope\"",
+            ) => Self::HumanOnly,
+            (403, "insufficient_scope", challenge) => {
+                let start = "Bearer realm=\"hitkeep\", error=\"insufficient_scope\", scope=\"";
+                let scope = challenge.strip_prefix(start).expect(challenge);
+                Self::NotEnough(scope.trim_end_matches('"').to_owned())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Who can be asked.
 #[derive(Clone, Copy, Debug)]
 pub enum Asker {
     Introspect,
+    /// On a stream of its own.
+    Stream,
+    /// As one of several.
+    Batch,
     /// As Envoy asks.
     Check,
     /// As Envoy asks where it is told to encode raw headers.
@@ -71,7 +100,13 @@ pub enum Asker {
 
 impl Asker {
     /// All but the first, which the others are compared with.
-    pub const OTHERS: [Self; 3] = [Self::Check, Self::CheckRaw, Self::CheckApiKey];
+    pub const OTHERS: [Self; 5] = [
+        Self::Stream,
+        Self::Batch,
+        Self::Check,
+        Self::CheckRaw,
+        Self::CheckApiKey,
+    ];
 
     pub async fn ask(self, sidecar: &Caller, case: &Case) -> Said {
         let token = case.token.as_deref();
@@ -79,7 +114,9 @@ impl Asker {
         let authorization = bearer.iter().map(|value| ("authorization", value.as_str()));
         let api_key = token.iter().map(|value| ("x-api-key", *value));
         let request = match self {
-            Self::Introspect => return by_introspection(sidecar, case).await,
+            Self::Introspect | Self::Stream | Self::Batch => {
+                return self.by_introspection(sidecar, case).await;
+            }
             Self::Check => asking(&case.settings, &case.path).with(authorization),
             Self::CheckRaw => asking(&case.settings, &case.path).with_raw(authorization),
             Self::CheckApiKey => asking(&case.settings, &case.path).with(api_key),
@@ -88,16 +125,46 @@ impl Asker {
     }
 }
 
-/// What Introspect says of it.
-async fn by_introspection(sidecar: &Caller, case: &Case) -> Said {
-    let Some(token) = case.token.as_deref().filter(|token| !token.is_empty()) else {
-        return Said::NoToken;
+impl Asker {
+    /// What introspection says of it.
+    async fn by_introspection(self, sidecar: &Caller, case: &Case) -> Said {
+        let Some(token) = case.token.as_deref().filter(|token| !token.is_empty()) else {
+            return Said::NoToken;
+        };
+        let request = match case.permission {
+            None => introspect(token),
+            Some(permission) => check(token, case.site.unwrap_or_default(), permission),
+        };
+        let answer = match self {
+            Self::Stream => sidecar.stream().await.ask(request).await,
+            Self::Batch => in_batch(sidecar, request).await,
+            _ => sidecar.introspect(request).await,
+        };
+        introspected(answer.expect(&case.what), case)
+    }
+}
+
+/// Asks between two texts that are no tokens.
+async fn in_batch(
+    sidecar: &Caller,
+    request: pb::IntrospectRequest,
+) -> Result<pb::IntrospectResponse, Status> {
+    let item =
+        |pb::IntrospectRequest { token, check, .. }| pb::BatchIntrospectItem { token, check };
+    let requests = [introspect("x"), request, introspect("")];
+    let batch = pb::BatchIntrospectRequest {
+        requests: requests.into_iter().map(item).collect(),
+        at_least_revision: None,
     };
-    let request = match case.permission {
-        None => introspect(token),
-        Some(permission) => check(token, case.site.unwrap_or_default(), permission),
-    };
-    let answer = sidecar.introspect(request).await.expect(&case.what);
+    let mut responses = sidecar.batch(batch).await?.responses;
+    assert_eq!(responses.len(), 3);
+    let answer = responses.swap_remove(1);
+    assert_eq!(answer.error, None);
+    Ok(answer)
+}
+
+/// The verdict of an introspection.
+fn introspected(answer: pb::IntrospectResponse, case: &Case) -> Said {
     if !answer.active {
         return Said::Inactive;
     }
@@ -129,6 +196,15 @@ async fn by_introspection(sidecar: &Caller, case: &Case) -> Said {
 /// A role's word: the end of its name in the proto.
 fn word(name: &str) -> String {
     name.rsplit('_').next().unwrap().to_lowercase()
+}
+
+/// A route's settings as they stand in the path of `/forward-auth`, before the path of the
+/// request.
+pub fn path_prefix(settings: &[(&str, &str)]) -> String {
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let settings = settings.iter();
+    let settings = settings.map(|(name, value)| format!("{name}={}", encoded(value)));
+    format!("/forward-auth;{}", settings.collect::<Vec<_>>().join(";"))
 }
 
 /// Every token at every route.
@@ -171,14 +247,15 @@ pub async fn with_legacy_tokens(app: &TestApp, cases: Vec<Case>) -> Vec<Case> {
     cases.into_iter().map(legacy).collect()
 }
 
-type Route = (
+/// Its settings, a path, and what is needed there: a permission, and a site.
+pub type Route = (
     Vec<(&'static str, &'static str)>,
     String,
     Option<&'static str>,
     Option<&'static str>,
 );
 
-fn routes() -> Vec<Route> {
+pub fn routes() -> Vec<Route> {
     let anywhere = || "/anywhere?at=all".to_owned();
     let mut routes = vec![
         (vec![], anywhere(), None, None),
