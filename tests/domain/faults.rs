@@ -224,4 +224,12 @@ faults! {
     DeletedTeamLeavesSites breaks Content,
     /// A site that is gone is still granted.
     DeletedSiteLeavesGrants breaks Content,
+    /// A replacement that removes most of the directory is not held up.
+    MassRemovalIsOverlooked breaks MassRemoval,
+    /// Members who are not in a replacement keep their roles.
+    ReplacementKeepsMembers breaks UsableIsHeldByOwner,
+    /// A user who is not in a replacement still has clients.
+    ReplacementLeavesClients breaks Content,
+    /// A team that is not in a replacement takes those sites along that moved out of it.
+    ReplacedTeamTakesSitesAlong breaks Content,
 }

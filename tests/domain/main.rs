@@ -1,5 +1,5 @@
 //! Delegation and effective access over random sequences of calls: users, teams and sites
-//! are added, changed and removed, time passes, and actors create, update, rotate, revoke,
+//! are added, changed and removed, also by replacing the directory, time passes, and actors create, update, rotate, revoke,
 //! reactivate and delete. After every step, the domain is compared with a small model that
 //! is written directly from `docs/access-rules.md`.
 //!

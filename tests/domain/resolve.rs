@@ -9,7 +9,7 @@ use hitkeep_auth::domain::{
     Timestamp,
     access::{Delegated, Owner, SiteGrants},
     client::{ApiClient, Description, Draft, Expiry, Name, Update},
-    directory::{DirectoryChange, Site, SiteMember, Team, TeamMember, User},
+    directory::{Directory, DirectoryChange, Site, SiteMember, Team, TeamMember, User},
     id::{ClientId, SiteId, UserId},
     role::{InstanceRole, SiteRole},
 };
@@ -23,8 +23,8 @@ use crate::{
         permissions::{Permissions, on_instance, on_site},
     },
     script::{
-        Creation, Cut, Deed, Edit, Ending, Etag, GrantsEdit, SITES, Step, TEAMS, Turn, USERS, Wait,
-        Which, Who, Wish, site, team, user,
+        Creation, Cut, Deed, Edit, Ending, Etag, GrantsEdit, Replacement, SITES, Step, TEAMS, Turn,
+        USERS, Wait, Which, Who, Wish, site, team, user,
     },
 };
 
@@ -33,6 +33,8 @@ use crate::{
 pub(crate) enum Act {
     /// The directory changes.
     Directory(DirectoryChange),
+    /// The directory is replaced, and may lose more than half only if that is allowed.
+    Replace(Directory, bool),
     /// It is that time now.
     Wait(Timestamp),
     /// An actor makes a call.
@@ -47,6 +49,10 @@ impl Step {
             Self::Around(client, turn) => turn
                 .resolve(model, *client)
                 .map_or(Act::Wait(model.now), Act::Directory),
+            Self::Replace(replacement) => {
+                let new = replacement.resolve(model);
+                Act::Replace(new, replacement.allow_mass_removal)
+            }
             Self::Wait(wait) => Act::Wait(wait.resolve(model)),
             Self::Create(creation) => {
                 let owner = creation.owner(model);
@@ -122,6 +128,20 @@ impl Turn {
             }),
             Self::Team(team) => DirectoryChange::PutSite(Site { id: site?, team }),
         })
+    }
+}
+
+impl Replacement {
+    fn resolve(&self, model: &Model) -> Directory {
+        let mut scratch = Model::new(model.now);
+        if self.from_present {
+            scratch.directory.clone_from(&model.directory);
+        }
+        for change in &self.changes {
+            // One that names something unknown changes nothing.
+            let _applied = scratch.apply(change);
+        }
+        scratch.directory
     }
 }
 

@@ -44,6 +44,9 @@ pub(crate) enum Rule {
     /// A change of the directory that names something unknown is told from one
     /// that does not.
     Reference,
+    /// A replacement of the directory is refused exactly where it would remove more than half
+    /// of something without being allowed to.
+    MassRemoval,
 }
 
 /// A property that did not hold.

@@ -13,7 +13,7 @@ use hitkeep_auth::domain::{
     Timestamp,
     audit::{Action, Event},
     client::ApiClient,
-    directory::DirectoryChange,
+    directory::{Directory, DirectoryChange},
     id::{ClientId, UserId},
     introspection::InactiveReason,
     refusal::Refusal,
@@ -96,6 +96,12 @@ impl Run<'_> {
                 self.check_tokens();
                 self.check_authority();
             }
+            Act::Replace(new, allow_mass_removal) => {
+                self.replace(new, *allow_mass_removal);
+                self.check_clients();
+                self.check_tokens();
+                self.check_authority();
+            }
             Act::Wait(until) => {
                 self.model.now = *until;
                 self.world.now = *until;
@@ -127,6 +133,27 @@ impl Run<'_> {
         self.check(Rule::Reference, known == expected, || {
             format!("known: {known}")
         });
+    }
+
+    fn replace(&mut self, new: &Directory, allow_mass_removal: bool) {
+        let clients = self.model.clients.len();
+        let is_same = *new == self.model.directory;
+        let done = self.world.tables.replace(new, allow_mass_removal);
+        let expected = self.model.replace(new, allow_mass_removal);
+        self.check(Rule::MassRemoval, done == expected, || {
+            format!("done: {done}")
+        });
+        let is_without_clients = self.model.clients.len() < clients;
+        for (happened, how) in [
+            (expected, "done"),
+            (!expected, "removes too much"),
+            (is_same, "is the same"),
+            (is_without_clients, "removes clients"),
+        ] {
+            if happened {
+                self.coverage.note("replacement", how);
+            }
+        }
     }
 
     fn call(&mut self, actor: UserId, call: &Call, held: &Permissions) {

@@ -38,6 +38,8 @@ pub(crate) enum Step {
     /// The directory changes where a client is concerned: something about its
     /// owner, or about a site that it was granted.
     Around(u8, Turn),
+    /// The whole directory is replaced.
+    Replace(Replacement),
     /// Time moves on.
     Wait(Wait),
     /// Somebody makes a client.
@@ -64,6 +66,17 @@ pub(crate) enum Turn {
     Archived(bool),
     /// The site's team.
     Team(TeamId),
+}
+
+/// What takes the directory's place.
+#[derive(Clone, Debug)]
+pub(crate) struct Replacement {
+    /// What it starts from: the directory as it is, or nothing at all.
+    pub(crate) from_present: bool,
+    /// What is different from that.
+    pub(crate) changes: Vec<DirectoryChange>,
+    /// Whether it may remove more than half.
+    pub(crate) allow_mass_removal: bool,
 }
 
 /// How far time moves on.
@@ -201,11 +214,39 @@ pub(crate) const fn site(n: u8) -> SiteId {
 /// Scripts of a directory, a few clients and up to that many steps.
 pub(crate) fn scripts(steps: usize) -> impl Strategy<Value = Script> {
     let clients = vec(creation().prop_map(Step::Create), 2..5);
-    (directories(), clients, vec(step(), steps / 2..=steps)).prop_map(|(start, clients, steps)| {
+    let several = prop_oneof![
+        60 => step().prop_map(|step| vec![step]),
+        1 => shortened_overlap(),
+    ];
+    (directories(), clients, vec(several, steps / 2..=steps)).prop_map(|(start, clients, steps)| {
         Script {
             start,
-            steps: [clients, steps].concat(),
+            steps: [clients, steps.concat()].concat(),
         }
+    })
+}
+
+/// An overlap that ends early because the client expires, and the expiry is put off after that:
+/// too rare by chance.
+fn shortened_overlap() -> impl Strategy<Value = Vec<Step>> {
+    any::<u8>().prop_map(|n| {
+        let on_client = |deed| Step::OnClient(Who::Manager(n), Which::Present(n), deed);
+        let expiring = |hours| {
+            on_client(Deed::Update(Edit {
+                name: None,
+                description: None,
+                instance_role: None,
+                grants: None,
+                expiry: Some(Ending::In(hours)),
+                etag: Etag::Omitted,
+            }))
+        };
+        vec![
+            on_client(Deed::Rotate(168, Etag::Omitted)),
+            expiring(1),
+            Step::Wait(Wait::Hours(24)),
+            expiring(240),
+        ]
     })
 }
 
@@ -243,6 +284,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => change().prop_map(Step::Directory),
         8 => (any::<u8>(), turn()).prop_map(|(client, turn)| Step::Around(client, turn)),
+        2 => replacement().prop_map(Step::Replace),
         3 => wait().prop_map(Step::Wait),
         5 => creation().prop_map(Step::Create),
         1 => (who(), owner()).prop_map(|(who, owner)| Step::List(who, owner)),
@@ -280,6 +322,21 @@ fn change() -> impl Strategy<Value = DirectoryChange> {
         4 => put_site_member(sites(), users()),
         2 => (sites(), users()).prop_map(|(s, u)| DirectoryChange::DeleteSiteMember(s, u)),
     ]
+}
+
+/// Most of them are what several changes would have come to.
+fn replacement() -> impl Strategy<Value = Replacement> {
+    let changes = prop_oneof![
+        3 => vec(change(), 0..6).prop_map(|changes| (true, changes)),
+        1 => directories().prop_map(|changes| (false, changes)),
+    ];
+    (changes, prop::bool::weighted(0.3)).prop_map(|((from_present, changes), allowed)| {
+        Replacement {
+            from_present,
+            changes,
+            allow_mass_removal: allowed,
+        }
+    })
 }
 
 fn put_user(ids: impl Strategy<Value = UserId>) -> impl Strategy<Value = DirectoryChange> {

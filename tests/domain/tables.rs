@@ -3,7 +3,7 @@
 //! store enforces: which clients, memberships and grants a deletion removes, and when a
 //! replaced token ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hitkeep_auth::domain::{
     Timestamp,
@@ -11,7 +11,7 @@ use hitkeep_auth::domain::{
         CurrentOwner, Facts, Holder, Owner, OwnerFacts, OwnerStanding, SiteStanding, UserStanding,
     },
     client::ApiClient,
-    directory::DirectoryChange,
+    directory::{Directory, DirectoryChange, Removal},
     id::{ClientId, SiteId, TeamId, UserId},
     introspection::{Subject, TokenStanding},
     role::{InstanceRole, SiteRole, TeamRole},
@@ -129,6 +129,90 @@ impl Tables {
                     self.site_members.remove(&(site, user));
                 }
             }
+        }
+        true
+    }
+
+    /// Replaces the directory, in the order of the store: a site leaves a team before that is
+    /// removed, and memberships go before what they are of. `false` where it would remove too
+    /// much.
+    pub(crate) fn replace(&mut self, new: &Directory, allow_mass_removal: bool) -> bool {
+        let users: BTreeSet<_> = new.users.iter().map(|user| user.id).collect();
+        let teams: BTreeSet<_> = new.teams.iter().map(|team| team.id).collect();
+        let sites: BTreeSet<_> = new.sites.iter().map(|site| site.id).collect();
+        let lost_users = lost(self.users.keys(), &users);
+        let lost_teams = lost(self.teams.keys(), &teams);
+        let lost_sites = lost(self.sites.keys(), &sites);
+        let removals = [
+            ("users", self.users.len(), lost_users.len()),
+            ("teams", self.teams.len(), lost_teams.len()),
+            ("sites", self.sites.len(), lost_sites.len()),
+        ];
+        let count = |number| u32::try_from(number).expect("there are few");
+        let is_mass_removal = removals.into_iter().any(|(kind, known, removed)| {
+            let (known, removed) = (count(known), count(removed));
+            let removal = Removal {
+                kind,
+                known,
+                removed,
+            };
+            removal.is_mass_removal()
+        });
+        let is_noticed = !self.has(Fault::MassRemovalIsOverlooked);
+        if is_mass_removal && !allow_mass_removal && is_noticed {
+            return false;
+        }
+        if !self.has(Fault::ReplacementKeepsMembers) {
+            let members = new.team_members.iter().map(|row| (row.team, row.user));
+            let members: BTreeSet<_> = members.collect();
+            self.team_members.retain(|key, _| members.contains(key));
+            let members = new.site_members.iter().map(|row| (row.site, row.user));
+            let members: BTreeSet<_> = members.collect();
+            self.site_members.retain(|key, _| members.contains(key));
+        }
+        if self.has(Fault::ReplacedTeamTakesSitesAlong) {
+            for team in &lost_teams {
+                self.delete_team(*team);
+            }
+        }
+        let put = [
+            new.users
+                .iter()
+                .copied()
+                .map(DirectoryChange::PutUser)
+                .collect::<Vec<_>>(),
+            new.teams
+                .iter()
+                .copied()
+                .map(DirectoryChange::PutTeam)
+                .collect(),
+            new.sites
+                .iter()
+                .copied()
+                .map(DirectoryChange::PutSite)
+                .collect(),
+        ];
+        for change in put.into_iter().flatten() {
+            assert!(self.apply(&change), "it is of the same directory");
+        }
+        for site in lost_sites {
+            self.delete_site(site);
+        }
+        for team in lost_teams {
+            self.delete_team(team);
+        }
+        for user in lost_users {
+            if self.has(Fault::ReplacementLeavesClients) {
+                self.users.remove(&user);
+            } else {
+                self.delete_user(user);
+            }
+        }
+        let members = new.team_members.iter().copied();
+        let of_sites = new.site_members.iter().copied();
+        let members = members.map(DirectoryChange::PutTeamMember);
+        for change in members.chain(of_sites.map(DirectoryChange::PutSiteMember)) {
+            assert!(self.apply(&change), "it is of the same directory");
         }
         true
     }
@@ -330,4 +414,9 @@ impl Tables {
         };
         asked.filter_map(standing).collect()
     }
+}
+
+/// Those ids that are not among the kept ones.
+fn lost<'i, T: Copy + Ord + 'i>(ids: impl Iterator<Item = &'i T>, kept: &BTreeSet<T>) -> Vec<T> {
+    ids.filter(|id| !kept.contains(id)).copied().collect()
 }

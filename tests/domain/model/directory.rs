@@ -3,7 +3,7 @@
 
 use hitkeep_auth::domain::{
     access::Owner,
-    directory::{DirectoryChange, Site, Team, User},
+    directory::{Directory, DirectoryChange, Site, Team, User},
     id::{SiteId, TeamId, UserId},
     role::{SiteRole, TeamRole},
 };
@@ -81,6 +81,34 @@ impl Model {
                     .retain(|member| (member.site, member.user) != (site, user));
             }
         }
+        true
+    }
+
+    /// Puts another directory in the place of this one; `false`, and nothing is changed, if more
+    /// than half of the users, the teams or the sites would go without that being allowed.
+    pub(crate) fn replace(&mut self, new: &Directory, allow_mass_removal: bool) -> bool {
+        let old = &self.directory;
+        let is_in_new = |owner| match owner {
+            Owner::User(id) => new.users.iter().any(|user| user.id == id),
+            Owner::Team(id) => new.teams.iter().any(|team| team.id == id),
+        };
+        let stays = |id: SiteId| new.sites.iter().any(|site| site.id == id);
+        let users = old.users.iter().map(|user| is_in_new(Owner::User(user.id)));
+        let teams = old.teams.iter().map(|team| is_in_new(Owner::Team(team.id)));
+        let sites = old.sites.iter().map(|site| stays(site.id));
+        let kinds: [Vec<bool>; 3] = [users.collect(), teams.collect(), sites.collect()];
+        let loses_most = kinds.iter().any(|kind| {
+            let lost = kind.iter().filter(|stays| !**stays).count();
+            2 * lost > kind.len()
+        });
+        if loses_most && !allow_mass_removal {
+            return false;
+        }
+        self.clients.retain(|_, client| is_in_new(owner_of(client)));
+        for client in self.clients.values_mut() {
+            grants_of(client).retain(|site, _| stays(*site));
+        }
+        self.directory.clone_from(new);
         true
     }
 
