@@ -18,6 +18,7 @@ mod accounts;
 mod descriptors;
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod explain;
 mod healthcheck;
 mod import;
@@ -127,6 +128,7 @@ fn start(cli: &Cli) -> Result<ExitCode, Failure> {
         }
         Command::Migrate(args) => runtime.block_on(migrate(args)).map(done),
         Command::ServiceAccount(args) => runtime.block_on(manage(&args.command)).map(done),
+        Command::Doctor(args) => runtime.block_on(doctor::run(args)),
         Command::Explain(args) => runtime.block_on(explain::run(args)).map(done),
         Command::Client(args) => runtime
             .block_on(remote::clients::run(&args.command))

@@ -10,6 +10,7 @@ mod connections;
 mod database;
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod environment;
 mod healthcheck;
 mod import;
@@ -36,6 +37,7 @@ use clients::ClientArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 #[cfg(feature = "dev")]
 pub use dev::{DevArgs, NoHome};
+pub use doctor::DoctorArgs;
 pub use healthcheck::{HealthcheckArgs, Probe};
 pub use import::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs};
 pub use moment::{Grant, Moment};
@@ -98,6 +100,11 @@ pub enum Command {
     Replica(Box<ReplicaArgs>),
     /// Apply pending migrations to the database, and list them
     Migrate(MigrateArgs),
+    /// Check what `serve` needs: options, database, certificates, ports, limits
+    ///
+    /// Takes the options and variables of `serve`, and changes nothing. Exits with 1 if something
+    /// keeps a server from working, and with 0 otherwise, also if there are warnings.
+    Doctor(Box<DoctorArgs>),
     /// Manage service accounts: the programs that may call the service
     ServiceAccount(ServiceAccountArgs),
     /// Explain what the service answers about a token, and why
@@ -321,10 +328,7 @@ impl Cli {
             _ => false,
         };
         let export = if serves {
-            ExportSettings::read(|name| {
-                let value = std::env::var_os(name)?;
-                Some(value.to_string_lossy().into_owned())
-            })
+            export_settings()
         } else {
             ExportSettings::default()
         };
@@ -334,6 +338,14 @@ impl Cli {
             export,
         }
     }
+}
+
+/// The settings of what a server exports, from OpenTelemetry's variables.
+pub fn export_settings() -> ExportSettings {
+    ExportSettings::read(|name| {
+        let value = std::env::var_os(name)?;
+        Some(value.to_string_lossy().into_owned())
+    })
 }
 
 impl ServeArgs {
@@ -350,6 +362,11 @@ impl ServeArgs {
             standbys,
             ..store::StoreOptions::new(self.database.url()?)
         })
+    }
+
+    /// The maximum number of connections in the pool.
+    pub const fn pool_size(&self) -> usize {
+        self.pool_size
     }
 
     /// The options of the server.

@@ -24,6 +24,7 @@ mod connect;
 mod connection;
 pub mod directory;
 pub mod error;
+pub mod examination;
 pub mod explanation;
 mod facts;
 pub mod feed;

@@ -28,6 +28,8 @@ mod run;
 mod accounts;
 #[path = "cli/dev.rs"]
 mod dev;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/explain.rs"]
 mod explain;
 #[path = "cli/incident.rs"]

@@ -23,6 +23,13 @@ pub(super) fn ensure_limit(connections: usize, pool_size: usize) {
     }
 }
 
+/// The hard limit, to which `serve` raises the limit, and how many files so many connections
+/// need. `None` means unlimited.
+pub(super) fn limit_and_need(connections: usize, pool_size: usize) -> (Option<u64>, u64) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    (maximum, needed(connections, pool_size))
+}
+
 /// Raises the limit to the hard limit and returns it; `None` means unlimited. The usual soft
 /// limit of 1024 exists for programs that call `select`, which this one does not.
 fn raise() -> Option<u64> {

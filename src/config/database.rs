@@ -1,6 +1,6 @@
 //! The database URL, given directly or in a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -55,6 +55,11 @@ pub enum DatabaseUrlError {
 }
 
 impl DatabaseUrlFile {
+    /// The path of the file.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Reads the URL. Blocks on the file system.
     ///
     /// # Errors

@@ -100,7 +100,7 @@ pub(super) async fn pending(connection: &mut Connection) -> Result<Vec<String>, 
 }
 
 /// The names of all migrations, in their order.
-fn names() -> diesel::migration::Result<Vec<String>> {
+pub(super) fn names() -> diesel::migration::Result<Vec<String>> {
     let migrations = MigrationSource::<Pg>::migrations(&MIGRATIONS)?;
     let mut names: Vec<_> = migrations
         .iter()
@@ -111,7 +111,7 @@ fn names() -> diesel::migration::Result<Vec<String>> {
 }
 
 /// The version in a name `DATE-NUMBER_WORDS`, without hyphens, as the database stores it.
-fn version(name: &str) -> String {
+pub(super) fn version(name: &str) -> String {
     name.split('_').next().unwrap_or(name).replace('-', "")
 }
 

@@ -179,6 +179,12 @@ impl Tls {
         Some(self.validity()?.until)
     }
 
+    /// From when until when the server's certificate is valid; None if it cannot be parsed.
+    pub fn validity_period(&self) -> Option<(Timestamp, Timestamp)> {
+        let Validity { from, until } = self.validity()?;
+        Some((from, until))
+    }
+
     fn validity(&self) -> Option<Validity> {
         self.shared.latest.load().validity
     }

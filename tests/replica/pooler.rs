@@ -18,11 +18,12 @@ use tokio::{process::Command, sync::mpsc};
 use crate::{
     fixtures::*,
     harness::{TestApp, told},
+    nodes,
     own_postgres::OwnPostgres,
     support::{
         paths::{decoded, encoded},
         postgres,
-        process::Process,
+        process::{Process, binary},
         programs,
     },
 };
@@ -173,4 +174,57 @@ async fn a_server_that_crashes_behind_a_pooler_is_unavailable_and_nothing_else()
     for failure in failures {
         assert!(OUTAGE.contains(&&*failure), "{failure}");
     }
+}
+
+/// What `doctor` says of a check, for a server on that database.
+async fn found(url: &str, check: &str, more: &[&str]) -> (String, String) {
+    let command = [
+        "doctor",
+        "--json",
+        "--listen",
+        "127.0.0.1:0",
+        "--database-url",
+        url,
+    ];
+    let ended = Process::start(binary(command.iter().chain(more)))
+        .ended()
+        .await;
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).expect(&ended.stderr);
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let found = checks.find(|found| found["check"] == check);
+    let found = found.unwrap_or_else(|| panic!("{check} in {report}"));
+    let part = |name: &str| found[name].as_str().unwrap().to_owned();
+    (part("status"), part("message"))
+}
+
+#[tokio::test]
+async fn the_doctor_finds_a_pooler_in_transaction_mode() {
+    let own = OwnPostgres::start().await;
+    let direct = migrated(&own.url).await;
+    assert_eq!(found(&direct, "pooler", &[]).await.0, "ok");
+    for (mode, size, status) in [
+        ("session", 50, "ok"),
+        ("transaction", 50, "error"),
+        // The only server connection is shared.
+        ("transaction", 1, "error"),
+    ] {
+        let settings = format!("pool_mode = {mode}\ndefault_pool_size = {size}\n");
+        let Some(pooler) = Pooler::start(&own.url, &settings).await else {
+            return;
+        };
+        let url = format!("{}pooled", pooler.url);
+        let (found, message) = found(&url, "pooler", &[]).await;
+        assert_eq!(found, status, "{mode} {size}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_knows_a_standby() {
+    let [primary, standby] = nodes::pair().await;
+    assert_eq!(found(&primary.database(), "writes", &[]).await.0, "ok");
+    let (status, message) = found(&standby.database(), "writes", &[]).await;
+    assert_eq!(status, "error", "{message}");
+    assert!(message.contains("is a standby"), "{message}");
+    let (status, message) = found(&standby.database(), "writes", &["--allow-standby"]).await;
+    assert_eq!(status, "warning", "{message}");
 }

@@ -1,6 +1,8 @@
 //! What diesel is told of the tables is what the migrations make. Read as text,
 //! since the module is the store's own.
 
+use hitkeep_auth::store::examination::TABLES;
+
 use crate::{database::texts, postgres};
 
 const SCHEMA: &str = include_str!("../../src/store/schema.rs");
@@ -100,4 +102,17 @@ async fn what_can_be_joined_is_what_refers_to_each_other() {
             "{joinable} is no foreign key"
         );
     }
+}
+
+/// `doctor` asks for the rights on every table.
+#[tokio::test]
+async fn the_examination_knows_every_table() {
+    let url = postgres::migrated_database().await;
+    let sql = "SELECT relname::text AS text FROM pg_class \
+               WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace \
+               AND relname <> '__diesel_schema_migrations' ORDER BY relname::text COLLATE \"C\"";
+    let mut connection = postgres::connect(&url).await;
+    let made = texts(&mut connection, sql).await;
+    let known: Vec<_> = TABLES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(made, known);
 }
