@@ -19,9 +19,11 @@ pub mod health;
 mod layers;
 pub mod lifecycle;
 mod routes;
+mod supervisor;
 
 use health::Scope;
 use routes::router;
+use supervisor::Supervisor;
 
 use crate::{
     calls::admission::{Admission, Burst, Capacity},
@@ -82,6 +84,9 @@ pub struct Options {
     pub max_connection_age: Option<Duration>,
     /// The number of I/O threads. Default 0: the current runtime serves the connections.
     pub threads: usize,
+    /// Whether readiness and the drain are reported to the supervisor at `NOTIFY_SOCKET`, such
+    /// as systemd. Default false.
+    pub notify_supervisor: bool,
 }
 
 impl Default for Options {
@@ -99,6 +104,7 @@ impl Default for Options {
             idle_timeouts: IdleTimeouts::default(),
             max_connection_age: None,
             threads: 0,
+            notify_supervisor: false,
         }
     }
 }
@@ -302,9 +308,17 @@ impl Process {
         let scope = Scope::of(&origin);
         let (health, health_service) = health::service(scope);
         let health = Arc::new(health);
+        let supervisor = Supervisor::new(options.notify_supervisor);
         let readiness = lifecycle::report_health(&replica, scope, &health);
-        let watch = lifecycle::watch_health(replica.clone(), scope, Arc::clone(&health), readiness);
-        let watch = tokio::spawn(watch);
+        supervisor.introspection(readiness.introspects);
+        let watch = lifecycle::Watch {
+            replica: replica.clone(),
+            scope,
+            health: Arc::clone(&health),
+            supervisor,
+            last: readiness,
+        };
+        let watch = tokio::spawn(watch.run());
         let (shut_down, shutting_down) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let services = Arc::new(Services::new(
@@ -395,6 +409,7 @@ impl Process {
         // The task must have ended, or it could overwrite the last report.
         watch.await.ok();
         health.report(health::Readiness::NONE);
+        supervisor.stopping();
         shut_down.send_replace(true);
         if is_stop_signal && !options.drain_delay.is_zero() {
             let seconds = options.drain_delay.as_secs_f64();

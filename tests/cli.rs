@@ -46,6 +46,8 @@ mod replica;
 mod rotation;
 #[path = "cli/serve.rs"]
 mod serve;
+#[path = "cli/supervisor.rs"]
+mod supervisor;
 #[path = "cli/tls.rs"]
 mod tls;
 #[path = "cli/usage.rs"]

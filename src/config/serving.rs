@@ -162,6 +162,7 @@ impl ServingArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             threads: self.threads.unwrap_or_else(available_cores),
+            notify_supervisor: true,
             ..server::Options::default()
         })
     }

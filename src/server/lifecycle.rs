@@ -8,7 +8,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::health::{Readiness, Reporter, Scope};
+use super::{
+    health::{Readiness, Reporter, Scope},
+    supervisor::Supervisor,
+};
 use crate::replica::Replica;
 
 /// How often readiness is checked if the feed reports no progress.
@@ -31,27 +34,36 @@ pub(super) fn report_health(replica: &Replica, scope: Scope, health: &Reporter) 
     readiness
 }
 
-/// Keeps the report up to date, and logs changes. Runs until aborted.
-pub(super) async fn watch_health(
-    replica: Replica,
-    scope: Scope,
-    health: Arc<Reporter>,
-    mut last: Readiness,
-) {
-    let mut progress = replica.progress();
-    loop {
-        // Readiness may change with each step of the feed, and merely with time.
-        if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, progress.changed()).await {
-            return;
+/// Keeps the report up to date.
+pub(super) struct Watch {
+    pub(super) replica: Replica,
+    pub(super) scope: Scope,
+    pub(super) health: Arc<Reporter>,
+    pub(super) supervisor: Supervisor,
+    /// What was reported last.
+    pub(super) last: Readiness,
+}
+
+impl Watch {
+    /// Reports and logs changes. Runs until aborted.
+    pub(super) async fn run(self) {
+        let mut last = self.last;
+        let mut progress = self.replica.progress();
+        loop {
+            // Readiness may change with each step of the feed, and merely with time.
+            if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, progress.changed()).await {
+                return;
+            }
+            let readiness = report_health(&self.replica, self.scope, &self.health);
+            if readiness.introspects != last.introspects {
+                log_change("introspection", readiness.introspects);
+                self.supervisor.introspection(readiness.introspects);
+            }
+            if readiness.manages != last.manages {
+                log_change("management", readiness.manages);
+            }
+            last = readiness;
         }
-        let readiness = report_health(&replica, scope, &health);
-        if readiness.introspects != last.introspects {
-            log_change("introspection", readiness.introspects);
-        }
-        if readiness.manages != last.manages {
-            log_change("management", readiness.manages);
-        }
-        last = readiness;
     }
 }
 

@@ -50,7 +50,8 @@ pub fn binary<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Command {
 pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("HITKEEP_AUTH_") || text.starts_with("OTEL_") {
+        if text.starts_with("HITKEEP_AUTH_") || text.starts_with("OTEL_") || text == "NOTIFY_SOCKET"
+        {
             command.env_remove(name);
         }
     }
