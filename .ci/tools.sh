@@ -13,6 +13,8 @@ readonly GRAFANA_SDK_VERSION=0.0.21
 readonly TYPESCRIPT_VERSION=5.9.3
 readonly STATICCHECK_VERSION=v0.8.2
 readonly GITLEAKS_VERSION=v8.30.1
+readonly HELM_VERSION=v3.22.0
+readonly CARGO_CYCLONEDX_VERSION=0.5.9
 readonly TOOLS=target/ci-tools
 # The oldest Postgres that the service works with, and the newest.
 readonly POSTGRES_MAJOR=15
@@ -138,6 +140,50 @@ install_cargo_deny() {
     CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --debug --locked --no-default-features \
         --root "$TOOLS" "cargo-deny@$CARGO_DENY_VERSION"
     "$TOOLS/bin/cargo-deny" --version
+}
+
+install_cargo_cyclonedx() {
+    if [[ $("$TOOLS/bin/cargo-cyclonedx" cyclonedx --version 2>&1) == *" $CARGO_CYCLONEDX_VERSION" ]]; then
+        echo "cargo-cyclonedx $CARGO_CYCLONEDX_VERSION is there already."
+        return
+    fi
+    CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --debug --locked --root "$TOOLS" \
+        "cargo-cyclonedx@$CARGO_CYCLONEDX_VERSION"
+    "$TOOLS/bin/cargo-cyclonedx" cyclonedx --version
+}
+
+install_helm() {
+    if [[ $("$TOOLS/bin/helm" version --template '{{.Version}}' 2>&1) == "${HELM_VERSION%.*}"* ]]; then
+        echo "helm $HELM_VERSION is there already."
+    elif command -v go >/dev/null; then
+        GOBIN=$PWD/$TOOLS/bin CGO_ENABLED=0 nice go install "helm.sh/helm/v3/cmd/helm@$HELM_VERSION"
+    else
+        left_out="the Helm chart (deploy/helm), because there is no Go to build helm with"
+    fi
+}
+
+# Debian 12 as it is after its installation, for a chroot, and what judges the units.
+install_debian() {
+    local -r base=$TOOLS/debian-12.tar
+    if can_install && ! command -v systemd-analyze; then
+        apt_install systemd
+    fi
+    if [[ -e $base ]]; then
+        echo "$base is there already."
+        return
+    fi
+    if ! can_install || ! { command -v debootstrap || apt_install debootstrap; }; then
+        left_out+="${left_out:+, and }the package on a Debian, which needs root and debootstrap"
+        return
+    fi
+    local folder
+    folder=$(mktemp --directory)
+    debootstrap --variant=minbase bookworm "$folder" >"$base.log" ||
+        { tail "$base.log" >&2 && return 1; }
+    tar --create --file "$base.new" --numeric-owner --directory "$folder" \
+        --exclude='./var/cache/apt/archives/*.deb' --exclude='./var/lib/apt/lists/*' .
+    mv "$base.new" "$base"
+    rm -rf "$folder"
 }
 
 buf() {
@@ -338,6 +384,9 @@ install_tools() {
     step "Other proxies" install_proxies
     step "PgBouncer" install_pgbouncer
     step "cargo-deny" install_cargo_deny
+    step "cargo-cyclonedx" install_cargo_cyclonedx
+    step "helm" install_helm
+    step "Debian" install_debian
     step "Validators" install_validators
     step "OpenAPI" install_openapi
     step "promtool" install_promtool
