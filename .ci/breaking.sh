@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Holds the protos to those of the last release: what was in it stays.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source .ci/tools.sh
+if ! tag=$(git describe --tags --match 'v[0-9]*' --abbrev=0 2>/dev/null); then
+    echo "There is no tag of a release in this clone yet: nothing to compare with."
+    exit
+fi
+echo "Compared with $tag."
+buf breaking --against ".git#tag=$tag"
