@@ -53,7 +53,7 @@ mod tests {
         for _ in 0..1000 {
             let delay = delays.next();
             assert!((min..=2 * min).contains(&delay), "{delay:?}");
-            let tenth = (delay - min).as_millis().min(999) / 100;
+            let tenth = delay.saturating_sub(min).as_millis().min(999) / 100;
             tenths[usize::try_from(tenth).unwrap()] += 1;
         }
         assert!(
