@@ -22,7 +22,6 @@ pub mod fastpath;
 pub mod grpc;
 mod http;
 pub mod import;
-pub mod pb;
 pub mod proxy_auth;
 pub mod replica;
 pub mod server;
@@ -33,3 +32,4 @@ pub mod transport;
 pub mod upstream;
 
 pub use hitkeep_auth_domain as domain;
+pub use hitkeep_auth_proto as pb;

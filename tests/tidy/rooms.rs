@@ -101,8 +101,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("main", &["cli", "config", "telemetry"]),
 ];
-/// The room that is a crate, where its files are.
-const DOMAIN: &str = "crates/domain/src";
+/// The rooms that are crates, or lie in one, and where their files are.
+const CRATES: &[(&str, &str)] = &[
+    ("domain", "crates/domain/src"),
+    ("pb", "crates/proto/src"),
+];
 
 /// The room that a file belongs to: `src/store.rs` and all of `src/store/`.
 fn room(file: &File) -> &str {
@@ -313,10 +316,10 @@ fn nothing_goes_in_a_circle() {
 
 /// Where the files of a room lie, and what its parts are named after.
 fn place(room: &str) -> (String, String) {
-    match room {
-        // A crate of its own: nothing of it can use another room.
-        "domain" => (DOMAIN.to_owned(), "crate".to_owned()),
-        room => (format!("src/{room}"), format!("crate::{room}")),
+    match CRATES.iter().find(|(name, _)| *name == room) {
+        // Nothing of a crate can use a room of another one that it does not depend on.
+        Some((_, folder)) => ((*folder).to_owned(), "crate".to_owned()),
+        None => (format!("src/{room}"), format!("crate::{room}")),
     }
 }
 

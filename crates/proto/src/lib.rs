@@ -1,6 +1,10 @@
 //! The generated code of `proto/`, and by hand what the generator must not
 //! write: the `Debug` of messages that carry a token or the id of a write.
+//!
+//! A program that calls the service needs the clients and the messages. The feature `server`
+//! adds the servers, and the part of Envoy's API that is served.
 
+#![forbid(unsafe_code)]
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -15,30 +19,10 @@
 
 use std::fmt;
 
-tonic::include_proto!("hitkeep.auth.v1");
+#[cfg(feature = "server")]
+pub mod envoy;
 
-/// The part of Envoy's API that its check needs, by Envoy's packages.
-pub mod envoy {
-    pub mod config {
-        pub mod core {
-            pub mod v3 {
-                tonic::include_proto!("envoy.config.core.v3");
-            }
-        }
-    }
-    pub mod service {
-        pub mod auth {
-            pub mod v3 {
-                tonic::include_proto!("envoy.service.auth.v3");
-            }
-        }
-    }
-    pub mod r#type {
-        pub mod v3 {
-            tonic::include_proto!("envoy.r#type.v3");
-        }
-    }
-}
+tonic::include_proto!("hitkeep.auth.v1");
 
 /// All of `proto/` with what it imports, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("descriptor");
@@ -110,31 +94,5 @@ impl fmt::Debug for ReportLeakRequest {
 impl fmt::Debug for report_leak_request::Leaked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Leaked")
-    }
-}
-
-/// What a route says, and none of what the client or another filter does.
-impl fmt::Debug for envoy::service::auth::v3::AttributeContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AttributeContext")
-            .field("context_extensions", &self.context_extensions)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A token is in its headers, and may be in its path or body as well.
-impl fmt::Debug for envoy::service::auth::v3::attribute_context::HttpRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpRequest")
-            .field("size", &self.size)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for envoy::config::core::v3::HeaderValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeaderValue")
-            .field("key", &self.key)
-            .finish_non_exhaustive()
     }
 }
