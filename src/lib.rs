@@ -22,14 +22,14 @@ pub mod fastpath;
 pub mod grpc;
 mod http;
 pub mod import;
-pub mod proxy_auth;
 pub mod replica;
 pub mod server;
 pub mod store;
-pub mod system;
 pub mod telemetry;
 pub mod transport;
 pub mod upstream;
 
-pub use hitkeep_auth_domain as domain;
+pub use hitkeep_auth_client as client;
+pub use hitkeep_auth_client::system;
+pub use hitkeep_auth_domain::{self as domain, proxy_auth};
 pub use hitkeep_auth_proto as pb;

@@ -12,9 +12,12 @@ mod copy;
 mod follower;
 mod questions;
 mod session;
-mod target;
 mod usage;
 
+pub use crate::client::{
+    target::{BadTarget, Target},
+    tls::Certificates,
+};
 use crate::{
     domain::{
         clock::{Clock, Entropy},
@@ -26,9 +29,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 use connect::Link;
-pub use connect::{Certificates, NoToken, TokenSource};
+pub use connect::{NoToken, TokenSource};
 use follower::Follower;
-pub use target::{BadTarget, Target};
 use usage::{Forwarder, Reporter};
 
 /// The servers upstream, and how this process authenticates to them.

@@ -8,6 +8,7 @@ use super::{
     SecretError, secrets::SecretFile, serving::ServingArgs, values::at_least_ten_milliseconds,
 };
 use crate::{
+    client::tls::Authorities,
     domain::token::{Token, TokenKind},
     server,
     upstream::{BadTarget, Certificates, NoToken, Target, TokenSource, Upstream},
@@ -87,6 +88,12 @@ pub enum UpstreamError {
     /// An address is none.
     #[error("--upstream {0}")]
     Target(BadTarget),
+    /// An address holds a secret.
+    #[error(
+        "--upstream {}: the token belongs in HITKEEP_AUTH_UPSTREAM_TOKEN or in a file",
+        BadTarget::Credentials
+    )]
+    Credentials,
     /// Nothing says who this process is.
     #[error(
         "set HITKEEP_AUTH_UPSTREAM_TOKEN or --upstream-token-file to the token of a service \
@@ -112,19 +119,13 @@ impl ReplicaArgs {
     pub fn upstream(&self) -> Result<Upstream, UpstreamError> {
         let targets = self.upstream.iter().map(|text| text.parse());
         let targets = targets.collect::<Result<Vec<Target>, _>>();
-        let targets = targets.map_err(UpstreamError::Target)?;
+        let targets = targets.map_err(|error| match error {
+            BadTarget::Form => UpstreamError::Target(error),
+            BadTarget::Credentials => UpstreamError::Credentials,
+        })?;
         let identity = self.upstream_cert.clone().zip(self.upstream_key.clone());
-        let is_encrypted = |target: &Target| {
-            matches!(
-                target,
-                Target::Tcp {
-                    encrypted: true,
-                    ..
-                }
-            )
-        };
         let needs_encryption = identity.is_some() || self.upstream_ca.is_some();
-        if needs_encryption && !targets.iter().any(is_encrypted) {
+        if needs_encryption && !targets.iter().any(Target::is_encrypted) {
             return Err(UpstreamError::NotEncrypted);
         }
         let token = match (&self.upstream_token, &self.upstream_token_file) {
@@ -148,7 +149,10 @@ impl ReplicaArgs {
             targets,
             token,
             certificates: Certificates {
-                authorities: self.upstream_ca.clone(),
+                authorities: self
+                    .upstream_ca
+                    .clone()
+                    .map_or(Authorities::System, Authorities::File),
                 identity,
             },
             without_names: self.without_names,

@@ -3,11 +3,10 @@
 //! The files are read again for each connection, so that replaced ones apply to the next.
 //! Reading blocks, and must not run on a thread of the runtime.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
+pub use hitkeep_auth_client::tls::{Authorities, TlsError};
+use hitkeep_auth_client::tls::{certificates, private_key};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -16,10 +15,7 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{self, CryptoProvider, ring},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
-        pem::{self, PemObject},
-    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
 use tokio_postgres::config::SslMode;
@@ -44,36 +40,6 @@ pub(super) enum HostnameCheck {
     Skipped,
     /// The certificate must be for the server's host name.
     Required,
-}
-
-/// The trusted certificate authorities.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Authorities {
-    /// The certificates of a PEM file.
-    File(PathBuf),
-    /// The authorities that the system trusts.
-    System,
-}
-
-/// Why the TLS configuration cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file of certificates or of a key cannot be read.
-    #[error("{} holds no {what} in PEM", path.display())]
-    File {
-        /// The path of the file.
-        path: PathBuf,
-        /// What it should hold.
-        what: &'static str,
-        /// The cause.
-        source: pem::Error,
-    },
-    /// No usable authority was found.
-    #[error("no authority is known that could have signed the server's certificate")]
-    NoAuthority,
-    /// rustls rejects the certificates or the key.
-    #[error("the certificates cannot be used")]
-    Unusable(#[source] Error),
 }
 
 impl Encryption {
@@ -111,50 +77,9 @@ impl Encryption {
         let Some((certificate, key)) = &self.identity else {
             return Ok(builder.with_no_client_auth());
         };
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::File {
-            path: key.clone(),
-            what: "unencrypted private key",
-            source,
-        })?;
-        let own = builder.with_client_auth_cert(certificates(certificate)?, key);
+        let own = builder.with_client_auth_cert(certificates(certificate)?, private_key(key)?);
         own.map_err(TlsError::Unusable)
     }
-}
-
-impl Authorities {
-    fn load(&self) -> Result<RootCertStore, TlsError> {
-        let mut roots = RootCertStore::empty();
-        match self {
-            Self::File(path) => {
-                for authority in certificates(path)? {
-                    roots.add(authority).map_err(TlsError::Unusable)?;
-                }
-            }
-            // Some of the system's certificates may be unparsable.
-            Self::System => {
-                let found = rustls_native_certs::load_native_certs().certs;
-                roots.add_parsable_certificates(found);
-            }
-        }
-        if roots.is_empty() {
-            return Err(TlsError::NoAuthority);
-        }
-        Ok(roots)
-    }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = |source| TlsError::File {
-        path: path.to_owned(),
-        what: "certificate",
-        source,
-    };
-    let read = CertificateDer::pem_file_iter(path).map_err(failed)?;
-    let read: Vec<_> = read.collect::<Result<_, _>>().map_err(failed)?;
-    if read.is_empty() {
-        return Err(failed(pem::Error::NoItemsFound));
-    }
-    Ok(read)
 }
 
 /// Verifies the chain of signatures, but not the host name.
@@ -256,25 +181,6 @@ impl ServerCertVerifier for Unverified {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// A TLS configuration that verifies the server and its host name, and shows a certificate
-/// of its own if there is one: the files of the certificate and of its key. Blocks on the
-/// file system.
-///
-/// # Errors
-/// If a file cannot be used.
-pub fn verified_client_config(
-    authorities: Authorities,
-    identity: Option<(PathBuf, PathBuf)>,
-) -> Result<ClientConfig, TlsError> {
-    let encryption = Encryption {
-        when: SslMode::Require,
-        hostname_check: HostnameCheck::Required,
-        authorities: Some(authorities),
-        identity,
-    };
-    encryption.client()
 }
 
 /// A TLS configuration that accepts any server. Only for connections without secrets.

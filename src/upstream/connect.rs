@@ -1,6 +1,6 @@
 //! Connections to a server upstream.
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -20,13 +20,7 @@ use tonic::{
 };
 
 use super::{Limits, Target, Upstream};
-use crate::{
-    pb::replication_service_client::ReplicationServiceClient,
-    store::{
-        error::causes,
-        tls::{Authorities, verified_client_config},
-    },
-};
+use crate::{pb::replication_service_client::ReplicationServiceClient, store::error::causes};
 
 /// There is no usable token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,16 +43,6 @@ impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenSource")
     }
-}
-
-/// How encrypted connections are verified, in both directions.
-#[derive(Clone, Debug, Default)]
-pub struct Certificates {
-    /// The authorities that must have signed the server's certificate; the system's if
-    /// `None`.
-    pub authorities: Option<PathBuf>,
-    /// The own certificate and its key.
-    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Why there is no connection, or why it ended.
@@ -168,20 +152,8 @@ fn prepare(upstream: &Upstream, target: &Target) -> Result<Prepared, ConnectErro
         value.set_sensitive(true);
         Ok::<_, ConnectError>(value)
     });
-    let is_encrypted = matches!(
-        target,
-        Target::Tcp {
-            encrypted: true,
-            ..
-        }
-    );
-    let tls = is_encrypted.then(|| {
-        let Certificates {
-            authorities,
-            identity,
-        } = upstream.certificates.clone();
-        let authorities = authorities.map_or(Authorities::System, Authorities::File);
-        let config = verified_client_config(authorities, identity);
+    let tls = target.is_encrypted().then(|| {
+        let config = upstream.certificates.client_config();
         let mut config = config.map_err(|error| {
             let causes = causes(&error);
             local(&format_args!("{error}: {causes}"))

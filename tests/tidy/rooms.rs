@@ -102,10 +102,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli", "config", "telemetry"]),
 ];
 /// The rooms that are crates, or lie in one, and where their files are.
-const CRATES: &[(&str, &str)] = &[
-    ("domain", "crates/domain/src"),
-    ("pb", "crates/proto/src"),
-];
+const CRATES: &[(&str, &str)] = &[("domain", "crates/domain/src"), ("pb", "crates/proto/src")];
 
 /// The room that a file belongs to: `src/store.rs` and all of `src/store/`.
 fn room(file: &File) -> &str {

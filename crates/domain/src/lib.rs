@@ -18,6 +18,7 @@ pub mod imports;
 pub mod index;
 pub mod introspection;
 pub mod ledger;
+pub mod proxy_auth;
 pub mod refusal;
 pub mod replay;
 pub mod role;

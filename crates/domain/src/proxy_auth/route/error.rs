@@ -1,7 +1,7 @@
 //! Errors in a route's configuration, for its operator, and in a request's path.
 
 use super::path::PathError;
-use crate::domain::{
+use crate::{
     role::{InstancePermission, SitePermission},
     token::may_contain_token,
 };

@@ -7,12 +7,11 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rustix::time::{ClockId, clock_gettime};
-
-use crate::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
     clock::{Clock, Entropy},
 };
+use rustix::time::{ClockId, clock_gettime};
 
 /// The database's clock, estimated as the machine's clock plus an offset.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use uuid::Uuid;
 
 use super::route::{NeedError, PathAmbiguity, RouteError};
-use crate::domain::{
+use crate::{
     access::{EffectiveAccess, Owner, PermissionCheck},
     id::{ClientId, SiteId},
     introspection::ResolvedClient,
@@ -232,6 +232,13 @@ impl Refused {
         }
     }
 
+    /// What is said to the end client in words.
+    pub fn description(&self) -> &'static str {
+        let (_, body) = self.status_and_body();
+        // It is the last member, and has nothing to escape.
+        body.rsplit('"').nth(1).unwrap_or_default()
+    }
+
     const fn status_and_body(&self) -> (u16, &'static str) {
         match self {
             Self::NoToken => (
@@ -273,7 +280,7 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::role::{InstancePermission, SitePermission};
+    use crate::role::{InstancePermission, SitePermission};
 
     fn pass(site: Option<(SiteId, SiteRole)>) -> Pass {
         let id = "01930000-0000-7000-8000-0000000000ab";
@@ -402,6 +409,7 @@ mod tests {
                 None,
             ),
         ] {
+            let description = refused.description();
             let answer = Verdict::Refused(refused).answer();
             let header = |name| {
                 let found = answer.headers.iter().find(|(other, _)| *other == name);
@@ -414,7 +422,7 @@ mod tests {
             assert_eq!(header("cache-control").unwrap(), "no-store");
             let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
             assert_eq!(body["error"], error);
-            assert!(body["error_description"].is_string());
+            assert_eq!(body["error_description"], description);
             assert_eq!(body.as_object().unwrap().len(), 2);
         }
     }

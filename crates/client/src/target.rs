@@ -1,10 +1,10 @@
-//! The address of a server upstream.
+//! The address of a server.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use http::Uri;
 
-/// The address of a server upstream: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+/// The address of a server: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Over TCP.
@@ -27,10 +27,7 @@ pub enum BadTarget {
     #[error("must be http://HOST:PORT, https://HOST:PORT or unix:PATH")]
     Form,
     /// It has credentials.
-    #[error(
-        "must not contain credentials: the token belongs in HITKEEP_AUTH_UPSTREAM_TOKEN or in a \
-         file"
-    )]
+    #[error("must not contain credentials")]
     Credentials,
 }
 
@@ -72,8 +69,19 @@ impl FromStr for Target {
 }
 
 impl Target {
+    /// Whether connections are encrypted.
+    pub const fn is_encrypted(&self) -> bool {
+        matches!(
+            self,
+            Self::Tcp {
+                encrypted: true,
+                ..
+            }
+        )
+    }
+
     /// What requests name as the server: proxies on the way may go by it.
-    pub(super) fn origin(&self) -> Uri {
+    pub fn origin(&self) -> Uri {
         match self {
             // A socket's path is no name.
             Self::Unix(_) => Uri::from_static("http://localhost"),

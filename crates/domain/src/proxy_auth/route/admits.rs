@@ -28,11 +28,9 @@ impl Admits {
 mod tests {
     use super::*;
     use crate::{
-        domain::{
-            access::{Decision, EffectiveAccess},
-            role::{InstanceRole, SitePermission, SiteRole},
-        },
+        access::{Decision, EffectiveAccess},
         proxy_auth::route::{Need, NeedError, RouteSettings},
+        role::{InstanceRole, SitePermission, SiteRole},
     };
 
     const SITE: &str = "01930000-0000-7000-8000-0000000000ab";

@@ -18,7 +18,7 @@ pub use preflight::{Preflight, PreflightHeaders};
 
 use uuid::Uuid;
 
-use crate::domain::{
+use crate::{
     access::{Decision, EffectiveAccess, PermissionCheck},
     id::SiteId,
     role::{InstancePermission, SitePermission},

@@ -1,0 +1,216 @@
+//! How a call is made: its deadline, and when it is repeated.
+
+use std::{
+    error::Error,
+    sync::atomic::{AtomicI32, Ordering::Relaxed},
+    time::Duration,
+};
+
+use hitkeep_auth_domain::clock::Entropy;
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, ConnectError, Extensions, Request, Response, Status, metadata::MetadataMap};
+
+use crate::system::SystemEntropy;
+
+/// How often a call is sent at most.
+const ATTEMPTS: u32 = 3;
+/// The pause before a call is repeated, which doubles each time. Half of it is random.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The metadata with the time that is left for a call.
+const TIMEOUT: &str = "grpc-timeout";
+
+/// Keeps repeated calls from adding to what overloads a service: failures cost twice what
+/// successes earn, and with less than half of all credit nothing is repeated.
+#[derive(Debug)]
+pub(crate) struct RetryBudget(AtomicI32);
+
+impl RetryBudget {
+    const FULL: i32 = 200;
+
+    fn earn(&self) {
+        let earned = |credit: i32| (credit < Self::FULL).then(|| credit + 1);
+        // Full already.
+        self.0.fetch_update(Relaxed, Relaxed, earned).ok();
+    }
+
+    /// Whether a failed call may be repeated.
+    fn spend(&self) -> bool {
+        let spent = |credit: i32| Some((credit - 2).max(0));
+        let before = self.0.fetch_update(Relaxed, Relaxed, spent);
+        before.unwrap_or_default() > Self::FULL / 2
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(AtomicI32::new(Self::FULL))
+    }
+}
+
+/// What a call does if it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It changes nothing, or is recognised by its `request_id`: it is repeated if no server is
+    /// available.
+    Safe,
+    /// It is repeated only if it certainly did not reach a server.
+    Unsent,
+}
+
+/// Makes a call within the time that its metadata gives it, or else `timeout`.
+pub(crate) async fn call<Q, A, F>(
+    request: Request<Q>,
+    default_timeout: Duration,
+    repeat: Repeat,
+    budget: &RetryBudget,
+    send: impl Fn(Request<Q>) -> F,
+) -> Result<A, Status>
+where
+    Q: Clone,
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let (metadata, _, message) = request.into_parts();
+    let timeout = given_timeout(&metadata).unwrap_or(default_timeout);
+    let deadline = Instant::now() + timeout;
+    let mut pause = FIRST_PAUSE;
+    let mut attempt = 1;
+    loop {
+        let mut sent =
+            Request::from_parts(metadata.clone(), Extensions::default(), message.clone());
+        // The service then knows when to give up, and says why.
+        sent.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        let late = || Status::deadline_exceeded("the service did not answer in time");
+        let failed = match timeout_at(deadline, send(sent)).await {
+            Ok(Ok(answer)) => {
+                budget.earn();
+                return Ok(answer.into_inner());
+            }
+            // The transport has the same deadline, and another name for it.
+            Ok(Err(status)) if status.code() == Code::Cancelled && Instant::now() >= deadline => {
+                return Err(late());
+            }
+            Ok(Err(status)) => status,
+            Err(_) => return Err(late()),
+        };
+        let may_repeat =
+            failed.code() == Code::Unavailable && (repeat == Repeat::Safe || is_unsent(&failed));
+        if !may_repeat || attempt == ATTEMPTS || !budget.spend() {
+            return Err(failed);
+        }
+        let wait = jittered(pause);
+        if Instant::now() + wait >= deadline {
+            return Err(failed);
+        }
+        sleep(wait).await;
+        pause *= 2;
+        attempt += 1;
+    }
+}
+
+/// Whether a call failed because there was no connection to send it over.
+fn is_unsent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Between half of a time and all of it.
+pub(crate) fn jittered(time: Duration) -> Duration {
+    let mut chance = [0];
+    SystemEntropy.fill(&mut chance);
+    time.mul_f64(f64::midpoint(
+        1.0,
+        f64::from(chance[0]) / f64::from(u8::MAX),
+    ))
+}
+
+/// The timeout that [`Request::set_timeout`] has set.
+fn given_timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get(TIMEOUT)?.to_str().ok()?;
+    let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = amount.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount.checked_mul(3600)?),
+        "M" => Duration::from_secs(amount.checked_mul(60)?),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Makes a call that always fails so, and says how often it was sent.
+    async fn attempts(repeat: Repeat, code: Code, budget: &RetryBudget) -> u32 {
+        let sent = Cell::new(0);
+        let send = |_: Request<()>| {
+            sent.set(sent.get() + 1);
+            async move { Err::<Response<()>, _>(Status::new(code, "")) }
+        };
+        let timeout = Duration::from_secs(10);
+        let failed = call(Request::new(()), timeout, repeat, budget, send).await;
+        assert_eq!(failed.unwrap_err().code(), code);
+        sent.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_safe_is_repeated() {
+        let budget = RetryBudget::default();
+        assert_eq!(attempts(Repeat::Safe, Code::Unavailable, &budget).await, 3);
+        assert_eq!(
+            attempts(Repeat::Unsent, Code::Unavailable, &budget).await,
+            1
+        );
+        for code in [Code::Internal, Code::Unauthenticated, Code::Aborted] {
+            assert_eq!(attempts(Repeat::Safe, code, &budget).await, 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_all_the_time_is_not_repeated() {
+        let budget = RetryBudget::default();
+        let mut sent = 0;
+        for _ in 0..100 {
+            sent += attempts(Repeat::Safe, Code::Unavailable, &budget).await;
+        }
+        assert!(sent < 160, "{sent}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_service_is_a_deadline() {
+        let budget = RetryBudget::default();
+        let mut request = Request::new(());
+        request.set_timeout(Duration::from_millis(1500));
+        let begun = Instant::now();
+        let send = |_| std::future::pending::<Result<Response<()>, Status>>();
+        let failed = call(request, Duration::from_secs(9), Repeat::Safe, &budget, send).await;
+        assert_eq!(failed.unwrap_err().code(), Code::DeadlineExceeded);
+        assert_eq!(begun.elapsed(), Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn timeouts_are_read_as_they_are_written() {
+        for timeout in [
+            Duration::from_secs(7),
+            Duration::from_micros(1500),
+            Duration::from_nanos(1),
+            Duration::from_secs(100_000),
+        ] {
+            let mut request = Request::new(());
+            request.set_timeout(timeout);
+            assert_eq!(given_timeout(request.metadata()), Some(timeout));
+        }
+        assert_eq!(given_timeout(&MetadataMap::new()), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! The typed client of all services.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    caller_token::CallerToken,
+    calls::RetryBudget,
+    connect::{Destination, Timeouts},
+    connection::Connection,
+    target::{BadTarget, Target},
+    tls::{Authorities, Certificates},
+};
+
+mod methods;
+
+/// How long a question about a token may take, unless it is set.
+pub const DEFAULT_QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long any other call may take, unless it is set. The service itself gives up after 10 s,
+/// and says more about it than a deadline here.
+pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a replacement of the whole directory may take, unless it is set.
+pub const DEFAULT_REPLACEMENT_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// A connection that is silently dead is found within the two together.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Calls the service. It is made for the life of the program, and cheap to clone.
+///
+/// Each call has a deadline: that of its request ([`tonic::Request::set_timeout`]), or else the
+/// client's. Calls that change nothing are repeated, at most twice, if a server is
+/// `UNAVAILABLE`; so are [`create_api_client`](Self::create_api_client) and
+/// [`rotate_api_client`](Self::rotate_api_client) with a `request_id`. Others are repeated only
+/// if they certainly reached no server.
+///
+/// Failed calls are [`tonic::Status`]; [`reason`](crate::reason) says why.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    connection: Connection,
+    question_timeout: Duration,
+    call_timeout: Duration,
+    replacement_timeout: Duration,
+    budget: RetryBudget,
+}
+
+/// Options of a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    addresses: Vec<Result<Target, BadTarget>>,
+    token: Option<CallerToken>,
+    certificates: Certificates,
+    allow_plaintext: bool,
+    question_timeout: Duration,
+    call_timeout: Duration,
+    replacement_timeout: Duration,
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// An address cannot be read.
+    #[error("the address of the service {0}")]
+    Address(#[from] BadTarget),
+    /// There is no address.
+    #[error("there is no address of the service")]
+    NoAddress,
+    /// Tokens would be readable on the network.
+    #[error(
+        "{0} is not encrypted, so that tokens could be read on the network: use https:// or \
+         unix:, or ask for it with allow_plaintext"
+    )]
+    Plaintext(Target),
+    /// The service would not know this program.
+    #[error(
+        "the service would not know this program: it takes the token of a service account, or a \
+         certificate"
+    )]
+    NoCredentials,
+}
+
+impl Client {
+    /// Begins to make a client of the service at an address: `https://HOST:PORT`, `unix:PATH`
+    /// or `http://HOST:PORT`.
+    pub fn builder(address: &str) -> ClientBuilder {
+        ClientBuilder {
+            addresses: vec![address.parse()],
+            token: None,
+            certificates: Certificates::default(),
+            allow_plaintext: false,
+            question_timeout: DEFAULT_QUESTION_TIMEOUT,
+            call_timeout: DEFAULT_CALL_TIMEOUT,
+            replacement_timeout: DEFAULT_REPLACEMENT_TIMEOUT,
+        }
+    }
+
+    /// What calls are sent over, for the generated clients in [`pb`](crate::pb). Such calls are
+    /// authenticated, and have neither this client's deadlines nor its repetitions.
+    pub fn connection(&self) -> Connection {
+        self.0.connection.clone()
+    }
+
+    /// How long a question about a token may take.
+    pub(crate) fn question_timeout(&self) -> Duration {
+        self.0.question_timeout
+    }
+}
+
+impl ClientBuilder {
+    /// Adds another address. Servers are used in turn, and passed over while they cannot be
+    /// reached.
+    #[must_use]
+    pub fn address(mut self, address: &str) -> Self {
+        self.addresses.push(address.parse());
+        self
+    }
+
+    /// Authenticates this program by the token of its service account.
+    #[must_use]
+    pub fn caller_token(mut self, token: CallerToken) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Trusts the certificate authorities of a PEM file, instead of the system's.
+    #[must_use]
+    pub fn authorities(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+        self.certificates.authorities = Authorities::File(path.into());
+        self
+    }
+
+    /// Shows servers a certificate, which can also authenticate this program: the PEM files of
+    /// the certificate and of its key. They are read again for each connection.
+    #[must_use]
+    pub fn identity(
+        mut self,
+        certificate: impl Into<std::path::PathBuf>,
+        key: impl Into<std::path::PathBuf>,
+    ) -> Self {
+        self.certificates.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Accepts addresses that begin with `http://`. The caller's token, and every token that
+    /// is asked about, can then be read on the network. A Unix socket needs no such thing.
+    #[must_use]
+    pub const fn allow_plaintext(mut self) -> Self {
+        self.allow_plaintext = true;
+        self
+    }
+
+    /// How long a question about a token may take: [`DEFAULT_QUESTION_TIMEOUT`] if not set.
+    #[must_use]
+    pub const fn question_timeout(mut self, timeout: Duration) -> Self {
+        self.question_timeout = timeout;
+        self
+    }
+
+    /// How long any other call may take: [`DEFAULT_CALL_TIMEOUT`] if not set.
+    #[must_use]
+    pub const fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// How long a replacement of the whole directory may take:
+    /// [`DEFAULT_REPLACEMENT_TIMEOUT`] if not set.
+    #[must_use]
+    pub const fn replacement_timeout(mut self, timeout: Duration) -> Self {
+        self.replacement_timeout = timeout;
+        self
+    }
+
+    /// Makes the client. It does not wait for a connection.
+    ///
+    /// # Errors
+    /// If the options cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn build(self) -> Result<Client, BuildError> {
+        let targets = self.addresses.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let is_readable =
+            |target: &&Target| matches!(target, Target::Tcp { .. }) && !target.is_encrypted();
+        if let Some(readable) = targets.iter().find(is_readable)
+            && !self.allow_plaintext
+        {
+            return Err(BuildError::Plaintext(readable.clone()));
+        }
+        if targets.is_empty() {
+            return Err(BuildError::NoAddress);
+        }
+        let has_certificate =
+            self.certificates.identity.is_some() && targets.iter().all(Target::is_encrypted);
+        if self.token.is_none() && !has_certificate {
+            return Err(BuildError::NoCredentials);
+        }
+        let certificates = Arc::new(self.certificates);
+        let destination = |target| Destination {
+            target,
+            certificates: Arc::clone(&certificates),
+            timeouts: Timeouts {
+                connect: CONNECT_TIMEOUT,
+                ping_interval: PING_INTERVAL,
+                ping: PING_TIMEOUT,
+            },
+        };
+        let destinations = targets.into_iter().map(destination).collect();
+        Ok(Client(Arc::new(Shared {
+            connection: Connection::new(self.token, destinations),
+            question_timeout: self.question_timeout,
+            call_timeout: self.call_timeout,
+            replacement_timeout: self.replacement_timeout,
+            budget: RetryBudget::default(),
+        })))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.0.connection).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> CallerToken {
+        CallerToken::new("hks_x").unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_cannot_work_is_refused_at_once() {
+        let build = |address: &str| Client::builder(address).caller_token(token()).build();
+        assert!(build("https://auth.example.org:443").is_ok());
+        assert!(build("unix:/run/auth.sock").is_ok());
+        let refused = |built: Result<Client, BuildError>| built.map(|_| ()).unwrap_err();
+        let plain = "http://127.0.0.1:50051";
+        assert!(matches!(refused(build(plain)), BuildError::Plaintext(_)));
+        let allowed = Client::builder(plain)
+            .caller_token(token())
+            .allow_plaintext();
+        assert!(allowed.build().is_ok());
+        assert!(matches!(refused(build("auth:1")), BuildError::Address(_)));
+        let nobody = Client::builder("https://auth:1").build();
+        assert!(matches!(refused(nobody), BuildError::NoCredentials));
+        let certified = Client::builder("https://auth:1").identity("a.pem", "a.key");
+        assert!(certified.build().is_ok());
+        // It would not be shown.
+        let unseen = Client::builder("unix:/a.sock").identity("a.pem", "a.key");
+        assert!(matches!(refused(unseen.build()), BuildError::NoCredentials));
+    }
+}
