@@ -156,6 +156,11 @@ impl Service {
         })
     }
 
+    /// Makes another service account, and gives its token.
+    pub async fn account(&self, name: &str, allow: &str) -> String {
+        account(&self.url, name, allow).await
+    }
+
     /// Ends the server, and gives its log.
     pub async fn stop(self) -> (Stopped, String) {
         self.process.signal("TERM").await;

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use hitkeep_auth_domain::{access::PermissionCheck, clock::Clock};
+use hitkeep_auth_domain::{access::PermissionCheck, clock::Clock, proxy_auth::route::Need};
 use tokio::time::timeout;
 
 use crate::{
@@ -73,6 +73,18 @@ impl Authenticator {
     /// Those of [`authenticate`](Self::authenticate), and [`Error::Forbidden`].
     pub async fn check(&self, token: &str, check: PermissionCheck) -> Result<Principal, Error> {
         self.ask(&Question::about(token).permission(check)).await
+    }
+
+    /// Finds out whose token this is, and requires what a route needs.
+    pub(crate) async fn satisfy(&self, token: &str, need: Need) -> Result<Principal, Error> {
+        match need {
+            Need::Permission(check) => self.check(token, check).await,
+            Need::Active | Need::ActiveOn(_) => self.authenticate(token).await,
+            Need::Human => {
+                self.authenticate(token).await?;
+                Err(Error::HumanOnly)
+            }
+        }
     }
 
     /// Answers a question.

@@ -202,7 +202,9 @@ async fn answers_age_from_when_the_question_was_sent() {
     world.clock.advance(Duration::from_secs(2));
     question.works(1);
     first.has(true, 1).await;
-    world.clock.advance(KEPT_FOR - Duration::from_secs(2) - NANOSECOND);
+    world
+        .clock
+        .advance(KEPT_FOR - Duration::from_secs(2) - NANOSECOND);
     world.ask("a").await.has(true, 1).await;
     world.asks_nothing().await;
     world.clock.advance(NANOSECOND);

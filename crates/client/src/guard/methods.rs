@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use hitkeep_auth_domain::{
     access::PermissionCheck,
     id::SiteId,
-    proxy_auth::route::PathAmbiguity,
+    proxy_auth::route::{Need, PathAmbiguity},
     role::{InstancePermission, SitePermission},
 };
 use http::HeaderMap;
@@ -107,29 +107,26 @@ impl MethodPolicy {
         by: &Authenticator,
         metadata: &HeaderMap,
     ) -> Result<Option<Principal>, Error> {
-        let check = match &self.0 {
-            Kind::Public => return Ok(None),
-            Kind::Active => None,
-            Kind::Instance(permission) => Some(PermissionCheck::Instance(*permission)),
+        if matches!(self.0, Kind::Public) {
+            return Ok(None);
+        }
+        let token = match token_of(metadata) {
+            Err(Error::NoToken) => return Err(Error::NoToken),
+            token => token,
+        };
+        let need = match &self.0 {
+            Kind::Public | Kind::Active => Need::Active,
+            Kind::Instance(permission) => Need::Permission(PermissionCheck::Instance(*permission)),
             Kind::Site(permission, find) => {
-                // Who has no token learns nothing else.
-                token_of(metadata)?;
                 let site = find(metadata).ok_or(Error::AmbiguousPath(PathAmbiguity::Site))?;
-                Some(PermissionCheck::Site {
+                Need::Permission(PermissionCheck::Site {
                     site,
                     permission: *permission,
                 })
             }
-            Kind::HumanOnly => {
-                by.authenticate(token_of(metadata)?).await?;
-                return Err(Error::HumanOnly);
-            }
+            Kind::HumanOnly => Need::Human,
         };
-        let token = token_of(metadata)?;
-        match check {
-            Some(check) => by.check(token, check).await.map(Some),
-            None => by.authenticate(token).await.map(Some),
-        }
+        by.satisfy(token?, need).await.map(Some)
     }
 }
 

@@ -109,16 +109,12 @@ impl Policy {
     ) -> Result<Option<Principal>, Error> {
         let token = match (token_of(&parts.headers), &self.0) {
             (Err(Error::NoToken), Kind::Optional) => return Ok(None),
-            (token, _) => token?,
+            (Err(Error::NoToken), _) => return Err(Error::NoToken),
+            (token, _) => token,
         };
-        match self.need(parts)? {
-            Need::Permission(check) => by.check(token, check).await.map(Some),
-            Need::Active | Need::ActiveOn(_) => by.authenticate(token).await.map(Some),
-            Need::Human => {
-                by.authenticate(token).await?;
-                Err(Error::HumanOnly)
-            }
-        }
+        // As the service's own endpoints do: the path first, and then the token.
+        let need = self.need(parts)?;
+        by.satisfy(token?, need).await.map(Some)
     }
 
     fn need(&self, parts: &Parts) -> Result<Need, Error> {

@@ -1,0 +1,151 @@
+//! The ways to find out whose a token is: they say the same.
+
+use hitkeep_auth::pb;
+use hitkeep_auth_client::{
+    Authenticator, Client, Error, InactiveReason, InstancePermission, PermissionCheck, Principal,
+    Question, Revision, SiteId, SitePermission, Unavailable,
+};
+
+use crate::{
+    calls::client_of,
+    http::NOBODYS,
+    service::{OTHER_SITE, SITE, Service, VERA},
+};
+
+fn on(site: &str, permission: SitePermission) -> PermissionCheck {
+    let site = site.parse::<SiteId>().unwrap();
+    PermissionCheck::Site { site, permission }
+}
+
+/// All ways, with their names.
+fn modes(client: &Client) -> [(&'static str, Authenticator); 2] {
+    [
+        ("asking", Authenticator::asking(client.clone())),
+        ("cached", Authenticator::cached(client.clone(), 100)),
+    ]
+}
+
+fn is_whole(principal: &Principal, client: &str) {
+    assert_eq!(principal.client_id().to_string(), client);
+    assert_eq!(principal.client_name(), "a client");
+    assert_eq!(principal.owner().to_string(), format!("user:{VERA}"));
+    assert_eq!(principal.instance_role().as_str(), "user");
+    let roles: Vec<_> = principal.site_roles().collect();
+    assert_eq!(roles.len(), 1);
+    assert_eq!(roles[0].0.to_string(), SITE);
+    assert_eq!(roles[0].1.as_str(), "editor");
+    assert_eq!(principal.expire_time(), None);
+    assert!(principal.revision() > Revision(0));
+}
+
+#[tokio::test]
+async fn they_say_the_same() {
+    let service = Service::start(&[]).await;
+    let works = service.client().await;
+    let revoked = service.client().await;
+    service.revoke(&revoked.id).await;
+    let client = client_of(&service.address, &service.caller);
+    for (mode, by) in modes(&client) {
+        // The second time, one of them knows.
+        for _ in 0..2 {
+            let principal = by
+                .authenticate(&format!(" {}\n", works.token))
+                .await
+                .unwrap();
+            is_whole(&principal, &works.id);
+            let goals = on(SITE, SitePermission::ManageGoals);
+            by.check(&works.token, goals).await.unwrap();
+            for check in [
+                on(SITE, SitePermission::Delete),
+                on(OTHER_SITE, SitePermission::View),
+                PermissionCheck::Instance(InstancePermission::ViewSystem),
+            ] {
+                let refused = by.check(&works.token, check).await;
+                assert!(
+                    matches!(refused, Err(Error::Forbidden(missing)) if missing == check),
+                    "{mode}: {refused:?}"
+                );
+                assert!(principal.require(check).is_err());
+            }
+            let long = "x".repeat(5000);
+            for (token, reason) in [
+                (&*revoked.token, InactiveReason::Revoked),
+                (NOBODYS, InactiveReason::UnknownToken),
+                ("nothing like a token", InactiveReason::UnknownToken),
+                (&service.caller, InactiveReason::UnknownToken),
+                (&long, InactiveReason::UnknownToken),
+            ] {
+                let refused = by.authenticate(token).await;
+                assert!(
+                    matches!(refused, Err(Error::Inactive(why)) if why == reason),
+                    "{mode}: {refused:?}"
+                );
+                let goals = on(SITE, SitePermission::ManageGoals);
+                let refused = by.check(token, goals).await;
+                assert!(matches!(refused, Err(Error::Inactive(_))), "{mode}");
+            }
+            assert!(matches!(by.authenticate(" \t").await, Err(Error::NoToken)));
+        }
+    }
+}
+
+/// A token that was just made works, and a change that was just made counts for who asks for
+/// its revision.
+#[tokio::test]
+async fn ones_own_writes_are_read() {
+    let service = Service::start(&[]).await;
+    let client = client_of(&service.address, &service.caller);
+    let dashboard = client_of(&service.address, &service.dashboard);
+    for (mode, by) in modes(&client) {
+        let works = service.client().await;
+        by.authenticate(&works.token).await.unwrap();
+        let request = pb::RevokeApiClientRequest {
+            actor: Some(pb::Actor {
+                user_id: VERA.to_owned(),
+                ..pb::Actor::default()
+            }),
+            id: works.id.clone(),
+        };
+        let revoked = dashboard.revoke_api_client(request).await.unwrap();
+        let question = Question::about(&works.token).at_least(Revision(revoked.revision));
+        let refused = by.ask(&question).await;
+        assert!(
+            matches!(refused, Err(Error::Inactive(InactiveReason::Revoked))),
+            "{mode}: {refused:?}"
+        );
+        // That also counts for everybody else.
+        let refused = by.authenticate(&works.token).await;
+        assert!(matches!(refused, Err(Error::Inactive(_))), "{mode}");
+    }
+}
+
+/// The service cannot tell, or there is none.
+#[tokio::test]
+async fn what_is_unknown_is_neither_active_nor_inactive() {
+    let service = Service::start(&["--max-cache-age", "0s"]).await;
+    let works = service.client().await;
+    let client = client_of(&service.address, &service.caller);
+    let modes = modes(&client);
+    for (_, by) in &modes {
+        by.authenticate(&works.token).await.unwrap();
+    }
+    service.database.cut();
+    for (mode, by) in &modes {
+        // Perhaps it was made a moment ago.
+        let unknown = by.authenticate(NOBODYS).await;
+        assert!(
+            matches!(unknown, Err(Error::Unavailable(Unavailable::Call(_)))),
+            "{mode}: {unknown:?}"
+        );
+    }
+    let (_stopped, _log) = service.stop().await;
+    for (mode, by) in &modes {
+        for token in [&*works.token, NOBODYS] {
+            let unknown = by.authenticate(token).await;
+            assert!(
+                matches!(unknown, Err(Error::Unavailable(_))),
+                "{mode}: {unknown:?}"
+            );
+        }
+    }
+}
