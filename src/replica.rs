@@ -31,6 +31,7 @@ pub mod usage;
 mod view;
 
 use crate::{
+    client::follow::nanoseconds,
     domain::{
         Position, Revision, Timestamp,
         clock::Clock,
@@ -45,7 +46,7 @@ use crate::{
 use claims::Claims;
 pub use claims::CommitLost;
 use feed::Shortage;
-pub use intake::{Intake, RefreshNumber, SourceTime};
+pub use intake::Intake;
 pub use progress::FeedProgress;
 use recent::RecentChanges;
 use usage::Flusher;
@@ -484,9 +485,4 @@ impl Replica {
 fn since(clock: &dyn Clock, at: i64) -> Duration {
     let ago = nanoseconds(clock.elapsed()).saturating_sub(at);
     Duration::from_nanos(u64::try_from(ago).unwrap_or_default())
-}
-
-/// A duration in nanoseconds, as the atomics hold it.
-fn nanoseconds(length: Duration) -> i64 {
-    i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -1,50 +1,32 @@
-//! Follows another server's index, for a process that has no way to the database: the
-//! client's side of `ReplicationService`.
-//!
-//! [`follow`] starts a task that keeps a replication with one of several servers upstream,
-//! applies what it is sent, and proves with questions how fresh it is; and one that reports
-//! the uses that were counted here.
+//! Follows another server's index, for a process that has no way to the database. The way to
+//! do that is `client::follow`, which programs use as well; here it feeds a replica.
 
 use std::{sync::Arc, time::Duration};
 
-mod connect;
-mod copy;
-mod follower;
-mod questions;
-mod session;
-mod usage;
+use tonic::Status;
 
 pub use crate::client::{
+    follow::{NoToken, TokenSource, Upstream},
     target::{BadTarget, Target},
-    tls::Certificates,
+    tls::{Authorities, Certificates},
 };
 use crate::{
+    client::follow::{
+        Identity, Link, NotPassedOn, Observer, follow as follow_servers, reporter,
+        wire::to_usage_report,
+    },
     domain::{
         clock::{Clock, Entropy},
         id::ReplicaId,
         ledger::Recorded,
     },
-    grpc::replication::UsageDestination,
+    grpc::{
+        error::ApiError,
+        replication::{UsageDestination, UsageReport},
+    },
     replica::{Replica, ReplicaOptions, UsageWriter},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{FeedConnection, Metrics, WriteResult},
 };
-use connect::Link;
-pub use connect::{NoToken, TokenSource};
-use follower::Follower;
-use usage::{Forwarder, Reporter};
-
-/// The servers upstream, and how this process authenticates to them.
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// The servers, of which one is followed at a time. At least one.
-    pub targets: Vec<Target>,
-    /// The token of the service account with the permission `replicate`.
-    pub token: TokenSource,
-    /// How servers are verified, and the own certificate.
-    pub certificates: Certificates,
-    /// Whether the names of API clients are left out.
-    pub without_names: bool,
-}
 
 /// The parts of a process that follows a server.
 pub(crate) struct Following {
@@ -64,55 +46,71 @@ pub(crate) fn follow(
     options: ReplicaOptions,
     metrics: &Metrics,
 ) -> Following {
-    let id = ReplicaId::mint(clock.now(), &**entropy);
-    let limits = Limits::of(&options);
-    let link = Arc::new(Link::default());
-    let upstream = Arc::new(upstream);
+    let who = Identity {
+        id: ReplicaId::mint(clock.now(), &**entropy),
+        upstream: Arc::new(upstream),
+        link: Arc::new(Link::default()),
+        entropy: Arc::clone(entropy),
+        max_staleness: options.max_staleness,
+    };
+    let counted = Counted(metrics.clone());
     let feed = {
-        let (link, entropy, metrics) = (Arc::clone(&link), Arc::clone(entropy), metrics.clone());
-        move |intake| {
-            let (upstream, link) = (Arc::clone(&upstream), Arc::clone(&link));
-            let (entropy, metrics) = (Arc::clone(&entropy), metrics.clone());
-            Follower::new(id, upstream, limits, link, entropy, intake, metrics).run()
-        }
+        let (who, counted) = (who.clone(), counted.clone());
+        move |intake| follow_servers(who.clone(), intake, counted.clone())
     };
     let (replica, recorded): (_, Recorded) = Replica::fed_by(clock, options, metrics, feed);
-    let reporter = Reporter::new(id, recorded, Arc::clone(&link), metrics.clone());
-    let usage = UsageWriter::start(|stopped| reporter.run(options.usage, stopped));
+    let reporter = reporter(&who, recorded, counted);
+    let interval = options.usage.flush_interval;
+    let usage = UsageWriter::start(|stopped| reporter.run(interval, stopped));
     Following {
         replica,
         usage,
-        reports: Arc::new(Forwarder::new(link)),
+        reports: Arc::new(Forwarder { link: who.link }),
     }
 }
 
-/// Timeouts, all well inside the bound on staleness: what fails is noticed, and another
-/// server asked, before the index is too old.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// Of connecting, with TLS.
-    connect: Duration,
-    /// Between two pings of HTTP/2, and from a ping to its answer.
-    ping: Duration,
-    /// Without a message on the stream, though there is a question.
-    silence: Duration,
-    /// Without proof that the index is fresh, if another server may have it.
-    useless: Duration,
+/// Counts what happens.
+#[derive(Clone)]
+struct Counted(Metrics);
+
+impl Observer for Counted {
+    fn followed(&self) {
+        self.0.feed_connected(FeedConnection::Upstream);
+    }
+
+    fn reported(&self, result: &Result<(), Status>, took: Duration) {
+        self.0.flush(WriteResult::from(result), took);
+    }
+
+    fn unreported(&self, clients: usize) {
+        self.0.pending_usage(clients);
+    }
 }
 
-impl Limits {
-    /// The shortest timeout: none is due to a busy machine.
-    const LEAST: Duration = Duration::from_millis(200);
-    /// The longest timeout of what fails, however large the bound is.
-    const MOST: Duration = Duration::from_secs(10);
+/// Passes on what replicas of this process report, with their own ids and numbers.
+struct Forwarder {
+    link: Arc<Link>,
+}
 
-    fn of(options: &ReplicaOptions) -> Self {
-        let share = |parts| (options.max_staleness / parts).clamp(Self::LEAST, Self::MOST);
-        Self {
-            connect: share(4),
-            ping: share(8),
-            silence: share(4),
-            useless: (options.max_staleness / 2).max(Self::LEAST),
-        }
+#[tonic::async_trait]
+impl UsageDestination for Forwarder {
+    async fn report(&self, report: UsageReport) -> Result<(), ApiError> {
+        let UsageReport {
+            replica,
+            number,
+            usage,
+        } = report;
+        let sent = to_usage_report(replica, number, &usage);
+        self.link.pass_on(sent).await.map_err(|failed| {
+            if !matches!(failed, NotPassedOn::NoServer) {
+                tracing::warn!("a replica's report was not passed on: {failed}");
+            }
+            match failed {
+                NotPassedOn::Refused(_) => {
+                    ApiError::Defect("the server upstream refuses what was valid here")
+                }
+                NotPassedOn::NoServer | NotPassedOn::Failed(_) => ApiError::UpstreamUnavailable,
+            }
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! Options of `replica`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 
@@ -8,10 +8,9 @@ use super::{
     SecretError, secrets::SecretFile, serving::ServingArgs, values::at_least_ten_milliseconds,
 };
 use crate::{
-    client::tls::Authorities,
     domain::token::{Token, TokenKind},
     server,
-    upstream::{BadTarget, Certificates, NoToken, Target, TokenSource, Upstream},
+    upstream::{Authorities, BadTarget, Certificates, NoToken, Target, TokenSource, Upstream},
 };
 
 /// Options of `replica`.
@@ -148,13 +147,13 @@ impl ReplicaArgs {
         Ok(Upstream {
             targets,
             token,
-            certificates: Certificates {
+            certificates: Arc::new(Certificates {
                 authorities: self
                     .upstream_ca
                     .clone()
                     .map_or(Authorities::System, Authorities::File),
                 identity,
-            },
+            }),
             without_names: self.without_names,
         })
     }

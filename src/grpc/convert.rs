@@ -15,7 +15,6 @@ pub(super) mod usage;
 
 use crate::{
     domain::{
-        Timestamp,
         access::Owner,
         id::SiteId,
         role::{InstanceRole, SiteRole},
@@ -23,12 +22,7 @@ use crate::{
     pb,
 };
 
-pub(crate) fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: time.timestamp(),
-        nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0),
-    }
-}
+pub(crate) use crate::client::follow::wire::to_timestamp;
 
 pub(crate) fn to_duration(length: TimeDelta) -> prost_types::Duration {
     prost_types::Duration {

@@ -236,20 +236,7 @@ impl StoreError {
     }
 }
 
-/// The causes of an error in one line, outermost first.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        // A wrapper often repeats the message of its source.
-        if !causes.last().is_some_and(|wrapper| wrapper.contains(&text)) {
-            causes.push(text);
-        }
-        next = cause.source();
-    }
-    causes.join(": ")
-}
+pub use crate::client::causes;
 
 #[cfg(test)]
 mod tests {

@@ -195,7 +195,7 @@ async fn certificates_are_verified_and_shown() {
     ];
     let more = [
         "--certificate-name",
-        "program.internal",
+        "dns:program.internal",
         "--database-url",
         &url,
     ];

@@ -93,7 +93,7 @@ impl Follower {
             upstream: Upstream {
                 targets: gateways.iter().map(|gateway| gateway.target()).collect(),
                 token: TokenSource::new(move || Ok(Some(token.clone()))),
-                certificates: Certificates::default(),
+                certificates: Arc::new(Certificates::default()),
                 without_names: settings.without_names,
             },
             clock: settings.clock,

@@ -136,6 +136,21 @@ pub fn reason(status: &Status) -> Option<pb::ErrorReason> {
     pb::ErrorReason::from_str_name(&format!("ERROR_REASON_{}", info.reason))
 }
 
+/// The causes of an error in one line, outermost first.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // A wrapper often repeats the message of its source.
+        if !causes.last().is_some_and(|wrapper| wrapper.contains(&text)) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    causes.join(": ")
+}
+
 fn without_prefix(name: &'static str, prefix: &str) -> &'static str {
     name.strip_prefix(prefix).unwrap_or(name)
 }

@@ -10,6 +10,7 @@ mod client;
 mod connect;
 mod connection;
 mod error;
+pub mod follow;
 pub mod guard;
 mod principal;
 mod question;
@@ -25,7 +26,7 @@ pub use client::{
     DEFAULT_REPLACEMENT_TIMEOUT,
 };
 pub use connection::Connection;
-pub use error::{Error, InactiveReason, Misconfigured, Unavailable, reason};
+pub use error::{Error, InactiveReason, Misconfigured, Unavailable, causes, reason};
 pub use hitkeep_auth_domain::{
     Revision, Timestamp,
     access::{Owner, PermissionCheck},

@@ -1,10 +1,5 @@
-//! Conversions of `ReplicationService`: what a server sends, and what a replica reads.
-//!
-//! A replica judges tokens by what it reads here, so nothing is guessed: a client with
-//! anything that this version does not know becomes unreadable, and its tokens are not
-//! judged. What no version sends is an error, and ends the replication.
-
-use uuid::Uuid;
+//! Conversions of `ReplicationService`: what a server sends. What a replica reads is in
+//! `client::follow::wire`, which a program that holds the index uses as well.
 
 pub(crate) mod report;
 #[cfg(test)]
@@ -14,64 +9,21 @@ use super::{
     reader::{Parsed, Reader},
     to_instance_role, to_site_role, to_timestamp,
 };
+pub(in crate::grpc) use crate::client::follow::wire::to_position;
 use crate::{
+    client::follow::wire::{Features, PERMISSIONS, read_client_id, read_position, to_bytes},
     domain::{
-        Position, Revision, Timestamp,
-        access::{EffectiveAccess, Owner, SiteGrants},
-        caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
-        client::Expiry,
-        id::{ClientId, ReplicaId, ServiceAccountId, SiteId, TeamId, UserId},
+        Position,
+        access::Owner,
+        id::{ClientId, ReplicaId, SiteId},
         index::{Callers, Client, Known},
         introspection::{BaseState, ResolvedClient, TokenStanding},
-        role::{InstanceRole, SiteRole},
-        token::{StoredHash, TokenHash, TokenHint, TokenScheme},
+        role::SiteRole,
+        token::{StoredHash, TokenScheme},
     },
     grpc::error::ApiError,
     pb,
 };
-
-/// What a replica may do with the accounts that are sent to it.
-const PERMISSIONS: [CallerPermission; 2] =
-    [CallerPermission::Introspect, CallerPermission::Replicate];
-
-/// A set of features, by their numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Features(u64);
-
-impl Features {
-    /// The features that a replica of this version enforces.
-    pub(crate) const ENFORCED: Self = Self(1 << pb::ReplicationFeature::HitkeepTokens as u32);
-
-    /// Those of a message. `None` if one has a number that no version of this protocol can
-    /// give it.
-    fn of(numbers: &[i32]) -> Option<Self> {
-        numbers.iter().try_fold(Self::default(), |set, number| {
-            let bit = 1_u64.checked_shl(u32::try_from(*number).ok()?)?;
-            Some(Self(set.0 | bit))
-        })
-    }
-
-    /// Whether these are all of `needed`, and maybe more.
-    const fn cover(self, needed: Self) -> bool {
-        needed.0 & !self.0 == 0
-    }
-
-    /// Those that a replica must enforce to judge the tokens of a client. A new restriction
-    /// of clients needs a feature here.
-    fn needed_by(client: &Client) -> Self {
-        let mut hashes = client.standings().map(|(hash, _)| hash);
-        if hashes.any(|hash| hash.scheme() == TokenScheme::HitkeepSha256) {
-            Self(1 << pb::ReplicationFeature::HitkeepTokens as u32)
-        } else {
-            Self(0)
-        }
-    }
-
-    pub(crate) fn numbers(self) -> Vec<i32> {
-        let bits = (0..64).filter(|bit| self.0 & (1_u64 << bit) != 0);
-        bits.collect()
-    }
-}
 
 /// A validated start.
 #[derive(Clone, Copy, Debug)]
@@ -116,30 +68,6 @@ pub(in crate::grpc) fn start(start: &pb::ReplicationStart) -> Result<Start, ApiE
 
 fn replica_id(reader: &mut Reader, field: &str, text: &str) -> Parsed<ReplicaId> {
     reader.id(field, text)
-}
-
-pub(crate) fn to_position(position: Position) -> pb::Position {
-    pb::Position {
-        database_id: to_bytes(position.database),
-        revision: position.revision.0,
-        nonce: to_bytes(position.nonce),
-    }
-}
-
-fn read_position(position: &pb::Position) -> Option<Position> {
-    Some(Position {
-        database: read_uuid(&position.database_id)?,
-        revision: Revision(position.revision),
-        nonce: read_uuid(&position.nonce)?,
-    })
-}
-
-fn to_bytes(id: Uuid) -> Vec<u8> {
-    id.as_bytes().to_vec()
-}
-
-fn read_uuid(bytes: &[u8]) -> Option<Uuid> {
-    Uuid::from_slice(bytes).ok()
 }
 
 pub(in crate::grpc) fn to_removed(client: ClientId) -> Vec<u8> {
@@ -232,173 +160,4 @@ pub(in crate::grpc) fn to_accounts(callers: &Callers) -> pb::ReplicatedAccounts 
     pb::ReplicatedAccounts {
         accounts: accounts.collect(),
     }
-}
-
-/// A message that no version of a server sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server upstream sent {0}")]
-pub(crate) struct Malformed(pub(crate) &'static str);
-
-/// A client with its tokens, as [`Writer`](crate::domain::index::Writer) takes it.
-pub(crate) type ReadClient = (Known, Vec<(StoredHash, TokenStanding)>);
-
-pub(crate) fn read_sent_position(sent: Option<&pb::Position>) -> Result<Position, Malformed> {
-    sent.and_then(read_position)
-        .ok_or(Malformed("no position where one belongs"))
-}
-
-pub(crate) fn read_client_id(bytes: &[u8]) -> Result<ClientId, Malformed> {
-    let id = read_uuid(bytes).ok_or(Malformed("an id that is none"))?;
-    Ok(ClientId::from_uuid(id))
-}
-
-/// Reads a client. It is unreadable if it has anything that this version does not know, or
-/// needs a feature that is not among those enforced.
-pub(crate) fn read_client(
-    sent: pb::ReplicatedClient,
-    enforced: Features,
-) -> Result<ReadClient, Malformed> {
-    use pb::replicated_client::Content;
-
-    let id = read_client_id(&sent.id)?;
-    let mut is_readable = Features::of(&sent.needs).is_some_and(|needs| enforced.cover(needs));
-    let mut tokens = Vec::with_capacity(sent.tokens.len());
-    for token in sent.tokens {
-        match read_token(token)? {
-            Some(token) => tokens.push(token),
-            // It cannot be looked up.
-            None => is_readable = false,
-        }
-    }
-    let settled = match sent.content {
-        Some(Content::Settled(settled)) if is_readable => read_settled(id, settled)?,
-        // Also what is none of what this version knows.
-        _ => None,
-    };
-    let known = settled.map_or(Known::Unreadable(id), Known::Resolved);
-    Ok((known, tokens))
-}
-
-/// `None` if its scheme is unknown to this version.
-fn read_token(
-    token: pb::ReplicatedToken,
-) -> Result<Option<(StoredHash, TokenStanding)>, Malformed> {
-    let scheme = match token.scheme() {
-        pb::TokenScheme::Blake3 => TokenScheme::Blake3,
-        pb::TokenScheme::HitkeepSha256 => TokenScheme::HitkeepSha256,
-        pb::TokenScheme::Unspecified => return Ok(None),
-    };
-    let hash = token
-        .hash
-        .try_into()
-        .or(Err(Malformed("a hash that is none")))?;
-    let end = read_time(token.end_time)?;
-    Ok(Some((
-        StoredHash::new(scheme, hash),
-        end.map_or(TokenStanding::Current, TokenStanding::ReplacedUntil),
-    )))
-}
-
-/// `None` if something of it is unknown to this version.
-fn read_settled(
-    id: ClientId,
-    sent: pb::SettledClient,
-) -> Result<Option<ResolvedClient>, Malformed> {
-    use pb::settled_client::Owner as Sent;
-
-    let base_state = match sent.state() {
-        pb::ReplicatedState::Active => BaseState::Active,
-        pb::ReplicatedState::Revoked => BaseState::Revoked,
-        pb::ReplicatedState::OwnerInactive => BaseState::OwnerInactive,
-        pb::ReplicatedState::Unspecified => return Ok(None),
-    };
-    let instance_role = match sent.instance_role() {
-        pb::InstanceRole::User => InstanceRole::User,
-        pb::InstanceRole::Admin => InstanceRole::Admin,
-        pb::InstanceRole::Owner => InstanceRole::Owner,
-        pb::InstanceRole::Unspecified => return Ok(None),
-    };
-    let uuid = |bytes: &[u8]| read_uuid(bytes).ok_or(Malformed("an id that is none"));
-    let owner = match &sent.owner {
-        Some(Sent::UserId(id)) => Owner::User(UserId::from_uuid(uuid(id)?)),
-        Some(Sent::TeamId(id)) => Owner::Team(TeamId::from_uuid(uuid(id)?)),
-        None => return Ok(None),
-    };
-    let mut grants = SiteGrants::new();
-    for grant in &sent.site_grants {
-        let role = match grant.role() {
-            pb::SiteRole::Viewer => SiteRole::Viewer,
-            pb::SiteRole::Editor => SiteRole::Editor,
-            pb::SiteRole::Admin => SiteRole::Admin,
-            pb::SiteRole::Owner => SiteRole::Owner,
-            pb::SiteRole::Unspecified => return Ok(None),
-        };
-        grants.insert(SiteId::from_uuid(uuid(&grant.site_id)?), role);
-    }
-    Ok(Some(ResolvedClient {
-        client: id,
-        owner,
-        base_state,
-        access: EffectiveAccess {
-            instance_role,
-            grants: grants.into_iter().collect(),
-        },
-        expiry: read_time(sent.expire_time)?.map_or(Expiry::Never, Expiry::At),
-        name: sent.name.into_boxed_str(),
-    }))
-}
-
-fn read_time(sent: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, Malformed> {
-    sent.map(|sent| read_sent_time(&sent)).transpose()
-}
-
-/// Reads a time.
-pub(crate) fn read_sent_time(sent: &prost_types::Timestamp) -> Result<Timestamp, Malformed> {
-    let nanos = u32::try_from(sent.nanos).ok();
-    let time = nanos.and_then(|nanos| Timestamp::from_timestamp(sent.seconds, nanos));
-    time.ok_or(Malformed("a time that is none"))
-}
-
-fn read_replaced_token(sent: pb::ReplacedAccountToken) -> Result<ReplacedToken, Malformed> {
-    let hash = sent.hash.try_into();
-    let end = sent.end_time.ok_or(Malformed("a token without an end"))?;
-    Ok(ReplacedToken {
-        hash: TokenHash(hash.or(Err(Malformed("a hash that is none")))?),
-        ends: read_sent_time(&end)?,
-    })
-}
-
-/// Reads the accounts. Permissions that this version does not know give nothing.
-pub(crate) fn read_accounts(
-    sent: pb::ReplicatedAccounts,
-) -> Result<Vec<(TokenHash, ServiceAccount)>, Malformed> {
-    let read = |sent: pb::ReplicatedAccount| {
-        let hash = sent.token_hash.try_into();
-        let id = read_uuid(&sent.id).ok_or(Malformed("an id that is none"))?;
-        let mut permissions: Vec<CallerPermission> = sent
-            .permissions
-            .iter()
-            .filter_map(|permission| permission.parse().ok())
-            .filter(|permission| PERMISSIONS.contains(permission))
-            .collect();
-        permissions.sort_unstable();
-        permissions.dedup();
-        let names = sent.certificate_names.iter().map(|name| name.parse());
-        let account = ServiceAccount {
-            id: ServiceAccountId::from_uuid(id),
-            name: CallerName::parse(&sent.name).or(Err(Malformed("an account without a name")))?,
-            permissions,
-            certificate_names: names
-                .collect::<Result<_, _>>()
-                .or(Err(Malformed("a certificate's name that is none")))?,
-            // For display to operators, who ask the database.
-            token_hint: TokenHint(String::new()),
-            create_time: Timestamp::UNIX_EPOCH,
-            revoke_time: None,
-            replaced_token: sent.replaced_token.map(read_replaced_token).transpose()?,
-        };
-        let hash = TokenHash(hash.or(Err(Malformed("a hash that is none")))?);
-        Ok((hash, account))
-    };
-    sent.accounts.into_iter().map(read).collect()
 }

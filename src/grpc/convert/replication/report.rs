@@ -2,14 +2,14 @@
 
 use std::num::NonZeroU64;
 
-use super::{Reader, read_client_id, replica_id, to_bytes};
+use super::{Reader, read_client_id, replica_id};
 use crate::{
     domain::{
         Timestamp,
         id::ReplicaId,
         usage::{Batch, Count, Day, Outcome, RefusalReason},
     },
-    grpc::{convert::to_timestamp, error::ApiError},
+    grpc::error::ApiError,
     pb,
     store::usage::CLIENTS_PER_STATEMENT,
 };
@@ -116,47 +116,12 @@ fn read_outcome(sent: &pb::ReplicatedCount) -> Option<Outcome> {
     })
 }
 
-const fn to_outcome(outcome: Outcome) -> pb::UsageOutcome {
-    use pb::UsageOutcome as Sent;
-
-    match outcome {
-        Outcome::Used => Sent::Used,
-        Outcome::LegacyToken => Sent::LegacyToken,
-        Outcome::Refused(RefusalReason::TokenRotated) => Sent::TokenRotated,
-        Outcome::Refused(RefusalReason::Revoked) => Sent::Revoked,
-        Outcome::Refused(RefusalReason::Expired) => Sent::Expired,
-        Outcome::Refused(RefusalReason::OwnerInactive) => Sent::OwnerInactive,
-        Outcome::Refused(RefusalReason::NoSiteGrant) => Sent::NoSiteGrant,
-        Outcome::Refused(RefusalReason::RoleTooLow) => Sent::RoleTooLow,
-    }
-}
-
-/// A report as a message.
-pub(crate) fn to_usage_report(report: &UsageReport) -> pb::ReportUsageRequest {
-    let count = |count: &Count| pb::ReplicatedCount {
-        day: count.day.number(),
-        outcome: to_outcome(count.outcome).into(),
-        count: count.count.get(),
-    };
-    let clients = report.usage.after(None);
-    let clients = clients.map(|(client, pending)| pb::ReplicatedUsage {
-        client_id: to_bytes(client.uuid()),
-        last_used_time: pending.last_used().map(to_timestamp),
-        counts: pending.counts().iter().map(count).collect(),
-    });
-    pb::ReportUsageRequest {
-        replica_id: report.replica.to_string(),
-        number: report.number,
-        clients: clients.collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::id::ClientId;
+    use crate::{client::follow::wire::to_usage_report, domain::id::ClientId};
 
     fn id(number: u128) -> Uuid {
         Uuid::from_u128(number)
@@ -187,7 +152,7 @@ mod tests {
             number: 7,
             usage,
         };
-        let read = usage_report(&to_usage_report(&report), now).unwrap();
+        let read = usage_report(&to_usage_report(report.replica, report.number, &report.usage), now).unwrap();
         assert_eq!((read.replica, read.number), (report.replica, report.number));
         assert_eq!(read.usage, report.usage);
     }

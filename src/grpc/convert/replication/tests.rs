@@ -1,7 +1,21 @@
 //! Clients arrive as they were sent, or as unreadable.
 
+use uuid::Uuid;
+
 use super::*;
-use crate::domain::index::Writer;
+use crate::{
+    client::follow::wire::{Malformed, read_accounts, read_client, read_sent_position, read_sent_time},
+    domain::{
+        Revision, Timestamp,
+        access::EffectiveAccess,
+        caller::{CallerName, CallerPermission, ServiceAccount},
+        client::Expiry,
+        id::{ServiceAccountId, TeamId, UserId},
+        index::Writer,
+        role::InstanceRole,
+        token::{TokenHash, TokenHint},
+    },
+};
 
 const CIDRS: Features = Features(1 << pb::ReplicationFeature::AllowedCidrs as u32);
 

@@ -1,23 +1,17 @@
-//! Reports the uses that were counted here, and passes on what replicas of this process
-//! report. A report is sent until it is acknowledged, always the same under one number, so
+//! Reports the uses that were counted here. A report is sent until it is acknowledged, always the same under one number, so
 //! that it is counted once.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use hitkeep_auth_domain::{id::ReplicaId, ledger::Recorded, usage::Batch};
+use hitkeep_auth_proto as pb;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status};
 
-use super::connect::{Client, Link};
-use crate::{
-    domain::{id::ReplicaId, ledger::Recorded, usage::Batch},
-    grpc::{
-        convert::replication::report::to_usage_report,
-        error::ApiError,
-        replication::{UsageDestination, UsageReport},
-    },
-    replica::usage::UsageOptions,
-    store::usage::CLIENTS_PER_STATEMENT,
-    telemetry::metrics::{Metrics, WriteResult},
+use super::{
+    Observer,
+    connect::{Client, Link},
+    wire::{MAX_REPORTED, to_usage_report},
 };
 
 /// The timeout of a report.
@@ -28,32 +22,32 @@ const LAST_REPORTS: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Reports the uses that were counted here.
-pub(super) struct Reporter {
+pub struct Reporter<O> {
     id: ReplicaId,
     recorded: Recorded,
     link: Arc<Link>,
-    metrics: Metrics,
+    observer: O,
     /// The number of the last report.
     number: u64,
     /// The report that is not acknowledged yet. It must not change.
-    sent: Option<UsageReport>,
+    sent: Option<pb::ReportUsageRequest>,
     /// Uses of later reports.
     batch: Batch,
     is_failing: bool,
 }
 
-impl Reporter {
+impl<O: Observer> Reporter<O> {
     pub(super) fn new(
         id: ReplicaId,
         recorded: Recorded,
         link: Arc<Link>,
-        metrics: Metrics,
+        observer: O,
     ) -> Self {
         Self {
             id,
             recorded,
             link,
-            metrics,
+            observer,
             number: 0,
             sent: None,
             batch: Batch::default(),
@@ -63,13 +57,13 @@ impl Reporter {
 
     /// Reports every interval until `stop` completes, and then the rest, for five seconds at
     /// most.
-    pub(super) async fn run(mut self, options: UsageOptions, stop: impl Future<Output = ()>) {
+    pub async fn run(mut self, interval: Duration, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                () = sleep(options.flush_interval) => {}
+                () = sleep(interval) => {}
             }
             tokio::select! {
                 // What is cut off here is sent again below.
@@ -96,11 +90,11 @@ impl Reporter {
 
     async fn report_once(&mut self) {
         self.report_all().await;
-        self.metrics.pending_usage(self.pending());
+        self.observer.unreported(self.pending());
     }
 
     fn pending(&self) -> usize {
-        self.batch.len() + self.sent.as_ref().map_or(0, |sent| sent.usage.len())
+        self.batch.len() + self.sent.as_ref().map_or(0, |sent| sent.clients.len())
     }
 
     /// Reports everything that was recorded so far. Returns whether it is acknowledged.
@@ -115,11 +109,10 @@ impl Reporter {
             };
             let begun = Instant::now();
             let result = match self.link.get() {
-                Some(client) => send(client, report).await,
+                Some(client) => send(client, report.clone()).await,
                 None => Err(Status::unavailable("no server upstream is followed")),
             };
-            self.metrics
-                .flush(WriteResult::from(&result), begun.elapsed());
+            self.observer.reported(&result, begun.elapsed());
             let is_done = match &result {
                 Ok(()) => true,
                 Err(status) => is_refused(status),
@@ -132,18 +125,14 @@ impl Reporter {
         }
     }
 
-    fn next_report(&mut self) -> Option<UsageReport> {
+    fn next_report(&mut self) -> Option<pb::ReportUsageRequest> {
         if self.batch.is_empty() {
             return None;
         }
-        let rest = self.batch.split_off(CLIENTS_PER_STATEMENT);
+        let rest = self.batch.split_off(MAX_REPORTED);
         let usage = std::mem::replace(&mut self.batch, rest);
         self.number += 1;
-        Some(UsageReport {
-            replica: self.id,
-            number: self.number,
-            usage,
-        })
+        Some(to_usage_report(self.id, self.number, &usage))
     }
 
     /// Logs the first failure of an outage, and the first success after it.
@@ -170,36 +159,42 @@ fn is_refused(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::Unimplemented)
 }
 
-async fn send(mut client: Client, report: &UsageReport) -> Result<(), Status> {
-    let sent = client.report_usage(to_usage_report(report));
+async fn send(mut client: Client, report: pb::ReportUsageRequest) -> Result<(), Status> {
+    let sent = client.report_usage(report);
     match timeout(REPORT_TIMEOUT, sent).await {
         Ok(result) => result.map(|_| ()),
         Err(_) => Err(Status::deadline_exceeded("the server upstream is silent")),
     }
 }
 
-/// Passes on what replicas of this process report, with their own ids and numbers.
-pub(super) struct Forwarder {
-    link: Arc<Link>,
-}
-
-impl Forwarder {
-    pub(super) const fn new(link: Arc<Link>) -> Self {
-        Self { link }
-    }
-}
-
-#[tonic::async_trait]
-impl UsageDestination for Forwarder {
-    async fn report(&self, report: UsageReport) -> Result<(), ApiError> {
-        let client = self.link.get().ok_or(ApiError::UpstreamUnavailable)?;
-        send(client, &report).await.map_err(|status| {
-            tracing::warn!("a replica's report was not passed on: {}", status.message());
+impl Link {
+    /// Sends a report of another replica on, with its own id and number, to the server that is
+    /// followed.
+    ///
+    /// # Errors
+    /// If there is none, or it does not take the report.
+    pub async fn pass_on(&self, report: pb::ReportUsageRequest) -> Result<(), NotPassedOn> {
+        let client = self.get().ok_or(NotPassedOn::NoServer)?;
+        send(client, report).await.map_err(|status| {
             if is_refused(&status) {
-                ApiError::Defect("the server upstream refuses what was valid here")
+                NotPassedOn::Refused(status)
             } else {
-                ApiError::UpstreamUnavailable
+                NotPassedOn::Failed(status)
             }
         })
     }
+}
+
+/// Why a report was not passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPassedOn {
+    /// No server is followed.
+    #[error("no server upstream is followed")]
+    NoServer,
+    /// It would be refused again.
+    #[error("the server upstream refuses it: {}", .0.message())]
+    Refused(Status),
+    /// It may be sent again.
+    #[error("{}", .0.message())]
+    Failed(Status),
 }

@@ -1,19 +1,15 @@
 //! The task that follows a server upstream, and goes to another one when that fails.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Limits, Upstream,
-    connect::{Link, connect},
+    Identity, Limits, Observer,
+    connect::connect,
     copy::Copy,
+    intake::Intake,
     session::{Session, SessionError},
-};
-use crate::{
-    domain::{clock::Entropy, id::ReplicaId},
-    replica::Intake,
-    telemetry::metrics::{FeedConnection, Metrics},
 };
 
 /// The first and the longest pause after all servers failed. Half of each is random, since
@@ -22,15 +18,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Follows one server at a time.
-pub(super) struct Follower {
-    id: ReplicaId,
-    upstream: Arc<Upstream>,
+pub(super) struct Follower<I, O> {
+    who: Identity,
     limits: Limits,
-    /// Where others find the connection.
-    link: Arc<Link>,
-    entropy: Arc<dyn Entropy>,
-    intake: Intake,
-    metrics: Metrics,
+    intake: I,
+    observer: O,
     copy: Copy,
     /// The number of the server that is followed, or tried next.
     at: usize,
@@ -38,24 +30,13 @@ pub(super) struct Follower {
     failing_since: Option<Instant>,
 }
 
-impl Follower {
-    pub(super) fn new(
-        id: ReplicaId,
-        upstream: Arc<Upstream>,
-        limits: Limits,
-        link: Arc<Link>,
-        entropy: Arc<dyn Entropy>,
-        intake: Intake,
-        metrics: Metrics,
-    ) -> Self {
+impl<I: Intake, O: Observer> Follower<I, O> {
+    pub(super) fn new(who: Identity, limits: Limits, intake: I, observer: O) -> Self {
         Self {
-            id,
-            upstream,
+            who,
             limits,
-            link,
-            entropy,
             intake,
-            metrics,
+            observer,
             copy: Copy::default(),
             at: 0,
             failing_since: None,
@@ -64,12 +45,12 @@ impl Follower {
 
     #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
     pub(super) async fn run(mut self) {
-        let servers = self.upstream.targets.len();
+        let servers = self.who.upstream.targets.len();
         let mut pause = FIRST_PAUSE;
         let mut failed = 0;
         loop {
             let (error, has_followed) = self.follow().await;
-            self.link.set(None);
+            self.who.link.set(None);
             self.intake.source_lost();
             if has_followed {
                 (pause, failed) = (FIRST_PAUSE, 0);
@@ -94,18 +75,18 @@ impl Follower {
     /// Follows the present server until that fails, and whether it answered before.
     async fn follow(&mut self) -> (SessionError, bool) {
         let refresh = self.intake.begin_attempt();
-        let target = self.upstream.targets[self.at].clone();
-        let client = match connect(&self.upstream, &target, &self.limits).await {
+        let target = self.who.upstream.targets[self.at].clone();
+        let client = match connect(&self.who.upstream, &target, &self.limits).await {
             Ok(client) => client,
             Err(error) => return (error.into(), false),
         };
-        let (link, metrics, connected) = (&self.link, &self.metrics, client.clone());
+        let (link, observer, connected) = (&self.who.link, &self.observer, client.clone());
         let failing_since = &mut self.failing_since;
         let mut has_followed = false;
         let mut on_answer = || {
             has_followed = true;
             link.set(Some(connected.clone()));
-            metrics.feed_connected(FeedConnection::Upstream);
+            observer.followed();
             if let Some(since) = failing_since.take() {
                 let duration_ms = since.elapsed().as_millis();
                 tracing::info!(duration_ms, "{target} is followed again");
@@ -114,13 +95,13 @@ impl Follower {
             }
         };
         let mut session = Session {
-            id: self.id,
-            without_names: self.upstream.without_names,
+            id: self.who.id,
+            without_names: self.who.upstream.without_names,
             limits: &self.limits,
             copy: &mut self.copy,
             intake: &mut self.intake,
             refresh,
-            has_alternative: self.upstream.targets.len() > 1,
+            has_alternative: self.who.upstream.targets.len() > 1,
             on_answer: &mut on_answer,
         };
         let Err(error) = session.run(client).await;
@@ -129,7 +110,7 @@ impl Follower {
 
     /// Logs the first failure of an outage.
     fn log(&mut self, error: &SessionError) {
-        let target = &self.upstream.targets[self.at];
+        let target = &self.who.upstream.targets[self.at];
         if self.failing_since.is_none() {
             self.failing_since = Some(Instant::now());
             if error.is_orderly() {
@@ -145,7 +126,7 @@ impl Follower {
     /// Waits before the next attempt; a request that waits for a refresh shortens that.
     async fn back_off(&self, wait: Duration) {
         let mut chance = [0];
-        self.entropy.fill(&mut chance);
+        self.who.entropy.fill(&mut chance);
         let part = f64::midpoint(1.0, f64::from(chance[0]) / f64::from(u8::MAX));
         let requested = async {
             self.intake.refresh_requested().await;

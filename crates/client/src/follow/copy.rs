@@ -3,14 +3,17 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use crate::{
-    domain::{Position, caller::ServiceAccount, id::ClientId, index::Writer, token::TokenHash},
-    grpc::convert::replication::{
+use hitkeep_auth_domain::{
+    Position, caller::ServiceAccount, id::ClientId, index::Writer, token::TokenHash,
+};
+use hitkeep_auth_proto as pb;
+
+use super::{
+    intake::{Intake, SourceTime},
+    wire::{
         Features, Malformed, ReadClient, read_accounts, read_client, read_client_id,
         read_sent_position,
     },
-    pb,
-    replica::{Intake, SourceTime},
 };
 
 /// Below this number of clients, the index is written on the thread of the follower. More
@@ -152,7 +155,7 @@ impl Copy {
     }
 
     /// Replaces everything, and publishes it.
-    pub(super) async fn replace(&mut self, snapshot: Snapshot, intake: &Intake) {
+    pub(super) async fn replace(&mut self, snapshot: Snapshot, intake: &impl Intake) {
         let Snapshot {
             position,
             source,
@@ -180,7 +183,7 @@ impl Copy {
         &mut self,
         changes: Changes,
         to: Position,
-        intake: &Intake,
+        intake: &impl Intake,
     ) -> Result<(), Malformed> {
         let from = self.position.ok_or(Malformed("changes of nothing"))?;
         if from.database != to.database || from.revision > to.revision {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{pb, replica::RefreshNumber};
+use hitkeep_auth_proto as pb;
+
+use super::intake::RefreshNumber;
 
 /// The questions. One of each kind is open at a time.
 #[derive(Debug)]

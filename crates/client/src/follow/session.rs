@@ -2,6 +2,10 @@
 
 use std::{convert::Infallible, time::Duration};
 
+use hitkeep_auth_domain::id::ReplicaId;
+use hitkeep_auth_proto::{
+    self as pb, replicate_request::Message as Asked, replicate_response::Message as Sent,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
@@ -14,15 +18,9 @@ use super::{
     Limits,
     connect::{Client, ConnectError},
     copy::{Copy, Incoming, read_staleness},
+    intake::{Intake, RefreshNumber, SourceTime},
     questions::Questions,
-};
-use crate::{
-    domain::id::ReplicaId,
-    grpc::convert::replication::{
-        Features, Malformed, read_sent_position, read_sent_time, to_position,
-    },
-    pb::{self, replicate_request::Message as Asked, replicate_response::Message as Sent},
-    replica::{Intake, RefreshNumber, SourceTime},
+    wire::{Features, Malformed, read_sent_position, read_sent_time, to_position},
 };
 
 /// Messages that wait until HTTP/2 takes them: the start, and two questions. If there is no
@@ -67,12 +65,12 @@ impl SessionError {
 }
 
 /// What a session needs of the one who follows.
-pub(super) struct Session<'f> {
+pub(super) struct Session<'f, I> {
     pub(super) id: ReplicaId,
     pub(super) without_names: bool,
     pub(super) limits: &'f Limits,
     pub(super) copy: &'f mut Copy,
-    pub(super) intake: &'f mut Intake,
+    pub(super) intake: &'f mut I,
     /// The refresh that everybody waits for who waited while there was no session.
     pub(super) refresh: RefreshNumber,
     /// Whether another server could be asked instead.
@@ -82,8 +80,8 @@ pub(super) struct Session<'f> {
 }
 
 /// A session on its way.
-struct Running<'s, 'f> {
-    session: &'s mut Session<'f>,
+struct Running<'s, 'f, I> {
+    session: &'s mut Session<'f, I>,
     outgoing: mpsc::Sender<pb::ReplicateRequest>,
     questions: Questions,
     incoming: Incoming,
@@ -96,7 +94,7 @@ struct Running<'s, 'f> {
     has_answered: bool,
 }
 
-impl Session<'_> {
+impl<I: Intake> Session<'_, I> {
     /// Runs the session until something ends it.
     pub(super) async fn run(&mut self, mut client: Client) -> Result<Infallible, SessionError> {
         let (outgoing, requests) = mpsc::channel(OUTGOING);
@@ -132,7 +130,7 @@ impl Session<'_> {
     }
 }
 
-impl Running<'_, '_> {
+impl<I: Intake> Running<'_, '_, I> {
     async fn follow(
         &mut self,
         mut responses: Streaming<pb::ReplicateResponse>,
@@ -172,7 +170,7 @@ impl Running<'_, '_> {
 
     fn ask(&mut self, refresh: Option<RefreshNumber>) -> Result<(), SessionError> {
         if refresh.is_none() {
-            self.next_question = Instant::now() + self.session.intake.options().poll_interval;
+            self.next_question = Instant::now() + self.session.intake.poll_interval();
         }
         let asked_at = self.session.intake.clock().elapsed();
         let question = self.questions.ask(asked_at, refresh);
@@ -199,13 +197,13 @@ impl Running<'_, '_> {
             Some(Sent::Changes(changes)) => {
                 if let Some((changes, to)) = self.incoming.add(changes)? {
                     let Session { copy, intake, .. } = &mut *self.session;
-                    copy.apply(changes, to, intake).await?;
+                    copy.apply(changes, to, &**intake).await?;
                 }
             }
             Some(Sent::SnapshotEnd(_)) => {
                 let snapshot = self.incoming.end()?;
                 let Session { copy, intake, .. } = &mut *self.session;
-                copy.replace(snapshot, intake).await;
+                copy.replace(snapshot, &**intake).await;
                 // A large one takes long to build.
                 self.heard_at = Instant::now();
                 self.useful_at = self.heard_at;
