@@ -11,6 +11,8 @@ use chrono::TimeDelta;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) use crate::domain::token::PresentedToken;
+
 use super::{Services, context::remaining, convert::introspection as convert, error::ApiError};
 use crate::{
     domain::{
@@ -19,7 +21,7 @@ use crate::{
         client::Expiry,
         index::{Client, Known},
         introspection::{InactiveReason, ResolvedClient, cache_age},
-        token::{LegacyToken, Token, TokenHash, TokenKind, TokenScheme},
+        token::{LegacyToken, TokenScheme},
         usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
@@ -80,29 +82,6 @@ impl IntrospectionService for Services {
 /// When to stop waiting, for a call with that much time.
 pub(crate) fn wait_limit(remaining: Duration) -> Instant {
     Instant::now() + remaining.mul_f64(WAITING_SHARE)
-}
-
-/// A token of a request.
-pub(crate) enum PresentedToken {
-    /// The hash of a well-formed token of an API client.
-    Hash(TokenHash),
-    /// A text with the form of a legacy token, which is hashed only if the index has any.
-    Legacy(LegacyToken),
-    /// Anything else, such as a service account's token, which cannot be an API client's.
-    Unknown,
-}
-
-impl PresentedToken {
-    pub(crate) fn read(text: &str) -> Self {
-        match Token::parse(text) {
-            Ok(token) => match token.kind() {
-                TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),
-                TokenKind::ServiceAccount => Self::Unknown,
-            },
-            // Their lengths differ, so a token of this service never gets here.
-            Err(_) => LegacyToken::parse(text).map_or(Self::Unknown, Self::Legacy),
-        }
-    }
 }
 
 /// Decides whether an active token's access is enough; None if nothing is to be decided.

@@ -14,13 +14,12 @@ mod follower;
 mod listener;
 mod local_index;
 mod shortage;
-mod supervisor;
 
 use super::{SURVEY_SHARE, SURVEYS_PER_BOUND, Shared};
+pub(super) use crate::client::follow::supervise;
 use crate::store::{Store, feed::State};
 use follower::Follower;
 pub(super) use shortage::Shortage;
-pub(super) use supervisor::supervise;
 
 /// The first pause before a retry; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

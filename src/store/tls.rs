@@ -20,6 +20,9 @@ use rustls::{
 };
 use tokio_postgres::config::SslMode;
 
+use crate::client::tls::{certificates, private_key};
+pub use crate::client::tls::{Authorities, TlsError};
+
 /// How to encrypt connections to Postgres.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Encryption {

@@ -170,7 +170,10 @@ async fn a_unix_socket_is_an_address() {
     let socket = format!("unix:{}", text(&folder.path("auth.sock")));
     let service = Service::start(&["--listen", &socket]).await;
     let token = CallerToken::new(&service.caller).unwrap();
-    let client = Client::builder(&socket).caller_token(token).build().unwrap();
+    let client = Client::builder(&socket)
+        .caller_token(token)
+        .build()
+        .unwrap();
     let status = client.get_index_status(pb::GetIndexStatusRequest {});
     assert!(status.await.unwrap().database_reachable);
 }

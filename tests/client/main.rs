@@ -20,11 +20,15 @@ mod service;
 #[path = "../../crates/client/examples/axum_guard.rs"]
 #[expect(dead_code, reason = "the example is a program")]
 mod axum_guard;
+#[path = "../../crates/client/examples/embedded.rs"]
+#[expect(dead_code, reason = "the example is a program")]
+mod embedded_example;
 #[path = "../../crates/client/examples/tonic_guard/main.rs"]
 #[expect(dead_code, reason = "the example is a program")]
 mod tonic_guard;
 
 mod calls;
+mod embedded;
 mod grpc;
 mod http;
 mod modes;

@@ -11,14 +11,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pb", &[]),
     ("telemetry", &[]),
     ("proxy_auth", &["domain"]),
+    ("client", &["domain", "pb"]),
     ("system", &["domain"]),
     ("transport", &["domain", "telemetry"]),
-    ("store", &["domain", "telemetry"]),
+    ("store", &["client", "domain", "telemetry"]),
     ("import", &["domain", "store"]),
-    ("replica", &["domain", "store", "telemetry"]),
+    ("replica", &["client", "domain", "store", "telemetry"]),
     (
         "grpc",
         &[
+            "client",
             "domain",
             "pb",
             "proxy_auth",
@@ -49,7 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "upstream",
-        &["domain", "grpc", "pb", "replica", "store", "telemetry"],
+        &["client", "domain", "grpc", "replica", "telemetry"],
     ),
     (
         "server",

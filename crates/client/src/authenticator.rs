@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use crate::{
     cache::Cache,
     client::Client,
+    embedded::{Embedded, EmbeddedOptions},
     error::{Error, InactiveReason, Unavailable},
     principal::Principal,
     question::{NotAToken, Question},
@@ -17,12 +18,14 @@ use crate::{
 
 /// Finds out whose token a text is, and what it may do. Cheap to clone.
 ///
-/// | | [`asking`](Self::asking) | [`cached`](Self::cached) |
-/// |---|---|---|
-/// | a check costs | a call | a look-up in memory, mostly |
-/// | a revocation counts | at once | within the service's `--max-cache-age`, 5 s by default, from when the question was sent |
-/// | usage counts of the service | are exact | miss what a kept answer decides |
-/// | without the service | it cannot tell | the same, once the kept answer is too old |
+/// | | [`asking`](Self::asking) | [`cached`](Self::cached) | [`embedded`](Self::embedded) |
+/// |---|---|---|---|
+/// | needs the permission | `introspect` | `introspect` | `replicate` |
+/// | holds | nothing | some answers | hashes of all tokens, and what they may do |
+/// | a check costs | a call | a look-up in memory, mostly | a look-up in memory |
+/// | a revocation counts | at once | within the service's `--max-cache-age`, 5 s by default, from when the question was sent | within milliseconds; within `max_staleness` at the latest |
+/// | usage counts of the service | are exact | miss what a kept answer decides | are exact, some seconds later |
+/// | without the service | it cannot tell | the same, once the kept answer is too old | the same, once the index is too old |
 #[derive(Clone)]
 pub struct Authenticator(Arc<Mode>);
 
@@ -32,6 +35,7 @@ enum Mode {
         cache: Cache<StreamSource>,
         timeout: Duration,
     },
+    Embedded(Embedded),
 }
 
 impl Authenticator {
@@ -57,6 +61,36 @@ impl Authenticator {
         let stream = StreamSource::start(&client, Arc::clone(&clock));
         let cache = Cache::new(stream, entries, timeout, clock);
         Self(Arc::new(Mode::Cached { cache, timeout }))
+    }
+
+    /// Holds a copy of the index, fed by the client's servers, of which one is followed at a
+    /// time. The service account needs the permission `replicate`.
+    ///
+    /// The copy proves that a token works for as long as its age is known to be below
+    /// [`EmbeddedOptions::max_staleness`], counted from when the question was sent that a server
+    /// answered, plus the age that the server reports of its own index. What becomes of tokens
+    /// is reported to the service; see [`finish`](Self::finish).
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn embedded(client: &Client, options: EmbeddedOptions) -> Self {
+        Self(Arc::new(Mode::Embedded(Embedded::start(client, options))))
+    }
+
+    /// Waits until questions can be answered: until a copy of the index is whole. Others need
+    /// no preparation.
+    pub async fn ready(&self) {
+        if let Mode::Embedded(embedded) = &*self.0 {
+            embedded.loaded().await;
+        }
+    }
+
+    /// Reports the last uses of a copy of the index, for a few seconds at most. To be called
+    /// when the program ends; later uses are not reported.
+    pub async fn finish(&self) {
+        if let Mode::Embedded(embedded) = &*self.0 {
+            embedded.finish().await;
+        }
     }
 
     /// Finds out whose token this is.
@@ -103,6 +137,7 @@ impl Authenticator {
         };
         let check = question.permission;
         match &*self.0 {
+            Mode::Embedded(embedded) => embedded.ask(text, question).await,
             Mode::Asking(source) => {
                 let answer = source.ask(asked(check)).await?;
                 let is_allowed = answer.is_allowed;
@@ -143,6 +178,7 @@ impl fmt::Debug for Authenticator {
         let mode = match &*self.0 {
             Mode::Asking(_) => "asking",
             Mode::Cached { .. } => "cached",
+            Mode::Embedded(_) => "embedded",
         };
         f.debug_tuple("Authenticator").field(&mode).finish()
     }

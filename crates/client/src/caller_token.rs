@@ -14,6 +14,8 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 /// Longer than any token.
 const MAX_FILE_BYTES: u64 = 4096;
+/// The scheme of the header.
+const BEARER: &str = "Bearer ";
 /// How often a file is read again.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -118,6 +120,21 @@ impl CallerToken {
     }
 }
 
+impl CallerToken {
+    /// The token itself, of a file that is read again. Blocks on the file system.
+    pub(crate) fn read_again(&self) -> String {
+        let header = match &self.0 {
+            Source::Value(header) => header.clone(),
+            Source::File(file) => {
+                let known = || file.lock().header.clone();
+                read(&file.path).unwrap_or_else(|_| known())
+            }
+        };
+        let text = header.to_str().unwrap_or_default();
+        text.strip_prefix(BEARER).unwrap_or_default().to_owned()
+    }
+}
+
 impl TokenFile {
     fn lock(&self) -> MutexGuard<'_, LastRead> {
         // No holder panics.
@@ -157,7 +174,7 @@ fn header(token: &str) -> Result<HeaderValue, BadCallerToken> {
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(BadCallerToken::Characters);
     }
-    let header = HeaderValue::try_from(format!("Bearer {token}"));
+    let header = HeaderValue::try_from(format!("{BEARER}{token}"));
     let mut header = header.or(Err(BadCallerToken::Characters))?;
     header.set_sensitive(true);
     Ok(header)

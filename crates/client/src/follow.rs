@@ -13,18 +13,18 @@ mod follower;
 mod intake;
 mod questions;
 mod session;
+mod supervisor;
 mod usage;
 pub mod wire;
 
-use hitkeep_auth_domain::{
-    clock::Entropy, id::ReplicaId, ledger::Recorded,
-};
+use hitkeep_auth_domain::{clock::Entropy, id::ReplicaId, ledger::Recorded};
 use tonic::Status;
 
 use crate::{target::Target, tls::Certificates};
 pub use connect::{Link, NoToken, TokenSource};
 use follower::Follower;
 pub use intake::{Intake, RefreshNumber, SourceTime, nanoseconds};
+pub use supervisor::supervise;
 pub use usage::{NotPassedOn, Reporter};
 
 /// The servers upstream, and how this process authenticates to them.

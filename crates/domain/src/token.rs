@@ -202,6 +202,31 @@ impl Token {
     }
 }
 
+/// A text that was presented as an API client's token.
+#[derive(Clone, Debug)]
+pub enum PresentedToken {
+    /// The hash of a well-formed token of an API client.
+    Hash(TokenHash),
+    /// A text with the form of a legacy token, which is hashed only if the index has any.
+    Legacy(LegacyToken),
+    /// Anything else, such as a service account's token, which cannot be an API client's.
+    Unknown,
+}
+
+impl PresentedToken {
+    /// Reads any text.
+    pub fn read(text: &str) -> Self {
+        match Token::parse(text) {
+            Ok(token) => match token.kind() {
+                TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),
+                TokenKind::ServiceAccount => Self::Unknown,
+            },
+            // Their lengths differ, so a token of this service never gets here.
+            Err(_) => LegacyToken::parse(text).map_or(Self::Unknown, Self::Legacy),
+        }
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:?})", self.kind)

@@ -37,12 +37,7 @@ pub struct Reporter<O> {
 }
 
 impl<O: Observer> Reporter<O> {
-    pub(super) fn new(
-        id: ReplicaId,
-        recorded: Recorded,
-        link: Arc<Link>,
-        observer: O,
-    ) -> Self {
+    pub(super) fn new(id: ReplicaId, recorded: Recorded, link: Arc<Link>, observer: O) -> Self {
         Self {
             id,
             recorded,

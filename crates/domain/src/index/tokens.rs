@@ -84,6 +84,11 @@ impl<'i, H: SchemeHash> Found<'i, H> {
         &self.token.client
     }
 
+    /// The same, to be held for longer than the version.
+    pub fn shared_client(self) -> Arc<Client> {
+        Arc::clone(&self.token.client)
+    }
+
     /// Whether the token is current, or replaced with an overlap.
     pub fn standing(self) -> TokenStanding {
         self.client().standing(&self.token.hash.into())

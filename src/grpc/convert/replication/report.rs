@@ -152,7 +152,11 @@ mod tests {
             number: 7,
             usage,
         };
-        let read = usage_report(&to_usage_report(report.replica, report.number, &report.usage), now).unwrap();
+        let read = usage_report(
+            &to_usage_report(report.replica, report.number, &report.usage),
+            now,
+        )
+        .unwrap();
         assert_eq!((read.replica, read.number), (report.replica, report.number));
         assert_eq!(read.usage, report.usage);
     }

@@ -4,7 +4,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    client::follow::wire::{Malformed, read_accounts, read_client, read_sent_position, read_sent_time},
+    client::follow::wire::{
+        Malformed, read_accounts, read_client, read_sent_position, read_sent_time,
+    },
     domain::{
         Revision, Timestamp,
         access::EffectiveAccess,

@@ -1,4 +1,4 @@
-//! Restarts the tasks of the feed if one of them panics.
+//! Restarts the tasks that feed an index if one of them panics.
 
 use std::time::Duration;
 
@@ -11,16 +11,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// restarted, since their state is no longer trusted. Meanwhile, the last published version
 /// of the index goes on answering until it is stale.
 #[expect(clippy::infinite_loop, reason = "it is a task, and aborted")]
-pub(in crate::replica) async fn supervise(
-    mut start: impl FnMut() -> JoinSet<()>,
-    on_stop: impl Fn(),
-) {
+pub async fn supervise(mut start: impl FnMut() -> JoinSet<()>, on_stop: impl Fn()) {
     loop {
         let mut tasks = start();
         if let Some(Err(error)) = tasks.join_next().await {
             tracing::error!(
                 %error,
-                "a task that follows the database panicked and is restarted: this is a defect"
+                "a task that feeds the index panicked and is restarted: this is a defect"
             );
         }
         tasks.shutdown().await;

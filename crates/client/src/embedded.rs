@@ -1,0 +1,207 @@
+//! A copy of the index inside of the program: tokens are judged without asking anybody.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hitkeep_auth_domain::{
+    Timestamp,
+    client::Expiry,
+    clock::Clock,
+    id::ReplicaId,
+    ledger::{Ledger, Recorded},
+    token::PresentedToken,
+};
+use tokio::{
+    sync::oneshot,
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::Instant,
+};
+
+mod intake;
+mod judge;
+mod live;
+
+use crate::{
+    client::Client,
+    error::Error,
+    follow::{self, Identity, Link, TokenSource, Upstream, supervise},
+    principal::Principal,
+    question::Question,
+    system::{SystemClock, SystemEntropy},
+};
+use intake::LiveIntake;
+use live::Live;
+
+/// Options of an embedded index. The defaults are those of `hitkeep-auth replica`.
+#[derive(Clone)]
+pub struct EmbeddedOptions {
+    /// The age beyond which the index no longer proves that a token works. Default 10 s.
+    pub max_staleness: Duration,
+    /// How often to ask how fresh the index is; at most a quarter of `max_staleness`. Default
+    /// 250 ms.
+    pub poll_interval: Duration,
+    /// How many times a second the server is asked because of tokens that the index does not
+    /// know. Default 100.
+    pub max_lookups: u32,
+    /// How many questions may wait for that at the same time. Default 256.
+    pub max_waiting: u32,
+    /// The longest that a question waits for that, or for the first index. Default 1 s.
+    pub refresh_timeout: Duration,
+    /// How often uses are reported to the server. Default 5 s.
+    pub usage_interval: Duration,
+    /// Whether the names of API clients stay with the servers. Default: no.
+    pub without_names: bool,
+    /// From when on tokens that HitKeep itself issued no longer work. Default: never.
+    pub accept_legacy_until: Option<Timestamp>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(10),
+            poll_interval: Duration::from_millis(250),
+            max_lookups: 100,
+            max_waiting: 256,
+            refresh_timeout: Duration::from_secs(1),
+            usage_interval: Duration::from_secs(5),
+            without_names: false,
+            accept_legacy_until: None,
+            clock: Arc::new(SystemClock::default()),
+        }
+    }
+}
+
+impl fmt::Debug for EmbeddedOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedOptions")
+            .field("max_staleness", &self.max_staleness)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The index, and the tasks that feed it and report its uses.
+pub(crate) struct Embedded {
+    live: Arc<Live>,
+    ledger: Ledger,
+    follower: AbortHandle,
+    reporter: Mutex<Option<Reporting>>,
+}
+
+/// The task that reports uses. If this is dropped, it reports the last ones and ends.
+struct Reporting {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Embedded {
+    /// Begins to follow the servers of a client.
+    pub(crate) fn start(client: &Client, options: EmbeddedOptions) -> Self {
+        let clock = Arc::clone(&options.clock);
+        let entropy = Arc::new(SystemEntropy);
+        let who = Identity {
+            id: ReplicaId::mint(clock.now(), &*entropy),
+            upstream: Arc::new(upstream(client, options.without_names)),
+            link: Arc::new(Link::default()),
+            entropy,
+            max_staleness: options.max_staleness,
+        };
+        let interval = options.usage_interval;
+        let live = Arc::new(Live::new(options));
+        let (fed, follower) = (Arc::clone(&live), who.clone());
+        let follower = tokio::spawn(async move {
+            let start = || {
+                let mut tasks = JoinSet::new();
+                let intake = LiveIntake::new(Arc::clone(&fed));
+                tasks.spawn(follow::follow(follower.clone(), intake, ()));
+                tasks
+            };
+            supervise(start, || fed.source_lost()).await;
+        });
+        let (ledger, recorded): (_, Recorded) = Ledger::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let reporter = follow::reporter(&who, recorded, ());
+        let task = tokio::spawn(reporter.run(interval, async { drop(stopped.await) }));
+        Self {
+            live,
+            ledger,
+            follower: follower.abort_handle(),
+            reporter: Mutex::new(Some(Reporting { stop, task })),
+        }
+    }
+
+    /// Waits until there is an index.
+    pub(crate) async fn loaded(&self) {
+        self.live.loaded().await;
+    }
+
+    /// Reports the last uses, for a few seconds at most.
+    pub(crate) async fn finish(&self) {
+        // No holder panics.
+        let reporter = self.reporter.lock();
+        let reporting = reporter.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Reporting { stop, task }) = reporting {
+            // It ends by itself only if it panicked.
+            stop.send(()).ok();
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the last uses of API clients were not reported");
+            }
+        }
+    }
+
+    /// Answers a question about a text.
+    pub(crate) async fn ask(
+        &self,
+        text: &str,
+        question: &Question<'_>,
+    ) -> Result<Principal, Error> {
+        let deadline = Instant::now() + self.live.options.refresh_timeout;
+        let presented = PresentedToken::read(text);
+        if let Some(wanted) = question.at_least {
+            self.live.wait_for_revision(wanted, deadline).await?;
+        }
+        let check = question.permission;
+        if let Some(judged) = self.judge_when_loaded(&presented, check, deadline).await? {
+            return judged;
+        }
+        // It may have been made a moment ago.
+        self.live.refresh(deadline).await?;
+        match self.judge(&presented, check)? {
+            Some(judged) => judged,
+            None => self.unknown(),
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// The servers of a client, as a follower needs them.
+fn upstream(client: &Client, without_names: bool) -> Upstream {
+    let connection = client.connection();
+    let token = connection.token().cloned();
+    let mut certificates = None;
+    let targets = connection.destinations().map(|to| {
+        certificates = Some(Arc::clone(&to.certificates));
+        to.target.clone()
+    });
+    Upstream {
+        targets: targets.collect(),
+        token: TokenSource::new(move || Ok(token.as_ref().map(|token| token.read_again()))),
+        certificates: certificates.unwrap_or_default(),
+        without_names,
+    }
+}
+
+impl EmbeddedOptions {
+    fn legacy_tokens_until(&self) -> Expiry {
+        self.accept_legacy_until.map_or(Expiry::Never, Expiry::At)
+    }
+}

@@ -1,0 +1,152 @@
+//! Judges a token by the index.
+
+use std::sync::Arc;
+
+use hitkeep_auth_domain::{
+    access::{Decision, PermissionCheck},
+    client::Expiry,
+    index::{self, Known},
+    introspection::{self, ResolvedClient},
+    token::{LegacyToken, PresentedToken, TokenHash},
+    usage::Outcome,
+};
+use tokio::time::Instant;
+
+use super::{Embedded, live::View};
+use crate::{
+    error::{Error, InactiveReason, Unavailable},
+    principal::Principal,
+};
+
+/// What was found out about a token.
+type Judged = Result<Principal, Error>;
+
+impl Embedded {
+    /// Judges a token; waits for the first index. `None` if the index does not have the token,
+    /// but the service may.
+    pub(super) async fn judge_when_loaded(
+        &self,
+        presented: &PresentedToken,
+        check: Option<PermissionCheck>,
+        deadline: Instant,
+    ) -> Result<Option<Judged>, Unavailable> {
+        match self.judge(presented, check) {
+            Err(Unavailable::Loading) => {
+                self.live.loaded_until(deadline).await;
+                self.judge(presented, check)
+            }
+            judged => judged,
+        }
+    }
+
+    /// Judges a token by the latest version of the index.
+    pub(super) fn judge(
+        &self,
+        presented: &PresentedToken,
+        check: Option<PermissionCheck>,
+    ) -> Result<Option<Judged>, Unavailable> {
+        let view = self.live.view()?;
+        match presented {
+            PresentedToken::Hash(hash) => self.judge_hash(&view, hash, check).transpose(),
+            PresentedToken::Legacy(token) => self.judge_legacy(&view, token, check).map(Some),
+            PresentedToken::Unknown => Ok(Some(unknown())),
+        }
+    }
+
+    /// The judgement of a token that no client has, if the index is fresh.
+    pub(super) fn unknown(&self) -> Judged {
+        self.live.view()?.require_fresh()?;
+        unknown()
+    }
+
+    fn judge_hash(
+        &self,
+        view: &View<'_>,
+        hash: &TokenHash,
+        check: Option<PermissionCheck>,
+    ) -> Option<Result<Judged, Unavailable>> {
+        let found = view.index().find(hash)?;
+        let verdict = |client: &ResolvedClient| {
+            let evaluate = || client.evaluate(found.standing(), view.now);
+            found.works(view.now).map_or_else(evaluate, Ok)
+        };
+        let shared = || found.shared_client();
+        Some(self.conclude(view, found.client(), shared, verdict, check))
+    }
+
+    /// Nobody is asked for one that the index does not have: no checksum refuses invented ones,
+    /// and none is ever made except by an import, which is replicated like any change.
+    fn judge_legacy(
+        &self,
+        view: &View<'_>,
+        token: &LegacyToken,
+        check: Option<PermissionCheck>,
+    ) -> Result<Judged, Unavailable> {
+        let index = view.index();
+        let hash = index.has_legacy_tokens().then(|| token.hash());
+        let Some(found) = hash.and_then(|hash| index.find_legacy(&hash)) else {
+            view.require_fresh()?;
+            return Ok(unknown());
+        };
+        let limit = self.live.options.legacy_tokens_until();
+        let verdict =
+            |client: &ResolvedClient| client.evaluate_until(found.standing(), limit, view.now);
+        let shared = || found.shared_client();
+        let judged = self.conclude(view, found.client(), shared, verdict, check)?;
+        self.record(view, found.client(), Outcome::LegacyToken);
+        Ok(judged)
+    }
+
+    fn conclude(
+        &self,
+        view: &View<'_>,
+        client: &index::Client,
+        shared: impl FnOnce() -> Arc<index::Client>,
+        verdict: impl FnOnce(&ResolvedClient) -> Result<Expiry, introspection::InactiveReason>,
+        check: Option<PermissionCheck>,
+    ) -> Result<Judged, Unavailable> {
+        let Known::Resolved(resolved) = &client.known else {
+            return Err(Unavailable::Unreadable);
+        };
+        let record = |inactive, decision| {
+            if let Some(outcome) = Outcome::of(inactive, decision) {
+                self.record(view, client, outcome);
+            }
+        };
+        // A token that is inactive stays inactive, however old the index is.
+        if let Err(reason) = verdict(resolved) {
+            record(Some(reason), None);
+            return Ok(Err(Error::Inactive(reason.into())));
+        }
+        view.require_fresh()?;
+        let decision = check.map(|check| resolved.access.decide(&check));
+        record(None, decision);
+        match (check, decision) {
+            (Some(check), Some(decision)) if decision != Decision::Allowed => {
+                Ok(Err(Error::Forbidden(check)))
+            }
+            _ => Ok(Ok(Principal::indexed(shared(), view.index().revision()))),
+        }
+    }
+
+    fn record(&self, view: &View<'_>, client: &index::Client, outcome: Outcome) {
+        let id = client.known.id();
+        self.ledger.record(id, &client.usage, outcome, view.now);
+    }
+}
+
+fn unknown() -> Judged {
+    Err(Error::Inactive(InactiveReason::UnknownToken))
+}
+
+impl From<introspection::InactiveReason> for InactiveReason {
+    fn from(reason: introspection::InactiveReason) -> Self {
+        match reason {
+            introspection::InactiveReason::UnknownToken => Self::UnknownToken,
+            introspection::InactiveReason::TokenRotated => Self::TokenRotated,
+            introspection::InactiveReason::Revoked => Self::Revoked,
+            introspection::InactiveReason::Expired => Self::Expired,
+            introspection::InactiveReason::OwnerInactive => Self::OwnerInactive,
+        }
+    }
+}
