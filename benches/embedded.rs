@@ -76,7 +76,7 @@ async fn measure(postgres: &Postgres, clients: usize, options: &Options) -> [Str
         let client = Client::builder(&address).caller_token(token);
         client.build().expect("a client")
     };
-    let asking = Authenticator::asking(client(&account(&database, "asks", "introspect")));
+    let asking = Authenticator::asking(&client(&account(&database, "asks", "introspect")));
     let replicating = client(&account(&database, "holds", "replicate"));
     let patient = EmbeddedOptions {
         max_staleness: Duration::from_mins(10),
@@ -121,7 +121,9 @@ async fn time(by: &Authenticator, known: &[Known], count: usize) -> Duration {
     let begun = Instant::now();
     for (token, check) in asked {
         let principal = by.check(token, check).await;
-        drop(std::hint::black_box(principal.expect("the token carries that")));
+        drop(std::hint::black_box(
+            principal.expect("the token carries that"),
+        ));
     }
     begun.elapsed() / u32::try_from(count).expect("a few")
 }

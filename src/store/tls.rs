@@ -5,8 +5,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use hitkeep_auth_client::tls::{Authorities, TlsError};
-use hitkeep_auth_client::tls::{certificates, private_key};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -20,8 +18,8 @@ use rustls::{
 };
 use tokio_postgres::config::SslMode;
 
-use crate::client::tls::{certificates, private_key};
 pub use crate::client::tls::{Authorities, TlsError};
+use crate::client::tls::{certificates, private_key};
 
 /// How to encrypt connections to Postgres.
 #[derive(Clone, Debug, PartialEq, Eq)]

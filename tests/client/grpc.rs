@@ -84,7 +84,7 @@ async fn methods_need_what_is_said_of_them() {
     let works = service.client().await;
     let bearer = format!("Bearer {}", works.token);
     let client = client_of(&service.address, &service.caller);
-    let program = Program::start(Authenticator::cached(client, 100)).await;
+    let program = Program::start(Authenticator::cached(&client, 100)).await;
     let good = [("authorization", &*bearer)];
     assert_eq!(program.call("Count", SITE, &good).await.unwrap(), 42);
     let key = [("x-api-key", &*works.token)];

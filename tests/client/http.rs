@@ -90,8 +90,8 @@ async fn programs_and_proxies_are_answered_alike() {
     let (system, people) = ("/api/system", "/api/passkeys");
     let client = client_of(&service.address, &service.caller);
     let modes = [
-        Authenticator::asking(client.clone()),
-        Authenticator::cached(client, 100),
+        Authenticator::asking(&client),
+        Authenticator::cached(&client, 100),
     ];
     for authenticator in modes {
         let routes = routes(authenticator).unwrap();
@@ -148,7 +148,7 @@ async fn extractors_ask_by_themselves() {
     let good = [("authorization", &*bearer)];
     let bad = [("authorization", "Bearer nothing")];
     let client = client_of(&service.address, &service.caller);
-    let routes = routes(Authenticator::asking(client)).unwrap();
+    let routes = routes(Authenticator::asking(&client)).unwrap();
     for (path, headers, status, text) in [
         ("/api/hello", &[][..], 200, "hello nobody"),
         ("/api/hello", &good, 200, "hello a client"),
@@ -177,9 +177,9 @@ async fn without_the_service_nothing_passes() {
     let bearer = format!("Bearer {}", works.token);
     let client = client_of(&service.address, &service.caller);
     let stranger = client_of(&service.address, "hks_nobodys");
-    let cached = Authenticator::cached(client.clone(), 100);
+    let cached = Authenticator::cached(&client, 100);
     let programs = [
-        routes(Authenticator::asking(client)).unwrap(),
+        routes(Authenticator::asking(&client)).unwrap(),
         routes(cached).unwrap(),
     ];
     let path = format!("/api/sites/{SITE}/stats");
@@ -189,7 +189,7 @@ async fn without_the_service_nothing_passes() {
         assert_eq!(said.status, 200);
     }
     // The service answers, and does not know this program.
-    let unknown = routes(Authenticator::asking(stranger)).unwrap();
+    let unknown = routes(Authenticator::asking(&stranger)).unwrap();
     let mut failing = vec![unknown];
     let (_stopped, _log) = service.stop().await;
     failing.extend(programs);

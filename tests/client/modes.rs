@@ -30,8 +30,8 @@ async fn modes(service: &Service) -> [(&'static str, Authenticator); 3] {
     let embedded = Authenticator::embedded(&client_of(&service.address, &replicating), options);
     embedded.ready().await;
     [
-        ("asking", Authenticator::asking(client.clone())),
-        ("cached", Authenticator::cached(client, 100)),
+        ("asking", Authenticator::asking(&client)),
+        ("cached", Authenticator::cached(&client, 100)),
         ("embedded", embedded),
     ]
 }

@@ -90,7 +90,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Only on one machine: it would be readable on a network.
         .allow_plaintext()
         .build()?;
-    let routes = routes(Authenticator::cached(client, 10_000))?;
+    let routes = routes(Authenticator::cached(&client, 10_000))?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
     axum::serve(listener, routes).await?;
     Ok(())

@@ -40,9 +40,12 @@ enum Mode {
 
 impl Authenticator {
     /// Asks the service each time.
-    pub fn asking(client: Client) -> Self {
+    pub fn asking(client: &Client) -> Self {
         let clock = Arc::new(SystemClock::default());
-        Self(Arc::new(Mode::Asking(CallSource::new(client, clock))))
+        Self(Arc::new(Mode::Asking(CallSource::new(
+            client.clone(),
+            clock,
+        ))))
     }
 
     /// Asks over one stream, and keeps about `entries` answers at most about tokens that work,
@@ -55,10 +58,10 @@ impl Authenticator {
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
-    pub fn cached(client: Client, entries: usize) -> Self {
+    pub fn cached(client: &Client, entries: usize) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let timeout = client.question_timeout();
-        let stream = StreamSource::start(&client, Arc::clone(&clock));
+        let stream = StreamSource::start(client, Arc::clone(&clock));
         let cache = Cache::new(stream, entries, timeout, clock);
         Self(Arc::new(Mode::Cached { cache, timeout }))
     }

@@ -93,9 +93,10 @@ impl Destination {
             Target::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
             Target::Tcp { host, port, .. } => (host, *port),
         };
-        let tls = match self.target.is_encrypted() {
-            true => Some(self.tls().await?),
-            false => None,
+        let tls = if self.target.is_encrypted() {
+            Some(self.tls().await?)
+        } else {
+            None
         };
         let connection = TcpStream::connect((host.as_str(), port)).await?;
         connection.set_nodelay(true)?;

@@ -25,6 +25,7 @@ mod judge;
 mod live;
 
 use crate::{
+    caller_token::CallerToken,
     client::Client,
     error::Error,
     follow::{self, Identity, Link, TokenSource, Upstream, supervise},
@@ -194,7 +195,7 @@ fn upstream(client: &Client, without_names: bool) -> Upstream {
     });
     Upstream {
         targets: targets.collect(),
-        token: TokenSource::new(move || Ok(token.as_ref().map(|token| token.read_again()))),
+        token: TokenSource::new(move || Ok(token.as_ref().map(CallerToken::read_again))),
         certificates: certificates.unwrap_or_default(),
         without_names,
     }

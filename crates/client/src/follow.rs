@@ -46,14 +46,10 @@ pub trait Observer: Clone + Send + Sync + 'static {
     fn followed(&self) {}
 
     /// A report of uses ended so, after that time.
-    fn reported(&self, result: &Result<(), Status>, took: Duration) {
-        let _ = (result, took);
-    }
+    fn reported(&self, _result: &Result<(), Status>, _took: Duration) {}
 
     /// The uses of so many clients are not reported.
-    fn unreported(&self, clients: usize) {
-        let _ = clients;
-    }
+    fn unreported(&self, _clients: usize) {}
 }
 
 impl Observer for () {}

@@ -10,7 +10,7 @@
 //! let client = Client::builder("https://auth.example.com:443")
 //!     .caller_token(CallerToken::from_file("/run/secrets/hitkeep-auth-token")?)
 //!     .build()?;
-//! let authenticator = Authenticator::cached(client, 10_000);
+//! let authenticator = Authenticator::cached(&client, 10_000);
 //!
 //! // For each request.
 //! let permission = SitePermission::View;

@@ -58,7 +58,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Only on one machine: it would be readable on a network.
         .allow_plaintext()
         .build()?;
-    let authenticator = Authenticator::cached(client, 10_000);
+    let authenticator = Authenticator::cached(&client, 10_000);
     Server::builder()
         .layer(GrpcGuardLayer::new(authenticator, methods()?))
         .add_service(HitServiceServer::new(Hits))

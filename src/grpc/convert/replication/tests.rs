@@ -10,7 +10,7 @@ use crate::{
     domain::{
         Revision, Timestamp,
         access::EffectiveAccess,
-        caller::{CallerName, CallerPermission, ServiceAccount},
+        caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
         client::Expiry,
         id::{ServiceAccountId, TeamId, UserId},
         index::Writer,
