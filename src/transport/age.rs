@@ -69,7 +69,7 @@ mod tests {
         for tenth in 0..10 {
             let from = Duration::from_secs(900 + 20 * tenth);
             let within = from..from + Duration::from_secs(20);
-            let count = drawn.iter().filter(|age| within.contains(age)).count();
+            let count = drawn.iter().filter(|age| within.contains(*age)).count();
             assert!((60..=140).contains(&count), "{within:?}: {count}");
         }
         // Another seed gives other ages.

@@ -10,7 +10,7 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
-#[path = "../proxies/client.rs"]
+#[path = "../support/by_hand.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod client;
 #[path = "../proxies/service.rs"]

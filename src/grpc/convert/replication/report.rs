@@ -121,7 +121,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{client::follow::wire::to_usage_report, domain::id::ClientId};
+    use crate::{
+        client::follow::wire::{to_bytes, to_usage_report},
+        domain::id::ClientId,
+    };
 
     fn id(number: u128) -> Uuid {
         Uuid::from_u128(number)

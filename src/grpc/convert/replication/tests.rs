@@ -4,11 +4,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    client::follow::wire::{
-        Malformed, read_accounts, read_client, read_sent_position, read_sent_time,
-    },
+    client::follow::wire::{Malformed, read_accounts, read_client},
     domain::{
-        Revision, Timestamp,
+        Timestamp,
         access::EffectiveAccess,
         caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
         client::Expiry,
