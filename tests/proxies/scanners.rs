@@ -10,7 +10,7 @@ use std::{
 
 use hitkeep_auth::domain::token::{Token, TokenKind};
 
-use crate::{programs, support::doubles::SeededEntropy};
+use crate::support::{doubles::SeededEntropy, programs};
 
 const CONFIGURATION: &str = "deploy/secret-scanning/gitleaks.toml";
 const PAGE: &str = include_str!("../../docs/secret-scanning.md");

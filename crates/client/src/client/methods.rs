@@ -107,6 +107,12 @@ methods! {
     /// Tells how an API client's tokens were used.
     ApiClientServiceClient::get_api_client_usage(GetApiClientUsageRequest)
         -> GetApiClientUsageResponse, call_timeout, reads;
+    /// Ends a leaked token, which its text or its hash names. A second report changes nothing.
+    ApiClientServiceClient::report_leak(ReportLeakRequest) -> ReportLeakResponse,
+        call_timeout, reads;
+    /// Revokes all API clients of an owner, of a site or of a creator.
+    ApiClientServiceClient::revoke_api_clients(RevokeApiClientsRequest)
+        -> RevokeApiClientsResponse, call_timeout, writes;
     /// Applies changes of the directory, all or none.
     DirectoryServiceClient::apply_directory_changes(ApplyDirectoryChangesRequest)
         -> ApplyDirectoryChangesResponse, call_timeout, writes;

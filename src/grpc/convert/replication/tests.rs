@@ -10,7 +10,7 @@ use crate::{
         access::EffectiveAccess,
         caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
         client::Expiry,
-        id::{ServiceAccountId, TeamId, UserId},
+        id::{ServiceAccountId, TeamId},
         index::Writer,
         role::InstanceRole,
         token::{TokenHash, TokenHint},
