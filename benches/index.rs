@@ -23,6 +23,7 @@ use hitkeep_auth::domain::{
     index::{Index, Known, Writer},
     introspection::{BaseState, InactiveReason, ResolvedClient, TokenStanding},
     role::{InstanceRole, SiteRole},
+    source::Source,
     token::{TOKEN_LENGTH, Token, TokenKind},
 };
 use uuid::Uuid;
@@ -110,6 +111,7 @@ fn index_of(tokens: &[Token]) -> Index {
             },
             expiry: Expiry::Never,
             name: "a client".into(),
+            restrictions: None,
         };
         let tokens = vec![(token.hash().into(), TokenStanding::Current)];
         (Known::Resolved(client), tokens)
@@ -166,7 +168,7 @@ fn verdict(index: &Index, text: &str, now: Timestamp) -> Result<Expiry, Inactive
     let found = found.ok_or(InactiveReason::UnknownToken)?;
     match (found.works(now), &found.client().known) {
         (Some(ends), _) => Ok(ends),
-        (None, Known::Resolved(client)) => client.evaluate(found.standing(), now),
+        (None, Known::Resolved(client)) => client.evaluate(found.standing(), Source::Unknown, now),
         (None, Known::Unreadable(_)) => Err(InactiveReason::UnknownToken),
     }
 }

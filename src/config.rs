@@ -1,7 +1,7 @@
 //! The command line and the environment. Every option has an environment variable, and the
 //! `Options` of each module are filled from here.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -223,6 +223,9 @@ pub struct ExplainArgs {
         requires = "permission"
     )]
     pub site: Option<SiteId>,
+    /// Address that the token is presented from, for API clients that allow only some
+    #[arg(long, env = "HITKEEP_AUTH_SOURCE_IP", value_name = "ADDRESS")]
+    pub source_ip: Option<IpAddr>,
     /// The cut-off of the servers.
     #[command(flatten)]
     pub legacy_tokens: LegacyTokenArgs,

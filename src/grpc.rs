@@ -33,6 +33,7 @@ use crate::{
         client::Expiry,
         clock::{Clock, Entropy},
     },
+    proxy_auth::source::TrustedHops,
     replica::Replica,
     store::{Committed, IsCollision, Store, Transaction, TransactionBody, error::StoreError},
     telemetry::{
@@ -49,6 +50,9 @@ pub struct Options {
     /// The upper bound of `max_cache_age`, for which callers may cache a response of
     /// Introspect. Default 5 s.
     pub max_cache_age: Duration,
+    /// How many proxies of the deployment a request passes, each of which appends to
+    /// `x-forwarded-for`; the last one asks here. Default 0: the header is not believed.
+    pub trusted_hops: u8,
     /// Until when legacy tokens are accepted. Default: without a limit.
     pub legacy_tokens_until: Expiry,
     /// Whether HitKeep's dashboard may manage API clients over HTTP, by routes of its own.
@@ -61,6 +65,7 @@ impl Default for Options {
         Self {
             max_clients_per_owner: 100,
             max_cache_age: Duration::from_secs(5),
+            trusted_hops: 0,
             legacy_tokens_until: Expiry::Never,
             hitkeep_rest: false,
         }
@@ -151,6 +156,11 @@ impl Services {
     /// Which calls are traced.
     pub(crate) const fn sampling(&self) -> &Sampling {
         &self.sampling
+    }
+
+    /// Which entry of `x-forwarded-for` is believed.
+    pub(crate) const fn trusted_hops(&self) -> TrustedHops {
+        TrustedHops(self.options.trusted_hops)
     }
 
     /// How long a call may take, unless its caller's timeout is shorter.

@@ -13,17 +13,18 @@ use crate::{
     domain::{
         Revision, Timestamp,
         access::{CurrentOwner, Decision, PermissionCheck, UserStanding},
-        client::Expiry,
+        client::{Activation, Expiry},
         explanation::{ExplainedGrant, Explanation},
         id::ClientId,
         introspection::{InactiveReason, TokenStanding},
         role::{SitePermission, SiteRole},
-        site_rule::{DecisiveMembership as Decisive, Memberships, SiteRule},
+        site_rule::{DecisiveMembership as Decisive, SiteRule},
+        source::Source,
         token::{LegacyToken, StoredHash, Token, TokenDefect, TokenKind, TokenScheme},
     },
     store::Store,
 };
-use words::{decision_word, end_of, moment, time, word};
+use words::{because, decision_word, end_of, moment, time, word};
 
 /// The token to explain.
 enum TokenInput {
@@ -45,6 +46,7 @@ struct Report {
     asked: TokenInput,
     explanation: Option<Explanation>,
     check: Option<PermissionCheck>,
+    source: Source<'static>,
     revision: Revision,
     last_change: Option<Revision>,
     now: Timestamp,
@@ -58,7 +60,7 @@ pub(super) async fn run(args: &ExplainArgs) -> Result<(), Failure> {
         None => Query::Presented(read_token(&presented()?)),
     };
     let store = ready(&args.database).await?;
-    let answer = ask(&store, about, check, args.legacy_tokens.until()).await?;
+    let answer = ask(&store, about, check, args).await?;
     print(&if args.output.json {
         answer.as_json().to_string()
     } else {
@@ -120,7 +122,7 @@ async fn ask(
     store: &Store,
     about: Query,
     check: Option<PermissionCheck>,
-    legacy_tokens_until: Expiry,
+    args: &ExplainArgs,
 ) -> Result<Report, Failure> {
     let asked = match about {
         Query::Presented(asked) => asked,
@@ -134,11 +136,12 @@ async fn ask(
         TokenInput::Caller | TokenInput::Malformed(_) => None,
     };
     let limit = match hash.map(|hash| hash.scheme()) {
-        Some(TokenScheme::HitkeepSha256) => legacy_tokens_until,
+        Some(TokenScheme::HitkeepSha256) => args.legacy_tokens.until(),
         Some(TokenScheme::Blake3) | None => Expiry::Never,
     };
     let found = store.look_up(hash).await?;
-    let explain = |subject| Explanation::of(subject, limit, check.as_ref(), found.now);
+    let source = args.source_ip.map_or(Source::Unknown, Source::Address);
+    let explain = |subject| Explanation::of(subject, limit, check.as_ref(), source, found.now);
     let explanation = found.subject.map(explain);
     let last_change = match &explanation {
         Some(explanation) => store.last_change(explanation.subject.client).await?,
@@ -148,6 +151,7 @@ async fn ask(
         asked,
         explanation,
         check,
+        source,
         revision: found.revision,
         last_change,
         now: found.now,
@@ -172,7 +176,7 @@ impl Report {
         let mut lines = Vec::new();
         match &self.explanation {
             Some(explanation) => {
-                lines.push(verdict(explanation, self.now));
+                lines.push(verdict(explanation, self.source, self.now));
                 lines.push(String::new());
                 describe(explanation, self.scheme(), self.now, &mut lines);
                 if let (Some(check), Some(decision)) = (&self.check, explanation.decision) {
@@ -250,6 +254,18 @@ impl Report {
         json["owner_can_act"] = explanation.subject.owner.current.can_act().into();
         json["revoked"] = explanation.subject.revoked.into();
         json["expire_time"] = time(explanation.subject.expiry);
+        json["not_before_time"] = explanation
+            .subject
+            .activation
+            .time()
+            .map(|time| time.to_rfc3339())
+            .into();
+        json["allowed_cidrs"] = explanation
+            .subject
+            .sources
+            .iter()
+            .map(|range| range.to_string())
+            .collect();
         json["token_end_time"] = time(explanation.subject.token.end());
         json["instance_role"] = json!({
             "delegated": explanation.subject.delegated.instance_role().as_str(),
@@ -278,7 +294,7 @@ impl Report {
     }
 }
 
-fn verdict(explanation: &Explanation, now: Timestamp) -> String {
+fn verdict(explanation: &Explanation, source: Source<'_>, now: Timestamp) -> String {
     match explanation.verdict {
         Ok(Expiry::Never) => "The token works.".to_owned(),
         Ok(Expiry::At(end)) => format!("The token works, until {}.", moment(end)),
@@ -304,10 +320,27 @@ fn verdict(explanation: &Explanation, now: Timestamp) -> String {
                     CurrentOwner::User(..) => "the owning user is disabled".to_owned(),
                     CurrentOwner::Team { .. } => "the owning team is archived".to_owned(),
                 },
+                InactiveReason::NotYetActive => {
+                    format!("its client works from {} on", starts(explanation))
+                }
+                InactiveReason::SourceNotAllowed => format!(
+                    "its client works only from {}, and {}",
+                    explanation.subject.sources,
+                    match source.address() {
+                        Some(address) => format!("not from {address}"),
+                        None => "no address was stated (--source-ip)".to_owned(),
+                    }
+                ),
             };
             format!("The token does NOT work ({}): {why}.", word(reason))
         }
     }
+}
+
+/// When the client begins to work.
+fn starts(explanation: &Explanation) -> String {
+    let time = explanation.subject.activation.time();
+    time.map_or_else(|| "its creation".to_owned(), moment)
 }
 
 fn describe(
@@ -355,6 +388,12 @@ fn describe(
             Expiry::At(end) => moment(end),
         },
     );
+    if explanation.subject.activation != Activation::AtOnce {
+        line("not before", starts(explanation));
+    }
+    if !subject.sources.is_everywhere() {
+        line("works from", subject.sources.to_string());
+    }
     line(
         "instance role",
         format!(
@@ -433,41 +472,6 @@ fn capital(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_ascii_uppercase());
     first.into_iter().chain(letters).collect()
-}
-
-fn because(rule: SiteRule) -> String {
-    let why = match rule {
-        SiteRule::Unknown => "there is no such site",
-        SiteRule::Disabled => "the owner is disabled",
-        SiteRule::TeamArchived => "the site's team is archived",
-        SiteRule::InstanceOwner => "an instance owner owns every site",
-        SiteRule::NotInTeam => "the owner is not in the site's team",
-        SiteRule::InTeam(memberships) => return by_membership(memberships),
-        SiteRule::OwnSite => "the site belongs to the team",
-        SiteRule::ForeignSite => "the site belongs to another team",
-    };
-    why.to_owned()
-}
-
-/// Both memberships, with the one that decides first.
-fn by_membership(memberships: Memberships) -> String {
-    let Memberships { in_team, on_site } = memberships;
-    match (memberships.decide(), on_site, in_team.derived_site_role()) {
-        (None, ..) => format!("the owner's role in the site's team, {in_team}, gives none"),
-        (Some((_, Decisive::OnSite)), _, None) => {
-            format!("the owner's role on the site; the one in its team, {in_team}, gives none")
-        }
-        (Some((_, Decisive::OnSite)), _, Some(derived)) => {
-            format!("the owner's role on the site, the weaker one; the team role gives {derived}")
-        }
-        (Some((_, Decisive::InTeam)), None, _) => "the owner's role in the site's team".to_owned(),
-        (Some((_, Decisive::InTeam)), Some(explicit), _) => {
-            format!("the owner's role in the site's team, the weaker one; on the site, {explicit}")
-        }
-        (Some((_, Decisive::Both)), ..) => {
-            "the owner's role on the site, and the same from the one in its team".to_owned()
-        }
-    }
 }
 
 /// The memberships behind the owner's role, if these decide.

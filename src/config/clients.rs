@@ -14,6 +14,7 @@ use crate::domain::{
     client::ClientState,
     id::{ClientId, SiteId, UserId},
     role::InstanceRole,
+    source::Cidr,
 };
 
 /// Options of `client`.
@@ -108,6 +109,18 @@ pub struct CreateClientArgs {
     /// When it expires, as a time (RFC 3339) or a duration from now, such as 30d [default: never]
     #[arg(long, env = "HITKEEP_AUTH_EXPIRE_TIME", value_name = "TIME")]
     pub expire_time: Option<Moment>,
+    /// Range of addresses from which its tokens work, such as 192.0.2.0/24; repeat the option, or
+    /// separate ranges by commas [default: from everywhere]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_ALLOW_CIDR",
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
+    pub allow_cidr: Vec<Cidr>,
+    /// When its tokens begin to work, as --expire-time [default: at once]
+    #[arg(long, env = "HITKEEP_AUTH_NOT_BEFORE", value_name = "TIME")]
+    pub not_before: Option<Moment>,
     /// UUID of this request: sent again within 24 hours, it gives the same token
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_ID", value_name = "UUID")]
     pub request_id: Option<Uuid>,
@@ -219,6 +232,10 @@ pub struct UpdateClientArgs {
 }
 
 /// What `client update` changes.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct ClientChanges {
@@ -248,6 +265,24 @@ pub struct ClientChanges {
     /// Let it never expire
     #[arg(long, env = "HITKEEP_AUTH_NEVER_EXPIRE", conflicts_with = "expire_time", value_parser = boolean)]
     pub never_expire: bool,
+    /// New ranges of addresses from which its tokens work, in place of all present ones; repeat
+    /// the option, or use commas
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_ALLOW_CIDR",
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
+    pub allow_cidr: Vec<Cidr>,
+    /// Let its tokens work from everywhere
+    #[arg(long, env = "HITKEEP_AUTH_ALLOW_EVERYWHERE", conflicts_with = "allow_cidr", value_parser = boolean)]
+    pub allow_everywhere: bool,
+    /// New time at which its tokens begin to work, as --expire-time
+    #[arg(long, env = "HITKEEP_AUTH_NOT_BEFORE", value_name = "TIME")]
+    pub not_before: Option<Moment>,
+    /// Let its tokens work at once
+    #[arg(long, env = "HITKEEP_AUTH_NO_NOT_BEFORE", conflicts_with = "not_before", value_parser = boolean)]
+    pub no_not_before: bool,
 }
 
 /// Options of `client rotate`.

@@ -1,6 +1,6 @@
 //! Options of the commands that call a running server.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -225,6 +225,9 @@ pub struct IntrospectArgs {
         requires = "permission"
     )]
     pub site: Option<SiteId>,
+    /// Address that the token is presented from, for API clients that allow only some
+    #[arg(long, env = "HITKEEP_AUTH_SOURCE_IP", value_name = "ADDRESS")]
+    pub source_ip: Option<IpAddr>,
     /// Answer from this revision of the database or a later one
     #[arg(long, env = "HITKEEP_AUTH_AT_LEAST_REVISION", value_name = "N")]
     pub at_least_revision: Option<u64>,

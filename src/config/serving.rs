@@ -41,6 +41,16 @@ pub struct ServingArgs {
     /// How long callers may cache an answer from Introspect; 0s forbids it
     #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     max_cache_age: Duration,
+    /// Proxies that a request passes on its way to the service and that append the address they
+    /// were called from to x-forwarded-for; the last one asks for `/forward-auth`, or is Envoy
+    /// over gRPC. For API clients with `allowed_cidrs`. 0 does not believe the header
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_TRUSTED_HOPS",
+        default_value_t = 0,
+        value_name = "N"
+    )]
+    trusted_hops: u8,
     /// The cut-off of legacy tokens.
     #[command(flatten)]
     pub legacy_tokens: LegacyTokenArgs,
@@ -147,6 +157,7 @@ impl ServingArgs {
         self.connections.set(server::Options {
             grpc: grpc::Options {
                 max_cache_age: self.max_cache_age,
+                trusted_hops: self.trusted_hops,
                 legacy_tokens_until: self.legacy_tokens.until(),
                 ..grpc::Options::default()
             },

@@ -20,11 +20,12 @@ use crate::{
         access::{Delegated, SiteGrants},
         audit::{Actor, Provenance},
         caller::{CallerName, CallerPermission, ServiceAccount},
-        client::{ApiClient, Description, Draft, Expiry, Name, Quota},
+        client::{Activation, ApiClient, Description, Draft, Expiry, Name, Quota},
         directory::{DirectoryChange, Site, SiteMember, Team, TeamMember, User},
         id::{SiteId, TeamId, UserId},
         refusal::Refusal,
         role::{InstanceRole, SiteRole, TeamRole},
+        source::{AllowedSources, Source},
         token::{Token, TokenHash},
     },
     store::{
@@ -200,7 +201,7 @@ async fn client_works(store: &Store, client: Option<&DemoClient>) -> Result<bool
     let found = store.look_up(Some(hash.into())).await?;
     Ok(found.subject.is_some_and(|subject| {
         let (token, client) = subject.resolve();
-        client.evaluate(token, found.now).is_ok()
+        client.evaluate(token, Source::Unknown, found.now).is_ok()
     }))
 }
 
@@ -291,6 +292,8 @@ async fn try_make_client(
         name: Name::parse(name).expect("the demo's names are good"),
         description: Description::parse("Made by hitkeep-auth dev").expect("it is short"),
         expiry: Expiry::Never,
+        sources: AllowedSources::default(),
+        activation: Activation::AtOnce,
     };
     let actor = Actor {
         user: ALICE,

@@ -25,6 +25,7 @@ use crate::{
     proxy_auth::{
         credential::{Credential, Credentials},
         route::{Preflight, RouteSettings, SETTINGS},
+        source::FORWARDED_FOR,
         verdict::{Pass, Refused, Verdict, is_reserved},
     },
 };
@@ -47,6 +48,13 @@ pub struct CheckFields<'m> {
     pub credentials: Credentials<'m>,
     /// Whether the client sent a header that only the check may set.
     pub has_reserved: bool,
+    /// The address that Envoy was called from; empty if it states none.
+    pub peer: &'m str,
+    has_source: bool,
+    /// The addresses that the proxies in front of Envoy state.
+    pub forwarded_for: Option<&'m [u8]>,
+    /// Whether that header occurs several times; then only the last one is there.
+    pub has_forwarded_twice: bool,
 }
 
 impl<'m> CheckFields<'m> {
@@ -68,7 +76,8 @@ impl<'m> CheckFields<'m> {
 
     fn attributes(&mut self, message: &'m [u8]) -> Option<()> {
         for_each_field(message, |Field { tag, content }| match tag {
-            SOURCE | DESTINATION => check_shape(&PEER, content, MAX_NESTING),
+            SOURCE => self.source(content),
+            DESTINATION => check_shape(&PEER, content, MAX_NESTING),
             REQUEST => self.request(content),
             CONTEXT_EXTENSIONS => {
                 let (name, value) = map_entry(content)?;
@@ -83,6 +92,26 @@ impl<'m> CheckFields<'m> {
             TLS_SESSION => check_shape(&TLS, content, MAX_NESTING),
             _ => None,
         })
+    }
+
+    /// The source, once: several are merged on the slow path.
+    fn source(&mut self, message: &'m [u8]) -> Option<()> {
+        check_shape(&PEER, message, MAX_NESTING)?;
+        if std::mem::replace(&mut self.has_source, true) {
+            return None;
+        }
+        let (mut address, mut socket, mut pipe, mut text) = (None, None, None, None);
+        only(message, ADDRESS_OF_PEER, &mut address)?;
+        let address = address.unwrap_or_default();
+        only(address, SOCKET, &mut socket)?;
+        only(address, PIPE_ADDRESS, &mut pipe)?;
+        if pipe.is_some() {
+            // In the place of the socket, or after it.
+            return None;
+        }
+        only(socket.unwrap_or_default(), ADDRESS_OF_SOCKET, &mut text)?;
+        self.peer = from_utf8(text.unwrap_or_default()).ok()?;
+        Some(())
     }
 
     fn request(&mut self, message: &'m [u8]) -> Option<()> {
@@ -128,7 +157,21 @@ impl<'m> CheckFields<'m> {
     fn header(&mut self, name: &[u8], value: &'m [u8]) {
         self.credentials.see(name, value);
         self.has_reserved |= is_reserved(name);
+        if name.eq_ignore_ascii_case(FORWARDED_FOR.as_bytes()) {
+            self.has_forwarded_twice |= self.forwarded_for.replace(value).is_some();
+        }
     }
+}
+
+/// Finds the content of the only field with that tag, if there is one. None if there are
+/// several; they would have to be merged.
+fn only<'m>(message: &'m [u8], wanted: u8, found: &mut Option<&'m [u8]>) -> Option<()> {
+    for_each_field(message, |Field { tag, content }| {
+        if tag == wanted && found.replace(content).is_some() {
+            return None;
+        }
+        Some(())
+    })
 }
 
 /// Visits each field of a message. None if a field is malformed, or `visit` returns None.
@@ -185,6 +228,10 @@ const THIRD: u8 = tag(3, LEN);
 const ATTRIBUTES: u8 = FIRST;
 const SOURCE: u8 = FIRST;
 const DESTINATION: u8 = SECOND;
+const ADDRESS_OF_PEER: u8 = FIRST;
+const SOCKET: u8 = FIRST;
+const PIPE_ADDRESS: u8 = SECOND;
+const ADDRESS_OF_SOCKET: u8 = SECOND;
 const REQUEST: u8 = tag(4, LEN);
 const CONTEXT_EXTENSIONS: u8 = tag(10, LEN);
 const METADATA_CONTEXT: u8 = tag(11, LEN);
@@ -281,7 +328,13 @@ impl FastIntrospector<'_> {
             // path decodes the map.
             return None;
         }
+        let hops = self.services.trusted_hops();
+        if !hops.is_envoy_first() && fields.has_forwarded_twice {
+            return None;
+        }
+        let source = hops.behind_envoy(fields.peer, fields.forwarded_for.into_iter());
         let query = AuthorizationQuery {
+            source,
             settings: Ok(settings),
             is_preflight: false,
             target: fields.target,
@@ -298,7 +351,7 @@ impl FastIntrospector<'_> {
             return None;
         }
         let decide = |access: &EffectiveAccess| need.decide(access);
-        let judged = self.services.judge(&self.view, &presented, decide);
+        let judged = self.services.judge(&self.view, &presented, source, decide);
         let judged = judged.ok()??;
         Some(conclude(&judged, need))
     }

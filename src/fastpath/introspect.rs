@@ -34,6 +34,7 @@ struct RequestFields<'m> {
     token: &'m [u8],
     check: Option<(&'m [u8], &'m [u8])>,
     at_least: Option<u64>,
+    source: &'m [u8],
 }
 
 /// A snapshot of the index, for the requests that have arrived by then.
@@ -65,8 +66,13 @@ impl<'s> FastIntrospector<'s> {
         if fields.at_least.is_some_and(|wanted| revision.0 < wanted) {
             return None;
         }
+        let source = std::str::from_utf8(fields.source).ok()?;
+        // The slow path reports a text that is no address.
+        let source = convert::introspection::read_source(source)?;
         let presented = PresentedToken::read(std::str::from_utf8(fields.token).ok()?);
-        let judged = self.services.judge(&self.view, &presented, checks(check));
+        let judged = self
+            .services
+            .judge(&self.view, &presented, source, checks(check));
         let judged = judged.ok()??;
         write(&judged, revision, check.is_some(), reply);
         Some(())
@@ -124,6 +130,11 @@ fn parse(message: &[u8]) -> Option<RequestFields<'_>> {
             0x18 => {
                 let (revision, after) = varint(after)?;
                 fields.at_least = Some(revision);
+                after
+            }
+            0x22 => {
+                let (source, after) = bytes(after)?;
+                fields.source = source;
                 after
             }
             _ => return None,

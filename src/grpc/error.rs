@@ -178,9 +178,12 @@ impl ApiError {
     pub const fn code_and_reason(&self) -> (Code, ErrorReason) {
         match self {
             Self::InvalidFields(_)
-            | Self::Refused(Refusal::ExpiryPast | Refusal::TeamInstanceRole) => {
-                (Code::InvalidArgument, ErrorReason::InvalidField)
-            }
+            | Self::Refused(
+                Refusal::ExpiryPast
+                | Refusal::ExpiryTooEarly
+                | Refusal::ActivationTooLate
+                | Refusal::TeamInstanceRole,
+            ) => (Code::InvalidArgument, ErrorReason::InvalidField),
             Self::Refused(Refusal::NotFound) => (Code::NotFound, ErrorReason::ApiClientNotFound),
             Self::Refused(Refusal::OwnerNotManaged) => {
                 (Code::PermissionDenied, ErrorReason::OwnerNotManaged)
@@ -358,14 +361,18 @@ impl ApiError {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Self::InvalidFields(violations) => violations.clone(),
-            Self::Refused(refusal @ Refusal::ExpiryPast) => vec![Violation {
-                field: "api_client.expire_time".to_owned(),
-                description: refusal.to_string(),
-            }],
-            Self::Refused(refusal @ Refusal::TeamInstanceRole) => vec![Violation {
-                field: "api_client.instance_role".to_owned(),
-                description: refusal.to_string(),
-            }],
+            Self::Refused(refusal) => {
+                let field = match refusal {
+                    Refusal::ExpiryPast | Refusal::ExpiryTooEarly => "api_client.expire_time",
+                    Refusal::ActivationTooLate => "api_client.not_before_time",
+                    Refusal::TeamInstanceRole => "api_client.instance_role",
+                    _ => return Vec::new(),
+                };
+                vec![Violation {
+                    field: field.to_owned(),
+                    description: refusal.to_string(),
+                }]
+            }
             _ => Vec::new(),
         }
     }

@@ -25,7 +25,8 @@ impl Authorization for Services {
     ) -> Result<Response<CheckResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
         let remaining = remaining(&extensions, self.request_timeout);
-        let verdict = self.verdict(convert::query(&request), remaining).await;
+        let query = convert::query(&request, self.trusted_hops());
+        let verdict = self.verdict(query, remaining).await;
         let response = convert::to_response(&verdict, &request);
         Ok(Response::new(response))
     }

@@ -21,6 +21,7 @@ use crate::{
         client::Expiry,
         index::{Client, Known},
         introspection::{InactiveReason, ResolvedClient, cache_age},
+        source::Source,
         token::{LegacyToken, TokenScheme},
         usage::Outcome,
     },
@@ -121,7 +122,8 @@ impl Services {
         }
         let answer =
             |judged: Judgement<'_>, revision| to_response(&judged, revision, command.check);
-        self.judge_with_wait(&presented, checks(command.check), wait_until, answer)
+        let decide = checks(command.check);
+        self.judge_with_wait(&presented, command.source, decide, wait_until, answer)
             .await
     }
 
@@ -135,17 +137,19 @@ impl Services {
         reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
 
-    /// Judges a token, decides with `decide` what it may do, and converts the judgement with
-    /// `answer`. Waits if the index is not loaded yet or does not have the token.
+    /// Judges a token that is presented from `source`, decides with `decide` what it may do,
+    /// and converts the judgement with `answer`. Waits if the index is not loaded yet or does
+    /// not have the token.
     pub(crate) async fn judge_with_wait<T>(
         &self,
         presented: &PresentedToken,
+        source: Source<'_>,
         decide: impl Decide,
         wait_until: Instant,
         answer: impl Fn(Judgement<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
         let judged = self
-            .judge_until(presented, decide, wait_until, answer)
+            .judge_until(presented, source, decide, wait_until, answer)
             .await;
         if judged.is_err() {
             self.metrics.verdict(VerdictReason::Unanswerable);
@@ -156,19 +160,20 @@ impl Services {
     async fn judge_until<T>(
         &self,
         presented: &PresentedToken,
+        source: Source<'_>,
         decide: impl Decide,
         wait_until: Instant,
         answer: impl Fn(Judgement<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
         let view = self.replica.caught_up_view(wait_until).await?;
-        if let Some(judged) = self.judge(&view, presented, &decide)? {
+        if let Some(judged) = self.judge(&view, presented, source, &decide)? {
             return Ok(answer(judged, view.index().revision()));
         }
         drop(view);
         // It may have been created a moment ago.
         self.replica.refresh(wait_until).await?;
         let view = self.replica.view()?;
-        let judged = self.judge(&view, presented, &decide)?;
+        let judged = self.judge(&view, presented, source, &decide)?;
         let judged = if let Some(judged) = judged {
             judged
         } else {
@@ -193,12 +198,13 @@ impl Services {
         &self,
         view: &'v View,
         presented: &PresentedToken,
+        source: Source<'_>,
         decide: impl Decide,
     ) -> Result<Option<Judgement<'v>>, ApiError> {
         let hash = match presented {
             PresentedToken::Hash(hash) => hash,
             PresentedToken::Legacy(token) => {
-                return self.judge_legacy(view, token, decide).map(Some);
+                return self.judge_legacy(view, token, source, decide).map(Some);
             }
             PresentedToken::Unknown => return Ok(Some(self.unknown())),
         };
@@ -207,7 +213,7 @@ impl Services {
             return Ok(None);
         };
         let verdict = |client: &ResolvedClient| {
-            let evaluate = || client.evaluate(found.standing(), view.now);
+            let evaluate = || client.evaluate(found.standing(), source, view.now);
             found.works(view.now).map_or_else(evaluate, Ok)
         };
         self.conclude(view, found.client(), TokenScheme::Blake3, verdict, decide)
@@ -221,6 +227,7 @@ impl Services {
         &self,
         view: &'v View,
         token: &LegacyToken,
+        source: Source<'_>,
         decide: impl Decide,
     ) -> Result<Judgement<'v>, ApiError> {
         view.require_caught_up()?;
@@ -231,8 +238,9 @@ impl Services {
             return Ok(self.unknown());
         };
         let limit = self.options.legacy_tokens_until;
-        let verdict =
-            |client: &ResolvedClient| client.evaluate_until(found.standing(), limit, view.now);
+        let verdict = |client: &ResolvedClient| {
+            client.evaluate_until(found.standing(), limit, source, view.now)
+        };
         let scheme = TokenScheme::HitkeepSha256;
         self.conclude(view, found.client(), scheme, verdict, decide)
     }
@@ -291,6 +299,8 @@ const fn to_verdict(inactive: Option<InactiveReason>, decision: Option<Decision>
         (Some(InactiveReason::Revoked), _) => VerdictReason::Revoked,
         (Some(InactiveReason::Expired), _) => VerdictReason::Expired,
         (Some(InactiveReason::OwnerInactive), _) => VerdictReason::OwnerInactive,
+        (Some(InactiveReason::NotYetActive), _) => VerdictReason::NotYetActive,
+        (Some(InactiveReason::SourceNotAllowed), _) => VerdictReason::SourceNotAllowed,
         // An active token never has the decision `Inactive`.
         (Some(InactiveReason::UnknownToken), _) | (None, Some(Decision::Inactive)) => {
             VerdictReason::UnknownToken

@@ -15,7 +15,10 @@ use super::{
     introspection::{Judgement, PresentedToken, wait_limit},
 };
 use crate::{
-    domain::access::{Decision, EffectiveAccess},
+    domain::{
+        access::{Decision, EffectiveAccess},
+        source::Source,
+    },
     proxy_auth::{
         credential::Credential,
         route::{Need, Preflight, RouteError, RouteSettings},
@@ -40,6 +43,8 @@ pub(crate) struct AuthorizationQuery<'r> {
     pub(crate) target: Option<&'r str>,
     /// The token that it has.
     pub(crate) credential: Credential<'r>,
+    /// Where it comes from.
+    pub(crate) source: Source<'r>,
 }
 
 /// A query whose fields are valid.
@@ -77,6 +82,7 @@ impl Services {
         query: AuthorizationQuery<'_>,
         remaining: Duration,
     ) -> Verdict {
+        let source = query.source;
         let (need, presented) = match query.parse() {
             Ok(ParsedQuery::Judge(need, presented)) => (need, presented),
             Ok(ParsedQuery::Preflight) => return Verdict::Preflight,
@@ -93,7 +99,7 @@ impl Services {
         let wait_until = wait_limit(remaining);
         let conclude = |judged: Judgement<'_>, _| conclude(&judged, need);
         let decide = |access: &EffectiveAccess| need.decide(access);
-        let judged = self.judge_with_wait(&presented, decide, wait_until, conclude);
+        let judged = self.judge_with_wait(&presented, source, decide, wait_until, conclude);
         judged.await.unwrap_or_else(|error| {
             self.log_unavailable(&error);
             Verdict::Refused(Refused::Unanswerable)

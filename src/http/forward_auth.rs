@@ -13,7 +13,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE, request::Parts};
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
@@ -30,6 +30,7 @@ use crate::{
     proxy_auth::{
         credential::Credentials,
         route::{PreflightHeaders, Route, RouteError, RouteSettings, SETTINGS, origin_form},
+        source::FORWARDED_FOR,
     },
 };
 
@@ -155,6 +156,12 @@ async fn authorize(
         is_preflight: signs.indicate_preflight(head.method.as_str()),
         target,
         credential: credentials.credential(),
+        source: state.services.trusted_hops().forwarded(
+            head.headers
+                .get_all(FORWARDED_FOR)
+                .iter()
+                .map(HeaderValue::as_bytes),
+        ),
     };
     let remaining = state
         .services
@@ -250,8 +257,6 @@ fn refused(state: &HttpState, error: &ApiError) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

@@ -27,9 +27,11 @@ use crate::{
         caller::CallerPermission,
         id::SiteId,
         role::{InstancePermission, SiteRole},
+        source::Source,
     },
     grpc::{
         context::{CallerSlot, Proof},
+        convert::introspection::{NO_ADDRESS, read_source},
         error::ApiError,
         introspection::{Judgement, PresentedToken, checks, wait_limit},
     },
@@ -42,6 +44,10 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const TOKEN: &str = "token";
 /// The parameter for the type of the token, which is ignored: there is only one.
 const TOKEN_TYPE_HINT: &str = "token_type_hint";
+
+/// The parameter with the address of the end client, which RFC 7662 leaves to extensions. A
+/// header with one would be about the way of this request, and not of the end client's.
+const SOURCE_IP: &str = "source_ip";
 
 /// The challenges for an unknown caller, which may use either scheme.
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"hitkeep-auth\"");
@@ -73,6 +79,8 @@ enum Invalid {
     MoreThanOnce(&'static str),
     #[error("{TOKEN} is missing")]
     TokenMissing,
+    #[error("{SOURCE_IP} {NO_ADDRESS}")]
+    NoAddress,
 }
 
 /// Why a request is refused.
@@ -96,7 +104,8 @@ impl Invalid {
             | Self::TwoWays
             | Self::BrokenOff
             | Self::MoreThanOnce(_)
-            | Self::TokenMissing => StatusCode::BAD_REQUEST,
+            | Self::TokenMissing
+            | Self::NoAddress => StatusCode::BAD_REQUEST,
             Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -163,11 +172,13 @@ async fn handle(state: &HttpState, request: Request) -> Result<Value, Refused> {
             form
         }
     };
-    let presented = PresentedToken::read(&token(&form)?);
+    let Question { token, source } = question(&form)?;
+    let presented = PresentedToken::read(&token);
     let answer = |judged: Judgement<'_>, revision| introspection_json(&judged, revision);
-    let judged = state
-        .services
-        .judge_with_wait(&presented, checks(None), wait_until, answer);
+    let judged =
+        state
+            .services
+            .judge_with_wait(&presented, source, checks(None), wait_until, answer);
     judged.await.map_err(Refused::Failed)
 }
 
@@ -240,14 +251,21 @@ fn is_too_large(error: &axum::Error) -> bool {
     source.is_some_and(<dyn Error>::is::<LengthLimitError>)
 }
 
-/// The token of a form, which must occur once. A parameter without a value counts as absent
-/// (RFC 6749, section 3.2), and unknown ones are ignored.
-fn token(form: &[u8]) -> Result<Cow<'_, str>, Invalid> {
-    let (mut token, mut hint) = (None, None);
+/// What a form asks.
+struct Question<'f> {
+    token: Cow<'f, str>,
+    source: Source<'static>,
+}
+
+/// The token of a form, which must occur once, and the address. A parameter without a value
+/// counts as absent (RFC 6749, section 3.2), and unknown ones are ignored.
+fn question(form: &[u8]) -> Result<Question<'_>, Invalid> {
+    let (mut token, mut hint, mut source) = (None, None, None);
     for (name, value) in form_urlencoded::parse(form) {
         let (name, slot) = match &*name {
             TOKEN => (TOKEN, &mut token),
             TOKEN_TYPE_HINT => (TOKEN_TYPE_HINT, &mut hint),
+            SOURCE_IP => (SOURCE_IP, &mut source),
             _ => continue,
         };
         if slot.replace(value).is_some() {
@@ -255,7 +273,10 @@ fn token(form: &[u8]) -> Result<Cow<'_, str>, Invalid> {
         }
     }
     let token = token.filter(|token| !token.is_empty());
-    token.ok_or(Invalid::TokenMissing)
+    Ok(Question {
+        token: token.ok_or(Invalid::TokenMissing)?,
+        source: read_source(&source.unwrap_or_default()).ok_or(Invalid::NoAddress)?,
+    })
 }
 
 /// The introspection response. For an inactive token it holds nothing else.

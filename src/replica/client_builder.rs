@@ -12,7 +12,7 @@ use crate::{
         client::Expiry,
         id::{ClientId, SiteId},
         index::{Known, Writer},
-        introspection::{BaseState, ResolvedClient, TokenStanding},
+        introspection::{BaseState, ResolvedClient, Restrictions, TokenStanding},
         role::{InstanceRole, SiteRole},
         token::StoredHash,
     },
@@ -73,6 +73,7 @@ struct ClientParts {
     name: Box<str>,
     instance_role: InstanceRole,
     expiry: Expiry,
+    restrictions: Option<Box<Restrictions>>,
     revoked: bool,
 }
 
@@ -84,6 +85,7 @@ impl Sink for ClientBuilder {
                 name: row.name,
                 instance_role: row.instance_role,
                 expiry: row.expiry,
+                restrictions: row.restrictions,
                 revoked: row.revoked,
             }),
             ..PendingClient::default()
@@ -193,6 +195,7 @@ impl ClientParts {
                 grants: grants.into_iter().collect(),
             },
             expiry: self.expiry,
+            restrictions: self.restrictions,
             name: self.name,
         }
     }

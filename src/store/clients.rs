@@ -24,7 +24,7 @@ use super::{
 use crate::domain::{
     Timestamp,
     access::{Delegated, Owner, SiteGrants},
-    client::{ApiClient, Description, Expiry, Name},
+    client::{Activation, ApiClient, Description, Expiry, Name},
     id::{ClientId, SiteId, UserId},
     role::InstanceRole,
     token::{TokenHash, TokenHint, TokenScheme},
@@ -85,6 +85,8 @@ struct ClientRow {
     created_by_user_id: Option<Uuid>,
     create_time: Timestamp,
     update_time: Timestamp,
+    allowed_cidrs: Vec<String>,
+    not_before_time: Option<Timestamp>,
 }
 
 impl Snapshot {
@@ -329,6 +331,12 @@ impl From<&ApiClient> for ClientRow {
             created_by_user_id: client.created_by.map(UserId::uuid),
             create_time: client.create_time,
             update_time: client.update_time,
+            allowed_cidrs: client
+                .sources
+                .iter()
+                .map(|range| range.to_string())
+                .collect(),
+            not_before_time: client.activation.time(),
         }
     }
 }
@@ -352,6 +360,8 @@ impl ClientRow {
             name: Name::parse(&self.name).map_err(bad("name"))?,
             description: Description::parse(&self.description).map_err(bad("description"))?,
             expiry: Expiry::from(self.expire_time),
+            sources: types::allowed_sources(self.allowed_cidrs.iter().map(String::as_str))?,
+            activation: Activation::from(self.not_before_time),
             revoke_time: self.revoke_time,
             created_by: self.created_by_user_id.map(UserId::from_uuid),
             create_time: self.create_time,

@@ -7,7 +7,9 @@ use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid},
+    sql_types::{
+        Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid,
+    },
 };
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
@@ -22,7 +24,7 @@ use super::{
 use crate::domain::{
     Revision, Timestamp,
     access::{CurrentOwner, Owner, OwnerStanding, SiteGrants, UserStanding},
-    client::Expiry,
+    client::{Activation, Expiry},
     id::{ClientId, SiteId},
     introspection::{Subject, TokenStanding},
     role::InstanceRole,
@@ -38,6 +40,7 @@ const LOOK_UP: [&str; 3] = [
            token.end_time AS token_end_time,
            client.id AS client_id, client.owner_user_id, client.owner_team_id, client.name,
            client.instance_role, client.expire_time, client.revoke_time,
+           client.allowed_cidrs, client.not_before_time,
            owner_user.instance_role AS user_instance_role, owner_user.disabled AS user_disabled,
            owner_team.archived AS team_archived,
            api_client_grants.site_id, api_client_grants.role AS granted_role,
@@ -81,6 +84,10 @@ struct Row {
     expire_time: Option<Timestamp>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     revoke_time: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<Array<Text>>)]
+    allowed_cidrs: Option<Vec<String>>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    not_before_time: Option<Timestamp>,
     #[diesel(sql_type = Nullable<Text>)]
     user_instance_role: Option<String>,
     #[diesel(sql_type = Nullable<Bool>)]
@@ -201,6 +208,8 @@ fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
             archived: row.team_archived.ok_or_else(|| missing("owner"))?,
         },
     };
+    let ranges = row.allowed_cidrs.as_ref();
+    let ranges = ranges.ok_or_else(|| missing("ranges"))?;
     Ok(Some(Subject {
         token: row
             .token_end_time
@@ -209,6 +218,8 @@ fn subject(rows: &[Row]) -> Result<Option<Subject>, StoreError> {
         name: row.name.clone().ok_or_else(|| missing("name"))?,
         delegated: clients::delegated(owner, instance_role, grants)?,
         expiry: Expiry::from(row.expire_time),
+        sources: types::allowed_sources(ranges.iter().map(String::as_str))?,
+        activation: Activation::from(row.not_before_time),
         revoked: row.revoke_time.is_some(),
         owner: OwnerStanding {
             current,

@@ -93,6 +93,8 @@ diesel::table! {
         created_by_user_id -> Nullable<Uuid>,
         create_time -> Timestamptz,
         update_time -> Timestamptz,
+        allowed_cidrs -> Array<Text>,
+        not_before_time -> Nullable<Timestamptz>,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::domain::{
     certificate::CertificateName,
     id::{TeamId, UserId},
     role::UnknownName,
+    source::{AllowedSources, BadSources, Cidr},
     token::TokenHash,
 };
 
@@ -55,6 +56,19 @@ pub(super) fn replaced_token(
             "a replaced token without a hash, or without an end".to_owned(),
         )),
     }
+}
+
+/// Parses the ranges of addresses of a client.
+pub(super) fn allowed_sources<'r>(
+    ranges: impl IntoIterator<Item = &'r str>,
+) -> Result<AllowedSources, StoreError> {
+    let read = |range: &str| {
+        let read: Result<Cidr, _> = range.parse();
+        read.map_err(|bad| StoreError::Inconsistent(format!("the range {range:?}, which {bad}")))
+    };
+    let ranges = ranges.into_iter().map(read).collect::<Result<_, _>>()?;
+    let bad = |bad: BadSources| StoreError::Inconsistent(format!("a client's ranges: it {bad}"));
+    AllowedSources::new(ranges).map_err(bad)
 }
 
 /// Converts an owner's two columns, of which exactly one must be set.

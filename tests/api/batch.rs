@@ -27,7 +27,11 @@ use crate::{
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
 fn batch(requests: impl IntoIterator<Item = IntrospectRequest>) -> BatchIntrospectRequest {
-    let item = |IntrospectRequest { token, check, .. }| pb::BatchIntrospectItem { token, check };
+    let item = |request: IntrospectRequest| pb::BatchIntrospectItem {
+        token: request.token,
+        check: request.check,
+        source_ip: request.source_ip,
+    };
     BatchIntrospectRequest {
         requests: requests.into_iter().map(item).collect(),
         at_least_revision: None,

@@ -99,6 +99,17 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
     let old = dashboard.created(crate::fixtures::personal(VERA)).await;
     let rotated_legacy = app.legacy(&old.token).await;
     dashboard.rotate(rotate(VERA, &old.id)).await.unwrap();
+    let restricted = |ranges: &[&str], start| {
+        let mut request = crate::fixtures::personal(VERA);
+        let client = request.api_client.as_mut().unwrap();
+        client.allowed_cidrs = ranges.iter().map(|range| (*range).to_owned()).collect();
+        client.not_before_time = start;
+        request
+    };
+    let somewhere = restricted(&["192.0.2.0/24", "2001:db8::/32"], None);
+    let somewhere = dashboard.created(somewhere).await;
+    let later = restricted(&[], Some(in_seconds(&app, 3600)));
+    let later = dashboard.created(later).await;
     let newest = app.number("SELECT revision FROM index_state").await;
     let caller = app.token(CallerPermission::Introspect).to_owned();
     let tokens = [
@@ -111,6 +122,8 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
             "unknown",
             "hkp_00000000000000000000000000000000000000000004Rx6xu",
         ),
+        ("restricted", &somewhere.token),
+        ("not yet active", &later.token),
         ("legacy", &legacy),
         ("rotated legacy", &rotated_legacy),
         ("unknown legacy", &"0a".repeat(32)),
@@ -138,6 +151,14 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
         check(SITE, "site.fly"),
         check("", ""),
     ];
+    let sources = [
+        "",
+        "192.0.2.1",
+        "::ffff:192.0.2.1",
+        "2001:db8::1",
+        "192.0.2.1:80",
+        "x",
+    ];
     let revisions = [None, Some(0), Some(u64::try_from(newest).unwrap())];
     let mut messages = Vec::new();
     for (kind, token) in tokens {
@@ -147,8 +168,19 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
                     token: token.to_owned(),
                     check: check.clone(),
                     at_least_revision,
+                    source_ip: String::new(),
                 };
                 let what = format!("{kind} {check:?} {at_least_revision:?}");
+                messages.push((what, framed(&request.encode_to_vec())));
+            }
+            for source_ip in sources {
+                let request = pb::IntrospectRequest {
+                    token: token.to_owned(),
+                    check: check.clone(),
+                    at_least_revision: None,
+                    source_ip: source_ip.to_owned(),
+                };
+                let what = format!("{kind} {check:?} from {source_ip}");
                 messages.push((what, framed(&request.encode_to_vec())));
             }
         }
@@ -157,6 +189,7 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
         token: team.token.clone(),
         check: check(SITE, "site.view"),
         at_least_revision: Some(1),
+        source_ip: "192.0.2.1".to_owned(),
     }
     .encode_to_vec();
     // As other programs write them, or as nobody should.

@@ -45,6 +45,7 @@ mod outage;
 mod patience;
 mod protocol;
 mod replay;
+mod restrictions;
 mod revoke_delete;
 mod rotate;
 mod secrets;

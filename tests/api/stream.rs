@@ -164,7 +164,7 @@ async fn it_answers_what_introspect_answers_one_for_one_and_in_order() {
             (answer.active, answer.inactive_reason, error)
         })
         .collect();
-    for reason in 0..=InactiveReason::OwnerInactive.into() {
+    for reason in 0..=InactiveReason::SourceNotAllowed.into() {
         let active = reason == i32::from(InactiveReason::Unspecified);
         assert!(kinds.contains(&(active, reason, None)), "{reason}");
     }

@@ -279,6 +279,49 @@ async fn it_says_why_in_words() {
     );
 }
 
+#[tokio::test]
+async fn it_shows_from_where_and_from_when_on_tokens_work() {
+    let url = migrated_database().await;
+    execute(&url, DIRECTORY).await;
+    let clients = clients(&url).await;
+    let of = |name: &str| &clients.iter().find(|(other, _)| *other == name).unwrap().1;
+    let works = of("works");
+    let restrict = async |set: &str| {
+        let sql = format!("UPDATE api_clients SET {set} WHERE id = '{}'", works.id);
+        execute(&url, &sql).await;
+    };
+    restrict("allowed_cidrs = ARRAY['192.0.2.0/24', '2001:db8::/32']").await;
+    let ranges = "192.0.2.0/24, 2001:db8::/32";
+    for (source, said) in [
+        (None, "no address was stated (--source-ip)"),
+        (Some("198.51.100.1"), "not from 198.51.100.1"),
+    ] {
+        let option = source.map_or(vec![], |source| vec!["--source-ip", source]);
+        let text = explain(&url, &works.token, &option).await.given();
+        let why = format!("(SOURCE_NOT_ALLOWED): its client works only from {ranges}, and {said}.");
+        assert!(text.contains(&why), "{text}");
+        assert!(
+            text.contains(&format!("works from     {ranges}\n")),
+            "{text}"
+        );
+    }
+    let from = ["--source-ip", "::ffff:192.0.2.1"];
+    let text = explain(&url, &works.token, &from).await.given();
+    assert!(text.contains("The token works."), "{text}");
+    restrict("not_before_time = '2100-01-01T00:00:00Z'").await;
+    let text = explain(&url, &works.token, &from).await.given();
+    let why = "(NOT_YET_ACTIVE): its client works from 2100-01-01 00:00:00Z on.";
+    assert!(text.contains(why), "{text}");
+    let json = [&from[..], &["--json"]].concat();
+    let told = explain(&url, &works.token, &json).await.given_json();
+    assert_eq!(told["inactive_reason"], "NOT_YET_ACTIVE");
+    assert_eq!(
+        told["allowed_cidrs"],
+        json!(["192.0.2.0/24", "2001:db8::/32"])
+    );
+    assert_eq!(told["not_before_time"], "2100-01-01T00:00:00+00:00");
+}
+
 /// A user's role on a site and the one in its team: both, and which of them decides.
 #[tokio::test]
 async fn it_shows_both_memberships() {

@@ -262,6 +262,77 @@ async fn a_client_is_managed_from_its_creation_to_its_deletion() {
 }
 
 #[tokio::test]
+async fn a_client_may_work_from_some_addresses_and_from_some_time_on() {
+    let here = Installation::start().await;
+    let create = ["client", "create", "--user", ALICE, "--name", "here"];
+    let more = [
+        "--allow-cidr",
+        "2001:db8::/32,192.0.2.0/24",
+        "--not-before",
+        "1h",
+        "--expire-time",
+        "2h",
+    ];
+    let made = here.json(&[create, more].concat()).await;
+    let client = &made["api_client"];
+    let ranges = json!(["192.0.2.0/24", "2001:db8::/32"]);
+    assert_eq!(client["allowed_cidrs"], ranges);
+    assert!(client["not_before_time"].is_string(), "{client}");
+    let (id, token) = (
+        client["id"].as_str().unwrap(),
+        made["token"].as_str().unwrap(),
+    );
+    let shown = here.run(&["client", "get", id]).await.given();
+    assert!(
+        shown.contains("works from     192.0.2.0/24, 2001:db8::/32"),
+        "{shown}"
+    );
+    assert!(shown.contains("not before     20"), "{shown}");
+    let listed = here.run(&["client", "list"]).await.given();
+    assert!(listed.contains("192.0.2.0/24 and 1 more"), "{listed}");
+    assert_eq!(
+        here.fed(&["introspect"], token).await.given(),
+        "inactive: not yet active\n"
+    );
+
+    let update = ["client", "update", id, "--no-not-before", "--allow-cidr"];
+    let updated = here.json(&[&update[..], &["192.0.2.0/25"]].concat()).await;
+    let client = &updated["api_client"];
+    assert_eq!(client["allowed_cidrs"], json!(["192.0.2.0/25"]));
+    assert!(client["not_before_time"].is_null(), "{client}");
+    for (source, said) in [
+        ("192.0.2.1", "active\n"),
+        ("192.0.2.200", "inactive: source not allowed\n"),
+        ("2001:db8::1", "inactive: source not allowed\n"),
+    ] {
+        let introspected = here
+            .fed(&["introspect", "--source-ip", source], token)
+            .await;
+        assert!(introspected.given().starts_with(said), "{source}");
+    }
+    let free = ["client", "update", id, "--allow-everywhere"];
+    let updated = here.json(&free).await;
+    assert_eq!(updated["api_client"]["allowed_cidrs"], json!([]));
+    assert_eq!(here.introspect(token).await["active"], true);
+
+    for (wrong, said) in [
+        (["--allow-cidr", "10.0.0.1"], "10.0.0.1/32"),
+        (["--allow-cidr", "10.1.0.0/8"], "10.0.0.0/8"),
+        (["--not-before", "soon"], "a time"),
+    ] {
+        let refused = here
+            .run(&[&["client", "update", id][..], &wrong].concat())
+            .await;
+        let refused = refused.refused(2);
+        assert!(refused.contains(said), "{refused}");
+    }
+    let late = ["client", "update", id, "--not-before", "3h"];
+    let refused = here.run(&late).await.refused(1);
+    assert!(refused.contains("must be before expire_time"), "{refused}");
+    here.stop().await;
+}
+
+#[tokio::test]
 async fn a_list_has_every_page_and_the_inactive_on_request() {
     let here = Installation::start().await;
     let none = here.run(&["client", "list"]).await.given();

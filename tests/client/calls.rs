@@ -104,6 +104,7 @@ async fn calls_are_made_and_refused_with_a_reason() {
         requests: vec![pb::BatchIntrospectItem {
             token: first.token,
             check: None,
+            ..pb::BatchIntrospectItem::default()
         }],
         at_least_revision: Some(first.revision),
     };

@@ -14,15 +14,16 @@ use hitkeep_auth::{
         },
         caller::{CallerName, CallerPermission},
         client::{
-            ApiClient, ClientState, Description, Draft, Expiry, Name, Quota, Rotation, Update,
-            check_listable,
+            Activation, ApiClient, ClientState, Description, Draft, Expiry, Name, Quota, Rotation,
+            Update, check_listable,
         },
         clock::Entropy,
         directory::{Removal, order::DirectoryChanged},
         id::{ClientId, SiteId, TeamId, UserId},
-        introspection::{BaseState, InactiveReason, ResolvedClient, TokenStanding},
+        introspection::{BaseState, InactiveReason, ResolvedClient, Restrictions, TokenStanding},
         refusal::Refusal,
         role::{InstancePermission, InstanceRole, SitePermission, SiteRole, TeamRole},
+        source::{AllowedSources, Cidr, Source},
         token::{TokenHint, TokenScheme},
     },
     grpc::error::ApiError,
@@ -398,6 +399,8 @@ fn client(delegated: Delegated) -> ApiClient {
         name: Name::parse("a client").expect("a name"),
         description: Description::default(),
         expiry: Expiry::At(now() + TimeDelta::days(1)),
+        sources: AllowedSources::new(vec![range("192.0.2.0/24")]).expect("one range"),
+        activation: Activation::At(now() + TimeDelta::hours(1)),
         revoke_time: None,
         created_by: Some(OTHER),
         create_time: now(),
@@ -414,7 +417,13 @@ fn draft(delegated: Delegated) -> Draft {
         name: Name::parse("a client").expect("a name"),
         description: Description::default(),
         expiry: Expiry::Never,
+        sources: AllowedSources::default(),
+        activation: Activation::AtOnce,
     }
+}
+
+fn range(text: &str) -> Cidr {
+    text.parse().expect("a range")
 }
 
 /// What comes of a call: "yes", or the reason of the error.
@@ -447,7 +456,9 @@ fn call(name: &str, delegated: &Delegated, facts: &Facts) -> String {
             description: Some(Description::default()),
             instance_role: Some(InstanceRole::User),
             grants: Some(SiteGrants::new()),
-            expiry: Some(Expiry::At(now() + TimeDelta::hours(1))),
+            expiry: Some(Expiry::At(now() + TimeDelta::hours(3))),
+            sources: AllowedSources::new(vec![range("192.0.2.0/25")]).ok(),
+            activation: Some(Activation::At(now() + TimeDelta::hours(2))),
             etag: None,
         }),
         "rotate" => answer(client.rotate(&Rotation::default(), facts, now(), &Sevens)),
@@ -617,6 +628,29 @@ fn delegates(name: &str, carried: SiteRole, held: SiteRole) -> String {
             assert_eq!(later, never);
             later
         }
+        "update to an earlier activation, or to none" => {
+            let earlier = Activation::At(now() + TimeDelta::minutes(1));
+            let [earlier, at_once] = [earlier, Activation::AtOnce].map(|activation| {
+                update(Update {
+                    activation: Some(activation),
+                    ..Update::default()
+                })
+            });
+            assert_eq!(earlier, at_once);
+            earlier
+        }
+        "update to more addresses, or to all" => {
+            let more = [range("192.0.2.0/24"), range("198.51.100.1/32")];
+            let more = AllowedSources::new(more.into()).expect("two ranges");
+            let [more, all] = [more, AllowedSources::default()].map(|sources| {
+                update(Update {
+                    sources: Some(sources),
+                    ..Update::default()
+                })
+            });
+            assert_eq!(more, all);
+            more
+        }
         "update to a higher role on a site, or to one more site" => {
             let more = update(grants([(SITE, carried), (OTHER_SITE, carried)].into()));
             let from_viewer = client(delegated(
@@ -636,7 +670,7 @@ fn delegates(name: &str, carried: SiteRole, held: SiteRole) -> String {
 fn calls_need_the_delegation_of_the_page() {
     const EXCEEDS: &str = "DELEGATION_EXCEEDS_ACTOR";
     let rows = table("| call | the actor must be able to delegate |");
-    assert_eq!(rows.len(), 9, "a row is missing, or was added");
+    assert_eq!(rows.len(), 11, "a row is missing, or was added");
     for row in rows {
         let (name, needed) = (row[0].as_str(), row[1].as_str());
         if name == "update to a higher instance role" {
@@ -687,9 +721,19 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
     // That no client has it is for the index to find.
     assert_eq!(rows[0][0], "UNKNOWN_TOKEN");
     let past = now() - TimeDelta::seconds(1);
-    for bits in 1_u8..32 {
-        let [rotated, revoked, expired, owner_inactive, cut_off] =
-            [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+    for bits in 1_u8..128 {
+        let [
+            rotated,
+            revoked,
+            expired,
+            owner_inactive,
+            cut_off,
+            early,
+            elsewhere,
+        ] = [1, 2, 4, 8, 16, 32, 64].map(|bit| bits & bit != 0);
+        let ranges = elsewhere.then(|| range("192.0.2.0/24"));
+        let sources = AllowedSources::new(ranges.into_iter().collect()).expect("one range");
+        let starts = early.then(|| now() + TimeDelta::seconds(1));
         let limit = if cut_off {
             Expiry::At(past)
         } else {
@@ -714,6 +758,7 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
                 Expiry::Never
             },
             name: "a client".into(),
+            restrictions: Restrictions::of(sources, starts.into()),
         };
         let row = rows[1..].iter().find(|row| match row[1].as_str() {
             "a rotation replaced the token, and its overlap has ended" => rotated,
@@ -721,15 +766,25 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
             "the client's expire_time has come, or the token is a legacy one and these are no \
              longer accepted" => expired || cut_off,
             "the owning user is disabled, or the owning team is archived" => owner_inactive,
+            "the client's not_before_time has not come" => early,
+            "the client has allowed_cidrs, and the address that the caller states is in none of \
+             them, or it states none" => elsewhere,
             other => panic!("what is {other:?}?"),
         });
-        let judged = client.evaluate_until(token, limit, now());
+        let source = if bits & 1 == 0 {
+            Source::Unknown
+        } else {
+            Source::Text("198.51.100.1")
+        };
+        let judged = client.evaluate_until(token, limit, source, now());
         let reason = match judged.expect_err("it is inactive") {
             InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
             InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
             InactiveReason::Revoked => pb::InactiveReason::Revoked,
             InactiveReason::Expired => pb::InactiveReason::Expired,
             InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
+            InactiveReason::NotYetActive => pb::InactiveReason::NotYetActive,
+            InactiveReason::SourceNotAllowed => pb::InactiveReason::SourceNotAllowed,
         };
         let promised = format!("INACTIVE_REASON_{}", row.expect("a row applies")[0]);
         assert_eq!(reason.as_str_name(), promised);

@@ -37,6 +37,9 @@ const EXPECTED: &[(&str, &str, u32)] = &[
     ("update", "puts the expiry off", 200),
     ("update", "puts the expiry off during an overlap", 20),
     ("update", "brings the expiry forward", 200),
+    ("update", "lets tokens work elsewhere", 100),
+    ("update", "keeps tokens from working somewhere", 100),
+    ("update", "lets tokens work earlier", 20),
     ("update", "API_CLIENT_NOT_FOUND", 800),
     ("update", "DELEGATION_EXCEEDS_ACTOR", 80),
     ("update", "ETAG_MISMATCH", 250),
@@ -81,6 +84,8 @@ const EXPECTED: &[(&str, &str, u32)] = &[
     ("token", "REVOKED", 10_000),
     ("token", "EXPIRED", 10_000),
     ("token", "OWNER_INACTIVE", 2000),
+    ("token", "NOT_YET_ACTIVE", 2000),
+    ("token", "SOURCE_NOT_ALLOWED", 2000),
     ("grant", "whole", 25_000),
     ("grant", "cut", 600),
     ("grant", "dormant", 3000),
@@ -130,7 +135,10 @@ pub(crate) const fn reason_of(refusal: &Refusal) -> &'static str {
         Refusal::EtagMismatch => "ETAG_MISMATCH",
         Refusal::Quota { .. } => "API_CLIENT_QUOTA",
         Refusal::TooManyClients { .. } => "SELECTION_TOO_LARGE",
-        Refusal::ExpiryPast | Refusal::TeamInstanceRole => "INVALID_FIELD",
+        Refusal::ExpiryPast
+        | Refusal::ExpiryTooEarly
+        | Refusal::ActivationTooLate
+        | Refusal::TeamInstanceRole => "INVALID_FIELD",
     }
 }
 
@@ -142,5 +150,7 @@ pub(crate) const fn name_of(reason: InactiveReason) -> &'static str {
         InactiveReason::Revoked => "REVOKED",
         InactiveReason::Expired => "EXPIRED",
         InactiveReason::OwnerInactive => "OWNER_INACTIVE",
+        InactiveReason::NotYetActive => "NOT_YET_ACTIVE",
+        InactiveReason::SourceNotAllowed => "SOURCE_NOT_ALLOWED",
     }
 }

@@ -96,6 +96,16 @@ faults! {
     ExpiredGoesBeforeRevoked breaks Reason,
     /// Where the owner cannot act, no other reason is told.
     OwnerGoesBeforeExpired breaks Reason,
+    /// Tokens work from everywhere.
+    RangesAreIgnored breaks Reason,
+    /// Where the place is unknown, every range is taken to have it.
+    UnknownPlaceIsAllowed breaks Reason,
+    /// A client works before its time.
+    ActivationIsIgnored breaks Reason,
+    /// A moment before its time a client works.
+    ActivationIsJudgedEarly breaks Reason,
+    /// A client that does not work yet, and not from there, is said not to work from there.
+    PlaceGoesBeforeActivation breaks Reason,
     /// A client is shown as active though its owner cannot act.
     InactiveOwnerIsNotShown breaks State,
     /// An expired client is shown as active.
@@ -138,6 +148,12 @@ faults! {
     LaterExpiryIsNotChecked breaks HandedOutIsHeld,
     /// No expiry at all is not taken for a later one.
     NoExpiryIsNotLater breaks HandedOutIsHeld,
+    /// More addresses hand out anything.
+    MoreRangesAreNotChecked breaks HandedOutIsHeld,
+    /// Everywhere is not taken for more addresses.
+    EverywhereIsNotMore breaks HandedOutIsHeld,
+    /// An earlier activation hands out anything.
+    EarlierActivationIsNotChecked breaks HandedOutIsHeld,
     /// An update adds any grant.
     NewGrantIsNotChecked breaks HandedOutIsHeld,
     /// An update raises any grant.
@@ -154,6 +170,8 @@ faults! {
     NarrowingNeedsDelegation breaks NarrowingIsFree,
     /// A client that gets an expiry must be delegable as a whole.
     FirstExpiryNeedsDelegation breaks NarrowingIsFree,
+    /// A client that works from fewer addresses must be delegable as a whole.
+    FewerRangesNeedDelegation breaks NarrowingIsFree,
     /// A renamed client must be delegable as a whole.
     RenamingNeedsDelegation breaks NarrowingIsFree,
     /// A revoked client must be delegable as a whole.
@@ -176,6 +194,10 @@ faults! {
     QuotaForgetsRevoked breaks Decision,
     /// An expiry may be in the past.
     PastExpiryIsAccepted breaks Decision,
+    /// A client may begin to work after its expiry.
+    ActivationAfterExpiryIsAccepted breaks Decision,
+    /// A rotated client works from everywhere.
+    RotationForgetsRanges breaks Content,
     /// A grant that was to be lowered stays.
     LoweredGrantStays breaks Content,
     /// An update without a change makes an event.

@@ -44,7 +44,7 @@ const SCRIPTS: u32 = 600;
 /// How many steps a script has at most.
 const STEPS: usize = 60;
 /// In how many scripts a fault must be found at the latest.
-const SCRIPTS_FOR_A_FAULT: u32 = 400;
+const SCRIPTS_FOR_A_FAULT: u32 = 800;
 
 /// Gives the same scripts in every run. `XorShift` is good enough to draw them,
 /// and much cheaper than what is the default.

@@ -8,6 +8,7 @@
 mod directory;
 pub(crate) mod life;
 pub(crate) mod permissions;
+pub(crate) mod places;
 
 use std::collections::BTreeMap;
 
@@ -22,8 +23,9 @@ use hitkeep_auth::domain::{
     role::{InstanceRole, SiteRole, TeamRole},
     token::TokenHash,
 };
-use life::{handed_out, owner_of, updated};
+use life::{handed_out, is_never_active, owner_of, updated};
 use permissions::{Permissions, carried_by, on_instance, on_site};
+use places::lets_in;
 
 use crate::call::{Call, QUOTA};
 
@@ -111,16 +113,20 @@ impl Model {
         }
     }
 
-    /// What a token is good for right now, or why it does not work.
-    pub(crate) fn verdict(&self, token: &IssuedToken) -> Result<Permissions, InactiveReason> {
-        match (self.reason(token), self.clients.get(&token.client)) {
+    /// What a token is good for right now from a place, or why it does not work.
+    pub(crate) fn verdict(
+        &self,
+        token: &IssuedToken,
+        place: usize,
+    ) -> Result<Permissions, InactiveReason> {
+        match (self.reason(token, place), self.clients.get(&token.client)) {
             (None, Some(client)) => Ok(self.may_use(client)),
             (reason, _) => Err(reason.unwrap_or(InactiveReason::UnknownToken)),
         }
     }
 
-    /// The first reason why a token does not work.
-    pub(crate) fn reason(&self, token: &IssuedToken) -> Option<InactiveReason> {
+    /// The first reason why a token does not work from a place.
+    pub(crate) fn reason(&self, token: &IssuedToken, place: usize) -> Option<InactiveReason> {
         let Some(client) = self.clients.get(&token.client) else {
             return Some(InactiveReason::UnknownToken);
         };
@@ -135,6 +141,16 @@ impl Model {
         }
         if !self.can_act(owner_of(client)) {
             return Some(InactiveReason::OwnerInactive);
+        }
+        if client
+            .activation
+            .time()
+            .is_some_and(|start| start > self.now)
+        {
+            return Some(InactiveReason::NotYetActive);
+        }
+        if !lets_in(client).contains(&place) {
+            return Some(InactiveReason::SourceNotAllowed);
         }
         None
     }
@@ -207,6 +223,9 @@ impl Model {
         let handed_out = carried_by(&draft.delegated);
         let mut objections = self.objections_to_delegate(actor, &draft.delegated, &handed_out);
         objections.extend(self.objection_to_expiry(draft.expiry));
+        if is_never_active(draft.activation, draft.expiry) {
+            objections.push(Refusal::ActivationTooLate);
+        }
         if self
             .clients
             .values()
@@ -232,7 +251,7 @@ impl Model {
             Call::Update(_, update) => updated(client, update),
             _ => client.clone(),
         };
-        let handed_out = handed_out(call, Some(client), &after);
+        let handed_out = handed_out(call, Some(client), &after, self.now);
         let mut objections = self.objections_to_delegate(actor, &after.delegated, &handed_out);
         let named = match call {
             Call::Update(_, update) => update.etag.as_ref(),
@@ -270,6 +289,14 @@ impl Model {
                 .expiry
                 .and_then(|expiry| self.objection_to_expiry(expiry)),
         );
+        let after = updated(client, update);
+        if is_never_active(after.activation, after.expiry) {
+            if update.activation.is_some() {
+                objections.push(Refusal::ActivationTooLate);
+            } else if update.expiry.is_some() {
+                objections.push(Refusal::ExpiryTooEarly);
+            }
+        }
         objections
     }
 

@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use hitkeep_auth::domain::{
     Timestamp,
     access::{Delegated, Owner, SiteGrants},
-    client::{ApiClient, Description, Draft, Expiry, Name, Update},
+    client::{Activation, ApiClient, Description, Draft, Expiry, Name, Update},
     directory::{Directory, DirectoryChange, Site, SiteMember, Team, TeamMember, User},
     id::{ClientId, SiteId, UserId},
     role::{InstanceRole, SiteRole},
@@ -21,10 +21,11 @@ use crate::{
         Model,
         life::owner_of,
         permissions::{Permissions, on_instance, on_site},
+        places::ranges,
     },
     script::{
-        Creation, Cut, Deed, Edit, Ending, Etag, GrantsEdit, Replacement, SITES, Step, TEAMS, Turn,
-        USERS, Wait, Which, Who, Wish, site, team, user,
+        Beginning, Creation, Cut, Deed, Edit, Ending, Etag, GrantsEdit, Replacement, SITES, Step,
+        TEAMS, Turn, USERS, Wait, Which, Who, Wish, site, team, user,
     },
 };
 
@@ -151,9 +152,14 @@ impl Wait {
             .clients
             .values()
             .filter_map(|client| client.expiry.time());
+        let starts = model
+            .clients
+            .values()
+            .filter_map(|client| client.activation.time());
         let overlaps = model.tokens.iter().filter_map(|token| token.until);
         let next = expiries
             .chain(overlaps)
+            .chain(starts)
             .filter(|end| *end > model.now)
             .min();
         match (self, next) {
@@ -248,6 +254,8 @@ impl Creation {
             name: name(self.name),
             description: Description::default(),
             expiry: self.expiry.resolve(model.now, Expiry::Never),
+            sources: ranges(self.ranges),
+            activation: self.activation.resolve(model.now, Activation::AtOnce),
         }
     }
 }
@@ -271,6 +279,10 @@ impl Edit {
             expiry: self
                 .expiry
                 .map(|ending| ending.resolve(model.now, client.expiry)),
+            sources: self.ranges.map(ranges),
+            activation: self
+                .activation
+                .map(|beginning| beginning.resolve(model.now, client.activation)),
             etag: self.etag.resolve(model, client.id),
         }
     }
@@ -338,6 +350,20 @@ impl Ending {
                 });
                 Expiry::At(now + half)
             }
+        }
+    }
+}
+
+impl Beginning {
+    fn resolve(self, now: Timestamp, current: Activation) -> Activation {
+        match self {
+            Self::AtOnce => Activation::AtOnce,
+            Self::In(hours) => Activation::At(now + TimeDelta::hours(hours)),
+            Self::Unchanged => current,
+            Self::Sooner => match current.time().and_then(|at| (at - now).num_microseconds()) {
+                Some(left) => Activation::At(now + TimeDelta::microseconds(left / 2)),
+                None => current,
+            },
         }
     }
 }

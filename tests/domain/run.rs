@@ -26,8 +26,9 @@ use crate::{
     faults::Fault,
     model::{
         Model,
-        life::{changed_fields, handed_out, is_put_off, owner_of, updated},
+        life::{changed_fields, handed_out, is_put_off, owner_of, starts_earlier, updated},
         permissions::{Permissions, carried_by},
+        places::is_elsewhere,
     },
     resolve::Act,
     rules::{Rule, Violation},
@@ -76,10 +77,10 @@ type Verdict = Result<Active, InactiveReason>;
 struct Run<'c> {
     world: World,
     model: Model,
-    /// What each client could do after the last step.
-    usable: BTreeMap<ClientId, Permissions>,
-    /// What was said of each token after the last step.
-    verdicts: HashMap<TokenHash, Verdict>,
+    /// What each client could do from each place after the last step.
+    usable: BTreeMap<(ClientId, usize), Permissions>,
+    /// What was said of each token from each place after the last step.
+    verdicts: HashMap<(TokenHash, usize), Verdict>,
     /// Every content that a client ever had, with the etag shown for it.
     contents: BTreeMap<ClientId, Vec<(ApiClient, String)>>,
     violations: Vec<Violation>,
@@ -205,7 +206,8 @@ impl Run<'_> {
         let is_free = match (call, before) {
             (Call::Revoke(_) | Call::Delete(_) | Call::Get(_) | Call::List(_), _) => true,
             (Call::Update(_, update), Some(before)) => {
-                handed_out(call, Some(before), &updated(before, update)).is_empty()
+                let after = updated(before, update);
+                handed_out(call, Some(before), &after, self.model.now).is_empty()
             }
             _ => false,
         };
@@ -223,7 +225,7 @@ impl Run<'_> {
         after: &ApiClient,
         held: &Permissions,
     ) {
-        let handed_out = handed_out(call, before, after);
+        let handed_out = handed_out(call, before, after, self.model.now);
         self.check(Rule::HandedOutIsHeld, handed_out.is_subset(held), || {
             format!(
                 "hands out {:?}, which the actor does not hold",
@@ -234,11 +236,16 @@ impl Run<'_> {
 
     /// What a client can do after a call and could not do before it, the actor
     /// can do as well.
-    fn check_gained(&mut self, before: &BTreeMap<ClientId, Permissions>, held: &Permissions) {
+    fn check_gained(
+        &mut self,
+        before: &BTreeMap<(ClientId, usize), Permissions>,
+        held: &Permissions,
+    ) {
         let none = Permissions::new();
-        let gained = |(id, now): (&ClientId, &Permissions)| {
-            let gained = now - before.get(id).unwrap_or(&none);
-            (!gained.is_subset(held)).then(|| format!("client {id} gained {gained:?}"))
+        let gained = |(at, now): (&(ClientId, usize), &Permissions)| {
+            let gained = now - before.get(at).unwrap_or(&none);
+            let (id, place) = at;
+            (!gained.is_subset(held)).then(|| format!("client {id} gained {gained:?} at {place}"))
         };
         let gains: Vec<String> = self.usable.iter().filter_map(gained).collect();
         self.check(Rule::HandedOutIsHeld, gains.is_empty(), || gains.join(", "));
@@ -335,6 +342,18 @@ impl Run<'_> {
             (
                 is_update && after.expiry < before.expiry,
                 "brings the expiry forward",
+            ),
+            (
+                is_update && is_elsewhere(before, after),
+                "lets tokens work elsewhere",
+            ),
+            (
+                is_update && is_elsewhere(after, before),
+                "keeps tokens from working somewhere",
+            ),
+            (
+                is_update && starts_earlier(before, after, self.model.now),
+                "lets tokens work earlier",
             ),
             (is_update && !new.is_subset(&old), "widens"),
             (is_update && is_narrower, "narrows"),

@@ -14,6 +14,8 @@ use hitkeep_auth::domain::{
 use proptest::{collection::vec, option::weighted, prelude::*, sample::select};
 use uuid::Uuid;
 
+use crate::model::places::SETS;
+
 /// How many users there can be.
 pub(crate) const USERS: u8 = 4;
 /// How many teams there can be.
@@ -120,6 +122,22 @@ pub(crate) struct Creation {
     pub(crate) instance_role: Wish<InstanceRole>,
     pub(crate) grants: Vec<Wish<(u8, SiteRole)>>,
     pub(crate) expiry: Ending,
+    /// The number of the ranges.
+    pub(crate) ranges: usize,
+    pub(crate) activation: Beginning,
+}
+
+/// When a client is to begin to work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Beginning {
+    /// At once.
+    AtOnce,
+    /// So many hours from now.
+    In(i64),
+    /// Halfway from now to when it does.
+    Sooner,
+    /// When it does.
+    Unchanged,
 }
 
 /// Something to delegate; a site is picked by a number.
@@ -164,6 +182,8 @@ pub(crate) struct Edit {
     pub(crate) instance_role: Option<Wish<InstanceRole>>,
     pub(crate) grants: Option<GrantsEdit>,
     pub(crate) expiry: Option<Ending>,
+    pub(crate) ranges: Option<usize>,
+    pub(crate) activation: Option<Beginning>,
     pub(crate) etag: Etag,
 }
 
@@ -422,15 +442,19 @@ fn creation() -> impl Strategy<Value = Creation> {
         wish(select(InstanceRole::ALL)),
         vec(grant(), 0..4),
         ending(),
+        prop_oneof![3 => Just(0), 1 => 0..SETS],
+        prop_oneof![2 => Just(Beginning::AtOnce), 1 => beginning()],
     )
         .prop_map(
-            |(who, owner, name, instance_role, grants, expiry)| Creation {
+            |(who, owner, name, instance_role, grants, expiry, ranges, activation)| Creation {
                 who,
                 owner,
                 name,
                 instance_role,
                 grants,
                 expiry,
+                ranges,
+                activation,
             },
         )
 }
@@ -455,15 +479,19 @@ fn edit() -> impl Strategy<Value = Edit> {
         weighted(0.25, wish(select(InstanceRole::ALL))),
         weighted(0.6, grants_edit()),
         weighted(0.3, ending()),
+        weighted(0.25, 0..SETS),
+        weighted(0.3, beginning()),
         etag(),
     );
     fields.prop_map(
-        |(name, description, instance_role, grants, expiry, etag)| Edit {
+        |(name, description, instance_role, grants, expiry, ranges, activation, etag)| Edit {
             name,
             description,
             instance_role,
             grants,
             expiry,
+            ranges,
+            activation,
             etag,
         },
     )
@@ -498,6 +526,15 @@ fn ending() -> impl Strategy<Value = Ending> {
         1 => select(&[-1_i64, 0][..]).prop_map(Ending::In),
         9 => Just(Ending::Sooner),
         3 => Just(Ending::Unchanged),
+    ]
+}
+
+fn beginning() -> impl Strategy<Value = Beginning> {
+    prop_oneof![
+        4 => Just(Beginning::AtOnce),
+        6 => select(&[-1_i64, 24, 72, 200, 400][..]).prop_map(Beginning::In),
+        3 => Just(Beginning::Sooner),
+        1 => Just(Beginning::Unchanged),
     ]
 }
 

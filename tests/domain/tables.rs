@@ -382,6 +382,8 @@ impl Tables {
             name: client.name.as_str().to_owned(),
             delegated: client.delegated.clone(),
             expiry: client.expiry,
+            sources: client.sources.clone(),
+            activation: client.activation,
             revoked: client.revoke_time.is_some(),
             owner,
         })

@@ -14,6 +14,7 @@ use hitkeep_auth::domain::{
     introspection::InactiveReason,
     refusal::Refusal,
     role::InstanceRole,
+    source::Source,
     token::{Token, TokenHash},
 };
 
@@ -120,15 +121,19 @@ impl World {
         }
     }
 
-    /// The verdict on a token.
-    pub(crate) fn judge(&self, token: TokenHash) -> Result<Active, InactiveReason> {
+    /// The verdict on a token that is presented from there.
+    pub(crate) fn judge(
+        &self,
+        token: TokenHash,
+        source: Source<'_>,
+    ) -> Result<Active, InactiveReason> {
         let subject = self
             .tables
             .subject(token)
             .ok_or(InactiveReason::UnknownToken)?;
         match self.fault {
-            None => verdict::judge(subject, self.now),
-            Some(fault) => fault.judge(&subject, self.now),
+            None => verdict::judge(subject, source, self.now),
+            Some(fault) => fault.judge(&subject, source, self.now),
         }
     }
 

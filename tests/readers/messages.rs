@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use hitkeep_auth::{
     fastpath::check::CheckFields,
-    pb::envoy::service::auth::v3::CheckRequest,
+    pb::envoy::{config::core::v3::address::Address, service::auth::v3::CheckRequest},
     proxy_auth::{
         credential::{Credential, Credentials},
+        source::FORWARDED_FOR,
         verdict::is_reserved,
     },
 };
@@ -24,15 +25,28 @@ pub fn hold(message: &[u8]) -> bool {
     let settings: BTreeMap<_, _> = read.settings().iter().copied().collect();
     let expected = attributes.context_extensions.iter();
     assert!(expected.map(|(n, v)| (&**n, &**v)).eq(settings));
+    let source = attributes.source.and_then(|peer| peer.address?.address);
+    let peer = match source {
+        Some(Address::SocketAddress(socket)) => socket.address,
+        Some(Address::Pipe(_)) | None => String::new(),
+    };
+    assert_eq!(read.peer, peer);
     let http = attributes.request.and_then(|request| request.http);
     let path = http.as_ref().map(|http| &*http.path);
     assert_eq!(read.target, path);
     let http = http.unwrap_or_default();
     let mut seen = Credentials::default();
     let mut has_reserved = false;
+    let mut forwarded = Vec::new();
+    let mut see_forwarded = |name: &str, value: &[u8]| {
+        if name.eq_ignore_ascii_case(FORWARDED_FOR) {
+            forwarded.push(value.to_vec());
+        }
+    };
     for (name, value) in &http.headers {
         seen.see(name.as_bytes(), value.as_bytes());
         has_reserved |= is_reserved(name.as_bytes());
+        see_forwarded(name, value.as_bytes());
     }
     for header in http.header_map.iter().flat_map(|all| &all.headers) {
         let value = if header.raw_value.is_empty() {
@@ -42,6 +56,11 @@ pub fn hold(message: &[u8]) -> bool {
         };
         seen.see(header.key.as_bytes(), value);
         has_reserved |= is_reserved(header.key.as_bytes());
+        see_forwarded(&header.key, value);
+    }
+    if !read.has_forwarded_twice {
+        let read = read.forwarded_for.map(<[u8]>::to_vec);
+        assert_eq!(Vec::from_iter(read), forwarded);
     }
     // Several are left to the usual way.
     let credential = read.credentials.credential();

@@ -11,6 +11,7 @@ use hitkeep_auth::{
         client::Expiry,
         introspection::{InactiveReason, Subject},
         role::{InstanceRole, SiteRole},
+        source::Source,
     },
     pb::{self, InactiveReason::UnknownToken},
 };
@@ -151,7 +152,7 @@ impl History {
         };
         let most = self.at(answered.answer.revision).into_iter().map(|state| {
             let subject = state.subjects.get(answered.token).cloned().flatten();
-            match subject.map(|subject| judge(subject, answered.sent - SLACK)) {
+            match subject.map(|subject| judge(subject, Source::Unknown, answered.sent - SLACK)) {
                 Some(Ok(active)) => match active.ends {
                     Expiry::Never => MAX_CACHE_AGE,
                     Expiry::At(end) => MAX_CACHE_AGE.min(end - answered.sent + SLACK),
@@ -216,7 +217,7 @@ pub fn expected(
     check: Option<&pb::PermissionCheck>,
 ) -> pb::IntrospectResponse {
     let verdict = match subject {
-        Some(subject) => judge(subject, now),
+        Some(subject) => judge(subject, Source::Unknown, now),
         None => Err(InactiveReason::UnknownToken),
     };
     let decision = check.map(|check| match &verdict {

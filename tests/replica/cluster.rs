@@ -360,6 +360,8 @@ pub fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
         InactiveReason::Revoked => pb::InactiveReason::Revoked,
         InactiveReason::Expired => pb::InactiveReason::Expired,
         InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
+        InactiveReason::NotYetActive => pb::InactiveReason::NotYetActive,
+        InactiveReason::SourceNotAllowed => pb::InactiveReason::SourceNotAllowed,
     }
 }
 

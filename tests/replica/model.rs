@@ -11,9 +11,10 @@ use hitkeep_auth::domain::{
     client::Expiry,
     id::{ClientId, ServiceAccountId, UserId},
     index::{Client, Index, Known, Writer},
-    introspection::{BaseState, ResolvedClient, TokenStanding},
+    introspection::{BaseState, ResolvedClient, Restrictions, TokenStanding},
     ledger::Ledger,
     role::InstanceRole,
+    source::{AllowedSources, Source},
     token::{LegacyHash, StoredHash, TokenHash, TokenHint, TokenScheme},
     usage::Outcome,
 };
@@ -88,12 +89,21 @@ fn known(number: u8, state: u8) -> Known {
         },
         expiry: Expiry::Never,
         name: format!("state {state}").into(),
+        restrictions: restrictions(state),
     })
 }
 
 /// The hash of the token that an account had before.
 fn replaced(number: u8) -> TokenHash {
     TokenHash(bytes(number | 0x80))
+}
+
+/// Some states have them.
+fn restrictions(state: u8) -> Option<Box<Restrictions>> {
+    let ranges = (state % 3 == 1).then(|| "192.0.2.0/24".parse().unwrap());
+    let sources = AllowedSources::new(ranges.into_iter().collect()).unwrap();
+    let starts = (state % 3 == 2).then(|| at(2));
+    Restrictions::of(sources, starts.into())
 }
 
 fn account(number: u8) -> (TokenHash, ServiceAccount) {
@@ -242,7 +252,9 @@ impl Model {
                 let (known, tokens) = &self.clients[&self.holders[**hash]];
                 let standing = tokens.iter().find(|(other, _)| other == **hash).unwrap().1;
                 match known {
-                    Known::Resolved(client) => client.evaluate(standing, now).is_ok(),
+                    Known::Resolved(client) => client
+                        .evaluate(standing, Source::Text("192.0.2.1"), now)
+                        .is_ok(),
                     Known::Unreadable(_) => false,
                 }
             };

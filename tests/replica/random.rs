@@ -122,7 +122,7 @@ fn lies(truth: &Answered, last: &State) -> Vec<Answered> {
         lie(|answer| answer.active = !answer.active),
         lie(|answer| answer.client_name += "?"),
         lie(|answer| answer.instance_role += 10),
-        lie(|answer| answer.inactive_reason = pb::InactiveReason::OwnerInactive as i32 + 1),
+        lie(|answer| answer.inactive_reason = pb::InactiveReason::SourceNotAllowed as i32 + 1),
         lie(|answer| answer.site_grants.push(grant(NOBODY, pb::SiteRole::Viewer))),
         lie(|answer| answer.revision += 1_000_000),
     ];

@@ -4,6 +4,7 @@
 mod answers;
 mod faults;
 mod protocol;
+mod restricted;
 mod spoken;
 mod turns;
 mod uses;

@@ -10,6 +10,7 @@ use hitkeep_auth::{
         clock::Entropy,
         id::ClientId,
         introspection::InactiveReason,
+        source::Source,
         token::{StoredHash, TokenScheme},
     },
     store::Store,
@@ -101,7 +102,10 @@ pub async fn answers(store: &Store, hashes: &[StoredHash]) -> BTreeMap<StoredHas
     let answers = answers.filter_map(|(hash, found)| {
         let found = found.unwrap();
         let subject = found.subject?;
-        Some((*hash, (subject.client, judge(subject, found.now))))
+        Some((
+            *hash,
+            (subject.client, judge(subject, Source::Unknown, found.now)),
+        ))
     });
     answers.collect()
 }

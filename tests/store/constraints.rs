@@ -265,6 +265,21 @@ const CASES: &[Case] = &[
         keeps: "UPDATE api_clients SET name = repeat('é', 120)",
     },
     Case {
+        constraint: "api_clients_allowed_cidrs_check",
+        breaks: "UPDATE api_clients SET allowed_cidrs = array_fill('10.0.0.0/8'::text, ARRAY[33])",
+        keeps: "UPDATE api_clients SET allowed_cidrs = array_fill('10.0.0.0/8'::text, ARRAY[32])",
+    },
+    Case {
+        constraint: "api_clients_allowed_cidrs_check",
+        breaks: "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.0/8', NULL]",
+        keeps: "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.0/8', '::/0']",
+    },
+    Case {
+        constraint: "api_clients_allowed_cidrs_check",
+        breaks: "UPDATE api_clients SET allowed_cidrs = ARRAY[ARRAY['10.0.0.0/8']]",
+        keeps: "UPDATE api_clients SET allowed_cidrs = '{}'",
+    },
+    Case {
         constraint: "api_clients_description_check",
         breaks: "UPDATE api_clients SET description = repeat('é', 501)",
         keeps: "UPDATE api_clients SET description = repeat('é', 500)",

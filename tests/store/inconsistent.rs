@@ -125,6 +125,15 @@ async fn hash(url: &str, number: u32) -> TokenHash {
 /// Which constraint goes, what is then written, and who must notice.
 const CASES: &[(&str, &str, &[Read])] = &[
     (
+        "api_clients DROP CONSTRAINT api_clients_allowed_cidrs_check",
+        "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.1'] WHERE id = id(31)",
+        &[
+            Read::PersonalClient,
+            Read::PersonalList,
+            Read::PersonalToken,
+        ],
+    ),
+    (
         "index_state DROP CONSTRAINT index_state_revision_check",
         "UPDATE index_state SET revision = -1",
         &[Read::Snapshot, Read::PersonalToken],

@@ -4,6 +4,7 @@ use hitkeep_auth::domain::{
     Timestamp,
     client::Expiry,
     introspection::{InactiveReason, ResolvedClient, Subject},
+    source::Source,
 };
 
 /// A working token.
@@ -15,9 +16,13 @@ pub(crate) struct Active {
     pub(crate) ends: Expiry,
 }
 
-/// The verdict at a moment.
-pub(crate) fn judge(subject: Subject, now: Timestamp) -> Result<Active, InactiveReason> {
+/// The verdict at a moment, for a request from there.
+pub(crate) fn judge(
+    subject: Subject,
+    source: Source<'_>,
+    now: Timestamp,
+) -> Result<Active, InactiveReason> {
     let (token, client) = subject.resolve();
-    let ends = client.evaluate(token, now)?;
+    let ends = client.evaluate(token, source, now)?;
     Ok(Active { client, ends })
 }

@@ -113,12 +113,16 @@ impl Authenticator {
     }
 
     /// Finds out whose token this is, and requires what a route needs.
-    pub(crate) async fn satisfy(&self, token: &str, need: Need) -> Result<Principal, Error> {
+    pub(crate) async fn satisfy(
+        &self,
+        question: Question<'_>,
+        need: Need,
+    ) -> Result<Principal, Error> {
         match need {
-            Need::Permission(check) => self.check(token, check).await,
-            Need::Active | Need::ActiveOn(_) => self.authenticate(token).await,
+            Need::Permission(check) => self.ask(&question.permission(check)).await,
+            Need::Active | Need::ActiveOn(_) => self.ask(&question).await,
             Need::Human => {
-                self.authenticate(token).await?;
+                self.ask(&question).await?;
                 Err(Error::HumanOnly)
             }
         }
@@ -137,6 +141,7 @@ impl Authenticator {
             token: text.into(),
             check,
             at_least: question.at_least,
+            source: question.source,
         };
         let check = question.permission;
         match &*self.0 {
@@ -154,7 +159,7 @@ impl Authenticator {
                 cache,
                 timeout: at_most,
             } => {
-                let answer = match cache.look(text, question.at_least) {
+                let answer = match cache.look(text, question.source, question.at_least) {
                     Some(kept) => kept,
                     None => timeout(*at_most, cache.ask(asked(None)))
                         .await

@@ -13,6 +13,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -29,13 +30,18 @@ mod kept;
 
 use kept::Kept;
 
-/// The hash of a token: the token itself is not kept.
+/// The hash of a token, which itself is not kept; and where it was presented, since that may
+/// decide whether it works.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key([u8; 32]);
+struct Key {
+    hash: [u8; 32],
+    source: Option<IpAddr>,
+}
 
 impl Key {
-    fn of(token: &str) -> Self {
-        Self(blake3::hash(token.as_bytes()).into())
+    fn of(token: &str, source: Option<IpAddr>) -> Self {
+        let hash = blake3::hash(token.as_bytes()).into();
+        Self { hash, source }
     }
 }
 
@@ -108,7 +114,7 @@ impl<S: Source> Cache<S> {
 
     /// An answer that is kept and may be used, or else one to a question.
     pub(crate) async fn ask(&self, asked: Asked) -> Answered {
-        let key = Key::of(&asked.token);
+        let key = Key::of(&asked.token, asked.source);
         let arrived = {
             let mut state = self.0.lock();
             if let Some(kept) = self.find(&mut state, key, asked.at_least) {
@@ -147,9 +153,14 @@ impl<S: Source> Cache<S> {
     }
 
     /// What is kept and may be used.
-    pub(crate) fn look(&self, token: &str, at_least: Option<Revision>) -> Option<Answer> {
+    pub(crate) fn look(
+        &self,
+        token: &str,
+        source: Option<IpAddr>,
+        at_least: Option<Revision>,
+    ) -> Option<Answer> {
         let mut state = self.0.lock();
-        self.find(&mut state, Key::of(token), at_least)
+        self.find(&mut state, Key::of(token, source), at_least)
     }
 
     fn find(&self, state: &mut State, key: Key, at_least: Option<Revision>) -> Option<Answer> {

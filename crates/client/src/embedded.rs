@@ -165,13 +165,15 @@ impl Embedded {
         if let Some(wanted) = question.at_least {
             self.live.wait_for_revision(wanted, deadline).await?;
         }
-        let check = question.permission;
-        if let Some(judged) = self.judge_when_loaded(&presented, check, deadline).await? {
+        if let Some(judged) = self
+            .judge_when_loaded(&presented, question, deadline)
+            .await?
+        {
             return judged;
         }
         // It may have been made a moment ago.
         self.live.refresh(deadline).await?;
-        match self.judge(&presented, check)? {
+        match self.judge(&presented, question)? {
             Some(judged) => judged,
             None => self.unknown(),
         }

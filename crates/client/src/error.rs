@@ -66,6 +66,11 @@ pub enum InactiveReason {
     Expired,
     /// The owning user is disabled, or the owning team archived.
     OwnerInactive,
+    /// The API client's `not_before_time` has not come.
+    NotYetActive,
+    /// The API client works from some addresses only, and the request is from another one, or
+    /// the question did not say from where ([`Question::from`](crate::Question::from)).
+    SourceNotAllowed,
     /// The request has several tokens, so that programs could disagree on which one is meant.
     /// This is found before anybody is asked.
     Ambiguous,
@@ -163,6 +168,8 @@ impl InactiveReason {
             Ok(pb::InactiveReason::Revoked) => Self::Revoked,
             Ok(pb::InactiveReason::Expired) => Self::Expired,
             Ok(pb::InactiveReason::OwnerInactive) => Self::OwnerInactive,
+            Ok(pb::InactiveReason::NotYetActive) => Self::NotYetActive,
+            Ok(pb::InactiveReason::SourceNotAllowed) => Self::SourceNotAllowed,
             _ => Self::Other(reason),
         }
     }
@@ -176,6 +183,8 @@ impl fmt::Display for InactiveReason {
             Self::Revoked => pb::InactiveReason::Revoked,
             Self::Expired => pb::InactiveReason::Expired,
             Self::OwnerInactive => pb::InactiveReason::OwnerInactive,
+            Self::NotYetActive => pb::InactiveReason::NotYetActive,
+            Self::SourceNotAllowed => pb::InactiveReason::SourceNotAllowed,
             Self::Ambiguous => return f.write_str("AMBIGUOUS"),
             Self::Other(number) => return write!(f, "reason {number}"),
         };

@@ -7,16 +7,39 @@ mod http;
 mod methods;
 mod policy;
 
-use ::http::HeaderMap;
+use std::net::IpAddr;
+
+use ::http::{Extensions, HeaderMap};
 use hitkeep_auth_domain::proxy_auth::credential::{Credential, Credentials};
 
-use crate::error::{Error, InactiveReason};
+use crate::{
+    error::{Error, InactiveReason},
+    question::Question,
+};
 
 pub use grpc::{GrpcGuard, GrpcGuardLayer};
 pub use hitkeep_auth_domain::proxy_auth::route::{PathAmbiguity, PathError, RouteError};
 pub use http::{HttpGuard, HttpGuardLayer};
 pub use methods::{BadMethod, MethodPolicy, Methods};
 pub use policy::Policy;
+
+/// Where a request comes from, for tokens that work from some addresses only. A program that
+/// knows puts it into the request's extensions before the guard: such as the address of the
+/// connection, or what a proxy that it trusts says. Without it, such tokens do not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceAddress(
+    /// The address of the end client.
+    pub IpAddr,
+);
+
+/// A question about a token, from where the extensions say.
+fn question<'q>(token: &'q str, extensions: &Extensions) -> Question<'q> {
+    let question = Question::about(token);
+    match extensions.get() {
+        Some(SourceAddress(address)) => question.from(*address),
+        None => question,
+    }
+}
 
 /// Finds the token of a request as HitKeep does: that of `authorization: Bearer`, in any case,
 /// or else `x-api-key`, also after an empty Bearer or another scheme. The metadata of a gRPC

@@ -1,8 +1,8 @@
 //! What is asked about a token.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
-use hitkeep_auth_domain::{Revision, access::PermissionCheck};
+use hitkeep_auth_domain::{Revision, access::PermissionCheck, source::Source};
 
 /// Longer than any token; such a text is not worth a question.
 const MAX_TOKEN_BYTES: usize = 4096;
@@ -23,6 +23,7 @@ pub struct Question<'q> {
     pub(crate) token: &'q str,
     pub(crate) permission: Option<PermissionCheck>,
     pub(crate) at_least: Option<Revision>,
+    pub(crate) source: Option<IpAddr>,
 }
 
 impl<'q> Question<'q> {
@@ -32,6 +33,7 @@ impl<'q> Question<'q> {
             token,
             permission: None,
             at_least: None,
+            source: None,
         }
     }
 
@@ -49,6 +51,19 @@ impl<'q> Question<'q> {
     pub const fn at_least(mut self, revision: Revision) -> Self {
         self.at_least = Some(revision);
         self
+    }
+
+    /// The request comes from that address. Without it, a token that works from some addresses
+    /// only does not work. It must be one that the asking program is sure of, such as that of
+    /// the connection, and not what the end client says of itself.
+    #[must_use]
+    pub const fn from(mut self, address: IpAddr) -> Self {
+        self.source = Some(address.to_canonical());
+        self
+    }
+
+    pub(crate) fn domain_source(&self) -> Source<'static> {
+        self.source.map_or(Source::Unknown, Source::Address)
     }
 
     /// The text that may be a token. An error if it cannot be one.
@@ -76,6 +91,7 @@ impl fmt::Debug for Question<'_> {
         f.debug_struct("Question")
             .field("permission", &self.permission)
             .field("at_least", &self.at_least)
+            .field("source", &self.source)
             .finish_non_exhaustive()
     }
 }

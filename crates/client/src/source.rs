@@ -1,6 +1,6 @@
 //! Where answers come from: a call each time, or a stream; and how they are read.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hitkeep_auth_domain::{
     Revision, Timestamp,
@@ -29,6 +29,8 @@ pub(crate) struct Asked {
     /// A permission to decide on.
     pub(crate) check: Option<PermissionCheck>,
     pub(crate) at_least: Option<Revision>,
+    /// Where the request comes from, in canonical form.
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// What the service says about a token. Cheap to clone.
@@ -92,6 +94,10 @@ fn to_request(asked: &Asked) -> pb::IntrospectRequest {
         token: asked.token.to_string(),
         check,
         at_least_revision: asked.at_least.map(|revision| revision.0),
+        source_ip: asked
+            .source
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
     }
 }
 
@@ -186,6 +192,7 @@ mod tests {
             token: "token".into(),
             check,
             at_least: None,
+            source: None,
         }
     }
 

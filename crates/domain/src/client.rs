@@ -5,19 +5,21 @@
 //! No transition grants or widens access beyond what its actor holds at that moment. A
 //! transition that only removes access does not fail for lack of it.
 
+mod changes;
 mod incident;
 mod parts;
 mod replace;
 
-pub use super::state::{ClientState, Expiry};
+pub use super::state::{Activation, ClientState, Expiry};
 use super::{
     Timestamp,
     access::{Authority, Delegated, Facts, Owner, OwnerFacts, SiteGrants},
     audit::{Action, Event, FieldChange},
     clock::Entropy,
-    id::{ClientId, SiteId, UserId},
+    id::{ClientId, UserId},
     refusal::Refusal,
-    role::{InstanceRole, SiteRole},
+    role::InstanceRole,
+    source::AllowedSources,
     token::{Token, TokenHint, TokenKind, TokenScheme},
 };
 pub use incident::{
@@ -46,6 +48,10 @@ pub struct ApiClient {
     pub description: Description,
     /// When the tokens stop working.
     pub expiry: Expiry,
+    /// From where the tokens work.
+    pub sources: AllowedSources,
+    /// When the tokens begin to work.
+    pub activation: Activation,
     /// When it was revoked; `None` unless it is revoked.
     pub revoke_time: Option<Timestamp>,
     /// The actor that created it; `None` for an imported client whose creator is not known.
@@ -75,6 +81,10 @@ pub struct Draft {
     pub description: Description,
     /// When its tokens are to stop working.
     pub expiry: Expiry,
+    /// From where its tokens are to work.
+    pub sources: AllowedSources,
+    /// When its tokens are to begin to work.
+    pub activation: Activation,
 }
 
 /// New values for some fields; `None` leaves a field as it is.
@@ -90,6 +100,10 @@ pub struct Update {
     pub grants: Option<SiteGrants>,
     /// The new expiry.
     pub expiry: Option<Expiry>,
+    /// The addresses from which tokens work, which replace all previous ones.
+    pub sources: Option<AllowedSources>,
+    /// The new activation.
+    pub activation: Option<Activation>,
     /// The etag that the client must still have, if the caller sent one.
     pub etag: Option<String>,
 }
@@ -162,6 +176,8 @@ impl ApiClient {
             name: draft.name,
             description: draft.description,
             expiry: draft.expiry,
+            sources: draft.sources,
+            activation: draft.activation,
             revoke_time: None,
             created_by: Some(facts.actor.id),
             create_time: now,
@@ -186,11 +202,15 @@ impl ApiClient {
         if draft.expiry.has_come(now) {
             return Err(Refusal::ExpiryPast);
         }
+        if !draft.activation.is_before(draft.expiry) {
+            return Err(Refusal::ActivationTooLate);
+        }
         facts.check_delegable(draft.delegated.instance_role(), draft.delegated.grants())
     }
 
     /// Changes some fields. The actor must be able to delegate only what the update widens;
-    /// a later expiry widens everything that the client carries.
+    /// a later expiry, an earlier activation or one more address widens everything that the
+    /// client carries.
     pub fn update(
         self,
         update: Update,
@@ -212,6 +232,20 @@ impl ApiClient {
             }
             next.expiry = expiry;
         }
+        if let Some(sources) = update.sources {
+            next.sources = sources;
+        }
+        if let Some(activation) = update.activation {
+            next.activation = activation;
+        }
+        // A client that became so in another way can still be renamed.
+        if !next.activation.is_before(next.expiry) {
+            if update.activation.is_some() {
+                return Err(Refusal::ActivationTooLate);
+            } else if update.expiry.is_some() {
+                return Err(Refusal::ExpiryTooEarly);
+            }
+        }
         match (&mut next.delegated, update.instance_role) {
             (Delegated::Personal { instance_role, .. }, Some(new)) => *instance_role = new,
             (Delegated::Team { .. }, Some(InstanceRole::Admin | InstanceRole::Owner)) => {
@@ -226,7 +260,7 @@ impl ApiClient {
                 }
             }
         }
-        let widened = self.widened_by(&next);
+        let widened = self.widened_by(&next, now);
         facts.check_delegable(widened.instance_role, &widened.grants)?;
 
         let changes = FieldChange::between(&self.described(), &next.described());
@@ -396,55 +430,6 @@ impl ApiClient {
         hasher.finalize().to_hex()[..24].to_owned()
     }
 
-    /// The access that `next` has and this client does not.
-    fn widened_by(&self, next: &Self) -> Widened {
-        let (old, new) = (&self.delegated, &next.delegated);
-        if next.expiry > self.expiry {
-            let grants = new.grants().clone();
-            return Widened {
-                instance_role: new.instance_role(),
-                grants,
-            };
-        }
-        let instance_role = match new.instance_role() {
-            role if role > old.instance_role() => role,
-            _ => InstanceRole::User,
-        };
-        let wider = |(site, role): &(&SiteId, &SiteRole)| {
-            old.grants().get(site).is_none_or(|before| before < role)
-        };
-        let grants = new
-            .grants()
-            .iter()
-            .filter(wider)
-            .map(|(site, role)| (*site, *role));
-        Widened {
-            instance_role,
-            grants: grants.collect(),
-        }
-    }
-
-    /// Every field that an actor can set, as the audit trail shows it: as changes from empty
-    /// values.
-    pub fn described(&self) -> Vec<FieldChange> {
-        let mut fields = vec![
-            FieldChange::new("name", "", self.name.as_str()),
-            FieldChange::new("description", "", self.description.as_str()),
-            FieldChange::new("instance_role", "", self.delegated.instance_role().as_str()),
-            FieldChange::new(
-                "expire_time",
-                "",
-                &self.expiry.time().map(rfc3339).unwrap_or_default(),
-            ),
-        ];
-        let grants = self.delegated.grants().iter();
-        fields.extend(grants.map(|(site, role)| {
-            FieldChange::new(&format!("site_grants[{site}]"), "", role.as_str())
-        }));
-        fields.retain(|field| !field.after.is_empty());
-        fields
-    }
-
     /// The event of an operation on this client.
     pub fn event(&self, action: Action, changes: Vec<FieldChange>) -> Event {
         Event {
@@ -455,12 +440,6 @@ impl ApiClient {
             changes,
         }
     }
-}
-
-/// What an update widens, and the actor must therefore be able to delegate.
-struct Widened {
-    instance_role: InstanceRole,
-    grants: SiteGrants,
 }
 
 const fn token_kind(owner: Owner) -> TokenKind {

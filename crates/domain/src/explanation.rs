@@ -9,6 +9,7 @@ use super::{
     introspection::{InactiveReason, Subject},
     role::{InstanceRole, SiteRole},
     site_rule::SiteRule,
+    source::Source,
 };
 
 /// The evaluation of one of a client's tokens at one moment, with the reasons.
@@ -44,15 +45,17 @@ pub struct ExplainedGrant {
 }
 
 impl Explanation {
-    /// Evaluates the token, which works until `limit` at most, at `now`.
+    /// Evaluates the token, which works until `limit` at most, for a request from `source` at
+    /// `now`.
     pub fn of(
         subject: Subject,
         limit: Expiry,
         check: Option<&PermissionCheck>,
+        source: Source<'_>,
         now: Timestamp,
     ) -> Self {
         let (token, resolved) = subject.clone().resolve();
-        let verdict = resolved.evaluate_until(token, limit, now);
+        let verdict = resolved.evaluate_until(token, limit, source, now);
         let grant = |(site, granted): (&SiteId, &SiteRole)| ExplainedGrant {
             site: *site,
             granted: *granted,

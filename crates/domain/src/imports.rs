@@ -33,7 +33,8 @@ pub fn parse_hash(text: &str) -> Option<LegacyHash> {
 }
 
 /// A digest of everything that an import writes of a client, apart from its token and its
-/// revocation, which are compared by themselves.
+/// revocation, which are compared by themselves. What only this service has is no part of it:
+/// the addresses from which tokens work, and the time from which on they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowDigest(pub [u8; 32]);
 
@@ -83,6 +84,8 @@ pub fn draft_of(client: &ApiClient) -> Draft {
         name: client.name.clone(),
         description: client.description.clone(),
         expiry: client.expiry,
+        sources: client.sources.clone(),
+        activation: client.activation,
     }
 }
 
@@ -151,6 +154,8 @@ impl ForeignClient {
             name: self.draft.name.clone(),
             description: self.draft.description.clone(),
             expiry: self.draft.expiry,
+            sources: self.draft.sources.clone(),
+            activation: self.draft.activation,
             revoke_time: self.revoke_time,
             created_by: self.created_by,
             create_time: self.create_time,

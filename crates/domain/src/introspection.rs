@@ -6,8 +6,9 @@ use chrono::TimeDelta;
 use super::{
     Timestamp,
     access::{Delegated, EffectiveAccess, Owner, OwnerStanding},
-    client::{ClientState, Expiry},
+    client::{Activation, ClientState, Expiry},
     id::ClientId,
+    source::{AllowedSources, Source},
 };
 
 /// Why a token is inactive. If several reasons apply, the first in this order is reported.
@@ -24,6 +25,11 @@ pub enum InactiveReason {
     Expired,
     /// Its client's owner is a disabled user or an archived team.
     OwnerInactive,
+    /// Its client's activation is still to come.
+    NotYetActive,
+    /// The request comes from an address that its client does not allow, or from an unknown
+    /// one where the client allows only some.
+    SourceNotAllowed,
 }
 
 /// Whether a token is its client's newest.
@@ -48,6 +54,10 @@ pub struct Subject {
     pub delegated: Delegated,
     /// When the client's tokens expire.
     pub expiry: Expiry,
+    /// From where the client's tokens work.
+    pub sources: AllowedSources,
+    /// When the client's tokens begin to work.
+    pub activation: Activation,
     /// Whether the client is revoked.
     pub revoked: bool,
     /// The owner, and the owner's roles on the granted sites.
@@ -81,6 +91,17 @@ pub struct ResolvedClient {
     pub expiry: Expiry,
     /// The client's name.
     pub name: Box<str>,
+    /// What else limits the use of the client's tokens; `None` for most clients.
+    pub restrictions: Option<Box<Restrictions>>,
+}
+
+/// From where and from when on a client's tokens work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restrictions {
+    /// The addresses from which they work.
+    pub sources: AllowedSources,
+    /// When they begin to work.
+    pub activation: Activation,
 }
 
 /// Until when a token is valid, if nothing changes. Eight bytes, so that the index can keep
@@ -112,10 +133,25 @@ impl BaseState {
     }
 }
 
+impl Restrictions {
+    /// The restrictions of a client; `None` if its tokens work from everywhere and at once.
+    /// Boxed, since few clients have any.
+    pub fn of(sources: AllowedSources, activation: Activation) -> Option<Box<Self>> {
+        let is_restricted = !sources.is_everywhere() || activation != Activation::AtOnce;
+        is_restricted.then(|| {
+            Box::new(Self {
+                sources,
+                activation,
+            })
+        })
+    }
+}
+
 impl ResolvedClient {
-    /// Until when one of the client's tokens is valid.
+    /// Until when one of the client's tokens is valid, wherever it is presented. Never where
+    /// that is not certain, so that [`Self::evaluate`] decides.
     pub fn works_until(&self, token: TokenStanding) -> WorksUntil {
-        if self.base_state != BaseState::Active {
+        if self.base_state != BaseState::Active || self.restrictions.is_some() {
             return WorksUntil::NEVER;
         }
         match self.expiry.min(token.end()) {
@@ -124,14 +160,37 @@ impl ResolvedClient {
         }
     }
 
-    /// Whether one of the client's tokens is active: until when, or why not.
-    pub fn evaluate(&self, token: TokenStanding, now: Timestamp) -> Result<Expiry, InactiveReason> {
-        self.evaluate_until(token, Expiry::Never, now)
+    /// Whether one of the client's tokens is active for a request from there: until when, or
+    /// why not.
+    pub fn evaluate(
+        &self,
+        token: TokenStanding,
+        source: Source<'_>,
+        now: Timestamp,
+    ) -> Result<Expiry, InactiveReason> {
+        self.evaluate_until(token, Expiry::Never, source, now)
     }
 
     /// The same for a token that works until `limit` at most, such as a legacy one. From then
     /// on it is expired, like every token of a client whose own expiry has passed.
     pub fn evaluate_until(
+        &self,
+        token: TokenStanding,
+        limit: Expiry,
+        source: Source<'_>,
+        now: Timestamp,
+    ) -> Result<Expiry, InactiveReason> {
+        let end = self.evaluate_anywhere(token, limit, now)?;
+        match &self.restrictions {
+            Some(restrictions) if !restrictions.sources.allow(source) => {
+                Err(InactiveReason::SourceNotAllowed)
+            }
+            Some(_) | None => Ok(end),
+        }
+    }
+
+    /// Whether one of the client's tokens is active somewhere.
+    pub fn evaluate_anywhere(
         &self,
         token: TokenStanding,
         limit: Expiry,
@@ -146,7 +205,13 @@ impl ResolvedClient {
             BaseState::Revoked => (true, true),
             BaseState::OwnerInactive => (false, false),
         };
+        let restrictions = self.restrictions.as_ref();
         match ClientState::of(revoked, expiry, can_act, now) {
+            ClientState::Active
+                if restrictions.is_some_and(|some| !some.activation.has_come(now)) =>
+            {
+                Err(InactiveReason::NotYetActive)
+            }
             ClientState::Active => Ok(expiry.min(token.end())),
             ClientState::Revoked => Err(InactiveReason::Revoked),
             ClientState::Expired => Err(InactiveReason::Expired),
@@ -156,7 +221,7 @@ impl ResolvedClient {
 }
 
 impl WorksUntil {
-    /// The token is not valid at any time.
+    /// There is no time at which the token is certainly valid.
     pub const NEVER: Self = Self(i64::MIN);
     /// The token does not expire.
     const FOREVER: Self = Self(i64::MAX);
@@ -185,6 +250,7 @@ impl Subject {
             base_state: BaseState::of(self.revoked, self.owner.current.can_act()),
             name: self.name.into_boxed_str(),
             expiry: self.expiry,
+            restrictions: Restrictions::of(self.sources, self.activation),
         };
         (self.token, client)
     }
@@ -244,7 +310,18 @@ mod tests {
             },
             expiry,
             name: "a client".into(),
+            restrictions: None,
         }
+    }
+
+    fn any_source() -> impl Strategy<Value = Source<'static>> {
+        let sources = [
+            Source::Unknown,
+            Source::Text("192.0.2.1"),
+            Source::Text("198.51.100.1"),
+            Source::Text("unknown"),
+        ];
+        proptest::sample::select(sources.to_vec())
     }
 
     proptest! {
@@ -257,8 +334,40 @@ mod tests {
         ) {
             let client = client(base_state, expiry);
             let works = client.works_until(standing);
-            let verdict = client.evaluate(standing, at(now));
+            let verdict = client.evaluate(standing, Source::Unknown, at(now));
             prop_assert_eq!(works.at(at(now)), verdict.ok());
+        }
+
+        /// Restrictions take away, and never give; each reason comes after those without them.
+        #[test]
+        fn restrictions_only_restrict(
+            base_state in any_base_state(),
+            expiry in any_expiry(),
+            standing in any_standing(),
+            activation in any_expiry(),
+            is_restricted: bool,
+            source in any_source(),
+            now in -5_i64..5,
+        ) {
+            let activation = Activation::from(activation.time());
+            let ranges = is_restricted.then(|| "192.0.2.0/24".parse().unwrap());
+            let sources = AllowedSources::new(ranges.into_iter().collect()).unwrap();
+            let free = client(base_state, expiry);
+            let restricted = ResolvedClient {
+                restrictions: Restrictions::of(sources, activation),
+                ..free.clone()
+            };
+            let has_come = activation.time().is_none_or(|start| start <= at(now));
+            let is_allowed = !is_restricted || source == Source::Text("192.0.2.1");
+            let expected = match free.evaluate(standing, source, at(now)) {
+                Ok(_) if !has_come => Err(InactiveReason::NotYetActive),
+                Ok(_) if !is_allowed => Err(InactiveReason::SourceNotAllowed),
+                verdict => verdict,
+            };
+            prop_assert_eq!(restricted.evaluate(standing, source, at(now)), expected);
+            if let Some(end) = restricted.works_until(standing).at(at(now)) {
+                prop_assert_eq!(expected, Ok(end));
+            }
         }
 
         /// A limit is one more expiry, and the earlier one counts.
@@ -270,9 +379,9 @@ mod tests {
             standing in any_standing(),
             now in -5_i64..5,
         ) {
-            let limited = client(base_state, expiry).evaluate_until(standing, limit, at(now));
+            let limited = client(base_state, expiry).evaluate_until(standing, limit, Source::Unknown, at(now));
             let shorter = client(base_state, expiry.min(limit));
-            prop_assert_eq!(limited, shorter.evaluate(standing, at(now)));
+            prop_assert_eq!(limited, shorter.evaluate(standing, Source::Unknown, at(now)));
         }
 
         /// Within the same microsecond, the full evaluation decides.
@@ -284,7 +393,8 @@ mod tests {
             let at = |nanosecond| Timestamp::from_timestamp(0, nanosecond).unwrap();
             let client = client(BaseState::Active, Expiry::At(at(end)));
             if client.works_until(TokenStanding::Current).at(at(now)).is_some() {
-                prop_assert!(client.evaluate(TokenStanding::Current, at(now)).is_ok());
+                let verdict = client.evaluate(TokenStanding::Current, Source::Unknown, at(now));
+                prop_assert!(verdict.is_ok());
             }
         }
     }

@@ -23,6 +23,7 @@ pub mod refusal;
 pub mod replay;
 pub mod role;
 pub mod site_rule;
+pub mod source;
 pub mod state;
 pub mod token;
 pub mod usage;

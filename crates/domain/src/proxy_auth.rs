@@ -4,4 +4,5 @@
 
 pub mod credential;
 pub mod route;
+pub mod source;
 pub mod verdict;

@@ -62,6 +62,12 @@ pub enum Refusal {
     /// The expiry is not in the future.
     #[error("must be in the future")]
     ExpiryPast,
+    /// The activation that was sent is not before the expiry.
+    #[error("must be before expire_time")]
+    ActivationTooLate,
+    /// The expiry that was sent is not after the activation, which stays.
+    #[error("must be after not_before_time")]
+    ExpiryTooEarly,
     /// A team client cannot have an instance role.
     #[error("must be INSTANCE_ROLE_USER for a team's API client")]
     TeamInstanceRole,

@@ -24,8 +24,8 @@ use super::{
 /// How long a request id is remembered, by the database's clock. After that, the same id
 /// stands for a new request.
 pub const REMEMBERED_FOR: TimeDelta = TimeDelta::hours(24);
-/// The longest sealed reply, in bytes. The largest API client has 100 grants of about 50
-/// bytes each, and up to 620 characters of text: less than half of this.
+/// The longest sealed reply, in bytes. The largest API client has 100 grants and 32
+/// ranges of about 50 bytes each, and up to 620 characters of text: about half of this.
 pub const MAX_SEALED_REPLY: usize = 16 * 1024;
 
 /// The domain separation of derived values (BLAKE3's derive-key mode): a value for one
@@ -125,6 +125,8 @@ impl Write<'_> {
                 name,
                 description,
                 expiry,
+                sources,
+                activation,
             }) => {
                 add("create");
                 add(name.as_str());
@@ -151,6 +153,17 @@ impl Write<'_> {
                 for (site, role) in grants {
                     add(&site.to_string());
                     add(role.as_str());
+                }
+                // Added later, so only if they are set. No site is called like that.
+                if !sources.is_everywhere() {
+                    add("allowed_cidrs");
+                    for range in sources.iter() {
+                        add(&range.to_string());
+                    }
+                }
+                if let Some(time) = activation.time() {
+                    add("not_before_time");
+                    add(&time.timestamp_micros().to_string());
                 }
             }
             Self::Rotate(client, Rotation { overlap, etag }) => {

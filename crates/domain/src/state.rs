@@ -32,6 +32,46 @@ impl From<Option<Timestamp>> for Expiry {
     }
 }
 
+/// From when on a client's tokens work. A later activation is greater, and `AtOnce` is the
+/// least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Activation {
+    /// They work since the client was created.
+    #[default]
+    AtOnce,
+    /// They work from this moment on.
+    At(Timestamp),
+}
+
+impl Activation {
+    /// The time of the activation; `None` for `AtOnce`.
+    pub const fn time(self) -> Option<Timestamp> {
+        match self {
+            Self::AtOnce => None,
+            Self::At(time) => Some(time),
+        }
+    }
+
+    /// Whether tokens work at `now`, as far as this is concerned.
+    pub fn has_come(self, now: Timestamp) -> bool {
+        self <= Self::At(now)
+    }
+
+    /// Whether it comes before an expiry; otherwise tokens would work at no time.
+    pub fn is_before(self, expiry: Expiry) -> bool {
+        match (self, expiry) {
+            (Self::AtOnce, _) | (_, Expiry::Never) => true,
+            (Self::At(start), Expiry::At(end)) => start < end,
+        }
+    }
+}
+
+impl From<Option<Timestamp>> for Activation {
+    fn from(time: Option<Timestamp>) -> Self {
+        time.map_or(Self::AtOnce, Self::At)
+    }
+}
+
 string_enum! {
     /// Whether a client's current token is active; if not, the first reason that applies.
     ClientState ("client state") {

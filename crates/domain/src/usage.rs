@@ -1,8 +1,6 @@
-//! Usage of API clients: how one use of a token is counted, days, and a batch of counts
-//! that is to be written to the database.
-//!
-//! Days are in UTC, by the database's clock, like every time here. A token that belongs to
-//! no client is not counted.
+//! Usage of API clients: how one use of a token is counted, days, and a batch of counts to be
+//! written. Days are in UTC, by the database's clock, like every time here. A token that belongs
+//! to no client is not counted.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -42,6 +40,10 @@ string_enum! {
         NoSiteGrant = "NO_SITE_GRANT",
         /// The token was active, but its role did not include the permission.
         RoleTooLow = "ROLE_TOO_LOW",
+        /// The client's tokens did not work yet.
+        NotYetActive = "NOT_YET_ACTIVE",
+        /// The request came from an address that the client does not allow.
+        SourceNotAllowed = "SOURCE_NOT_ALLOWED",
     }
 }
 
@@ -58,7 +60,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, at the position that `index` returns.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Used,
         Self::Refused(RefusalReason::TokenRotated),
         Self::Refused(RefusalReason::Revoked),
@@ -66,6 +68,8 @@ impl Outcome {
         Self::Refused(RefusalReason::OwnerInactive),
         Self::Refused(RefusalReason::NoSiteGrant),
         Self::Refused(RefusalReason::RoleTooLow),
+        Self::Refused(RefusalReason::NotYetActive),
+        Self::Refused(RefusalReason::SourceNotAllowed),
         Self::LegacyToken,
     ];
     const USED: &str = "USED";
@@ -82,6 +86,8 @@ impl Outcome {
             (Some(InactiveReason::Revoked), _) => RefusalReason::Revoked,
             (Some(InactiveReason::Expired), _) => RefusalReason::Expired,
             (Some(InactiveReason::OwnerInactive), _) => RefusalReason::OwnerInactive,
+            (Some(InactiveReason::NotYetActive), _) => RefusalReason::NotYetActive,
+            (Some(InactiveReason::SourceNotAllowed), _) => RefusalReason::SourceNotAllowed,
             (None, None | Some(Decision::Allowed)) => return Some(Self::Used),
             (None, Some(Decision::NoSiteGrant)) => RefusalReason::NoSiteGrant,
             (None, Some(Decision::RoleTooLow)) => RefusalReason::RoleTooLow,
@@ -89,8 +95,7 @@ impl Outcome {
         Some(Self::Refused(reason))
     }
 
-    /// Whether it says that the token was active, whatever the decision: only then is it the
-    /// client's last use.
+    /// Whether the token was active, whatever the decision: only then is it the last use.
     pub const fn token_worked(self) -> bool {
         match self {
             Self::Used | Self::Refused(RefusalReason::NoSiteGrant | RefusalReason::RoleTooLow) => {
@@ -100,7 +105,9 @@ impl Outcome {
                 RefusalReason::TokenRotated
                 | RefusalReason::Revoked
                 | RefusalReason::Expired
-                | RefusalReason::OwnerInactive,
+                | RefusalReason::OwnerInactive
+                | RefusalReason::NotYetActive
+                | RefusalReason::SourceNotAllowed,
             )
             | Self::LegacyToken => false,
         }
@@ -116,7 +123,9 @@ impl Outcome {
             Self::Refused(RefusalReason::OwnerInactive) => 4,
             Self::Refused(RefusalReason::NoSiteGrant) => 5,
             Self::Refused(RefusalReason::RoleTooLow) => 6,
-            Self::LegacyToken => 7,
+            Self::Refused(RefusalReason::NotYetActive) => 7,
+            Self::Refused(RefusalReason::SourceNotAllowed) => 8,
+            Self::LegacyToken => 9,
         }
     }
 
@@ -275,7 +284,7 @@ impl PendingUsage {
 
 /// The pending usage of all clients, ordered by client. A client is removed when its usage
 /// is written; if a write fails, it stays and later counts are added. So it has at most
-/// eight counts for each client and each day without a successful write.
+/// ten counts for each client and each day without a successful write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch(BTreeMap<ClientId, PendingUsage>);
 
@@ -367,13 +376,16 @@ mod tests {
 
         for decision in [None, Some(Inactive)] {
             for (inactive, reason) in [
-                (InactiveReason::TokenRotated, RefusalReason::TokenRotated),
-                (InactiveReason::Revoked, RefusalReason::Revoked),
-                (InactiveReason::Expired, RefusalReason::Expired),
-                (InactiveReason::OwnerInactive, RefusalReason::OwnerInactive),
+                (InactiveReason::TokenRotated, "TOKEN_ROTATED"),
+                (InactiveReason::Revoked, "REVOKED"),
+                (InactiveReason::Expired, "EXPIRED"),
+                (InactiveReason::OwnerInactive, "OWNER_INACTIVE"),
+                (InactiveReason::NotYetActive, "NOT_YET_ACTIVE"),
+                (InactiveReason::SourceNotAllowed, "SOURCE_NOT_ALLOWED"),
             ] {
-                assert_eq!(Outcome::of(Some(inactive), decision), Some(Refused(reason)));
-                assert!(!Refused(reason).token_worked());
+                let refused = Refused(reason.parse().unwrap());
+                assert_eq!(Outcome::of(Some(inactive), decision), Some(refused));
+                assert!(!refused.token_worked());
             }
             let unknown = Outcome::of(Some(InactiveReason::UnknownToken), decision);
             assert_eq!(unknown, None);

@@ -21,8 +21,12 @@ use crate::{
         remote::ServerArgs,
     },
     domain::{
-        Timestamp, access::Owner, client::ClientState, clock::Clock, role::InstanceRole,
-        role::SiteRole,
+        Timestamp,
+        access::Owner,
+        client::ClientState,
+        clock::Clock,
+        role::{InstanceRole, SiteRole},
+        source::Cidr,
     },
     pb::{self, api_client_service_client::ApiClientServiceClient},
     system::SystemClock,
@@ -48,7 +52,8 @@ pub(in crate::cli) async fn run(command: &ClientCommand) -> Result<(), Failure> 
 }
 
 async fn create(args: &CreateClientArgs) -> Result<(), Failure> {
-    let expire_time = args.expire_time.map(from_now).transpose()?;
+    let expire_time = from_now("--expire-time", args.expire_time)?;
+    let not_before_time = from_now("--not-before", args.not_before)?;
     let server = Server::connect(&args.server).await?;
     let request = server.request(pb::CreateApiClientRequest {
         actor: Some(actor(&args.actor)),
@@ -59,6 +64,8 @@ async fn create(args: &CreateClientArgs) -> Result<(), Failure> {
             instance_role: args.instance_role.map(|role| to_instance_role(role).into()),
             site_grants: args.grant.iter().map(to_grant).collect(),
             expire_time: expire_time.map(to_time),
+            allowed_cidrs: args.allow_cidr.iter().map(Cidr::to_string).collect(),
+            not_before_time: not_before_time.map(to_time),
             ..pb::ApiClient::default()
         }),
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -215,6 +222,8 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
                     client.name.clone(),
                     word(client.state().as_str_name(), "API_CLIENT_STATE_"),
                     client.token_hint.clone(),
+                    or_everywhere(&client.allowed_cidrs),
+                    time_text(client.not_before_time.as_ref()),
                     or_never(client.expire_time.as_ref()),
                     or_never(client.last_used_time.as_ref()),
                     owner_text(client.owner.as_ref()),
@@ -226,6 +235,8 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
             "NAME",
             "STATE",
             "TOKEN",
+            "WORKS FROM",
+            "NOT BEFORE",
             "EXPIRES",
             "LAST USED",
             "OWNER",
@@ -236,7 +247,8 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
 
 async fn update(args: &UpdateClientArgs) -> Result<(), Failure> {
     let changes = &args.changes;
-    let expire_time = changes.expire_time.map(from_now).transpose()?;
+    let expire_time = from_now("--expire-time", changes.expire_time)?;
+    let not_before_time = from_now("--not-before", changes.not_before)?;
     let masked = [
         ("name", changes.name.is_some()),
         ("description", changes.description.is_some()),
@@ -246,6 +258,14 @@ async fn update(args: &UpdateClientArgs) -> Result<(), Failure> {
             changes.no_grants || !changes.grant.is_empty(),
         ),
         ("expire_time", changes.never_expire || expire_time.is_some()),
+        (
+            "allowed_cidrs",
+            changes.allow_everywhere || !changes.allow_cidr.is_empty(),
+        ),
+        (
+            "not_before_time",
+            changes.no_not_before || not_before_time.is_some(),
+        ),
     ];
     let paths = masked.iter().filter(|(_, is_masked)| *is_masked);
     let server = Server::connect(&args.server).await?;
@@ -260,6 +280,8 @@ async fn update(args: &UpdateClientArgs) -> Result<(), Failure> {
                 .map(|role| to_instance_role(role).into()),
             site_grants: changes.grant.iter().map(to_grant).collect(),
             expire_time: expire_time.map(to_time),
+            allowed_cidrs: changes.allow_cidr.iter().map(Cidr::to_string).collect(),
+            not_before_time: not_before_time.map(to_time),
             etag: args.etag.clone().unwrap_or_default(),
             ..pb::ApiClient::default()
         }),
@@ -389,7 +411,9 @@ fn describe(client: &pb::ApiClient) -> String {
         ("created", time_text(client.create_time.as_ref())),
         ("created by", client.created_by_user_id.clone()),
         ("updated", time_text(client.update_time.as_ref())),
+        ("not before", time_text(client.not_before_time.as_ref())),
         ("expires", or_never(client.expire_time.as_ref())),
+        ("works from", client.allowed_cidrs.join(", ")),
         ("revoked", time_text(client.revoke_time.as_ref())),
         ("last used", or_never(client.last_used_time.as_ref())),
         ("etag", client.etag.clone()),
@@ -409,6 +433,15 @@ fn or_never(time: Option<&prost_types::Timestamp>) -> String {
     match time {
         Some(_) => time_text(time),
         None => "never".to_owned(),
+    }
+}
+
+/// Ranges of addresses in one cell.
+fn or_everywhere(ranges: &[String]) -> String {
+    match ranges {
+        [] => "everywhere".to_owned(),
+        [one] => one.clone(),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
     }
 }
 
@@ -454,12 +487,16 @@ const fn to_instance_role(role: InstanceRole) -> pb::InstanceRole {
 }
 
 /// A time from now on, by this machine's clock: durations on a command line are of days.
-fn from_now(moment: Moment) -> Result<Timestamp, Failure> {
+fn from_now(option: &str, moment: Option<Moment>) -> Result<Option<Timestamp>, Failure> {
+    let Some(moment) = moment else {
+        return Ok(None);
+    };
     let time = moment.after(SystemClock::default().now());
-    time.ok_or_else(|| Failure {
-        why: "--expire-time is too far away".to_owned(),
+    let too_far = || Failure {
+        why: format!("{option} is too far away"),
         code: USAGE,
-    })
+    };
+    time.ok_or_else(too_far).map(Some)
 }
 
 /// The beginning of this day in UTC.

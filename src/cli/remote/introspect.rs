@@ -22,6 +22,7 @@ pub(in crate::cli) async fn run(args: &IntrospectArgs) -> Result<(), Failure> {
         token,
         check,
         at_least_revision: args.at_least_revision,
+        source_ip: args.source_ip.map(|ip| ip.to_string()).unwrap_or_default(),
     });
     let answer = IntrospectionServiceClient::new(server.channel())
         .introspect(request)

@@ -14,11 +14,14 @@ use crate::{
         access::{Delegated, Owner},
         audit::Actor,
         client::{
-            ApiClient, ClientState, Description, Draft, Expiry, Name, Overlap, Rotation, Update,
+            Activation, ApiClient, ClientState, Description, Draft, Expiry, Name, Overlap,
+            Rotation, Update,
         },
         id::ClientId,
+        refusal::Refusal,
         replay::{CallerSecret, ReplayKey},
         role::InstanceRole,
+        source::AllowedSources,
         token::TokenScheme,
     },
     grpc::{error::ApiError, page},
@@ -37,15 +40,19 @@ enum UpdatePath {
     InstanceRole,
     SiteGrants,
     ExpireTime,
+    AllowedCidrs,
+    NotBeforeTime,
 }
 
 impl UpdatePath {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Name,
         Self::Description,
         Self::InstanceRole,
         Self::SiteGrants,
         Self::ExpireTime,
+        Self::AllowedCidrs,
+        Self::NotBeforeTime,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -55,6 +62,8 @@ impl UpdatePath {
             Self::InstanceRole => "instance_role",
             Self::SiteGrants => "site_grants",
             Self::ExpireTime => "expire_time",
+            Self::AllowedCidrs => "allowed_cidrs",
+            Self::NotBeforeTime => "not_before_time",
         }
     }
 }
@@ -257,6 +266,12 @@ pub(in crate::grpc) fn to_api_client(
             .unwrap_or_default(),
         token_hint: client.token_hint.0.clone(),
         etag: client.etag(),
+        allowed_cidrs: client
+            .sources
+            .iter()
+            .map(|range| range.to_string())
+            .collect(),
+        not_before_time: client.activation.time().map(to_timestamp),
         token_scheme: to_token_scheme(client.token_scheme).into(),
     }
 }
@@ -278,6 +293,8 @@ fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> 
     let instance_role = instance_role(reader, client.instance_role);
     let grants = reader.site_grants("api_client.site_grants", &client.site_grants);
     let expiry = expiry(reader, client.expire_time, now);
+    let sources = sources(reader, &client.allowed_cidrs);
+    let activation = activation(reader, client.not_before_time, expiry.ok());
     if let (Ok(Owner::Team(_)), Ok(InstanceRole::Admin | InstanceRole::Owner)) =
         (owner, instance_role)
     {
@@ -300,6 +317,8 @@ fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> 
         name: name?,
         description: description?,
         expiry: expiry?,
+        sources: sources?,
+        activation: activation?,
     })
 }
 
@@ -323,6 +342,24 @@ fn expiry(
         return Err(reader.violation(field, "must be in the future"));
     }
     Ok(expiry)
+}
+
+fn sources(reader: &mut Reader, ranges: &[String]) -> Parsed<AllowedSources> {
+    reader.allowed_sources("api_client.allowed_cidrs", ranges)
+}
+
+/// The activation, which must come before the expiry that is sent with it.
+fn activation(
+    reader: &mut Reader,
+    time: Option<prost_types::Timestamp>,
+    expiry: Option<Expiry>,
+) -> Parsed<Activation> {
+    let field = "api_client.not_before_time";
+    let activation = Activation::from(reader.optional_timestamp(field, time)?);
+    if expiry.is_some_and(|expiry| !activation.is_before(expiry)) {
+        return Err(reader.violation(field, Refusal::ActivationTooLate));
+    }
+    Ok(activation)
 }
 
 fn overlap(reader: &mut Reader, length: Option<prost_types::Duration>) -> Parsed<Overlap> {
@@ -406,7 +443,15 @@ fn changes(
             UpdatePath::ExpireTime => {
                 update.expiry = expiry(reader, client.expire_time, now).ok();
             }
+            UpdatePath::AllowedCidrs => {
+                update.sources = sources(reader, &client.allowed_cidrs).ok();
+            }
+            // Below, when the expiry is known.
+            UpdatePath::NotBeforeTime => {}
         }
+    }
+    if mask.contains(&UpdatePath::NotBeforeTime) {
+        update.activation = activation(reader, client.not_before_time, update.expiry).ok();
     }
     // An invalid field left a violation, so the update is refused anyway.
     if reader.has_no_violations() {

@@ -5,9 +5,10 @@ use std::{borrow::Cow, collections::BTreeSet};
 use tonic::Code;
 
 use crate::{
+    domain::source::Source,
     grpc::sidecar::AuthorizationQuery,
     pb::envoy::{
-        config::core::v3::{HeaderValue, HeaderValueOption, header_value_option},
+        config::core::v3::{HeaderValue, HeaderValueOption, address::Address, header_value_option},
         service::auth::v3::{
             CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
             attribute_context::HttpRequest, check_response::HttpResponse,
@@ -17,14 +18,15 @@ use crate::{
     proxy_auth::{
         credential::{Credential, Credentials},
         route::{PreflightHeaders, RouteSettings},
+        source::{FORWARDED_FOR, TrustedHops},
         verdict::{HttpAnswer, METHOD_OVERRIDES, Pass, Refused, Verdict, is_reserved},
     },
 };
 
-/// Envoy's query. Without an HTTP request, which only filters for other protocols leave
+/// Envoy's query, with as many trusted proxies, of which Envoy is the last. Without an HTTP request, which only filters for other protocols leave
 /// out, there is no token either. The path and the method are those that Envoy itself
 /// states, whatever the headers say.
-pub(crate) fn query(request: &CheckRequest) -> AuthorizationQuery<'_> {
+pub(crate) fn query(request: &CheckRequest, hops: TrustedHops) -> AuthorizationQuery<'_> {
     let attributes = request.attributes.as_ref();
     let settings = attributes.into_iter().flat_map(|all| {
         let settings = all.context_extensions.iter();
@@ -36,7 +38,26 @@ pub(crate) fn query(request: &CheckRequest) -> AuthorizationQuery<'_> {
         is_preflight: http.is_some_and(is_preflight),
         target: http.map(|http| http.path.as_str()),
         credential: http.map_or(Credential::Missing, credential),
+        source: source(request, hops),
     }
+}
+
+/// Where the request comes from.
+fn source(request: &CheckRequest, hops: TrustedHops) -> Source<'_> {
+    let attributes = request.attributes.as_ref();
+    let address = attributes.and_then(|all| all.source.as_ref()?.address.as_ref());
+    let peer = match address.and_then(|address| address.address.as_ref()) {
+        Some(Address::SocketAddress(socket)) => socket.address.as_str(),
+        // What comes over a socket of this machine has no address.
+        Some(Address::Pipe(_)) | None => "",
+    };
+    if hops.is_envoy_first() {
+        return hops.behind_envoy(peer, std::iter::empty());
+    }
+    let headers = http(request).into_iter().flat_map(headers);
+    let values = headers.filter(|(name, _)| name.eq_ignore_ascii_case(FORWARDED_FOR));
+    let values: Vec<_> = values.map(|(_, value)| value).collect();
+    hops.behind_envoy(peer, values.into_iter())
 }
 
 fn http(request: &CheckRequest) -> Option<&HttpRequest> {

@@ -14,6 +14,7 @@ use crate::{
         access::{Decision, PermissionCheck},
         introspection::{InactiveReason, ResolvedClient},
         role::{InstancePermission, SitePermission},
+        source::{Source, parse_address},
     },
     grpc::error::ApiError,
     pb,
@@ -23,6 +24,7 @@ use crate::{
 /// A validated introspection. The token needs no validation, since any text is one.
 #[derive(Debug)]
 pub(crate) struct Introspect {
+    pub(crate) source: Source<'static>,
     pub(crate) check: Option<PermissionCheck>,
     pub(crate) at_least: Option<Revision>,
 }
@@ -33,9 +35,11 @@ pub(crate) fn introspect(request: &pb::IntrospectRequest) -> Result<Introspect, 
         .check
         .as_ref()
         .map(|check| permission_check(&mut reader, check));
+    let source = source(&mut reader, &request.source_ip);
     let at_least = request.at_least_revision.map(Revision);
     reader.finish(|| {
         Ok(Introspect {
+            source: source?,
             check: check.transpose()?,
             at_least,
         })
@@ -64,11 +68,13 @@ pub(crate) fn batch(request: &pb::BatchIntrospectRequest) -> Result<Option<Revis
 pub(crate) fn batch_item(
     index: usize,
     item: &pb::BatchIntrospectItem,
-) -> Result<Option<PermissionCheck>, ApiError> {
+) -> Result<(Option<PermissionCheck>, Source<'static>), ApiError> {
     let mut reader = Reader::default();
     let check = item.check.as_ref();
     let check = check.map(|check| permission_check(&mut reader, check));
-    reader.finish(|| check.transpose()).map_err(|mut error| {
+    let source = source(&mut reader, &item.source_ip);
+    let read = reader.finish(|| Ok((check.transpose()?, source?)));
+    read.map_err(|mut error| {
         if let ApiError::InvalidFields(violations) = &mut error {
             for violation in violations {
                 violation.field = format!("requests[{index}].{}", violation.field);
@@ -76,6 +82,22 @@ pub(crate) fn batch_item(
         }
         error
     })
+}
+
+fn source(reader: &mut Reader, text: &str) -> Parsed<Source<'static>> {
+    let read = read_source(text).ok_or(NO_ADDRESS);
+    reader.parsed("source_ip", read)
+}
+
+/// What is wrong with a text that should be an address.
+pub(crate) const NO_ADDRESS: &str = "must be an IPv4 or IPv6 address, without a port";
+
+/// The address that a caller states, if any; None if the text is none.
+pub(crate) fn read_source(text: &str) -> Option<Source<'static>> {
+    if text.is_empty() {
+        return Some(Source::Unknown);
+    }
+    parse_address(text).map(Source::Address)
 }
 
 fn permission_check(reader: &mut Reader, check: &pb::PermissionCheck) -> Parsed<PermissionCheck> {
@@ -138,6 +160,8 @@ pub(crate) const fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
         InactiveReason::Revoked => pb::InactiveReason::Revoked,
         InactiveReason::Expired => pb::InactiveReason::Expired,
         InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
+        InactiveReason::NotYetActive => pb::InactiveReason::NotYetActive,
+        InactiveReason::SourceNotAllowed => pb::InactiveReason::SourceNotAllowed,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         id::{MalformedId, SiteId},
         replay::{CallerSecret, ReplayKey, WriteId},
         role::{InstanceRole, SiteRole, TeamRole},
+        source::{AllowedSources, BadSources, Cidr, MAX_RANGES},
     },
     grpc::{
         error::{ApiError, MAX_VIOLATIONS, Violation},
@@ -252,6 +253,31 @@ impl Reader {
             }
         }
         read
+    }
+
+    /// Reads ranges of addresses.
+    pub(super) fn allowed_sources(
+        &mut self,
+        field: &str,
+        ranges: &[String],
+    ) -> Parsed<AllowedSources> {
+        if ranges.len() > MAX_RANGES {
+            return Err(self.violation(field, BadSources::TooMany));
+        }
+        let mut seen = HashSet::new();
+        let mut read = Ok(Vec::new());
+        for (index, text) in ranges.iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            let range = self.parsed(&field, text.parse::<Cidr>());
+            if range.is_ok_and(|range| !seen.insert(range)) {
+                read = Err(self.violation(&field, "is there twice"));
+            }
+            match (&mut read, range) {
+                (Ok(read), Ok(range)) => read.push(range),
+                _ => read = Err(Invalid),
+            }
+        }
+        self.parsed(field, AllowedSources::new(read?))
     }
 
     /// Reads a time as text (RFC 3339), with the range and precision of every time.

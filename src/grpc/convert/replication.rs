@@ -121,7 +121,16 @@ fn to_settled(client: &ResolvedClient, without_name: bool) -> pb::SettledClient 
         site_id: to_bytes(site.uuid()),
         role: to_site_role(*role).into(),
     };
+    let restrictions = client.restrictions.as_ref();
+    let ranges = restrictions.map(|restrictions| restrictions.sources.iter());
+    let starts = restrictions.and_then(|restrictions| restrictions.activation.time());
     pb::SettledClient {
+        allowed_cidrs: ranges
+            .into_iter()
+            .flatten()
+            .map(|range| range.to_string())
+            .collect(),
+        not_before_time: starts.map(to_timestamp),
         owner: Some(owner),
         state: state.into(),
         instance_role: to_instance_role(client.access.instance_role).into(),

@@ -98,5 +98,7 @@ const fn to_reason(reason: RefusalReason) -> pb::UsageRefusalReason {
         RefusalReason::OwnerInactive => pb::UsageRefusalReason::OwnerInactive,
         RefusalReason::NoSiteGrant => pb::UsageRefusalReason::NoSiteGrant,
         RefusalReason::RoleTooLow => pb::UsageRefusalReason::RoleTooLow,
+        RefusalReason::NotYetActive => pb::UsageRefusalReason::NotYetActive,
+        RefusalReason::SourceNotAllowed => pb::UsageRefusalReason::SourceNotAllowed,
     }
 }

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::{PresentedToken, checks, convert, to_response, wait_limit};
 use crate::{
-    domain::access::PermissionCheck,
+    domain::{access::PermissionCheck, source::Source},
     grpc::{Services, error::ApiError},
     pb,
     replica::{Unanswerable, View},
@@ -19,6 +19,7 @@ use crate::{
 struct Item {
     presented: PresentedToken,
     check: Option<PermissionCheck>,
+    source: Source<'static>,
 }
 
 /// The version of the index that a batch is judged by.
@@ -45,9 +46,13 @@ impl Services {
             self.wait_for_revision(wanted, wait_until).await?;
         }
         let items = request.requests.iter().enumerate().map(|(index, item)| {
-            let check = convert::batch_item(index, item)?;
+            let (check, source) = convert::batch_item(index, item)?;
             let presented = PresentedToken::read(&item.token);
-            Ok(Item { presented, check })
+            Ok(Item {
+                presented,
+                check,
+                source,
+            })
         });
         let items: Vec<Result<Item, ApiError>> = items.collect();
         let basis = self.basis(&items, wait_until).await.inspect_err(|_| {
@@ -95,7 +100,7 @@ impl Services {
 
     fn judge_item(&self, basis: &Basis, item: &Item) -> Result<pb::IntrospectResponse, ApiError> {
         let Basis { view, is_complete } = basis;
-        let judged = self.judge(view, &item.presented, checks(item.check));
+        let judged = self.judge(view, &item.presented, item.source, checks(item.check));
         let unknown = || {
             (*is_complete)?;
             // As for a single token: the server that answered the refresh may not be the one

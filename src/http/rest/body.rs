@@ -19,8 +19,9 @@ use super::reply::Refused;
 use crate::{
     domain::{
         access::{Delegated, Owner, SiteGrants},
-        client::{Description, Draft, Expiry, Name, Replacement, Revocation},
+        client::{Activation, Description, Draft, Expiry, Name, Replacement, Revocation},
         role::InstanceRole,
+        source::AllowedSources,
     },
     grpc::{
         convert::reader::{Parsed, Reader},
@@ -188,6 +189,9 @@ impl CreateBody {
                 name: name?,
                 description: description?,
                 expiry: expiry?,
+                // The dashboard does not know these.
+                sources: AllowedSources::default(),
+                activation: Activation::AtOnce,
             })
         })
     }

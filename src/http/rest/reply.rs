@@ -181,6 +181,10 @@ pub(super) fn failure(error: &ApiError) -> Response {
         // HitKeep's own text.
         ApiError::Refused(Refusal::OwnerNotManaged) => text(status, "Access denied"),
         ApiError::Refused(Refusal::ExpiryPast) => text(status, "expires_at must be in the future"),
+        ApiError::Refused(Refusal::ExpiryTooEarly) => text(
+            status,
+            "expires_at must be after the time from which the client works",
+        ),
         ApiError::CallerUnknown => {
             let message = format!(
                 "the caller's own token is missing or unknown: {PROXY_TOKEN} must be that of a \

@@ -12,10 +12,11 @@ use crate::{
     domain::{
         Timestamp,
         access::{Delegated, Owner, SiteGrants},
-        client::{Description, Draft, Expiry, Name},
+        client::{Activation, Description, Draft, Expiry, Name},
         id::{ClientId, SiteId, TeamId, UserId},
         imports::{ForeignClient, parse_hash},
         role::{InstanceRole, SiteRole},
+        source::AllowedSources,
         token::LegacyHash,
     },
     import::{
@@ -232,6 +233,9 @@ impl ClientRow {
                 name,
                 description,
                 expiry: Expiry::from(time(&self.expires)?),
+                // HitKeep has neither.
+                sources: AllowedSources::default(),
+                activation: Activation::AtOnce,
             },
             token,
             revoke_time: time(&self.revoked)?,

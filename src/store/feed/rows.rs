@@ -12,9 +12,9 @@ use crate::{
         Timestamp,
         access::{CurrentOwner, Owner, SiteStanding, UserStanding},
         caller::{CallerName, ServiceAccount},
-        client::Expiry,
+        client::{Activation, Expiry},
         id::{ClientId, ServiceAccountId, SiteId},
-        introspection::TokenStanding,
+        introspection::{Restrictions, TokenStanding},
         role::{InstanceRole, SiteRole, UnknownName},
         token::{StoredHash, TokenHash, TokenHint},
     },
@@ -28,7 +28,8 @@ macro_rules! clients {
     () => {
         "SELECT client.id, client.owner_user_id, client.owner_team_id, client.name,
                 client.instance_role, client.expire_time, client.revoke_time IS NOT NULL,
-                owner_user.instance_role, owner_user.disabled, owner_team.archived
+                owner_user.instance_role, owner_user.disabled, owner_team.archived,
+                nullif(client.allowed_cidrs, '{}'), client.not_before_time
          FROM api_clients AS client
          LEFT JOIN users AS owner_user ON owner_user.id = client.owner_user_id
          LEFT JOIN teams AS owner_team ON owner_team.id = client.owner_team_id"
@@ -81,6 +82,8 @@ pub struct ClientRow {
     pub instance_role: InstanceRole,
     /// The client's expiry.
     pub expiry: Expiry,
+    /// From where and from when on the client's tokens work, if that is restricted.
+    pub restrictions: Option<Box<Restrictions>>,
     /// Whether the client is revoked.
     pub revoked: bool,
 }
@@ -141,9 +144,21 @@ impl ClientRow {
             name: row.try_get::<_, &str>(3)?.into(),
             instance_role,
             expiry: Expiry::from(row.try_get::<_, Option<Timestamp>>(5)?),
+            restrictions: restrictions(row)?,
             revoked: row.try_get(6)?,
         })
     }
+}
+
+/// The restrictions of a client. Most have none, so their rows have nothing to be read.
+fn restrictions(row: &Row) -> Result<Option<Box<Restrictions>>, StoreError> {
+    let ranges: Option<Vec<&str>> = row.try_get(10)?;
+    let starts: Option<Timestamp> = row.try_get(11)?;
+    if ranges.is_none() && starts.is_none() {
+        return Ok(None);
+    }
+    let sources = types::allowed_sources(ranges.unwrap_or_default())?;
+    Ok(Restrictions::of(sources, Activation::from(starts)))
 }
 
 impl GrantRow {

@@ -35,6 +35,10 @@ pub enum VerdictReason {
     Expired,
     /// Its client's owner is a disabled user or an archived team.
     OwnerInactive,
+    /// Its client's activation is still to come.
+    NotYetActive,
+    /// Its client does not allow the address that it was presented from.
+    SourceNotAllowed,
     /// The state of the token could not be determined.
     Unanswerable,
     /// The proxy's route is misconfigured, so the token was not looked up.
@@ -43,7 +47,7 @@ pub enum VerdictReason {
 
 impl VerdictReason {
     /// All results, in the order of their counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Active,
         Self::Allowed,
         Self::NoSiteGrant,
@@ -53,6 +57,8 @@ impl VerdictReason {
         Self::Revoked,
         Self::Expired,
         Self::OwnerInactive,
+        Self::NotYetActive,
+        Self::SourceNotAllowed,
         Self::Unanswerable,
         Self::Misconfigured,
     ];
@@ -67,7 +73,9 @@ impl VerdictReason {
             | Self::TokenRotated
             | Self::Revoked
             | Self::Expired
-            | Self::OwnerInactive => true,
+            | Self::OwnerInactive
+            | Self::NotYetActive
+            | Self::SourceNotAllowed => true,
             Self::UnknownToken | Self::Unanswerable | Self::Misconfigured => false,
         }
     }
@@ -83,6 +91,8 @@ impl VerdictReason {
             Self::Revoked => "REVOKED",
             Self::Expired => "EXPIRED",
             Self::OwnerInactive => "OWNER_INACTIVE",
+            Self::NotYetActive => "NOT_YET_ACTIVE",
+            Self::SourceNotAllowed => "SOURCE_NOT_ALLOWED",
             Self::Unanswerable => "CANNOT_TELL",
             Self::Misconfigured => "MISCONFIGURED",
         }

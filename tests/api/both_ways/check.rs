@@ -459,3 +459,122 @@ fn assert_too_many(head: &str, reply: &[u8]) {
         i32::from(tonic::Code::Unavailable)
     );
 }
+
+/// Where a request comes from, as Envoy writes it and as nobody should.
+fn sources(token: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let bearer = entry(3, "authorization", &format!("Bearer {token}"));
+    let (inside, outside) = ("192.0.2.7", "198.51.100.7");
+    let socket = |address: &str| nested(1, &nested(2, address.as_bytes()));
+    let pipe = || nested(2, &nested(1, b"/run/a"));
+    let from = |addresses: &[Vec<u8>]| {
+        let peers = addresses.iter().map(|address| nested(1, address));
+        nested(1, &nested(1, &peers.collect::<Vec<_>>().concat()))
+    };
+    let forwarded = |value: &str| entry(3, "X-Forwarded-For", value);
+    let single = |value: &str| {
+        let pair = [nested(1, b"x-forwarded-for"), nested(3, value.as_bytes())];
+        nested(13, &nested(1, &pair.concat()))
+    };
+    let twice_in_one = nested(1, &[nested(2, inside.as_bytes()), nested(2, b"x")].concat());
+    let asked = |source: Vec<u8>, headers: &[&[u8]]| {
+        let fields: Vec<&[u8]> = [&[&*bearer][..], headers].concat();
+        [source, http(&fields)].concat()
+    };
+    let both = "198.51.100.7, 192.0.2.7";
+    vec![
+        ("inside", asked(from(&[socket(inside)]), &[])),
+        ("outside", asked(from(&[socket(outside)]), &[])),
+        ("mapped", asked(from(&[socket("::ffff:192.0.2.7")]), &[])),
+        ("no address", asked(from(&[socket("")]), &[])),
+        ("a port", asked(from(&[socket("192.0.2.7:1")]), &[])),
+        (
+            "not UTF-8",
+            asked(from(&[nested(1, &nested(2, b"\xff"))]), &[]),
+        ),
+        ("a pipe", asked(from(&[pipe()]), &[])),
+        ("an empty peer", asked(nested(1, &nested(1, b"")), &[])),
+        ("a text twice", asked(from(&[twice_in_one]), &[])),
+        (
+            "two addresses",
+            asked(from(&[socket(inside), socket(outside)]), &[]),
+        ),
+        (
+            "a pipe after a socket",
+            asked(from(&[[socket(inside), pipe()].concat()]), &[]),
+        ),
+        (
+            "a socket after a pipe",
+            asked(from(&[[pipe(), socket(inside)].concat()]), &[]),
+        ),
+        (
+            "two sockets",
+            asked(from(&[[socket(inside), socket(outside)].concat()]), &[]),
+        ),
+        (
+            "two sources",
+            asked(
+                [from(&[socket(inside)]), from(&[socket(outside)])].concat(),
+                &[],
+            ),
+        ),
+        (
+            "the destination",
+            asked(nested(1, &nested(2, &nested(1, &socket(inside)))), &[]),
+        ),
+        (
+            "forwarded",
+            asked(from(&[socket(outside)]), &[&forwarded(inside)]),
+        ),
+        (
+            "forwarded by two",
+            asked(from(&[socket(outside)]), &[&forwarded(both)]),
+        ),
+        (
+            "forwarded from outside",
+            asked(from(&[socket(inside)]), &[&forwarded(outside)]),
+        ),
+        (
+            "forwarded and appended",
+            asked(from(&[socket(inside)]), &[&forwarded(both)]),
+        ),
+        (
+            "forwarded in single headers",
+            asked(
+                from(&[socket(outside)]),
+                &[&single(outside), &single(inside)],
+            ),
+        ),
+        (
+            "forwarded in one single header",
+            asked(from(&[socket(outside)]), &[&single(inside)]),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn the_source_goes_both_ways() {
+    for hops in [0, 2] {
+        let mut options = server::Options::default();
+        options.grpc.trusted_hops = hops;
+        let app = TestApp::with(options).await;
+        app.change(world()).await;
+        let mut request = personal(VERA).granted(SITE, SiteRole::Viewer);
+        let client = request.api_client.as_mut().unwrap();
+        client.allowed_cidrs = vec!["192.0.2.7/32".to_owned()];
+        let made = app.dashboard().await.created(request).await;
+        let mut messages = Vec::new();
+        for (what, message) in sources(&made.token) {
+            messages.push((format!("{what}, {hops} hops"), framed(&message)));
+        }
+        let whole = full(&[], "/", &made.token).encode_to_vec();
+        // The source is in the first bytes.
+        for at in 0..80 {
+            for flip in [1, 4, 0x80] {
+                let mut flipped = whole.clone();
+                flipped[at] ^= flip;
+                messages.push((format!("byte {at} with {flip:#x}"), framed(&flipped)));
+            }
+        }
+        go_both_ways(&app, CHECK, &messages).await;
+    }
+}

@@ -239,6 +239,7 @@ async fn what_was_asked_is_counted_however_it_was_answered() {
     let item = |token: &str| pb::BatchIntrospectItem {
         token: token.to_owned(),
         check: None,
+        source_ip: String::new(),
     };
     let batch = pb::BatchIntrospectRequest {
         requests: [&*made.token, "hkp_x", &made.token].map(item).into(),

@@ -71,6 +71,7 @@ async fn every_answer_about_a_client_is_counted_by_what_it_came_to() {
         let item = pb::BatchIntrospectItem {
             token: request.token,
             check: request.check,
+            source_ip: request.source_ip,
         };
         let batch = pb::BatchIntrospectRequest {
             requests: vec![item],

@@ -7,11 +7,12 @@ use chrono::TimeDelta;
 use hitkeep_auth::domain::{
     access::{Authority, Delegated, Facts, Holder, OwnerFacts, SiteStanding},
     audit::{Action, Event},
-    client::{ApiClient, Expiry},
+    client::{Activation, ApiClient, Expiry},
     clock::Entropy,
     id::SiteId,
     refusal::Refusal,
     role::{InstanceRole, SiteRole, TeamRole},
+    source::AllowedSources,
 };
 
 use super::Fault;
@@ -143,6 +144,9 @@ impl Fault {
                 quota.used -= u32::try_from(revoked).expect("there are few");
             }
             (Self::PastExpiryIsAccepted, Call::Create(draft), _) => draft.expiry = Expiry::Never,
+            (Self::ActivationAfterExpiryIsAccepted, Call::Create(draft), _) => {
+                draft.activation = Activation::AtOnce;
+            }
             (Self::SecondRevocationMovesTheTime, Call::Revoke(_), Some(client))
             | (Self::RevokedClientIsRotated, Call::Rotate(..), Some(client)) => {
                 client.revoke_time = None;
@@ -244,6 +248,11 @@ impl Fault {
             Self::NoExpiryIsNotLater if update.expiry == Some(Expiry::Never) => {
                 update.expiry = None;
             }
+            Self::MoreRangesAreNotChecked => update.sources = None,
+            Self::EverywhereIsNotMore if update.sources == Some(AllowedSources::default()) => {
+                update.sources = None;
+            }
+            Self::EarlierActivationIsNotChecked => update.activation = None,
             Self::RaisedInstanceRoleIsNotChecked => update.instance_role = None,
             Self::NewGrantIsNotChecked => {
                 update
@@ -289,6 +298,9 @@ impl Fault {
                     .filter(|_| had.is_none())
                     .and_then(|_| after())
             }
+            (Self::FewerRangesNeedDelegation, Call::Update(_, update)) => {
+                update.sources.as_ref().and_then(|_| after())
+            }
             (Self::RenamingNeedsDelegation, Call::Update(_, update)) => {
                 update.name.as_ref().and_then(|_| after())
             }
@@ -315,6 +327,12 @@ impl Fault {
         };
         match (self, call, old) {
             (Self::PastExpiryIsAccepted, Call::Create(draft), _) => client.expiry = draft.expiry,
+            (Self::ActivationAfterExpiryIsAccepted, Call::Create(draft), _) => {
+                client.activation = draft.activation;
+            }
+            (Self::RotationForgetsRanges, Call::Rotate(..), _) => {
+                client.sources = AllowedSources::default();
+            }
             (Self::RevokedClientIsRotated, Call::Rotate(..), Some(old))
             | (Self::ReactivationDoesNothing, Call::Reactivate(_), Some(old)) => {
                 client.revoke_time = old.revoke_time;

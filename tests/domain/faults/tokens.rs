@@ -5,9 +5,10 @@ use chrono::TimeDelta;
 use hitkeep_auth::domain::{
     Timestamp,
     access::{CurrentOwner, SiteGrants},
-    client::{ApiClient, Expiry},
+    client::{Activation, ApiClient, Expiry},
     introspection::{InactiveReason, Subject, TokenStanding},
     role::{InstanceRole, SiteRole},
+    source::{AllowedSources, Source},
 };
 
 use super::Fault;
@@ -21,10 +22,27 @@ const MOMENT: TimeDelta = TimeDelta::microseconds(1);
 
 impl Fault {
     /// Asks the domain about a token, with this fault.
-    pub(crate) fn judge(self, subject: &Subject, now: Timestamp) -> Result<Active, InactiveReason> {
+    pub(crate) fn judge(
+        self,
+        subject: &Subject,
+        source: Source<'_>,
+        now: Timestamp,
+    ) -> Result<Active, InactiveReason> {
         let mut told = subject.clone();
         self.misjudge(&mut told);
-        let verdict = verdict::judge(told, now);
+        match self {
+            Self::RangesAreIgnored => told.sources = AllowedSources::default(),
+            Self::UnknownPlaceIsAllowed if source == Source::Unknown => {
+                told.sources = AllowedSources::default();
+            }
+            Self::ActivationIsIgnored => told.activation = Activation::AtOnce,
+            Self::ActivationIsJudgedEarly => {
+                let time = told.activation.time();
+                told.activation = time.map(|time| time - MOMENT).into();
+            }
+            _ => {}
+        }
+        let verdict = verdict::judge(told, source, now);
         let is_expired = subject.expiry.time().is_some_and(|end| end <= now);
         match (self, verdict) {
             (Self::RevokedGoesBeforeRotated, Err(_)) if subject.revoked => {
@@ -37,6 +55,11 @@ impl Fault {
                 if !subject.owner.current.can_act() =>
             {
                 Err(InactiveReason::OwnerInactive)
+            }
+            (Self::PlaceGoesBeforeActivation, Err(InactiveReason::NotYetActive))
+                if !subject.sources.allow(source) =>
+            {
+                Err(InactiveReason::SourceNotAllowed)
             }
             (_, Err(reason)) => Err(reason),
             (_, Ok(mut active)) => {

@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 
 use hitkeep_auth::domain::{
+    Timestamp,
     access::{Delegated, Owner, SiteGrants},
-    client::{ApiClient, Expiry, Update},
+    client::{Activation, ApiClient, Expiry, Update},
     id::{ClientId, UserId},
     token::{Token, TokenHint, TokenScheme},
 };
@@ -14,6 +15,7 @@ use hitkeep_auth::domain::{
 use super::{
     IssuedToken, Model,
     permissions::{Permissions, carried_by, on_instance},
+    places::is_elsewhere,
 };
 use crate::call::Call;
 
@@ -34,6 +36,8 @@ impl Model {
                     name: draft.name.clone(),
                     description: draft.description.clone(),
                     expiry: draft.expiry,
+                    sources: draft.sources.clone(),
+                    activation: draft.activation,
                     revoke_time: None,
                     created_by: Some(actor),
                     create_time: now,
@@ -122,16 +126,23 @@ impl Model {
     }
 }
 
-/// What a call hands out: creating, rotating, reactivating and a later expiry
-/// everything that the client carries, another update what it adds.
+/// What a call hands out: creating, rotating, reactivating, and an update that lets tokens
+/// work longer, earlier or elsewhere everything that the client carries, another update what
+/// it adds.
 pub(crate) fn handed_out(
     call: &Call,
     before: Option<&ApiClient>,
     after: &ApiClient,
+    now: Timestamp,
 ) -> Permissions {
+    let widens_all = |before: &ApiClient| {
+        is_put_off(before.expiry, after.expiry)
+            || starts_earlier(before, after, now)
+            || is_elsewhere(before, after)
+    };
     let carried = || carried_by(&after.delegated);
     match (call, before) {
-        (Call::Update(..), Some(before)) if !is_put_off(before.expiry, after.expiry) => {
+        (Call::Update(..), Some(before)) if !widens_all(before) => {
             &carried() - &carried_by(&before.delegated)
         }
         (Call::Create(_) | Call::Update(..) | Call::Rotate(..) | Call::Reactivate(_), _) => {
@@ -147,6 +158,8 @@ pub(crate) fn updated(client: &ApiClient, update: &Update) -> ApiClient {
     next.name = update.name.clone().unwrap_or(next.name);
     next.description = update.description.clone().unwrap_or(next.description);
     next.expiry = update.expiry.unwrap_or(next.expiry);
+    next.sources = update.sources.clone().unwrap_or(next.sources);
+    next.activation = update.activation.unwrap_or(next.activation);
     if let (Delegated::Personal { instance_role, .. }, Some(new)) =
         (&mut next.delegated, update.instance_role)
     {
@@ -169,6 +182,8 @@ pub(crate) fn changed_fields(before: &ApiClient, after: &ApiClient) -> BTreeSet<
     note("name", before.name != after.name);
     note("description", before.description != after.description);
     note("expire_time", before.expiry != after.expiry);
+    note("allowed_cidrs", before.sources != after.sources);
+    note("not_before_time", before.activation != after.activation);
     let instance = |client: &ApiClient| match client.delegated {
         Delegated::Personal { instance_role, .. } => on_instance(instance_role),
         Delegated::Team { .. } => Permissions::new(),
@@ -204,6 +219,18 @@ pub(crate) const fn is_put_off(before: Expiry, after: Expiry) -> bool {
         (Some(_), None) => true,
         (Some(before), Some(after)) => after.timestamp_micros() > before.timestamp_micros(),
     }
+}
+
+/// Whether a client that does not work yet works at an earlier time than it would have.
+pub(crate) fn starts_earlier(before: &ApiClient, after: &ApiClient, now: Timestamp) -> bool {
+    let start = |client: &ApiClient| client.activation.time().map_or(now, |start| start.max(now));
+    start(after) < start(before)
+}
+
+/// Whether a client with both would never work.
+pub(crate) fn is_never_active(activation: Activation, expiry: Expiry) -> bool {
+    let both = activation.time().zip(expiry.time());
+    both.is_some_and(|(start, end)| start >= end)
 }
 
 /// `hkp_...x7Qa`: the owner's prefix and the last four characters.

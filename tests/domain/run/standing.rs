@@ -24,6 +24,7 @@ use crate::{
         IssuedToken,
         life::owner_of,
         permissions::{Permissions, carried_by, reported_by},
+        places::PLACES,
     },
     rules::Rule,
     script::{SITES, TEAMS, USERS, site, team, user},
@@ -87,22 +88,34 @@ impl Run<'_> {
 impl Run<'_> {
     /// Every token that there ever was is good for what it should be.
     pub(super) fn check_tokens(&mut self) {
-        let mut working: BTreeMap<ClientId, u8> = BTreeMap::new();
-        let mut usable: BTreeMap<ClientId, Permissions> = BTreeMap::new();
+        let mut working: BTreeMap<(ClientId, usize), u8> = BTreeMap::new();
+        let mut usable: BTreeMap<(ClientId, usize), Permissions> = BTreeMap::new();
         for token in self.model.tokens.clone() {
-            let verdict = self.world.judge(token.hash);
-            if let Ok(active) = &verdict {
-                *working.entry(active.client.client).or_default() += 1;
-                let reported = reported_by(&active.client.access);
-                self.check_bounds(&token, active, &reported);
-                usable
-                    .entry(active.client.client)
-                    .or_default()
-                    .extend(reported);
+            let client = self.model.clients.get(&token.client);
+            let is_restricted = client.is_some_and(|client| !client.sources.is_everywhere());
+            // Where everything is allowed, one place stands for all.
+            let places = if is_restricted { PLACES.len() } else { 1 };
+            for (place, source) in PLACES.into_iter().take(places).enumerate() {
+                let verdict = self.world.judge(token.hash, source);
+                if let Ok(active) = &verdict {
+                    let reported = reported_by(&active.client.access);
+                    self.check_bounds(&token, active, &reported);
+                    let stands_for = if is_restricted {
+                        place..=place
+                    } else {
+                        0..=PLACES.len() - 1
+                    };
+                    for place in stands_for {
+                        let at = (active.client.client, place);
+                        *working.entry(at).or_default() += 1;
+                        let there = usable.entry(at).or_default();
+                        there.extend(reported.iter().copied());
+                    }
+                }
+                self.check_verdict(&token, place, verdict);
             }
-            self.check_verdict(&token, verdict);
         }
-        let never_issued = self.world.judge(TokenHash([7; 32]));
+        let never_issued = self.world.judge(TokenHash([7; 32]), PLACES[1]);
         let is_unknown = never_issued == Err(InactiveReason::UnknownToken);
         self.check(Rule::Reason, is_unknown, || {
             format!("{never_issued:?} for no token")
@@ -126,8 +139,11 @@ impl Run<'_> {
             .iter()
             .filter(|token| token.until.is_none());
         let wrong = tokens.filter_map(|token| {
-            let expected = match self.model.reason(token) {
-                None => ClientState::Active,
+            let expected = match self.model.reason(token, 0) {
+                // A client has these states apart from the place, and before it works.
+                None | Some(InactiveReason::NotYetActive | InactiveReason::SourceNotAllowed) => {
+                    ClientState::Active
+                }
                 Some(InactiveReason::Revoked) => ClientState::Revoked,
                 Some(InactiveReason::Expired) => ClientState::Expired,
                 Some(InactiveReason::OwnerInactive) => ClientState::OwnerInactive,
@@ -172,8 +188,8 @@ impl Run<'_> {
         );
     }
 
-    fn check_verdict(&mut self, token: &IssuedToken, verdict: Verdict) {
-        let expected = self.model.verdict(token);
+    fn check_verdict(&mut self, token: &IssuedToken, place: usize, verdict: Verdict) {
+        let expected = self.model.verdict(token, place);
         self.coverage.note(
             "token",
             expected.as_ref().map_or_else(|r| name_of(*r), |_| "active"),
@@ -188,9 +204,10 @@ impl Run<'_> {
             }
         }
         let may = expected.unwrap_or_default();
-        if self.verdicts.get(&token.hash) != Some(&verdict) {
+        let at = (token.hash, place);
+        if self.verdicts.get(&at) != Some(&verdict) {
             self.check_decisions(&may, &verdict);
-            self.verdicts.insert(token.hash, verdict);
+            self.verdicts.insert(at, verdict);
         }
     }
 

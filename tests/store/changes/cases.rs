@@ -186,6 +186,18 @@ pub const CASES: &[(&str, Logged)] = &[
         Clients(&[33]),
     ),
     (
+        "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.0/8'] WHERE id = id(33)",
+        Clients(&[33]),
+    ),
+    (
+        "UPDATE api_clients SET not_before_time = '2100-01-01' WHERE id IN (id(33), id(34))",
+        Clients(&[33, 34]),
+    ),
+    (
+        "UPDATE api_clients SET allowed_cidrs = '{}', not_before_time = NULL",
+        Nothing,
+    ),
+    (
         "UPDATE api_clients SET revoke_time = now() WHERE owner_team_id = id(12)",
         Clients(&[35, 37]),
     ),

@@ -150,6 +150,7 @@ impl Rows {
                 },
                 expiry: row.expiry,
                 name: row.name,
+                restrictions: row.restrictions,
             };
             for token in tokens {
                 let entry = (token.standing, client.clone());

@@ -154,6 +154,7 @@ impl World {
             token: token.into(),
             check: None,
             at_least: at_least.map(Revision),
+            source: None,
         };
         let asking = tokio::spawn(async move { cache.ask(asked).await });
         idle().await;

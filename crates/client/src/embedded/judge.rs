@@ -16,6 +16,7 @@ use super::{Embedded, live::View};
 use crate::{
     error::{Error, InactiveReason, Unavailable},
     principal::Principal,
+    question::Question,
 };
 
 /// What was found out about a token.
@@ -27,13 +28,13 @@ impl Embedded {
     pub(super) async fn judge_when_loaded(
         &self,
         presented: &PresentedToken,
-        check: Option<PermissionCheck>,
+        question: &Question<'_>,
         deadline: Instant,
     ) -> Result<Option<Judged>, Unavailable> {
-        match self.judge(presented, check) {
+        match self.judge(presented, question) {
             Err(Unavailable::Loading) => {
                 self.live.loaded_until(deadline).await;
-                self.judge(presented, check)
+                self.judge(presented, question)
             }
             judged => judged,
         }
@@ -43,12 +44,12 @@ impl Embedded {
     pub(super) fn judge(
         &self,
         presented: &PresentedToken,
-        check: Option<PermissionCheck>,
+        question: &Question<'_>,
     ) -> Result<Option<Judged>, Unavailable> {
         let view = self.live.view()?;
         match presented {
-            PresentedToken::Hash(hash) => self.judge_hash(&view, hash, check).transpose(),
-            PresentedToken::Legacy(token) => self.judge_legacy(&view, token, check).map(Some),
+            PresentedToken::Hash(hash) => self.judge_hash(&view, hash, question).transpose(),
+            PresentedToken::Legacy(token) => self.judge_legacy(&view, token, question).map(Some),
             PresentedToken::Unknown => Ok(Some(unknown())),
         }
     }
@@ -63,15 +64,15 @@ impl Embedded {
         &self,
         view: &View<'_>,
         hash: &TokenHash,
-        check: Option<PermissionCheck>,
+        question: &Question<'_>,
     ) -> Option<Result<Judged, Unavailable>> {
         let found = view.index().find(hash)?;
         let verdict = |client: &ResolvedClient| {
-            let evaluate = || client.evaluate(found.standing(), view.now);
+            let evaluate = || client.evaluate(found.standing(), question.domain_source(), view.now);
             found.works(view.now).map_or_else(evaluate, Ok)
         };
         let shared = || found.shared_client();
-        Some(self.conclude(view, found.client(), shared, verdict, check))
+        Some(self.conclude(view, found.client(), shared, verdict, question.permission))
     }
 
     /// Nobody is asked for one that the index does not have: no checksum refuses invented ones,
@@ -80,7 +81,7 @@ impl Embedded {
         &self,
         view: &View<'_>,
         token: &LegacyToken,
-        check: Option<PermissionCheck>,
+        question: &Question<'_>,
     ) -> Result<Judged, Unavailable> {
         let index = view.index();
         let hash = index.has_legacy_tokens().then(|| token.hash());
@@ -89,10 +90,11 @@ impl Embedded {
             return Ok(unknown());
         };
         let limit = self.live.options.legacy_tokens_until();
-        let verdict =
-            |client: &ResolvedClient| client.evaluate_until(found.standing(), limit, view.now);
+        let verdict = |client: &ResolvedClient| {
+            client.evaluate_until(found.standing(), limit, question.domain_source(), view.now)
+        };
         let shared = || found.shared_client();
-        let judged = self.conclude(view, found.client(), shared, verdict, check)?;
+        let judged = self.conclude(view, found.client(), shared, verdict, question.permission)?;
         self.record(view, found.client(), Outcome::LegacyToken);
         Ok(judged)
     }
@@ -147,6 +149,8 @@ impl From<introspection::InactiveReason> for InactiveReason {
             introspection::InactiveReason::Revoked => Self::Revoked,
             introspection::InactiveReason::Expired => Self::Expired,
             introspection::InactiveReason::OwnerInactive => Self::OwnerInactive,
+            introspection::InactiveReason::NotYetActive => Self::NotYetActive,
+            introspection::InactiveReason::SourceNotAllowed => Self::SourceNotAllowed,
         }
     }
 }

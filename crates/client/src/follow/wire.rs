@@ -8,11 +8,12 @@ use hitkeep_auth_domain::{
     Position, Revision, Timestamp,
     access::{EffectiveAccess, Owner, SiteGrants},
     caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
-    client::Expiry,
+    client::{Activation, Expiry},
     id::{ClientId, ReplicaId, ServiceAccountId, SiteId, TeamId, UserId},
     index::{Client, Known},
-    introspection::{BaseState, ResolvedClient, TokenStanding},
+    introspection::{BaseState, ResolvedClient, Restrictions, TokenStanding},
     role::{InstanceRole, SiteRole},
+    source::{AllowedSources, Cidr},
     token::{StoredHash, TokenHash, TokenHint, TokenScheme},
     usage::{Batch, Count, Outcome, RefusalReason},
 };
@@ -31,8 +32,19 @@ pub struct Features(
 );
 
 impl Features {
+    const ALLOWED_CIDRS: Self = Self(1 << pb::ReplicationFeature::AllowedCidrs as u32);
+    const NOT_BEFORE_TIME: Self = Self(1 << pb::ReplicationFeature::NotBeforeTime as u32);
+    /// Tokens that HitKeep itself issued.
+    pub const HITKEEP_TOKENS: Self = Self(1 << pb::ReplicationFeature::HitkeepTokens as u32);
+
     /// The features that a replica of this version enforces.
-    pub const ENFORCED: Self = Self(1 << pb::ReplicationFeature::HitkeepTokens as u32);
+    pub const ENFORCED: Self = Self::ALLOWED_CIDRS
+        .and(Self::NOT_BEFORE_TIME)
+        .and(Self::HITKEEP_TOKENS);
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     /// Those of a message. `None` if one has a number that no version of this protocol can
     /// give it.
@@ -51,12 +63,26 @@ impl Features {
     /// Those that a replica must enforce to judge the tokens of a client. A new restriction
     /// of clients needs a feature here.
     pub fn needed_by(client: &Client) -> Self {
+        let mut needed = Self::default();
         let mut hashes = client.standings().map(|(hash, _)| hash);
         if hashes.any(|hash| hash.scheme() == TokenScheme::HitkeepSha256) {
-            Self(1 << pb::ReplicationFeature::HitkeepTokens as u32)
-        } else {
-            Self(0)
+            needed = needed.and(Self::HITKEEP_TOKENS);
         }
+        if let Known::Resolved(client) = &client.known
+            && let Some(restrictions) = &client.restrictions
+        {
+            let Restrictions {
+                sources,
+                activation,
+            } = &**restrictions;
+            if !sources.is_everywhere() {
+                needed = needed.and(Self::ALLOWED_CIDRS);
+            }
+            if *activation != Activation::AtOnce {
+                needed = needed.and(Self::NOT_BEFORE_TIME);
+            }
+        }
+        needed
     }
 
     /// Their numbers.
@@ -208,7 +234,16 @@ fn read_settled(
         };
         grants.insert(SiteId::from_uuid(uuid(&grant.site_id)?), role);
     }
+    let ranges = sent.allowed_cidrs.iter().map(|range| range.parse());
+    let Ok(ranges) = ranges.collect::<Result<Vec<Cidr>, _>>() else {
+        return Ok(None);
+    };
+    let Ok(sources) = AllowedSources::new(ranges) else {
+        return Ok(None);
+    };
+    let activation = Activation::from(read_time(sent.not_before_time)?);
     Ok(Some(ResolvedClient {
+        restrictions: Restrictions::of(sources, activation),
         client: id,
         owner,
         base_state,
@@ -302,6 +337,8 @@ const fn to_outcome(outcome: Outcome) -> pb::UsageOutcome {
         Outcome::Refused(RefusalReason::OwnerInactive) => Sent::OwnerInactive,
         Outcome::Refused(RefusalReason::NoSiteGrant) => Sent::NoSiteGrant,
         Outcome::Refused(RefusalReason::RoleTooLow) => Sent::RoleTooLow,
+        Outcome::Refused(RefusalReason::NotYetActive) => Sent::NotYetActive,
+        Outcome::Refused(RefusalReason::SourceNotAllowed) => Sent::SourceNotAllowed,
     }
 }
 

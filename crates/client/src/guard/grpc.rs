@@ -83,7 +83,9 @@ where
         } = self.layer.clone();
         Box::pin(async move {
             let (path, metadata) = (request.uri().path(), request.headers());
-            match methods.authorize(&authenticator, path, metadata).await {
+            let authorized =
+                methods.authorize(&authenticator, path, metadata, request.extensions());
+            match authorized.await {
                 Ok(principal) => {
                     if let Some(principal) = principal {
                         request.extensions_mut().insert(principal);

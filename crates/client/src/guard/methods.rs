@@ -8,9 +8,9 @@ use hitkeep_auth_domain::{
     proxy_auth::route::{Need, PathAmbiguity},
     role::{InstancePermission, SitePermission},
 };
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 
-use super::token_of;
+use super::{question, token_of};
 use crate::{
     authenticator::Authenticator,
     error::{Error, Misconfigured},
@@ -106,6 +106,7 @@ impl MethodPolicy {
         &self,
         by: &Authenticator,
         metadata: &HeaderMap,
+        extensions: &Extensions,
     ) -> Result<Option<Principal>, Error> {
         if matches!(self.0, Kind::Public) {
             return Ok(None);
@@ -126,7 +127,8 @@ impl MethodPolicy {
             }
             Kind::HumanOnly => Need::Human,
         };
-        by.satisfy(token?, need).await.map(Some)
+        let question = question(token?, extensions);
+        by.satisfy(question, need).await.map(Some)
     }
 }
 
@@ -189,8 +191,9 @@ impl Methods {
         by: &Authenticator,
         method: &str,
         metadata: &HeaderMap,
+        extensions: &Extensions,
     ) -> Result<Option<Principal>, Error> {
-        self.find(method)?.authorize(by, metadata).await
+        self.find(method)?.authorize(by, metadata, extensions).await
     }
 }
 

@@ -13,7 +13,7 @@ use hitkeep_auth_domain::{
 };
 use http::request::Parts;
 
-use super::token_of;
+use super::{question, token_of};
 use crate::{authenticator::Authenticator, error::Error, principal::Principal};
 
 /// What a route needs of a token.
@@ -114,7 +114,8 @@ impl Policy {
         };
         // As the service's own endpoints do: the path first, and then the token.
         let need = self.need(parts)?;
-        by.satisfy(token?, need).await.map(Some)
+        let question = question(token?, &parts.extensions);
+        by.satisfy(question, need).await.map(Some)
     }
 
     fn need(&self, parts: &Parts) -> Result<Need, Error> {

@@ -239,12 +239,15 @@ mod tests {
     use super::*;
     use crate::{
         access::{Delegated, SiteGrants},
-        client::{Description, Name},
+        client::{Activation, Description, Name},
+        source::AllowedSources,
     };
 
     fn client(expiry: Expiry, revoke_time: Option<Timestamp>) -> ApiClient {
         let user = UserId::from_uuid(uuid::Uuid::from_u128(1));
         ApiClient {
+            activation: Activation::AtOnce,
+            sources: AllowedSources::default(),
             id: ClientId::from_uuid(uuid::Uuid::from_u128(2)),
             delegated: Delegated::Personal {
                 user,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Client,
+    Client, Known,
     tree::{Keyed, Tree},
 };
 use crate::{
@@ -99,6 +99,16 @@ impl<'i, H: SchemeHash> Found<'i, H> {
     pub fn works(self, now: Timestamp) -> Option<Expiry> {
         self.token.works.at(now)
     }
+
+    /// Whether the token works, if it is presented from an address that its client allows.
+    fn works_somewhere(self, now: Timestamp) -> bool {
+        match &self.client().known {
+            Known::Resolved(client) if client.restrictions.is_some() => client
+                .evaluate_anywhere(self.standing(), Expiry::Never, now)
+                .is_ok(),
+            Known::Resolved(_) | Known::Unreadable(_) => false,
+        }
+    }
 }
 
 impl Tokens {
@@ -150,7 +160,9 @@ impl Tokens {
         if self.legacy_count == 0 {
             return 0;
         }
-        let works = |token: &&Token<LegacyHash>| token.works.at(now).is_some();
+        let works = |token: &&Token<LegacyHash>| {
+            token.works.at(now).is_some() || Found { token: *token }.works_somewhere(now)
+        };
         self.legacy.iter().filter(works).count()
     }
 

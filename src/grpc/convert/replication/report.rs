@@ -113,6 +113,8 @@ fn read_outcome(sent: &pb::ReplicatedCount) -> Option<Outcome> {
         Sent::OwnerInactive => Outcome::Refused(RefusalReason::OwnerInactive),
         Sent::NoSiteGrant => Outcome::Refused(RefusalReason::NoSiteGrant),
         Sent::RoleTooLow => Outcome::Refused(RefusalReason::RoleTooLow),
+        Sent::NotYetActive => Outcome::Refused(RefusalReason::NotYetActive),
+        Sent::SourceNotAllowed => Outcome::Refused(RefusalReason::SourceNotAllowed),
     })
 }
 
@@ -180,7 +182,7 @@ mod tests {
             replica_id: "x".to_owned(),
             number: 0,
             clients: vec![
-                client(1, vec![count(i32::MAX, 9, 0)]),
+                client(1, vec![count(i32::MAX, 99, 0)]),
                 client(2, Vec::new()),
                 pb::ReplicatedUsage {
                     client_id: vec![1],

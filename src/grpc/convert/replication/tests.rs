@@ -9,15 +9,18 @@ use crate::{
         Timestamp,
         access::EffectiveAccess,
         caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
-        client::Expiry,
+        client::{Activation, Expiry},
         id::{ServiceAccountId, TeamId},
         index::Writer,
+        introspection::Restrictions,
         role::InstanceRole,
+        source::{AllowedSources, Cidr},
         token::{TokenHash, TokenHint},
     },
 };
 
-const CIDRS: Features = Features(1 << pb::ReplicationFeature::AllowedCidrs as u32);
+/// One that no version has.
+const LATER: Features = Features(1 << 40);
 
 fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
@@ -42,6 +45,7 @@ fn resolved() -> ResolvedClient {
         },
         expiry: Expiry::At(at(7)),
         name: "a client".into(),
+        restrictions: None,
     }
 }
 
@@ -119,17 +123,17 @@ fn names_are_left_out_where_that_is_wanted() {
 fn a_client_that_needs_a_feature_is_readable_only_for_those_who_have_it() {
     let sent = |enforces| {
         with_client(Known::Resolved(resolved()), |client| {
-            to_client_with(client, audience(enforces), CIDRS)
+            to_client_with(client, audience(enforces), LATER)
         })
     };
     let unreadable = Known::Unreadable(ClientId::from_uuid(id(1)));
     // Neither sent to a replica without it, nor read by one, whichever server sends it.
     let without = sent(Features::default());
-    assert_eq!(read_client(without, CIDRS).unwrap().0, unreadable);
-    let with = sent(CIDRS);
-    assert_eq!(with.needs, [1]);
+    assert_eq!(read_client(without, LATER).unwrap().0, unreadable);
+    let with = sent(LATER);
+    assert_eq!(with.needs, [40]);
     assert_eq!(read(with.clone()), Ok(unreadable));
-    let known = read_client(with, CIDRS).unwrap().0;
+    let known = read_client(with, LATER).unwrap().0;
     assert_eq!(known, Known::Resolved(resolved()));
     // The tokens are known all the same: they are not unknown ones.
     assert_eq!(sent(Features::default()).tokens.len(), TOKENS);
@@ -158,6 +162,8 @@ fn what_a_later_version_may_send_is_unreadable() {
         |_, settled| settled.state = 9,
         |_, settled| settled.instance_role = 9,
         |_, settled| settled.site_grants[0].role = 9,
+        |_, settled| settled.allowed_cidrs = vec!["10.0.0.1".to_owned()],
+        |_, settled| settled.allowed_cidrs = vec!["10.0.0.0/8".to_owned(); 2],
     ]
     .map(change)
     .into();
@@ -169,6 +175,38 @@ fn what_a_later_version_may_send_is_unreadable() {
         let what = format!("{sent:?}");
         let unreadable = Known::Unreadable(ClientId::from_uuid(id(1)));
         assert_eq!(read(sent), Ok(unreadable), "{what}");
+    }
+}
+
+/// A replica that does not enforce what a client needs must not judge its tokens.
+#[test]
+fn restrictions_arrive_and_need_their_features() {
+    let ranges: Vec<Cidr> = vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()];
+    let sources = AllowedSources::new(ranges).unwrap();
+    let (everywhere, later) = (AllowedSources::default(), Activation::At(at(8)));
+    for (sources, activation, needs) in [
+        (sources.clone(), Activation::AtOnce, vec![1]),
+        (everywhere, later, vec![2]),
+        (sources, later, vec![1, 2]),
+    ] {
+        let restricted = Known::Resolved(ResolvedClient {
+            restrictions: Restrictions::of(sources, activation),
+            ..resolved()
+        });
+        let sent = with_client(restricted.clone(), |client| {
+            to_client(client, audience(Features::ENFORCED))
+        });
+        assert_eq!(sent.needs, needs);
+        assert_eq!(read(sent.clone()), Ok(restricted.clone()));
+        let unreadable = Known::Unreadable(ClientId::from_uuid(id(1)));
+        for enforced in [Features::default(), Features::HITKEEP_TOKENS] {
+            let (known, _) = read_client(sent.clone(), enforced).unwrap();
+            assert_eq!(known, unreadable);
+            let sent = with_client(restricted.clone(), |client| {
+                to_client(client, audience(enforced))
+            });
+            assert_eq!(read(sent), Ok(unreadable.clone()));
+        }
     }
 }
 

@@ -297,3 +297,38 @@ async fn the_rules_are_those_of_the_moment() {
     let denied = put(&app, &of_team(), &client, ADAM, &body).await;
     assert_eq!(told(&denied), "403 Access denied");
 }
+
+/// A person who renames a client in the dashboard, which does not know of restrictions, must
+/// not lift them.
+#[tokio::test]
+async fn restrictions_stay() {
+    let app = start().await;
+    let body =
+        json!({ "name": "before", "instance_role": "user", "expires_at": "2026-03-01T00:00:00Z" });
+    let (client, _) = created(&app, OWN, VERA, &body).await;
+    let id = client["id"].as_str().unwrap();
+    let restricted = pb::ApiClient {
+        id: id.to_owned(),
+        allowed_cidrs: vec!["192.0.2.0/24".to_owned()],
+        not_before_time: Some(in_seconds(&app, 3600)),
+        ..pb::ApiClient::default()
+    };
+    let mask = ["allowed_cidrs", "not_before_time"];
+    let dashboard = app.dashboard().await;
+    let before = dashboard.update(update(VERA, restricted, &mask)).await;
+    let before = before.unwrap().api_client.unwrap();
+    let body = edited(&client, &json!({ "name": "after" }));
+    of_status(&put(&app, OWN, &client, VERA, &body).await, 200);
+    let after = dashboard.get(get(VERA, id)).await.unwrap();
+    let after = after.api_client.unwrap();
+    assert_eq!(after.name, "after");
+    assert_eq!(after.allowed_cidrs, before.allowed_cidrs);
+    assert_eq!(after.not_before_time, before.not_before_time);
+    // It would never work.
+    let sooner = edited(&client, &json!({ "expires_at": "2026-01-01T12:30:00Z" }));
+    let refused = put(&app, OWN, &client, VERA, &sooner).await;
+    assert_eq!(
+        told(&refused),
+        "400 expires_at must be after the time from which the client works"
+    );
+}
