@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -53,6 +54,24 @@ type APIClient struct {
 	TokenHint string `json:"-"`
 	// ETag changes whenever the client does.
 	ETag string `json:"-"`
+	// Restrictions are what HitKeep's own API does not know of.
+	Restrictions `json:"-"`
+}
+
+// Restrictions are from where and from when on the tokens of an API client work.
+type Restrictions struct {
+	// AllowedCIDRs are ranges of addresses: at most 32, none twice, and without bits beyond
+	// their prefixes ([netip.Prefix.Masked]). None: from everywhere.
+	AllowedCIDRs []netip.Prefix
+	// NotBefore is when they begin to work, before the expiry. Nil: at once.
+	NotBefore *time.Time
+}
+
+func (r Restrictions) addTo(m *pb.ApiClient) {
+	for _, prefix := range r.AllowedCIDRs {
+		m.AllowedCidrs = append(m.AllowedCidrs, prefix.String())
+	}
+	m.NotBeforeTime = timeToWire(r.NotBefore)
 }
 
 // OwnerType is whether an API client is a person's or a team's.
@@ -101,6 +120,10 @@ func apiClientFromWire(m *pb.ApiClient) (*APIClient, error) {
 	var known bool
 	if c.InstanceRole, known = fromWire(instanceRoles, int32(m.GetInstanceRole())); !known {
 		return nil, fmt.Errorf("unknown instance role %d", m.GetInstanceRole())
+	}
+	c.NotBefore = timeFromWire(m.GetNotBeforeTime())
+	if c.AllowedCIDRs, err = prefixesFromWire(m.GetAllowedCidrs()); err != nil {
+		return nil, err
 	}
 	roles, err := siteRolesFromWire(m.GetSiteGrants())
 	c.SiteRoles = roles.grants
@@ -169,6 +192,7 @@ type CreateRequest struct {
 	Actor Actor
 	Owner Owner
 	Delegation
+	Restrictions
 	// RequestID makes it safe to send the call again; the service gives the first reply then,
 	// token included. Zero: one is made, so that this package can do so, where the caller is
 	// authenticated by a token.
@@ -191,6 +215,9 @@ type UpdateRequest struct {
 	Ref
 	// Delegation is what the client is to have afterwards, as a whole.
 	Delegation
+	// Restrictions are what the client is to have afterwards, as a whole. Nil: they stay as they
+	// are, since a person who edits the rest may not know of them.
+	Restrictions *Restrictions
 	// Revoked revokes or reactivates the client besides. Nil: it stays as it is.
 	Revoked *bool
 	// ETag is the client's as it was read. Empty: any.
@@ -213,6 +240,7 @@ func (c *Client) management() pb.ApiClientServiceClient { return pb.NewApiClient
 // Create makes an API client.
 func (c *Client) Create(ctx context.Context, r CreateRequest) (*IssuedToken, error) {
 	m := r.Delegation.wire()
+	r.Restrictions.addTo(m)
 	m.Owner = r.Owner.wire()
 	response, err := c.management().CreateApiClient(ctx, &pb.CreateApiClientRequest{
 		Actor:     r.Actor.wire(),
@@ -322,6 +350,11 @@ func (c *Client) Update(ctx context.Context, r UpdateRequest) (*APIClient, error
 		return nil, err
 	}
 	m := r.Delegation.wire()
+	fields := []string{"name", "description", "instance_role", "site_grants", "expire_time"}
+	if r.Restrictions != nil {
+		r.Restrictions.addTo(m)
+		fields = append(fields, "allowed_cidrs", "not_before_time")
+	}
 	m.Id, m.Etag = r.ID.String(), r.ETag
 	if r.Revoked != nil && *r.Revoked {
 		revoked, err := c.revoke(ctx, r.Ref, r.ETag)
@@ -335,7 +368,7 @@ func (c *Client) Update(ctx context.Context, r UpdateRequest) (*APIClient, error
 	response, err := c.management().UpdateApiClient(ctx, &pb.UpdateApiClientRequest{
 		Actor:      r.Actor.wire(),
 		ApiClient:  m,
-		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"*"}},
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: fields},
 	})
 	if err != nil {
 		return nil, apiError(err)

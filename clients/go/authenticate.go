@@ -3,6 +3,7 @@ package hitkeepauth
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"unicode/utf8"
 )
@@ -28,6 +29,10 @@ type Question struct {
 	// change that the asking program has made. 0: nothing. A revision that is not reached in
 	// time is [ErrUnavailable].
 	AtLeastRevision uint64
+	// SourceIP is the address of the end client, as this program itself knows it. Only for API
+	// clients that allow some addresses does the answer depend on it; without it, their tokens
+	// do not work. Zero: what the context carries ([ContextWithSourceIP]), if anything.
+	SourceIP netip.Addr
 }
 
 // Authenticate finds out whose token this is, and what it may do. The error is [ErrNoToken],
@@ -50,6 +55,10 @@ func (c *Client) Check(ctx context.Context, token string, site ID, permission Pe
 // Ask answers a question. The errors are those of [Client.Check].
 func (c *Client) Ask(ctx context.Context, asked Question) (*Principal, error) {
 	q := question{token: strings.TrimSpace(asked.Token), atLeast: asked.AtLeastRevision}
+	q.source = canonical(asked.SourceIP)
+	if !q.source.IsValid() {
+		q.source, _ = SourceIPFromContext(ctx)
+	}
 	if asked.Permission == "" && !asked.SiteID.IsZero() {
 		return nil, &MisconfiguredError{Cause: errors.New("a site without a permission to check")}
 	}

@@ -38,8 +38,14 @@ type cache struct {
 	begun uint64
 }
 
-// cacheKey is the SHA-256 hash of a token: the token itself is not kept.
+// cacheKey is the SHA-256 hash of a token and of the address that it is presented from, since
+// an answer for one address says nothing about another. The token itself is not kept.
 type cacheKey [sha256.Size]byte
+
+func keyOf(q question) cacheKey {
+	// No address contains the separator, so no two questions have the same text.
+	return sha256.Sum256([]byte(q.sourceIP() + "\x00" + q.token))
+}
 
 type entry struct {
 	key cacheKey
@@ -87,14 +93,14 @@ func (c *cache) close() {
 
 // look gives what is kept, and asks nothing.
 func (c *cache) look(q question) (answer, bool) {
-	key := cacheKey(sha256.Sum256([]byte(q.token)))
+	key := keyOf(q)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.find(key, q)
 }
 
 func (c *cache) ask(ctx context.Context, q question) (answer, error) {
-	key := cacheKey(sha256.Sum256([]byte(q.token)))
+	key := keyOf(q)
 	c.mu.Lock()
 	if kept, ok := c.find(key, q); ok {
 		c.mu.Unlock()

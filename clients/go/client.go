@@ -107,7 +107,8 @@ func WithPlaintext() Option {
 }
 
 // WithCache keeps answers about tokens that work, for as long as the service allows: 5 s
-// unless it is configured otherwise. At most so many are kept; the one that was used the
+// unless it is configured otherwise. At most so many are kept, one for each token and address
+// that it is presented from; the one that was used the
 // longest ago makes room. Questions are then sent over one stream.
 //
 // A revocation, or a narrower role, counts when the kept answer has come of age, counted from

@@ -60,6 +60,11 @@ const (
 	ReasonExpired InactiveReason = "EXPIRED"
 	// ReasonOwnerInactive: the owning user is disabled, or the owning team archived.
 	ReasonOwnerInactive InactiveReason = "OWNER_INACTIVE"
+	// ReasonNotYetActive: the API client does not work yet.
+	ReasonNotYetActive InactiveReason = "NOT_YET_ACTIVE"
+	// ReasonSourceNotAllowed: the API client allows only some addresses, and this one is none of
+	// them, or is not known.
+	ReasonSourceNotAllowed InactiveReason = "SOURCE_NOT_ALLOWED"
 	// ReasonAmbiguous: the request has several tokens, so that programs could disagree on
 	// which one is meant. This one is found before the service is asked.
 	ReasonAmbiguous InactiveReason = "AMBIGUOUS"

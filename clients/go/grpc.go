@@ -89,7 +89,7 @@ func (m Methods) authorize(
 	if err != nil {
 		return nil, err
 	}
-	principal, err := authorize(ctx, by, token, need.Permission, func() (ID, error) {
+	principal, err := authorize(withPeerSource(ctx), by, token, need.Permission, func() (ID, error) {
 		if need.Site == nil {
 			return ID{}, nil
 		}
@@ -104,6 +104,10 @@ func (m Methods) authorize(
 // UnaryServerInterceptor lets only those calls pass whose token does, with the principal in
 // their context ([FromContext]). The token is in the metadata, as [TokenFromRequest] has it.
 // It panics if a requirement can never be met.
+//
+// The address of the end client is that of the connection, unless the context carries another
+// one: behind a proxy, an interceptor in front of this one has to find it
+// ([ContextWithSourceIP]).
 func (c *Client) UnaryServerInterceptor(methods Methods) grpc.UnaryServerInterceptor {
 	return UnaryServerInterceptor(c, methods)
 }

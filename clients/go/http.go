@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 )
 
 // Requirement is what a route needs of a token. The zero value: that it works.
@@ -20,6 +21,9 @@ type Requirement struct {
 	HumanOnly bool
 	// Token finds the token of a request: [TokenFromRequest] if it is nil.
 	Token func(*http.Request) (string, error)
+	// SourceIP finds the address of the end client, for API clients that allow only some:
+	// [RemoteAddr] if it is nil and the context carries none; behind proxies, [ForwardedBy].
+	SourceIP func(*http.Request) netip.Addr
 	// Refuse answers a request that may not pass: [WriteError] if it is nil.
 	Refuse func(http.ResponseWriter, *http.Request, error)
 }
@@ -100,13 +104,14 @@ func (n Requirement) authorize(by Authenticator, r *http.Request) (*Principal, e
 	if err != nil {
 		return nil, err
 	}
+	ctx := withRequestSource(r, n.SourceIP)
 	if n.HumanOnly {
-		if _, err := by.Authenticate(r.Context(), token); err != nil {
+		if _, err := by.Authenticate(ctx, token); err != nil {
 			return nil, err
 		}
 		return nil, ErrHumanOnly
 	}
-	return authorize(r.Context(), by, token, n.Permission, func() (ID, error) {
+	return authorize(ctx, by, token, n.Permission, func() (ID, error) {
 		if n.Site == nil {
 			return ID{}, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -31,6 +32,16 @@ type question struct {
 	site       ID
 	// The revision that the answer must be based on at least; 0: any.
 	atLeast uint64
+	// Where the token is presented from; zero: that is unknown.
+	source netip.Addr
+}
+
+// sourceIP is what is sent.
+func (q question) sourceIP() string {
+	if !q.source.IsValid() {
+		return ""
+	}
+	return q.source.String()
 }
 
 func (q question) check() *pb.PermissionCheck {
@@ -130,7 +141,7 @@ type unarySource struct {
 
 func (s unarySource) ask(ctx context.Context, q question) (answer, error) {
 	sent := now()
-	request := &pb.IntrospectRequest{Token: q.token, Check: q.check()}
+	request := &pb.IntrospectRequest{Token: q.token, Check: q.check(), SourceIp: q.sourceIP()}
 	if q.atLeast > 0 {
 		request.AtLeastRevision = &q.atLeast
 	}

@@ -129,7 +129,8 @@ func (l *liveStream) send() {
 				return
 			}
 			// The reason of a failure is for the receiver to find.
-			if l.stream.Send(&pb.IntrospectStreamRequest{Token: q.token, Check: q.check()}) != nil {
+			request := &pb.IntrospectStreamRequest{Token: q.token, Check: q.check(), SourceIp: q.sourceIP()}
+			if l.stream.Send(request) != nil {
 				return
 			}
 		case <-l.life.Done():

@@ -30,7 +30,8 @@ type ApiClientState int32
 const (
 	// API_CLIENT_STATE_UNSPECIFIED is never sent.
 	ApiClientState_API_CLIENT_STATE_UNSPECIFIED ApiClientState = 0
-	// API_CLIENT_STATE_ACTIVE: the token works. A legacy token (token_scheme)
+	// API_CLIENT_STATE_ACTIVE: the token works, from not_before_time on and from
+	// allowed_cidrs, where the client has them. A legacy token (token_scheme)
 	// does not where the server no longer accepts those: the client can be
 	// rotated to give it one that does.
 	ApiClientState_API_CLIENT_STATE_ACTIVE ApiClientState = 1
@@ -168,6 +169,12 @@ const (
 	// USAGE_REFUSAL_REASON_ROLE_TOO_LOW: the token worked, and its role did not
 	// carry the permission that was asked for.
 	UsageRefusalReason_USAGE_REFUSAL_REASON_ROLE_TOO_LOW UsageRefusalReason = 6
+	// USAGE_REFUSAL_REASON_NOT_YET_ACTIVE: the client's not_before_time had not
+	// come.
+	UsageRefusalReason_USAGE_REFUSAL_REASON_NOT_YET_ACTIVE UsageRefusalReason = 7
+	// USAGE_REFUSAL_REASON_SOURCE_NOT_ALLOWED: the token was presented from an
+	// address outside of the client's allowed_cidrs, or no address was stated.
+	UsageRefusalReason_USAGE_REFUSAL_REASON_SOURCE_NOT_ALLOWED UsageRefusalReason = 8
 )
 
 // Enum value maps for UsageRefusalReason.
@@ -180,15 +187,19 @@ var (
 		4: "USAGE_REFUSAL_REASON_OWNER_INACTIVE",
 		5: "USAGE_REFUSAL_REASON_NO_SITE_GRANT",
 		6: "USAGE_REFUSAL_REASON_ROLE_TOO_LOW",
+		7: "USAGE_REFUSAL_REASON_NOT_YET_ACTIVE",
+		8: "USAGE_REFUSAL_REASON_SOURCE_NOT_ALLOWED",
 	}
 	UsageRefusalReason_value = map[string]int32{
-		"USAGE_REFUSAL_REASON_UNSPECIFIED":    0,
-		"USAGE_REFUSAL_REASON_TOKEN_ROTATED":  1,
-		"USAGE_REFUSAL_REASON_REVOKED":        2,
-		"USAGE_REFUSAL_REASON_EXPIRED":        3,
-		"USAGE_REFUSAL_REASON_OWNER_INACTIVE": 4,
-		"USAGE_REFUSAL_REASON_NO_SITE_GRANT":  5,
-		"USAGE_REFUSAL_REASON_ROLE_TOO_LOW":   6,
+		"USAGE_REFUSAL_REASON_UNSPECIFIED":        0,
+		"USAGE_REFUSAL_REASON_TOKEN_ROTATED":      1,
+		"USAGE_REFUSAL_REASON_REVOKED":            2,
+		"USAGE_REFUSAL_REASON_EXPIRED":            3,
+		"USAGE_REFUSAL_REASON_OWNER_INACTIVE":     4,
+		"USAGE_REFUSAL_REASON_NO_SITE_GRANT":      5,
+		"USAGE_REFUSAL_REASON_ROLE_TOO_LOW":       6,
+		"USAGE_REFUSAL_REASON_NOT_YET_ACTIVE":     7,
+		"USAGE_REFUSAL_REASON_SOURCE_NOT_ALLOWED": 8,
 	}
 )
 
@@ -267,6 +278,17 @@ type ApiClient struct {
 	// it must match. Output only, but for UpdateApiClient; RotateApiClient takes
 	// it in a field of its own.
 	Etag string `protobuf:"bytes,15,opt,name=etag,proto3" json:"etag,omitempty"`
+	// allowed_cidrs are the addresses from which the client's tokens work: at most
+	// 32 ranges such as "192.0.2.0/24" or "2001:db8::/32", none twice, ordered. No
+	// bit beyond the prefix may be set, and an address alone needs its prefix too
+	// ("192.0.2.1/32"). A range of IPv6 contains no address of IPv4, and an address
+	// of IPv4 in the form of IPv6 (::ffff:192.0.2.1) counts as one of IPv4. None
+	// means from everywhere. The address is the one that the caller of Introspect
+	// states (source_ip).
+	AllowedCidrs []string `protobuf:"bytes,16,rep,name=allowed_cidrs,json=allowedCidrs,proto3" json:"allowed_cidrs,omitempty"`
+	// not_before_time is when the client begins to work, kept to the microsecond:
+	// before expire_time, and in the past too. Absent: at once.
+	NotBeforeTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=not_before_time,json=notBeforeTime,proto3" json:"not_before_time,omitempty"`
 	// token_scheme is the kind of the newest token. Output only.
 	TokenScheme   TokenScheme `protobuf:"varint,18,opt,name=token_scheme,json=tokenScheme,proto3,enum=hitkeep.auth.v1.TokenScheme" json:"token_scheme,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -406,6 +428,20 @@ func (x *ApiClient) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *ApiClient) GetAllowedCidrs() []string {
+	if x != nil {
+		return x.AllowedCidrs
+	}
+	return nil
+}
+
+func (x *ApiClient) GetNotBeforeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBeforeTime
+	}
+	return nil
 }
 
 func (x *ApiClient) GetTokenScheme() TokenScheme {
@@ -858,8 +894,8 @@ type UpdateApiClientRequest struct {
 	// api_client carries the id and the new values. Required.
 	ApiClient *ApiClient `protobuf:"bytes,2,opt,name=api_client,json=apiClient,proto3" json:"api_client,omitempty"`
 	// update_mask names what to change: any of name, description, instance_role,
-	// site_grants, expire_time, or "*" for all of them. A field in the mask and
-	// not in the message is cleared. Required.
+	// site_grants, expire_time, allowed_cidrs, not_before_time, or "*" for all of
+	// them. A field in the mask and not in the message is cleared. Required.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2066,7 +2102,7 @@ var File_hitkeep_auth_v1_api_clients_proto protoreflect.FileDescriptor
 
 const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\n" +
-	"!hitkeep/auth/v1/api_clients.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\"\xa5\x06\n" +
+	"!hitkeep/auth/v1/api_clients.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\"\x8e\a\n" +
 	"\tApiClient\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x05owner\x18\x02 \x01(\v2\x16.hitkeep.auth.v1.OwnerR\x05owner\x12\x12\n" +
@@ -2089,7 +2125,9 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x12created_by_user_id\x18\r \x01(\tR\x0fcreatedByUserId\x12\x1d\n" +
 	"\n" +
 	"token_hint\x18\x0e \x01(\tR\ttokenHint\x12\x12\n" +
-	"\x04etag\x18\x0f \x01(\tR\x04etag\x12?\n" +
+	"\x04etag\x18\x0f \x01(\tR\x04etag\x12#\n" +
+	"\rallowed_cidrs\x18\x10 \x03(\tR\fallowedCidrs\x12B\n" +
+	"\x0fnot_before_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\rnotBeforeTime\x12?\n" +
 	"\ftoken_scheme\x18\x12 \x01(\x0e2\x1c.hitkeep.auth.v1.TokenSchemeR\vtokenSchemeB\x10\n" +
 	"\x0e_instance_role\"\xa0\x01\n" +
 	"\x16CreateApiClientRequest\x12,\n" +
@@ -2217,7 +2255,7 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\vTokenScheme\x12\x1c\n" +
 	"\x18TOKEN_SCHEME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13TOKEN_SCHEME_BLAKE3\x10\x01\x12\x1f\n" +
-	"\x1bTOKEN_SCHEME_HITKEEP_SHA256\x10\x02*\x9e\x02\n" +
+	"\x1bTOKEN_SCHEME_HITKEEP_SHA256\x10\x02*\xf4\x02\n" +
 	"\x12UsageRefusalReason\x12$\n" +
 	" USAGE_REFUSAL_REASON_UNSPECIFIED\x10\x00\x12&\n" +
 	"\"USAGE_REFUSAL_REASON_TOKEN_ROTATED\x10\x01\x12 \n" +
@@ -2225,7 +2263,9 @@ const file_hitkeep_auth_v1_api_clients_proto_rawDesc = "" +
 	"\x1cUSAGE_REFUSAL_REASON_EXPIRED\x10\x03\x12'\n" +
 	"#USAGE_REFUSAL_REASON_OWNER_INACTIVE\x10\x04\x12&\n" +
 	"\"USAGE_REFUSAL_REASON_NO_SITE_GRANT\x10\x05\x12%\n" +
-	"!USAGE_REFUSAL_REASON_ROLE_TOO_LOW\x10\x062\xee\b\n" +
+	"!USAGE_REFUSAL_REASON_ROLE_TOO_LOW\x10\x06\x12'\n" +
+	"#USAGE_REFUSAL_REASON_NOT_YET_ACTIVE\x10\a\x12+\n" +
+	"'USAGE_REFUSAL_REASON_SOURCE_NOT_ALLOWED\x10\b2\xee\b\n" +
 	"\x10ApiClientService\x12d\n" +
 	"\x0fCreateApiClient\x12'.hitkeep.auth.v1.CreateApiClientRequest\x1a(.hitkeep.auth.v1.CreateApiClientResponse\x12[\n" +
 	"\fGetApiClient\x12$.hitkeep.auth.v1.GetApiClientRequest\x1a%.hitkeep.auth.v1.GetApiClientResponse\x12a\n" +
@@ -2301,68 +2341,69 @@ var file_hitkeep_auth_v1_api_clients_proto_depIdxs = []int32{
 	31, // 6: hitkeep.auth.v1.ApiClient.expire_time:type_name -> google.protobuf.Timestamp
 	31, // 7: hitkeep.auth.v1.ApiClient.revoke_time:type_name -> google.protobuf.Timestamp
 	31, // 8: hitkeep.auth.v1.ApiClient.last_used_time:type_name -> google.protobuf.Timestamp
-	1,  // 9: hitkeep.auth.v1.ApiClient.token_scheme:type_name -> hitkeep.auth.v1.TokenScheme
-	32, // 10: hitkeep.auth.v1.CreateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 11: hitkeep.auth.v1.CreateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	3,  // 12: hitkeep.auth.v1.CreateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 13: hitkeep.auth.v1.GetApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 14: hitkeep.auth.v1.GetApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 15: hitkeep.auth.v1.ListApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	28, // 16: hitkeep.auth.v1.ListApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
-	31, // 17: hitkeep.auth.v1.ListApiClientsRequest.expire_before:type_name -> google.protobuf.Timestamp
-	31, // 18: hitkeep.auth.v1.ListApiClientsRequest.unused_since:type_name -> google.protobuf.Timestamp
-	0,  // 19: hitkeep.auth.v1.ListApiClientsRequest.state:type_name -> hitkeep.auth.v1.ApiClientState
-	3,  // 20: hitkeep.auth.v1.ListApiClientsResponse.api_clients:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 21: hitkeep.auth.v1.UpdateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 22: hitkeep.auth.v1.UpdateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	33, // 23: hitkeep.auth.v1.UpdateApiClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 24: hitkeep.auth.v1.UpdateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 25: hitkeep.auth.v1.RotateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	34, // 26: hitkeep.auth.v1.RotateApiClientRequest.overlap:type_name -> google.protobuf.Duration
-	3,  // 27: hitkeep.auth.v1.RotateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 28: hitkeep.auth.v1.RevokeApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 29: hitkeep.auth.v1.RevokeApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 30: hitkeep.auth.v1.ReactivateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 31: hitkeep.auth.v1.ReactivateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 32: hitkeep.auth.v1.DeleteApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	2,  // 33: hitkeep.auth.v1.ApiClientUsageRefusals.reason:type_name -> hitkeep.auth.v1.UsageRefusalReason
-	31, // 34: hitkeep.auth.v1.ApiClientUsageDay.day:type_name -> google.protobuf.Timestamp
-	20, // 35: hitkeep.auth.v1.ApiClientUsageDay.refusals:type_name -> hitkeep.auth.v1.ApiClientUsageRefusals
-	32, // 36: hitkeep.auth.v1.GetApiClientUsageRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	31, // 37: hitkeep.auth.v1.GetApiClientUsageRequest.from:type_name -> google.protobuf.Timestamp
-	31, // 38: hitkeep.auth.v1.GetApiClientUsageRequest.to:type_name -> google.protobuf.Timestamp
-	21, // 39: hitkeep.auth.v1.GetApiClientUsageResponse.days:type_name -> hitkeep.auth.v1.ApiClientUsageDay
-	32, // 40: hitkeep.auth.v1.ReportLeakRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	3,  // 41: hitkeep.auth.v1.ReportLeakResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
-	32, // 42: hitkeep.auth.v1.RevokeApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
-	28, // 43: hitkeep.auth.v1.RevokeApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
-	4,  // 44: hitkeep.auth.v1.ApiClientService.CreateApiClient:input_type -> hitkeep.auth.v1.CreateApiClientRequest
-	6,  // 45: hitkeep.auth.v1.ApiClientService.GetApiClient:input_type -> hitkeep.auth.v1.GetApiClientRequest
-	8,  // 46: hitkeep.auth.v1.ApiClientService.ListApiClients:input_type -> hitkeep.auth.v1.ListApiClientsRequest
-	10, // 47: hitkeep.auth.v1.ApiClientService.UpdateApiClient:input_type -> hitkeep.auth.v1.UpdateApiClientRequest
-	12, // 48: hitkeep.auth.v1.ApiClientService.RotateApiClient:input_type -> hitkeep.auth.v1.RotateApiClientRequest
-	14, // 49: hitkeep.auth.v1.ApiClientService.RevokeApiClient:input_type -> hitkeep.auth.v1.RevokeApiClientRequest
-	16, // 50: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:input_type -> hitkeep.auth.v1.ReactivateApiClientRequest
-	18, // 51: hitkeep.auth.v1.ApiClientService.DeleteApiClient:input_type -> hitkeep.auth.v1.DeleteApiClientRequest
-	22, // 52: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:input_type -> hitkeep.auth.v1.GetApiClientUsageRequest
-	24, // 53: hitkeep.auth.v1.ApiClientService.ReportLeak:input_type -> hitkeep.auth.v1.ReportLeakRequest
-	26, // 54: hitkeep.auth.v1.ApiClientService.RevokeApiClients:input_type -> hitkeep.auth.v1.RevokeApiClientsRequest
-	5,  // 55: hitkeep.auth.v1.ApiClientService.CreateApiClient:output_type -> hitkeep.auth.v1.CreateApiClientResponse
-	7,  // 56: hitkeep.auth.v1.ApiClientService.GetApiClient:output_type -> hitkeep.auth.v1.GetApiClientResponse
-	9,  // 57: hitkeep.auth.v1.ApiClientService.ListApiClients:output_type -> hitkeep.auth.v1.ListApiClientsResponse
-	11, // 58: hitkeep.auth.v1.ApiClientService.UpdateApiClient:output_type -> hitkeep.auth.v1.UpdateApiClientResponse
-	13, // 59: hitkeep.auth.v1.ApiClientService.RotateApiClient:output_type -> hitkeep.auth.v1.RotateApiClientResponse
-	15, // 60: hitkeep.auth.v1.ApiClientService.RevokeApiClient:output_type -> hitkeep.auth.v1.RevokeApiClientResponse
-	17, // 61: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:output_type -> hitkeep.auth.v1.ReactivateApiClientResponse
-	19, // 62: hitkeep.auth.v1.ApiClientService.DeleteApiClient:output_type -> hitkeep.auth.v1.DeleteApiClientResponse
-	23, // 63: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:output_type -> hitkeep.auth.v1.GetApiClientUsageResponse
-	25, // 64: hitkeep.auth.v1.ApiClientService.ReportLeak:output_type -> hitkeep.auth.v1.ReportLeakResponse
-	27, // 65: hitkeep.auth.v1.ApiClientService.RevokeApiClients:output_type -> hitkeep.auth.v1.RevokeApiClientsResponse
-	55, // [55:66] is the sub-list for method output_type
-	44, // [44:55] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	31, // 9: hitkeep.auth.v1.ApiClient.not_before_time:type_name -> google.protobuf.Timestamp
+	1,  // 10: hitkeep.auth.v1.ApiClient.token_scheme:type_name -> hitkeep.auth.v1.TokenScheme
+	32, // 11: hitkeep.auth.v1.CreateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 12: hitkeep.auth.v1.CreateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	3,  // 13: hitkeep.auth.v1.CreateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 14: hitkeep.auth.v1.GetApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 15: hitkeep.auth.v1.GetApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 16: hitkeep.auth.v1.ListApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	28, // 17: hitkeep.auth.v1.ListApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
+	31, // 18: hitkeep.auth.v1.ListApiClientsRequest.expire_before:type_name -> google.protobuf.Timestamp
+	31, // 19: hitkeep.auth.v1.ListApiClientsRequest.unused_since:type_name -> google.protobuf.Timestamp
+	0,  // 20: hitkeep.auth.v1.ListApiClientsRequest.state:type_name -> hitkeep.auth.v1.ApiClientState
+	3,  // 21: hitkeep.auth.v1.ListApiClientsResponse.api_clients:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 22: hitkeep.auth.v1.UpdateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 23: hitkeep.auth.v1.UpdateApiClientRequest.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	33, // 24: hitkeep.auth.v1.UpdateApiClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 25: hitkeep.auth.v1.UpdateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 26: hitkeep.auth.v1.RotateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	34, // 27: hitkeep.auth.v1.RotateApiClientRequest.overlap:type_name -> google.protobuf.Duration
+	3,  // 28: hitkeep.auth.v1.RotateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 29: hitkeep.auth.v1.RevokeApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 30: hitkeep.auth.v1.RevokeApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 31: hitkeep.auth.v1.ReactivateApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 32: hitkeep.auth.v1.ReactivateApiClientResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 33: hitkeep.auth.v1.DeleteApiClientRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	2,  // 34: hitkeep.auth.v1.ApiClientUsageRefusals.reason:type_name -> hitkeep.auth.v1.UsageRefusalReason
+	31, // 35: hitkeep.auth.v1.ApiClientUsageDay.day:type_name -> google.protobuf.Timestamp
+	20, // 36: hitkeep.auth.v1.ApiClientUsageDay.refusals:type_name -> hitkeep.auth.v1.ApiClientUsageRefusals
+	32, // 37: hitkeep.auth.v1.GetApiClientUsageRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	31, // 38: hitkeep.auth.v1.GetApiClientUsageRequest.from:type_name -> google.protobuf.Timestamp
+	31, // 39: hitkeep.auth.v1.GetApiClientUsageRequest.to:type_name -> google.protobuf.Timestamp
+	21, // 40: hitkeep.auth.v1.GetApiClientUsageResponse.days:type_name -> hitkeep.auth.v1.ApiClientUsageDay
+	32, // 41: hitkeep.auth.v1.ReportLeakRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	3,  // 42: hitkeep.auth.v1.ReportLeakResponse.api_client:type_name -> hitkeep.auth.v1.ApiClient
+	32, // 43: hitkeep.auth.v1.RevokeApiClientsRequest.actor:type_name -> hitkeep.auth.v1.Actor
+	28, // 44: hitkeep.auth.v1.RevokeApiClientsRequest.owner:type_name -> hitkeep.auth.v1.Owner
+	4,  // 45: hitkeep.auth.v1.ApiClientService.CreateApiClient:input_type -> hitkeep.auth.v1.CreateApiClientRequest
+	6,  // 46: hitkeep.auth.v1.ApiClientService.GetApiClient:input_type -> hitkeep.auth.v1.GetApiClientRequest
+	8,  // 47: hitkeep.auth.v1.ApiClientService.ListApiClients:input_type -> hitkeep.auth.v1.ListApiClientsRequest
+	10, // 48: hitkeep.auth.v1.ApiClientService.UpdateApiClient:input_type -> hitkeep.auth.v1.UpdateApiClientRequest
+	12, // 49: hitkeep.auth.v1.ApiClientService.RotateApiClient:input_type -> hitkeep.auth.v1.RotateApiClientRequest
+	14, // 50: hitkeep.auth.v1.ApiClientService.RevokeApiClient:input_type -> hitkeep.auth.v1.RevokeApiClientRequest
+	16, // 51: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:input_type -> hitkeep.auth.v1.ReactivateApiClientRequest
+	18, // 52: hitkeep.auth.v1.ApiClientService.DeleteApiClient:input_type -> hitkeep.auth.v1.DeleteApiClientRequest
+	22, // 53: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:input_type -> hitkeep.auth.v1.GetApiClientUsageRequest
+	24, // 54: hitkeep.auth.v1.ApiClientService.ReportLeak:input_type -> hitkeep.auth.v1.ReportLeakRequest
+	26, // 55: hitkeep.auth.v1.ApiClientService.RevokeApiClients:input_type -> hitkeep.auth.v1.RevokeApiClientsRequest
+	5,  // 56: hitkeep.auth.v1.ApiClientService.CreateApiClient:output_type -> hitkeep.auth.v1.CreateApiClientResponse
+	7,  // 57: hitkeep.auth.v1.ApiClientService.GetApiClient:output_type -> hitkeep.auth.v1.GetApiClientResponse
+	9,  // 58: hitkeep.auth.v1.ApiClientService.ListApiClients:output_type -> hitkeep.auth.v1.ListApiClientsResponse
+	11, // 59: hitkeep.auth.v1.ApiClientService.UpdateApiClient:output_type -> hitkeep.auth.v1.UpdateApiClientResponse
+	13, // 60: hitkeep.auth.v1.ApiClientService.RotateApiClient:output_type -> hitkeep.auth.v1.RotateApiClientResponse
+	15, // 61: hitkeep.auth.v1.ApiClientService.RevokeApiClient:output_type -> hitkeep.auth.v1.RevokeApiClientResponse
+	17, // 62: hitkeep.auth.v1.ApiClientService.ReactivateApiClient:output_type -> hitkeep.auth.v1.ReactivateApiClientResponse
+	19, // 63: hitkeep.auth.v1.ApiClientService.DeleteApiClient:output_type -> hitkeep.auth.v1.DeleteApiClientResponse
+	23, // 64: hitkeep.auth.v1.ApiClientService.GetApiClientUsage:output_type -> hitkeep.auth.v1.GetApiClientUsageResponse
+	25, // 65: hitkeep.auth.v1.ApiClientService.ReportLeak:output_type -> hitkeep.auth.v1.ReportLeakResponse
+	27, // 66: hitkeep.auth.v1.ApiClientService.RevokeApiClients:output_type -> hitkeep.auth.v1.RevokeApiClientsResponse
+	56, // [56:67] is the sub-list for method output_type
+	45, // [45:56] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_api_clients_proto_init() }

@@ -44,6 +44,11 @@ const (
 	// INACTIVE_REASON_OWNER_INACTIVE: the owning user is disabled, or the owning
 	// team is archived.
 	InactiveReason_INACTIVE_REASON_OWNER_INACTIVE InactiveReason = 5
+	// INACTIVE_REASON_NOT_YET_ACTIVE: the client's not_before_time has not come.
+	InactiveReason_INACTIVE_REASON_NOT_YET_ACTIVE InactiveReason = 6
+	// INACTIVE_REASON_SOURCE_NOT_ALLOWED: the client has allowed_cidrs, and
+	// source_ip is in none of them, or was not stated.
+	InactiveReason_INACTIVE_REASON_SOURCE_NOT_ALLOWED InactiveReason = 7
 )
 
 // Enum value maps for InactiveReason.
@@ -55,14 +60,18 @@ var (
 		3: "INACTIVE_REASON_REVOKED",
 		4: "INACTIVE_REASON_EXPIRED",
 		5: "INACTIVE_REASON_OWNER_INACTIVE",
+		6: "INACTIVE_REASON_NOT_YET_ACTIVE",
+		7: "INACTIVE_REASON_SOURCE_NOT_ALLOWED",
 	}
 	InactiveReason_value = map[string]int32{
-		"INACTIVE_REASON_UNSPECIFIED":    0,
-		"INACTIVE_REASON_UNKNOWN_TOKEN":  1,
-		"INACTIVE_REASON_TOKEN_ROTATED":  2,
-		"INACTIVE_REASON_REVOKED":        3,
-		"INACTIVE_REASON_EXPIRED":        4,
-		"INACTIVE_REASON_OWNER_INACTIVE": 5,
+		"INACTIVE_REASON_UNSPECIFIED":        0,
+		"INACTIVE_REASON_UNKNOWN_TOKEN":      1,
+		"INACTIVE_REASON_TOKEN_ROTATED":      2,
+		"INACTIVE_REASON_REVOKED":            3,
+		"INACTIVE_REASON_EXPIRED":            4,
+		"INACTIVE_REASON_OWNER_INACTIVE":     5,
+		"INACTIVE_REASON_NOT_YET_ACTIVE":     6,
+		"INACTIVE_REASON_SOURCE_NOT_ALLOWED": 7,
 	}
 )
 
@@ -278,8 +287,14 @@ type IntrospectRequest struct {
 	// at_least_revision waits, within the deadline, until the answer can be
 	// based on that revision or a later one. Optional.
 	AtLeastRevision *uint64 `protobuf:"varint,3,opt,name=at_least_revision,json=atLeastRevision,proto3,oneof" json:"at_least_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// source_ip is the address of the end client, of IPv4 or IPv6 and without a
+	// port, as the caller itself knows it: from the connection, or from a proxy
+	// that it trusts. Never from what the end client can write. Only for clients
+	// with allowed_cidrs does the answer depend on it: without it, their tokens are
+	// inactive. Optional.
+	SourceIp      string `protobuf:"bytes,4,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IntrospectRequest) Reset() {
@@ -333,6 +348,13 @@ func (x *IntrospectRequest) GetAtLeastRevision() uint64 {
 	return 0
 }
 
+func (x *IntrospectRequest) GetSourceIp() string {
+	if x != nil {
+		return x.SourceIp
+	}
+	return ""
+}
+
 // IntrospectResponse is what Introspect gives. An inactive token's carries
 // active, inactive_reason, revision, decision where asked, and nothing else.
 type IntrospectResponse struct {
@@ -357,8 +379,9 @@ type IntrospectResponse struct {
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// revision is the one that this answer is based on.
 	Revision uint64 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
-	// max_cache_age is how long the caller may keep this answer, never past the
-	// moment at which the token ends by itself.
+	// max_cache_age is how long the caller may keep this answer, for requests with
+	// the same token, check and source_ip; never past the moment at which the token
+	// ends by itself.
 	MaxCacheAge *durationpb.Duration `protobuf:"bytes,10,opt,name=max_cache_age,json=maxCacheAge,proto3" json:"max_cache_age,omitempty"`
 	// decision answers the request's check, where it had one.
 	Decision *Decision `protobuf:"bytes,11,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -632,8 +655,11 @@ type IntrospectStreamRequest struct {
 	// at_least_revision waits until the answer can be based on that revision or a
 	// later one. Optional.
 	AtLeastRevision *uint64 `protobuf:"varint,3,opt,name=at_least_revision,json=atLeastRevision,proto3,oneof" json:"at_least_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// source_ip is the address of the end client, as the caller itself knows it.
+	// Optional.
+	SourceIp      string `protobuf:"bytes,4,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IntrospectStreamRequest) Reset() {
@@ -685,6 +711,13 @@ func (x *IntrospectStreamRequest) GetAtLeastRevision() uint64 {
 		return *x.AtLeastRevision
 	}
 	return 0
+}
+
+func (x *IntrospectStreamRequest) GetSourceIp() string {
+	if x != nil {
+		return x.SourceIp
+	}
+	return ""
 }
 
 // IntrospectStreamResponse is an IntrospectResponse: the same fields with the
@@ -897,7 +930,10 @@ type BatchIntrospectItem struct {
 	// token of an API client is answered as unknown.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// check is a permission to decide on. Optional.
-	Check         *PermissionCheck `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`
+	Check *PermissionCheck `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`
+	// source_ip is the address of the end client, as the caller itself knows it.
+	// Optional.
+	SourceIp      string `protobuf:"bytes,3,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -944,6 +980,13 @@ func (x *BatchIntrospectItem) GetCheck() *PermissionCheck {
 		return x.Check
 	}
 	return nil
+}
+
+func (x *BatchIntrospectItem) GetSourceIp() string {
+	if x != nil {
+		return x.SourceIp
+	}
+	return ""
 }
 
 // BatchIntrospectResponse is what BatchIntrospect gives. With 100 grants, an
@@ -1158,11 +1201,12 @@ const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"permission\"]\n" +
 	"\bDecision\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x127\n" +
-	"\x06reason\x18\x02 \x01(\x0e2\x1f.hitkeep.auth.v1.DecisionReasonR\x06reason\"\xa8\x01\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1f.hitkeep.auth.v1.DecisionReasonR\x06reason\"\xc5\x01\n" +
 	"\x11IntrospectRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x126\n" +
 	"\x05check\x18\x02 \x01(\v2 .hitkeep.auth.v1.PermissionCheckR\x05check\x12/\n" +
-	"\x11at_least_revision\x18\x03 \x01(\x04H\x00R\x0fatLeastRevision\x88\x01\x01B\x14\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x04H\x00R\x0fatLeastRevision\x88\x01\x01\x12\x1b\n" +
+	"\tsource_ip\x18\x04 \x01(\tR\bsourceIpB\x14\n" +
 	"\x12_at_least_revision\"\xea\x04\n" +
 	"\x12IntrospectResponse\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\bR\x06active\x12H\n" +
@@ -1192,11 +1236,12 @@ const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"H\n" +
 	"\x0eFieldViolation\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
-	"\vdescription\x18\x02 \x01(\tR\vdescription\"\xae\x01\n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\"\xcb\x01\n" +
 	"\x17IntrospectStreamRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x126\n" +
 	"\x05check\x18\x02 \x01(\v2 .hitkeep.auth.v1.PermissionCheckR\x05check\x12/\n" +
-	"\x11at_least_revision\x18\x03 \x01(\x04H\x00R\x0fatLeastRevision\x88\x01\x01B\x14\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x04H\x00R\x0fatLeastRevision\x88\x01\x01\x12\x1b\n" +
+	"\tsource_ip\x18\x04 \x01(\tR\bsourceIpB\x14\n" +
 	"\x12_at_least_revision\"\xf0\x04\n" +
 	"\x18IntrospectStreamResponse\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\bR\x06active\x12H\n" +
@@ -1218,10 +1263,11 @@ const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"\x16BatchIntrospectRequest\x12@\n" +
 	"\brequests\x18\x01 \x03(\v2$.hitkeep.auth.v1.BatchIntrospectItemR\brequests\x12/\n" +
 	"\x11at_least_revision\x18\x02 \x01(\x04H\x00R\x0fatLeastRevision\x88\x01\x01B\x14\n" +
-	"\x12_at_least_revision\"c\n" +
+	"\x12_at_least_revision\"\x80\x01\n" +
 	"\x13BatchIntrospectItem\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x126\n" +
-	"\x05check\x18\x02 \x01(\v2 .hitkeep.auth.v1.PermissionCheckR\x05check\"x\n" +
+	"\x05check\x18\x02 \x01(\v2 .hitkeep.auth.v1.PermissionCheckR\x05check\x12\x1b\n" +
+	"\tsource_ip\x18\x03 \x01(\tR\bsourceIp\"x\n" +
 	"\x17BatchIntrospectResponse\x12A\n" +
 	"\tresponses\x18\x01 \x03(\v2#.hitkeep.auth.v1.IntrospectResponseR\tresponses\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"\x17\n" +
@@ -1234,14 +1280,16 @@ const file_hitkeep_auth_v1_introspection_proto_rawDesc = "" +
 	"apiClients\x12-\n" +
 	"\x12database_reachable\x18\x05 \x01(\bR\x11databaseReachable\x12\x1c\n" +
 	"\tlistening\x18\x06 \x01(\bR\tlistening\x12\x1a\n" +
-	"\bfailures\x18\a \x01(\x04R\bfailures*\xd5\x01\n" +
+	"\bfailures\x18\a \x01(\x04R\bfailures*\xa1\x02\n" +
 	"\x0eInactiveReason\x12\x1f\n" +
 	"\x1bINACTIVE_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dINACTIVE_REASON_UNKNOWN_TOKEN\x10\x01\x12!\n" +
 	"\x1dINACTIVE_REASON_TOKEN_ROTATED\x10\x02\x12\x1b\n" +
 	"\x17INACTIVE_REASON_REVOKED\x10\x03\x12\x1b\n" +
 	"\x17INACTIVE_REASON_EXPIRED\x10\x04\x12\"\n" +
-	"\x1eINACTIVE_REASON_OWNER_INACTIVE\x10\x05*\xb1\x01\n" +
+	"\x1eINACTIVE_REASON_OWNER_INACTIVE\x10\x05\x12\"\n" +
+	"\x1eINACTIVE_REASON_NOT_YET_ACTIVE\x10\x06\x12&\n" +
+	"\"INACTIVE_REASON_SOURCE_NOT_ALLOWED\x10\a*\xb1\x01\n" +
 	"\x0eDecisionReason\x12\x1f\n" +
 	"\x1bDECISION_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17DECISION_REASON_ALLOWED\x10\x01\x12\x1c\n" +

@@ -31,11 +31,9 @@ type ReplicationFeature int32
 const (
 	// REPLICATION_FEATURE_UNSPECIFIED is refused.
 	ReplicationFeature_REPLICATION_FEATURE_UNSPECIFIED ReplicationFeature = 0
-	// REPLICATION_FEATURE_ALLOWED_CIDRS: addresses from which tokens work. No
-	// client has them yet.
+	// REPLICATION_FEATURE_ALLOWED_CIDRS: addresses from which tokens work.
 	ReplicationFeature_REPLICATION_FEATURE_ALLOWED_CIDRS ReplicationFeature = 1
 	// REPLICATION_FEATURE_NOT_BEFORE_TIME: a time before which tokens do not work.
-	// No client has one yet.
 	ReplicationFeature_REPLICATION_FEATURE_NOT_BEFORE_TIME ReplicationFeature = 2
 	// REPLICATION_FEATURE_HITKEEP_TOKENS: tokens that HitKeep itself issued, which
 	// are hashed in another way.
@@ -170,31 +168,40 @@ const (
 	// USAGE_OUTCOME_ROLE_TOO_LOW: the token worked, and its role did not carry the
 	// permission that was asked about.
 	UsageOutcome_USAGE_OUTCOME_ROLE_TOO_LOW UsageOutcome = 8
+	// USAGE_OUTCOME_NOT_YET_ACTIVE: the client's not_before_time had not come.
+	UsageOutcome_USAGE_OUTCOME_NOT_YET_ACTIVE UsageOutcome = 9
+	// USAGE_OUTCOME_SOURCE_NOT_ALLOWED: the token was presented from an address
+	// outside of the client's allowed_cidrs, or from an unknown one.
+	UsageOutcome_USAGE_OUTCOME_SOURCE_NOT_ALLOWED UsageOutcome = 10
 )
 
 // Enum value maps for UsageOutcome.
 var (
 	UsageOutcome_name = map[int32]string{
-		0: "USAGE_OUTCOME_UNSPECIFIED",
-		1: "USAGE_OUTCOME_USED",
-		2: "USAGE_OUTCOME_LEGACY_TOKEN",
-		3: "USAGE_OUTCOME_TOKEN_ROTATED",
-		4: "USAGE_OUTCOME_REVOKED",
-		5: "USAGE_OUTCOME_EXPIRED",
-		6: "USAGE_OUTCOME_OWNER_INACTIVE",
-		7: "USAGE_OUTCOME_NO_SITE_GRANT",
-		8: "USAGE_OUTCOME_ROLE_TOO_LOW",
+		0:  "USAGE_OUTCOME_UNSPECIFIED",
+		1:  "USAGE_OUTCOME_USED",
+		2:  "USAGE_OUTCOME_LEGACY_TOKEN",
+		3:  "USAGE_OUTCOME_TOKEN_ROTATED",
+		4:  "USAGE_OUTCOME_REVOKED",
+		5:  "USAGE_OUTCOME_EXPIRED",
+		6:  "USAGE_OUTCOME_OWNER_INACTIVE",
+		7:  "USAGE_OUTCOME_NO_SITE_GRANT",
+		8:  "USAGE_OUTCOME_ROLE_TOO_LOW",
+		9:  "USAGE_OUTCOME_NOT_YET_ACTIVE",
+		10: "USAGE_OUTCOME_SOURCE_NOT_ALLOWED",
 	}
 	UsageOutcome_value = map[string]int32{
-		"USAGE_OUTCOME_UNSPECIFIED":    0,
-		"USAGE_OUTCOME_USED":           1,
-		"USAGE_OUTCOME_LEGACY_TOKEN":   2,
-		"USAGE_OUTCOME_TOKEN_ROTATED":  3,
-		"USAGE_OUTCOME_REVOKED":        4,
-		"USAGE_OUTCOME_EXPIRED":        5,
-		"USAGE_OUTCOME_OWNER_INACTIVE": 6,
-		"USAGE_OUTCOME_NO_SITE_GRANT":  7,
-		"USAGE_OUTCOME_ROLE_TOO_LOW":   8,
+		"USAGE_OUTCOME_UNSPECIFIED":        0,
+		"USAGE_OUTCOME_USED":               1,
+		"USAGE_OUTCOME_LEGACY_TOKEN":       2,
+		"USAGE_OUTCOME_TOKEN_ROTATED":      3,
+		"USAGE_OUTCOME_REVOKED":            4,
+		"USAGE_OUTCOME_EXPIRED":            5,
+		"USAGE_OUTCOME_OWNER_INACTIVE":     6,
+		"USAGE_OUTCOME_NO_SITE_GRANT":      7,
+		"USAGE_OUTCOME_ROLE_TOO_LOW":       8,
+		"USAGE_OUTCOME_NOT_YET_ACTIVE":     9,
+		"USAGE_OUTCOME_SOURCE_NOT_ALLOWED": 10,
 	}
 )
 
@@ -947,7 +954,13 @@ type SettledClient struct {
 	// expire_time is when it expires. Absent: never.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// name is its name, unless names are left out.
-	Name          string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	// allowed_cidrs are the ranges from which its tokens work, in their canonical
+	// form. None: from everywhere. Need REPLICATION_FEATURE_ALLOWED_CIDRS.
+	AllowedCidrs []string `protobuf:"bytes,8,rep,name=allowed_cidrs,json=allowedCidrs,proto3" json:"allowed_cidrs,omitempty"`
+	// not_before_time is when its tokens begin to work. Absent: at once. Needs
+	// REPLICATION_FEATURE_NOT_BEFORE_TIME.
+	NotBeforeTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=not_before_time,json=notBeforeTime,proto3" json:"not_before_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1040,6 +1053,20 @@ func (x *SettledClient) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *SettledClient) GetAllowedCidrs() []string {
+	if x != nil {
+		return x.AllowedCidrs
+	}
+	return nil
+}
+
+func (x *SettledClient) GetNotBeforeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBeforeTime
+	}
+	return nil
 }
 
 type isSettledClient_Owner interface {
@@ -1742,7 +1769,7 @@ const file_hitkeep_auth_v1_replication_proto_rawDesc = "" +
 	"unreadable\x128\n" +
 	"\x06tokens\x18\x04 \x03(\v2 .hitkeep.auth.v1.ReplicatedTokenR\x06tokens\x129\n" +
 	"\x05needs\x18\x05 \x03(\x0e2#.hitkeep.auth.v1.ReplicationFeatureR\x05needsB\t\n" +
-	"\acontent\"\xde\x02\n" +
+	"\acontent\"\xc7\x03\n" +
 	"\rSettledClient\x12\x19\n" +
 	"\auser_id\x18\x01 \x01(\fH\x00R\x06userId\x12\x19\n" +
 	"\ateam_id\x18\x02 \x01(\fH\x00R\x06teamId\x126\n" +
@@ -1752,7 +1779,9 @@ const file_hitkeep_auth_v1_replication_proto_rawDesc = "" +
 	"siteGrants\x12;\n" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x12\n" +
-	"\x04name\x18\a \x01(\tR\x04nameB\a\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12#\n" +
+	"\rallowed_cidrs\x18\b \x03(\tR\fallowedCidrs\x12B\n" +
+	"\x0fnot_before_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\rnotBeforeTimeB\a\n" +
 	"\x05owner\"Y\n" +
 	"\x0fReplicatedGrant\x12\x17\n" +
 	"\asite_id\x18\x01 \x01(\fR\x06siteId\x12-\n" +
@@ -1803,7 +1832,7 @@ const file_hitkeep_auth_v1_replication_proto_rawDesc = "" +
 	"\x1cREPLICATED_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17REPLICATED_STATE_ACTIVE\x10\x01\x12\x1c\n" +
 	"\x18REPLICATED_STATE_REVOKED\x10\x02\x12#\n" +
-	"\x1fREPLICATED_STATE_OWNER_INACTIVE\x10\x03*\x9f\x02\n" +
+	"\x1fREPLICATED_STATE_OWNER_INACTIVE\x10\x03*\xe7\x02\n" +
 	"\fUsageOutcome\x12\x1d\n" +
 	"\x19USAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12USAGE_OUTCOME_USED\x10\x01\x12\x1e\n" +
@@ -1813,7 +1842,10 @@ const file_hitkeep_auth_v1_replication_proto_rawDesc = "" +
 	"\x15USAGE_OUTCOME_EXPIRED\x10\x05\x12 \n" +
 	"\x1cUSAGE_OUTCOME_OWNER_INACTIVE\x10\x06\x12\x1f\n" +
 	"\x1bUSAGE_OUTCOME_NO_SITE_GRANT\x10\a\x12\x1e\n" +
-	"\x1aUSAGE_OUTCOME_ROLE_TOO_LOW\x10\b2\xc6\x01\n" +
+	"\x1aUSAGE_OUTCOME_ROLE_TOO_LOW\x10\b\x12 \n" +
+	"\x1cUSAGE_OUTCOME_NOT_YET_ACTIVE\x10\t\x12$\n" +
+	" USAGE_OUTCOME_SOURCE_NOT_ALLOWED\x10\n" +
+	"2\xc6\x01\n" +
 	"\x12ReplicationService\x12V\n" +
 	"\tReplicate\x12!.hitkeep.auth.v1.ReplicateRequest\x1a\".hitkeep.auth.v1.ReplicateResponse(\x010\x01\x12X\n" +
 	"\vReportUsage\x12#.hitkeep.auth.v1.ReportUsageRequest\x1a$.hitkeep.auth.v1.ReportUsageResponseB?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
@@ -1884,29 +1916,30 @@ var file_hitkeep_auth_v1_replication_proto_depIdxs = []int32{
 	24, // 17: hitkeep.auth.v1.SettledClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
 	13, // 18: hitkeep.auth.v1.SettledClient.site_grants:type_name -> hitkeep.auth.v1.ReplicatedGrant
 	25, // 19: hitkeep.auth.v1.SettledClient.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 20: hitkeep.auth.v1.ReplicatedGrant.role:type_name -> hitkeep.auth.v1.SiteRole
-	27, // 21: hitkeep.auth.v1.ReplicatedToken.scheme:type_name -> hitkeep.auth.v1.TokenScheme
-	25, // 22: hitkeep.auth.v1.ReplicatedToken.end_time:type_name -> google.protobuf.Timestamp
-	16, // 23: hitkeep.auth.v1.ReplicatedAccounts.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccount
-	17, // 24: hitkeep.auth.v1.ReplicatedAccount.replaced_token:type_name -> hitkeep.auth.v1.ReplacedAccountToken
-	25, // 25: hitkeep.auth.v1.ReplacedAccountToken.end_time:type_name -> google.protobuf.Timestamp
-	3,  // 26: hitkeep.auth.v1.ReplicationAnswer.position:type_name -> hitkeep.auth.v1.Position
-	23, // 27: hitkeep.auth.v1.ReplicationAnswer.staleness:type_name -> google.protobuf.Duration
-	25, // 28: hitkeep.auth.v1.ReplicationAnswer.now:type_name -> google.protobuf.Timestamp
-	28, // 29: hitkeep.auth.v1.ReplicationAnswer.error:type_name -> hitkeep.auth.v1.IntrospectError
-	20, // 30: hitkeep.auth.v1.ReportUsageRequest.clients:type_name -> hitkeep.auth.v1.ReplicatedUsage
-	25, // 31: hitkeep.auth.v1.ReplicatedUsage.last_used_time:type_name -> google.protobuf.Timestamp
-	21, // 32: hitkeep.auth.v1.ReplicatedUsage.counts:type_name -> hitkeep.auth.v1.ReplicatedCount
-	2,  // 33: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
-	4,  // 34: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
-	19, // 35: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
-	7,  // 36: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
-	22, // 37: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
-	36, // [36:38] is the sub-list for method output_type
-	34, // [34:36] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	25, // 20: hitkeep.auth.v1.SettledClient.not_before_time:type_name -> google.protobuf.Timestamp
+	26, // 21: hitkeep.auth.v1.ReplicatedGrant.role:type_name -> hitkeep.auth.v1.SiteRole
+	27, // 22: hitkeep.auth.v1.ReplicatedToken.scheme:type_name -> hitkeep.auth.v1.TokenScheme
+	25, // 23: hitkeep.auth.v1.ReplicatedToken.end_time:type_name -> google.protobuf.Timestamp
+	16, // 24: hitkeep.auth.v1.ReplicatedAccounts.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccount
+	17, // 25: hitkeep.auth.v1.ReplicatedAccount.replaced_token:type_name -> hitkeep.auth.v1.ReplacedAccountToken
+	25, // 26: hitkeep.auth.v1.ReplacedAccountToken.end_time:type_name -> google.protobuf.Timestamp
+	3,  // 27: hitkeep.auth.v1.ReplicationAnswer.position:type_name -> hitkeep.auth.v1.Position
+	23, // 28: hitkeep.auth.v1.ReplicationAnswer.staleness:type_name -> google.protobuf.Duration
+	25, // 29: hitkeep.auth.v1.ReplicationAnswer.now:type_name -> google.protobuf.Timestamp
+	28, // 30: hitkeep.auth.v1.ReplicationAnswer.error:type_name -> hitkeep.auth.v1.IntrospectError
+	20, // 31: hitkeep.auth.v1.ReportUsageRequest.clients:type_name -> hitkeep.auth.v1.ReplicatedUsage
+	25, // 32: hitkeep.auth.v1.ReplicatedUsage.last_used_time:type_name -> google.protobuf.Timestamp
+	21, // 33: hitkeep.auth.v1.ReplicatedUsage.counts:type_name -> hitkeep.auth.v1.ReplicatedCount
+	2,  // 34: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
+	4,  // 35: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
+	19, // 36: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
+	7,  // 37: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
+	22, // 38: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
+	37, // [37:39] is the sub-list for method output_type
+	35, // [35:37] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_replication_proto_init() }
