@@ -258,6 +258,8 @@ fn shortened_overlap() -> impl Strategy<Value = Vec<Step>> {
                 instance_role: None,
                 grants: None,
                 expiry: Some(Ending::In(hours)),
+                ranges: None,
+                activation: None,
                 etag: Etag::Omitted,
             }))
         };

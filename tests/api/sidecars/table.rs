@@ -149,8 +149,11 @@ async fn in_batch(
     sidecar: &Caller,
     request: pb::IntrospectRequest,
 ) -> Result<pb::IntrospectResponse, Status> {
-    let item =
-        |pb::IntrospectRequest { token, check, .. }| pb::BatchIntrospectItem { token, check };
+    let item = |request: pb::IntrospectRequest| pb::BatchIntrospectItem {
+        token: request.token,
+        check: request.check,
+        source_ip: request.source_ip,
+    };
     let requests = [introspect("x"), request, introspect("")];
     let batch = pb::BatchIntrospectRequest {
         requests: requests.into_iter().map(item).collect(),
