@@ -1,7 +1,7 @@
 //! The server: the services behind their layers, with health and reflection, from the first
 //! connection until the last one is drained.
 
-use std::{sync::Arc, time::Duration};
+use std::{ffi::OsStr, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -84,9 +84,9 @@ pub struct Options {
     pub max_connection_age: Option<Duration>,
     /// The number of I/O threads. Default 0: the current runtime serves the connections.
     pub threads: usize,
-    /// Whether readiness and the drain are reported to the supervisor at `NOTIFY_SOCKET`, such
-    /// as systemd. Default false.
-    pub notify_supervisor: bool,
+    /// The socket of the supervisor that readiness and the drain are reported to, such as
+    /// systemd, as `NOTIFY_SOCKET` names it. Default none.
+    pub notify_socket: Option<&'static OsStr>,
 }
 
 impl Default for Options {
@@ -104,7 +104,7 @@ impl Default for Options {
             idle_timeouts: IdleTimeouts::default(),
             max_connection_age: None,
             threads: 0,
-            notify_supervisor: false,
+            notify_socket: None,
         }
     }
 }
@@ -308,7 +308,7 @@ impl Process {
         let scope = Scope::of(&origin);
         let (health, health_service) = health::service(scope);
         let health = Arc::new(health);
-        let supervisor = Supervisor::new(options.notify_supervisor);
+        let supervisor = Supervisor::at(options.notify_socket);
         let readiness = lifecycle::report_health(&replica, scope, &health);
         supervisor.introspection(readiness.introspects);
         let watch = lifecycle::Watch {

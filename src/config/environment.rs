@@ -1,10 +1,13 @@
 //! Treats empty environment variables as unset, for every option: compose files and
-//! Kubernetes set a variable without a value to the empty string.
+//! Kubernetes set a variable without a value to the empty string. Also the variable that
+//! supervisors set.
 
-use clap::{
-    Arg, Command,
-    builder::{OsStr, Resettable},
+use std::{
+    ffi::{OsStr, OsString},
+    sync::OnceLock,
 };
+
+use clap::{Arg, Command, builder::Resettable};
 
 /// The same command, but ignoring empty environment variables.
 pub(super) fn ignoring_empty_variables(command: Command) -> Command {
@@ -24,5 +27,15 @@ fn ignore_empty(argument: Arg) -> Arg {
     let named = format!("[env: {}=]", name.display());
     let help = argument.get_help().map(ToString::to_string);
     let help = format!("{} {named}", help.unwrap_or_default());
-    argument.env(Resettable::<OsStr>::Reset).help(help)
+    argument
+        .env(Resettable::<clap::builder::OsStr>::Reset)
+        .help(help)
+}
+
+/// The socket of the supervisor that started the process and wants to be notified, such as
+/// systemd: `sd_notify(3)`.
+pub(super) fn notify_socket() -> Option<&'static OsStr> {
+    static SOCKET: OnceLock<Option<OsString>> = OnceLock::new();
+    let read = || std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty());
+    SOCKET.get_or_init(read).as_deref()
 }

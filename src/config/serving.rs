@@ -7,6 +7,7 @@ use clap::Args;
 use super::{
     LISTEN,
     connections::ConnectionArgs,
+    environment::notify_socket,
     values::{
         at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean,
         moment, non_zero_duration,
@@ -173,7 +174,7 @@ impl ServingArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             threads: self.threads.unwrap_or_else(available_cores),
-            notify_supervisor: true,
+            notify_socket: notify_socket(),
             ..server::Options::default()
         })
     }
