@@ -162,23 +162,21 @@ install_helm() {
     fi
 }
 
-# Debian 12 as it is after its installation, for a chroot, and what judges the units.
+# A small Debian 12 with systemd, and what boots it.
 install_debian() {
-    local -r base=$TOOLS/debian-12.tar
-    if can_install && ! command -v systemd-analyze; then
-        apt_install systemd
+    local -r base=$TOOLS/debian-12-systemd.tar
+    if ! can_install || ! { command -v systemd-nspawn || apt_install systemd-container; } ||
+        ! { command -v debootstrap || apt_install debootstrap; }; then
+        echo "No debootstrap or systemd-nspawn: the package is not installed anywhere."
+        return
     fi
     if [[ -e $base ]]; then
         echo "$base is there already."
         return
     fi
-    if ! can_install || ! { command -v debootstrap || apt_install debootstrap; }; then
-        left_out+="${left_out:+, and }the package on a Debian, which needs root and debootstrap"
-        return
-    fi
     local folder
     folder=$(mktemp --directory)
-    debootstrap --variant=minbase bookworm "$folder" >"$base.log" ||
+    debootstrap --variant=minbase --include=systemd-sysv bookworm "$folder" >"$base.log" ||
         { tail "$base.log" >&2 && return 1; }
     tar --create --file "$base.new" --numeric-owner --directory "$folder" \
         --exclude='./var/cache/apt/archives/*.deb' --exclude='./var/lib/apt/lists/*' .
