@@ -291,8 +291,9 @@ impl Examination {
                  UNION ALL SELECT 'USAGE on ' || sequence.relname \
                  FROM found JOIN pg_depend ON refobjid = id AND deptype = 'a' \
                      AND refclassid = 'pg_class'::regclass AND classid = 'pg_class'::regclass \
-                 JOIN pg_class AS sequence ON sequence.oid = objid AND relkind = 'S' \
-                 WHERE NOT has_sequence_privilege(sequence.oid, 'USAGE') ORDER BY 1"
+                 JOIN pg_class AS sequence ON sequence.oid = objid \
+                 WHERE CASE WHEN relkind = 'S' \
+                     THEN NOT has_sequence_privilege(sequence.oid, 'USAGE') END ORDER BY 1"
             ))
             .await?;
         rows.iter()

@@ -236,18 +236,19 @@ async fn timeouts_of_the_database_are_named_and_do_no_harm() {
 #[tokio::test]
 async fn rights_that_the_role_lacks_are_named() {
     let url = migrated_database().await;
-    let role = Role::create(&url, "secret").await;
+    let role = Role::create(&url, "secret").await.url("secret");
+    let name = role.strip_prefix("postgres://").unwrap();
+    let name = name.split(':').next().unwrap();
     execute(
         &url,
         &format!(
             "REVOKE pg_write_all_data FROM {name};
              GRANT INSERT ON ALL TABLES IN SCHEMA public TO {name};
-             GRANT UPDATE, DELETE ON api_clients, users TO {name}",
-            name = role.name()
+             GRANT UPDATE, DELETE ON api_clients, users TO {name}"
         ),
     )
     .await;
-    let found = found(&role.url("secret"), &[], 1).await;
+    let found = found(&role, &[], 1).await;
     let told = found.told("rights", "error");
     for lacking in ["UPDATE on teams", "DELETE on index_changes"] {
         assert!(told.contains(lacking), "{told}");

@@ -197,7 +197,7 @@ async fn found(url: &str, check: &str, more: &[&str]) -> (String, String) {
     (part("status"), part("message"))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_finds_a_pooler_in_transaction_mode() {
     let own = OwnPostgres::start().await;
     let direct = migrated(&own.url).await;
@@ -218,7 +218,7 @@ async fn the_doctor_finds_a_pooler_in_transaction_mode() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_knows_a_standby() {
     let [primary, standby] = nodes::pair().await;
     assert_eq!(found(&primary.database(), "writes", &[]).await.0, "ok");

@@ -34,11 +34,6 @@ impl Role {
         }
     }
 
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The URL of its database, with that password.
     pub fn url(&self, password: &str) -> String {
         self.url_of(&self.database, password)
