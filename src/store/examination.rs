@@ -472,7 +472,7 @@ fn flag(row: &SimpleQueryRow, column: usize) -> Result<bool, NotRead> {
 }
 
 fn number<T: std::str::FromStr>(row: &SimpleQueryRow, column: usize) -> Result<T, NotRead> {
-    text(row, column)?.parse().map_err(|_| unexpected())
+    text(row, column)?.parse().ok().ok_or_else(unexpected)
 }
 
 fn unexpected() -> NotRead {

@@ -59,11 +59,13 @@ pub(super) async fn check(args: &ServeArgs, report: &mut Report) -> Result<(), F
     report.add("clock", clock)?;
     let migrations = in_time(async { judge(it.migrations().await, migrations) }).await;
     report.add("migrations", migrations)?;
-    let rights = in_time(async { judge(it.missing_rights().await, rights) }).await;
+    let rights = in_time(async { judge(it.missing_rights().await, |found| rights(&found)) }).await;
     report.add("rights", rights)?;
-    let security = in_time(async { judge(it.secured_tables().await, row_security) }).await;
+    let security =
+        in_time(async { judge(it.secured_tables().await, |found| row_security(&found)) }).await;
     report.add("row security", security)?;
-    let settings = in_time(async { judge(it.overridden_settings().await, settings) }).await;
+    let settings =
+        in_time(async { judge(it.overridden_settings().await, |found| settings(&found)) }).await;
     report.add("settings", settings)?;
     let needed = options.pool_size + BESIDE_POOL;
     let limits = async { judge(it.connection_limits().await, |found| limits(found, needed)) };
@@ -225,7 +227,7 @@ fn migrations(found: MigrationFacts) -> Finding {
     Finding::ok("all are applied")
 }
 
-fn rights(missing: Vec<String>) -> Finding {
+fn rights(missing: &[String]) -> Finding {
     if missing.is_empty() {
         return Finding::ok("the role may read and write the tables");
     }
@@ -236,7 +238,7 @@ fn rights(missing: Vec<String>) -> Finding {
     )
 }
 
-fn row_security(secured: Vec<String>) -> Finding {
+fn row_security(secured: &[String]) -> Finding {
     if secured.is_empty() {
         return Finding::ok("no row is hidden from the role");
     }
@@ -246,7 +248,7 @@ fn row_security(secured: Vec<String>) -> Finding {
     )
 }
 
-fn settings(overridden: Vec<String>) -> Finding {
+fn settings(overridden: &[String]) -> Finding {
     if overridden.is_empty() {
         return Finding::ok("no timeout of the role or the server is in the way");
     }
