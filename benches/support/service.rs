@@ -56,6 +56,11 @@ pub struct Caller {
     bearer: MetadataValue<Ascii>,
 }
 
+/// The binary, without the settings of somebody's own server.
+pub fn command() -> Command {
+    binary()
+}
+
 fn binary() -> Command {
     binary_under(&[])
 }
