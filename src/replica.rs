@@ -281,6 +281,12 @@ impl Replica {
             .record(client.known.id(), &client.usage, outcome, now);
     }
 
+    /// Records, in addition, that the token which worked was a replaced one. Never blocks.
+    pub fn record_replaced(&self, client: &Client, now: Timestamp) {
+        self.ledger
+            .record_replaced(client.known.id(), &client.usage, now);
+    }
+
     /// Adds uses that another process counted, to be written with those of this one.
     pub fn add_usage(&self, counted: &Batch) {
         self.ledger.add(counted);

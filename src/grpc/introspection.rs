@@ -245,6 +245,14 @@ impl Services {
         self.conclude(view, found.client(), scheme, verdict, decide)
     }
 
+    /// When the newest token of that client ends. A token that ends earlier was replaced.
+    fn usual_end(&self, client: &ResolvedClient, scheme: TokenScheme) -> Expiry {
+        match scheme {
+            TokenScheme::Blake3 => client.expiry,
+            TokenScheme::HitkeepSha256 => client.expiry.min(self.options.legacy_tokens_until),
+        }
+    }
+
     /// The judgement of a token of that client, which is active if `verdict` says so.
     #[inline]
     fn conclude<'v>(
@@ -280,6 +288,9 @@ impl Services {
         view.require_fresh()?;
         let decision = decide(&resolved.access);
         record(None, decision);
+        if ends < self.usual_end(resolved, scheme) {
+            self.replica.record_replaced(client, view.now);
+        }
         // A cached response must not outlive the bound on staleness either.
         let max_age = self.options.max_cache_age.min(view.stays_fresh_for());
         let max_age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);

@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod client;
 pub mod clock;
 pub mod directory;
+pub mod event;
 pub mod explanation;
 pub mod id;
 pub mod imports;

@@ -2,23 +2,20 @@
 //! written. Days are in UTC, by the database's clock, like every time here. A token that belongs
 //! to no client is not counted.
 
-use std::{
-    collections::{BTreeMap, btree_map},
-    fmt,
-    num::NonZeroU64,
-    ops::{Bound, Range},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt, num::NonZeroU64, ops::Range, str::FromStr};
 
 use chrono::{DateTime, NaiveDate, TimeDelta};
 
 use super::{
     Timestamp,
     access::Decision,
-    id::ClientId,
     introspection::InactiveReason,
     role::{UnknownName, string_enum},
 };
+
+mod batch;
+
+pub use batch::{Batch, PendingUsage};
 
 /// For how many days counts are kept, and the most that one request can ask for.
 pub const MAX_DAYS: u32 = 400;
@@ -263,85 +260,12 @@ pub struct Count {
     pub count: NonZeroU64,
 }
 
-/// One client's usage that is not yet written to the database.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PendingUsage {
-    last_used: Option<Timestamp>,
-    counts: Vec<Count>,
-}
-
-impl PendingUsage {
-    /// When a token of the client was last found active, if it was.
-    pub const fn last_used(&self) -> Option<Timestamp> {
-        self.last_used
-    }
-
-    /// The counts, with at most one for each day and outcome.
-    pub fn counts(&self) -> &[Count] {
-        &self.counts
-    }
-}
-
-/// The pending usage of all clients, ordered by client. A client is removed when its usage
-/// is written; if a write fails, it stays and later counts are added. So it has at most
-/// ten counts for each client and each day without a successful write.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch(BTreeMap<ClientId, PendingUsage>);
-
-impl Batch {
-    /// Adds a count of a client.
-    pub fn add(&mut self, client: ClientId, count: Count) {
-        let counts = &mut self.0.entry(client).or_default().counts;
-        let same = |known: &&mut Count| (known.day, known.outcome) == (count.day, count.outcome);
-        match counts.iter_mut().find(same) {
-            Some(known) => known.count = known.count.saturating_add(count.count.get()),
-            None => counts.push(count),
-        }
-    }
-
-    /// Records that a token of a client was found active at `time`. An earlier time than the
-    /// recorded one changes nothing.
-    pub fn used_at(&mut self, client: ClientId, time: Timestamp) {
-        let known = &mut self.0.entry(client).or_default().last_used;
-        *known = (*known).max(Some(time));
-    }
-
-    /// The clients that sort after `client`, or all of them.
-    pub fn after(&self, client: Option<ClientId>) -> btree_map::Range<'_, ClientId, PendingUsage> {
-        let start = client.map_or(Bound::Unbounded, Bound::Excluded);
-        self.0.range((start, Bound::Unbounded))
-    }
-
-    /// Removes a client whose usage was written.
-    pub fn remove(&mut self, client: ClientId) {
-        self.0.remove(&client);
-    }
-
-    /// Removes all clients but the first of that number, and returns them.
-    #[must_use]
-    pub fn split_off(&mut self, at: usize) -> Self {
-        let Some(first) = self.0.keys().nth(at).copied() else {
-            return Self::default();
-        };
-        Self(self.0.split_off(&first))
-    }
-
-    /// Whether no usage is pending.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The number of clients with pending usage.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::id::ClientId;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
