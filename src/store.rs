@@ -34,6 +34,7 @@ pub mod introspection;
 mod lease;
 pub mod migrations;
 mod names;
+pub mod outbox;
 mod pool;
 pub mod replays;
 mod schema;

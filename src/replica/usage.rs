@@ -172,8 +172,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Removes expired requests with their sealed replies, and replicas that reported nothing
-    /// for long, if that is due. No answer depends on it.
+    /// Removes expired requests with their sealed replies, replicas that reported nothing
+    /// for long, and events that were kept for long, if that is due. No answer depends on it.
     ///
     /// # Errors
     /// If they cannot be removed. The next attempt follows after the usual interval.
@@ -186,7 +186,8 @@ impl Flusher {
         // Each statement removes a bounded number.
         while store.remove_requests(until).await? > 0 {}
         let silent_since = store.clock().now() - REPLICAS_REMEMBERED_FOR;
-        store.forget_replicas(silent_since).await
+        store.forget_replicas(silent_since).await?;
+        store.trim_events().await
     }
 
     async fn forget_and_log(&mut self, store: &Store) {
@@ -194,7 +195,7 @@ impl Flusher {
             let causes = causes(&error);
             tracing::warn!(
                 causes,
-                "requests of more than 24 hours ago cannot be removed: {error}"
+                "requests of more than 24 hours ago, or events of long ago, cannot be removed: {error}"
             );
         }
     }

@@ -4,7 +4,9 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
-use super::{Snapshot, Transaction, error::StoreError, schema::audit_events, types};
+use super::{
+    Snapshot, Transaction, error::StoreError, outbox::OutgoingEvent, schema::audit_events, types,
+};
 use crate::domain::{
     Timestamp,
     access::Owner,
@@ -51,6 +53,7 @@ pub(super) fn changes(event: &Event) -> serde_json::Value {
 async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(), StoreError> {
     let (now, entropy) = (transaction.now, transaction.entropy());
     let provenance = std::sync::Arc::clone(&transaction.provenance);
+    let outgoing: Vec<_> = events.iter().map(OutgoingEvent::of).collect();
     let row = |event: Event| {
         let (owner_user_id, owner_team_id) = event.owner.map_or((None, None), types::owner_columns);
         let actor = provenance.actor.as_ref();
@@ -75,6 +78,9 @@ async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(),
         }
     };
     let rows: Vec<Row> = events.into_iter().map(row).collect();
+    let outgoing = outgoing.into_iter().zip(&rows);
+    let outgoing = outgoing.filter_map(|(event, row)| Some((row.id, event?)));
+    let outgoing = outgoing.collect();
     for rows in rows.chunks(ROWS_PER_INSERT) {
         let inserted = diesel::insert_into(audit_events::table)
             .values(rows)
@@ -82,7 +88,7 @@ async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(),
             .await?;
         types::expect_rows("recording events", inserted, rows.len())?;
     }
-    Ok(())
+    transaction.put_events(outgoing).await
 }
 
 impl Transaction {

@@ -189,6 +189,40 @@ diesel::table! {
 }
 
 diesel::table! {
+    event_outbox (sequence) {
+        sequence -> Int8,
+        id -> Uuid,
+        client_id -> Uuid,
+        event_type -> Text,
+        data -> Jsonb,
+        create_time -> Timestamptz,
+        attempts -> Int8,
+        next_attempt_time -> Timestamptz,
+        last_error -> Text,
+        dead_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    event_delivery (singleton) {
+        singleton -> Bool,
+        active_since -> Nullable<Timestamptz>,
+        active_until -> Nullable<Timestamptz>,
+        holder -> Nullable<Uuid>,
+        held_until -> Nullable<Timestamptz>,
+        stop_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    event_notices (client_id, event_type, about_time) {
+        client_id -> Uuid,
+        event_type -> Text,
+        about_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     service_accounts (id) {
         id -> Uuid,
         name -> Text,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use diesel::sql_types::{self, BigInt, Timestamptz};
+use diesel::sql_types::{self, BigInt, Nullable, Timestamptz};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
@@ -22,6 +22,8 @@ pub struct Transaction {
     pub now: Timestamp,
     entropy: Arc<dyn Entropy>,
     pub(super) provenance: Arc<Provenance>,
+    /// Whether events are delivered, and so have to be written.
+    pub(super) writes_events: bool,
 }
 
 /// The result of a transaction, with the revision that contains it.
@@ -47,6 +49,8 @@ struct CommitRow {
 struct TimeRow {
     #[diesel(sql_type = Timestamptz)]
     now: Timestamp,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    events_until: Option<Timestamp>,
     #[diesel(sql_type = Timestamptz)]
     started: Timestamp,
 }
@@ -128,18 +132,21 @@ impl Store {
         // The time is read after the lock, so that it has the order of the writes.
         let lock = Statement(
             "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
-             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started FROM locked",
+             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started, \
+                 (SELECT active_until FROM event_delivery) AS events_until FROM locked",
         );
         // Explicit, since a database may have another default: at a higher level, a
         // transaction that waited for the lock would collide with the one before it. A
         // database that is read-only by default stays so.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
         let (lease, state): (_, TimeRow) = self.begin_with("transaction", begin, lock).await?;
+        let now = self.clock.adopt(state.now);
         Ok(Transaction {
             lease,
-            now: self.clock.adopt(state.now),
+            now,
             entropy: Arc::clone(&self.entropy),
             provenance,
+            writes_events: state.events_until.is_some_and(|until| now < until),
         })
     }
 }

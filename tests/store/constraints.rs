@@ -46,6 +46,18 @@ macro_rules! client {
         )
     };
 }
+macro_rules! outgoing {
+    ($columns:literal, $values:literal) => {
+        concat!(
+            "INSERT INTO event_outbox (client_id, event_type, data, create_time, ",
+            "next_attempt_time, ",
+            $columns,
+            ") OVERRIDING SYSTEM VALUE VALUES (id(31), 'created', '{}', now(), now(), ",
+            $values,
+            ")"
+        )
+    };
+}
 macro_rules! token {
     ($values:literal) => {
         concat!(
@@ -547,6 +559,56 @@ const CASES: &[Case] = &[
         constraint: "import_state_directory_changed_check",
         breaks: "UPDATE import_state SET directory_changed = -1",
         keeps: "UPDATE import_state SET directory_changed = 7",
+    },
+    Case {
+        constraint: "event_outbox_pkey",
+        breaks: outgoing!("sequence, id", "1, id(82)"),
+        keeps: outgoing!("sequence, id", "7, id(82)"),
+    },
+    Case {
+        constraint: "event_outbox_id_key",
+        breaks: outgoing!("id", "id(81)"),
+        keeps: outgoing!("id", "id(82)"),
+    },
+    Case {
+        constraint: "event_outbox_attempts_check",
+        breaks: "UPDATE event_outbox SET attempts = -1",
+        keeps: "UPDATE event_outbox SET attempts = 9",
+    },
+    Case {
+        constraint: "event_outbox_last_error_check",
+        breaks: "UPDATE event_outbox SET last_error = repeat('x', 201)",
+        keeps: "UPDATE event_outbox SET last_error = repeat('x', 200)",
+    },
+    Case {
+        constraint: "event_delivery_pkey",
+        breaks: "INSERT INTO event_delivery DEFAULT VALUES",
+        keeps: "DELETE FROM event_delivery; INSERT INTO event_delivery DEFAULT VALUES",
+    },
+    Case {
+        constraint: "event_delivery_singleton_check",
+        breaks: "INSERT INTO event_delivery (singleton) VALUES (false)",
+        keeps: "UPDATE event_delivery SET singleton = true",
+    },
+    Case {
+        constraint: "event_delivery_active_check",
+        breaks: "UPDATE event_delivery SET active_until = now()",
+        keeps: "UPDATE event_delivery SET active_since = now(), active_until = now()",
+    },
+    Case {
+        constraint: "event_delivery_holder_check",
+        breaks: "UPDATE event_delivery SET holder = id(91)",
+        keeps: "UPDATE event_delivery SET holder = id(91), held_until = now()",
+    },
+    Case {
+        constraint: "event_notices_pkey",
+        breaks: "INSERT INTO event_notices SELECT * FROM event_notices",
+        keeps: "INSERT INTO event_notices SELECT client_id, 'expired', about_time FROM event_notices",
+    },
+    Case {
+        constraint: "event_notices_client_id_fkey",
+        breaks: "INSERT INTO event_notices VALUES (id(99), 'expired', now())",
+        keeps: "INSERT INTO event_notices VALUES (id(32), 'expired', now())",
     },
     Case {
         constraint: "api_client_requests_pkey",

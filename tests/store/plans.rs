@@ -22,6 +22,7 @@ use hitkeep_auth::{
         clients::{self, ClientFilter, Listing},
         error::StoreError,
         feed::{CatchUp, ClientRow, Feed, FullLoadSink, GrantRow, Position, Sink, TokenRow},
+        outbox::{FailedAttempt, Hold},
     },
 };
 use uuid::Uuid;
@@ -48,6 +49,8 @@ const FILL: &str = "
         SELECT id(n), CASE n % 2 WHEN 0 THEN id(n / 10 + 1) END,
                CASE n % 2 WHEN 1 THEN id(n / 10 + 1) END, 'client', '', 'user',
                NULL, NULL, id(n % 1000 + 1), now() - n * interval '1 second', now()
+               CASE n % 10 WHEN 0 THEN now() + n * interval '1 hour' END, NULL, id(1),
+               now() - n * interval '1 second', now()
         FROM generate_series(1, 10000) AS n;
     INSERT INTO api_client_grants SELECT id(n), id((n * 7 + extra) % 5000 + 1), 'viewer'
         FROM generate_series(1, 10000) AS n, generate_series(0, 2) AS extra;
@@ -85,6 +88,14 @@ const FILL: &str = "
         WHERE id BETWEEN id(9600) AND id(9611);
     UPDATE api_client_usage SET last_used_time = now() - interval '100 days'
         WHERE client_id BETWEEN id(9600) AND id(9611);
+    INSERT INTO event_outbox
+        (id, client_id, event_type, data, create_time, next_attempt_time)
+        SELECT id(n), id(n % 4000 + 1), 'created', '{}', now(),
+               now() + (n - 100) * interval '1 minute'
+        FROM generate_series(1, 5000) AS n;
+    INSERT INTO event_notices
+        SELECT id(n), 'expiring', now() + n * interval '1 minute'
+        FROM generate_series(1, 5000) AS n;
     ANALYZE;
 ";
 /// As often as it takes Postgres to consider one plan for all parameters.
@@ -103,7 +114,7 @@ async fn scans(url: &str) -> BTreeMap<String, u64> {
     let counts = "SELECT format('%s %s', relname, seq_scan) AS text FROM pg_stat_user_tables \
                   WHERE relname NOT IN ('index_state', 'index_revisions', 'index_changes', \
                                         'directory_state', 'directory_order', \
-                                        'import_state', \
+                                        'import_state', 'event_delivery', \
                                         '__diesel_schema_migrations')";
     let count = |line: String| {
         let (table, count) = line.split_once(' ').unwrap();
@@ -396,6 +407,34 @@ async fn find_requests(store: &Store) {
     }
 }
 
+/// A process that delivers, and one that flushes uses of replaced tokens.
+async fn deliver_events(store: &Store) {
+    let holder = Uuid::from_u128(7);
+    let until = store.clock().now() + TimeDelta::minutes(1);
+    let held = store.hold_event_delivery(holder, until).await.unwrap();
+    assert_eq!(held, Hold::Held);
+    assert_eq!(store.send_expiries().await.unwrap(), 16);
+    for n in 1..=TIMES {
+        assert_eq!(store.send_expiries().await.unwrap(), 0);
+        let busy = [Uuid::from_u128(n)];
+        let due = store.due_events(&busy, 8).await.unwrap();
+        assert_eq!(due.len(), 8);
+        let failed = FailedAttempt {
+            attempts: 1,
+            next: until,
+            error: "status 500",
+            dead: None,
+        };
+        store.event_failed(due[0].sequence, failed).await.unwrap();
+        store.event_delivered(due[1].sequence).await.unwrap();
+        store.trim_events().await.unwrap();
+        let mut batch = Batch::default();
+        let client = ClientId::from_uuid(Uuid::from_u128(n * 9));
+        batch.replaced_token_used_at(client, until);
+        store.flush_usage(&mut batch).await.unwrap();
+    }
+}
+
 async fn tell_usage(snapshot: &mut Snapshot) -> Result<(), StoreError> {
     let day = |text: &str| Day::from_date(text.parse().unwrap());
     for n in 1..=TIMES {
@@ -573,7 +612,7 @@ async fn no_frequent_query_scans_a_large_table() {
     let url = postgres::migrated_database().await;
     postgres::execute(&url, FILL).await;
     let mut before = scans(&url).await;
-    assert_eq!(before.len(), 17, "every table but those of one row");
+    assert_eq!(before.len(), 19, "every table but those of one row");
     let mut settled = |what: &str, after: BTreeMap<String, u64>| {
         let scanned: Vec<_> = after
             .iter()
@@ -604,6 +643,8 @@ async fn no_frequent_query_scans_a_large_table() {
     settled("what is sent again", scans(&url).await);
     answer_incidents(&store(&url)).await;
     settled("what answers an incident", scans(&url).await);
+    deliver_events(&store(&url)).await;
+    settled("the delivery of events", scans(&url).await);
 
     // That a scan is noticed at all.
     postgres::execute(

@@ -1,0 +1,431 @@
+//! The outbox of events about API clients: written in the transaction of the change, and read
+//! and emptied by the process that delivers.
+//!
+//! Nothing is written while nothing is delivered: a deliverer says until when events are to
+//! be written, and moves that time on. So the outbox is bounded without anyone to empty it.
+
+use chrono::TimeDelta;
+use diesel::{
+    prelude::*,
+    sql_types::{Array, BigInt, Bool, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
+use diesel_async::RunQueryDsl;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{Store, Transaction, connection::Connection, error::StoreError, schema, types};
+use crate::domain::{
+    Timestamp, access::Owner, audit::Event, event::EventType, id::EventId, token::may_contain_token,
+};
+use schema::event_outbox;
+
+mod noticed;
+
+/// For how long an event is tried; after that it is dead. Events are written for as long
+/// after the last sign of a deliverer.
+pub const TRIED_FOR: TimeDelta = TimeDelta::days(3);
+/// For how long after its creation an event that is dead is kept.
+pub const KEPT_FOR: TimeDelta = TimeDelta::days(30);
+/// Rows per INSERT: Postgres accepts at most 65,535 parameters.
+const ROWS_PER_INSERT: usize = 1000;
+/// The most rows that one statement of a trim changes.
+const ROWS_PER_TRIM: i64 = 10_000;
+/// The longest stored error, in characters.
+const MAX_ERROR: usize = 200;
+
+/// Takes the delivery over if no other process has it, or keeps it. If events were not
+/// written until now, they are from now on, and what expired before is not reported.
+const HOLD: &str = "
+    UPDATE event_delivery SET holder = $1, held_until = $2,
+        active_since = CASE WHEN stop_time IS NOT NULL OR active_until > $3
+                            THEN active_since ELSE $3 END,
+        active_until = CASE WHEN stop_time IS NULL THEN $4 ELSE active_until END
+    WHERE holder IS NULL OR holder = $1 OR held_until <= $3
+    RETURNING stop_time IS NOT NULL AS is_stopped";
+const RELEASE: &str = "
+    UPDATE event_delivery SET holder = NULL, held_until = NULL WHERE holder = $1";
+const STOP: &str = "UPDATE event_delivery SET stop_time = coalesce(stop_time, $1)";
+const RESUME: &str = "UPDATE event_delivery SET stop_time = NULL WHERE stop_time IS NOT NULL";
+
+/// Finds the oldest event of each client, if its next attempt is due.
+const DUE: &str = "
+    SELECT sequence, id, client_id, event_type, data, create_time, attempts
+    FROM event_outbox AS event
+    WHERE dead_time IS NULL AND next_attempt_time <= $1 AND client_id <> ALL ($2)
+        AND NOT EXISTS (
+            SELECT FROM event_outbox AS earlier
+            WHERE earlier.client_id = event.client_id AND earlier.sequence < event.sequence
+                AND earlier.dead_time IS NULL)
+    ORDER BY next_attempt_time, sequence LIMIT $3";
+const DELIVERED: &str = "DELETE FROM event_outbox WHERE sequence = $1";
+/// Records a failure. The client's later events wait for the next attempt too, so that they
+/// are not looked at in vain; if the event is dead, they are next.
+const FAILED: &str = "
+    WITH failed AS (
+        UPDATE event_outbox
+        SET attempts = $2, next_attempt_time = $3, last_error = $4, dead_time = $5
+        WHERE sequence = $1 RETURNING client_id
+    )
+    UPDATE event_outbox SET next_attempt_time = $3
+    WHERE client_id = (SELECT client_id FROM failed) AND sequence > $1
+        AND dead_time IS NULL AND next_attempt_time < $3";
+const BACKLOG: &str = "
+    SELECT (SELECT count(*) FROM event_outbox WHERE dead_time IS NULL) AS pending,
+        (SELECT count(*) FROM event_outbox WHERE dead_time IS NOT NULL) AS dead,
+        (SELECT min(create_time) FROM event_outbox WHERE dead_time IS NULL) AS oldest,
+        (SELECT stop_time IS NOT NULL FROM event_delivery) AS is_stopped";
+const BURY: &str = "
+    UPDATE event_outbox SET dead_time = $1
+    WHERE sequence = ANY (ARRAY(
+        SELECT sequence FROM event_outbox WHERE dead_time IS NULL AND create_time <= $2
+        ORDER BY create_time LIMIT $3 FOR UPDATE SKIP LOCKED))";
+const FORGET: &str = "
+    DELETE FROM event_outbox WHERE sequence = ANY (ARRAY(
+        SELECT sequence FROM event_outbox WHERE create_time <= $1
+        ORDER BY create_time LIMIT $2 FOR UPDATE SKIP LOCKED))";
+
+/// An event about an API client, before it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutgoingEvent {
+    event_type: EventType,
+    client: Uuid,
+    client_name: String,
+    owner: Owner,
+    /// What else is said about it, by the names of the fields.
+    details: Map<String, Value>,
+}
+
+/// An event in the outbox.
+#[derive(Clone, Debug, PartialEq, QueryableByName)]
+pub struct OutboxEvent {
+    /// The place in the order of all events.
+    #[diesel(sql_type = BigInt)]
+    pub sequence: i64,
+    /// Identifies the event; if an audit event tells of the same change, it has the same id.
+    #[diesel(sql_type = SqlUuid)]
+    pub id: Uuid,
+    /// The API client that it is about.
+    #[diesel(sql_type = SqlUuid)]
+    pub client_id: Uuid,
+    /// The attribute `type` of the `CloudEvent`.
+    #[diesel(sql_type = Text)]
+    pub event_type: String,
+    /// What the event says.
+    #[diesel(sql_type = Jsonb)]
+    pub data: Value,
+    /// When the change was committed.
+    #[diesel(sql_type = Timestamptz)]
+    pub create_time: Timestamp,
+    /// How many attempts to deliver it have failed.
+    #[diesel(sql_type = BigInt)]
+    pub attempts: i64,
+}
+
+/// An attempt that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedAttempt<'f> {
+    /// How many attempts have failed by now.
+    pub attempts: i64,
+    /// When the next one is due.
+    pub next: Timestamp,
+    /// The class of the error; at most 200 characters are kept.
+    pub error: &'f str,
+    /// When the event died, if it did: it is not tried again.
+    pub dead: Option<Timestamp>,
+}
+
+/// How a process stands to the delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// This process delivers.
+    Held,
+    /// This process would deliver, but the receiver is gone, and said so.
+    Stopped,
+    /// Another process delivers.
+    Other,
+}
+
+/// What is in the outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, QueryableByName)]
+pub struct Backlog {
+    /// Events that are to be delivered.
+    #[diesel(sql_type = BigInt)]
+    pub pending: i64,
+    /// Events that were tried for too long.
+    #[diesel(sql_type = BigInt)]
+    pub dead: i64,
+    /// When the oldest of the pending events was created.
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    pub oldest: Option<Timestamp>,
+    /// Whether the receiver said that it is gone.
+    #[diesel(sql_type = Bool)]
+    pub is_stopped: bool,
+}
+
+#[derive(QueryableByName)]
+struct HoldRow {
+    #[diesel(sql_type = Bool)]
+    is_stopped: bool,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = event_outbox)]
+struct NewRow {
+    id: Uuid,
+    client_id: Uuid,
+    event_type: &'static str,
+    data: Value,
+    create_time: Timestamp,
+    next_attempt_time: Timestamp,
+}
+
+impl OutgoingEvent {
+    /// The event that an audited operation causes, if any.
+    pub(super) fn of(event: &Event) -> Option<Self> {
+        let event_type = EventType::of(event.action)?;
+        let after = |field: &str| {
+            let change = event.changes.iter().find(|change| change.field == field)?;
+            Some(change.after.clone()).filter(|after| !after.is_empty())
+        };
+        let mut details = Map::new();
+        for field in match event_type {
+            EventType::Created => &["expire_time"][..],
+            EventType::Rotated => &["overlap_end_time"],
+            EventType::Leaked => &["revoke_time"],
+            _ => &[],
+        } {
+            if let Some(value) = after(field) {
+                details.insert((*field).to_owned(), value.into());
+            }
+        }
+        Some(Self {
+            event_type,
+            client: event.subject,
+            client_name: event.subject_name.clone(),
+            owner: event.owner?,
+            details,
+        })
+    }
+}
+
+impl Transaction {
+    /// Writes events to the outbox that no audit event of this transaction causes.
+    async fn send_events(&mut self, events: Vec<OutgoingEvent>) -> Result<(), StoreError> {
+        let (now, entropy) = (self.now, self.entropy());
+        let with_id = |event| (EventId::mint(now, &*entropy).uuid(), event);
+        self.put_events(events.into_iter().map(with_id).collect())
+            .await
+    }
+
+    /// Writes events to the outbox, unless nothing is delivered.
+    pub(super) async fn put_events(
+        &mut self,
+        events: Vec<(Uuid, OutgoingEvent)>,
+    ) -> Result<(), StoreError> {
+        if !self.writes_events {
+            return Ok(());
+        }
+        let now = self.now;
+        let rows: Vec<NewRow> = events
+            .into_iter()
+            .map(|(id, event)| NewRow {
+                id,
+                client_id: event.client,
+                event_type: event.event_type.as_str(),
+                data: self.data(event),
+                create_time: now,
+                next_attempt_time: now,
+            })
+            .collect();
+        for rows in rows.chunks(ROWS_PER_INSERT) {
+            let inserted = diesel::insert_into(event_outbox::table)
+                .values(rows)
+                .execute(self.connection())
+                .await?;
+            types::expect_rows("writing events", inserted, rows.len())?;
+        }
+        Ok(())
+    }
+
+    /// What an event says. Never a token: people can put one into a client's name.
+    fn data(&self, event: OutgoingEvent) -> Value {
+        let name = if may_contain_token(&event.client_name) {
+            String::new()
+        } else {
+            event.client_name
+        };
+        let owner = match event.owner {
+            Owner::User(id) => ("user_id", id.to_string()),
+            Owner::Team(id) => ("team_id", id.to_string()),
+        };
+        let mut data = Map::new();
+        let mut add = |field: &str, value: Value| data.insert(field.to_owned(), value);
+        add("client_id", event.client.to_string().into());
+        add("client_name", name.into());
+        add("owner", serde_json::json!({ owner.0: owner.1 }));
+        if let Some(actor) = &self.provenance.actor {
+            add("actor_user_id", actor.user.to_string().into());
+        }
+        if !self.provenance.caller.is_empty() {
+            add("caller", self.provenance.caller.clone().into());
+        }
+        data.extend(event.details);
+        Value::Object(data)
+    }
+}
+
+impl Store {
+    /// Takes over the delivery of events until that time, or keeps it, unless another process
+    /// has it.
+    pub async fn hold_event_delivery(
+        &self,
+        holder: Uuid,
+        until: Timestamp,
+    ) -> Result<Hold, StoreError> {
+        let now = self.clock.now();
+        let hold = async |connection: &mut Connection| {
+            diesel::sql_query(HOLD)
+                .bind::<SqlUuid, _>(holder)
+                .bind::<Timestamptz, _>(until)
+                .bind::<Timestamptz, _>(now)
+                .bind::<Timestamptz, _>(now + TRIED_FOR)
+                .load::<HoldRow>(connection)
+                .await
+        };
+        // Safe to retry on another connection, like all statements here: a repetition changes
+        // nothing more.
+        let (lease, rows) = self.start("hold_event_delivery", hold).await?;
+        lease.finish();
+        Ok(match rows.as_slice().first() {
+            Some(HoldRow { is_stopped: false }) => Hold::Held,
+            Some(HoldRow { is_stopped: true }) => Hold::Stopped,
+            None => Hold::Other,
+        })
+    }
+
+    /// Gives the delivery of events to the next process that wants it.
+    pub async fn release_event_delivery(&self, holder: Uuid) -> Result<(), StoreError> {
+        let release = async |connection: &mut Connection| {
+            diesel::sql_query(RELEASE)
+                .bind::<SqlUuid, _>(holder)
+                .execute(connection)
+                .await
+        };
+        let (lease, _) = self.start("release_event_delivery", release).await?;
+        lease.finish();
+        Ok(())
+    }
+
+    /// Ends the delivery of events, by all processes, until [`Self::resume_events`].
+    pub async fn stop_events(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let stop = async |connection: &mut Connection| {
+            diesel::sql_query(STOP)
+                .bind::<Timestamptz, _>(now)
+                .execute(connection)
+                .await
+        };
+        let (lease, _) = self.start("stop_events", stop).await?;
+        lease.finish();
+        Ok(())
+    }
+
+    /// Lets events be delivered again after [`Self::stop_events`].
+    pub async fn resume_events(&self) -> Result<(), StoreError> {
+        let resume =
+            async |connection: &mut Connection| diesel::sql_query(RESUME).execute(connection).await;
+        let (lease, _) = self.start("resume_events", resume).await?;
+        lease.finish();
+        Ok(())
+    }
+
+    /// Finds events that are due: of each client the oldest one, and none of those that are
+    /// busy.
+    pub async fn due_events(
+        &self,
+        busy: &[Uuid],
+        limit: usize,
+    ) -> Result<Vec<OutboxEvent>, StoreError> {
+        let now = self.clock.now();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let find = async |connection: &mut Connection| {
+            diesel::sql_query(DUE)
+                .bind::<Timestamptz, _>(now)
+                .bind::<Array<SqlUuid>, _>(busy)
+                .bind::<BigInt, _>(limit)
+                .load(connection)
+                .await
+        };
+        let (lease, events) = self.start("due_events", find).await?;
+        lease.finish();
+        Ok(events)
+    }
+
+    /// Removes an event that was delivered.
+    pub async fn event_delivered(&self, sequence: i64) -> Result<(), StoreError> {
+        let remove = async |connection: &mut Connection| {
+            diesel::sql_query(DELIVERED)
+                .bind::<BigInt, _>(sequence)
+                .execute(connection)
+                .await
+        };
+        let (lease, _) = self.start("event_delivered", remove).await?;
+        lease.finish();
+        Ok(())
+    }
+
+    /// Records that an event could not be delivered.
+    pub async fn event_failed(
+        &self,
+        sequence: i64,
+        failed: FailedAttempt<'_>,
+    ) -> Result<(), StoreError> {
+        let error: String = failed.error.chars().take(MAX_ERROR).collect();
+        let record = async |connection: &mut Connection| {
+            diesel::sql_query(FAILED)
+                .bind::<BigInt, _>(sequence)
+                .bind::<BigInt, _>(failed.attempts)
+                .bind::<Timestamptz, _>(failed.next)
+                .bind::<Text, _>(&error)
+                .bind::<Nullable<Timestamptz>, _>(failed.dead)
+                .execute(connection)
+                .await
+        };
+        let (lease, _) = self.start("event_failed", record).await?;
+        lease.finish();
+        Ok(())
+    }
+
+    /// Reads what is in the outbox.
+    pub async fn event_backlog(&self) -> Result<Backlog, StoreError> {
+        let read = async |connection: &mut Connection| {
+            diesel::sql_query(BACKLOG).get_result(connection).await
+        };
+        let (lease, backlog) = self.start("event_backlog", read).await?;
+        lease.finish();
+        Ok(backlog)
+    }
+
+    /// Declares dead what was tried for [`TRIED_FOR`], and removes what is older than
+    /// [`KEPT_FOR`], up to 10,000 events each. Also for a time in which nothing is delivered.
+    pub async fn trim_events(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let bury = async |connection: &mut Connection| {
+            diesel::sql_query(BURY)
+                .bind::<Timestamptz, _>(now)
+                .bind::<Timestamptz, _>(now - TRIED_FOR)
+                .bind::<BigInt, _>(ROWS_PER_TRIM)
+                .execute(connection)
+                .await
+        };
+        let (mut lease, _) = self.start("trim_events", bury).await?;
+        diesel::sql_query(FORGET)
+            .bind::<Timestamptz, _>(now - KEPT_FOR)
+            .bind::<BigInt, _>(ROWS_PER_TRIM)
+            .execute(lease.start())
+            .await?;
+        noticed::forget(lease.start(), now).await?;
+        lease.finish();
+        Ok(())
+    }
+}
