@@ -1564,9 +1564,12 @@ type ReplicatedUsage struct {
 	// was.
 	LastUsedTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
 	// counts are the counts, one for each day and outcome.
-	Counts        []*ReplicatedCount `protobuf:"bytes,3,rep,name=counts,proto3" json:"counts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Counts []*ReplicatedCount `protobuf:"bytes,3,rep,name=counts,proto3" json:"counts,omitempty"`
+	// replaced_token_used_time is when a token in its overlap, which a newer one had
+	// replaced, was last found active. Absent: none was.
+	ReplacedTokenUsedTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=replaced_token_used_time,json=replacedTokenUsedTime,proto3" json:"replaced_token_used_time,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *ReplicatedUsage) Reset() {
@@ -1616,6 +1619,13 @@ func (x *ReplicatedUsage) GetLastUsedTime() *timestamppb.Timestamp {
 func (x *ReplicatedUsage) GetCounts() []*ReplicatedCount {
 	if x != nil {
 		return x.Counts
+	}
+	return nil
+}
+
+func (x *ReplicatedUsage) GetReplacedTokenUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReplacedTokenUsedTime
 	}
 	return nil
 }
@@ -1813,11 +1823,12 @@ const file_hitkeep_auth_v1_replication_proto_rawDesc = "" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12:\n" +
-	"\aclients\x18\x03 \x03(\v2 .hitkeep.auth.v1.ReplicatedUsageR\aclients\"\xaa\x01\n" +
+	"\aclients\x18\x03 \x03(\v2 .hitkeep.auth.v1.ReplicatedUsageR\aclients\"\xff\x01\n" +
 	"\x0fReplicatedUsage\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\fR\bclientId\x12@\n" +
 	"\x0elast_used_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\x128\n" +
-	"\x06counts\x18\x03 \x03(\v2 .hitkeep.auth.v1.ReplicatedCountR\x06counts\"r\n" +
+	"\x06counts\x18\x03 \x03(\v2 .hitkeep.auth.v1.ReplicatedCountR\x06counts\x12S\n" +
+	"\x18replaced_token_used_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x15replacedTokenUsedTime\"r\n" +
 	"\x0fReplicatedCount\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\x05R\x03day\x127\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x1d.hitkeep.auth.v1.UsageOutcomeR\aoutcome\x12\x14\n" +
@@ -1930,16 +1941,17 @@ var file_hitkeep_auth_v1_replication_proto_depIdxs = []int32{
 	20, // 31: hitkeep.auth.v1.ReportUsageRequest.clients:type_name -> hitkeep.auth.v1.ReplicatedUsage
 	25, // 32: hitkeep.auth.v1.ReplicatedUsage.last_used_time:type_name -> google.protobuf.Timestamp
 	21, // 33: hitkeep.auth.v1.ReplicatedUsage.counts:type_name -> hitkeep.auth.v1.ReplicatedCount
-	2,  // 34: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
-	4,  // 35: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
-	19, // 36: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
-	7,  // 37: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
-	22, // 38: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
-	37, // [37:39] is the sub-list for method output_type
-	35, // [35:37] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	25, // 34: hitkeep.auth.v1.ReplicatedUsage.replaced_token_used_time:type_name -> google.protobuf.Timestamp
+	2,  // 35: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
+	4,  // 36: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
+	19, // 37: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
+	7,  // 38: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
+	22, // 39: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
+	38, // [38:40] is the sub-list for method output_type
+	36, // [36:38] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_replication_proto_init() }

@@ -86,6 +86,41 @@ async fn uses_flow_back_through_a_chain() {
     until_uses(&cluster, &id, 5).await;
 }
 
+/// Where a replica found a token in its overlap active, the servers write the event.
+#[tokio::test]
+async fn a_replaced_token_that_is_used_at_a_replica_is_reported() {
+    let cluster = Cluster::start(1).await;
+    let (made, id) = create(&cluster).await;
+    let deliver = "UPDATE event_delivery \
+                   SET active_since = now(), active_until = now() + interval '1 day'";
+    cluster.psql(deliver).await;
+    let to_server = Gateway::to(&cluster.replicas[0].connections);
+    let first = Follower::start(&cluster, &[&to_server], quick()).await;
+    let to_first = Gateway::to(&first.connections);
+    let second = Follower::start(&cluster, &[&to_first], quick()).await;
+    let dashboard = &cluster.replicas[0].dashboard;
+    let rotate = rotate_with_overlap(VERA, &id, 3600);
+    let rotated = dashboard.rotate(rotate).await.unwrap();
+    until("the replica has the new token", async || {
+        match second.says(&rotated.token).await {
+            Said::Active => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(second.says(&made.token).await, Said::Active);
+    let reported = "SELECT count(*) FROM event_outbox \
+                    WHERE event_type = 'com.hitkeep.auth.api_client.replaced_token_used' \
+                        AND data->>'token_worked' = 'true'";
+    until("it is reported", async || {
+        match cluster.number(reported).await {
+            1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
 /// The report arrives, and its reply does not.
 #[tokio::test]
 async fn a_report_whose_reply_is_lost_is_counted_once() {
@@ -139,6 +174,7 @@ fn batch_of(replica: &str, number: u64, id: &str, count: u64) -> pb::ReportUsage
                 outcome: pb::UsageOutcome::Used.into(),
                 count,
             }],
+            replaced_token_used_time: None,
         }],
     }
 }

@@ -357,6 +357,7 @@ pub fn to_usage_report(replica: ReplicaId, number: u64, usage: &Batch) -> pb::Re
         client_id: to_bytes(client.uuid()),
         last_used_time: pending.last_used().map(to_timestamp),
         counts: pending.counts().iter().map(count).collect(),
+        replaced_token_used_time: pending.replaced_token_used().map(to_timestamp),
     });
     pb::ReportUsageRequest {
         replica_id: replica.to_string(),

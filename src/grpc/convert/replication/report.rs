@@ -76,7 +76,15 @@ fn read_usage(
     if let Ok(Some(last)) = last {
         usage.used_at(client, last.min(now));
     }
-    if sent.counts.is_empty() && sent.last_used_time.is_none() {
+    let replaced = reader.optional_timestamp(
+        &field("replaced_token_used_time"),
+        sent.replaced_token_used_time,
+    );
+    if let Ok(Some(replaced)) = replaced {
+        usage.replaced_token_used_at(client, replaced.min(now));
+    }
+    let has_times = sent.last_used_time.is_some() || sent.replaced_token_used_time.is_some();
+    if sent.counts.is_empty() && !has_times {
         reader.violation(&field("counts"), "must not be empty");
     }
     for (count_at, sent) in sent.counts.iter().enumerate() {
@@ -150,6 +158,7 @@ mod tests {
             usage.add(client, count);
             if outcome.token_worked() {
                 usage.used_at(client, at(5));
+                usage.replaced_token_used_at(client, at(4));
             }
         }
         let report = UsageReport {
@@ -177,6 +186,7 @@ mod tests {
             client_id: to_bytes(Uuid::from_u128(id)),
             last_used_time: None,
             counts,
+            replaced_token_used_time: None,
         };
         let mut request = pb::ReportUsageRequest {
             replica_id: "x".to_owned(),
