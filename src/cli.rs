@@ -29,8 +29,8 @@ mod serve;
 
 use crate::{
     config::{
-        Cli, Command, DatabaseUrlError, MigrateArgs, RestWithoutHttp, ServiceAccountCommand,
-        TlsArgsError, UpstreamError,
+        Cli, Command, DatabaseUrlError, EventsError, MigrateArgs, RestWithoutHttp,
+        ServiceAccountCommand, TlsArgsError, UpstreamError,
     },
     server::Ended,
     store::{self, Store, error::causes, migrations},
@@ -71,7 +71,8 @@ impl Failure {
             || error.is::<TlsArgsError>()
             || error.is::<RestWithoutHttp>()
             || error.is::<TelemetryError>()
-            || error.is::<UpstreamError>();
+            || error.is::<UpstreamError>()
+            || error.is::<EventsError>();
         Self {
             why,
             code: if usage { USAGE } else { FAILED },

@@ -12,6 +12,7 @@ mod database;
 mod dev;
 mod doctor;
 mod environment;
+mod events;
 mod healthcheck;
 mod import;
 mod moment;
@@ -37,7 +38,11 @@ use clients::ClientArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 #[cfg(feature = "dev")]
 pub use dev::{DevArgs, NoHome};
+<<<<<<< HEAD
 pub use doctor::DoctorArgs;
+=======
+pub use events::{EventsArgs, EventsError};
+>>>>>>> 632076b (events: deliver the outbox to a webhook)
 pub use healthcheck::{HealthcheckArgs, Probe};
 pub use import::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs};
 pub use moment::{Grant, Moment};
@@ -161,6 +166,9 @@ pub struct ServeArgs {
     /// The options of every process that answers.
     #[command(flatten)]
     pub serving: ServingArgs,
+    /// The webhook that events are delivered to.
+    #[command(flatten)]
+    pub events: EventsArgs,
     /// Offer the routes of HitKeep's dashboard on the HTTP listener, which has to be there
     #[arg(long, env = "HITKEEP_AUTH_HITKEEP_REST", value_parser = boolean)]
     hitkeep_rest: bool,

@@ -4,7 +4,7 @@
 //! The rooms, in reading order: [`domain`] is the rules, pure; [`proxy_auth`] applies them
 //! to what proxies ask; [`store`] keeps everything in Postgres, and has the one way to
 //! write; [`import`] takes clients over from HitKeep; [`replica`] is what a process keeps in
-//! memory; [`grpc`] is the services, and `http` the endpoints for clients without gRPC;
+//! memory; [`events`] delivers what happens to a webhook; [`grpc`] is the services, and `http` the endpoints for clients without gRPC;
 //! [`upstream`] follows another server's index where there is no database; [`transport`] is connections, `calls` what
 //! every call has, [`fastpath`] what answers introspections before any layer; [`server`]
 //! assembles them. [`dev`] is a private Postgres with a demonstration; [`config`] and
@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "dev")]
 pub mod dev;
+pub mod events;
 pub mod fastpath;
 pub mod grpc;
 mod http;

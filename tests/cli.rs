@@ -20,6 +20,9 @@ mod postgres;
 mod process;
 #[path = "support/waiting.rs"]
 mod waiting;
+#[path = "support/webhook.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod webhook;
 
 #[path = "cli/run.rs"]
 mod run;
@@ -30,6 +33,8 @@ mod accounts;
 mod dev;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/events.rs"]
+mod events;
 #[path = "cli/explain.rs"]
 mod explain;
 #[path = "cli/incident.rs"]

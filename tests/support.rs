@@ -22,3 +22,5 @@ pub mod proxy;
 pub mod upstream;
 #[path = "support/waiting.rs"]
 pub mod waiting;
+#[path = "support/webhook.rs"]
+pub mod webhook;

@@ -8,11 +8,15 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use super::{Failure, descriptors, open, rotation::UrlReloader};
 use crate::{
     config::{ServeArgs, ServingArgs},
+    events::{self, Deliverer, Webhook},
     server::{Ended, Options, Server, lifecycle},
     store::{
         NoConnection, Store,
@@ -38,7 +42,7 @@ const REMINDER: Duration = Duration::from_mins(1);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
-    let (options, database) = (args.server()?, args.store()?);
+    let (options, database, webhook) = (args.server()?, args.store()?, args.events.webhook()?);
     let listeners = listen(&args.serving, &options, database.pool_size, &telemetry).await?;
     let store = open(&database);
     if let Some(file) = args.database.file() {
@@ -49,7 +53,13 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         };
         tokio::spawn(reloader.run(args.secret_poll_interval, lifecycle::hangups()?));
     }
+    let deliverer = webhook
+        .map(|webhook| deliverer(webhook, &options, &store, &telemetry))
+        .transpose()?;
     let (report_ready, is_ready) = oneshot::channel();
+    let (report_usable, is_usable) = oneshot::channel();
+    let delivery = deliverer.map(|deliverer| Delivery::start(deliverer, is_usable));
+    let delivery = delivery.transpose()?;
     let ready = async {
         // A server that will not become ready ends soon.
         if is_ready.await.is_err() {
@@ -60,13 +70,95 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         wait_until_ready(&store).await?;
         // The receiver is gone only if the server has ended.
         report_ready.send(()).ok();
+        // Without a webhook, no task waits for it.
+        report_usable.send(()).ok();
         pending::<Result<Infallible, Failure>>().await
     };
-    tokio::select! {
+    let ended = tokio::select! {
         // In this order: the listeners' addresses are logged first.
         biased;
         served = serve(ready, store.clone(), listeners, options, telemetry) => served,
         Err(failure) = check => Err(failure),
+    };
+    if let Some(delivery) = delivery {
+        delivery.finish().await;
+    }
+    ended
+}
+
+/// Prepares the delivery of events.
+fn deliverer(
+    webhook: Webhook,
+    options: &Options,
+    store: &Store,
+    telemetry: &Telemetry,
+) -> Result<Deliverer, Failure> {
+    let defaults = events::Options::default();
+    let options = events::Options {
+        drain_timeout: defaults.drain_timeout.min(options.drain_timeout),
+        ..defaults
+    };
+    Ok(Deliverer::new(
+        webhook,
+        options,
+        store.clone(),
+        &telemetry.metrics,
+    )?)
+}
+
+/// The task that delivers events, beside the server. It stops to start attempts with the
+/// first stop signal, and ends no later than calls in flight may.
+struct Delivery {
+    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+    signals: mpsc::Receiver<()>,
+}
+
+impl Delivery {
+    /// Delivers once the database is usable.
+    fn start(deliverer: Deliverer, usable: oneshot::Receiver<()>) -> Result<Self, Failure> {
+        let mut signals = lifecycle::signals()?;
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let stop = async move {
+                tokio::select! {
+                    _ = signals.recv() => {}
+                    // Also if it is dropped.
+                    _ = stopped => {}
+                }
+            };
+            let mut stop = Box::pin(stop);
+            tokio::select! {
+                () = &mut stop => return,
+                usable = usable => if usable.is_err() {
+                    return;
+                },
+            }
+            deliverer.run(stop).await;
+        });
+        Ok(Self {
+            task,
+            stop,
+            signals: lifecycle::signals()?,
+        })
+    }
+
+    /// Stops, and waits for the end of attempts in flight, unless a second signal comes.
+    async fn finish(mut self) {
+        self.stop.send(()).ok();
+        let second_signal = async {
+            self.signals.recv().await;
+            self.signals.recv().await;
+        };
+        tokio::select! {
+            ended = &mut self.task => if let Err(error) = ended {
+                tracing::error!(%error, "the delivery of events failed");
+            },
+            () = second_signal => {
+                self.task.abort();
+                tracing::warn!("second stop signal: an event in flight may be sent again");
+            }
+        }
     }
 }
 

@@ -191,7 +191,6 @@ impl OutgoingEvent {
         for field in match event_type {
             EventType::Created => &["expire_time"][..],
             EventType::Rotated => &["overlap_end_time"],
-            EventType::Leaked => &["revoke_time"],
             _ => &[],
         } {
             if let Some(value) = after(field) {

@@ -28,6 +28,7 @@ mod concurrency;
 mod create;
 mod directory;
 mod errors;
+mod events;
 mod floods;
 mod frames;
 mod fresh;

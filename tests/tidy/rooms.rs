@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("transport", &["domain", "telemetry"]),
     ("store", &["client", "domain", "telemetry"]),
     ("import", &["domain", "store"]),
+    ("events", &["domain", "store", "telemetry"]),
     ("replica", &["client", "domain", "store", "telemetry"]),
     (
         "grpc",
@@ -74,6 +75,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "config",
         &[
             "domain",
+            "events",
             "grpc",
             "import",
             "replica",
@@ -90,6 +92,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "dev",
             "domain",
+            "events",
             "grpc",
             "import",
             "pb",

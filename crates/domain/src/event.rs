@@ -40,9 +40,11 @@ impl EventType {
             Action::ClientRevoked => Some(Self::Revoked),
             Action::ClientReactivated => Some(Self::Reactivated),
             Action::ClientDeleted => Some(Self::Deleted),
+            Action::ClientLeaked => Some(Self::Leaked),
             Action::ClientUpdated
             | Action::ClientImported
             | Action::ServiceAccountCreated
+            | Action::ServiceAccountRotated
             | Action::ServiceAccountRevoked => None,
         }
     }

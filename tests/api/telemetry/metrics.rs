@@ -33,15 +33,17 @@ type Described = (String, String, BTreeSet<String>);
 
 /// What the names begin with of those that are there where TLS is on.
 const OF_TLS: &str = "hitkeep_auth.tls.";
+/// The same where events are delivered.
+const OF_EVENTS: &str = "hitkeep_auth.events.";
 
-/// The instruments of the document that are there without TLS.
+/// The instruments of the document that are there without TLS and without a webhook.
 pub fn instruments() -> BTreeSet<String> {
-    documented(false).into_keys().collect()
+    documented(None).into_keys().collect()
 }
 
-/// The rows of the document's table, by the names of the metrics: those of TLS, or all
-/// others.
-fn documented(of_tls: bool) -> BTreeMap<String, Described> {
+/// The rows of the document's table, by the names of the metrics: those with a prefix, or
+/// those that are always there.
+fn documented(prefix: Option<&str>) -> BTreeMap<String, Described> {
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
     let row = |line: &str| {
         let cells: Vec<_> = line.trim_matches('|').split('|').collect();
@@ -58,8 +60,12 @@ fn documented(of_tls: bool) -> BTreeMap<String, Described> {
         Some((cell(name), (cell(kind), cell(unit), attributes)))
     };
     let rows = DOCUMENT.lines().filter_map(row);
-    rows.filter(|(name, _)| name.starts_with(OF_TLS) == of_tls)
-        .collect()
+    let at_times = [OF_TLS, OF_EVENTS];
+    let wanted = |name: &str| match prefix {
+        Some(prefix) => name.starts_with(prefix),
+        None => !at_times.iter().any(|prefix| name.starts_with(prefix)),
+    };
+    rows.filter(|(name, _)| wanted(name)).collect()
 }
 
 /// What was exported, in the words of the document.
@@ -142,7 +148,7 @@ async fn the_document_says_what_is_exported() {
     );
     let asked = run.ask("GET /livez HTTP/1.1", "").await;
     assert!(asked.starts_with("HTTP/1.1 200"), "{asked}");
-    let documented = documented(false);
+    let documented = documented(None);
     run.collector.instruments(&instruments()).await;
     let all = |kept: &BufferedBytes| {
         let names: BTreeSet<_> = kept.metrics.iter().map(|metric| &metric.name).collect();
@@ -186,7 +192,7 @@ async fn the_document_says_what_is_exported_of_tls() {
         .unwrap();
     let mut said = Vec::new();
     connection.read_to_end(&mut said).await.ok();
-    let documented = documented(true);
+    let documented = documented(Some(OF_TLS));
     assert_eq!(documented.len(), 3);
     let of_tls = |kept: &BufferedBytes| {
         let metrics = kept.metrics.iter();
@@ -217,6 +223,33 @@ async fn the_document_says_what_is_exported_of_tls() {
     ] {
         assert!(page.lines().any(|there| there == line), "{line} in {page}");
     }
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn the_document_says_what_is_exported_of_events() {
+    let run = Run::with(|collector, command| {
+        traced(collector, command);
+        // Nothing listens there, and nothing is to be delivered.
+        command.env("HITKEEP_AUTH_EVENTS_WEBHOOK", "http://127.0.0.1:9/");
+        let secret = "whsec_AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+        command.env("HITKEEP_AUTH_EVENTS_WEBHOOK_SECRET", secret);
+    })
+    .await;
+    let documented = documented(Some(OF_EVENTS));
+    assert_eq!(documented.len(), 6);
+    let of_events = |kept: &BufferedBytes| {
+        let metrics = kept.metrics.iter();
+        let of_events = metrics.filter(|metric| metric.name.starts_with(OF_EVENTS));
+        let of_events: Vec<_> = of_events.cloned().collect();
+        (of_events.len() == documented.len()).then_some(of_events)
+    };
+    let exported = run.collector.until("metrics of events", of_events).await;
+    let exported: BTreeMap<_, _> = exported
+        .iter()
+        .map(|metric| (metric.name.clone(), described(metric)))
+        .collect();
+    assert_eq!(exported, documented);
     run.stop().await;
 }
 

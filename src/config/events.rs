@@ -1,0 +1,132 @@
+//! Options of the webhook that events are delivered to.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{SecretError, secrets::SecretFile, values::boolean};
+use crate::events::{
+    BadEndpoint, BadSecret, Endpoint, NoSecret, PlainHttp, SecretSource, SigningKeys, Webhook,
+};
+
+/// The variable with the secrets. It is no option, since a command line can be read by every
+/// user of the machine.
+const SECRET: &str = "HITKEEP_AUTH_EVENTS_WEBHOOK_SECRET";
+
+/// The webhook.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// URL to deliver events about API clients to, as signed `CloudEvents` [default: none]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_EVENTS_WEBHOOK",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    events_webhook: Option<String>,
+    /// File that holds the secrets to sign events with (`whsec_…`), one a line, and nothing
+    /// else; read again if it is replaced [default: the secrets in the variable
+    /// `HITKEEP_AUTH_EVENTS_WEBHOOK_SECRET`]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_EVENTS_WEBHOOK_SECRET_FILE",
+        value_name = "FILE"
+    )]
+    events_webhook_secret_file: Option<PathBuf>,
+    /// CA certificates that sign the receiver's (PEM) [default: those of the system]
+    #[arg(long, env = "HITKEEP_AUTH_EVENTS_WEBHOOK_CA", value_name = "FILE")]
+    events_webhook_ca: Option<PathBuf>,
+    /// Deliver to another machine over http:// too: who is in between reads the events
+    #[arg(long, env = "HITKEEP_AUTH_EVENTS_WEBHOOK_ALLOW_HTTP", value_parser = boolean)]
+    events_webhook_allow_http: bool,
+}
+
+/// Options about the webhook that cannot be used. No text of an option is repeated, since it
+/// may be a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum EventsError {
+    /// The URL cannot be used.
+    #[error("--events-webhook {0}")]
+    Endpoint(BadEndpoint),
+    /// There is no secret.
+    #[error(
+        "--events-webhook needs a secret to sign with: set {SECRET}, or give a file with \
+         --events-webhook-secret-file"
+    )]
+    NoSecret,
+    /// The variable holds no secrets.
+    #[error("{SECRET} cannot be used: {0}")]
+    Variable(BadSecret),
+    /// The file cannot be read.
+    #[error("--events-webhook-secret-file: {0}")]
+    File(SecretError),
+    /// The file holds no secrets.
+    #[error("--events-webhook-secret-file: {} cannot be used: {why}", path.display())]
+    InFile {
+        /// The path of the file.
+        path: PathBuf,
+        /// What is wrong.
+        why: BadSecret,
+    },
+    /// Certificates are shown over TLS.
+    #[error("--events-webhook-ca needs an --events-webhook that begins with https://")]
+    NotEncrypted,
+    /// Something about a webhook that is missing.
+    #[error("{0} needs --events-webhook")]
+    NoWebhook(&'static str),
+}
+
+impl EventsArgs {
+    /// The webhook, if there is one. Blocks on the file system.
+    ///
+    /// # Errors
+    /// If options are missing or cannot be used.
+    pub fn webhook(&self) -> Result<Option<Webhook>, EventsError> {
+        let Some(url) = &self.events_webhook else {
+            return match (&self.events_webhook_secret_file, &self.events_webhook_ca) {
+                (Some(_), _) => Err(EventsError::NoWebhook("--events-webhook-secret-file")),
+                (None, Some(_)) => Err(EventsError::NoWebhook("--events-webhook-ca")),
+                (None, None) => Ok(None),
+            };
+        };
+        let plain = if self.events_webhook_allow_http {
+            PlainHttp::Anywhere
+        } else {
+            PlainHttp::Loopback
+        };
+        let endpoint = Endpoint::parse(url, plain).map_err(EventsError::Endpoint)?;
+        if self.events_webhook_ca.is_some() && !endpoint.is_encrypted() {
+            return Err(EventsError::NotEncrypted);
+        }
+        Ok(Some(Webhook {
+            endpoint,
+            secrets: self.secrets()?,
+            authorities: self.events_webhook_ca.clone(),
+        }))
+    }
+
+    fn secrets(&self) -> Result<SecretSource, EventsError> {
+        if let Some(path) = self.events_webhook_secret_file.clone() {
+            let file = SecretFile::new(path);
+            // A mistake ends the command before anything is served.
+            read(&file)?;
+            let read = move || read(&file).map_err(|error| NoSecret(error.to_string()));
+            return Ok(SecretSource::new(read));
+        }
+        let given = std::env::var_os(SECRET).unwrap_or_default();
+        let keys = SigningKeys::parse(&given.to_string_lossy());
+        let keys = keys.map_err(|why| match why {
+            BadSecret::Empty => EventsError::NoSecret,
+            why => EventsError::Variable(why),
+        })?;
+        Ok(SecretSource::new(move || Ok(keys.clone())))
+    }
+}
+
+fn read(file: &SecretFile) -> Result<SigningKeys, EventsError> {
+    let text = file.read().map_err(EventsError::File)?;
+    SigningKeys::parse(&text).map_err(|why| EventsError::InFile {
+        path: file.path().to_owned(),
+        why,
+    })
+}

@@ -1,0 +1,498 @@
+//! The task that delivers: it holds the lease, notices expiries, and starts attempts.
+//!
+//! A process whose lease has run out starts nothing. What it had started may still arrive,
+//! after another process delivered the same and what follows: a duplicate may be late, and is
+//! known by its id.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use chrono::TimeDelta;
+use futures_util::FutureExt;
+use tokio::{
+    task::{Id, JoinError, JoinSet, spawn_blocking},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use uuid::Uuid;
+
+use super::{
+    Endpoint, NoSecret, SecretSource, SigningKeys,
+    message::{Answer, Sender},
+    state::State,
+};
+use crate::{
+    domain::id::RequestId,
+    store::{
+        Store,
+        error::{StoreError, causes},
+        outbox::{FailedAttempt, Hold, OutboxEvent, TRIED_FOR},
+        tls::TlsError,
+    },
+    telemetry::{metrics::Metrics, panic_message},
+};
+
+/// How often the secrets are read again.
+const SECRET_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the outbox is counted for the metrics.
+const BACKLOG_INTERVAL: Duration = Duration::from_secs(10);
+/// The first delay after a failure; it doubles with each failure of the same event.
+const FIRST_DELAY: Duration = Duration::from_secs(2);
+/// The longest delay. Half of each delay is random.
+const LAST_DELAY: Duration = Duration::from_hours(1);
+/// The longest pause between two attempts while all fail.
+const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// How often the outcome of an attempt is tried to be recorded.
+const RECORD_TRIES: u32 = 30;
+/// How long giving the lease back may take at the end.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The settings of the delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The interval between looks for events that are due. Default 1 s.
+    pub poll_interval: Duration,
+    /// How long a process that ends without giving notice keeps others from delivering.
+    /// Default 10 s.
+    pub lease: Duration,
+    /// The interval between looks for expiries. Default 1 min.
+    pub expiry_interval: Duration,
+    /// The limit of one attempt. Default 15 s.
+    pub request_timeout: Duration,
+    /// The most attempts at a time, each of another client. Default 8.
+    pub concurrency: usize,
+    /// How long attempts in flight may take to finish at the end. Default 15 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            poll_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(10),
+            expiry_interval: Duration::from_mins(1),
+            request_timeout: Duration::from_secs(15),
+            concurrency: 8,
+            drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The receiver, and what to know about it.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Where events are sent to.
+    pub endpoint: Endpoint,
+    /// The secrets that they are signed with.
+    pub secrets: SecretSource,
+    /// The authorities that the receiver's certificate must be signed by; those of the system
+    /// if `None`.
+    pub authorities: Option<PathBuf>,
+}
+
+/// Why events cannot be delivered at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// There are no secrets to sign with.
+    #[error(transparent)]
+    Secret(NoSecret),
+    /// The authorities cannot be used.
+    #[error("the webhook's authorities cannot be used")]
+    Tls(#[from] TlsError),
+}
+
+/// Delivers the events of a database, whenever no other process does.
+#[derive(Debug)]
+pub struct Deliverer {
+    attempts: Attempts,
+    secrets: SecretSource,
+    options: Options,
+    /// Identifies this process in the lease.
+    holder: Uuid,
+    hold: Hold,
+    /// When the lease runs out, as far as this process knows.
+    held_until: Instant,
+    /// Whether the stop of an earlier run was lifted.
+    has_resumed: bool,
+    next_renewal: Instant,
+    next_secrets: Instant,
+    next_backlog: Instant,
+    next_expiries: Instant,
+    /// Until when nothing is started, since all attempts fail.
+    paused_until: Instant,
+    failures_in_a_row: u32,
+    database_fails: bool,
+    secrets_fail: bool,
+    /// The clients with an attempt in flight, by task.
+    busy: HashMap<Id, Uuid>,
+}
+
+/// What an attempt needs.
+#[derive(Clone)]
+struct Attempts {
+    store: Store,
+    sender: Sender,
+    keys: SigningKeys,
+    state: Arc<State>,
+}
+
+impl std::fmt::Debug for Attempts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attempts")
+            .field("sender", &self.sender)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Deliverer {
+    /// Prepares the delivery, and exports its metrics. Blocks on the file system.
+    ///
+    /// # Errors
+    /// If a file cannot be used.
+    pub fn new(
+        webhook: Webhook,
+        options: Options,
+        store: Store,
+        metrics: &Metrics,
+    ) -> Result<Self, SetupError> {
+        let keys = webhook.secrets.read().map_err(SetupError::Secret)?;
+        let timeout = options.request_timeout;
+        let sender = Sender::new(webhook.endpoint, webhook.authorities, timeout)?;
+        let state = Arc::<State>::default();
+        State::observe(&state, metrics, store.clock());
+        let holder = RequestId::mint(store.clock().now(), store.entropy()).uuid();
+        let now = Instant::now();
+        Ok(Self {
+            attempts: Attempts {
+                store,
+                sender,
+                keys,
+                state,
+            },
+            secrets: webhook.secrets,
+            options,
+            holder,
+            hold: Hold::Other,
+            held_until: now,
+            has_resumed: false,
+            next_renewal: now,
+            next_secrets: now + SECRET_INTERVAL,
+            next_backlog: now,
+            next_expiries: now,
+            paused_until: now,
+            failures_in_a_row: 0,
+            database_fails: false,
+            secrets_fail: false,
+            busy: HashMap::new(),
+        })
+    }
+
+    /// Delivers until `stop` completes. Attempts in flight may then finish, for a while.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut tasks = JoinSet::new();
+        loop {
+            let work = AssertUnwindSafe(self.work(&mut tasks, stop.as_mut()));
+            let Err(panic) = work.catch_unwind().await else {
+                break;
+            };
+            let panic = panic_message(&*panic);
+            tracing::error!(
+                panic,
+                "delivering events panicked and is restarted: this is a defect"
+            );
+            sleep(self.options.poll_interval).await;
+        }
+        let drained = async { while tasks.join_next().await.is_some() {} };
+        if timeout(self.options.drain_timeout, drained).await.is_err() {
+            tracing::warn!("stopped before every event in flight was delivered");
+        }
+        drop(tasks);
+        if self.hold != Hold::Other {
+            let store = &self.attempts.store;
+            let released = store.release_event_delivery(self.holder);
+            // Without it, the next process waits until the lease runs out.
+            drop(timeout(RELEASE_TIMEOUT, released).await);
+        }
+    }
+
+    async fn work(
+        &mut self,
+        tasks: &mut JoinSet<Answer>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) {
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return,
+                () = self.step(tasks) => {}
+            }
+        }
+    }
+
+    /// Does what is due, and waits until something may be. May be dropped at any point.
+    async fn step(&mut self, tasks: &mut JoinSet<Answer>) {
+        let done = self.do_due(tasks).await;
+        self.log_database(&done);
+        let next = Instant::now() + self.options.poll_interval;
+        tokio::select! {
+            Some(finished) = tasks.join_next_with_id(), if !tasks.is_empty() => {
+                self.finish(finished);
+            }
+            () = sleep_until(next) => {}
+        }
+    }
+
+    async fn do_due(&mut self, tasks: &mut JoinSet<Answer>) -> Result<(), StoreError> {
+        let now = Instant::now();
+        if now >= self.next_renewal {
+            self.renew().await?;
+        }
+        if now >= self.next_secrets {
+            self.next_secrets = now + SECRET_INTERVAL;
+            self.read_secrets().await;
+        }
+        if self.holds() {
+            self.start_due(tasks).await?;
+        }
+        if now >= self.next_backlog {
+            let backlog = self.attempts.store.event_backlog().await?;
+            self.attempts.state.set_backlog(backlog);
+            self.next_backlog = now + BACKLOG_INTERVAL;
+        }
+        if self.holds() && now >= self.next_expiries {
+            self.attempts.store.send_expiries().await?;
+            self.next_expiries = now + self.options.expiry_interval;
+        }
+        Ok(())
+    }
+
+    fn holds(&self) -> bool {
+        self.hold == Hold::Held && Instant::now() < self.held_until
+    }
+
+    /// Takes the lease, or keeps it.
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        let store = &self.attempts.store;
+        if !self.has_resumed {
+            store.resume_events().await?;
+            self.has_resumed = true;
+        }
+        let begun = Instant::now();
+        let lease = TimeDelta::from_std(self.options.lease).unwrap_or(TimeDelta::MAX);
+        let until = store.clock().now() + lease;
+        let hold = store.hold_event_delivery(self.holder, until).await?;
+        self.held_until = begun + self.options.lease;
+        self.next_renewal = begun + self.options.lease / 3;
+        if hold != self.hold {
+            let endpoint = self.attempts.sender.endpoint();
+            match hold {
+                Hold::Held => tracing::info!("delivers events to {endpoint}"),
+                Hold::Stopped => tracing::error!(
+                    "{endpoint} answered 410 Gone: no events are delivered until a server is \
+                     restarted"
+                ),
+                Hold::Other => tracing::info!("another process delivers events"),
+            }
+        }
+        self.hold = hold;
+        let is_delivering = hold == Hold::Held;
+        self.attempts
+            .state
+            .is_delivering
+            .store(is_delivering, Relaxed);
+        Ok(())
+    }
+
+    /// Reads the secrets again. If that fails, the last ones stay in use.
+    async fn read_secrets(&mut self) {
+        let source = self.secrets.clone();
+        let read = spawn_blocking(move || source.read()).await;
+        match read.unwrap_or_else(|error| Err(NoSecret(error.to_string()))) {
+            Ok(keys) => {
+                self.attempts.keys = keys;
+                self.secrets_fail = false;
+            }
+            Err(error) if !self.secrets_fail => {
+                tracing::warn!("{error}: events are signed with the last secrets");
+                self.secrets_fail = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Starts attempts for events that are due, of clients that have none in flight.
+    async fn start_due(&mut self, tasks: &mut JoinSet<Answer>) -> Result<(), StoreError> {
+        let limit = if self.all_fail() {
+            1
+        } else {
+            self.options.concurrency
+        };
+        let free = limit.saturating_sub(tasks.len());
+        if free == 0 || Instant::now() < self.paused_until {
+            return Ok(());
+        }
+        let busy: Vec<Uuid> = self.busy.values().copied().collect();
+        for event in self.attempts.store.due_events(&busy, free).await? {
+            let client = event.client_id;
+            let pause = self.options.poll_interval;
+            let attempt = self.attempts.clone().deliver(event, pause);
+            let task = tasks.spawn(attempt);
+            self.busy.insert(task.id(), client);
+        }
+        Ok(())
+    }
+
+    /// Whether the receiver seems to be away, so that one attempt at a time is enough.
+    fn all_fail(&self) -> bool {
+        usize::try_from(self.failures_in_a_row).unwrap_or(usize::MAX) >= self.options.concurrency
+    }
+
+    fn finish(&mut self, finished: Result<(Id, Answer), JoinError>) {
+        let endpoint = self.attempts.sender.endpoint();
+        let (id, answer) = match finished {
+            Ok((id, answer)) => (id, answer),
+            Err(error) => {
+                tracing::error!(%error, "an attempt to deliver an event panicked: this is a defect");
+                let why = "a defect".to_owned();
+                let retry_after = None;
+                (error.id(), Answer::Failed { why, retry_after })
+            }
+        };
+        self.busy.remove(&id);
+        match answer {
+            Answer::Accepted => {
+                if self.failures_in_a_row > 0 {
+                    tracing::info!("events are delivered to {endpoint} again");
+                }
+                self.failures_in_a_row = 0;
+            }
+            Answer::Gone => {
+                // Read at once, so that nothing more is started.
+                self.held_until = Instant::now();
+                self.next_renewal = Instant::now();
+            }
+            Answer::Failed { why, .. } => {
+                if self.failures_in_a_row == 0 {
+                    tracing::warn!("an event could not be delivered to {endpoint}: {why}");
+                }
+                self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+                if self.all_fail() {
+                    let doublings = self.failures_in_a_row.min(16);
+                    let pause = Duration::from_millis(1) * 2_u32.pow(doublings);
+                    self.paused_until = Instant::now() + pause.min(LAST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Logs the first failure of an outage, and the first success after it.
+    fn log_database(&mut self, done: &Result<(), StoreError>) {
+        match done {
+            Ok(()) if self.database_fails => tracing::info!("the outbox of events is read again"),
+            Err(error) if !self.database_fails => {
+                let causes = causes(error);
+                if error.is_defect() {
+                    tracing::error!(causes, "the outbox of events cannot be read: {error}");
+                } else {
+                    tracing::warn!(causes, "the outbox of events cannot be read: {error}");
+                }
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.database_fails = done.is_err();
+    }
+}
+
+impl Attempts {
+    /// Sends an event once, and records what that came to.
+    async fn deliver(self, event: OutboxEvent, pause: Duration) -> Answer {
+        let Self {
+            store,
+            sender,
+            keys,
+            state,
+        } = &self;
+        let answer = sender.send(&event, keys, store.clock().now()).await;
+        match &answer {
+            Answer::Accepted => {
+                state.delivered.fetch_add(1, Relaxed);
+                recorded(pause, || store.event_delivered(event.sequence)).await;
+            }
+            Answer::Gone => {
+                state.failed.fetch_add(1, Relaxed);
+                recorded(pause, || store.stop_events()).await;
+            }
+            Answer::Failed { why, retry_after } => {
+                let now = store.clock().now();
+                let last_attempt = event.create_time + TRIED_FOR;
+                let attempts = event.attempts.saturating_add(1);
+                let delay = delay(attempts, store).max(retry_after.unwrap_or_default());
+                let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);
+                let dead = (now >= last_attempt).then_some(now);
+                let failed = FailedAttempt {
+                    attempts,
+                    next: match dead {
+                        Some(_) => now,
+                        None => (now + delay).min(last_attempt),
+                    },
+                    error: why,
+                    dead,
+                };
+                if dead.is_some() {
+                    state.died.fetch_add(1, Relaxed);
+                    tracing::warn!(
+                        event.id = %event.id,
+                        client.id = %event.client_id,
+                        attempts,
+                        "event {} could not be delivered for three days, and is dead: {why}",
+                        event.id
+                    );
+                } else {
+                    state.failed.fetch_add(1, Relaxed);
+                }
+                recorded(pause, || store.event_failed(event.sequence, failed)).await;
+            }
+        }
+        answer
+    }
+}
+
+/// Records the outcome of an attempt. While that fails, the client stays busy: otherwise, the
+/// event would be sent again as soon as the database is back.
+async fn recorded<F>(pause: Duration, record: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    for _ in 0..RECORD_TRIES {
+        match record().await {
+            Ok(()) => return,
+            Err(error) if error.is_defect() => {
+                error.log();
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the outcome of an attempt cannot be recorded yet");
+                sleep(pause).await;
+            }
+        }
+    }
+    tracing::warn!("the outcome of an attempt was not recorded: an event is sent again");
+}
+
+/// The delay after that many failures, of which half is random.
+fn delay(failures: i64, store: &Store) -> Duration {
+    let doublings = u32::try_from(failures.clamp(1, 16) - 1).unwrap_or_default();
+    let longest = LAST_DELAY.min(FIRST_DELAY * 2_u32.pow(doublings));
+    let mut chance = [0];
+    store.entropy().fill(&mut chance);
+    longest.mul_f64(f64::midpoint(
+        1.0,
+        f64::from(chance[0]) / f64::from(u8::MAX),
+    ))
+}

@@ -1,0 +1,590 @@
+//! Events about API clients: what leaves the service, signed and in order, what is tried
+//! again, and what ends that.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use hitkeep_auth::{
+    domain::{
+        audit::{Action, Event, Provenance},
+        token::Token,
+    },
+    events::{self, Deliverer, Endpoint, PlainHttp, SecretSource, SigningKeys, Webhook},
+    server,
+    store::{Transaction, error::StoreError},
+    telemetry::metrics::Metrics,
+};
+use serde_json::{Value, json};
+use tokio::{sync::oneshot, task::JoinHandle};
+use uuid::Uuid;
+
+mod noticed;
+
+use crate::{
+    fixtures::*,
+    harness::TestApp,
+    support::{
+        certificates::{Authority, Folder},
+        waiting::{until, wanted, within},
+        webhook::{Receiver, kind},
+    },
+};
+
+const SECRET: &str = "whsec_AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const OTHER_SECRET: &str = "whsec_AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+/// Often enough that no test waits, and with room for an answer on any machine.
+const OPTIONS: events::Options = events::Options {
+    poll_interval: Duration::from_millis(5),
+    lease: Duration::from_secs(10),
+    expiry_interval: Duration::from_millis(5),
+    request_timeout: Duration::from_mins(2),
+    concurrency: 8,
+    drain_timeout: Duration::from_mins(2),
+};
+
+/// A process that delivers.
+struct Delivery {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+    metrics: Metrics,
+}
+
+impl Delivery {
+    async fn start(app: &TestApp, receiver: &Receiver) -> Self {
+        let delivery = Self::with(app, receiver, OPTIONS);
+        until("somebody delivers", async || {
+            let sql = "SELECT count(*) FROM event_delivery WHERE holder IS NOT NULL";
+            wanted(app.number(sql).await == 1)
+        })
+        .await;
+        delivery
+    }
+
+    fn with(app: &TestApp, receiver: &Receiver, options: events::Options) -> Self {
+        Self::trusting(None, app, receiver, options)
+    }
+
+    /// One that trusts the authorities of that file.
+    fn trusting(
+        authorities: Option<PathBuf>,
+        app: &TestApp,
+        receiver: &Receiver,
+        options: events::Options,
+    ) -> Self {
+        let secrets = format!("{SECRET} {OTHER_SECRET}");
+        let webhook = Webhook {
+            endpoint: Endpoint::parse(&receiver.url(), PlainHttp::Loopback).unwrap(),
+            secrets: SecretSource::new(move || Ok(SigningKeys::parse(&secrets).unwrap())),
+            authorities,
+        };
+        let metrics = Metrics::default();
+        let deliverer = Deliverer::new(webhook, options, app.store.clone(), &metrics).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async { drop(stopped.await) };
+        let task = tokio::spawn(deliverer.run(stopped));
+        Self {
+            stop,
+            task,
+            metrics,
+        }
+    }
+
+    async fn end(self) {
+        self.stop.send(()).unwrap();
+        within("its end", self.task).await.unwrap();
+    }
+
+    /// Ends it without notice.
+    async fn kill(self) {
+        self.task.abort();
+        self.task.await.unwrap_err();
+    }
+
+    /// Waits for a line of the metrics.
+    async fn until_measured(&self, line: &str) {
+        until(line, async || {
+            let page = self.metrics.page().unwrap();
+            wanted(page.lines().any(|there| there == line))
+        })
+        .await;
+    }
+}
+
+/// A world with a process that delivers, and the receiver.
+async fn world() -> (TestApp, Receiver, Delivery) {
+    let app = TestApp::with_world().await;
+    let receiver = Receiver::start().await;
+    let delivery = Delivery::start(&app, &receiver).await;
+    (app, receiver, delivery)
+}
+
+async fn outbox(app: &TestApp) -> i64 {
+    app.number("SELECT count(*) FROM event_outbox").await
+}
+
+async fn until_empty(app: &TestApp) {
+    until("the outbox is empty", async || {
+        wanted(outbox(app).await == 0)
+    })
+    .await;
+}
+
+/// Waits until the oldest event was tried that often.
+async fn until_tried(app: &TestApp, times: i64) {
+    until("it was tried", async || {
+        let sql = "SELECT attempts FROM event_outbox ORDER BY sequence LIMIT 1";
+        wanted(app.number(sql).await == times)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_change_arrives_signed_and_in_order() {
+    let (app, mut receiver, delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let week = in_seconds(&app, 30 * 24 * 3600);
+    let made = dashboard.created(personal(VERA).expiring(week)).await;
+    let mut tokens = vec![made.token.clone()];
+    let rotated = dashboard
+        .rotate(rotate_with_overlap(VERA, &made.id, 60))
+        .await;
+    tokens.push(rotated.unwrap().token);
+    dashboard.revoke(revoke(ROOT, &made.id)).await.unwrap();
+    // Nothing changes.
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    dashboard
+        .reactivate(reactivate(VERA, &made.id))
+        .await
+        .unwrap();
+    dashboard.delete(delete(VERA, &made.id)).await.unwrap();
+    let expected = [
+        (
+            "created",
+            VERA,
+            json!({"expire_time": "2026-01-31T12:00:00.000000Z"}),
+        ),
+        (
+            "rotated",
+            VERA,
+            json!({"overlap_end_time": "2026-01-01T12:01:00.000000Z"}),
+        ),
+        ("revoked", ROOT, json!({})),
+        ("reactivated", VERA, json!({})),
+        ("deleted", VERA, json!({})),
+    ];
+    let mut last = String::new();
+    for (kind, actor, details) in expected {
+        let received = receiver.next().await;
+        assert!(received.is_signed_with(SECRET) && received.is_signed_with(OTHER_SECRET));
+        assert!(!received.is_signed_with("whsec_AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM="));
+        // By the database's clock.
+        assert_eq!(received.header("webhook-timestamp"), "1767268800");
+        let mut event = received.event();
+        let text = String::from_utf8(received.body.clone()).unwrap();
+        for token in &tokens {
+            let hash = Token::parse(token).unwrap().hash().0;
+            let hex: String = hash.map(|byte| format!("{byte:02x}")).concat();
+            for secret in [&**token, &token[45..], &hex, &hex[..12]] {
+                assert!(!text.contains(secret), "{secret} in {text}");
+            }
+        }
+        received.answer(204);
+        let mut data = json!({
+            "client_id": made.id,
+            "client_name": "a client",
+            "owner": {"user_id": VERA},
+            "actor_user_id": actor,
+            "caller": "manage",
+        });
+        let data_map = data.as_object_mut().unwrap();
+        data_map.extend(details.as_object().unwrap().clone());
+        let sequence = event["sequence"].take();
+        let sequence = sequence.as_str().unwrap().to_owned();
+        assert!(last < sequence && sequence.len() == 20, "{last} {sequence}");
+        last = sequence;
+        let id = event["id"].take();
+        let audited = format!(
+            "SELECT count(*) FROM audit_events WHERE id = '{}' AND action = 'api_client.{kind}'",
+            id.as_str().unwrap()
+        );
+        assert_eq!(app.number(&audited).await, 1);
+        let expected = json!({
+            "specversion": "1.0",
+            "id": null,
+            "source": "/hitkeep-auth",
+            "type": format!("com.hitkeep.auth.api_client.{kind}"),
+            "subject": made.id,
+            "time": "2026-01-01T12:00:00.000000Z",
+            "datacontenttype": "application/json",
+            "sequence": null,
+            "data": data,
+        });
+        assert_eq!(event, expected);
+    }
+    until_empty(&app).await;
+    delivery.end().await;
+}
+
+#[tokio::test]
+async fn clients_that_end_with_their_owner_are_told_of() {
+    let (app, mut receiver, _delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(team_client(ADAM)).await;
+    assert_eq!(kind(&receiver.accept().await), "created");
+    app.change([delete_team(TEAM)]).await;
+    let event = receiver.accept().await;
+    assert_eq!(
+        (kind(&event), &event["subject"]),
+        ("deleted".to_owned(), &json!(made.id))
+    );
+    assert_eq!(event["data"]["owner"], json!({"team_id": TEAM}));
+    assert_eq!(event["data"].get("actor_user_id"), None);
+}
+
+/// A person can put anything into a name.
+#[tokio::test]
+async fn a_name_with_a_token_in_it_stays_here() {
+    let (app, mut receiver, _delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    receiver.accept().await;
+    dashboard
+        .created(personal(VERA).named(&format!("was {}", made.token)))
+        .await;
+    assert_eq!(receiver.accept().await["data"]["client_name"], "");
+}
+
+#[tokio::test]
+async fn nothing_is_written_while_nothing_is_delivered() {
+    let app = TestApp::with_world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    assert_eq!(outbox(&app).await, 0);
+
+    let mut receiver = Receiver::start().await;
+    let delivery = Delivery::start(&app, &receiver).await;
+    dashboard.rotate(rotate(VERA, &made.id)).await.unwrap();
+    assert_eq!(kind(&receiver.accept().await), "rotated");
+    until_empty(&app).await;
+    delivery.end().await;
+
+    // For three days after it, in case that it comes back; then no longer.
+    app.clock
+        .advance(TimeDelta::days(3) - TimeDelta::microseconds(1));
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    assert_eq!(outbox(&app).await, 1);
+    app.clock.advance(TimeDelta::microseconds(1));
+    dashboard
+        .reactivate(reactivate(VERA, &made.id))
+        .await
+        .unwrap();
+    assert_eq!(outbox(&app).await, 1);
+
+    // Nobody delivers what is there; it dies, and is removed in the end.
+    app.clock.advance(TimeDelta::days(3));
+    app.store.trim_events().await.unwrap();
+    let dead = "SELECT count(*) FROM event_outbox WHERE dead_time IS NOT NULL";
+    assert_eq!(app.number(dead).await, 1);
+    app.clock.advance(TimeDelta::days(30));
+    app.store.trim_events().await.unwrap();
+    assert_eq!(outbox(&app).await, 0);
+}
+
+#[tokio::test]
+async fn a_change_that_is_rolled_back_leaves_no_event() {
+    let (app, mut receiver, _delivery) = world().await;
+    let event = Event {
+        action: Action::ClientRevoked,
+        subject: Uuid::from_u128(7),
+        subject_name: "a client".to_owned(),
+        owner: Some(hitkeep_auth::domain::access::Owner::User(
+            VERA.parse().unwrap(),
+        )),
+        changes: Vec::new(),
+    };
+    let nobody = Arc::new(Provenance::default());
+    let failing = async |tx: &mut Transaction| {
+        tx.record(event.clone()).await?;
+        Err::<(), _>(StoreError::Inconsistent("by hand".to_owned()))
+    };
+    app.store.transaction(&nobody, failing).await.unwrap_err();
+    assert_eq!(outbox(&app).await, 0);
+    let body = async |tx: &mut Transaction| tx.record(event.clone()).await;
+    app.store.transaction(&nobody, body).await.unwrap();
+    assert_eq!(
+        receiver.accept().await["subject"],
+        Uuid::from_u128(7).to_string()
+    );
+    until_empty(&app).await;
+    assert!(receiver.arrived().is_none());
+}
+
+#[tokio::test]
+async fn what_fails_is_tried_again_and_holds_up_its_client_alone() {
+    let (app, mut receiver, delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    let first = receiver.next().await;
+    let id = first.header("webhook-id").to_owned();
+    let body = first.body.clone();
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    first.answer_with(503, &[("retry-after", "120")]);
+    until_tried(&app, 1).await;
+    let other = dashboard.created(personal(ADAM)).await;
+    assert_eq!(receiver.accept().await["subject"], other.id);
+
+    // As late as it was asked for, and with it what follows.
+    let waiting = "SELECT count(*) FROM event_outbox \
+                   WHERE next_attempt_time = '2026-01-01T12:02:00Z' AND last_error IN ('', 'status 503')";
+    assert_eq!(app.number(waiting).await, 2);
+    for (attempts, later, status) in [(2, 120, 500), (3, 4, 302), (4, 8, 404)] {
+        app.clock.advance(TimeDelta::seconds(later));
+        let again = receiver.next().await;
+        assert_eq!(again.header("webhook-id"), id);
+        assert_eq!(again.body, body, "the same bytes");
+        assert_ne!(again.header("webhook-timestamp"), "1767268800");
+        assert!(again.is_signed_with(SECRET));
+        again.answer_with(status, &[("location", "https://example.com/")]);
+        until_tried(&app, attempts).await;
+    }
+    // From 8 to 16 seconds after four failures.
+    let next = "SELECT extract(epoch FROM next_attempt_time - '2026-01-01T12:02:12Z') * 1000 \
+                FROM event_outbox ORDER BY sequence LIMIT 1";
+    let delay = app.number(next).await;
+    assert!((8_000..=16_000).contains(&delay), "{delay}");
+    app.clock.advance(TimeDelta::seconds(16));
+    assert_eq!(receiver.accept().await["id"], id);
+    assert_eq!(kind(&receiver.accept().await), "revoked");
+    until_empty(&app).await;
+    delivery
+        .until_measured(r#"hitkeep_auth_events_attempts_total{outcome="delivered"} 3"#)
+        .await;
+    delivery
+        .until_measured(r#"hitkeep_auth_events_attempts_total{outcome="failed"} 4"#)
+        .await;
+    delivery.end().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_stalls_or_ends_is_tried_again() {
+    let app = TestApp::with_world().await;
+    let mut receiver = Receiver::start().await;
+    let options = events::Options {
+        request_timeout: Duration::from_millis(200),
+        ..OPTIONS
+    };
+    let delivery = Delivery::with(&app, &receiver, options);
+    delivery
+        .until_measured("hitkeep_auth_events_delivering 1")
+        .await;
+    app.dashboard().await.created(personal(VERA)).await;
+    let stalled = receiver.next().await;
+    let id = stalled.header("webhook-id").to_owned();
+    until_tried(&app, 1).await;
+    // Too late: it is sent again.
+    stalled.answer(200);
+    app.clock.advance(TimeDelta::seconds(2));
+    let dropped = receiver.next().await;
+    assert_eq!(dropped.header("webhook-id"), id);
+    drop(dropped);
+    until_tried(&app, 2).await;
+    let error = "SELECT count(*) FROM event_outbox WHERE last_error LIKE 'no response: %'";
+    assert_eq!(app.number(error).await, 1);
+
+    let address = receiver.address;
+    receiver.end().await;
+    app.clock.advance(TimeDelta::seconds(4));
+    until_tried(&app, 3).await;
+    let error = "SELECT count(*) FROM event_outbox WHERE last_error LIKE 'no connection: %'";
+    assert_eq!(app.number(error).await, 1);
+    let mut receiver = Receiver::at(address).await;
+    app.clock.advance(TimeDelta::seconds(8));
+    assert_eq!(receiver.accept().await["id"], id);
+    until_empty(&app).await;
+    delivery.end().await;
+}
+
+#[tokio::test]
+async fn after_three_days_an_event_is_dead_and_the_next_one_is_sent() {
+    let (app, mut receiver, delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    let first = receiver.next().await;
+    first.answer(500);
+    until_tried(&app, 1).await;
+    app.clock
+        .advance(TimeDelta::days(3) - TimeDelta::microseconds(1));
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    let again = receiver.next().await;
+    assert_eq!(kind(&again.event()), "created");
+    again.answer(500);
+    until_tried(&app, 2).await;
+    // The last attempt is at its end.
+    app.clock.advance(TimeDelta::microseconds(1));
+    receiver.next().await.answer(500);
+    assert_eq!(kind(&receiver.accept().await), "revoked");
+    until("it is dead", async || {
+        let dead = "SELECT count(*) FROM event_outbox \
+                    WHERE attempts = 3 AND dead_time IS NOT NULL AND last_error = 'status 500'";
+        wanted(app.number(dead).await == 1 && outbox(&app).await == 1)
+    })
+    .await;
+    delivery
+        .until_measured(r#"hitkeep_auth_events_attempts_total{outcome="dead"} 1"#)
+        .await;
+    delivery.end().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_gets_nothing_more_until_a_restart() {
+    let (app, mut receiver, delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    let gone = receiver.next().await;
+    let id = gone.header("webhook-id").to_owned();
+    gone.answer(410);
+    until("it is stopped", async || {
+        let sql = "SELECT count(*) FROM event_delivery WHERE stop_time IS NOT NULL";
+        wanted(app.number(sql).await == 1)
+    })
+    .await;
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    dashboard.created(personal(ADAM)).await;
+    // It ends its work before it ends itself.
+    delivery.end().await;
+    assert!(receiver.arrived().is_none());
+    assert_eq!(outbox(&app).await, 3);
+
+    let delivery = Delivery::start(&app, &receiver).await;
+    let (first, second) = (receiver.accept().await, receiver.accept().await);
+    let third = receiver.accept().await;
+    let of_vera = [first, second, third].into_iter();
+    let of_vera: Vec<Value> = of_vera
+        .filter(|event| event["subject"] == made.id)
+        .collect();
+    assert_eq!(of_vera[0]["id"], id);
+    assert_eq!(kind(&of_vera[1]), "revoked");
+    until_empty(&app).await;
+    delivery.end().await;
+}
+
+#[tokio::test]
+async fn of_two_processes_one_delivers_and_each_event_once() {
+    let (app, mut receiver, first) = world().await;
+    let second = Delivery::start(&app, &receiver).await;
+    let dashboard = app.dashboard().await;
+    let mut expected = Vec::new();
+    for number in 0..20 {
+        let request = personal(VERA).named(&format!("client {number}"));
+        expected.push(dashboard.created(request).await.id);
+    }
+    let mut seen = Vec::new();
+    for _ in &expected {
+        seen.push(
+            receiver.accept().await["subject"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
+    }
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+    until_empty(&app).await;
+    // It takes over as soon as the other one gives it back.
+    first.end().await;
+    let made = dashboard.created(personal(ADAM)).await;
+    assert_eq!(receiver.accept().await["subject"], made.id);
+    until_empty(&app).await;
+    second.end().await;
+    assert!(receiver.arrived().is_none());
+}
+
+#[tokio::test]
+async fn what_a_process_had_in_flight_when_it_was_killed_is_sent_again_in_order() {
+    let (app, mut receiver, first) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    let in_flight = receiver.next().await;
+    dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
+    first.kill().await;
+    let second = Delivery::with(&app, &receiver, OPTIONS);
+    second.until_measured("hitkeep_auth_events_pending 2").await;
+    second
+        .until_measured("hitkeep_auth_events_delivering 0")
+        .await;
+    // The lease runs out.
+    app.clock.advance(TimeDelta::seconds(10));
+    let again = receiver.next().await;
+    assert_eq!(again.body, in_flight.body);
+    again.answer(200);
+    assert_eq!(kind(&receiver.accept().await), "revoked");
+    until_empty(&app).await;
+    second.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_in_flight_is_finished_at_the_end() {
+    let (app, mut receiver, delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    dashboard.created(personal(VERA)).await;
+    let in_flight = receiver.next().await;
+    let end = tokio::spawn(delivery.end());
+    // Nothing more is started.
+    until("it is stopping", async || {
+        dashboard.created(personal(ADAM)).await;
+        let two = outbox(&app).await >= 3;
+        wanted(two || receiver.arrived().map(|more| more.answer(500)).is_none())
+    })
+    .await;
+    in_flight.answer(200);
+    within("its end", end).await.unwrap();
+    let left = "SELECT count(*) FROM event_outbox WHERE data->'owner'->>'user_id' = \
+                '00000000-0000-7000-8000-000000000004'";
+    assert_eq!(app.number(left).await, 0);
+    let held = "SELECT count(*) FROM event_delivery WHERE holder IS NOT NULL";
+    assert_eq!(app.number(held).await, 0);
+}
+
+#[tokio::test]
+async fn a_receiver_whose_certificate_is_not_trusted_gets_nothing() {
+    let app = TestApp::with_world().await;
+    let folder = Folder::new();
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    let mut receiver = Receiver::encrypted(&ours.sign(&["127.0.0.1"])).await;
+    let file = folder.write("other.pem", &other.pem());
+    let delivery = Delivery::trusting(Some(file), &app, &receiver, OPTIONS);
+    delivery
+        .until_measured("hitkeep_auth_events_delivering 1")
+        .await;
+    let made = app.dashboard().await.created(personal(VERA)).await;
+    until_tried(&app, 1).await;
+    let error = "SELECT count(*) FROM event_outbox \
+                 WHERE last_error LIKE 'no connection: %certificate%'";
+    assert_eq!(app.number(error).await, 1);
+    assert!(receiver.arrived().is_none());
+    delivery.end().await;
+
+    let file = folder.write("ours.pem", &ours.pem());
+    let delivery = Delivery::trusting(Some(file), &app, &receiver, OPTIONS);
+    app.clock.advance(TimeDelta::seconds(2));
+    assert_eq!(receiver.accept().await["subject"], made.id);
+    until_empty(&app).await;
+    delivery.end().await;
+}
+
+/// A database that is away is no reason to send everything again and again.
+#[tokio::test]
+async fn events_wait_for_a_database_that_is_away() {
+    let (app, proxy) = TestApp::behind_proxy(server::Options::default()).await;
+    let mut receiver = Receiver::start().await;
+    let delivery = Delivery::start(&app, &receiver).await;
+    app.dashboard().await.created(personal(VERA)).await;
+    let received = receiver.next().await;
+    proxy.cut();
+    received.answer(200);
+    proxy.mend();
+    until_empty(&app).await;
+    assert!(receiver.arrived().is_none());
+    delivery.end().await;
+}
