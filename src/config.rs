@@ -38,11 +38,8 @@ use clients::ClientArgs;
 pub use database::{DatabaseArgs, DatabaseUrlError, DatabaseUrlFile};
 #[cfg(feature = "dev")]
 pub use dev::{DevArgs, NoHome};
-<<<<<<< HEAD
 pub use doctor::DoctorArgs;
-=======
 pub use events::{EventsArgs, EventsError};
->>>>>>> 632076b (events: deliver the outbox to a webhook)
 pub use healthcheck::{HealthcheckArgs, Probe};
 pub use import::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs};
 pub use moment::{Grant, Moment};

@@ -52,7 +52,3 @@ CREATE TABLE event_notices (
     CONSTRAINT event_notices_client_id_fkey FOREIGN KEY (client_id) REFERENCES api_clients (id) ON DELETE CASCADE
 );
 CREATE INDEX event_notices_about_time_idx ON event_notices (event_type, about_time);
-
--- Finds the clients that expire soon, or just did.
-CREATE INDEX api_clients_expire_time_idx ON api_clients (expire_time)
-    WHERE expire_time IS NOT NULL AND revoke_time IS NULL;

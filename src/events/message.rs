@@ -20,11 +20,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Endpoint, SigningKeys};
 use crate::{
+    client::tls::{Authorities, Certificates, TlsError},
     domain::Timestamp,
-    store::{
-        outbox::OutboxEvent,
-        tls::{Authorities, TlsError, unverified_client_config, verified_client_config},
-    },
+    store::{outbox::OutboxEvent, tls::unverified_client_config},
 };
 
 /// The media type of a `CloudEvent` in structured mode.
@@ -76,7 +74,12 @@ impl Sender {
     ) -> Result<Self, TlsError> {
         let tls = if endpoint.is_encrypted() {
             let authorities = authorities.map_or(Authorities::System, Authorities::File);
-            verified_client_config(authorities, None)?
+            let identity = None;
+            Certificates {
+                authorities,
+                identity,
+            }
+            .client_config()?
         } else {
             // Not used for http://.
             unverified_client_config()

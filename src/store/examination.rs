@@ -34,7 +34,7 @@ const CHANNEL: &str = "hitkeep_auth_doctor";
 const ALL_RIGHTS: &str = "SELECT,INSERT,UPDATE,DELETE";
 
 /// The tables, with the rights that a server needs on each.
-pub const TABLES: [(&str, &str); 23] = [
+pub const TABLES: [(&str, &str); 26] = [
     ("api_client_grants", ALL_RIGHTS),
     ("api_client_imports", ALL_RIGHTS),
     ("api_client_replies", ALL_RIGHTS),
@@ -47,6 +47,9 @@ pub const TABLES: [(&str, &str); 23] = [
     ("audit_events", "SELECT,INSERT"),
     ("directory_order", ALL_RIGHTS),
     ("directory_state", ALL_RIGHTS),
+    ("event_delivery", ALL_RIGHTS),
+    ("event_notices", ALL_RIGHTS),
+    ("event_outbox", ALL_RIGHTS),
     ("import_state", ALL_RIGHTS),
     ("index_changes", ALL_RIGHTS),
     ("index_revisions", ALL_RIGHTS),

@@ -10,6 +10,7 @@ use hitkeep_auth::{
         token::Token,
     },
     events::{self, Deliverer, Endpoint, PlainHttp, SecretSource, SigningKeys, Webhook},
+    pb::{self, report_leak_request::Leaked},
     server,
     store::{Transaction, error::StoreError},
     telemetry::metrics::Metrics,
@@ -239,6 +240,25 @@ async fn clients_that_end_with_their_owner_are_told_of() {
     );
     assert_eq!(event["data"]["owner"], json!({"team_id": TEAM}));
     assert_eq!(event["data"].get("actor_user_id"), None);
+}
+
+#[tokio::test]
+async fn a_leak_is_reported_before_the_revocation_that_it_causes() {
+    let (app, mut receiver, _delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    let request = pb::ReportLeakRequest {
+        leaked: Some(Leaked::Token(made.token)),
+        ..pb::ReportLeakRequest::default()
+    };
+    dashboard.report_leak(request).await.unwrap();
+    for expected in ["created", "leaked", "revoked"] {
+        let event = receiver.accept().await;
+        assert_eq!(
+            (kind(&event), &event["subject"]),
+            (expected.to_owned(), &json!(made.id))
+        );
+    }
 }
 
 /// A person can put anything into a name.

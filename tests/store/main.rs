@@ -13,7 +13,6 @@ mod dice;
 #[path = "../support/empty.rs"]
 mod empty;
 #[path = "../support/passwords.rs"]
-#[expect(dead_code, reason = "some of it is for other test binaries")]
 mod passwords;
 #[path = "../support/paths.rs"]
 mod paths;

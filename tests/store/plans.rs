@@ -48,9 +48,8 @@ const FILL: &str = "
     INSERT INTO api_clients
         SELECT id(n), CASE n % 2 WHEN 0 THEN id(n / 10 + 1) END,
                CASE n % 2 WHEN 1 THEN id(n / 10 + 1) END, 'client', '', 'user',
-               NULL, NULL, id(n % 1000 + 1), now() - n * interval '1 second', now()
-               CASE n % 10 WHEN 0 THEN now() + n * interval '1 hour' END, NULL, id(1),
-               now() - n * interval '1 second', now()
+               CASE n % 10 WHEN 0 THEN now() + n * interval '1 hour' END, NULL,
+               id(n % 1000 + 1), now() - n * interval '1 second', now()
         FROM generate_series(1, 10000) AS n;
     INSERT INTO api_client_grants SELECT id(n), id((n * 7 + extra) % 5000 + 1), 'viewer'
         FROM generate_series(1, 10000) AS n, generate_series(0, 2) AS extra;

@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("transport", &["domain", "telemetry"]),
     ("store", &["client", "domain", "telemetry"]),
     ("import", &["domain", "store"]),
-    ("events", &["domain", "store", "telemetry"]),
+    ("events", &["client", "domain", "store", "telemetry"]),
     ("replica", &["client", "domain", "store", "telemetry"]),
     (
         "grpc",

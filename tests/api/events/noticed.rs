@@ -212,6 +212,6 @@ async fn a_use_of_a_replaced_token_is_reported_once_for_each_rotation() {
     delivery.end().await;
 }
 
-fn world_of_changes() -> Vec<hitkeep_auth::pb::directory_change::Change> {
+fn world_of_changes() -> Vec<pb::directory_change::Change> {
     crate::fixtures::world()
 }
