@@ -108,7 +108,7 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
     };
     let somewhere = restricted(&["192.0.2.0/24", "2001:db8::/32"], None);
     let somewhere = dashboard.created(somewhere).await;
-    let later = restricted(&[], Some(in_seconds(&app, 3600)));
+    let later = restricted(&[], Some(in_seconds(app, 3600)));
     let later = dashboard.created(later).await;
     let newest = app.number("SELECT revision FROM index_state").await;
     let caller = app.token(CallerPermission::Introspect).to_owned();

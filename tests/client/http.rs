@@ -10,8 +10,8 @@ use tower::ServiceExt;
 use crate::{
     axum_guard::routes,
     calls::client_of,
-    client::{Answer, get},
     service::{OTHER_SITE, SITE, Service},
+    support::by_hand::{Answer, get},
 };
 
 /// Well-formed, and nobody's.

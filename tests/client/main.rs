@@ -10,9 +10,6 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
-#[path = "../support/by_hand.rs"]
-#[expect(dead_code, reason = "some of it is for other test binaries")]
-mod client;
 #[path = "../proxies/service.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod service;

@@ -75,19 +75,13 @@ impl Receiver {
                 connections.spawn(async move {
                     let http = hyper::server::conn::http1::Builder::new();
                     // Ends as the other end likes.
-                    match tls {
-                        None => drop(
-                            http.serve_connection(TokioIo::new(connection), service)
-                                .await,
-                        ),
-                        Some(tls) => {
-                            if let Ok(connection) = tls.accept(connection).await {
-                                drop(
-                                    http.serve_connection(TokioIo::new(connection), service)
-                                        .await,
-                                );
-                            }
-                        }
+                    let Some(tls) = tls else {
+                        let serving = http.serve_connection(TokioIo::new(connection), service);
+                        return drop(serving.await);
+                    };
+                    if let Ok(connection) = tls.accept(connection).await {
+                        let serving = http.serve_connection(TokioIo::new(connection), service);
+                        drop(serving.await);
                     }
                 });
             }

@@ -27,6 +27,11 @@ pub async fn judge(authenticator: &Authenticator, token: &str) -> String {
 }
 
 #[tokio::main]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "it is a program of its own"
+)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let token = std::env::var("HITKEEP_AUTH_CALLER_TOKEN")?;
     let client = Client::builder("http://127.0.0.1:50051")

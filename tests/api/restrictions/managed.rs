@@ -33,7 +33,7 @@ async fn they_are_kept_in_order_and_cleared_by_the_mask() {
     let seen = dashboard.get(get(VERA, &made.id)).await.unwrap().api_client;
     assert_eq!(seen.as_ref(), Some(&made.client));
     let listed = dashboard.list(list(VERA, of_user(VERA))).await.unwrap();
-    assert_eq!(listed.api_clients, [made.client.clone()]);
+    assert_eq!(listed.api_clients, std::slice::from_ref(&made.client));
 
     // Another order is the same client.
     let same = with_ranges(&made.id, &["192.0.2.0/24", "2001:db8::/32"]);

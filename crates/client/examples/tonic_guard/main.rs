@@ -52,6 +52,7 @@ impl HitService for Hits {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    #[expect(clippy::disallowed_methods, reason = "it is a program of its own")]
     let token = std::env::var("HITKEEP_AUTH_CALLER_TOKEN")?;
     let client = Client::builder("http://127.0.0.1:50051")
         .caller_token(CallerToken::new(&token)?)
