@@ -13,6 +13,7 @@ use tonic::{
 use tonic_types::StatusExt;
 
 pub(super) mod audit;
+mod client_text;
 pub(super) mod clients;
 pub(super) mod directory;
 mod incident;

@@ -6,10 +6,10 @@
 //! - An answer ages from when its question was sent.
 //! - No answer takes the place of one that is based on a newer revision, nor comes back after
 //!   a newer one said that the token does not work.
-//! - An answer to a question that was sent before somebody came is for them only what a kept
+//! - An answer to a question that was sent before a caller came is for it only what a kept
 //!   one is: good if the token works, and until it is too old. So a token that was just made is
 //!   never reported as unknown.
-//! - A shared question has a task and a deadline of its own. Whoever leaves, it goes on.
+//! - A shared question has a task and a deadline of its own. It goes on if callers leave.
 
 use std::{
     collections::HashMap,
@@ -204,7 +204,7 @@ impl<S: Source> Cache<S> {
             let asking = timeout(shared.timeout, shared.source.ask(asked));
             let answered = asking.await.unwrap_or(Err(Unavailable::Late));
             question.answer = answered.as_ref().ok().cloned();
-            // Who comes after this has to ask anew.
+            // Who comes after this has to ask again.
             drop(question);
             answer.send_replace(Some(answered));
         });

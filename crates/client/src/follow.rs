@@ -40,7 +40,7 @@ pub struct Upstream {
     pub without_names: bool,
 }
 
-/// Is told what happens, for metrics.
+/// Receives what happens, for metrics.
 pub trait Observer: Clone + Send + Sync + 'static {
     /// A server is followed.
     fn followed(&self) {}

@@ -7,8 +7,9 @@ use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{
-    Server, as_json, incident, owner_text, print_response, table, time_text, to_actor, to_owner,
-    to_time, word,
+    Server, as_json,
+    client_text::{describe, or_everywhere, or_never, usage_row},
+    incident, owner_text, print_response, table, time_text, to_actor, to_owner, to_time, word,
 };
 use crate::{
     cli::{Failure, USAGE, print_error, print_secret},
@@ -377,72 +378,6 @@ async fn usage(args: &ClientUsageArgs) -> Result<(), Failure> {
         let rows: Vec<_> = usage.days.iter().map(usage_row).collect();
         table(["DAY", "USES", "REFUSED"], &rows)
     })
-}
-
-fn usage_row(day: &pb::ApiClientUsageDay) -> [String; 3] {
-    let refusals = day.refusals.iter().map(|refusals| {
-        let reason = word(refusals.reason().as_str_name(), "USAGE_REFUSAL_REASON_");
-        format!("{} {reason}", refusals.count)
-    });
-    let date = time_text(day.day.as_ref());
-    [
-        date.split(' ').next().unwrap_or_default().to_owned(),
-        day.uses.to_string(),
-        refusals.collect::<Vec<_>>().join(", "),
-    ]
-}
-
-/// A client as one line for each field.
-fn describe(client: &pb::ApiClient) -> String {
-    let mut rows = vec![
-        ("id", client.id.clone()),
-        ("name", client.name.clone()),
-        ("description", client.description.clone()),
-        ("owner", owner_text(client.owner.as_ref())),
-        (
-            "state",
-            word(client.state().as_str_name(), "API_CLIENT_STATE_"),
-        ),
-        ("token", client.token_hint.clone()),
-        (
-            "instance role",
-            word(client.instance_role().as_str_name(), "INSTANCE_ROLE_"),
-        ),
-        ("created", time_text(client.create_time.as_ref())),
-        ("created by", client.created_by_user_id.clone()),
-        ("updated", time_text(client.update_time.as_ref())),
-        ("not before", time_text(client.not_before_time.as_ref())),
-        ("expires", or_never(client.expire_time.as_ref())),
-        ("works from", client.allowed_cidrs.join(", ")),
-        ("revoked", time_text(client.revoke_time.as_ref())),
-        ("last used", or_never(client.last_used_time.as_ref())),
-        ("etag", client.etag.clone()),
-    ];
-    rows.extend(client.site_grants.iter().map(|grant| {
-        let role = word(grant.role().as_str_name(), "SITE_ROLE_");
-        ("grant", format!("{}={role}", grant.site_id))
-    }));
-    let rows = rows.iter().filter(|(_, value)| !value.is_empty());
-    let lines: Vec<_> = rows
-        .map(|(name, value)| format!("{name:<14} {value}"))
-        .collect();
-    lines.join("\n")
-}
-
-fn or_never(time: Option<&prost_types::Timestamp>) -> String {
-    match time {
-        Some(_) => time_text(time),
-        None => "never".to_owned(),
-    }
-}
-
-/// Ranges of addresses in one cell.
-fn or_everywhere(ranges: &[String]) -> String {
-    match ranges {
-        [] => "everywhere".to_owned(),
-        [one] => one.clone(),
-        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
-    }
 }
 
 fn actor(args: &ActorArgs) -> pb::Actor {

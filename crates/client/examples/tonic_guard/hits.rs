@@ -38,7 +38,7 @@ pub trait HitService: Send + Sync + 'static {
         &self,
         request: Request<CountRequest>,
     ) -> Result<Response<CountResponse>, Status>;
-    /// Begins anew.
+    /// Begins again.
     async fn reset(
         &self,
         request: Request<CountRequest>,

@@ -119,7 +119,7 @@ struct World {
     questions: mpsc::UnboundedReceiver<Question>,
 }
 
-/// Somebody who asks.
+/// A caller.
 struct Asking(JoinHandle<Answered>);
 
 /// Waits until all tasks wait for something else: the clock of a test is paused, and goes on
@@ -259,7 +259,7 @@ async fn a_shared_question_has_a_deadline_of_its_own() {
     let silent = world.question().await;
     sleep(TIMEOUT).await;
     assert!(matches!(first.answer().await, Err(Unavailable::Late)));
-    // The next one asks anew.
+    // The next one asks again.
     let second = world.ask("a").await;
     world.question().await.works(1);
     second.has(true, 1).await;

@@ -75,7 +75,7 @@ impl Embedded {
         Some(self.conclude(view, found.client(), shared, verdict, question.permission))
     }
 
-    /// Nobody is asked for one that the index does not have: no checksum refuses invented ones,
+    /// No server is asked for one that the index does not have: no checksum refuses invented ones,
     /// and none is ever made except by an import, which is replicated like any change.
     fn judge_legacy(
         &self,

@@ -170,7 +170,7 @@ impl Live {
         }
     }
 
-    /// Nobody can be asked. Everything that waits for it fails.
+    /// No server can be asked. Everything that waits for it fails.
     pub(super) fn source_lost(&self) {
         let begun = self.begun.load(Ordering::SeqCst);
         self.progress.send_modify(|progress| {

@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use super::Methods;
 use crate::{authenticator::Authenticator, error::Error};
 
-/// How long a client is told to wait before it asks again.
+/// How long a client should wait before it asks again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Lets only those calls pass to a gRPC server whose token does, with the
