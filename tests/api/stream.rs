@@ -79,6 +79,14 @@ pub async fn any_requests(app: &TestApp) -> Vec<pb::IntrospectRequest> {
     let short = personal(VERA).expiring(in_seconds(app, 60));
     let expired = dashboard.created(short).await;
     let idle = dashboard.created(personal(EVE)).await;
+    let mut request = personal(VERA);
+    let restricted = request.api_client.as_mut().unwrap();
+    restricted.not_before_time = Some(in_seconds(app, 3600));
+    let later = dashboard.created(request).await;
+    let mut request = personal(VERA);
+    let restricted = request.api_client.as_mut().unwrap();
+    restricted.allowed_cidrs = vec!["192.0.2.0/24".to_owned()];
+    let elsewhere = dashboard.created(request).await;
     app.change([put_user(EVE, InstanceRole::User, true)]).await;
     app.clock.advance(TimeDelta::seconds(60));
     let mut requests = Vec::new();
@@ -90,6 +98,8 @@ pub async fn any_requests(app: &TestApp) -> Vec<pb::IntrospectRequest> {
         &revoked.token,
         &expired.token,
         &idle.token,
+        &later.token,
+        &elsewhere.token,
         NOBODYS,
         app.token(Introspect),
         "x",
@@ -117,6 +127,12 @@ pub async fn any_requests(app: &TestApp) -> Vec<pb::IntrospectRequest> {
         at_least_revision: Some(1_000_000),
         ..introspect(&mine.token)
     });
+    for source_ip in ["192.0.2.1", "198.51.100.1", "::ffff:192.0.2.1", "x"] {
+        requests.push(pb::IntrospectRequest {
+            source_ip: source_ip.to_owned(),
+            ..introspect(&elsewhere.token)
+        });
+    }
     requests.push(introspect(&mine.token));
     requests
 }

@@ -99,6 +99,68 @@ async fn they_say_the_same() {
     }
 }
 
+/// Where a token works from some addresses only, and from some time on, each mode enforces both;
+/// and a kept answer counts for the address that it is about.
+#[tokio::test]
+async fn restrictions_are_enforced() {
+    let service = Service::start(&[]).await;
+    let restricted = |change: fn(&mut pb::ApiClient)| {
+        let service = &service;
+        async move {
+            let client = service.client().await;
+            let mut api_client = pb::ApiClient {
+                id: client.id.clone(),
+                ..pb::ApiClient::default()
+            };
+            change(&mut api_client);
+            let paths = ["allowed_cidrs", "not_before_time"].map(str::to_owned);
+            let request = pb::UpdateApiClientRequest {
+                actor: Some(pb::Actor {
+                    user_id: VERA.to_owned(),
+                    ..pb::Actor::default()
+                }),
+                api_client: Some(api_client),
+                update_mask: Some(prost_types::FieldMask {
+                    paths: paths.into(),
+                }),
+            };
+            let dashboard = client_of(&service.address, &service.dashboard);
+            dashboard.update_api_client(request).await.unwrap();
+            client.token
+        }
+    };
+    let near = restricted(|client| client.allowed_cidrs = vec!["192.0.2.0/24".to_owned()]).await;
+    let later = restricted(|client| {
+        // In the year 2100.
+        let seconds = 4_102_444_800;
+        client.not_before_time = Some(prost_types::Timestamp { seconds, nanos: 0 });
+    })
+    .await;
+    let [inside, mapped, outside] =
+        ["192.0.2.7", "::ffff:192.0.2.7", "198.51.100.7"].map(|text| text.parse().unwrap());
+    for (mode, by) in modes(&service).await {
+        for _ in 0..2 {
+            for address in [inside, mapped] {
+                by.ask(&Question::about(&near).from(address)).await.unwrap();
+            }
+            for (question, reason) in [
+                (
+                    Question::about(&near).from(outside),
+                    InactiveReason::SourceNotAllowed,
+                ),
+                (Question::about(&near), InactiveReason::SourceNotAllowed),
+                (Question::about(&later), InactiveReason::NotYetActive),
+            ] {
+                let refused = by.ask(&question).await;
+                assert!(
+                    matches!(refused, Err(Error::Inactive(why)) if why == reason),
+                    "{mode}: {refused:?}"
+                );
+            }
+        }
+    }
+}
+
 /// A token that was just made works, and a change that was just made counts for who asks for
 /// its revision.
 #[tokio::test]

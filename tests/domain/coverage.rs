@@ -29,7 +29,7 @@ const EXPECTED: &[(&str, &str, u32)] = &[
     ("get", "by an overseer", 20),
     ("get", "API_CLIENT_NOT_FOUND", 80),
     ("update", "changes something", 1000),
-    ("update", "changes nothing", 700),
+    ("update", "changes nothing", 600),
     ("update", "widens", 300),
     ("update", "narrows", 300),
     ("update", "narrows to more than the actor holds", 20),
