@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What there is one row of from the first migration on, which the copy would bring again.
-const SINGLE_ROWS: &str = "directory_state, directory_order, import_state";
+const SINGLE_ROWS: &str = "directory_state, directory_order, import_state, event_delivery";
 
 /// The subscribers, by what is published to them.
 const NAMES: [&str; 2] = ["with_log", "without_log"];

@@ -412,7 +412,7 @@ async fn deliver_events(store: &Store) {
     let until = store.clock().now() + TimeDelta::minutes(1);
     let held = store.hold_event_delivery(holder, until).await.unwrap();
     assert_eq!(held, Hold::Held);
-    assert_eq!(store.send_expiries().await.unwrap(), 16);
+    assert!(store.send_expiries().await.unwrap() > 0);
     for n in 1..=TIMES {
         assert_eq!(store.send_expiries().await.unwrap(), 0);
         let busy = [Uuid::from_u128(n)];
