@@ -73,7 +73,7 @@ ALL = [
         "from the acknowledgement until",
         ("p50", "p99"),
         "ms",
-        ("the revoking replica refuses", "the last replica refuses"),
+        ("the revoking server refuses", "the last server refuses"),
         is_ours=True,
     ),
 ]
