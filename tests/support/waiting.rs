@@ -1,5 +1,5 @@
-//! Waiting for what nothing tells of: it is asked for at a pace, each time with a call or a
-//! statement, and given up on only when it must be broken.
+//! Waiting for what nothing tells of: it is asked for again and again, each time
+//! with a call or a statement, and given up on only when it must be broken.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -8,9 +8,6 @@ use tokio::time::{Instant, timeout};
 /// How long anything may take before a test gives up on it. Nothing here is
 /// about speed: what is has a bound of its own.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long nothing is asked after an answer that was not the one waited for. Without it, a
-/// test that waits takes a core from the service that it waits for.
-const PACE: Duration = Duration::from_millis(5);
 
 /// Asks until there is an answer; meanwhile there is what stands in its way.
 pub async fn until<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
@@ -23,7 +20,7 @@ pub async fn until<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result
                 "waited in vain: {what}: {why:?}"
             ),
         }
-        tokio::time::sleep(PACE).await;
+        tokio::task::yield_now().await;
     }
 }
 
