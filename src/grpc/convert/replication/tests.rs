@@ -1,4 +1,4 @@
-//! Clients arrive as they were sent, or as unreadable.
+//! Tests, which are built for tests alone: clients arrive as they were sent, or as unreadable.
 
 use uuid::Uuid;
 
