@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(for_server)
         // Who calls has a connection of its own.
         .build_transport(false)
+        .codec_path("crate::codec::SmallBuffers")
         // These show a token, or what its reply is sealed with: their Debug is written
         // by hand.
         .skip_debug([

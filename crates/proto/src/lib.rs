@@ -19,6 +19,7 @@
 
 use std::fmt;
 
+mod codec;
 #[cfg(feature = "server")]
 pub mod envoy;
 

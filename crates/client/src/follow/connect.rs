@@ -72,7 +72,8 @@ impl Interceptor for WithToken {
 
 pub(super) type Client = ReplicationServiceClient<InterceptedService<Channel, WithToken>>;
 
-/// The largest message from a server: a part has 64 KiB, and one client with its tokens.
+/// The largest message from a server: a part has a few KiB, or all service accounts, or one client
+/// with many tokens.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The connection that is in use, if there is one, for those who have something to report.
