@@ -648,7 +648,10 @@ type SnapshotBegin struct {
 	// api_clients is how many clients the snapshot has.
 	ApiClients uint64 `protobuf:"varint,2,opt,name=api_clients,json=apiClients,proto3" json:"api_clients,omitempty"`
 	// staleness is how stale the snapshot is when it begins.
-	Staleness     *durationpb.Duration `protobuf:"bytes,3,opt,name=staleness,proto3" json:"staleness,omitempty"`
+	Staleness *durationpb.Duration `protobuf:"bytes,3,opt,name=staleness,proto3" json:"staleness,omitempty"`
+	// now is the time when it begins, by the database's clock: expiries are judged
+	// by it until the first answer.
+	Now           *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -704,6 +707,13 @@ func (x *SnapshotBegin) GetStaleness() *durationpb.Duration {
 	return nil
 }
 
+func (x *SnapshotBegin) GetNow() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
 // SnapshotEnd ends a snapshot, which is then complete.
 type SnapshotEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -742,7 +752,7 @@ func (*SnapshotEnd) Descriptor() ([]byte, []int) {
 }
 
 // ReplicationChanges are some of the changes between two positions, or some of a
-// snapshot. About 64 KiB each.
+// snapshot. A few KiB each, unless one client or the accounts have more.
 type ReplicationChanges struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// put are clients as they are now. In a snapshot, each occurs once.
@@ -1759,12 +1769,13 @@ const file_hitkeep_auth_v1_replication_proto_rawDesc = "" +
 	"\achanges\x18\x02 \x01(\v2#.hitkeep.auth.v1.ReplicationChangesH\x00R\achanges\x12A\n" +
 	"\fsnapshot_end\x18\x03 \x01(\v2\x1c.hitkeep.auth.v1.SnapshotEndH\x00R\vsnapshotEnd\x12<\n" +
 	"\x06answer\x18\x04 \x01(\v2\".hitkeep.auth.v1.ReplicationAnswerH\x00R\x06answerB\t\n" +
-	"\amessage\"\xa0\x01\n" +
+	"\amessage\"\xce\x01\n" +
 	"\rSnapshotBegin\x125\n" +
 	"\bposition\x18\x01 \x01(\v2\x19.hitkeep.auth.v1.PositionR\bposition\x12\x1f\n" +
 	"\vapi_clients\x18\x02 \x01(\x04R\n" +
 	"apiClients\x127\n" +
-	"\tstaleness\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tstaleness\"\r\n" +
+	"\tstaleness\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tstaleness\x12,\n" +
+	"\x03now\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\r\n" +
 	"\vSnapshotEnd\"\xdb\x01\n" +
 	"\x12ReplicationChanges\x123\n" +
 	"\x03put\x18\x01 \x03(\v2!.hitkeep.auth.v1.ReplicatedClientR\x03put\x12\x18\n" +
@@ -1900,8 +1911,8 @@ var file_hitkeep_auth_v1_replication_proto_goTypes = []any{
 	(*ReplicatedCount)(nil),       // 21: hitkeep.auth.v1.ReplicatedCount
 	(*ReportUsageResponse)(nil),   // 22: hitkeep.auth.v1.ReportUsageResponse
 	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(InstanceRole)(0),             // 24: hitkeep.auth.v1.InstanceRole
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(InstanceRole)(0),             // 25: hitkeep.auth.v1.InstanceRole
 	(SiteRole)(0),                 // 26: hitkeep.auth.v1.SiteRole
 	(TokenScheme)(0),              // 27: hitkeep.auth.v1.TokenScheme
 	(*IntrospectError)(nil),       // 28: hitkeep.auth.v1.IntrospectError
@@ -1917,41 +1928,42 @@ var file_hitkeep_auth_v1_replication_proto_depIdxs = []int32{
 	18, // 7: hitkeep.auth.v1.ReplicateResponse.answer:type_name -> hitkeep.auth.v1.ReplicationAnswer
 	3,  // 8: hitkeep.auth.v1.SnapshotBegin.position:type_name -> hitkeep.auth.v1.Position
 	23, // 9: hitkeep.auth.v1.SnapshotBegin.staleness:type_name -> google.protobuf.Duration
-	11, // 10: hitkeep.auth.v1.ReplicationChanges.put:type_name -> hitkeep.auth.v1.ReplicatedClient
-	15, // 11: hitkeep.auth.v1.ReplicationChanges.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccounts
-	3,  // 12: hitkeep.auth.v1.ReplicationChanges.position:type_name -> hitkeep.auth.v1.Position
-	12, // 13: hitkeep.auth.v1.ReplicatedClient.settled:type_name -> hitkeep.auth.v1.SettledClient
-	14, // 14: hitkeep.auth.v1.ReplicatedClient.tokens:type_name -> hitkeep.auth.v1.ReplicatedToken
-	0,  // 15: hitkeep.auth.v1.ReplicatedClient.needs:type_name -> hitkeep.auth.v1.ReplicationFeature
-	1,  // 16: hitkeep.auth.v1.SettledClient.state:type_name -> hitkeep.auth.v1.ReplicatedState
-	24, // 17: hitkeep.auth.v1.SettledClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
-	13, // 18: hitkeep.auth.v1.SettledClient.site_grants:type_name -> hitkeep.auth.v1.ReplicatedGrant
-	25, // 19: hitkeep.auth.v1.SettledClient.expire_time:type_name -> google.protobuf.Timestamp
-	25, // 20: hitkeep.auth.v1.SettledClient.not_before_time:type_name -> google.protobuf.Timestamp
-	26, // 21: hitkeep.auth.v1.ReplicatedGrant.role:type_name -> hitkeep.auth.v1.SiteRole
-	27, // 22: hitkeep.auth.v1.ReplicatedToken.scheme:type_name -> hitkeep.auth.v1.TokenScheme
-	25, // 23: hitkeep.auth.v1.ReplicatedToken.end_time:type_name -> google.protobuf.Timestamp
-	16, // 24: hitkeep.auth.v1.ReplicatedAccounts.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccount
-	17, // 25: hitkeep.auth.v1.ReplicatedAccount.replaced_token:type_name -> hitkeep.auth.v1.ReplacedAccountToken
-	25, // 26: hitkeep.auth.v1.ReplacedAccountToken.end_time:type_name -> google.protobuf.Timestamp
-	3,  // 27: hitkeep.auth.v1.ReplicationAnswer.position:type_name -> hitkeep.auth.v1.Position
-	23, // 28: hitkeep.auth.v1.ReplicationAnswer.staleness:type_name -> google.protobuf.Duration
-	25, // 29: hitkeep.auth.v1.ReplicationAnswer.now:type_name -> google.protobuf.Timestamp
-	28, // 30: hitkeep.auth.v1.ReplicationAnswer.error:type_name -> hitkeep.auth.v1.IntrospectError
-	20, // 31: hitkeep.auth.v1.ReportUsageRequest.clients:type_name -> hitkeep.auth.v1.ReplicatedUsage
-	25, // 32: hitkeep.auth.v1.ReplicatedUsage.last_used_time:type_name -> google.protobuf.Timestamp
-	21, // 33: hitkeep.auth.v1.ReplicatedUsage.counts:type_name -> hitkeep.auth.v1.ReplicatedCount
-	25, // 34: hitkeep.auth.v1.ReplicatedUsage.replaced_token_used_time:type_name -> google.protobuf.Timestamp
-	2,  // 35: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
-	4,  // 36: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
-	19, // 37: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
-	7,  // 38: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
-	22, // 39: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
-	38, // [38:40] is the sub-list for method output_type
-	36, // [36:38] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	24, // 10: hitkeep.auth.v1.SnapshotBegin.now:type_name -> google.protobuf.Timestamp
+	11, // 11: hitkeep.auth.v1.ReplicationChanges.put:type_name -> hitkeep.auth.v1.ReplicatedClient
+	15, // 12: hitkeep.auth.v1.ReplicationChanges.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccounts
+	3,  // 13: hitkeep.auth.v1.ReplicationChanges.position:type_name -> hitkeep.auth.v1.Position
+	12, // 14: hitkeep.auth.v1.ReplicatedClient.settled:type_name -> hitkeep.auth.v1.SettledClient
+	14, // 15: hitkeep.auth.v1.ReplicatedClient.tokens:type_name -> hitkeep.auth.v1.ReplicatedToken
+	0,  // 16: hitkeep.auth.v1.ReplicatedClient.needs:type_name -> hitkeep.auth.v1.ReplicationFeature
+	1,  // 17: hitkeep.auth.v1.SettledClient.state:type_name -> hitkeep.auth.v1.ReplicatedState
+	25, // 18: hitkeep.auth.v1.SettledClient.instance_role:type_name -> hitkeep.auth.v1.InstanceRole
+	13, // 19: hitkeep.auth.v1.SettledClient.site_grants:type_name -> hitkeep.auth.v1.ReplicatedGrant
+	24, // 20: hitkeep.auth.v1.SettledClient.expire_time:type_name -> google.protobuf.Timestamp
+	24, // 21: hitkeep.auth.v1.SettledClient.not_before_time:type_name -> google.protobuf.Timestamp
+	26, // 22: hitkeep.auth.v1.ReplicatedGrant.role:type_name -> hitkeep.auth.v1.SiteRole
+	27, // 23: hitkeep.auth.v1.ReplicatedToken.scheme:type_name -> hitkeep.auth.v1.TokenScheme
+	24, // 24: hitkeep.auth.v1.ReplicatedToken.end_time:type_name -> google.protobuf.Timestamp
+	16, // 25: hitkeep.auth.v1.ReplicatedAccounts.accounts:type_name -> hitkeep.auth.v1.ReplicatedAccount
+	17, // 26: hitkeep.auth.v1.ReplicatedAccount.replaced_token:type_name -> hitkeep.auth.v1.ReplacedAccountToken
+	24, // 27: hitkeep.auth.v1.ReplacedAccountToken.end_time:type_name -> google.protobuf.Timestamp
+	3,  // 28: hitkeep.auth.v1.ReplicationAnswer.position:type_name -> hitkeep.auth.v1.Position
+	23, // 29: hitkeep.auth.v1.ReplicationAnswer.staleness:type_name -> google.protobuf.Duration
+	24, // 30: hitkeep.auth.v1.ReplicationAnswer.now:type_name -> google.protobuf.Timestamp
+	28, // 31: hitkeep.auth.v1.ReplicationAnswer.error:type_name -> hitkeep.auth.v1.IntrospectError
+	20, // 32: hitkeep.auth.v1.ReportUsageRequest.clients:type_name -> hitkeep.auth.v1.ReplicatedUsage
+	24, // 33: hitkeep.auth.v1.ReplicatedUsage.last_used_time:type_name -> google.protobuf.Timestamp
+	21, // 34: hitkeep.auth.v1.ReplicatedUsage.counts:type_name -> hitkeep.auth.v1.ReplicatedCount
+	24, // 35: hitkeep.auth.v1.ReplicatedUsage.replaced_token_used_time:type_name -> google.protobuf.Timestamp
+	2,  // 36: hitkeep.auth.v1.ReplicatedCount.outcome:type_name -> hitkeep.auth.v1.UsageOutcome
+	4,  // 37: hitkeep.auth.v1.ReplicationService.Replicate:input_type -> hitkeep.auth.v1.ReplicateRequest
+	19, // 38: hitkeep.auth.v1.ReplicationService.ReportUsage:input_type -> hitkeep.auth.v1.ReportUsageRequest
+	7,  // 39: hitkeep.auth.v1.ReplicationService.Replicate:output_type -> hitkeep.auth.v1.ReplicateResponse
+	22, // 40: hitkeep.auth.v1.ReplicationService.ReportUsage:output_type -> hitkeep.auth.v1.ReportUsageResponse
+	39, // [39:41] is the sub-list for method output_type
+	37, // [37:39] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_replication_proto_init() }

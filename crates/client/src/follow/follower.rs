@@ -58,10 +58,13 @@ impl<I: Intake, O: Observer> Follower<I, O> {
             self.log(&error);
             self.at = (self.at + 1) % servers;
             failed += 1;
-            // While there are others to try, they are tried at once.
+            // While there are others to try, they are tried at once, also after one that wants
+            // to be asked later.
+            let has_others = failed < servers;
             let wait = match error.retry_delay() {
+                _ if has_others => Duration::ZERO,
                 Some(delay) => delay.max(pause),
-                None if failed < servers || error.is_orderly() && has_followed => Duration::ZERO,
+                None if error.is_orderly() && has_followed => Duration::ZERO,
                 None => {
                     let wait = pause;
                     pause = LAST_PAUSE.min(pause * 2);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hitkeep_auth_proto as pb;
+use tokio::time::Instant;
 
 use super::intake::RefreshNumber;
 
@@ -21,7 +22,10 @@ pub(super) struct Questions {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     number: u64,
+    /// By the clock of the index.
     asked_at: Duration,
+    /// The same moment, by the clock of timeouts.
+    since: Instant,
 }
 
 /// The question that an answer is for.
@@ -55,6 +59,13 @@ impl Questions {
         self.refresh.is_some()
     }
 
+    /// Since when a question has been open; `None` if none is.
+    pub(super) fn open_since(&self) -> Option<Instant> {
+        let refresh = self.refresh.map(|(open, _)| open);
+        let open = self.plain.into_iter().chain(refresh);
+        open.map(|open| open.since).min()
+    }
+
     /// Asks how fresh the copy is; for a refresh, after the server has asked its own source.
     pub(super) fn ask(
         &mut self,
@@ -63,7 +74,11 @@ impl Questions {
     ) -> pb::ReplicationQuestion {
         self.last += 1;
         let number = self.last;
-        let open = Open { number, asked_at };
+        let open = Open {
+            number,
+            asked_at,
+            since: Instant::now(),
+        };
         match refresh {
             Some(refresh) => self.refresh = Some((open, refresh)),
             None => self.plain = Some(open),

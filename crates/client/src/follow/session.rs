@@ -10,8 +10,8 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{
@@ -79,6 +79,9 @@ pub(super) struct Session<'f, I> {
     pub(super) on_answer: &'f mut (dyn FnMut() + Send),
 }
 
+/// What is sent to the server.
+type Requests = ReceiverStream<pb::ReplicateRequest>;
+
 /// A session on its way.
 struct Running<'s, 'f, I> {
     session: &'s mut Session<'f, I>,
@@ -97,6 +100,21 @@ struct Running<'s, 'f, I> {
 impl<I: Intake> Session<'_, I> {
     /// Runs the session until something ends it.
     pub(super) async fn run(&mut self, mut client: Client) -> Result<Infallible, SessionError> {
+        let silence = self.limits.silence;
+        let (mut running, requests) = self.begin()?;
+        let opened = timeout(silence, client.replicate(requests)).await;
+        let responses = match opened {
+            Ok(Ok(responses)) => responses.into_inner(),
+            Ok(Err(status)) => return Err(SessionError::Ended(status)),
+            Err(_) => return Err(SessionError::Silent),
+        };
+        running.follow(responses).await
+    }
+}
+
+impl<'f, I: Intake> Session<'f, I> {
+    /// Begins, with the start and the first questions.
+    fn begin(&mut self) -> Result<(Running<'_, 'f, I>, Requests), SessionError> {
         let (outgoing, requests) = mpsc::channel(OUTGOING);
         let started_at = self.intake.clock().elapsed();
         let start = pb::ReplicationStart {
@@ -119,25 +137,21 @@ impl<I: Intake> Session<'_, I> {
         let refresh = running.session.refresh;
         running.ask(Some(refresh))?;
         running.ask(None)?;
-        let silence = running.session.limits.silence;
-        let opened = timeout(silence, client.replicate(ReceiverStream::new(requests))).await;
-        let responses = match opened {
-            Ok(Ok(responses)) => responses.into_inner(),
-            Ok(Err(status)) => return Err(SessionError::Ended(status)),
-            Err(_) => return Err(SessionError::Silent),
-        };
-        running.follow(responses).await
+        Ok((running, ReceiverStream::new(requests)))
     }
 }
 
 impl<I: Intake> Running<'_, '_, I> {
     async fn follow(
         &mut self,
-        mut responses: Streaming<pb::ReplicateResponse>,
+        mut responses: impl Stream<Item = Result<pb::ReplicateResponse, Status>> + Unpin,
     ) -> Result<Infallible, SessionError> {
         loop {
             let limits = self.session.limits;
-            let silent_at = self.heard_at + limits.silence;
+            // Who is not asked may be silent.
+            let open_since = self.questions.open_since();
+            let silent_since = open_since.map(|since| self.heard_at.max(since));
+            let silent_at = silent_since.map(|since| since + limits.silence);
             let useless_at = self.useful_at + limits.useless;
             let (may_ask, may_refresh) = (
                 !self.questions.is_plain_open(),
@@ -145,24 +159,28 @@ impl<I: Intake> Running<'_, '_, I> {
             );
             // Within a snapshot there is no answer, however long it takes.
             let has_choice = self.session.has_alternative && self.incoming.is_nothing();
+            // In this order: questions are asked however much is sent, and a message that is here
+            // already is no silence, however late this task comes to it.
             tokio::select! {
-                message = responses.message() => match message {
-                    Ok(Some(message)) => {
-                        self.heard_at = Instant::now();
-                        self.take(message).await?;
-                    }
-                    Ok(None) => {
-                        let ended = Status::unavailable("the stream ended");
-                        return Err(SessionError::Ended(ended));
-                    }
-                    Err(status) => return Err(SessionError::Ended(status)),
-                },
+                biased;
                 () = self.session.intake.refresh_requested(), if may_refresh => {
                     let refresh = self.session.intake.begin_refresh();
                     self.ask(Some(refresh))?;
                 }
                 () = sleep_until(self.next_question), if may_ask => self.ask(None)?,
-                () = sleep_until(silent_at) => return Err(SessionError::Silent),
+                message = responses.next() => match message {
+                    Some(Ok(message)) => {
+                        self.take(message).await?;
+                        // To apply it may take long.
+                        self.heard_at = Instant::now();
+                    }
+                    None => {
+                        let ended = Status::unavailable("the stream ended");
+                        return Err(SessionError::Ended(ended));
+                    }
+                    Some(Err(status)) => return Err(SessionError::Ended(status)),
+                },
+                () = until(silent_at) => return Err(SessionError::Silent),
                 () = sleep_until(useless_at), if has_choice => return Err(SessionError::Useless),
             }
         }
@@ -192,7 +210,14 @@ impl<I: Intake> Running<'_, '_, I> {
     async fn take(&mut self, message: pb::ReplicateResponse) -> Result<(), SessionError> {
         match message.message {
             Some(Sent::SnapshotBegin(begin)) => {
-                self.incoming.begin(&begin, self.questions.received_at())?;
+                let asked_at = self.questions.received_at();
+                self.incoming.begin(&begin, asked_at)?;
+                // The first snapshot is published before anything is answered.
+                if let Some(now) = &begin.now {
+                    let clock = self.session.intake.clock();
+                    let waited = clock.elapsed().saturating_sub(asked_at);
+                    clock.calibrate(read_sent_time(now)?, waited);
+                }
             }
             Some(Sent::Changes(changes)) => {
                 if let Some((changes, to)) = self.incoming.add(changes)? {
@@ -205,8 +230,7 @@ impl<I: Intake> Running<'_, '_, I> {
                 let Session { copy, intake, .. } = &mut *self.session;
                 copy.replace(snapshot, &**intake).await;
                 // A large one takes long to build.
-                self.heard_at = Instant::now();
-                self.useful_at = self.heard_at;
+                self.useful_at = Instant::now();
             }
             Some(Sent::Answer(answer)) => self.take_answer(&answer)?,
             // Something that a later version says beside what this one asks for.
@@ -255,3 +279,14 @@ impl<I: Intake> Running<'_, '_, I> {
         Ok(())
     }
 }
+
+/// Waits until then; for ever if it never comes.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+use std::pin::pin;
+
+use futures_util::FutureExt as _;
+use hitkeep_auth_domain::{
+    Position, Revision, Timestamp,
+    clock::Clock,
+    id::{ClientId, ReplicaId},
+    index::Index,
+};
+use tokio::time::advance;
+use uuid::Uuid;
+
+use super::*;
+use crate::system::{SystemClock, SystemEntropy};
+
+/// As rarely as `--max-staleness` allows.
+const BOUND: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Takes an index, and does nothing with it.
+#[derive(Default)]
+struct Nowhere(SystemClock);
+
+impl Intake for Nowhere {
+    fn clock(&self) -> &dyn Clock {
+        &self.0
+    }
+
+    fn poll_interval(&self) -> Duration {
+        POLL_INTERVAL
+    }
+
+    async fn refresh_requested(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    fn begin_attempt(&self) -> RefreshNumber {
+        RefreshNumber(1)
+    }
+
+    fn begin_refresh(&mut self) -> RefreshNumber {
+        RefreshNumber(1)
+    }
+
+    fn publish_changes(&self, _: Position, _: &[ClientId], _: Index) {}
+
+    fn publish_whole(&self, _: Index, _: &SourceTime) {}
+
+    fn complete(&self, _: &SourceTime, _: Timestamp) {}
+
+    fn refreshed(&self, _: RefreshNumber) {}
+
+    fn refresh_failed(&self, _: RefreshNumber) {}
+
+    fn source_answered(&self) {}
+
+    fn source_lost(&self) {}
+}
+
+/// A server: what it is asked, and what it says.
+struct Server {
+    requests: Requests,
+    responses: mpsc::Sender<Result<pb::ReplicateResponse, Status>>,
+}
+
+type Responses = ReceiverStream<Result<pb::ReplicateResponse, Status>>;
+
+const POSITION: Position = Position {
+    database: Uuid::from_u128(1),
+    revision: Revision(7),
+    nonce: Uuid::from_u128(2),
+};
+
+impl Server {
+    fn asked_by(requests: Requests) -> (Self, Responses) {
+        let (responses, receiver) = mpsc::channel(16);
+        let server = Self {
+            requests,
+            responses,
+        };
+        (server, ReceiverStream::new(receiver))
+    }
+
+    fn say(&self, message: Sent) {
+        let message = Some(message);
+        let response = pb::ReplicateResponse { message };
+        self.responses.try_send(Ok(response)).unwrap();
+    }
+
+    fn send_snapshot(&self) {
+        self.say(Sent::SnapshotBegin(pb::SnapshotBegin {
+            position: Some(to_position(POSITION)),
+            staleness: Some(prost_types::Duration::default()),
+            ..pb::SnapshotBegin::default()
+        }));
+        self.say(Sent::Changes(pb::ReplicationChanges {
+            accounts: Some(pb::ReplicatedAccounts::default()),
+            ..pb::ReplicationChanges::default()
+        }));
+        self.say(Sent::SnapshotEnd(pb::SnapshotEnd {}));
+    }
+
+    /// The number of the next question.
+    async fn question(&mut self) -> u64 {
+        loop {
+            let request = self.requests.next().await.expect("it goes on");
+            if let Some(Asked::Question(question)) = request.message {
+                return question.number;
+            }
+        }
+    }
+
+    fn answer(&self, number: u64) {
+        self.say(Sent::Answer(pb::ReplicationAnswer {
+            number,
+            position: Some(to_position(POSITION)),
+            staleness: Some(prost_types::Duration::default()),
+            now: Some(prost_types::Timestamp::default()),
+            error: None,
+        }));
+    }
+}
+
+/// How a session with this server ends.
+async fn session<F>(server: impl FnOnce(Server) -> F) -> SessionError
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    with_session(async |running, requests| {
+        let (asked, responses) = Server::asked_by(requests);
+        let server = tokio::spawn(server(asked));
+        let Err(error) = running.follow(responses).await;
+        server.abort();
+        error
+    })
+    .await
+}
+
+async fn with_session<R>(run: impl AsyncFnOnce(&mut Running<'_, '_, Nowhere>, Requests) -> R) -> R {
+    let (mut copy, mut intake) = (Copy::default(), Nowhere::default());
+    let mut session = Session {
+        id: ReplicaId::mint(intake.0.now(), &SystemEntropy),
+        without_names: false,
+        limits: &Limits::of(BOUND),
+        copy: &mut copy,
+        intake: &mut intake,
+        refresh: RefreshNumber(1),
+        has_alternative: false,
+        on_answer: &mut || {},
+    };
+    let (mut running, requests) = session.begin().unwrap();
+    run(&mut running, requests).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_asked_may_be_silent() {
+    let ended = session(async |mut server: Server| {
+        server.send_snapshot();
+        for _ in 0..50 {
+            let number = server.question().await;
+            server.answer(number);
+        }
+        // It ends in order.
+    })
+    .await;
+    assert!(matches!(ended, SessionError::Ended(_)), "{ended}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_answer_is_silent() {
+    let begun = Instant::now();
+    let ended = session(async |mut server: Server| {
+        server.send_snapshot();
+        for _ in 0..4 {
+            let number = server.question().await;
+            server.answer(number);
+        }
+        server.question().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    assert!(matches!(ended, SessionError::Silent), "{ended}");
+    // Two questions at the begin, one after each interval, and the last one was open so long.
+    let silence = Limits::of(BOUND).silence;
+    let least = POLL_INTERVAL * 3 + silence;
+    let took = begun.elapsed();
+    assert!((least..least + POLL_INTERVAL).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_has_come_is_no_silence() {
+    with_session(async |running, requests| {
+        let (server, responses) = Server::asked_by(requests);
+        let mut following = pin!(running.follow(responses));
+        for _ in 0..50 {
+            assert!(following.as_mut().now_or_never().is_none());
+            // A message of a kind that is not known, while this task has to wait.
+            let unknown = pb::ReplicateResponse { message: None };
+            server.responses.try_send(Ok(unknown)).unwrap();
+            advance(BOUND).await;
+        }
+    })
+    .await;
+}
