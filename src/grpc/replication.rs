@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+mod pace;
 mod parts;
 mod stream;
 mod turn;

@@ -20,8 +20,9 @@ use crate::{
     replica::Unanswerable,
 };
 
-/// About how many bytes of clients a part has.
-const PART_BYTES: usize = 64 * 1024;
+/// About how many bytes of clients a part has. The buffer that a part is written to stays with
+/// the stream, which many replicas hold open.
+const PART_BYTES: usize = 4 * 1024;
 
 /// A version of the index, and how stale it was at a moment.
 #[derive(Clone)]
@@ -73,6 +74,11 @@ impl Parts {
         }
     }
 
+    /// Whether the next part is one of a snapshot that has begun.
+    pub(super) const fn is_within_snapshot(&self) -> bool {
+        matches!(self.content, Content::Snapshot(..))
+    }
+
     /// The next part, and `None` after the last.
     pub(super) fn next(
         &mut self,
@@ -108,6 +114,7 @@ impl Parts {
             position: Some(to_position(index.position)),
             api_clients: u64::try_from(index.clients()).unwrap_or(u64::MAX),
             staleness: Some(self.staleness(clock)),
+            now: Some(to_timestamp(clock.now())),
         }
     }
 

@@ -16,6 +16,7 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::{
+    pace::Pace,
     parts::{Answer, Content, Parts, Version},
     turn::SnapshotTurn,
 };
@@ -48,6 +49,7 @@ pub(super) struct Replication {
     question: Option<u64>,
     refresh: Refresh,
     sending: Option<Parts>,
+    pace: Pace,
 }
 
 /// What the replica has.
@@ -112,6 +114,7 @@ impl Replication {
             question: None,
             refresh: Refresh::default(),
             sending: None,
+            pace: Pace::default(),
         }
     }
 
@@ -135,7 +138,11 @@ impl Replication {
         }
         loop {
             if let Some(sending) = &mut self.sending {
-                if let Some(part) = sending.next(self.services.clock())? {
+                let clock = self.services.clock();
+                if sending.is_within_snapshot() {
+                    self.pace.leave_others_their_share(clock).await;
+                }
+                if let Some(part) = self.pace.make(clock, || sending.next(clock))? {
                     return Ok(Some(part));
                 }
                 self.sending = None;
