@@ -320,13 +320,16 @@ impl Replica {
     /// The latest version of the index, with its staleness.
     pub fn view(&self) -> Result<View, Unanswerable> {
         let shared = &*self.shared;
-        // Read before the version, which may be replaced by one that has caught up.
+        // Read before the version, which may be replaced by one that has caught up; and the time
+        // after it as well, since it may also be replaced by a staler one. The earlier time
+        // holds.
         let is_behind = shared.claims.is_behind();
-        let complete_at = shared.complete_at.load(Ordering::Acquire);
+        let before = shared.complete_at.load(Ordering::Acquire);
         let index = shared.index.load();
         if index.is_none() {
             return Err(Unanswerable::Loading);
         }
+        let complete_at = before.min(shared.complete_at.load(Ordering::Acquire));
         Ok(View {
             index,
             now: shared.clock.now(),

@@ -41,8 +41,8 @@ use live::Live;
 pub struct EmbeddedOptions {
     /// The age beyond which the index no longer proves that a token works. Default 10 s.
     pub max_staleness: Duration,
-    /// How often to ask how fresh the index is; at most a quarter of `max_staleness`. Default
-    /// 250 ms.
+    /// How often to ask how fresh the index is; at most a quarter of `max_staleness`, and at
+    /// least 10 ms. Default 250 ms.
     pub poll_interval: Duration,
     /// How many times a second the server is asked because of tokens that the index does not
     /// know. Default 100.
@@ -51,7 +51,7 @@ pub struct EmbeddedOptions {
     pub max_waiting: u32,
     /// The longest that a question waits for that, or for the first index. Default 1 s.
     pub refresh_timeout: Duration,
-    /// How often uses are reported to the server. Default 5 s.
+    /// How often uses are reported to the server; at least 10 ms. Default 5 s.
     pub usage_interval: Duration,
     /// Whether the names of API clients stay with the servers. Default: no.
     pub without_names: bool,
@@ -111,8 +111,8 @@ impl Embedded {
             entropy,
             max_staleness: options.max_staleness,
         };
-        let interval = options.usage_interval;
         let live = Arc::new(Live::new(options));
+        let interval = live.options.usage_interval;
         let (fed, follower) = (Arc::clone(&live), who.clone());
         let follower = tokio::spawn(async move {
             let start = || {

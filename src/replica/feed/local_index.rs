@@ -155,15 +155,20 @@ impl LocalIndex {
 
     /// Publishes the current version of the index, and when it was complete.
     pub(super) fn publish(&mut self, shared: &Shared, complete_at: CompleteAt) {
-        if !self.published {
-            let version = self.writer.version(self.position);
-            shared.index.store(Some(Arc::new(version)));
-            self.published = true;
-        }
         let CompleteAt {
             unverified,
             verified,
         } = complete_at;
+        if !self.published {
+            let version = self.writer.version(self.position);
+            // It may be staler than the one that it replaces, and no reader takes it for fresher.
+            shared
+                .unverified_complete_at
+                .fetch_min(unverified, Ordering::AcqRel);
+            shared.complete_at.fetch_min(verified, Ordering::AcqRel);
+            shared.index.store(Some(Arc::new(version)));
+            self.published = true;
+        }
         shared
             .unverified_complete_at
             .store(unverified, Ordering::Relaxed);

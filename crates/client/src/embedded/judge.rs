@@ -72,7 +72,8 @@ impl Embedded {
             found.works(view.now).map_or_else(evaluate, Ok)
         };
         let shared = || found.shared_client();
-        Some(self.conclude(view, found.client(), shared, verdict, question.permission))
+        let (client, check) = (found.client(), question.permission);
+        Some(self.conclude(view, client, shared, verdict, Expiry::Never, check))
     }
 
     /// No server is asked for one that the index does not have: no checksum refuses invented ones,
@@ -94,8 +95,9 @@ impl Embedded {
             client.evaluate_until(found.standing(), limit, question.domain_source(), view.now)
         };
         let shared = || found.shared_client();
-        let judged = self.conclude(view, found.client(), shared, verdict, question.permission)?;
-        self.record(view, found.client(), Outcome::LegacyToken);
+        let (client, check) = (found.client(), question.permission);
+        let judged = self.conclude(view, client, shared, verdict, limit, check)?;
+        self.record(view, client, Outcome::LegacyToken);
         Ok(judged)
     }
 
@@ -105,6 +107,7 @@ impl Embedded {
         client: &index::Client,
         shared: impl FnOnce() -> Arc<index::Client>,
         verdict: impl FnOnce(&ResolvedClient) -> Result<Expiry, introspection::InactiveReason>,
+        limit: Expiry,
         check: Option<PermissionCheck>,
     ) -> Result<Judged, Unavailable> {
         let Known::Resolved(resolved) = &client.known else {
@@ -115,14 +118,22 @@ impl Embedded {
                 self.record(view, client, outcome);
             }
         };
-        // A token that is inactive stays inactive, however old the index is.
-        if let Err(reason) = verdict(resolved) {
-            record(Some(reason), None);
-            return Ok(Err(Error::Inactive(reason.into())));
-        }
+        let ends = match verdict(resolved) {
+            Ok(ends) => ends,
+            // Also by a stale index, which proves of no token that it works. It may not have
+            // heard that the client was brought back.
+            Err(reason) => {
+                record(Some(reason), None);
+                return Ok(Err(Error::Inactive(reason.into())));
+            }
+        };
         view.require_fresh()?;
         let decision = check.map(|check| resolved.access.decide(&check));
         record(None, decision);
+        if resolved.is_end_of_replaced(ends, limit) {
+            let id = client.known.id();
+            self.ledger.record_replaced(id, &client.usage, view.now);
+        }
         match (check, decision) {
             (Some(check), Some(decision)) if decision != Decision::Allowed => {
                 Ok(Err(Error::Forbidden(check)))
@@ -154,3 +165,6 @@ impl From<introspection::InactiveReason> for InactiveReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

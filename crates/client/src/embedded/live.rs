@@ -21,6 +21,9 @@ use crate::{error::Unavailable, follow::nanoseconds};
 /// Polls that may be missed before the index no longer counts as current.
 const MISSED_POLLS: u32 = 4;
 
+/// The shortest interval: without one, a task would never pause.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+
 /// What the follower writes and questions read.
 pub(super) struct Live {
     pub(super) options: EmbeddedOptions,
@@ -83,7 +86,11 @@ impl Live {
             waiting: Semaphore::new(options.max_waiting as usize),
             options: EmbeddedOptions {
                 // One or two lost polls do no harm.
-                poll_interval: options.poll_interval.min(options.max_staleness / 4),
+                poll_interval: options
+                    .poll_interval
+                    .min(options.max_staleness / 4)
+                    .max(LEAST_INTERVAL),
+                usage_interval: options.usage_interval.max(LEAST_INTERVAL),
                 ..options
             },
         }
@@ -95,12 +102,14 @@ impl Live {
 
     /// The latest version.
     pub(super) fn view(&self) -> Result<View<'_>, Unavailable> {
-        // Read before the version, which may be replaced by one that is fresher.
-        let complete_at = self.complete_at.load(Ordering::Acquire);
+        // Read before the version, which may be replaced by one that is fresher; and after it,
+        // since it may also be replaced by a staler one. The earlier time holds.
+        let before = self.complete_at.load(Ordering::Acquire);
         let index = self.index.load();
         if index.is_none() {
             return Err(Unavailable::Loading);
         }
+        let complete_at = before.min(self.complete_at.load(Ordering::Acquire));
         Ok(View {
             index,
             now: self.clock().now(),

@@ -1,0 +1,83 @@
+use std::sync::{Mutex, atomic::Ordering};
+
+use chrono::TimeDelta;
+use hitkeep_auth_domain::{
+    Position, Revision, Timestamp,
+    access::{EffectiveAccess, EffectiveGrants, Owner},
+    id::{ClientId, UserId},
+    index::{Index, Writer},
+    introspection::{BaseState, TokenStanding},
+    ledger::{Ledger, Recorded},
+    role::InstanceRole,
+    token::StoredHash,
+    usage::Batch,
+};
+use uuid::Uuid;
+
+use super::{super::EmbeddedOptions, *};
+use crate::embedded::live::Live;
+
+const CLIENT: ClientId = ClientId::from_uuid(Uuid::from_u128(1));
+
+/// Of the same client: the newest token, and one that it replaced and that still works.
+const NEWEST: TokenHash = TokenHash([1; 32]);
+const REPLACED: TokenHash = TokenHash([2; 32]);
+
+/// An index with that client.
+fn version(overlap_end: Timestamp) -> Index {
+    let client = ResolvedClient {
+        client: CLIENT,
+        owner: Owner::User(UserId::from_uuid(Uuid::from_u128(2))),
+        base_state: BaseState::Active,
+        access: EffectiveAccess {
+            instance_role: InstanceRole::User,
+            grants: EffectiveGrants::default(),
+        },
+        expiry: Expiry::Never,
+        name: Box::from("reports"),
+        restrictions: None,
+    };
+    let tokens = vec![
+        (StoredHash::Blake3(NEWEST), TokenStanding::Current),
+        (
+            StoredHash::Blake3(REPLACED),
+            TokenStanding::ReplacedUntil(overlap_end),
+        ),
+    ];
+    let writer = Writer::of(std::iter::once((Known::Resolved(client), tokens)));
+    writer.version(Position {
+        database: Uuid::from_u128(3),
+        revision: Revision(1),
+        nonce: Uuid::from_u128(4),
+    })
+}
+
+fn embedded() -> (Embedded, Recorded) {
+    let live = Live::new(EmbeddedOptions::default());
+    let overlap_end = live.clock().now() + TimeDelta::hours(1);
+    live.index.store(Some(Arc::new(version(overlap_end))));
+    live.complete_at.store(i64::MAX, Ordering::Release);
+    let (ledger, recorded) = Ledger::new();
+    let embedded = Embedded {
+        live: Arc::new(live),
+        ledger,
+        follower: tokio::spawn(async {}).abort_handle(),
+        reporter: Mutex::new(None),
+    };
+    (embedded, recorded)
+}
+
+#[tokio::test]
+async fn the_use_of_a_replaced_token_is_recorded() {
+    let (embedded, mut recorded) = embedded();
+    for (token, is_replaced) in [(NEWEST, false), (REPLACED, true)] {
+        let presented = PresentedToken::Hash(token);
+        let judged = embedded.judge(&presented, &Question::about(""));
+        judged.unwrap().unwrap().unwrap();
+        let mut batch = Batch::default();
+        recorded.take(&mut batch);
+        let (client, pending) = batch.after(None).next().unwrap();
+        assert_eq!(*client, CLIENT);
+        assert_eq!(pending.replaced_token_used().is_some(), is_replaced);
+    }
+}
