@@ -4,10 +4,12 @@
 //!
 //! Flow control: if the caller does not read its responses, HTTP/2 polls for none, and no
 //! request is read. A request that has to wait blocks those after it, since the responses
-//! keep the order.
+//! keep the order; all that have arrived by then wait together, for one refresh of the index.
+//! Otherwise invented tokens would delay those who share a stream with whoever sends them.
 
 use std::{
     future::pending,
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -47,6 +49,10 @@ const BATCH_BYTES: usize = 16 * 1024;
 
 /// How much buffer capacity an idle stream keeps, in bytes.
 const MAX_IDLE_CAPACITY: usize = 4 * 1024;
+
+/// How many bytes of requests, and how many requests, wait together.
+const READ_AHEAD_BYTES: usize = 8 * 1024;
+const MOST_TOGETHER: usize = 128;
 
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// No compression.
@@ -91,8 +97,10 @@ pub(crate) struct IntrospectionStream<B> {
     caller: Caller,
     requests: B,
     read: BytesMut,
-    /// The response to a request that could not be answered immediately.
-    pending_response: Option<Pin<Box<dyn Future<Output = pb::IntrospectResponse> + Send>>>,
+    /// No more requests come.
+    has_read_all: bool,
+    /// The responses to requests of which the first could not be answered immediately.
+    pending_responses: Option<Pin<Box<dyn Future<Output = Vec<pb::IntrospectResponse>> + Send>>>,
     /// Ready when the server drains, or when the connection has reached its maximum age.
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// While draining, requests that were read already are answered, unless one has to
@@ -127,7 +135,8 @@ where
             caller,
             requests,
             read: BytesMut::new(),
-            pending_response: None,
+            has_read_all: false,
+            pending_responses: None,
             draining: Box::pin(async move {
                 let retired = async {
                     // The connection is gone, and with it the sender.
@@ -154,27 +163,38 @@ where
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut answers = Vec::new();
         loop {
-            if let Some(pending_response) = &mut self.pending_response {
-                match pending_response.as_mut().poll(context) {
-                    Poll::Ready(answer) => {
-                        self.pending_response = None;
-                        append_framed(&answer, &mut answers);
+            if let Some(pending_responses) = &mut self.pending_responses {
+                match pending_responses.as_mut().poll(context) {
+                    Poll::Ready(responses) => {
+                        self.pending_responses = None;
+                        for response in responses {
+                            append_framed(&response, &mut answers);
+                        }
                     }
                     Poll::Pending if answers.is_empty() => return Poll::Pending,
                     Poll::Pending => break,
                 }
             }
-            self.answer_buffered(&mut answers);
+            if self.answer_buffered(&mut answers) {
+                self.read_ahead(context);
+                self.begin_to_wait();
+            }
             if self.is_draining
-                && (self.pending_response.take().is_some() || answers.len() < BATCH_BYTES)
+                && (self.pending_responses.take().is_some() || answers.len() < BATCH_BYTES)
             {
                 self.end.get_or_insert(Err(ApiError::ShuttingDown));
             }
             if answers.len() >= BATCH_BYTES || self.end.is_some() {
                 break;
             }
-            if self.pending_response.is_some() {
+            if self.pending_responses.is_some() {
                 continue;
+            }
+            if self.has_read_all {
+                // Or else it ended within a message.
+                let is_whole = self.read.is_empty();
+                self.end = Some(is_whole.then_some(()).ok_or(ApiError::unreadable_message()));
+                break;
             }
             match self.poll_read(context) {
                 Poll::Ready(()) => {}
@@ -185,44 +205,71 @@ where
         Poll::Ready((!answers.is_empty()).then(|| answers.into()))
     }
 
-    /// Answers the complete requests in order, up to one that has to wait.
-    fn answer_buffered(&mut self, answers: &mut Vec<u8>) {
+    /// Answers the complete requests in order, up to one that has to wait. Whether there is
+    /// one.
+    fn answer_buffered(&mut self, answers: &mut Vec<u8>) -> bool {
         // All of them arrived before this moment, so one time and one snapshot of the index
         // serve all.
         let introspector = FastIntrospector::snapshot(&self.services);
-        while answers.len() < BATCH_BYTES && self.end.is_none() && self.pending_response.is_none() {
-            let Some((prefix, rest)) = self.read.split_at_checked(PREFIX_BYTES) else {
-                return;
-            };
-            let (compressed, length) = prefix.split_first().expect("it is five bytes");
-            let length = length.try_into().expect("they are four");
-            let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-            if *compressed != 0 || length > MAX_INTROSPECTION_BYTES {
-                self.end = Some(Err(ApiError::unreadable_message()));
-                return;
-            }
-            let Some(message) = rest.get(..length) else {
-                return;
+        while answers.len() < BATCH_BYTES && self.end.is_none() {
+            let message = match next_message(&self.read) {
+                Ok(Some(message)) => message,
+                Ok(None) => return false,
+                Err(unreadable) => {
+                    self.end = Some(Err(unreadable));
+                    return false;
+                }
             };
             if answers.is_empty() {
                 answers.reserve(BATCH_BYTES + BATCH_BYTES / 4);
             }
-            let answered = introspector
-                .as_ref()
-                .map(|introspector| introspector.try_introspect(message, answers));
+            let answered = introspector.as_ref().map(|introspector| {
+                introspector.try_introspect(&self.read[message.clone()], answers)
+            });
             if answered != Some(true) {
-                match pb::IntrospectRequest::decode(message) {
-                    Ok(request) => {
-                        let services = Arc::clone(&self.services);
-                        let answer = async move { services.answer_streamed(&request).await };
-                        self.pending_response =
-                            Some(Box::pin(answer.instrument(self.span.clone())));
-                    }
-                    Err(_) => self.end = Some(Err(ApiError::unreadable_message())),
-                }
+                return true;
             }
-            self.read.advance(PREFIX_BYTES + length);
+            self.read.advance(message.end);
         }
+        false
+    }
+
+    /// Reads what has arrived, up to a limit: it waits together with what was read before.
+    fn read_ahead(&mut self, context: &mut Context<'_>) {
+        while self.read.len() < READ_AHEAD_BYTES
+            && !(self.is_draining || self.has_read_all || self.end.is_some())
+            && self.poll_read(context).is_ready()
+        {}
+    }
+
+    /// Begins to answer the request that has to wait, and those after it with it: up to one that
+    /// waits for something else, or cannot be read.
+    fn begin_to_wait(&mut self) {
+        let mut requests: Vec<pb::IntrospectRequest> = Vec::new();
+        while requests.len() < MOST_TOGETHER
+            && let Ok(Some(message)) = next_message(&self.read)
+        {
+            let end = message.end;
+            let Ok(request) = pb::IntrospectRequest::decode(&self.read[message]) else {
+                if requests.is_empty() {
+                    self.end = Some(Err(ApiError::unreadable_message()));
+                    return;
+                }
+                break;
+            };
+            let waits_for_revision = request.at_least_revision.is_some();
+            if waits_for_revision && !requests.is_empty() {
+                break;
+            }
+            requests.push(request);
+            self.read.advance(end);
+            if waits_for_revision {
+                break;
+            }
+        }
+        let services = Arc::clone(&self.services);
+        let answers = async move { services.answer_streamed(&requests).await };
+        self.pending_responses = Some(Box::pin(answers.instrument(self.span.clone())));
     }
 
     /// Reads more, or notices the end.
@@ -241,9 +288,8 @@ where
                     self.end = Some(Err(ApiError::CallerUnknown));
                 }
             }
-            None if self.read.is_empty() => self.end = Some(Ok(())),
-            // It ended within a message.
-            None | Some(Err(_)) => self.end = Some(Err(ApiError::unreadable_message())),
+            None => self.has_read_all = true,
+            Some(Err(_)) => self.end = Some(Err(ApiError::unreadable_message())),
         }
         Poll::Ready(())
     }
@@ -265,6 +311,23 @@ where
         }
         HeaderMap::from_iter([(GRPC_STATUS, OK)])
     }
+}
+
+/// Where the next message is; `None` if it is not complete.
+///
+/// # Errors
+/// If it is too large, or compressed.
+fn next_message(read: &[u8]) -> Result<Option<Range<usize>>, ApiError> {
+    let Some((prefix, rest)) = read.split_at_checked(PREFIX_BYTES) else {
+        return Ok(None);
+    };
+    let (compressed, length) = prefix.split_first().expect("it is five bytes");
+    let length = length.try_into().expect("they are four");
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if *compressed != 0 || length > MAX_INTROSPECTION_BYTES {
+        return Err(ApiError::unreadable_message());
+    }
+    Ok((rest.len() >= length).then(|| PREFIX_BYTES..PREFIX_BYTES + length))
 }
 
 impl<B> Body for IntrospectionStream<B>

@@ -108,6 +108,9 @@ pub enum ApiError {
     /// The server upstream did not take what this replica passes on.
     #[error("the server upstream cannot be reached")]
     UpstreamUnavailable,
+    /// The server upstream has something of the client that this replica does not understand.
+    #[error("this replica is too old to understand the API client, another server may")]
+    NotUnderstood,
     /// The store failed.
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
@@ -227,7 +230,8 @@ impl ApiError {
             | Self::Unanswerable(Unanswerable::NoAnswer) => {
                 (Code::Unavailable, ErrorReason::DatabaseUnavailable)
             }
-            Self::Unanswerable(
+            Self::NotUnderstood
+            | Self::Unanswerable(
                 Unanswerable::Loading | Unanswerable::Stale(_) | Unanswerable::Behind,
             ) => (Code::Unavailable, ErrorReason::StaleIndex),
             Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),

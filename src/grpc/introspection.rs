@@ -13,7 +13,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use crate::domain::token::PresentedToken;
 
-use super::{Services, context::remaining, convert::introspection as convert, error::ApiError};
+use super::{
+    Origin, Services, context::remaining, convert::introspection as convert, error::ApiError,
+};
 use crate::{
     domain::{
         Revision,
@@ -96,16 +98,20 @@ pub(crate) fn checks(check: Option<PermissionCheck>) -> impl Decide {
 }
 
 impl Services {
-    /// Answers one request of a stream. An error does not end the stream.
+    /// Answers requests of a stream that wait together, one for one and in order. An error does
+    /// not end the stream. Only a single one may wait for a revision.
     pub(crate) async fn answer_streamed(
         &self,
-        request: &pb::IntrospectRequest,
-    ) -> pb::IntrospectResponse {
+        requests: &[pb::IntrospectRequest],
+    ) -> Vec<pb::IntrospectResponse> {
+        let [request] = requests else {
+            return self.answer_together(requests).await;
+        };
         let answer = self.answer(request, self.request_timeout).await;
-        answer.unwrap_or_else(|error| pb::IntrospectResponse {
+        vec![answer.unwrap_or_else(|error| pb::IntrospectResponse {
             error: Some(error.into_stream_error()),
             ..pb::IntrospectResponse::default()
-        })
+        })]
     }
 
     /// Answers one request within that time.
@@ -237,19 +243,19 @@ impl Services {
             view.require_fresh()?;
             return Ok(self.unknown());
         };
-        let limit = self.options.legacy_tokens_until;
+        let scheme = TokenScheme::HitkeepSha256;
+        let limit = self.limit(scheme);
         let verdict = |client: &ResolvedClient| {
             client.evaluate_until(found.standing(), limit, source, view.now)
         };
-        let scheme = TokenScheme::HitkeepSha256;
         self.conclude(view, found.client(), scheme, verdict, decide)
     }
 
-    /// When the newest token of that client ends. A token that ends earlier was replaced.
-    fn usual_end(&self, client: &ResolvedClient, scheme: TokenScheme) -> Expiry {
+    /// Until when a token of that scheme works at most, whatever its client's expiry is.
+    fn limit(&self, scheme: TokenScheme) -> Expiry {
         match scheme {
-            TokenScheme::Blake3 => client.expiry,
-            TokenScheme::HitkeepSha256 => client.expiry.min(self.options.legacy_tokens_until),
+            TokenScheme::Blake3 => Expiry::Never,
+            TokenScheme::HitkeepSha256 => self.options.legacy_tokens_until,
         }
     }
 
@@ -264,7 +270,10 @@ impl Services {
         decide: impl Decide,
     ) -> Result<Judgement<'v>, ApiError> {
         let Known::Resolved(resolved) = &client.known else {
-            return Err(ApiError::Defect("something of the client cannot be read"));
+            return Err(match self.origin {
+                Origin::Database(_) => ApiError::Defect("something of the client cannot be read"),
+                Origin::Upstream { .. } => ApiError::NotUnderstood,
+            });
         };
         let record = |inactive, decision| {
             let verdict = to_verdict(inactive, decision);
@@ -279,7 +288,8 @@ impl Services {
         };
         let ends = match verdict(resolved) {
             Ok(ends) => ends,
-            // A token that is inactive stays inactive, however stale the index is.
+            // Also by a stale index, which proves of no token that it works. It may not have
+            // heard that the client was brought back.
             Err(reason) => {
                 record(Some(reason), None);
                 return Ok(Judgement::Inactive(reason));
@@ -288,7 +298,7 @@ impl Services {
         view.require_fresh()?;
         let decision = decide(&resolved.access);
         record(None, decision);
-        if ends < self.usual_end(resolved, scheme) {
+        if resolved.is_end_of_replaced(ends, self.limit(scheme)) {
             self.replica.record_replaced(client, view.now);
         }
         // A cached response must not outlive the bound on staleness either.

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use hitkeep_auth::{
     domain::{
         caller::CallerPermission::{Introspect, Manage},
@@ -24,6 +25,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp, make_account, told},
+    raw::open_stream,
     support::{
         proxy::{Listeners, Proxy},
         waiting::until,
@@ -391,4 +393,34 @@ async fn management_goes_by_the_database_where_the_index_is_too_old() {
     proxy.release();
     assert_eq!(app.stop.send(()).await, Ok(()));
     assert_eq!(app.server.await.unwrap(), Ended::Drained);
+}
+
+/// Otherwise whoever sends invented tokens through a program would delay everybody who shares
+/// the program's stream.
+#[tokio::test]
+async fn invented_tokens_on_one_stream_share_a_question() {
+    const INVENTED: usize = 100;
+    /// As much as there is.
+    const WINDOW: u32 = 1 << 20;
+    let (app, proxy) = deaf(without_polls()).await;
+    let made = app.dashboard().await.created(personal(VERA)).await;
+    let sidecar = app.sidecar().await;
+    assert_eq!(sidecar.inactive_reason(&made.token).await, None);
+
+    let before = proxy.statements();
+    let invented = || introspect(&mint(TokenKind::Personal).reveal());
+    let mut requests: Vec<_> = std::iter::repeat_with(invented).take(INVENTED).collect();
+    requests.insert(INVENTED / 2, introspect(&made.token));
+    let (mut answers, mut read) = (open_stream(&app, &requests, WINDOW).await, BytesMut::new());
+    for at in 0..=INVENTED {
+        let answer = answers.answer(&mut read).await.unwrap();
+        let expected = if at == INVENTED / 2 {
+            (true, None)
+        } else {
+            (false, Some(UnknownToken))
+        };
+        let reason = (!answer.active).then(|| answer.inactive_reason());
+        assert_eq!((answer.active, reason), expected, "{at}");
+    }
+    assert_eq!(proxy.statements() - before, 1);
 }

@@ -1,5 +1,5 @@
 //! `BatchIntrospect`: many tokens, judged by one version of the index. Each is judged as
-//! `Introspect` judges it, and fails alone.
+//! `Introspect` judges it, and fails alone. So are requests of a stream that wait together.
 
 use std::time::Duration;
 
@@ -71,13 +71,37 @@ impl Services {
         })
     }
 
+    /// Answers requests of a stream, one for one and in order.
+    pub(super) async fn answer_together(
+        &self,
+        requests: &[pb::IntrospectRequest],
+    ) -> Vec<pb::IntrospectResponse> {
+        let items = requests.iter().map(|request| {
+            let command = convert::introspect(request)?;
+            Ok(Item {
+                presented: PresentedToken::read(&request.token),
+                check: command.check,
+                source: command.source,
+            })
+        });
+        let items: Vec<Result<Item, ApiError>> = items.collect();
+        let basis = self.basis(&items, wait_limit(self.request_timeout)).await;
+        to_responses(items.into_iter().map(|item| match &basis {
+            Ok(basis) => self.judge_item(basis, &item?),
+            Err(error) => {
+                self.metrics.verdict(VerdictReason::Unanswerable);
+                item.and(Err((*error).into()))
+            }
+        }))
+    }
+
     /// The version of the index to judge a batch by. If it lacks any of the tokens, all of
     /// these wait together for one refresh.
     async fn basis(
         &self,
         items: &[Result<Item, ApiError>],
         wait_until: Instant,
-    ) -> Result<Basis, ApiError> {
+    ) -> Result<Basis, Unanswerable> {
         let view = self.replica.caught_up_view(wait_until).await?;
         let is_known = |item: &Item| match &item.presented {
             PresentedToken::Hash(hash) => view.index().find(hash).is_some(),

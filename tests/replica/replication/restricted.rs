@@ -19,7 +19,7 @@ use crate::{
     fixtures::*,
     follower::{Follower, Settings},
     gateway::Gateway,
-    harness,
+    harness::{self, told},
     waiting::until,
 };
 
@@ -163,4 +163,30 @@ async fn refusals_flow_back() {
         })
         .await;
     }
+}
+
+/// Another server may understand it; that of this one is no defect of the client's.
+#[tokio::test]
+async fn of_what_it_does_not_understand_a_replica_cannot_tell() {
+    let cluster = Cluster::start(1).await;
+    let server = &cluster.replicas[0];
+    let made = server.dashboard.create(personal(VERA)).await.unwrap();
+    let id = made.api_client.unwrap().id;
+    let gateway = Gateway::to(&server.connections);
+    let follower = Follower::start(&cluster, &[&gateway], Settings::patient()).await;
+    assert_eq!(follower.says(&made.token).await, Said::Active);
+    // No version writes such a row, and servers pass it on as one that they cannot read.
+    let spoil = format!(
+        "ALTER TABLE api_clients DROP CONSTRAINT api_clients_instance_role_check;
+         UPDATE api_clients SET instance_role = 'god' WHERE id = '{id}'"
+    );
+    cluster.psql(&spoil).await;
+    until("the replica cannot tell", async || {
+        let answer = follower.sidecar.introspect(introspect(&made.token)).await;
+        match told(&answer).as_str() {
+            "Unavailable STALE_INDEX" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await;
 }
