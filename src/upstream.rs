@@ -21,7 +21,7 @@ use crate::{
         ledger::Recorded,
     },
     grpc::{
-        error::ApiError,
+        error::{ApiError, Violation},
         replication::{UsageDestination, UsageReport},
     },
     replica::{Replica, ReplicaOptions, UsageWriter},
@@ -46,6 +46,15 @@ pub(crate) fn follow(
     options: ReplicaOptions,
     metrics: &Metrics,
 ) -> Following {
+    for target in upstream
+        .targets
+        .iter()
+        .filter(|target| target.is_readable())
+    {
+        tracing::warn!(
+            "the connection to {target} is not encrypted: who listens on the way has the token"
+        );
+    }
     let who = Identity {
         id: ReplicaId::mint(clock.now(), &**entropy),
         upstream: Arc::new(upstream),
@@ -106,9 +115,12 @@ impl UsageDestination for Forwarder {
                 tracing::warn!("a replica's report was not passed on: {failed}");
             }
             match failed {
-                NotPassedOn::Refused(_) => {
-                    ApiError::Defect("the server upstream refuses what was valid here")
-                }
+                // The replica that counted them must not send them for ever: its later uses
+                // wait behind them.
+                NotPassedOn::Refused(_) => ApiError::InvalidFields(vec![Violation {
+                    field: "clients".to_owned(),
+                    description: "the server upstream refuses them".to_owned(),
+                }]),
                 NotPassedOn::NoServer | NotPassedOn::Failed(_) => ApiError::UpstreamUnavailable,
             }
         })

@@ -106,7 +106,9 @@ pub enum UpstreamError {
     #[error("--upstream-token-file: {0}")]
     File(SecretError),
     /// Certificates are shown over TLS.
-    #[error("--upstream-ca and --upstream-cert need an --upstream that begins with https://")]
+    #[error(
+        "--upstream-ca and --upstream-cert need every --upstream over TCP to begin with https://"
+    )]
     NotEncrypted,
 }
 
@@ -124,7 +126,9 @@ impl ReplicaArgs {
         })?;
         let identity = self.upstream_cert.clone().zip(self.upstream_key.clone());
         let needs_encryption = identity.is_some() || self.upstream_ca.is_some();
-        if needs_encryption && !targets.iter().any(Target::is_encrypted) {
+        let is_encrypted =
+            targets.iter().any(Target::is_encrypted) && !targets.iter().any(Target::is_readable);
+        if needs_encryption && !is_encrypted {
             return Err(UpstreamError::NotEncrypted);
         }
         let token = match (&self.upstream_token, &self.upstream_token_file) {

@@ -75,7 +75,7 @@ async fn options_that_make_no_sense_are_refused_before_it_listens() {
         ),
         (
             vec!["--upstream", "http://auth:1", "--upstream-ca", "x"],
-            "need an --upstream that begins with https://",
+            "need every --upstream over TCP to begin with https://",
         ),
         (
             vec!["--upstream", "http://auth:1", "--max-staleness", "1ms"],

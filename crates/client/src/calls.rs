@@ -129,14 +129,17 @@ pub(crate) fn jittered(time: Duration) -> Duration {
     ))
 }
 
-/// The timeout that [`Request::set_timeout`] has set.
+/// The timeout that [`Request::set_timeout`] has set, or another program whose metadata are passed
+/// on. `None` for one that gRPC does not allow: it has eight digits at most.
 fn given_timeout(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get(TIMEOUT)?.to_str().ok()?;
     let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let amount: u64 = amount.parse().ok()?;
+    let is_number =
+        (1..=8).contains(&amount.len()) && amount.bytes().all(|digit| digit.is_ascii_digit());
+    let amount: u64 = is_number.then(|| amount.parse().ok())??;
     Some(match unit {
-        "H" => Duration::from_secs(amount.checked_mul(3600)?),
-        "M" => Duration::from_secs(amount.checked_mul(60)?),
+        "H" => Duration::from_hours(amount),
+        "M" => Duration::from_mins(amount),
         "S" => Duration::from_secs(amount),
         "m" => Duration::from_millis(amount),
         "u" => Duration::from_micros(amount),
@@ -212,5 +215,25 @@ mod tests {
             assert_eq!(given_timeout(request.metadata()), Some(timeout));
         }
         assert_eq!(given_timeout(&MetadataMap::new()), None);
+        let given = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(TIMEOUT, text.parse().unwrap());
+            given_timeout(&metadata)
+        };
+        let longest = Duration::from_hours(99_999_999);
+        assert_eq!(given("99999999H"), Some(longest));
+        assert!(Instant::now().checked_add(longest).is_some());
+        for text in [
+            "100000000S",
+            "18446744073709551615S",
+            "+1S",
+            "-1S",
+            "1",
+            "S",
+            "",
+            "1x",
+        ] {
+            assert_eq!(given(text), None, "{text}");
+        }
     }
 }

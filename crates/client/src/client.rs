@@ -24,6 +24,8 @@ pub const DEFAULT_REPLACEMENT_TIMEOUT: Duration = Duration::from_mins(2);
 /// A connection that is silently dead is found within the two together.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest that connecting may take: a question that was sent to a server which cannot be
+/// reached has the rest of its time for another one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Calls the service. It is made for the life of the program, and cheap to clone.
@@ -183,9 +185,7 @@ impl ClientBuilder {
     /// Outside of a Tokio runtime.
     pub fn build(self) -> Result<Client, BuildError> {
         let targets = self.addresses.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let is_readable =
-            |target: &&Target| matches!(target, Target::Tcp { .. }) && !target.is_encrypted();
-        if let Some(readable) = targets.iter().find(is_readable)
+        if let Some(readable) = targets.iter().find(|target| target.is_readable())
             && !self.allow_plaintext
         {
             return Err(BuildError::Plaintext(readable.clone()));
@@ -203,7 +203,7 @@ impl ClientBuilder {
             target,
             certificates: Arc::clone(&certificates),
             timeouts: Timeouts {
-                connect: CONNECT_TIMEOUT,
+                connect: CONNECT_TIMEOUT.min(self.question_timeout / 2),
                 ping_interval: PING_INTERVAL,
                 ping: PING_TIMEOUT,
             },

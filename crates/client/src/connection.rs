@@ -19,14 +19,17 @@ use tower::{BoxError, Service, ServiceExt as _};
 
 use crate::{caller_token::CallerToken, connect::Destination};
 
-/// How long a server is passed over that could not be reached, if there is another one.
+/// How long a server is passed over that could not be reached, if there is another one. Then one
+/// request tries it, and the others stay away for as long again.
 const AVOIDANCE: Duration = Duration::from_secs(1);
+/// Who gives up on a call has waited so long at least, if it is to count against the server.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// A connection to each server, which are used in turn. It authenticates this program, and is
 /// what the generated clients in [`pb`](crate::pb) are made of. Cheap to clone.
 ///
-/// It connects when there is something to send. A server that could not be reached is passed
-/// over for a second, if there is another one.
+/// It connects when there is something to send. A server that could not be reached, or did not
+/// answer, is passed over if there is another one, but for one request a second.
 #[derive(Clone)]
 pub struct Connection(Arc<Shared>);
 
@@ -40,8 +43,61 @@ struct Shared {
 struct Server {
     destination: Destination,
     channel: Channel,
-    /// Until when it is passed over, in milliseconds since the start.
+    /// Until when it is passed over, in milliseconds since the start; 0 if it answers.
     avoided_until: AtomicU64,
+}
+
+impl Server {
+    /// Whether a request may be sent there. Of those that ask when an avoidance is over, one
+    /// may.
+    fn may_be_tried(&self, now: u64) -> bool {
+        let until = self.avoided_until.load(Relaxed);
+        let prolong = || {
+            let prolonged = now + AVOIDANCE_MILLIS;
+            self.avoided_until
+                .compare_exchange(until, prolonged, Relaxed, Relaxed)
+        };
+        until == 0 || until <= now && prolong().is_ok()
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "it is a second")]
+const AVOIDANCE_MILLIS: u64 = AVOIDANCE.as_millis() as u64;
+
+/// A request on its way. Dropped before it is answered, it counts against the server.
+struct Sent<'s> {
+    shared: &'s Shared,
+    server: &'s Server,
+    at: Instant,
+    is_over: bool,
+}
+
+impl Sent<'_> {
+    /// The server answered.
+    fn answered(mut self) {
+        self.is_over = true;
+        self.server.avoided_until.store(0, Relaxed);
+    }
+
+    /// There is no connection.
+    fn failed(mut self) {
+        self.is_over = true;
+        self.avoid();
+    }
+
+    fn avoid(&self) {
+        let until = self.shared.now() + AVOIDANCE_MILLIS;
+        self.server.avoided_until.store(until, Relaxed);
+    }
+}
+
+impl Drop for Sent<'_> {
+    /// Somebody who gave up at once had other reasons.
+    fn drop(&mut self) {
+        if !self.is_over && self.at.elapsed() >= SLOW {
+            self.avoid();
+        }
+    }
 }
 
 impl Connection {
@@ -79,7 +135,7 @@ impl Shared {
         let now = self.now();
         let in_turn = |at| &self.servers[first.wrapping_add(at) % self.servers.len()];
         let mut servers = (0..self.servers.len()).map(in_turn);
-        let reachable = servers.find(|server| server.avoided_until.load(Relaxed) <= now);
+        let reachable = servers.find(|server| server.may_be_tried(now));
         reachable.unwrap_or_else(|| in_turn(0))
     }
 
@@ -94,13 +150,24 @@ impl Shared {
             request.headers_mut().insert(AUTHORIZATION, header);
         }
         let server = self.pick();
+        let sent = Sent {
+            shared: self,
+            server,
+            at: Instant::now(),
+            is_over: false,
+        };
         let mut channel = server.channel.clone();
-        let sent = async { channel.ready().await?.call(request).await };
-        sent.await.map_err(|error| {
-            let until = self.now() + u64::try_from(AVOIDANCE.as_millis()).unwrap_or_default();
-            server.avoided_until.store(until, Relaxed);
-            error.into()
-        })
+        let answer = async { channel.ready().await?.call(request).await };
+        match answer.await {
+            Ok(answer) => {
+                sent.answered();
+                Ok(answer)
+            }
+            Err(error) => {
+                sent.failed();
+                Err(error.into())
+            }
+        }
     }
 }
 
@@ -125,5 +192,78 @@ impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let targets = self.destinations().map(|to| &to.target);
         f.debug_list().entries(targets).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::connect::Timeouts;
+
+    fn shared() -> Arc<Shared> {
+        let destination = |address: &str| Destination {
+            target: address.parse().unwrap(),
+            certificates: Arc::default(),
+            timeouts: Timeouts {
+                connect: AVOIDANCE,
+                ping_interval: AVOIDANCE,
+                ping: AVOIDANCE,
+            },
+        };
+        let destinations = ["unix:/nowhere/a", "unix:/nowhere/b"].map(destination);
+        Connection::new(None, destinations.into()).0
+    }
+
+    impl Shared {
+        /// Which servers so many requests are sent to.
+        fn picks<const N: usize>(&self) -> [bool; N] {
+            [(); N].map(|()| std::ptr::eq(self.pick(), &raw const self.servers[1]))
+        }
+
+        fn send_to_first(&self) -> Sent<'_> {
+            Sent {
+                shared: self,
+                server: &self.servers[0],
+                at: Instant::now(),
+                is_over: false,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_fails_is_tried_once_a_second() {
+        let shared = shared();
+        assert_eq!(shared.picks(), [false, true, false, true]);
+        advance(AVOIDANCE).await;
+        shared.send_to_first().failed();
+        for _ in 0..3 {
+            assert_eq!(shared.picks(), [true; 4]);
+            advance(AVOIDANCE).await;
+            assert_eq!(shared.picks(), [false, true, true, true]);
+        }
+        shared.send_to_first().answered();
+        assert_eq!(shared.picks(), [false, true, false, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_avoided() {
+        let shared = shared();
+        let impatient = shared.send_to_first();
+        advance(SLOW / 2).await;
+        drop(impatient);
+        assert_eq!(shared.picks(), [false, true]);
+        let patient = shared.send_to_first();
+        advance(SLOW).await;
+        drop(patient);
+        assert_eq!(shared.picks(), [true, true]);
+        // There is no other one.
+        let second = Sent {
+            server: &shared.servers[1],
+            ..shared.send_to_first()
+        };
+        second.failed();
+        assert_eq!(shared.picks(), [false, true]);
     }
 }

@@ -80,6 +80,11 @@ impl Target {
         )
     }
 
+    /// Whether somebody on the way could read what is sent, a token included.
+    pub const fn is_readable(&self) -> bool {
+        matches!(self, Self::Tcp { .. }) && !self.is_encrypted()
+    }
+
     /// What requests name as the server: proxies on the way may go by it.
     pub fn origin(&self) -> Uri {
         match self {

@@ -107,9 +107,10 @@ methods! {
     /// Tells how an API client's tokens were used.
     ApiClientServiceClient::get_api_client_usage(GetApiClientUsageRequest)
         -> GetApiClientUsageResponse, call_timeout, reads;
-    /// Ends a leaked token, which its text or its hash names. A second report changes nothing.
+    /// Ends a leaked token, which its text or its hash names. A second report changes nothing,
+    /// and says that the token worked no longer.
     ApiClientServiceClient::report_leak(ReportLeakRequest) -> ReportLeakResponse,
-        call_timeout, reads;
+        call_timeout, writes;
     /// Revokes all API clients of an owner, of a site or of a creator.
     ApiClientServiceClient::revoke_api_clients(RevokeApiClientsRequest)
         -> RevokeApiClientsResponse, call_timeout, writes;

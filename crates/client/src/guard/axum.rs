@@ -7,7 +7,7 @@ use axum::{
 };
 use http::request::Parts;
 
-use super::token_of;
+use super::{question, token_of};
 use crate::{authenticator::Authenticator, error::Error, principal::Principal};
 
 impl IntoResponse for Error {
@@ -30,7 +30,8 @@ where
             return Ok(found.clone());
         }
         let by = Authenticator::from_ref(state);
-        let principal = by.authenticate(token_of(&parts.headers)?).await?;
+        let question = question(token_of(&parts.headers)?, &parts.extensions);
+        let principal = by.ask(&question).await?;
         parts.extensions.insert(principal.clone());
         Ok(principal)
     }
