@@ -27,6 +27,7 @@ const (
 // repeatWrites.
 var readOnly = []string{
 	pb.IntrospectionService_Introspect_FullMethodName,
+	pb.IntrospectionService_BatchIntrospect_FullMethodName,
 	pb.IntrospectionService_GetIndexStatus_FullMethodName,
 	pb.ApiClientService_GetApiClient_FullMethodName,
 	pb.ApiClientService_ListApiClients_FullMethodName,

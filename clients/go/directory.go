@@ -86,8 +86,9 @@ type SyncOptions struct {
 
 // DirectorySync keeps the service's directory equal to that of a source. What is different
 // since the last time is sent as one batch. The whole directory is sent the first time, and
-// whenever it is not certain what the service has: after an error, after another program's
-// change, after a backup was restored.
+// whenever it is seen that the service has something else: after an error, after a change of
+// another program that has a sequence or changes a count, after a backup was restored. After an
+// import, which has no sequence, make a new DirectorySync.
 //
 // Sequences are taken from the clock, before the source is read, so that of two programs the
 // one that read later wins. A clock that is set back does no harm to one of them.

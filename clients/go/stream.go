@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	// How many questions can be unanswered on a stream; more wait.
+	// How many questions can be unanswered on a stream; more are calls of their own.
 	maxUnanswered = 1024
-	// A stream that does not answer for so long is given up.
-	streamStall = time.Second
+	// A stream on which a question is not answered for so long is given up. The service
+	// itself waits up to a second for a token that it does not know.
+	streamStall = 1500 * time.Millisecond
 
 	firstReopenDelay = 50 * time.Millisecond
 	maxReopenDelay   = 5 * time.Second
@@ -161,7 +162,7 @@ func (l *liveStream) receive() (answered bool, err error) {
 func (s *streamSource) ask(ctx context.Context, q question) (answer, error) {
 	live := s.current.Load()
 	// A question that waits for a revision holds up all those after it.
-	if live == nil || q.atLeast > 0 {
+	if live == nil || q.atLeast > 0 || len(live.unanswered) == cap(live.unanswered) {
 		return s.fallback.ask(ctx, q)
 	}
 	asked := &streamQuestion{question: q, reply: make(chan *pb.IntrospectStreamResponse, 1)}
@@ -172,7 +173,7 @@ func (s *streamSource) ask(ctx context.Context, q question) (answer, error) {
 	case <-live.life.Done():
 		return s.fallback.ask(ctx, q)
 	case <-stalled.C:
-		live.abort(errStreamStalled)
+		// It was never asked: the stream is full, and may be sound.
 		return s.fallback.ask(ctx, q)
 	case <-ctx.Done():
 		return answer{}, context.Cause(ctx)
