@@ -5,13 +5,16 @@
 # and SHA256SUMS. The binary has to run on this machine, for it writes its own completions
 # and manual pages. The same binary and commit make the same files, byte for byte.
 # The revision is that of the package (VERSION-REVISION); the first one is 1. DIST is another
-# folder to make them in, and DIST_LEVEL=1 makes them quick instead of small.
+# folder to make them in, and DIST_LEVEL=1 makes them quick instead of small. With MINISIGN_KEY, a
+# secret key of minisign, SHA256SUMS is signed; its password is asked for.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source .ci/tools.sh
 
 binary=$1
 readonly revision=${2:-1} dist=${DIST:-target/dist} level=${DIST_LEVEL:-9} name=hitkeep-auth
+signing_key=${MINISIGN_KEY:+$(realpath "$MINISIGN_KEY")}
+readonly signing_key
 # Nothing depends on where, when and by whom it is packed.
 export LC_ALL=C TZ=UTC
 umask 022
@@ -98,7 +101,7 @@ trap 'rm -rf "$work"' EXIT
 install -D -m 755 "$binary" "$work/binary/$name"
 binary=$work/binary/$name
 mkdir -p "$work/completions" "$work/man" "$dist"
-rm -f "$dist/$name"[-_]* "$dist/SHA256SUMS"
+rm -f "$dist/$name"[-_]* "$dist/SHA256SUMS" "$dist/SHA256SUMS.minisig"
 "$binary" completions bash >"$work/completions/$name"
 "$binary" completions zsh >"$work/completions/_$name"
 "$binary" completions fish >"$work/completions/$name.fish"
@@ -113,3 +116,10 @@ make_sbom
 cd "$dist"
 sha256sum "$name"[-_]* >SHA256SUMS
 cat SHA256SUMS
+if [[ -n $signing_key ]]; then
+    # The trusted comment is signed as well, and would have the time in it by default.
+    minisign -S -s "$signing_key" -m SHA256SUMS -t "$name $version-$revision" \
+        -c "signature of $name $version"
+else
+    echo "MINISIGN_KEY names no key: SHA256SUMS is not signed." >&2
+fi

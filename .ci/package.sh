@@ -46,6 +46,22 @@ if [[ $(tar -xzOf "$work/1/"*.tar.gz --wildcards '*/completions/hitkeep-auth') !
     fail "the completions are not those of the binary"
 fi
 
+# What a release is signed with, and what its users do with it; here with a key of our own.
+if ! command -v minisign >/dev/null && can_install; then
+    apt_install minisign
+fi
+if command -v minisign >/dev/null; then
+    minisign -G -W -f -p "$work/key.pub" -s "$work/key" >/dev/null
+    DIST_LEVEL=1 DIST=$work/1 MINISIGN_KEY=$work/key .ci/dist.sh "$work/$account" 1 >/dev/null
+    (cd "$work/1" && minisign -V -q -p "$work/key.pub" -m SHA256SUMS && sha256sum --check --quiet SHA256SUMS) ||
+        fail "the signature is not that of the files"
+    echo >>"$work/1/SHA256SUMS"
+    ! minisign -V -q -p "$work/key.pub" -m "$work/1/SHA256SUMS" 2>/dev/null ||
+        fail "files that were changed have a good signature"
+else
+    echo "Skipped: there is no minisign, so no signature was made." >&2
+fi
+
 base=$TOOLS/debian-12-systemd.tar
 if [[ $EUID -ne 0 || ! -e $base ]] || ! command -v systemd-nspawn >/dev/null; then
     echo "NOT CHECKED: the package was made and not installed anywhere." >&2
