@@ -21,7 +21,7 @@ readonly POSTGRES_MAJOR=15
 readonly NEWEST_POSTGRES_MAJOR=18
 
 # The programs that the tests must find, separated by commas.
-REQUIRED_PROXIES=envoy,traefik,schemathesis
+REQUIRED_PROXIES=envoy,traefik,schemathesis,buf
 # The programs of the newest Postgres, and a copy of them that is removed at the end.
 newest_postgres=
 copied=

@@ -29,8 +29,8 @@ mod serve;
 
 use crate::{
     config::{
-        Cli, Command, DatabaseUrlError, EventsError, MigrateArgs, RestWithoutHttp,
-        ServiceAccountCommand, TlsArgsError, UpstreamError,
+        Cli, Command, DatabaseUrlError, EventsError, GrpcWebArgsError, MigrateArgs,
+        ServerArgsError, ServiceAccountCommand, TlsArgsError, UpstreamError,
     },
     server::Ended,
     store::{self, Store, error::causes, migrations},
@@ -69,7 +69,8 @@ impl Failure {
         let given_url = matches!(error.downcast_ref(), Some(DatabaseUrlError::Given(_)));
         let usage = given_url
             || error.is::<TlsArgsError>()
-            || error.is::<RestWithoutHttp>()
+            || error.is::<ServerArgsError>()
+            || error.is::<GrpcWebArgsError>()
             || error.is::<TelemetryError>()
             || error.is::<UpstreamError>()
             || error.is::<EventsError>();

@@ -46,7 +46,7 @@ pub use moment::{Grant, Moment};
 use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
 pub use replica::{ReplicaArgs, UpstreamError};
 pub use secrets::SecretError;
-pub use serving::{LegacyTokenArgs, ServingArgs, TlsArgs, TlsArgsError};
+pub use serving::{GrpcWebArgsError, LegacyTokenArgs, ServingArgs, TlsArgs, TlsArgsError};
 use values::{at_least_one, at_least_ten_milliseconds, boolean, overlap, permission};
 
 /// The default of `--listen`.
@@ -196,10 +196,16 @@ pub struct ServeArgs {
     max_calls: usize,
 }
 
-/// `--hitkeep-rest` without a listener for it.
+/// An option of the server without another one that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--hitkeep-rest needs --http-listen: the routes are served over HTTP")]
-pub struct RestWithoutHttp;
+pub enum ServerArgsError {
+    /// The routes have no listener.
+    #[error("--hitkeep-rest needs --http-listen: the routes are served over HTTP")]
+    RestWithoutHttp,
+    /// gRPC-Web is not complete.
+    #[error(transparent)]
+    GrpcWeb(#[from] GrpcWebArgsError),
+}
 
 /// Options of `migrate`.
 #[derive(Debug, Args)]
@@ -381,11 +387,11 @@ impl ServeArgs {
     ///
     /// # Errors
     /// If an option is missing that another one needs.
-    pub fn server(&self) -> Result<server::Options, RestWithoutHttp> {
+    pub fn server(&self) -> Result<server::Options, ServerArgsError> {
         if self.hitkeep_rest && self.serving.http_listen.is_empty() {
-            return Err(RestWithoutHttp);
+            return Err(ServerArgsError::RestWithoutHttp);
         }
-        let mut options = self.serving.server();
+        let mut options = self.serving.server()?;
         options.grpc.max_clients_per_owner = self.max_clients_per_owner;
         options.grpc.hitkeep_rest = self.hitkeep_rest;
         options.replica.poll_interval = self.poll_interval;

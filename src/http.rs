@@ -1,7 +1,7 @@
 //! The HTTP listener, for clients without gRPC: `/oauth2/introspect` (RFC 7662) for
 //! resource servers, `/forward-auth` for proxies that authorize each request, HitKeep's
-//! routes for the management of API clients, and `/livez`, `/readyz` and `/metrics` for
-//! operators.
+//! routes for the management of API clients, gRPC-Web, and `/livez`, `/readyz` and `/metrics`
+//! for operators.
 //!
 //! Verdicts are those of Introspect: both share one judgement, wait for the same things,
 //! and record the same uses.
@@ -17,10 +17,13 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 mod answer;
 mod forward_auth;
+mod grpc_web;
 mod introspect;
 mod layers;
 mod probes;
 mod rest;
+
+pub(crate) use grpc_web::GrpcWeb;
 
 use crate::{
     calls::admission::Admission,
@@ -61,22 +64,40 @@ impl HttpState {
 }
 
 /// The routes behind their layers. A layer that is added later wraps those before it.
-/// The routes of HitKeep's dashboard exist if there is something that manages for them.
-pub(crate) fn router(state: HttpState, rest: Option<Arc<Management>>) -> Router {
+/// The routes of HitKeep's dashboard exist if there is something that manages for them, and
+/// gRPC-Web if there are services for it.
+pub(crate) fn router(
+    state: HttpState,
+    rest: Option<Arc<Management>>,
+    grpc_web: Option<GrpcWeb>,
+) -> Router {
     let router = match rest {
         Some(management) => rest::routes(&state, management),
         None => Router::new(),
     };
-    router
+    let router = router
         .route(INTROSPECT, post(introspect::introspect))
         .route(FORWARD_AUTH, any(forward_auth::forward_auth))
         .route(LIVEZ, get(probes::livez))
         .route(READYZ, get(probes::readyz))
         .route(METRICS, get(probes::metrics))
         .method_not_allowed_fallback(layers::method_not_allowed)
-        .fallback(forward_auth::forward_auth_with_target)
+        .fallback(forward_auth::forward_auth_with_target);
+    let router = match grpc_web {
+        Some(_) => router.layer(from_fn(grpc_web::refuse_others)),
+        None => router,
+    };
+    let router = router
         .layer(from_fn(layers::catch_panic))
         // Outermost, so that every response is counted and has a request id.
-        .layer(from_fn_with_state(state.clone(), layers::trace))
-        .with_state(state)
+        .layer(from_fn_with_state(state.clone(), layers::trace));
+    match grpc_web {
+        // Its calls are counted as those over gRPC are, and not as requests.
+        Some(services) => {
+            let state = grpc_web::Serving::new(services, state.clone());
+            router.layer(from_fn_with_state(state, grpc_web::serve))
+        }
+        None => router,
+    }
+    .with_state(state)
 }

@@ -33,7 +33,7 @@ use crate::{
         self, Management, Origin, Services,
         replication::{StoredUsage, UsageDestination},
     },
-    http,
+    http::{self, GrpcWeb},
     replica::{self, Replica, UsageWriter},
     store::Store,
     telemetry::{metrics::Metrics, traces::Sampling},
@@ -84,6 +84,8 @@ pub struct Options {
     pub max_connection_age: Option<Duration>,
     /// The number of I/O threads. Default 0: the current runtime serves the connections.
     pub threads: usize,
+    /// How gRPC-Web is served on the HTTP listener. Default: it is not.
+    pub grpc_web: Option<GrpcWebOptions>,
     /// The socket of the supervisor that readiness and the drain are reported to, such as
     /// systemd, as `NOTIFY_SOCKET` names it. Default none.
     pub notify_socket: Option<&'static OsStr>,
@@ -104,9 +106,18 @@ impl Default for Options {
             idle_timeouts: IdleTimeouts::default(),
             max_connection_age: None,
             threads: 0,
+            grpc_web: None,
             notify_socket: None,
         }
     }
+}
+
+/// How gRPC-Web is served.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GrpcWebOptions {
+    /// The origins whose pages may call from a browser, such as `https://tools.example.org`.
+    /// Default none.
+    pub origins: &'static [::http::HeaderValue],
 }
 
 /// How the server ended.
@@ -370,8 +381,13 @@ impl Process {
             Origin::Upstream { .. } => None,
         };
         let rest = management.clone().filter(|_| options.grpc.hitkeep_rest);
+        let router = router(management, &services, reports, limits, health_service);
+        let grpc_web = options.grpc_web.map(|GrpcWebOptions { origins }| GrpcWeb {
+            services: router.clone(),
+            origins,
+        });
         let fast_path = Arc::new(FastPath {
-            router: router(management, &services, reports, limits, health_service),
+            router,
             services,
             runtime: Handle::current(),
         });
@@ -387,8 +403,8 @@ impl Process {
             ages,
             metrics.clone(),
         );
-        let mut http_connections =
-            auto::HttpConnections::new(http::router(http_state, rest), metrics, max, http_ages);
+        let http_router = http::router(http_state, rest, grpc_web);
+        let mut http_connections = auto::HttpConnections::new(http_router, metrics, max, http_ages);
         let http = http.map(|connection| match connection {
             // Client certificates authenticate callers over gRPC only.
             Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),

@@ -51,6 +51,8 @@ pub(crate) struct Method {
     pub(crate) name: &'static str,
     /// Whether it streams its responses.
     pub(crate) streams: bool,
+    /// Whether its caller streams requests.
+    pub(crate) takes_stream: bool,
     /// Set for introspections: these are so frequent and so short that only a sample of
     /// them is timed.
     pub(crate) fast_path: Option<FastMethod>,
@@ -61,6 +63,7 @@ const UNKNOWN: Method = Method {
     service: "unknown",
     name: "unknown",
     streams: false,
+    takes_stream: false,
     fast_path: None,
 };
 
@@ -85,6 +88,7 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
                         service: full,
                         name: method.name().to_owned().leak(),
                         streams: method.server_streaming(),
+                        takes_stream: method.client_streaming(),
                         fast_path: FastMethod::ALL
                             .into_iter()
                             .find(|call| path_of(*call) == path),
@@ -102,7 +106,21 @@ impl Method {
     pub(crate) fn of(path: &str) -> Self {
         METHODS.get(path).copied().unwrap_or(UNKNOWN)
     }
+
+    /// Whether there is a method at a path.
+    pub(crate) fn exists(path: &str) -> bool {
+        METHODS.contains_key(path)
+    }
+
+    /// Whether it has one request and one response.
+    pub(crate) const fn is_unary(self) -> bool {
+        !self.streams && !self.takes_stream
+    }
 }
+
+/// Marks a call that came to the HTTP listener as gRPC-Web.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OverGrpcWeb;
 
 /// What a method requires of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +224,7 @@ mod tests {
             service,
             name,
             streams,
+            takes_stream: streams,
             fast_path: (name == "Introspect").then_some(FastMethod::Introspect),
         };
         let introspection = "hitkeep.auth.v1.IntrospectionService";

@@ -140,6 +140,7 @@ impl CallRecord {
             name: method,
             streams,
             fast_path,
+            ..
         } = self.method;
         let duration = self.begun.elapsed();
         if fast_path.is_some() && self.is_timed {

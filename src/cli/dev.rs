@@ -40,6 +40,7 @@ pub(super) fn run(
         migrations::apply(&url).await?;
         let mut options = server::Options::default();
         options.grpc.hitkeep_rest = true;
+        options.grpc_web = Some(server::GrpcWebOptions::default());
         let database = store::StoreOptions::new(&url);
         // Only after Postgres has started, which would inherit the raised limit. There are two
         // listeners.

@@ -17,7 +17,7 @@ use crate::{
 const UPSTREAM_CONNECTIONS: usize = 2;
 
 pub(super) async fn run(args: &ReplicaArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
-    let (options, upstream) = (args.server(), args.upstream()?);
+    let (options, upstream) = (args.server()?, args.upstream()?);
     let listeners =
         serve::listen(&args.serving, &options, UPSTREAM_CONNECTIONS, &telemetry).await?;
     let stop = lifecycle::signals()?;

@@ -5,7 +5,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use clap::Args;
 
 use super::{
-    SecretError, secrets::SecretFile, serving::ServingArgs, values::at_least_ten_milliseconds,
+    SecretError,
+    secrets::SecretFile,
+    serving::{GrpcWebArgsError, ServingArgs},
+    values::at_least_ten_milliseconds,
 };
 use crate::{
     domain::token::{Token, TokenKind},
@@ -163,11 +166,14 @@ impl ReplicaArgs {
     }
 
     /// The options of the server.
-    pub fn server(&self) -> server::Options {
-        let mut options = self.serving.server();
+    ///
+    /// # Errors
+    /// If an option is missing that another one needs.
+    pub fn server(&self) -> Result<server::Options, GrpcWebArgsError> {
+        let mut options = self.serving.server()?;
         options.replica.poll_interval = self.poll_interval;
         options.replica.max_lookups = self.max_lookups;
-        options
+        Ok(options)
     }
 }
 

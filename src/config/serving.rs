@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use http::HeaderValue;
 
 use super::{
     LISTEN,
@@ -10,7 +11,7 @@ use super::{
     environment::notify_socket,
     values::{
         at_least_a_second, at_least_one, at_least_ten_milliseconds, available_cores, boolean,
-        moment, non_zero_duration,
+        moment, non_zero_duration, origin,
     },
 };
 use crate::{
@@ -39,6 +40,9 @@ pub struct ServingArgs {
         value_name = "ADDRESS"
     )]
     pub http_listen: Vec<Address>,
+    /// The gRPC services over HTTP.
+    #[command(flatten)]
+    grpc_web: GrpcWebArgs,
     /// How long callers may cache an answer from Introspect; 0s forbids it
     #[arg(long, env = "HITKEEP_AUTH_MAX_CACHE_AGE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     max_cache_age: Duration,
@@ -79,6 +83,45 @@ pub struct ServingArgs {
     /// Threads dedicated to callers' connections; 0 uses the shared runtime [default: cores]
     #[arg(long, env = "HITKEEP_AUTH_THREADS", value_name = "N")]
     threads: Option<usize>,
+}
+
+/// gRPC-Web on the HTTP listener.
+#[derive(Debug, Args)]
+struct GrpcWebArgs {
+    /// Serve the gRPC services as gRPC-Web on the HTTP listener, which has to be there
+    #[arg(long, env = "HITKEEP_AUTH_GRPC_WEB", value_parser = boolean)]
+    grpc_web: bool,
+    /// Origins whose pages may call by gRPC-Web from a browser, as `https://HOST[:PORT]`; repeat the
+    /// option, or separate them by commas [default: none]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_GRPC_WEB_ORIGINS",
+        value_delimiter = ',',
+        value_parser = origin,
+        value_name = "ORIGIN"
+    )]
+    grpc_web_origins: Vec<HeaderValue>,
+}
+
+/// Options of gRPC-Web without those that they need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrpcWebArgsError {
+    /// It has no listener.
+    #[error("--grpc-web needs --http-listen: it is served over HTTP")]
+    WithoutHttp,
+    /// It is off.
+    #[error("--grpc-web-origins needs --grpc-web")]
+    OriginsAlone,
+}
+
+impl GrpcWebArgs {
+    /// How gRPC-Web is served, if it is. The origins are kept for as long as the process runs,
+    /// as the server is.
+    fn options(&self) -> Option<server::GrpcWebOptions> {
+        self.grpc_web.then(|| server::GrpcWebOptions {
+            origins: self.grpc_web_origins.clone().leak(),
+        })
+    }
 }
 
 /// How long tokens that HitKeep issued are accepted.
@@ -154,7 +197,25 @@ impl TlsArgs {
 
 impl ServingArgs {
     /// The options of the server, apart from those of a database.
-    pub fn server(&self) -> server::Options {
+    ///
+    /// # Errors
+    /// If an option is missing that another one needs.
+    pub fn server(&self) -> Result<server::Options, GrpcWebArgsError> {
+        let GrpcWebArgs {
+            grpc_web,
+            grpc_web_origins,
+        } = &self.grpc_web;
+        if *grpc_web && self.http_listen.is_empty() {
+            return Err(GrpcWebArgsError::WithoutHttp);
+        }
+        if !*grpc_web && !grpc_web_origins.is_empty() {
+            return Err(GrpcWebArgsError::OriginsAlone);
+        }
+        Ok(self.limits())
+    }
+
+    /// The same, whether or not it is complete.
+    pub fn limits(&self) -> server::Options {
         self.connections.set(server::Options {
             grpc: grpc::Options {
                 max_cache_age: self.max_cache_age,
@@ -174,6 +235,7 @@ impl ServingArgs {
             drain_timeout: self.drain_timeout,
             max_introspections: self.max_introspections,
             threads: self.threads.unwrap_or_else(available_cores),
+            grpc_web: self.grpc_web.options(),
             notify_socket: notify_socket(),
             ..server::Options::default()
         })

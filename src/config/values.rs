@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{NaiveDate, NaiveTime, SubsecRound, TimeDelta};
+use http::{HeaderValue, Uri};
 
 use crate::domain::{Timestamp, caller::CallerPermission, client::Overlap};
 
@@ -38,6 +39,30 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
         "0" | "false" | "no" | "off" | "n" => Ok(false),
         _ => Err("must be yes or no".to_owned()),
     }
+}
+
+/// An origin as browsers send it (RFC 6454, section 7). There is no wildcard: without
+/// origins, no page may call.
+pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
+    let refused = || {
+        "must be as browsers send it, such as https://tools.example.org or \
+         http://127.0.0.1:8080: in lower case, without a path, and no *"
+            .to_owned()
+    };
+    let origin: Uri = text.parse().or(Err(refused()))?;
+    let (scheme, authority) = (origin.scheme_str(), origin.authority());
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (scheme, authority) else {
+        return Err(refused());
+    };
+    // Browsers leave out the scheme's own port.
+    let own_port = if scheme == "https" { 443 } else { 80 };
+    let is_never_sent =
+        authority.as_str().contains(['@', '*']) || authority.port_u16() == Some(own_port);
+    let as_sent = format!("{scheme}://{authority}").to_ascii_lowercase();
+    if is_never_sent || as_sent != text {
+        return Err(refused());
+    }
+    HeaderValue::from_str(text).or(Err(refused()))
 }
 
 pub(super) fn at_least_a_second(text: &str) -> Result<Duration, String> {

@@ -71,15 +71,19 @@ pub(super) async fn trace(
         .services
         .metrics()
         .request(method, route, status, completed.duration);
-    let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id) {
-        headers.insert(REQUEST_ID, id);
+        response.headers_mut().insert(REQUEST_ID, id);
     }
-    if *state.shutting_down.borrow() && version < Version::HTTP_2 {
-        // The peer opens another connection before this one is closed.
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
+    close_on_shutdown(&state, version, &mut response);
     response
+}
+
+/// Asks the peer to open another connection before this one is closed.
+pub(super) fn close_on_shutdown(state: &HttpState, version: Version, response: &mut Response) {
+    if *state.shutting_down.borrow() && version < Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
 }
 
 /// The span of a request, by OpenTelemetry's conventions for HTTP. Probes have none: they

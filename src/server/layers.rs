@@ -25,7 +25,9 @@ use crate::{
     calls::{
         admission::{Admission, CallKind},
         deadline::time_limit,
-        method::{Access, CHECK, INTROSPECT_STREAM, Method, REPLACE_DIRECTORY, REPLICATE},
+        method::{
+            Access, CHECK, INTROSPECT_STREAM, Method, OverGrpcWeb, REPLACE_DIRECTORY, REPLICATE,
+        },
         record::{
             self, ACTIVITY, CallRecord, CallStart, RecordedBody, failure, id_header, trailers,
         },
@@ -346,6 +348,20 @@ pub(super) async fn refuse_management(request: Request, next: Next) -> Response 
         .into_http(),
         _ => next.run(request).await,
     }
+}
+
+/// Refuses streams over gRPC-Web. It has none of requests; and those of responses are bound by
+/// the age and the drain of gRPC connections, which those of HTTP do not have.
+pub(super) async fn refuse_web_streams(request: Request, next: Next) -> Response {
+    let method = Method::of(request.uri().path());
+    if method.is_unary() || request.extensions().get::<OverGrpcWeb>().is_none() {
+        return next.run(request).await;
+    }
+    Status::from(ApiError::MethodUnknown(format!(
+        "{}/{} is a stream, and gRPC-Web serves unary methods only: call it over gRPC",
+        method.service, method.name
+    )))
+    .into_http()
 }
 
 /// Enforces the caller's deadline, or our own timeout if that is earlier.

@@ -83,6 +83,8 @@ pub(super) fn router(
         router.layer(from_fn(layers::refuse_management))
     };
     router
+        // Outside of authentication: no caller may call them.
+        .layer(from_fn(layers::refuse_web_streams))
         // Outside of authentication, which may have to wait too.
         .layer(from_fn_with_state(services.request_timeout(), layers::deadline))
         // Outside of the deadline: a call that is shed has not begun.

@@ -2,6 +2,7 @@
 
 pub mod client;
 mod forward_auth;
+mod grpc_web;
 mod introspect;
 mod limits;
 mod probes;

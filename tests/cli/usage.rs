@@ -223,6 +223,16 @@ async fn what_cannot_be_read_exits_with_2() {
         (&["serve", "--request-timeout=-1"], "--request-timeout"),
         (&["serve", "--request-timeout", "0s"], "--request-timeout"),
         (&["serve", "--http-listen", "unix:"], "--http-listen"),
+        (&["serve", "--grpc-web"], "--http-listen"),
+        (&["serve", "--grpc-web-origins", "*"], "--grpc-web-origins"),
+        (
+            &["serve", "--grpc-web-origins", "https://a.example/"],
+            "--grpc-web-origins",
+        ),
+        (
+            &["serve", "--grpc-web-origins", "https://a.example"],
+            "--grpc-web",
+        ),
         (
             &["serve", "--usage-flush-interval", "0s"],
             "--usage-flush-interval",

@@ -19,6 +19,7 @@ mod service;
 mod caddy;
 mod envoy;
 mod forward_auth;
+mod grpc_web;
 mod nginx;
 mod scanners;
 mod schemathesis;

@@ -43,7 +43,7 @@ pub(super) async fn check(args: &ServeArgs, report: &mut Report) -> Result<(), F
         report.add("certificate", on_disk(move || certificate(files)).await)?;
     }
     // Without valid options, the defaults tell the limit.
-    let options = args.server().unwrap_or_else(|_| args.serving.server());
+    let options = args.server().unwrap_or_else(|_| args.serving.limits());
     report.add("open files", open_files(args, &options))?;
     let (grpc, http) = (&args.serving.listen, &args.serving.http_listen);
     report.add("listen", in_time(listen(grpc, "--listen")).await)?;
