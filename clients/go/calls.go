@@ -34,6 +34,7 @@ var readOnly = []string{
 	pb.ApiClientService_GetApiClientUsage_FullMethodName,
 	pb.DirectoryService_GetDirectoryStatus_FullMethodName,
 	pb.AuditService_ListAuditEvents_FullMethodName,
+	pb.AuditService_GetEventDeliveryStatus_FullMethodName,
 }
 
 func serviceConfig() string {

@@ -1,4 +1,4 @@
-//! `AuditService`: the audit trail, newest first.
+//! `AuditService`: the audit trail, newest first, and the state of the delivery of events.
 
 use tonic::{Request, Response, Status};
 
@@ -18,9 +18,24 @@ impl AuditService for Management {
         let command = audit::list(request.into_inner())?;
         Ok(Response::new(self.list_events(command).await?))
     }
+
+    async fn get_event_delivery_status(
+        &self,
+        _: Request<pb::GetEventDeliveryStatusRequest>,
+    ) -> Result<Response<pb::GetEventDeliveryStatusResponse>, Status> {
+        Ok(Response::new(self.event_delivery().await?))
+    }
 }
 
 impl Management {
+    async fn event_delivery(&self) -> Result<pb::GetEventDeliveryStatusResponse, ApiError> {
+        let body = async |snapshot: &mut Snapshot| {
+            Ok::<_, ApiError>((snapshot.event_delivery().await?, snapshot.now))
+        };
+        let (status, now) = self.store.read(body).await?;
+        Ok(audit::to_delivery_status(status, now))
+    }
+
     async fn list_events(
         &self,
         command: audit::ListEvents,

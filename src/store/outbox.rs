@@ -20,6 +20,7 @@ use crate::domain::{
 use schema::event_outbox;
 
 mod noticed;
+pub mod status;
 
 /// For how long an event is tried; after that it is dead. Events are written for as long
 /// after the last sign of a deliverer.

@@ -119,6 +119,13 @@ async fn world() -> (TestApp, Receiver, Delivery) {
     (app, receiver, delivery)
 }
 
+/// What an operator is told.
+async fn status(app: &TestApp) -> pb::GetEventDeliveryStatusResponse {
+    let request = pb::GetEventDeliveryStatusRequest {};
+    let auditor = app.auditor().await;
+    auditor.event_delivery(request).await.unwrap()
+}
+
 async fn outbox(app: &TestApp) -> i64 {
     app.number("SELECT count(*) FROM event_outbox").await
 }
@@ -437,6 +444,7 @@ async fn after_three_days_an_event_is_dead_and_the_next_one_is_sent() {
     dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
     let again = receiver.next().await;
     assert_eq!(kind(&again.event()), "created");
+    let id = again.header("webhook-id").to_owned();
     again.answer(500);
     until_tried(&app, 2).await;
     // The last attempt is at its end.
@@ -452,7 +460,59 @@ async fn after_three_days_an_event_is_dead_and_the_next_one_is_sent() {
     delivery
         .until_measured(r#"hitkeep_auth_events_attempts_total{outcome="dead"} 1"#)
         .await;
+    let told = status(&app).await;
+    assert_eq!((told.pending, told.dead), (0, 1));
+    let dead = &told.latest_dead_events[0];
+    assert_eq!(dead.id, id);
+    assert_eq!(dead.r#type, "com.hitkeep.auth.api_client.created");
+    assert_eq!(dead.client_id, made.id);
+    assert_eq!((dead.attempts, &*dead.last_error), (3, "status 500"));
+    assert!(dead.create_time.is_some() && dead.dead_time.is_some());
     delivery.end().await;
+}
+
+/// Ten are enough to see what is wrong, the latest ones.
+#[tokio::test]
+async fn an_operator_is_told_what_waits_and_what_is_dead() {
+    let app = TestApp::with_world().await;
+    assert_eq!(
+        status(&app).await,
+        pb::GetEventDeliveryStatusResponse::default()
+    );
+    // Nothing is sent while the test looks.
+    let active = "UPDATE event_delivery SET active_since = now(), active_until = '2100-01-01'";
+    app.psql(active).await;
+    let dashboard = app.dashboard().await;
+    for number in 0..12 {
+        let name = format!("client {number}");
+        dashboard.created(personal(VERA).named(&name)).await;
+    }
+    app.clock.advance(TimeDelta::seconds(90));
+    let told = status(&app).await;
+    assert_eq!((told.pending, told.dead), (12, 0));
+    assert!(told.writing && !told.delivering && !told.stopped);
+    let held = "UPDATE event_delivery SET holder = gen_random_uuid(), held_until = '2100-01-01'";
+    app.psql(held).await;
+    assert!(status(&app).await.delivering);
+    app.psql("UPDATE event_delivery SET stop_time = now()")
+        .await;
+    let told = status(&app).await;
+    assert!(told.stopped && !told.delivering);
+    let age = told.oldest_pending_age.unwrap();
+    assert_eq!((age.seconds, age.nanos), (90, 0));
+    app.psql("UPDATE event_outbox SET dead_time = create_time + sequence * interval '1 second'")
+        .await;
+    let told = status(&app).await;
+    assert_eq!((told.pending, told.dead), (0, 12));
+    assert_eq!(told.oldest_pending_age, None);
+    assert_eq!(told.latest_dead_events.len(), 10);
+    let times = told.latest_dead_events.iter();
+    let times = times.map(|event| event.dead_time.unwrap().seconds);
+    assert!(times.is_sorted_by(|one, next| one > next));
+    let sidecar = app.sidecar().await;
+    let refused = sidecar.event_delivery(pb::GetEventDeliveryStatusRequest {});
+    let refused = refused.await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
 }
 
 #[tokio::test]

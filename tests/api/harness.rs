@@ -402,6 +402,8 @@ calls! {
     }
     AuditServiceClient {
         events = list_audit_events(ListAuditEventsRequest) -> ListAuditEventsResponse;
+        event_delivery = get_event_delivery_status(GetEventDeliveryStatusRequest)
+            -> GetEventDeliveryStatusResponse;
     }
 }
 

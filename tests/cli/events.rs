@@ -171,6 +171,56 @@ async fn the_metrics_show_what_is_left_to_deliver() {
 }
 
 #[tokio::test]
+async fn the_status_shows_what_waits_and_what_is_dead() {
+    let (url, token) = database().await;
+    let create = ["service-account", "create", "auditor"];
+    let auditor = run_on(&url, &[&create[..], &["--allow", "audit"]].concat()).await;
+    let auditor = auditor.given();
+    let mut receiver = Receiver::start().await;
+    let (server, address) = delivering(serving(&url, &receiver.url())).await;
+    let status = async |token: &str, more: &[&str]| {
+        let mut command = binary([&["status", "--server", &address], more].concat());
+        command.env("HITKEEP_AUTH_TOKEN", token);
+        Process::start(command).ended().await
+    };
+    let shown = status(auditor.trim(), &[]).await.given();
+    let lines = "EVENTS\ndelivered         by a server\nwaiting           0\ndead              0";
+    assert!(shown.contains(lines), "{shown}");
+    let id = created(&address, &token, "first").await;
+    let in_flight = receiver.next().await;
+    let shown = status(auditor.trim(), &[]).await.given();
+    assert!(
+        shown.contains("waiting           1, the oldest for "),
+        "{shown}"
+    );
+    in_flight.answer(200);
+    let dead = "INSERT INTO event_outbox (id, client_id, event_type, data, create_time, attempts, \
+                next_attempt_time, last_error, dead_time) \
+                VALUES (gen_random_uuid(), '{id}', 'com.hitkeep.auth.api_client.created', '{}', now(), 12, now(), \
+                'status 503', '2026-01-02 03:04:05+00')";
+    execute(&url, &dead.replace("{id}", &id)).await;
+    let shown = status(auditor.trim(), &[]).await.given();
+    assert!(shown.contains("dead              1\n"), "{shown}");
+    let row = shown.lines().last().unwrap();
+    for word in ["2026-01-02 03:04:05Z", "created", &id, "12", "status 503"] {
+        assert!(row.contains(word), "{row}");
+    }
+    let json = status(auditor.trim(), &["--json"]).await.given_json();
+    assert_eq!(json["events"]["dead"], "1");
+    assert_eq!(
+        json["events"]["latest_dead_events"][0]["last_error"],
+        "status 503"
+    );
+    let shown = status(&token, &[]).await.given();
+    assert!(
+        shown.contains("EVENTS\nthe caller may not see it"),
+        "{shown}"
+    );
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await.code, Some(0));
+}
+
+#[tokio::test]
 async fn what_cannot_be_delivered_safely_is_refused() {
     let folder = Folder::new();
     let authority = folder.write("ca.pem", &Authority::new("ca").pem());

@@ -9,6 +9,7 @@ package hitkeepauthpb
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -387,11 +388,253 @@ func (x *ListAuditEventsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// DeadEvent is an event that was tried for three days and is not sent again.
+// It is kept until it is 30 days old.
+type DeadEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is the event's id, as in the attribute id of the CloudEvent.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// type is its kind, as in the attribute type of the CloudEvent.
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// client_id is the API client that it is about.
+	ClientId string `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// create_time is when what it tells of happened.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// dead_time is when it was given up.
+	DeadTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=dead_time,json=deadTime,proto3" json:"dead_time,omitempty"`
+	// attempts is how many times it was sent.
+	Attempts uint64 `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// last_error is the class of the last attempt's error. Empty: there was no
+	// attempt.
+	LastError     string `protobuf:"bytes,7,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadEvent) Reset() {
+	*x = DeadEvent{}
+	mi := &file_hitkeep_auth_v1_audit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadEvent) ProtoMessage() {}
+
+func (x *DeadEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_audit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadEvent.ProtoReflect.Descriptor instead.
+func (*DeadEvent) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_audit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DeadEvent) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadEvent) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *DeadEvent) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *DeadEvent) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *DeadEvent) GetDeadTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeadTime
+	}
+	return nil
+}
+
+func (x *DeadEvent) GetAttempts() uint64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *DeadEvent) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+// GetEventDeliveryStatusRequest is what GetEventDeliveryStatus takes.
+type GetEventDeliveryStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetEventDeliveryStatusRequest) Reset() {
+	*x = GetEventDeliveryStatusRequest{}
+	mi := &file_hitkeep_auth_v1_audit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEventDeliveryStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEventDeliveryStatusRequest) ProtoMessage() {}
+
+func (x *GetEventDeliveryStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_audit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEventDeliveryStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetEventDeliveryStatusRequest) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_audit_proto_rawDescGZIP(), []int{5}
+}
+
+// GetEventDeliveryStatusResponse is what GetEventDeliveryStatus gives.
+type GetEventDeliveryStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// writing says whether events are written: while a server delivers them,
+	// and for three days after.
+	Writing bool `protobuf:"varint,1,opt,name=writing,proto3" json:"writing,omitempty"`
+	// delivering says whether a server delivers them at present.
+	Delivering bool `protobuf:"varint,2,opt,name=delivering,proto3" json:"delivering,omitempty"`
+	// stopped says whether the receiver answered that it is gone. Nothing is
+	// sent until a server with a webhook is started.
+	Stopped bool `protobuf:"varint,3,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	// pending is how many events are to be sent, those in flight included.
+	Pending uint64 `protobuf:"varint,4,opt,name=pending,proto3" json:"pending,omitempty"`
+	// oldest_pending_age is how long ago the oldest of them was written. Absent:
+	// there is none.
+	OldestPendingAge *durationpb.Duration `protobuf:"bytes,5,opt,name=oldest_pending_age,json=oldestPendingAge,proto3" json:"oldest_pending_age,omitempty"`
+	// dead is how many events are dead.
+	Dead uint64 `protobuf:"varint,6,opt,name=dead,proto3" json:"dead,omitempty"`
+	// latest_dead_events are the ten that died last, newest first.
+	LatestDeadEvents []*DeadEvent `protobuf:"bytes,7,rep,name=latest_dead_events,json=latestDeadEvents,proto3" json:"latest_dead_events,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *GetEventDeliveryStatusResponse) Reset() {
+	*x = GetEventDeliveryStatusResponse{}
+	mi := &file_hitkeep_auth_v1_audit_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEventDeliveryStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEventDeliveryStatusResponse) ProtoMessage() {}
+
+func (x *GetEventDeliveryStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hitkeep_auth_v1_audit_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEventDeliveryStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetEventDeliveryStatusResponse) Descriptor() ([]byte, []int) {
+	return file_hitkeep_auth_v1_audit_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetEventDeliveryStatusResponse) GetWriting() bool {
+	if x != nil {
+		return x.Writing
+	}
+	return false
+}
+
+func (x *GetEventDeliveryStatusResponse) GetDelivering() bool {
+	if x != nil {
+		return x.Delivering
+	}
+	return false
+}
+
+func (x *GetEventDeliveryStatusResponse) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+func (x *GetEventDeliveryStatusResponse) GetPending() uint64 {
+	if x != nil {
+		return x.Pending
+	}
+	return 0
+}
+
+func (x *GetEventDeliveryStatusResponse) GetOldestPendingAge() *durationpb.Duration {
+	if x != nil {
+		return x.OldestPendingAge
+	}
+	return nil
+}
+
+func (x *GetEventDeliveryStatusResponse) GetDead() uint64 {
+	if x != nil {
+		return x.Dead
+	}
+	return 0
+}
+
+func (x *GetEventDeliveryStatusResponse) GetLatestDeadEvents() []*DeadEvent {
+	if x != nil {
+		return x.LatestDeadEvents
+	}
+	return nil
+}
+
 var File_hitkeep_auth_v1_audit_proto protoreflect.FileDescriptor
 
 const file_hitkeep_auth_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1bhitkeep/auth/v1/audit.proto\x12\x0fhitkeep.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\"Q\n" +
+	"\x1bhitkeep/auth/v1/audit.proto\x12\x0fhitkeep.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chitkeep/auth/v1/common.proto\"Q\n" +
 	"\vAuditChange\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
@@ -425,9 +668,31 @@ const file_hitkeep_auth_v1_audit_proto_rawDesc = "" +
 	"page_token\x18\b \x01(\tR\tpageToken\"v\n" +
 	"\x17ListAuditEventsResponse\x123\n" +
 	"\x06events\x18\x01 \x03(\v2\x1b.hitkeep.auth.v1.AuditEventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2t\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfd\x01\n" +
+	"\tDeadEvent\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x127\n" +
+	"\tdead_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadTime\x12\x1a\n" +
+	"\battempts\x18\x06 \x01(\x04R\battempts\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\a \x01(\tR\tlastError\"\x1f\n" +
+	"\x1dGetEventDeliveryStatusRequest\"\xb5\x02\n" +
+	"\x1eGetEventDeliveryStatusResponse\x12\x18\n" +
+	"\awriting\x18\x01 \x01(\bR\awriting\x12\x1e\n" +
+	"\n" +
+	"delivering\x18\x02 \x01(\bR\n" +
+	"delivering\x12\x18\n" +
+	"\astopped\x18\x03 \x01(\bR\astopped\x12\x18\n" +
+	"\apending\x18\x04 \x01(\x04R\apending\x12G\n" +
+	"\x12oldest_pending_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x10oldestPendingAge\x12\x12\n" +
+	"\x04dead\x18\x06 \x01(\x04R\x04dead\x12H\n" +
+	"\x12latest_dead_events\x18\a \x03(\v2\x1a.hitkeep.auth.v1.DeadEventR\x10latestDeadEvents2\xef\x01\n" +
 	"\fAuditService\x12d\n" +
-	"\x0fListAuditEvents\x12'.hitkeep.auth.v1.ListAuditEventsRequest\x1a(.hitkeep.auth.v1.ListAuditEventsResponseB?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
+	"\x0fListAuditEvents\x12'.hitkeep.auth.v1.ListAuditEventsRequest\x1a(.hitkeep.auth.v1.ListAuditEventsResponse\x12y\n" +
+	"\x16GetEventDeliveryStatus\x12..hitkeep.auth.v1.GetEventDeliveryStatusRequest\x1a/.hitkeep.auth.v1.GetEventDeliveryStatusResponseB?Z=github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpbb\x06proto3"
 
 var (
 	file_hitkeep_auth_v1_audit_proto_rawDescOnce sync.Once
@@ -441,32 +706,42 @@ func file_hitkeep_auth_v1_audit_proto_rawDescGZIP() []byte {
 	return file_hitkeep_auth_v1_audit_proto_rawDescData
 }
 
-var file_hitkeep_auth_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_hitkeep_auth_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_hitkeep_auth_v1_audit_proto_goTypes = []any{
-	(*AuditChange)(nil),             // 0: hitkeep.auth.v1.AuditChange
-	(*AuditEvent)(nil),              // 1: hitkeep.auth.v1.AuditEvent
-	(*ListAuditEventsRequest)(nil),  // 2: hitkeep.auth.v1.ListAuditEventsRequest
-	(*ListAuditEventsResponse)(nil), // 3: hitkeep.auth.v1.ListAuditEventsResponse
-	(*timestamppb.Timestamp)(nil),   // 4: google.protobuf.Timestamp
-	(*Owner)(nil),                   // 5: hitkeep.auth.v1.Owner
-	(*Actor)(nil),                   // 6: hitkeep.auth.v1.Actor
+	(*AuditChange)(nil),                    // 0: hitkeep.auth.v1.AuditChange
+	(*AuditEvent)(nil),                     // 1: hitkeep.auth.v1.AuditEvent
+	(*ListAuditEventsRequest)(nil),         // 2: hitkeep.auth.v1.ListAuditEventsRequest
+	(*ListAuditEventsResponse)(nil),        // 3: hitkeep.auth.v1.ListAuditEventsResponse
+	(*DeadEvent)(nil),                      // 4: hitkeep.auth.v1.DeadEvent
+	(*GetEventDeliveryStatusRequest)(nil),  // 5: hitkeep.auth.v1.GetEventDeliveryStatusRequest
+	(*GetEventDeliveryStatusResponse)(nil), // 6: hitkeep.auth.v1.GetEventDeliveryStatusResponse
+	(*timestamppb.Timestamp)(nil),          // 7: google.protobuf.Timestamp
+	(*Owner)(nil),                          // 8: hitkeep.auth.v1.Owner
+	(*Actor)(nil),                          // 9: hitkeep.auth.v1.Actor
+	(*durationpb.Duration)(nil),            // 10: google.protobuf.Duration
 }
 var file_hitkeep_auth_v1_audit_proto_depIdxs = []int32{
-	4, // 0: hitkeep.auth.v1.AuditEvent.event_time:type_name -> google.protobuf.Timestamp
-	5, // 1: hitkeep.auth.v1.AuditEvent.owner:type_name -> hitkeep.auth.v1.Owner
-	6, // 2: hitkeep.auth.v1.AuditEvent.actor:type_name -> hitkeep.auth.v1.Actor
-	0, // 3: hitkeep.auth.v1.AuditEvent.changes:type_name -> hitkeep.auth.v1.AuditChange
-	5, // 4: hitkeep.auth.v1.ListAuditEventsRequest.owner:type_name -> hitkeep.auth.v1.Owner
-	4, // 5: hitkeep.auth.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	4, // 6: hitkeep.auth.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	1, // 7: hitkeep.auth.v1.ListAuditEventsResponse.events:type_name -> hitkeep.auth.v1.AuditEvent
-	2, // 8: hitkeep.auth.v1.AuditService.ListAuditEvents:input_type -> hitkeep.auth.v1.ListAuditEventsRequest
-	3, // 9: hitkeep.auth.v1.AuditService.ListAuditEvents:output_type -> hitkeep.auth.v1.ListAuditEventsResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	7,  // 0: hitkeep.auth.v1.AuditEvent.event_time:type_name -> google.protobuf.Timestamp
+	8,  // 1: hitkeep.auth.v1.AuditEvent.owner:type_name -> hitkeep.auth.v1.Owner
+	9,  // 2: hitkeep.auth.v1.AuditEvent.actor:type_name -> hitkeep.auth.v1.Actor
+	0,  // 3: hitkeep.auth.v1.AuditEvent.changes:type_name -> hitkeep.auth.v1.AuditChange
+	8,  // 4: hitkeep.auth.v1.ListAuditEventsRequest.owner:type_name -> hitkeep.auth.v1.Owner
+	7,  // 5: hitkeep.auth.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 6: hitkeep.auth.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	1,  // 7: hitkeep.auth.v1.ListAuditEventsResponse.events:type_name -> hitkeep.auth.v1.AuditEvent
+	7,  // 8: hitkeep.auth.v1.DeadEvent.create_time:type_name -> google.protobuf.Timestamp
+	7,  // 9: hitkeep.auth.v1.DeadEvent.dead_time:type_name -> google.protobuf.Timestamp
+	10, // 10: hitkeep.auth.v1.GetEventDeliveryStatusResponse.oldest_pending_age:type_name -> google.protobuf.Duration
+	4,  // 11: hitkeep.auth.v1.GetEventDeliveryStatusResponse.latest_dead_events:type_name -> hitkeep.auth.v1.DeadEvent
+	2,  // 12: hitkeep.auth.v1.AuditService.ListAuditEvents:input_type -> hitkeep.auth.v1.ListAuditEventsRequest
+	5,  // 13: hitkeep.auth.v1.AuditService.GetEventDeliveryStatus:input_type -> hitkeep.auth.v1.GetEventDeliveryStatusRequest
+	3,  // 14: hitkeep.auth.v1.AuditService.ListAuditEvents:output_type -> hitkeep.auth.v1.ListAuditEventsResponse
+	6,  // 15: hitkeep.auth.v1.AuditService.GetEventDeliveryStatus:output_type -> hitkeep.auth.v1.GetEventDeliveryStatusResponse
+	14, // [14:16] is the sub-list for method output_type
+	12, // [12:14] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_hitkeep_auth_v1_audit_proto_init() }
@@ -481,7 +756,7 @@ func file_hitkeep_auth_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hitkeep_auth_v1_audit_proto_rawDesc), len(file_hitkeep_auth_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

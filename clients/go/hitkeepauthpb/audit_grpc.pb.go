@@ -19,18 +19,23 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AuditService_ListAuditEvents_FullMethodName = "/hitkeep.auth.v1.AuditService/ListAuditEvents"
+	AuditService_ListAuditEvents_FullMethodName        = "/hitkeep.auth.v1.AuditService/ListAuditEvents"
+	AuditService_GetEventDeliveryStatus_FullMethodName = "/hitkeep.auth.v1.AuditService/GetEventDeliveryStatus"
 )
 
 // AuditServiceClient is the client API for AuditService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// AuditService reads the audit trail. Its callers need the permission "audit".
+// AuditService reads the audit trail, and what became of the events that are
+// sent to a webhook. Its callers need the permission "audit".
 type AuditServiceClient interface {
 	// ListAuditEvents pages through the events that all given filters let
 	// through, newest first.
 	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
+	// GetEventDeliveryStatus says how the delivery of events to the webhook is
+	// doing, for the whole installation and all of one moment. For operators.
+	GetEventDeliveryStatus(ctx context.Context, in *GetEventDeliveryStatusRequest, opts ...grpc.CallOption) (*GetEventDeliveryStatusResponse, error)
 }
 
 type auditServiceClient struct {
@@ -51,15 +56,29 @@ func (c *auditServiceClient) ListAuditEvents(ctx context.Context, in *ListAuditE
 	return out, nil
 }
 
+func (c *auditServiceClient) GetEventDeliveryStatus(ctx context.Context, in *GetEventDeliveryStatusRequest, opts ...grpc.CallOption) (*GetEventDeliveryStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetEventDeliveryStatusResponse)
+	err := c.cc.Invoke(ctx, AuditService_GetEventDeliveryStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuditServiceServer is the server API for AuditService service.
 // All implementations must embed UnimplementedAuditServiceServer
 // for forward compatibility.
 //
-// AuditService reads the audit trail. Its callers need the permission "audit".
+// AuditService reads the audit trail, and what became of the events that are
+// sent to a webhook. Its callers need the permission "audit".
 type AuditServiceServer interface {
 	// ListAuditEvents pages through the events that all given filters let
 	// through, newest first.
 	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
+	// GetEventDeliveryStatus says how the delivery of events to the webhook is
+	// doing, for the whole installation and all of one moment. For operators.
+	GetEventDeliveryStatus(context.Context, *GetEventDeliveryStatusRequest) (*GetEventDeliveryStatusResponse, error)
 	mustEmbedUnimplementedAuditServiceServer()
 }
 
@@ -72,6 +91,9 @@ type UnimplementedAuditServiceServer struct{}
 
 func (UnimplementedAuditServiceServer) ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAuditEvents not implemented")
+}
+func (UnimplementedAuditServiceServer) GetEventDeliveryStatus(context.Context, *GetEventDeliveryStatusRequest) (*GetEventDeliveryStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetEventDeliveryStatus not implemented")
 }
 func (UnimplementedAuditServiceServer) mustEmbedUnimplementedAuditServiceServer() {}
 func (UnimplementedAuditServiceServer) testEmbeddedByValue()                      {}
@@ -112,6 +134,24 @@ func _AuditService_ListAuditEvents_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuditService_GetEventDeliveryStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetEventDeliveryStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).GetEventDeliveryStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_GetEventDeliveryStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).GetEventDeliveryStatus(ctx, req.(*GetEventDeliveryStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AuditService_ServiceDesc is the grpc.ServiceDesc for AuditService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +162,10 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListAuditEvents",
 			Handler:    _AuditService_ListAuditEvents_Handler,
+		},
+		{
+			MethodName: "GetEventDeliveryStatus",
+			Handler:    _AuditService_GetEventDeliveryStatus_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

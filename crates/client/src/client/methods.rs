@@ -123,6 +123,9 @@ methods! {
     /// Lists audit events, newest first.
     AuditServiceClient::list_audit_events(ListAuditEventsRequest) -> ListAuditEventsResponse,
         call_timeout, reads;
+    /// Asks how the delivery of events to the webhook is doing.
+    AuditServiceClient::get_event_delivery_status(GetEventDeliveryStatusRequest)
+        -> GetEventDeliveryStatusResponse, call_timeout, reads;
 }
 
 impl Client {
