@@ -55,6 +55,8 @@ mod serve;
 mod supervisor;
 #[path = "cli/tls.rs"]
 mod tls;
+#[path = "cli/upgrade.rs"]
+mod upgrade;
 #[path = "cli/usage.rs"]
 mod usage;
 #[path = "cli/wait.rs"]
