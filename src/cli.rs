@@ -232,6 +232,12 @@ fn print_error(text: &str) {
     drop(writeln!(io::stderr().lock(), "hitkeep-auth: {text}"));
 }
 
+/// A count with its noun, such as `1 API client` or `2 API clients`.
+fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let ending = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
     let applied = migrations::apply(args.database.url()?.as_str()).await?;
     if args.output.json {
@@ -241,8 +247,8 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
         return print("The database is up to date.");
     }
     print(&format!(
-        "Applied {} migrations:\n  {}",
-        applied.len(),
+        "Applied {}:\n  {}",
+        counted(applied.len(), "migration"),
         applied.join("\n  ")
     ))
 }

@@ -368,8 +368,8 @@ pub(super) async fn check_migrations(store: &Store) -> Result<(), Failure> {
 
 fn missing_migrations(pending: &[String]) -> Failure {
     Failure::new(format_args!(
-        "the database lacks {} migrations ({}): apply them with `hitkeep-auth migrate`",
-        pending.len(),
+        "the database lacks {} ({}): run `hitkeep-auth migrate`",
+        super::counted(pending.len(), "migration"),
         pending.join(", "),
     ))
 }

@@ -153,7 +153,7 @@ async fn all_clients_are_revoked_by_what_they_have_in_common() {
         "--yes",
     ];
     let revoked = here.run(&on_site).await.given();
-    assert_eq!(revoked, format!("Revoked 1 API clients.\n{team}\n"));
+    assert_eq!(revoked, format!("Revoked 1 API client.\n{team}\n"));
     assert_eq!(here.introspect(&token).await["active"], false);
     let again = here.run(&on_site).await.given();
     assert_eq!(again, "Revoked 0 API clients.\n");

@@ -14,7 +14,7 @@ use rustix::fs::{Access, access};
 
 use super::{Failure, Finding, Report, in_time};
 use crate::{
-    cli::descriptors,
+    cli::{counted, descriptors},
     config::{ServeArgs, export_settings},
     domain::{Timestamp, clock::Clock},
     server,
@@ -157,9 +157,9 @@ fn judge_validity((from, until): (Timestamp, Timestamp), now: Timestamp) -> Find
         return Finding::error(format!("the certificate expired at {until}"), RENEWAL);
     }
     if until - now < CERTIFICATE_LEAD {
-        let days = (until - now).num_days();
+        let days = counted((until - now).num_days(), "day");
         return Finding::warning(
-            format!("the certificate expires in {days} days, at {until}"),
+            format!("the certificate expires in {days}, at {until}"),
             "see to it that it is renewed: a server takes the new one without a restart",
         );
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
+    cli::counted,
     domain::{Revision, Timestamp},
     import::{
         compare::{Cause, Comparison, Difference, Place},
@@ -99,8 +100,11 @@ impl Report<'_> {
         let change = plan.directory.change;
         lines.push(if plan.directory.is_replaced {
             format!(
-                "Directory: {} added, {} changed, {} removed; {} API clients go with their owners",
-                change.added, change.changed, change.removed, plan.directory.clients_lost
+                "Directory: {} added, {} changed, {} removed; {} lost with their owners",
+                change.added,
+                change.changed,
+                change.removed,
+                counted(plan.directory.clients_lost, "API client")
             )
         } else if change.is_none() {
             "Directory: no difference".to_owned()
@@ -110,15 +114,13 @@ impl Report<'_> {
                 change.added, change.changed, change.removed
             )
         });
-        let counted = counts(&plan.rows);
-        let counted = counted
-            .iter()
-            .map(|(fate, count)| format!("{count} {fate}"));
-        let counted: Vec<String> = counted.collect();
-        lines.push(if counted.is_empty() {
+        let fates = counts(&plan.rows);
+        let fates = fates.iter().map(|(fate, count)| format!("{count} {fate}"));
+        let fates: Vec<String> = fates.collect();
+        lines.push(if fates.is_empty() {
             "API clients: none".to_owned()
         } else {
-            format!("API clients: {}", counted.join(", "))
+            format!("API clients: {}", fates.join(", "))
         });
         self.list_clients(&mut lines);
         self.list_rest(&mut lines);
@@ -218,8 +220,8 @@ impl Report<'_> {
         if self.is_comparison {
             let (wider, narrower) = self.comparison.counts();
             lines.push(format!(
-                "Compared {} answers: {wider} wider than HitKeep's, {narrower} narrower",
-                self.comparison.compared
+                "Compared {}: {wider} wider than HitKeep's, {narrower} narrower",
+                counted(self.comparison.compared, "answer")
             ));
         } else {
             lines.push("Grants that give another role than in HitKeep:".to_owned());
@@ -296,8 +298,8 @@ impl UndoReport<'_> {
         lines.push(String::new());
         lines.push(match self.revision {
             Some(revision) => format!(
-                "Removed {} API clients, as revision {} of the database.",
-                undo.removed.len(),
+                "Removed {}, as revision {} of the database.",
+                counted(undo.removed.len(), "API client"),
                 revision.0
             ),
             None => "This was a dry run: nothing was changed. Remove with --apply.".to_owned(),

@@ -12,7 +12,7 @@ use super::{
     incident, owner_text, print_response, table, time_text, to_actor, to_owner, to_time, word,
 };
 use crate::{
-    cli::{Failure, USAGE, print_error, print_secret},
+    cli::{Failure, USAGE, counted, print_error, print_secret},
     config::{
         Grant, Moment,
         clients::{
@@ -373,7 +373,8 @@ async fn usage(args: &ClientUsageArgs) -> Result<(), Failure> {
         .into_inner();
     print_response(&one.server, "GetApiClientUsageResponse", &usage, || {
         if usage.days.is_empty() {
-            return format!("It was not used in the last {} days.", args.days);
+            let days = counted(args.days, "day");
+            return format!("It was not used in the last {days}.");
         }
         let rows: Vec<_> = usage.days.iter().map(usage_row).collect();
         table(["DAY", "USES", "REFUSED"], &rows)

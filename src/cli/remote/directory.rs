@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Server, from_json, print_response};
 use crate::{
-    cli::Failure,
+    cli::{Failure, counted},
     config::remote::{ApplyDirectoryArgs, DirectoryCommand, ServerArgs},
     pb::{self, directory_service_client::DirectoryServiceClient},
 };
@@ -76,8 +76,10 @@ async fn apply(args: &ApplyDirectoryArgs) -> Result<(), Failure> {
                     "Skipped: sequence {} is applied already. The revision is {revision}.",
                     applied.applied_sequence
                 ),
-                _ if count == 1 => format!("Applied 1 change. The revision is {revision}."),
-                _ => format!("Applied {count} changes. The revision is {revision}."),
+                _ => {
+                    let changes = counted(count, "change");
+                    format!("Applied {changes}. The revision is {revision}.")
+                }
             }
         },
     )

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write as _};
 
 use super::{Server, owner_text, print_response, to_actor, to_owner, word};
 use crate::{
-    cli::{Failure, USAGE, explain::presented},
+    cli::{Failure, USAGE, counted, explain::presented},
     config::clients::{ReportLeakArgs, RevokeAllArgs},
     domain::token::Token,
     pb::{self, api_client_service_client::ApiClientServiceClient, report_leak_request::Leaked},
@@ -105,9 +105,11 @@ pub(super) async fn revoke_all(args: &RevokeAllArgs) -> Result<(), Failure> {
     let revoked = call(&wanted).await?;
     print_response(&args.server, "RevokeApiClientsResponse", &revoked, || {
         let count = revoked.revoked_count;
-        let first = match (args.dry_run, count) {
-            (true, _) => format!("{count} API clients would be revoked."),
-            (false, _) => format!("Revoked {count} API clients."),
+        let clients = client_count(count);
+        let first = if args.dry_run {
+            format!("{clients} would be revoked.")
+        } else {
+            format!("Revoked {clients}.")
         };
         let ids = revoked.ids.iter().map(String::as_str);
         let lines: Vec<_> = std::iter::once(&*first).chain(ids).collect();
@@ -115,10 +117,14 @@ pub(super) async fn revoke_all(args: &RevokeAllArgs) -> Result<(), Failure> {
     })
 }
 
+fn client_count(count: i32) -> String {
+    counted(count, "API client")
+}
+
 /// Asks on the terminal.
 fn is_meant(count: i32) -> Result<bool, Failure> {
     let mut terminal = io::stderr().lock();
-    write!(terminal, "Revoke {count} API clients? Type yes: ")?;
+    write!(terminal, "Revoke {}? Type yes: ", client_count(count))?;
     terminal.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
