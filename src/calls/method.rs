@@ -34,6 +34,9 @@ pub(crate) const REPLICATE: &str = "/hitkeep.auth.v1.ReplicationService/Replicat
 /// limit of its own.
 pub(crate) const REPLACE_DIRECTORY: &str = "/hitkeep.auth.v1.DirectoryService/ReplaceDirectory";
 
+/// Up to 10,000 clients in one transaction, so it may take longer than other calls.
+pub(crate) const REVOKE_API_CLIENTS: &str = "/hitkeep.auth.v1.ApiClientService/RevokeApiClients";
+
 /// The path of a method that has a fast path.
 pub(crate) const fn path_of(call: FastMethod) -> &'static str {
     match call {

@@ -188,6 +188,8 @@ pub struct ReportLeakArgs {
 #[command(group(
     ArgGroup::new("selection").args(["user", "team", "site", "created_by"]).required(true).multiple(true)
 ))]
+// Up to 10,000 API clients are one call, which the server too gives more time than others.
+#[command(mut_arg("timeout", |timeout| timeout.default_value("1m")))]
 pub struct RevokeAllArgs {
     /// The actor.
     #[command(flatten)]

@@ -27,6 +27,7 @@ use crate::{
         deadline::time_limit,
         method::{
             Access, CHECK, INTROSPECT_STREAM, Method, OverGrpcWeb, REPLACE_DIRECTORY, REPLICATE,
+            REVOKE_API_CLIENTS,
         },
         record::{
             self, ACTIVITY, CallRecord, CallStart, RecordedBody, failure, id_header, trailers,
@@ -47,6 +48,8 @@ const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// How many characters of a path are quoted in logs and responses.
 const MAX_QUOTED_PATH: usize = 100;
+/// How many of our timeouts a call may take that changes thousands of clients.
+const MASS_CALL_TIMEOUTS: u32 = 6;
 /// How many replicas may follow this server.
 const MAX_REPLICATIONS: usize = 1024;
 /// How many streams of health and of reflection may be open. Both need no token and may
@@ -374,6 +377,11 @@ pub(super) async fn deadline(
     let is_exempt = [REPLACE_DIRECTORY, INTROSPECT_STREAM, REPLICATE].contains(&path)
         || matches!(Access::of(path), Access::Health | Access::Reflection)
             && Method::of(path).streams;
+    let ours = if path == REVOKE_API_CLIENTS {
+        ours.saturating_mul(MASS_CALL_TIMEOUTS)
+    } else {
+        ours
+    };
     let Some(limit) = time_limit(request.headers(), (!is_exempt).then_some(ours)) else {
         return next.run(request).await;
     };

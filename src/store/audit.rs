@@ -1,6 +1,9 @@
 //! The audit trail: written inside a transaction, and listed newest first.
 
-use diesel::prelude::*;
+use diesel::{
+    prelude::*,
+    sql_types::{Array, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -14,7 +17,7 @@ use crate::domain::{
     id::{EventId, UserId},
 };
 
-#[derive(Queryable, Selectable, Insertable)]
+#[derive(Queryable, Selectable)]
 #[diesel(table_name = audit_events, check_for_backend(diesel::pg::Pg))]
 struct Row {
     id: Uuid,
@@ -41,8 +44,17 @@ pub struct EventCursor {
     pub id: EventId,
 }
 
-/// Rows per INSERT: Postgres accepts at most 65,535 parameters.
-const ROWS_PER_INSERT: usize = 1000;
+/// The most rows of one statement. As arrays: rows with a parameter for each of their values
+/// take longer to be written down and read again than to be inserted.
+const ROWS_PER_INSERT: usize = 5000;
+
+const INSERT: &str = "
+    INSERT INTO audit_events (id, action, client_id, client_name, owner_user_id, owner_team_id,
+        changes, event_time, actor_user_id, actor_ip_address, actor_user_agent, caller, request_id)
+    SELECT id, action, client_id, client_name, owner_user_id, owner_team_id,
+        changes, $8, $9, $10, $11, $12, $13
+    FROM unnest($1, $2, $3, $4, $5, $6, $7)
+        AS event (id, action, client_id, client_name, owner_user_id, owner_team_id, changes)";
 
 /// The changes of an event as they are stored.
 pub(super) fn changes(event: &Event) -> serde_json::Value {
@@ -50,43 +62,63 @@ pub(super) fn changes(event: &Event) -> serde_json::Value {
     changes.map(|change| serde_json::json!(change)).collect()
 }
 
+/// The values of events by columns, of those that differ.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<Uuid>,
+    actions: Vec<&'static str>,
+    subjects: Vec<Uuid>,
+    subject_names: Vec<String>,
+    owner_users: Vec<Option<Uuid>>,
+    owner_teams: Vec<Option<Uuid>>,
+    changes: Vec<serde_json::Value>,
+}
+
+impl Columns {
+    fn push(&mut self, id: Uuid, event: Event) {
+        let (user, team) = event.owner.map_or((None, None), types::owner_columns);
+        self.ids.push(id);
+        self.actions.push(event.action.as_str());
+        self.subjects.push(event.subject);
+        self.changes.push(changes(&event));
+        self.subject_names.push(event.subject_name);
+        self.owner_users.push(user);
+        self.owner_teams.push(team);
+    }
+}
+
 async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(), StoreError> {
     let (now, entropy) = (transaction.now, transaction.entropy());
     let provenance = std::sync::Arc::clone(&transaction.provenance);
-    let outgoing: Vec<_> = events.iter().map(OutgoingEvent::of).collect();
-    let row = |event: Event| {
-        let (owner_user_id, owner_team_id) = event.owner.map_or((None, None), types::owner_columns);
-        let actor = provenance.actor.as_ref();
-        let address = actor.and_then(|actor| actor.ip_address);
-        let changes = changes(&event);
-        Row {
-            id: EventId::mint(now, &*entropy).uuid(),
-            event_time: now,
-            action: event.action.as_str().to_owned(),
-            client_id: event.subject,
-            client_name: event.subject_name,
-            owner_user_id,
-            owner_team_id,
-            actor_user_id: actor.map(|actor| actor.user.uuid()),
-            actor_ip_address: address.map(|ip| ip.to_string()).unwrap_or_default(),
-            actor_user_agent: actor
-                .map(|actor| actor.user_agent.clone())
-                .unwrap_or_default(),
-            caller: provenance.caller.clone(),
-            request_id: provenance.request_id.clone(),
-            changes,
+    let actor = provenance.actor.as_ref();
+    let address = actor.and_then(|actor| actor.ip_address);
+    let mut outgoing = Vec::new();
+    let mut events = events.into_iter();
+    while events.len() > 0 {
+        let mut columns = Columns::default();
+        for event in events.by_ref().take(ROWS_PER_INSERT) {
+            let id = EventId::mint(now, &*entropy).uuid();
+            outgoing.extend(OutgoingEvent::of(&event).map(|event| (id, event)));
+            columns.push(id, event);
         }
-    };
-    let rows: Vec<Row> = events.into_iter().map(row).collect();
-    let outgoing = outgoing.into_iter().zip(&rows);
-    let outgoing = outgoing.filter_map(|(event, row)| Some((row.id, event?)));
-    let outgoing = outgoing.collect();
-    for rows in rows.chunks(ROWS_PER_INSERT) {
-        let inserted = diesel::insert_into(audit_events::table)
-            .values(rows)
+        let count = columns.ids.len();
+        let inserted = diesel::sql_query(INSERT)
+            .bind::<Array<SqlUuid>, _>(columns.ids)
+            .bind::<Array<Text>, _>(columns.actions)
+            .bind::<Array<SqlUuid>, _>(columns.subjects)
+            .bind::<Array<Text>, _>(columns.subject_names)
+            .bind::<Array<Nullable<SqlUuid>>, _>(columns.owner_users)
+            .bind::<Array<Nullable<SqlUuid>>, _>(columns.owner_teams)
+            .bind::<Array<Jsonb>, _>(columns.changes)
+            .bind::<Timestamptz, _>(now)
+            .bind::<Nullable<SqlUuid>, _>(actor.map(|actor| actor.user.uuid()))
+            .bind::<Text, _>(address.map(|ip| ip.to_string()).unwrap_or_default())
+            .bind::<Text, _>(actor.map_or("", |actor| &actor.user_agent))
+            .bind::<Text, _>(&provenance.caller)
+            .bind::<Text, _>(&provenance.request_id)
             .execute(transaction.connection())
             .await?;
-        types::expect_rows("recording events", inserted, rows.len())?;
+        types::expect_rows("recording events", inserted, count)?;
     }
     transaction.put_events(outgoing).await
 }

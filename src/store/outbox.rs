@@ -6,19 +6,17 @@
 
 use chrono::TimeDelta;
 use diesel::{
-    prelude::*,
+    QueryableByName,
     sql_types::{Array, BigInt, Bool, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Store, Transaction, connection::Connection, error::StoreError, schema, types};
+use super::{Store, Transaction, connection::Connection, error::StoreError, types};
 use crate::domain::{
     Timestamp, access::Owner, audit::Event, event::EventType, id::EventId, token::may_contain_token,
 };
-use schema::event_outbox;
-
 mod noticed;
 pub mod status;
 
@@ -27,8 +25,8 @@ pub mod status;
 pub const TRIED_FOR: TimeDelta = TimeDelta::days(3);
 /// For how long after its creation an event that is dead is kept.
 pub const KEPT_FOR: TimeDelta = TimeDelta::days(30);
-/// Rows per INSERT: Postgres accepts at most 65,535 parameters.
-const ROWS_PER_INSERT: usize = 1000;
+/// The most rows of one statement, which takes them as arrays.
+const ROWS_PER_INSERT: usize = 5000;
 /// The most rows that one statement of a trim changes.
 const ROWS_PER_TRIM: i64 = 10_000;
 /// The longest stored error, in characters.
@@ -48,6 +46,13 @@ const RELEASE: &str = "
 const STOP: &str = "UPDATE event_delivery SET stop_time = coalesce(stop_time, $1)";
 const RESUME: &str = "UPDATE event_delivery SET stop_time = NULL WHERE stop_time IS NOT NULL";
 
+/// In the order of the arrays, which is that of the sequence.
+const INSERT: &str = "
+    INSERT INTO event_outbox (id, client_id, event_type, data, create_time, next_attempt_time)
+    SELECT id, client_id, event_type, data, $5, $5
+    FROM unnest($1, $2, $3, $4) WITH ORDINALITY
+        AS event (id, client_id, event_type, data, place)
+    ORDER BY place";
 /// Finds the oldest event of each client, if its next attempt is due.
 const DUE: &str = "
     SELECT sequence, id, client_id, event_type, data, create_time, attempts
@@ -169,15 +174,13 @@ struct HoldRow {
     is_stopped: bool,
 }
 
-#[derive(Insertable)]
-#[diesel(table_name = event_outbox)]
-struct NewRow {
-    id: Uuid,
-    client_id: Uuid,
-    event_type: &'static str,
-    data: Value,
-    create_time: Timestamp,
-    next_attempt_time: Timestamp,
+/// The values of events by columns.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<Uuid>,
+    clients: Vec<Uuid>,
+    event_types: Vec<&'static str>,
+    data: Vec<Value>,
 }
 
 impl OutgoingEvent {
@@ -226,23 +229,25 @@ impl Transaction {
             return Ok(());
         }
         let now = self.now;
-        let rows: Vec<NewRow> = events
-            .into_iter()
-            .map(|(id, event)| NewRow {
-                id,
-                client_id: event.client,
-                event_type: event.event_type.as_str(),
-                data: self.data(event),
-                create_time: now,
-                next_attempt_time: now,
-            })
-            .collect();
-        for rows in rows.chunks(ROWS_PER_INSERT) {
-            let inserted = diesel::insert_into(event_outbox::table)
-                .values(rows)
+        let mut events = events.into_iter();
+        while events.len() > 0 {
+            let mut columns = Columns::default();
+            for (id, event) in events.by_ref().take(ROWS_PER_INSERT) {
+                columns.ids.push(id);
+                columns.clients.push(event.client);
+                columns.event_types.push(event.event_type.as_str());
+                columns.data.push(self.data(event));
+            }
+            let count = columns.ids.len();
+            let inserted = diesel::sql_query(INSERT)
+                .bind::<Array<SqlUuid>, _>(columns.ids)
+                .bind::<Array<SqlUuid>, _>(columns.clients)
+                .bind::<Array<Text>, _>(columns.event_types)
+                .bind::<Array<Jsonb>, _>(columns.data)
+                .bind::<Timestamptz, _>(now)
                 .execute(self.connection())
                 .await?;
-            types::expect_rows("writing events", inserted, rows.len())?;
+            types::expect_rows("writing events", inserted, count)?;
         }
         Ok(())
     }

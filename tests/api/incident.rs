@@ -610,6 +610,8 @@ async fn too_many_are_refused_and_the_most_are_revoked_at_once() {
 
     app.psql("DELETE FROM api_clients WHERE id = (SELECT max(id::text)::uuid FROM api_clients)")
         .await;
+    app.psql("UPDATE event_delivery SET active_since = now(), active_until = '2100-01-01'")
+        .await;
     app.settle().await;
     let status = sidecar
         .index_status(pb::GetIndexStatusRequest::default())
@@ -624,6 +626,14 @@ async fn too_many_are_refused_and_the_most_are_revoked_at_once() {
     let events = "SELECT count(DISTINCT client_id) FROM audit_events \
                   WHERE action = 'api_client.revoked'";
     assert_eq!(app.number(events).await, 10_000);
+    // What is sent is the same, in the same order.
+    let sent = "SELECT count(*) FROM (
+            SELECT client_id, lag(client_id) OVER (ORDER BY sequence) AS before, id
+            FROM event_outbox WHERE event_type LIKE '%.revoked') AS event
+        JOIN audit_events AS audited ON audited.id = event.id
+            AND audited.client_id = event.client_id AND caller = 'manage'
+        WHERE before IS NULL OR before < event.client_id";
+    assert_eq!(app.number(sent).await, 10_000);
     // The index of this server has all of them.
     let logged = format!(
         "SELECT count(*) FROM index_changes WHERE revision = {}",
