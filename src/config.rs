@@ -325,11 +325,44 @@ pub enum ServiceAccountCommand {
     },
 }
 
+/// The options that `-h` shows of the commands that have too many for two screens; `--help`
+/// shows all of them.
+const IN_SHORT_HELP: [&str; 16] = [
+    "database_url",
+    "database_url_file",
+    "upstream",
+    "upstream_token",
+    "upstream_token_file",
+    "listen",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "http_listen",
+    "events_webhook",
+    "max_staleness",
+    "drain_timeout",
+    "json",
+    "help",
+    "version",
+];
+
+/// The same command, with an overview of its options for `-h` if it is one that serves.
+fn with_short_help(command: clap::Command) -> clap::Command {
+    if !["serve", "replica", "doctor"].contains(&command.get_name()) {
+        return command;
+    }
+    command.mut_args(|argument| {
+        let is_shown = IN_SHORT_HELP.contains(&argument.get_id().as_str());
+        argument.hide_short_help(!is_shown)
+    })
+}
+
 impl Cli {
     /// Parses the command line and the environment. Exits the process if they are invalid or
     /// only ask for help.
     pub fn read() -> Self {
         let command = environment::ignoring_empty_variables(Self::command());
+        let command = command.mut_subcommands(with_short_help);
         Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
     }
 
