@@ -68,6 +68,10 @@ async fn what_is_not_grpc_is_refused_in_the_words_of_http() {
         "application/grpc-web",
         "application/grpc-web+proto",
         "application/grpc+json",
+        "application/grpc+json; charset=utf-8",
+        "application/grpc-web-text",
+        "application/connect+proto",
+        "application/proto",
         "application/grpcx",
         "",
     ] {
@@ -99,6 +103,33 @@ async fn what_is_not_grpc_is_refused_in_the_words_of_http() {
         assert_eq!(answer.headers()["allow"], "POST");
         assert_eq!(failure(&answer), "InvalidArgument INVALID_FIELD");
     }
+}
+
+/// Most libraries say what they can read with every call. It is an offer, and not a request.
+#[tokio::test]
+async fn what_a_caller_accepts_does_not_make_the_answer_compressed() {
+    let app = TestApp::with_world().await;
+    for accepted in ["gzip", "identity,deflate,gzip", "snappy"] {
+        for path in [INTROSPECT, STREAM, HEALTH] {
+            let headers = [
+                ("content-type", "application/grpc+proto"),
+                ("grpc-accept-encoding", accepted),
+            ];
+            let answer = answered(&app, "POST", path, &headers).await;
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.headers()["content-type"], "application/grpc");
+            let encoding = answer.headers().get("grpc-encoding");
+            assert!(encoding.is_none_or(|it| it == "identity"), "{path}");
+        }
+    }
+    // Nor does it make a failure one.
+    let headers = [
+        ("content-type", "application/grpc"),
+        ("grpc-accept-encoding", "gzip"),
+    ];
+    let answer = answered(&app, "POST", GET, &headers).await;
+    assert_eq!(failure(&answer), "PermissionDenied CALLER_NOT_PERMITTED");
+    assert!(!answer.headers().contains_key("grpc-encoding"));
 }
 
 /// grpcio's channels can be told to compress; they learn what to send instead.
