@@ -17,6 +17,7 @@ use super::{
     Services, context::Caller, convert::replication::report::usage_report, error::ApiError,
 };
 use crate::{
+    domain::usage::ReplacedUses,
     pb::{self, replication_service_server::ReplicationService},
     replica::Replica,
     store::Store,
@@ -57,9 +58,14 @@ impl UsageDestination for StoredUsage {
         let UsageReport {
             replica,
             number,
-            usage,
+            mut usage,
         } = report;
-        let rest = self.store.report_usage(replica, number, &usage).await?;
+        // Events need the write lock, which the counts do not wait for. Those about the same
+        // presentation are written once, however often a report is sent.
+        let mut replaced = ReplacedUses::default();
+        usage.move_replaced(&mut replaced);
+        let mut rest = self.store.report_usage(replica, number, &usage).await?;
+        rest.extend_replaced(&replaced);
         self.replica.add_usage(&rest);
         Ok(())
     }

@@ -2,11 +2,13 @@
 //! shutdown.
 //!
 //! A crash loses the uses since the last flush, at most one interval's. A batch that cannot
-//! be written is kept, and grows by at most eight counts per client and day, so that an
+//! be written is kept, and grows by at most ten counts per client and day, so that an
 //! outage of Postgres loses nothing. A connection that breaks between Postgres's commit and
 //! its reply makes a batch count twice; the last use is right even then.
+//!
+//! Presentations of replaced tokens go to a task beside it, which writes events about them.
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::pin, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use futures_util::FutureExt;
@@ -28,6 +30,10 @@ use crate::{
         panic_message,
     },
 };
+
+mod replaced;
+
+use replaced::Reporter;
 
 /// The timeout of the last flush, including retries.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
@@ -70,6 +76,8 @@ pub struct Flusher {
     recorded: Recorded,
     /// Uses that were taken, and are not written yet.
     batch: Batch,
+    /// Presentations of replaced tokens that were taken.
+    reporter: Arc<Reporter>,
     /// Whether the last flush panicked.
     panicked: bool,
     failing: bool,
@@ -90,6 +98,7 @@ impl Flusher {
         Self {
             recorded,
             batch: Batch::default(),
+            reporter: Arc::default(),
             panicked: false,
             failing: false,
             trim_failing: false,
@@ -107,6 +116,26 @@ impl Flusher {
         metrics: Metrics,
         stop: impl Future<Output = ()>,
     ) {
+        let reporter = Arc::clone(&self.reporter);
+        let deadline = tokio::select! {
+            deadline = self.run_until(&store, options, &metrics, stop) => deadline,
+            () = reporter.run(&store, options.flush_interval) => Instant::now(),
+        };
+        let reported = timeout_at(deadline, reporter.report(&store)).await;
+        if !matches!(reported, Ok(Ok(()))) && !reporter.is_done() {
+            tracing::warn!("stopped before every use of a replaced token was reported");
+        }
+    }
+
+    /// Flushes until `stop` completes, and once more. Returns until when anything else may
+    /// take.
+    async fn run_until(
+        &mut self,
+        store: &Store,
+        options: UsageOptions,
+        metrics: &Metrics,
+        stop: impl Future<Output = ()>,
+    ) -> Instant {
         let mut stop = pin!(stop);
         let deadline = loop {
             tokio::select! {
@@ -114,7 +143,7 @@ impl Flusher {
                 () = &mut stop => break Instant::now() + LAST_FLUSH,
                 () = sleep(options.flush_interval) => {}
             }
-            let mut flush = pin!(self.flush_catching_panics(&store, &metrics));
+            let mut flush = pin!(self.flush_catching_panics(store, metrics));
             tokio::select! {
                 () = &mut flush => {}
                 () = &mut stop => {
@@ -123,13 +152,13 @@ impl Flusher {
                     let deadline = Instant::now() + LAST_FLUSH;
                     if timeout_at(deadline, flush).await.is_err() {
                         tracing::warn!("stopped before the last uses of API clients were written");
-                        return;
+                        return deadline;
                     }
                     break deadline;
                 }
             }
         };
-        if timeout_at(deadline, self.flush_all(&store, &metrics))
+        if timeout_at(deadline, self.flush_all(store, metrics))
             .await
             .is_err()
         {
@@ -139,6 +168,7 @@ impl Flusher {
                 "stopped before the last uses of {clients} API clients were written"
             );
         }
+        deadline
     }
 
     /// Writes all uses recorded so far, together with those of failed flushes. Sends
@@ -147,8 +177,23 @@ impl Flusher {
     /// # Errors
     /// If the batch cannot be written. It is kept for the next flush.
     pub async fn flush(&mut self, store: &Store) -> Result<(), StoreError> {
-        self.recorded.take(&mut self.batch);
+        self.take();
         store.flush_usage(&mut self.batch).await
+    }
+
+    /// Takes what was recorded.
+    fn take(&mut self) {
+        self.recorded.take(&mut self.batch);
+        self.reporter.take(&mut self.batch);
+    }
+
+    /// Writes the events about presentations of replaced tokens that were taken, as
+    /// [`Self::run`] does beside the flushes.
+    ///
+    /// # Errors
+    /// If they cannot be written. They are kept.
+    pub async fn report_replaced(&self, store: &Store) -> Result<(), StoreError> {
+        self.reporter.report(store).await
     }
 
     /// The number of clients whose uses were taken and are not written yet.
@@ -249,7 +294,7 @@ impl Flusher {
     async fn flush_all(&mut self, store: &Store, metrics: &Metrics) {
         loop {
             let begun = Instant::now();
-            self.recorded.take(&mut self.batch);
+            self.take();
             let has_some = !self.batch.is_empty();
             let done = store.flush_usage(&mut self.batch).await;
             if has_some {

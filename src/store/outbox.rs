@@ -20,7 +20,10 @@ use crate::domain::{
 mod noticed;
 pub mod status;
 
-/// For how long an event is tried; after that it is dead. Events are written for as long
+pub use noticed::REPORTED_AT_ONCE;
+
+/// For how long after its creation an event is tried, counted from then on even if others of
+/// the same client are in its way; after that it is dead. Events are written for as long
 /// after the last sign of a deliverer.
 pub const TRIED_FOR: TimeDelta = TimeDelta::days(3);
 /// For how long after its creation an event that is dead is kept.

@@ -162,7 +162,6 @@ impl Store {
         if batch.is_empty() {
             return Ok(());
         }
-        self.report_replaced(batch).await?;
         // The first statement on an idle connection may be retried on another, and so must
         // change nothing.
         let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
@@ -204,7 +203,6 @@ impl Store {
     ) -> Result<Batch, StoreError> {
         let too_large = || StoreError::Inconsistent(format!("batch {number}"));
         let number = i64::try_from(number).ok().ok_or_else(too_large)?;
-        self.report_replaced(batch).await?;
         let mut columns = Columns::default();
         for (client, pending) in batch.after(None) {
             columns.add(*client, pending);
@@ -226,19 +224,6 @@ impl Store {
             }
         }
         Ok(rest)
-    }
-
-    /// Writes the events about replaced tokens that were presented. Before the batch itself,
-    /// which is written once: a failure leaves both to the next attempt. A defect of events
-    /// does not keep uses from being written.
-    async fn report_replaced(&self, batch: &Batch) -> Result<(), StoreError> {
-        match self.send_replaced(batch).await {
-            Err(error) if error.is_defect() => {
-                error.log();
-                Ok(())
-            }
-            sent => sent,
-        }
     }
 
     /// Removes what is known of replicas that reported nothing since that time.

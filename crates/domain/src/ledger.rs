@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::{
     Timestamp,
     id::ClientId,
-    usage::{Batch, Count, Day, Outcome},
+    usage::{Batch, Count, Day, Outcome, RefusalReason},
 };
 
 /// A client's counters, which the index keeps with the client. Takes 16 bytes until the
@@ -38,16 +38,20 @@ struct Counters {
     /// When a token of the client last worked, in microseconds since 1970, or `NEVER`. It
     /// is never reset, since writing it again changes nothing.
     last_used: AtomicI64,
-    /// When a replaced token of the client last worked, in microseconds since 1970, or
-    /// `NEVER`. While it is not, exactly one entry in the queue, or about to be sent, refers
-    /// to it.
-    replaced_used: AtomicI64,
+    /// When a replaced token of the client was last presented, in microseconds since 1970,
+    /// doubled, and one more if it worked; or `NEVER`. While it worked, exactly one entry
+    /// `Replaced` in the queue, or about to be sent, refers to it; a refusal is taken with its
+    /// tally. One that worked hides refusals until it is taken: one word has room for one of
+    /// them, and what matters more stays.
+    replaced: AtomicI64,
     /// Indexed by outcome.
     tallies: [Tally; Outcome::ALL.len()],
 }
 
 /// No token of the client has worked yet.
 const NEVER: i64 = i64::MIN;
+/// How a token is counted that was replaced and whose overlap has ended.
+const TOKEN_ROTATED: Outcome = Outcome::Refused(RefusalReason::TokenRotated);
 
 /// The count of one outcome on one day. One atomic word holds the day's number in its high
 /// half and the count in its low half, so that both change together. Zero is empty.
@@ -83,6 +87,8 @@ enum Entry {
     Replaced(Arc<Counters>),
     /// When a replaced token of the client worked, where that was seen elsewhere.
     ReplacedUsedAt(ClientId, Timestamp),
+    /// When a replaced token of the client was refused, where that was seen elsewhere.
+    ReplacedRefusedAt(ClientId, Timestamp),
 }
 
 /// Records uses. Cheap to clone; all clones share one [`Recorded`].
@@ -92,7 +98,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger, and what it records. At most ten entries per client wait in the queue,
+    /// A ledger, and what it records. At most eleven entries per client wait in the queue,
     /// and a few more around midnight.
     pub fn new() -> (Self, Recorded) {
         let (queue, entries) = mpsc::unbounded_channel();
@@ -106,6 +112,9 @@ impl Ledger {
         if outcome.token_worked() {
             // Before the count, so that the taker of the count sees this too.
             counters.used_at(now);
+        } else if outcome == TOKEN_ROTATED {
+            // Also before the count.
+            counters.presented(now, false);
         }
         let entry = match counters.tallies[outcome.index()].add_one(Day::of(now)) {
             Counted::OneMore => return,
@@ -127,8 +136,7 @@ impl Ledger {
     /// replaced. Never blocks.
     pub fn record_replaced(&self, client: ClientId, slot: &UsageSlot, now: Timestamp) {
         let counters = slot.counters(client);
-        let before = counters.replaced_used.swap(now.timestamp_micros(), AcqRel);
-        if before == NEVER {
+        if counters.presented(now, true) {
             self.send(Entry::Replaced(Arc::clone(counters)));
         }
     }
@@ -144,6 +152,9 @@ impl Ledger {
             }
             if let Some(time) = pending.replaced_token_used() {
                 self.send(Entry::ReplacedUsedAt(*client, time));
+            }
+            if let Some(time) = pending.replaced_token_refused() {
+                self.send(Entry::ReplacedRefusedAt(*client, time));
             }
         }
     }
@@ -170,9 +181,16 @@ impl Recorded {
                 Ok(Entry::Dirty(counters, outcome)) => counters.take(outcome, batch),
                 Ok(Entry::Displaced(client, count)) => batch.add(client, count),
                 Ok(Entry::UsedAt(client, time)) => batch.used_at(client, time),
-                Ok(Entry::Replaced(counters)) => counters.take_replaced(batch),
+                Ok(Entry::Replaced(counters)) => {
+                    if let Some(time) = counters.take_replaced(true) {
+                        batch.replaced_token_used_at(counters.client, time);
+                    }
+                }
                 Ok(Entry::ReplacedUsedAt(client, time)) => {
                     batch.replaced_token_used_at(client, time);
+                }
+                Ok(Entry::ReplacedRefusedAt(client, time)) => {
+                    batch.replaced_token_refused_at(client, time);
                 }
                 Err(_) => return,
             }
@@ -201,7 +219,7 @@ impl Counters {
         Self {
             client,
             last_used: AtomicI64::new(NEVER),
-            replaced_used: AtomicI64::new(NEVER),
+            replaced: AtomicI64::new(NEVER),
             tallies: Default::default(),
         }
     }
@@ -213,11 +231,20 @@ impl Counters {
         }
     }
 
-    fn take_replaced(&self, batch: &mut Batch) {
-        let time = self.replaced_used.swap(NEVER, AcqRel);
-        if let Some(time) = DateTime::from_timestamp_micros(time) {
-            batch.replaced_token_used_at(self.client, time);
-        }
+    /// Notes that a replaced token was presented. Returns whether none that worked is noted.
+    fn presented(&self, now: Timestamp, worked: bool) -> bool {
+        let new = now.timestamp_micros() << 1 | i64::from(worked);
+        let replace = |known| (worked || !has_worked(known)).then_some(new);
+        let before = self.replaced.fetch_update(AcqRel, Relaxed, replace);
+        !before.is_ok_and(has_worked)
+    }
+
+    /// Takes when a replaced token was last presented, if that worked, or was refused.
+    fn take_replaced(&self, worked: bool) -> Option<Timestamp> {
+        let is_wanted = |known| known != NEVER && has_worked(known) == worked;
+        let take = |known| is_wanted(known).then_some(NEVER);
+        let word = self.replaced.fetch_update(AcqRel, Relaxed, take).ok()?;
+        DateTime::from_timestamp_micros(word >> 1)
     }
 
     /// Moves a tally into a batch.
@@ -240,7 +267,17 @@ impl Counters {
         {
             batch.used_at(self.client, time);
         }
+        if outcome == TOKEN_ROTATED
+            && let Some(time) = self.take_replaced(false)
+        {
+            batch.replaced_token_refused_at(self.client, time);
+        }
     }
+}
+
+/// Whether the word tells of a replaced token that worked.
+const fn has_worked(replaced: i64) -> bool {
+    replaced & 1 == 1
 }
 
 impl Tally {

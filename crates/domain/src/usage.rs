@@ -14,8 +14,10 @@ use super::{
 };
 
 mod batch;
+mod replaced;
 
 pub use batch::{Batch, PendingUsage};
+pub use replaced::{ReplacedUse, ReplacedUses};
 
 /// For how many days counts are kept, and the most that one request can ask for.
 pub const MAX_DAYS: u32 = 400;

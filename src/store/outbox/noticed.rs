@@ -18,7 +18,7 @@ use crate::{
         Timestamp,
         audit::Provenance,
         event::{EXPIRING_WITHIN_DAYS, EventType},
-        usage::Batch,
+        usage::ReplacedUses,
     },
     store::{Store, Transaction, connection::Connection, error::StoreError, types},
 };
@@ -28,14 +28,14 @@ use crate::{
 const EXPIRED_WITHIN: TimeDelta = TimeDelta::days(4);
 /// How long what was noticed of an expiry is kept after it.
 const NOTICED_FOR: TimeDelta = TimeDelta::days(8);
-/// The most expiries that one transaction reports.
-const EXPIRIES_PER_TRANSACTION: usize = 500;
+/// The most clients that one transaction should report: calls wait for it.
+pub const REPORTED_AT_ONCE: usize = 500;
 
 /// Finds expiries that are not reported yet: of clients that are not revoked, from the time on
 /// at which events were written.
 const EXPIRIES: &str = "
     SELECT client.id AS client_id, name, owner_user_id, owner_team_id,
-        expire_time AS about_time, expire_time <= $1 AS is_past
+        expire_time AS about_time, expire_time <= $1 AS is_so
     FROM event_delivery, api_clients AS client
     WHERE active_until > $1 AND revoke_time IS NULL
         AND expire_time > $2 AND expire_time <= $3
@@ -46,20 +46,30 @@ const EXPIRIES: &str = "
                 AND known.event_type = CASE WHEN expire_time <= $1 THEN $4 ELSE $5 END)
     ORDER BY expire_time, client.id LIMIT $6";
 
-/// Finds the clients among the given ones whose latest rotation has no event yet about a use
-/// of what it replaced. $3 says of each whether such a token worked.
+/// Finds the clients among the given ones where a rotation has no event yet about a use of
+/// what it replaced, nor has a later one. $3 says of each when such a token last worked, and
+/// $4 when one was last refused.
+///
+/// A use belongs to the latest rotation before it; there may have been others since. It
+/// belongs to the first one even if the clock that it was read from was slightly behind.
 const REPLACED: &str = "
-    SELECT client.id AS client_id, name, owner_user_id, owner_team_id,
-        newest.create_time AS about_time, bool_or(worked) AS is_past
-    FROM event_delivery, unnest($2, $3) AS used (client_id, worked)
+    SELECT client.id AS client_id, name, owner_user_id, owner_team_id, about_time,
+        coalesce(worked >= least(about_time, last), false) AS is_so
+    FROM event_delivery,
+        (SELECT client_id, worked, greatest(worked, refused) AS last
+         FROM unnest($2, $3, $4) AS used (client_id, worked, refused)) AS used
         JOIN api_clients AS client ON client.id = used.client_id
-        JOIN api_client_tokens AS newest
-            ON newest.client_id = client.id AND newest.end_time IS NULL
-    WHERE active_until > $1 AND NOT EXISTS (
+        CROSS JOIN LATERAL (
+            SELECT coalesce(max(create_time) FILTER (WHERE create_time <= last),
+                            min(create_time)) AS about_time
+            FROM api_client_tokens WHERE client_id = client.id AND create_time > (
+                SELECT min(create_time) FROM api_client_tokens WHERE client_id = client.id)
+        ) AS rotation
+    WHERE active_until > $1 AND about_time IS NOT NULL AND NOT EXISTS (
         SELECT FROM event_notices AS known
-        WHERE known.client_id = client.id AND known.event_type = $4
-            AND known.about_time = newest.create_time)
-    GROUP BY client.id, newest.create_time ORDER BY client.id";
+        WHERE known.client_id = client.id AND known.event_type = $5
+            AND known.about_time >= rotation.about_time)
+    ORDER BY client.id";
 
 /// Notes what is reported, instead of what was noted of the same clients before if $4 says so.
 const NOTE: &str = "
@@ -89,14 +99,15 @@ struct Noticed {
     about_time: Timestamp,
     /// Of an expiry, whether it has come; of a replaced token, whether it worked.
     #[diesel(sql_type = Bool)]
-    is_past: bool,
+    is_so: bool,
 }
 
-/// The clients of a batch with a presentation of a replaced token.
+/// Presentations of replaced tokens, as columns.
 #[derive(Clone, Debug, Default)]
 struct Replaced {
     clients: Vec<Uuid>,
-    worked: Vec<bool>,
+    worked: Vec<Option<Timestamp>>,
+    refused: Vec<Option<Timestamp>>,
 }
 
 impl Noticed {
@@ -116,41 +127,36 @@ impl Noticed {
 }
 
 impl Store {
-    /// Writes events about clients that expire soon, and about those that expired. Returns
-    /// their number. Takes the write lock only if there are any.
+    /// Writes events about clients that expire soon, and about those that expired, at most
+    /// [`REPORTED_AT_ONCE`]. Returns their number. Takes the write lock only if there are any.
     pub async fn send_expiries(&self) -> Result<usize, StoreError> {
-        let mut sent = 0;
-        loop {
-            let now = self.clock.now();
-            let look = async |connection: &mut Connection| expiries(connection, now, 1).await;
-            let (lease, found) = self.start("send_expiries", look).await?;
-            lease.finish();
-            if found.is_empty() {
-                return Ok(sent);
-            }
-            let body = async |transaction: &mut Transaction| transaction.send_expiries().await;
-            let found = self.transaction(&unprompted(), body).await?.value;
-            sent += found;
-            if found < EXPIRIES_PER_TRANSACTION {
-                return Ok(sent);
-            }
+        let now = self.clock.now();
+        let look = async |connection: &mut Connection| expiries(connection, now, 1).await;
+        let (lease, found) = self.start("send_expiries", look).await?;
+        lease.finish();
+        if found.is_empty() {
+            return Ok(0);
         }
+        let body = async |transaction: &mut Transaction| transaction.send_expiries().await;
+        Ok(self.transaction(&unprompted(), body).await?.value)
     }
 
-    /// Writes an event for each client of the batch whose replaced token was presented, once
-    /// for each rotation. Takes the write lock only if there are any.
-    pub(in crate::store) async fn send_replaced(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut replaced = Replaced::default();
-        for (client, pending) in batch.after(None) {
-            if pending.has_replaced_token() {
-                replaced.clients.push(client.uuid());
-                replaced
-                    .worked
-                    .push(pending.replaced_token_used().is_some());
-            }
-        }
-        if replaced.clients.is_empty() {
+    /// Writes an event for each client whose replaced token was presented, once for each
+    /// rotation. Takes the write lock, once, only if there are any: so no more than
+    /// [`REPORTED_AT_ONCE`] clients should be given. A repetition changes nothing more.
+    ///
+    /// # Errors
+    /// If they are not written, or it is unknown whether they are: most likely because
+    /// somebody has the write lock for long.
+    pub async fn send_replaced(&self, uses: &ReplacedUses) -> Result<(), StoreError> {
+        if uses.is_empty() {
             return Ok(());
+        }
+        let mut replaced = Replaced::default();
+        for (client, uses) in uses.iter() {
+            replaced.clients.push(client.uuid());
+            replaced.worked.push(uses.worked);
+            replaced.refused.push(uses.refused);
         }
         let now = self.clock.now();
         let look = async |connection: &mut Connection| replaced.find(connection, now).await;
@@ -168,9 +174,9 @@ impl Store {
 impl Transaction {
     async fn send_expiries(&mut self) -> Result<usize, StoreError> {
         let now = self.now;
-        let found = expiries(self.connection(), now, EXPIRIES_PER_TRANSACTION).await?;
+        let found = expiries(self.connection(), now, REPORTED_AT_ONCE).await?;
         let (past, ahead): (Vec<_>, Vec<_>) =
-            found.iter().cloned().partition(|expiry| expiry.is_past);
+            found.iter().cloned().partition(|expiry| expiry.is_so);
         for (event_type, expiries) in [(EventType::Expired, past), (EventType::Expiring, ahead)] {
             self.note(event_type, &expiries).await?;
             let event = |expiry: &Noticed| {
@@ -191,7 +197,7 @@ impl Transaction {
         let event = |used: &Noticed| {
             let mut details = Map::new();
             details.insert("rotate_time".to_owned(), rfc3339(used.about_time));
-            details.insert("token_worked".to_owned(), used.is_past.into());
+            details.insert("token_worked".to_owned(), used.is_so.into());
             used.event(EventType::ReplacedTokenUsed, details)
         };
         let events = found.iter().map(event).collect::<Result<_, _>>()?;
@@ -218,7 +224,8 @@ impl Replaced {
         diesel::sql_query(REPLACED)
             .bind::<Timestamptz, _>(now)
             .bind::<Array<SqlUuid>, _>(&self.clients)
-            .bind::<Array<Bool>, _>(&self.worked)
+            .bind::<Array<Nullable<Timestamptz>>, _>(&self.worked)
+            .bind::<Array<Nullable<Timestamptz>>, _>(&self.refused)
             .bind::<Text, _>(EventType::ReplacedTokenUsed.as_str())
             .load(connection)
             .await

@@ -1,6 +1,13 @@
 //! Events that no call causes: expiries, and uses of tokens that were replaced.
 
-use hitkeep_auth::replica::usage::UsageOptions;
+use hitkeep_auth::{
+    domain::{
+        clock::Clock,
+        ledger::{Ledger, UsageSlot},
+        usage::{Outcome, RefusalReason},
+    },
+    replica::usage::{Flusher, UsageOptions},
+};
 
 use super::*;
 use crate::harness::Caller;
@@ -210,6 +217,134 @@ async fn a_use_of_a_replaced_token_is_reported_once_for_each_rotation() {
     let notes = "SELECT count(*) FROM event_notices";
     assert_eq!(app.number(notes).await, 1);
     delivery.end().await;
+}
+
+/// A client, and the recorder of what is presented for it.
+struct Presented {
+    id: String,
+    ledger: Ledger,
+    slot: UsageSlot,
+    flusher: Flusher,
+}
+
+impl Presented {
+    fn of(made: &Created) -> Self {
+        let (ledger, flusher) = Flusher::with_ledger();
+        Self {
+            id: made.id.clone(),
+            ledger,
+            slot: UsageSlot::default(),
+            flusher,
+        }
+    }
+
+    /// A replaced token that works now, or is refused.
+    fn present(&self, app: &TestApp, works: bool) {
+        let (client, now) = (self.id.parse().unwrap(), app.clock.now());
+        if works {
+            self.ledger.record(client, &self.slot, Outcome::Used, now);
+            self.ledger.record_replaced(client, &self.slot, now);
+        } else {
+            let refused = Outcome::Refused(RefusalReason::TokenRotated);
+            self.ledger.record(client, &self.slot, refused, now);
+        }
+        app.clock.advance(TimeDelta::seconds(1));
+    }
+
+    async fn flush(&mut self, app: &TestApp) {
+        self.flusher.flush(&app.store).await.unwrap();
+        assert_eq!(self.flusher.pending(), 0);
+        self.flusher.report_replaced(&app.store).await.unwrap();
+    }
+}
+
+/// Rotates, and returns when.
+async fn rotated(app: &TestApp, dashboard: &Caller, receiver: &mut Receiver, id: &str) -> String {
+    let rotation = rotate_with_overlap(VERA, id, 3600);
+    dashboard.rotate(rotation).await.unwrap();
+    assert_eq!(kind(&receiver.accept().await), "rotated");
+    let time = app.clock.now();
+    app.clock.advance(TimeDelta::seconds(1));
+    time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}
+
+/// Whoever has the write lock for long, such as an import, delays the event and no count.
+#[tokio::test]
+async fn uses_of_replaced_tokens_are_counted_under_somebody_elses_write_lock() {
+    let (app, mut receiver, _delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    assert_eq!(kind(&receiver.accept().await), "created");
+    let rotation = rotated(&app, &dashboard, &mut receiver, &made.id).await;
+    let mut presented = Presented::of(&made);
+    presented.present(&app, true);
+    let blocker = app.hold_write_lock().await;
+    presented.flusher.flush(&app.store).await.unwrap();
+    assert_eq!(presented.flusher.pending(), 0);
+    let counted = "SELECT sum(count) FROM api_client_usage_days";
+    assert_eq!(app.number(counted).await, 1);
+    // The event waits, and whoever gives up on it loses nothing.
+    tokio::select! {
+        done = presented.flusher.report_replaced(&app.store) => panic!("{done:?}"),
+        () = app.until_waiting(1) => {}
+    }
+    blocker.release().await;
+    for _ in 0..2 {
+        presented.flush(&app).await;
+    }
+    let event = receiver.accept().await;
+    assert_eq!(kind(&event), "replaced_token_used");
+    assert_eq!(event["data"]["rotate_time"], rotation);
+    settled(&app).await;
+    assert!(receiver.arrived().is_none());
+}
+
+/// A presentation is written some time after it, and there may have been another rotation.
+#[tokio::test]
+async fn a_presentation_belongs_to_the_rotation_before_it() {
+    for works in [true, false] {
+        let (app, mut receiver, _delivery) = world().await;
+        let dashboard = app.dashboard().await;
+        let made = dashboard.created(personal(VERA)).await;
+        assert_eq!(kind(&receiver.accept().await), "created");
+        app.clock.advance(TimeDelta::seconds(1));
+        let mut presented = Presented::of(&made);
+        let first = rotated(&app, &dashboard, &mut receiver, &made.id).await;
+        presented.present(&app, works);
+        let second = rotated(&app, &dashboard, &mut receiver, &made.id).await;
+        presented.flush(&app).await;
+        let event = receiver.accept().await;
+        assert_eq!(kind(&event), "replaced_token_used");
+        assert_eq!(event["data"]["rotate_time"], first);
+        assert_eq!(event["data"]["token_worked"], works);
+        // Nor does it hide what comes after the second one.
+        presented.present(&app, works);
+        presented.flush(&app).await;
+        let event = receiver.accept().await;
+        assert_eq!(event["data"]["rotate_time"], second);
+        assert_eq!(event["data"]["token_worked"], works);
+        settled(&app).await;
+        assert!(receiver.arrived().is_none());
+    }
+}
+
+/// Calls wait for the write lock meanwhile.
+#[tokio::test]
+async fn only_so_many_expiries_are_reported_at_once() {
+    let (app, _receiver, delivery) = world().await;
+    delivery.end().await;
+    let clients = format!(
+        "INSERT INTO api_clients (id, owner_user_id, name, description, instance_role, \
+             created_by_user_id, create_time, update_time, expire_time) \
+         SELECT gen_random_uuid(), '{VERA}', 'client', '', 'user', '{VERA}', now(), now(), \
+             '2026-01-02T00:00:00Z' FROM generate_series(1, 501)"
+    );
+    app.psql(&clients).await;
+    for expected in [500, 1, 0] {
+        assert_eq!(app.store.send_expiries().await.unwrap(), expected);
+    }
+    let reported = "SELECT count(DISTINCT client_id) FROM event_outbox";
+    assert_eq!(app.number(reported).await, 501);
 }
 
 fn world_of_changes() -> Vec<pb::directory_change::Change> {

@@ -9,7 +9,6 @@ use std::{
 use chrono::TimeDelta;
 
 use super::*;
-use crate::usage::RefusalReason;
 
 const USED: Outcome = Outcome::Used;
 const DENIED: Outcome = Outcome::Refused(RefusalReason::RoleTooLow);
@@ -233,4 +232,31 @@ fn no_use_is_lost_or_taken_twice() {
         (0..3).map(|number| (client(number), latest)).collect()
     );
     assert_eq!(drained(&mut recorded), Default::default());
+}
+
+#[test]
+fn the_latest_presentation_of_a_replaced_token_is_known_and_one_that_worked_first() {
+    let (ledger, mut recorded) = Ledger::new();
+    let slot = UsageSlot::default();
+    let client = client(1);
+    let at = |second| Timestamp::from_timestamp(second, 7000).unwrap();
+    let mut take = || {
+        let mut batch = Batch::default();
+        recorded.take(&mut batch);
+        let (_, pending) = batch.after(None).next().expect("it was presented");
+        let (worked, refused) = (
+            pending.replaced_token_used(),
+            pending.replaced_token_refused(),
+        );
+        (worked, refused)
+    };
+    ledger.record(client, &slot, TOKEN_ROTATED, at(1));
+    ledger.record(client, &slot, TOKEN_ROTATED, at(2));
+    assert_eq!(take(), (None, Some(at(2))));
+    ledger.record(client, &slot, TOKEN_ROTATED, at(3));
+    ledger.record_replaced(client, &slot, at(4));
+    ledger.record(client, &slot, TOKEN_ROTATED, at(5));
+    assert_eq!(take(), (Some(at(4)), None));
+    ledger.record(client, &slot, TOKEN_ROTATED, at(6));
+    assert_eq!(take(), (None, Some(at(6))));
 }

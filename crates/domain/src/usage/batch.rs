@@ -5,14 +5,14 @@ use std::{
     ops::Bound,
 };
 
-use super::{Count, Outcome, RefusalReason};
+use super::{Count, ReplacedUse, ReplacedUses};
 use crate::{Timestamp, id::ClientId};
 
 /// One client's usage that is not yet written to the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PendingUsage {
     last_used: Option<Timestamp>,
-    replaced_used: Option<Timestamp>,
+    replaced: ReplacedUse,
     counts: Vec<Count>,
 }
 
@@ -24,14 +24,13 @@ impl PendingUsage {
 
     /// When a token that a newer one had replaced was last found active, if it was.
     pub const fn replaced_token_used(&self) -> Option<Timestamp> {
-        self.replaced_used
+        self.replaced.worked
     }
 
-    /// Whether a token was presented that a newer one had replaced, during its overlap or
-    /// after it.
-    pub fn has_replaced_token(&self) -> bool {
-        let refused = Outcome::Refused(RefusalReason::TokenRotated);
-        self.replaced_used.is_some() || self.counts.iter().any(|count| count.outcome == refused)
+    /// When a token that a newer one had replaced was last refused, if it was and that is
+    /// known.
+    pub const fn replaced_token_refused(&self) -> Option<Timestamp> {
+        self.replaced.refused
     }
 
     /// The counts, with at most one for each day and outcome.
@@ -67,8 +66,46 @@ impl Batch {
     /// Records that a token of a client that a newer one had replaced was found active at
     /// `time`. An earlier time than the recorded one changes nothing.
     pub fn replaced_token_used_at(&mut self, client: ClientId, time: Timestamp) {
-        let known = &mut self.0.entry(client).or_default().replaced_used;
-        *known = (*known).max(Some(time));
+        let worked = Some(time);
+        let uses = ReplacedUse {
+            worked,
+            ..ReplacedUse::default()
+        };
+        self.add_replaced(client, uses);
+    }
+
+    /// Records that a token of a client that a newer one had replaced was refused at `time`.
+    /// An earlier time than the recorded one changes nothing.
+    pub fn replaced_token_refused_at(&mut self, client: ClientId, time: Timestamp) {
+        let refused = Some(time);
+        let uses = ReplacedUse {
+            refused,
+            ..ReplacedUse::default()
+        };
+        self.add_replaced(client, uses);
+    }
+
+    fn add_replaced(&mut self, client: ClientId, uses: ReplacedUse) {
+        self.0.entry(client).or_default().replaced.add(uses);
+    }
+
+    /// Moves the presentations of replaced tokens to others that are to be reported. Returns
+    /// for how many clients there was no room.
+    pub fn move_replaced(&mut self, to: &mut ReplacedUses) -> usize {
+        let mut left_out = 0;
+        self.0.retain(|client, pending| {
+            let uses = std::mem::take(&mut pending.replaced);
+            left_out += usize::from(!(uses.is_empty() || to.add(*client, uses)));
+            *pending != PendingUsage::default()
+        });
+        left_out
+    }
+
+    /// Adds presentations of replaced tokens that are to be reported.
+    pub fn extend_replaced(&mut self, replaced: &ReplacedUses) {
+        for (client, uses) in replaced.iter() {
+            self.add_replaced(client, uses);
+        }
     }
 
     /// The clients that sort after `client`, or all of them.

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU64;
 
+use chrono::TimeDelta;
+
 use super::{Reader, read_client_id, replica_id};
 use crate::{
     domain::{
@@ -13,6 +15,11 @@ use crate::{
     pb,
     store::usage::CLIENTS_PER_STATEMENT,
 };
+
+/// How long before its report a refusal happened, at most, unless the replica was cut off. A
+/// report does not say when, and a presentation of a replaced token must not be taken for one
+/// after a rotation that came later.
+const REFUSED_WITHIN: TimeDelta = TimeDelta::minutes(1);
 
 /// What a replica counted, by its own number.
 #[derive(Clone, Debug)]
@@ -104,6 +111,9 @@ fn read_usage(
                 count,
             };
             usage.add(client, count);
+            if outcome == Outcome::Refused(RefusalReason::TokenRotated) {
+                usage.replaced_token_refused_at(client, now - REFUSED_WITHIN);
+            }
         }
     }
 }
@@ -159,6 +169,9 @@ mod tests {
             if outcome.token_worked() {
                 usage.used_at(client, at(5));
                 usage.replaced_token_used_at(client, at(4));
+            }
+            if outcome == Outcome::Refused(RefusalReason::TokenRotated) {
+                usage.replaced_token_refused_at(client, now - REFUSED_WITHIN);
             }
         }
         let report = UsageReport {
