@@ -5,6 +5,7 @@
 //! their order, and each at least once: a receiver must expect to see one again, and knows it
 //! by its id. Events say what happened to which client, and never contain a token or a hash.
 
+mod attempt;
 mod deliverer;
 mod endpoint;
 mod message;

@@ -22,7 +22,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Endpoint, NoSecret, SecretSource, SigningKeys,
+    Endpoint, NoSecret, SecretSource,
+    attempt::Attempts,
     message::{Answer, Sender},
     state::State,
 };
@@ -31,7 +32,7 @@ use crate::{
     store::{
         Store,
         error::{StoreError, causes},
-        outbox::{FailedAttempt, Hold, OutboxEvent, TRIED_FOR},
+        outbox::{Hold, REPORTED_AT_ONCE},
         tls::TlsError,
     },
     telemetry::{metrics::Metrics, panic_message},
@@ -41,14 +42,8 @@ use crate::{
 const SECRET_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the outbox is counted for the metrics.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(10);
-/// The first delay after a failure; it doubles with each failure of the same event.
-const FIRST_DELAY: Duration = Duration::from_secs(2);
-/// The longest delay. Half of each delay is random.
-const LAST_DELAY: Duration = Duration::from_hours(1);
 /// The longest pause between two attempts while all fail.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
-/// How often the outcome of an attempt is tried to be recorded.
-const RECORD_TRIES: u32 = 30;
 /// How long giving the lease back may take at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -95,6 +90,19 @@ pub struct Webhook {
     pub authorities: Option<PathBuf>,
 }
 
+impl Webhook {
+    /// Looks whether events could be delivered, without a receiver. Blocks on the file system.
+    ///
+    /// # Errors
+    /// If a file cannot be used.
+    pub fn check(&self) -> Result<(), SetupError> {
+        self.secrets.read().map_err(SetupError::Secret)?;
+        let timeout = Options::default().request_timeout;
+        Sender::new(self.endpoint.clone(), self.authorities.clone(), timeout)?;
+        Ok(())
+    }
+}
+
 /// Why events cannot be delivered at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -123,6 +131,8 @@ pub struct Deliverer {
     next_secrets: Instant,
     next_backlog: Instant,
     next_expiries: Instant,
+    /// Whether the last look for expiries found as many as it reports.
+    has_more_expiries: bool,
     /// Until when nothing is started, since all attempts fail.
     paused_until: Instant,
     failures_in_a_row: u32,
@@ -130,23 +140,6 @@ pub struct Deliverer {
     secrets_fail: bool,
     /// The clients with an attempt in flight, by task.
     busy: HashMap<Id, Uuid>,
-}
-
-/// What an attempt needs.
-#[derive(Clone)]
-struct Attempts {
-    store: Store,
-    sender: Sender,
-    keys: SigningKeys,
-    state: Arc<State>,
-}
-
-impl std::fmt::Debug for Attempts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attempts")
-            .field("sender", &self.sender)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Deliverer {
@@ -184,6 +177,7 @@ impl Deliverer {
             next_secrets: now + SECRET_INTERVAL,
             next_backlog: now,
             next_expiries: now,
+            has_more_expiries: false,
             paused_until: now,
             failures_in_a_row: 0,
             database_fails: false,
@@ -208,16 +202,38 @@ impl Deliverer {
             );
             sleep(self.options.poll_interval).await;
         }
-        let drained = async { while tasks.join_next().await.is_some() {} };
-        if timeout(self.options.drain_timeout, drained).await.is_err() {
+        let drained = timeout(self.options.drain_timeout, self.drain(&mut tasks)).await;
+        if drained.is_err() {
             tracing::warn!("stopped before every event in flight was delivered");
         }
         drop(tasks);
+        self.attempts.state.is_delivering.store(false, Relaxed);
         if self.hold != Hold::Other {
             let store = &self.attempts.store;
             let released = store.release_event_delivery(self.holder);
             // Without it, the next process waits until the lease runs out.
             drop(timeout(RELEASE_TIMEOUT, released).await);
+        }
+    }
+
+    /// Waits for the attempts in flight, and keeps the lease meanwhile, so that no other process
+    /// sends the same.
+    async fn drain(&mut self, tasks: &mut JoinSet<Answer>) {
+        loop {
+            tokio::select! {
+                finished = tasks.join_next() => {
+                    if finished.is_none() {
+                        return;
+                    }
+                }
+                () = sleep_until(self.next_renewal), if self.holds() => {
+                    let done = self.renew().await;
+                    self.log_database(&done);
+                    if done.is_err() {
+                        self.next_renewal = Instant::now() + self.options.poll_interval;
+                    }
+                }
+            }
         }
     }
 
@@ -239,7 +255,15 @@ impl Deliverer {
     async fn step(&mut self, tasks: &mut JoinSet<Answer>) {
         let done = self.do_due(tasks).await;
         self.log_database(&done);
-        let next = Instant::now() + self.options.poll_interval;
+        let is_delivering = self.holds();
+        self.attempts
+            .state
+            .is_delivering
+            .store(is_delivering, Relaxed);
+        let mut next = Instant::now();
+        if !(is_delivering && self.has_more_expiries) {
+            next += self.options.poll_interval;
+        }
         tokio::select! {
             Some(finished) = tasks.join_next_with_id(), if !tasks.is_empty() => {
                 self.finish(finished);
@@ -250,6 +274,7 @@ impl Deliverer {
 
     async fn do_due(&mut self, tasks: &mut JoinSet<Answer>) -> Result<(), StoreError> {
         let now = Instant::now();
+        self.has_more_expiries = false;
         if now >= self.next_renewal {
             self.renew().await?;
         }
@@ -266,8 +291,12 @@ impl Deliverer {
             self.next_backlog = now + BACKLOG_INTERVAL;
         }
         if self.holds() && now >= self.next_expiries {
-            self.attempts.store.send_expiries().await?;
-            self.next_expiries = now + self.options.expiry_interval;
+            let sent = self.attempts.store.send_expiries().await?;
+            // If there may be more, the lease is looked at before them.
+            self.has_more_expiries = sent >= REPORTED_AT_ONCE;
+            if !self.has_more_expiries {
+                self.next_expiries = now + self.options.expiry_interval;
+            }
         }
         Ok(())
     }
@@ -301,11 +330,6 @@ impl Deliverer {
             }
         }
         self.hold = hold;
-        let is_delivering = hold == Hold::Held;
-        self.attempts
-            .state
-            .is_delivering
-            .store(is_delivering, Relaxed);
         Ok(())
     }
 
@@ -338,7 +362,12 @@ impl Deliverer {
             return Ok(());
         }
         let busy: Vec<Uuid> = self.busy.values().copied().collect();
-        for event in self.attempts.store.due_events(&busy, free).await? {
+        let due = self.attempts.store.due_events(&busy, free).await?;
+        // The lease may have run out while they were read, and another process have them.
+        if !self.holds() {
+            return Ok(());
+        }
+        for event in due {
             let client = event.client_id;
             let pause = self.options.poll_interval;
             let attempt = self.attempts.clone().deliver(event, pause);
@@ -407,92 +436,4 @@ impl Deliverer {
         }
         self.database_fails = done.is_err();
     }
-}
-
-impl Attempts {
-    /// Sends an event once, and records what that came to.
-    async fn deliver(self, event: OutboxEvent, pause: Duration) -> Answer {
-        let Self {
-            store,
-            sender,
-            keys,
-            state,
-        } = &self;
-        let answer = sender.send(&event, keys, store.clock().now()).await;
-        match &answer {
-            Answer::Accepted => {
-                state.delivered.fetch_add(1, Relaxed);
-                recorded(pause, || store.event_delivered(event.sequence)).await;
-            }
-            Answer::Gone => {
-                state.failed.fetch_add(1, Relaxed);
-                recorded(pause, || store.stop_events()).await;
-            }
-            Answer::Failed { why, retry_after } => {
-                let now = store.clock().now();
-                let last_attempt = event.create_time + TRIED_FOR;
-                let attempts = event.attempts.saturating_add(1);
-                let delay = delay(attempts, store).max(retry_after.unwrap_or_default());
-                let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);
-                let dead = (now >= last_attempt).then_some(now);
-                let failed = FailedAttempt {
-                    attempts,
-                    next: match dead {
-                        Some(_) => now,
-                        None => (now + delay).min(last_attempt),
-                    },
-                    error: why,
-                    dead,
-                };
-                if dead.is_some() {
-                    state.died.fetch_add(1, Relaxed);
-                    tracing::warn!(
-                        event.id = %event.id,
-                        client.id = %event.client_id,
-                        attempts,
-                        "event {} could not be delivered for three days, and is dead: {why}",
-                        event.id
-                    );
-                } else {
-                    state.failed.fetch_add(1, Relaxed);
-                }
-                recorded(pause, || store.event_failed(event.sequence, failed)).await;
-            }
-        }
-        answer
-    }
-}
-
-/// Records the outcome of an attempt. While that fails, the client stays busy: otherwise, the
-/// event would be sent again as soon as the database is back.
-async fn recorded<F>(pause: Duration, record: impl Fn() -> F)
-where
-    F: Future<Output = Result<(), StoreError>>,
-{
-    for _ in 0..RECORD_TRIES {
-        match record().await {
-            Ok(()) => return,
-            Err(error) if error.is_defect() => {
-                error.log();
-                return;
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the outcome of an attempt cannot be recorded yet");
-                sleep(pause).await;
-            }
-        }
-    }
-    tracing::warn!("the outcome of an attempt was not recorded: an event is sent again");
-}
-
-/// The delay after that many failures, of which half is random.
-fn delay(failures: i64, store: &Store) -> Duration {
-    let doublings = u32::try_from(failures.clamp(1, 16) - 1).unwrap_or_default();
-    let longest = LAST_DELAY.min(FIRST_DELAY * 2_u32.pow(doublings));
-    let mut chance = [0];
-    store.entropy().fill(&mut chance);
-    longest.mul_f64(f64::midpoint(
-        1.0,
-        f64::from(chance[0]) / f64::from(u8::MAX),
-    ))
 }

@@ -49,6 +49,7 @@ pub const TABLES: [(&str, &str); 26] = [
     ("directory_state", ALL_RIGHTS),
     ("event_delivery", ALL_RIGHTS),
     ("event_notices", ALL_RIGHTS),
+    ("event_numbers", ALL_RIGHTS),
     ("event_outbox", ALL_RIGHTS),
     ("import_state", ALL_RIGHTS),
     ("index_changes", ALL_RIGHTS),

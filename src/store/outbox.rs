@@ -37,12 +37,16 @@ const MAX_ERROR: usize = 200;
 
 /// Takes the delivery over if no other process has it, or keeps it. If events were not
 /// written until now, they are from now on, and what expired before is not reported.
+///
+/// Also where the row is missing, as after a copy of some of the tables.
 const HOLD: &str = "
-    UPDATE event_delivery SET holder = $1, held_until = $2,
-        active_since = CASE WHEN stop_time IS NOT NULL OR active_until > $3
-                            THEN active_since ELSE $3 END,
-        active_until = CASE WHEN stop_time IS NULL THEN $4 ELSE active_until END
-    WHERE holder IS NULL OR holder = $1 OR held_until <= $3
+    INSERT INTO event_delivery AS known (holder, held_until, active_since, active_until)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT (singleton) DO UPDATE SET holder = $1, held_until = $2,
+        active_since = CASE WHEN known.stop_time IS NOT NULL OR known.active_until > $3
+                            THEN known.active_since ELSE $3 END,
+        active_until = CASE WHEN known.stop_time IS NULL THEN $4 ELSE known.active_until END
+    WHERE known.holder IS NULL OR known.holder = $1 OR known.held_until <= $3
     RETURNING stop_time IS NOT NULL AS is_stopped";
 const RELEASE: &str = "
     UPDATE event_delivery SET holder = NULL, held_until = NULL WHERE holder = $1";
@@ -51,14 +55,15 @@ const RESUME: &str = "UPDATE event_delivery SET stop_time = NULL WHERE stop_time
 
 /// In the order of the arrays, which is that of the sequence.
 const INSERT: &str = "
-    INSERT INTO event_outbox (id, client_id, event_type, data, create_time, next_attempt_time)
-    SELECT id, client_id, event_type, data, $5, $5
+    INSERT INTO event_outbox
+        (sequence, id, client_id, event_type, data, create_time, next_attempt_time, try_until)
+    SELECT $7 + place, id, client_id, event_type, data, $5, $5, $6
     FROM unnest($1, $2, $3, $4) WITH ORDINALITY
         AS event (id, client_id, event_type, data, place)
     ORDER BY place";
 /// Finds the oldest event of each client, if its next attempt is due.
 const DUE: &str = "
-    SELECT sequence, id, client_id, event_type, data, create_time, attempts
+    SELECT sequence, id, client_id, event_type, data, create_time, try_until, attempts
     FROM event_outbox AS event
     WHERE dead_time IS NULL AND next_attempt_time <= $1 AND client_id <> ALL ($2)
         AND NOT EXISTS (
@@ -82,16 +87,25 @@ const BACKLOG: &str = "
     SELECT (SELECT count(*) FROM event_outbox WHERE dead_time IS NULL) AS pending,
         (SELECT count(*) FROM event_outbox WHERE dead_time IS NOT NULL) AS dead,
         (SELECT min(create_time) FROM event_outbox WHERE dead_time IS NULL) AS oldest,
-        (SELECT stop_time IS NOT NULL FROM event_delivery) AS is_stopped";
+        coalesce((SELECT stop_time IS NOT NULL FROM event_delivery), false) AS is_stopped";
 const BURY: &str = "
     UPDATE event_outbox SET dead_time = $1
     WHERE sequence = ANY (ARRAY(
-        SELECT sequence FROM event_outbox WHERE dead_time IS NULL AND create_time <= $2
-        ORDER BY create_time LIMIT $3 FOR UPDATE SKIP LOCKED))";
+        SELECT sequence FROM event_outbox WHERE dead_time IS NULL AND try_until <= $1
+        ORDER BY try_until LIMIT $2 FOR UPDATE SKIP LOCKED))";
 const FORGET: &str = "
     DELETE FROM event_outbox WHERE sequence = ANY (ARRAY(
-        SELECT sequence FROM event_outbox WHERE create_time <= $1
+        SELECT sequence FROM event_outbox WHERE dead_time IS NOT NULL AND create_time <= $1
         ORDER BY create_time LIMIT $2 FOR UPDATE SKIP LOCKED))";
+
+/// Draws the next numbers, under the write lock, and returns the last of them. Above those of
+/// all events that are there, also where the row is missing or of another day than they are.
+const NUMBERS: &str = "
+    INSERT INTO event_numbers AS known (last_sequence)
+    SELECT coalesce(max(sequence), 0) + $1 FROM event_outbox
+    ON CONFLICT (singleton) DO UPDATE
+    SET last_sequence = greatest(known.last_sequence + $1, excluded.last_sequence)
+    RETURNING last_sequence";
 
 /// An event about an API client, before it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +139,9 @@ pub struct OutboxEvent {
     /// When the change was committed.
     #[diesel(sql_type = Timestamptz)]
     pub create_time: Timestamp,
+    /// From when on a failure is the last one.
+    #[diesel(sql_type = Timestamptz)]
+    pub try_until: Timestamp,
     /// How many attempts to deliver it have failed.
     #[diesel(sql_type = BigInt)]
     pub attempts: i64,
@@ -175,6 +192,12 @@ pub struct Backlog {
 struct HoldRow {
     #[diesel(sql_type = Bool)]
     is_stopped: bool,
+}
+
+#[derive(QueryableByName)]
+struct NumberRow {
+    #[diesel(sql_type = BigInt)]
+    last_sequence: i64,
 }
 
 /// The values of events by columns.
@@ -228,10 +251,17 @@ impl Transaction {
         &mut self,
         events: Vec<(Uuid, OutgoingEvent)>,
     ) -> Result<(), StoreError> {
-        if !self.writes_events {
+        if !self.writes_events || events.is_empty() {
             return Ok(());
         }
         let now = self.now;
+        let many = i64::try_from(events.len()).unwrap_or(i64::MAX);
+        let drawn: NumberRow = diesel::sql_query(NUMBERS)
+            .bind::<BigInt, _>(many)
+            .get_result(self.connection())
+            .await?;
+        // The last number that was given before.
+        let mut before = drawn.last_sequence - many;
         let mut events = events.into_iter();
         while events.len() > 0 {
             let mut columns = Columns::default();
@@ -248,9 +278,12 @@ impl Transaction {
                 .bind::<Array<Text>, _>(columns.event_types)
                 .bind::<Array<Jsonb>, _>(columns.data)
                 .bind::<Timestamptz, _>(now)
+                .bind::<Timestamptz, _>(now + TRIED_FOR)
+                .bind::<BigInt, _>(before)
                 .execute(self.connection())
                 .await?;
             types::expect_rows("writing events", inserted, count)?;
+            before += i64::try_from(count).unwrap_or(i64::MAX);
         }
         Ok(())
     }
@@ -414,14 +447,13 @@ impl Store {
         Ok(backlog)
     }
 
-    /// Declares dead what was tried for [`TRIED_FOR`], and removes what is older than
-    /// [`KEPT_FOR`], up to 10,000 events each. Also for a time in which nothing is delivered.
+    /// Declares dead what is older than [`TRIED_FOR`], tried or not, and removes what is dead and
+    /// older than [`KEPT_FOR`], up to 10,000 events each. Also for a time in which nothing is delivered.
     pub async fn trim_events(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
         let bury = async |connection: &mut Connection| {
             diesel::sql_query(BURY)
                 .bind::<Timestamptz, _>(now)
-                .bind::<Timestamptz, _>(now - TRIED_FOR)
                 .bind::<BigInt, _>(ROWS_PER_TRIM)
                 .execute(connection)
                 .await

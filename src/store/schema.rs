@@ -200,6 +200,14 @@ diesel::table! {
         next_attempt_time -> Timestamptz,
         last_error -> Text,
         dead_time -> Nullable<Timestamptz>,
+        try_until -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    event_numbers (singleton) {
+        singleton -> Bool,
+        last_sequence -> Int8,
     }
 }
 

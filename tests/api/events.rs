@@ -515,6 +515,78 @@ async fn an_operator_is_told_what_waits_and_what_is_dead() {
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
 }
 
+/// As after a restore of another day, or of some of the tables: no call fails, and numbers only
+/// go up.
+#[tokio::test]
+async fn numbers_go_on_above_the_events_that_are_there() {
+    for damage in [
+        "UPDATE event_numbers SET last_sequence = 7",
+        "DELETE FROM event_numbers",
+    ] {
+        let (app, mut receiver, _delivery) = world().await;
+        let dashboard = app.dashboard().await;
+        let made = dashboard.created(personal(VERA)).await;
+        let created = receiver.accept().await;
+        assert_eq!(created["sequence"], "00000000000000000001");
+        app.psql(&format!(
+            "INSERT INTO event_outbox (sequence, id, client_id, event_type, data, create_time, \
+                 next_attempt_time, try_until, dead_time) \
+             VALUES (50, gen_random_uuid(), gen_random_uuid(), 'created', '{{}}', now(), now(), \
+                 now(), now()); {damage}"
+        ))
+        .await;
+        for expected in ["00000000000000000051", "00000000000000000052"] {
+            dashboard.rotate(rotate(VERA, &made.id)).await.unwrap();
+            assert_eq!(receiver.accept().await["sequence"], expected, "{damage}");
+        }
+    }
+}
+
+/// A copy may leave the row out.
+#[tokio::test]
+async fn events_are_delivered_without_the_row_of_the_delivery() {
+    let app = TestApp::with_world().await;
+    app.psql("DELETE FROM event_delivery").await;
+    assert!(!app.store.event_backlog().await.unwrap().is_stopped);
+    let mut receiver = Receiver::start().await;
+    let delivery = Delivery::start(&app, &receiver).await;
+    let dashboard = app.dashboard().await;
+    dashboard.created(personal(VERA)).await;
+    assert_eq!(kind(&receiver.accept().await), "created");
+    delivery.end().await;
+}
+
+/// What `docs/OPERATIONS.md` says, but for the clock.
+#[tokio::test]
+async fn a_dead_event_that_is_sent_again_is_the_same() {
+    let (app, mut receiver, _delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    dashboard.created(personal(VERA)).await;
+    let first = receiver.next().await;
+    let event = first.event();
+    first.answer(500);
+    until_tried(&app, 1).await;
+    app.clock.advance(TimeDelta::days(3));
+    receiver.next().await.answer(500);
+    until("it is dead", async || {
+        let dead = "SELECT count(*) FROM event_outbox WHERE dead_time IS NOT NULL";
+        wanted(app.number(dead).await == 1)
+    })
+    .await;
+    app.psql(
+        "UPDATE event_outbox SET dead_time = NULL, next_attempt_time = create_time, \
+             try_until = create_time + interval '6 days' WHERE dead_time IS NOT NULL",
+    )
+    .await;
+    // It is tried for three more days.
+    receiver.next().await.answer(500);
+    until_tried(&app, 3).await;
+    app.store.trim_events().await.unwrap();
+    app.clock.advance(TimeDelta::hours(1));
+    assert_eq!(receiver.accept().await, event);
+    until_empty(&app).await;
+}
+
 #[tokio::test]
 async fn a_receiver_that_is_gone_gets_nothing_more_until_a_restart() {
     let (app, mut receiver, delivery) = world().await;

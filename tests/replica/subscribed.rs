@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// What there is one row of from the first migration on, which the copy would bring again.
-const SINGLE_ROWS: &str = "directory_state, directory_order, import_state, event_delivery";
+const SINGLE_ROWS: &str =
+    "directory_state, directory_order, import_state, event_delivery, event_numbers";
 
 /// The subscribers, by what is published to them.
 const NAMES: [&str; 2] = ["with_log", "without_log"];

@@ -124,7 +124,7 @@ async fn every_table_has_a_trigger_for_every_kind_of_statement() {
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace \
           AND relname NOT IN ('audit_events', 'api_client_usage', 'api_client_usage_days', \
               'api_client_requests', 'api_client_replies', 'api_client_imports', 'import_state', \
-              'replica_usage', 'event_outbox', 'event_delivery', 'event_notices', \
+              'replica_usage', 'event_outbox', 'event_delivery', 'event_notices', 'event_numbers', \
               'directory_state', 'directory_order', \
               'index_state', 'index_revisions', 'index_changes', \
               '__diesel_schema_migrations') \

@@ -50,9 +50,9 @@ macro_rules! outgoing {
     ($columns:literal, $values:literal) => {
         concat!(
             "INSERT INTO event_outbox (client_id, event_type, data, create_time, ",
-            "next_attempt_time, ",
+            "next_attempt_time, try_until, ",
             $columns,
-            ") OVERRIDING SYSTEM VALUE VALUES (id(31), 'created', '{}', now(), now(), ",
+            ") VALUES (id(31), 'created', '{}', now(), now(), now(), ",
             $values,
             ")"
         )
@@ -285,6 +285,26 @@ const CASES: &[Case] = &[
         constraint: "api_clients_allowed_cidrs_check",
         breaks: "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.0/8', NULL]",
         keeps: "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.0/8', '::/0']",
+    },
+    Case {
+        constraint: "api_clients_allowed_cidrs_check",
+        breaks: "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.1']",
+        keeps: "UPDATE api_clients SET allowed_cidrs = ARRAY['10.0.0.1/32']",
+    },
+    Case {
+        constraint: "api_clients_allowed_cidrs_check",
+        breaks: "UPDATE api_clients SET allowed_cidrs = ARRAY['10/8']",
+        keeps: "UPDATE api_clients SET allowed_cidrs = ARRAY['0.0.0.0/0']",
+    },
+    Case {
+        constraint: "api_clients_allowed_cidrs_check",
+        breaks: "UPDATE api_clients SET allowed_cidrs = ARRAY['::ffff:10.0.0.0/104']",
+        keeps: "UPDATE api_clients SET allowed_cidrs = ARRAY['::1.2.3.4/128', '::102:304/127']",
+    },
+    Case {
+        constraint: "api_clients_allowed_cidrs_check",
+        breaks: "UPDATE api_clients SET allowed_cidrs = ARRAY['2001:db8::/32', '2001:DB8::/32']",
+        keeps: "UPDATE api_clients SET allowed_cidrs = ARRAY['2001:DB8::/32', '2001:db8::/33']",
     },
     Case {
         constraint: "api_clients_allowed_cidrs_check",
@@ -567,8 +587,8 @@ const CASES: &[Case] = &[
     },
     Case {
         constraint: "event_outbox_id_key",
-        breaks: outgoing!("id", "id(81)"),
-        keeps: outgoing!("id", "id(82)"),
+        breaks: outgoing!("sequence, id", "7, id(81)"),
+        keeps: outgoing!("sequence, id", "7, id(82)"),
     },
     Case {
         constraint: "event_outbox_attempts_check",
@@ -599,6 +619,21 @@ const CASES: &[Case] = &[
         constraint: "event_delivery_holder_check",
         breaks: "UPDATE event_delivery SET holder = id(91)",
         keeps: "UPDATE event_delivery SET holder = id(91), held_until = now()",
+    },
+    Case {
+        constraint: "event_numbers_pkey",
+        breaks: "INSERT INTO event_numbers VALUES (true, 5)",
+        keeps: "DELETE FROM event_numbers; INSERT INTO event_numbers VALUES (true, 5)",
+    },
+    Case {
+        constraint: "event_numbers_singleton_check",
+        breaks: "INSERT INTO event_numbers VALUES (false, 5)",
+        keeps: "UPDATE event_numbers SET singleton = true",
+    },
+    Case {
+        constraint: "event_numbers_last_sequence_check",
+        breaks: "UPDATE event_numbers SET last_sequence = -1",
+        keeps: "UPDATE event_numbers SET last_sequence = 9",
     },
     Case {
         constraint: "event_notices_pkey",

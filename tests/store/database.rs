@@ -48,8 +48,10 @@ pub const WORLD: &str = "
     INSERT INTO api_client_requests VALUES (hash(61), id(51), hash(62), now());
     INSERT INTO api_client_replies VALUES (hash(3), hash(61), hash(63), 'sealed', 1);
     INSERT INTO api_client_imports VALUES (id(31), hash(71), hash(72), false, now());
-    INSERT INTO event_outbox (id, client_id, event_type, data, create_time, next_attempt_time)
-        VALUES (id(81), id(31), 'created', '{}', now(), now());
+    INSERT INTO event_outbox
+        (sequence, id, client_id, event_type, data, create_time, next_attempt_time, try_until)
+        VALUES (1, id(81), id(31), 'created', '{}', now(), now(), now());
+    UPDATE event_numbers SET last_sequence = 1;
     INSERT INTO event_notices VALUES (id(31), 'expiring', now());
 ";
 

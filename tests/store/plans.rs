@@ -15,7 +15,7 @@ use hitkeep_auth::{
         replay::Lookup,
         role::{SiteRole, TeamRole},
         token::TokenHash,
-        usage::{Batch, Count, Day, Outcome},
+        usage::{Batch, Count, Day, Outcome, ReplacedUses},
     },
     store::{
         Snapshot, Store, Transaction, audit,
@@ -88,9 +88,9 @@ const FILL: &str = "
     UPDATE api_client_usage SET last_used_time = now() - interval '100 days'
         WHERE client_id BETWEEN id(9600) AND id(9611);
     INSERT INTO event_outbox
-        (id, client_id, event_type, data, create_time, next_attempt_time)
-        SELECT id(n), id(n % 4000 + 1), 'created', '{}', now(),
-               now() + (n - 100) * interval '1 minute'
+        (sequence, id, client_id, event_type, data, create_time, next_attempt_time, try_until)
+        SELECT n, id(n), id(n % 4000 + 1), 'created', '{}', now(),
+               now() + (n - 100) * interval '1 minute', now() + interval '3 days'
         FROM generate_series(1, 5000) AS n;
     INSERT INTO event_notices
         SELECT id(n), 'expiring', now() + n * interval '1 minute'
@@ -113,7 +113,7 @@ async fn scans(url: &str) -> BTreeMap<String, u64> {
     let counts = "SELECT format('%s %s', relname, seq_scan) AS text FROM pg_stat_user_tables \
                   WHERE relname NOT IN ('index_state', 'index_revisions', 'index_changes', \
                                         'directory_state', 'directory_order', \
-                                        'import_state', 'event_delivery', \
+                                        'import_state', 'event_delivery', 'event_numbers', \
                                         '__diesel_schema_migrations')";
     let count = |line: String| {
         let (table, count) = line.split_once(' ').unwrap();
@@ -430,7 +430,9 @@ async fn deliver_events(store: &Store) {
         let mut batch = Batch::default();
         let client = ClientId::from_uuid(Uuid::from_u128(n * 9));
         batch.replaced_token_used_at(client, until);
-        store.flush_usage(&mut batch).await.unwrap();
+        let mut replaced = ReplacedUses::default();
+        batch.move_replaced(&mut replaced);
+        store.send_replaced(&replaced).await.unwrap();
     }
 }
 
