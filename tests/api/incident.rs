@@ -314,6 +314,22 @@ async fn a_legacy_token_that_is_no_longer_accepted_was_not_live() {
     assert!(ended.known && !ended.was_live && ended.revoked);
 }
 
+/// It would have worked later, and never does.
+#[tokio::test]
+async fn a_token_that_does_not_work_yet_was_not_live() {
+    let app = TestApp::with_world().await;
+    let dashboard = app.dashboard().await;
+    let mut request = personal(VERA);
+    let client = request.api_client.as_mut().unwrap();
+    client.not_before_time = Some(in_seconds(&app, 60));
+    let made = dashboard.created(request).await;
+    let ended = dashboard.report_leak(leaked(&made.token)).await.unwrap();
+    assert!(ended.known && !ended.was_live && ended.revoked);
+    app.clock.advance(TimeDelta::seconds(60));
+    let reason = app.sidecar().await.inactive_reason(&made.token).await;
+    assert_eq!(reason, Some(pb::InactiveReason::Revoked));
+}
+
 #[tokio::test]
 async fn a_service_accounts_token_is_for_the_command_line() {
     let app = TestApp::with_world().await;

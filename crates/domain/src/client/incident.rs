@@ -96,7 +96,7 @@ pub struct LeakCircumstances {
 pub struct ReportedLeak {
     /// The client after the report.
     pub client: ApiClient,
-    /// Whether the token worked.
+    /// Whether the token worked, from any address at all.
     pub was_live: bool,
     /// The event of the revocation; `None` if the client was not revoked by this report.
     pub revocation: Option<Event>,
@@ -163,8 +163,11 @@ impl ApiClient {
             TokenScheme::Blake3 => true,
             TokenScheme::HitkeepSha256 => !legacy_tokens_until.has_come(now),
         };
-        let was_live =
-            !is_replaced && is_accepted && self.state(owner_can_act, now) == ClientState::Active;
+        // Where the token works is not asked: whoever found it may be there.
+        let was_live = !is_replaced
+            && is_accepted
+            && self.activation.has_come(now)
+            && self.state(owner_can_act, now) == ClientState::Active;
         let mut changes = vec![FieldChange::new("token_hint", "", &token.hint.0)];
         for (field, text) in [("source", &origin.source), ("url", &origin.url)] {
             if !text.is_empty() {
@@ -278,13 +281,17 @@ mod tests {
             owner_can_act in any::<bool>(),
             is_legacy in any::<bool>(),
             accepted in prop::option::of(-2_i64..3),
+            begins in prop::option::of(-2_i64..3),
         ) {
             let now = Timestamp::UNIX_EPOCH + TimeDelta::days(1);
             let at = |seconds: i64| now + TimeDelta::seconds(seconds);
-            let before = client(
-                expires.map(at).into(),
-                is_revoked.then_some(Timestamp::UNIX_EPOCH),
-            );
+            let before = ApiClient {
+                activation: begins.map(at).into(),
+                ..client(
+                    expires.map(at).into(),
+                    is_revoked.then_some(Timestamp::UNIX_EPOCH),
+                )
+            };
             let token = LeakedToken {
                 end: ends.map(at).into(),
                 scheme: if is_legacy { TokenScheme::HitkeepSha256 } else { TokenScheme::Blake3 },
@@ -300,6 +307,7 @@ mod tests {
             let works = !has_ended
                 && !is_revoked
                 && expires.is_none_or(|expiry| expiry > 0)
+                && begins.is_none_or(|begin| begin <= 0)
                 && owner_can_act
                 && (!is_legacy || accepted.is_none_or(|until| until > 0));
             prop_assert_eq!(reported.was_live, works);
