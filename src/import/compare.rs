@@ -20,11 +20,10 @@ use crate::domain::{
     token::StoredHash,
 };
 
-/// What makes a difference. The first six are the rules of `docs/migrate-from-hitkeep.md`.
+/// What makes a difference. The first five are the rules of `docs/migrate-from-hitkeep.md` that
+/// make any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// HitKeep takes the weakest of a user's roles on a site, this service not.
-    D1,
     /// HitKeep takes a site's owner for one without a membership.
     D2,
     /// HitKeep takes only the owner's active team into account.
@@ -45,13 +44,14 @@ pub enum Cause {
     UnknownRole,
     /// The directory here is not the snapshot's.
     Directory,
+    /// The client was restricted here: it works from some addresses only, or not yet.
+    Restricted,
 }
 
 impl Cause {
     /// A word for programs and people.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::D1 => "D1",
             Self::D2 => "D2",
             Self::D3 => "D3",
             Self::D4 => "D4",
@@ -62,6 +62,7 @@ impl Cause {
             Self::Missing => "missing",
             Self::UnknownRole => "unknown_role",
             Self::Directory => "directory",
+            Self::Restricted => "restricted",
         }
     }
 }
@@ -191,6 +192,9 @@ impl Comparer<'_> {
         let after = self.plan.after.get(&client.id);
         let ours = after.and_then(|after| self.effective_draft(after, client));
         let works_there = self.answers.works(client, self.now);
+        let is_restricted = ours.is_some_and(|draft| {
+            !(draft.sources.is_everywhere() && draft.activation.has_come(self.now))
+        });
         let mut sites: BTreeSet<SiteId> = { self.answers.grants(client) }
             .map(|(site, _)| site)
             .collect();
@@ -212,12 +216,19 @@ impl Comparer<'_> {
                 let here = ours.map_or(Answer::Nothing, |draft| self.here(draft, place));
                 self.result.compared += 1;
                 if hitkeep != here {
-                    let causes = if works_there && ours.is_some() {
+                    let mut causes = if works_there && ours.is_some() {
                         self.causes(client, after, place, surface, hitkeep, here)
                     } else {
                         vec![self.why_dead(client)]
                     };
+                    if is_restricted {
+                        causes.push(Cause::Restricted);
+                    }
                     self.push(client, place, surface, (hitkeep, here), causes);
+                } else if is_restricted && hitkeep != Answer::Nothing {
+                    // What it answers now, and from elsewhere.
+                    let answers = (hitkeep, Answer::Nothing);
+                    self.push(client, place, surface, answers, vec![Cause::Restricted]);
                 }
             }
         }
@@ -451,10 +462,6 @@ impl Comparer<'_> {
             causes.insert(Cause::D6);
         } else if tables.site_members.get(&(site, user)) == Some(&None) {
             causes.insert(Cause::UnknownRole);
-        } else if tables.team_members.contains_key(&(team, user))
-            && tables.site_members.contains_key(&(site, user))
-        {
-            causes.insert(Cause::D1);
         } else {
             causes.insert(Cause::Directory);
         }

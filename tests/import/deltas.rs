@@ -218,6 +218,13 @@ async fn a_revocation_wins_even_over_a_conflict() {
     execute(&url, "UPDATE api_clients SET revoke_time = NULL").await;
     imported(&url, backup.path(), &["--apply"], 2).await;
     assert_eq!(revoked(&url).await, ["401", "402"]);
+    // What an import revoked is as it was imported; the other one has another name here.
+    let undone = undone(&url, &[], 2).await;
+    let kept = undone["kept"].as_array().unwrap().iter();
+    assert_eq!(
+        kept.map(|one| &one["id"]).collect::<Vec<_>>(),
+        [&json!(id(401))]
+    );
 }
 
 #[tokio::test]
@@ -240,6 +247,47 @@ async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
     assert_eq!(client(&report, 401)["fate"], "missing");
     let events = "SELECT count(*) AS number FROM audit_events WHERE action = 'api_client.revoked'";
     assert_eq!(number(&url, events).await, 1);
+    // What an import revoked is as it was imported.
+    let undone = undone(&url, &[], 0).await;
+    assert_eq!(undone["kept"], json!([]));
+}
+
+/// HitKeep knows no restrictions, so its token works where this service refuses it.
+#[tokio::test]
+async fn a_client_that_was_restricted_here_answers_less() {
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
+    let restricted = |report: &Value| {
+        let all = report["differences"].as_array().unwrap().iter();
+        let mut clients: Vec<_> = all
+            .filter(|found| found["rules"] == json!(["restricted"]))
+            .map(|found| {
+                assert_eq!(
+                    (&found["here"], &found["direction"]),
+                    (&json!("none"), &json!("narrower"))
+                );
+                found["client_id"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        clients.dedup();
+        clients
+    };
+    for (set, expected) in [
+        ("allowed_cidrs = '{10.0.0.0/8}'", &[id(401)][..]),
+        ("not_before_time = now() + interval '1 day'", &[id(401)]),
+        ("not_before_time = now()", &[]),
+    ] {
+        let update = format!(
+            "UPDATE api_clients SET allowed_cidrs = '{{}}', not_before_time = NULL; \
+             UPDATE api_clients SET {set} WHERE id = '{}'",
+            id(401)
+        );
+        execute(&url, &update).await;
+        let code = if expected.is_empty() { 0 } else { 3 };
+        let report = imported(&url, backup.path(), &["--compare"], code).await;
+        assert_eq!(restricted(&report), expected, "{set}");
+    }
 }
 
 #[tokio::test]

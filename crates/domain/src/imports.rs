@@ -7,7 +7,7 @@ use super::{
     Timestamp,
     access::Owner,
     audit::Event,
-    client::{ApiClient, Draft, Expiry},
+    client::{Activation, ApiClient, Draft, Expiry},
     directory::{Directory, order::ChangePosition},
     id::{ClientId, UserId},
     token::{LegacyHash, StoredHash, TokenScheme},
@@ -135,12 +135,15 @@ pub struct ForeignClient {
 }
 
 impl KnownClient {
-    /// Whether it is as the last import left it.
+    /// Whether it is as the last import left it. The other program knows no restrictions, so one
+    /// with any got them here.
     pub fn is_as_imported(&self) -> bool {
         self.record.is_some_and(|record| {
             RowDigest::of_client(&self.client) == record.digest
                 && self.newest_token == Some(record.token.into())
                 && self.client.revoke_time.is_some() == record.is_revoked
+                && self.client.sources.is_everywhere()
+                && self.client.activation == Activation::AtOnce
         })
     }
 }

@@ -309,11 +309,28 @@ impl Planner<'_> {
         reason: Reason,
         revoke: Option<Timestamp>,
     ) -> Decision {
+        if revoke.is_some() {
+            self.remember_revocation(known);
+        }
         let new = known.client.clone();
         let (changes, after) = self.change(known, new, None, revoke, Action::ClientImported);
         Decision {
             changes,
             ..Decision::new(Fate::Refused(reason), after)
+        }
+    }
+
+    /// Remembers that an import is about to revoke the client, which so is as imported. One that
+    /// was revoked here before stays so.
+    fn remember_revocation(&mut self, known: &KnownClient) {
+        if known.client.revoke_time.is_none()
+            && let Some(record) = known.record
+        {
+            let record = ImportRecord {
+                is_revoked: true,
+                ..record
+            };
+            self.writes.records.push((known.client.id, record));
         }
     }
 
@@ -345,6 +362,7 @@ impl Planner<'_> {
         let is_to_go =
             self.options.missing == Missing::Revoke && known.client.revoke_time.is_none();
         let (fate, changes, after) = if is_to_go {
+            self.remember_revocation(known);
             let (new, now) = (known.client.clone(), self.state.now);
             let (changes, after) = self.change(known, new, None, Some(now), Action::ClientRevoked);
             (Fate::Revoked, changes, after)
