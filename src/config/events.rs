@@ -1,6 +1,6 @@
 //! Options of the webhook that events are delivered to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -14,7 +14,7 @@ use crate::events::{
 const SECRET: &str = "HITKEEP_AUTH_EVENTS_WEBHOOK_SECRET";
 
 /// The webhook.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct EventsArgs {
     /// URL to deliver events about API clients to, as signed `CloudEvents` [default: none]
     #[arg(
@@ -77,6 +77,18 @@ pub enum EventsError {
 }
 
 impl EventsArgs {
+    /// Whether any of its options is given.
+    pub fn has_any(&self) -> bool {
+        self.events_webhook.is_some()
+            || self.events_webhook_secret_file.is_some()
+            || self.events_webhook_ca.is_some()
+    }
+
+    /// The file with the secrets, if they are in one.
+    pub fn secret_file(&self) -> Option<&Path> {
+        self.events_webhook_secret_file.as_deref()
+    }
+
     /// The webhook, if there is one. Blocks on the file system.
     ///
     /// # Errors

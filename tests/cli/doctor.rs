@@ -100,6 +100,44 @@ async fn where_all_is_well_each_check_says_so_in_a_line() {
     assert!(found.told("listen", "ok").contains("127.0.0.1:0"));
 }
 
+/// What `serve` refuses to start with, and what it starts with.
+#[tokio::test]
+async fn the_webhook_is_looked_at_without_an_event_for_it() {
+    let url = migrated_database().await;
+    let folder = Folder::new();
+    let secrets = folder.write(
+        "secrets",
+        "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+    );
+    let (secrets, missing) = (text(&secrets), "/nowhere/ca.pem");
+    let to = |url: &'static str| {
+        [
+            "--events-webhook",
+            url,
+            "--events-webhook-secret-file",
+            secrets,
+        ]
+    };
+    let report = found(&url, &to("http://example.com/x"), 1).await;
+    assert!(report.told("webhook", "error").contains("--events-webhook"));
+    let with_ca = [
+        &to("https://example.com/x")[..],
+        &["--events-webhook-ca", missing],
+    ]
+    .concat();
+    found(&url, &with_ca, 1).await.told("webhook", "error");
+    let no_secret = ["--events-webhook", "https://example.com/x"];
+    found(&url, &no_secret, 1).await.told("webhook", "error");
+    let report = found(&url, &to("https://example.com/x"), 0).await;
+    assert!(report.told("webhook", "ok").contains("example.com"));
+
+    std::fs::set_permissions(secrets, PermissionsExt::from_mode(0o644)).unwrap();
+    let report = found(&url, &to("https://example.com/x"), 0).await;
+    let told = report.told("secret files", "warning");
+    assert!(told.contains("--events-webhook-secret-file"), "{told}");
+    assert!(!found(&url, &[], 0).await.0.contains_key("webhook"));
+}
+
 #[tokio::test]
 async fn it_sees_what_serve_would_see_in_the_environment() {
     let url = migrated_database().await;

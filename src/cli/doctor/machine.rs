@@ -15,9 +15,10 @@ use rustix::fs::{Access, access};
 use super::{Failure, Finding, Report, in_time};
 use crate::{
     cli::{counted, descriptors},
-    config::{ServeArgs, export_settings},
+    config::{EventsArgs, ServeArgs, export_settings},
     domain::{Timestamp, clock::Clock},
     server,
+    store::error::causes,
     system::SystemClock,
     transport::{
         listeners::{Address, Listeners},
@@ -38,6 +39,10 @@ pub(super) async fn check(args: &ServeArgs, report: &mut Report) -> Result<(), F
     report.add("telemetry", telemetry())?;
     let files = secret_files(args);
     report.add("secret files", on_disk(move || judge_files(&files)).await)?;
+    let events = args.events.clone();
+    if args.events.has_any() {
+        report.add("webhook", on_disk(move || webhook(&events)).await)?;
+    }
     // Contradicting options are an error of the configuration.
     if let Ok(Some(files)) = args.serving.tls.files() {
         report.add("certificate", on_disk(move || certificate(files)).await)?;
@@ -95,7 +100,22 @@ fn secret_files(args: &ServeArgs) -> Vec<(&'static str, PathBuf)> {
     let database = database.map(|file| ("--database-url-file", file.path().to_owned()));
     let tls = args.serving.tls.files().ok().flatten();
     let key = tls.map(|files| ("--tls-key", files.key));
-    database.into_iter().chain(key).collect()
+    let webhook = args.events.secret_file();
+    let webhook = webhook.map(|path| ("--events-webhook-secret-file", path.to_owned()));
+    database.into_iter().chain(key).chain(webhook).collect()
+}
+
+/// Whether events could be delivered. The receiver is not asked: there is no event for it.
+fn webhook(args: &EventsArgs) -> Finding {
+    let advice = "correct the options and variables of the webhook";
+    match args.webhook() {
+        Ok(None) => Finding::ok("events are delivered to nobody"),
+        Ok(Some(webhook)) => match webhook.check() {
+            Ok(()) => Finding::ok(format!("events can be delivered to {}", webhook.endpoint)),
+            Err(error) => Finding::error(format!("{error}: {}", causes(&error)), advice),
+        },
+        Err(error) => Finding::error(error.to_string(), advice),
+    }
 }
 
 fn judge_files(files: &[(&'static str, PathBuf)]) -> Finding {
