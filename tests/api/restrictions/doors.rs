@@ -216,9 +216,11 @@ async fn behind_another_proxy_envoy_hands_on_what_that_says() {
     let made = dashboard.created(allowing(VERA, &RANGES)).await;
     let proxy = "203.0.113.9";
     for (header, is_allowed) in [
-        ("192.0.2.1", true),
         ("192.0.2.1, 203.0.113.9", true),
-        ("198.51.100.1, 192.0.2.1", true),
+        ("198.51.100.1, 192.0.2.1, 203.0.113.9", true),
+        // If Envoy does not append, nobody knows who wrote the last one.
+        ("192.0.2.1", false),
+        ("198.51.100.1, 192.0.2.1", false),
         ("192.0.2.1, 198.51.100.1", false),
         ("192.0.2.1, 198.51.100.1, 203.0.113.9", false),
         ("", false),

@@ -39,8 +39,9 @@ impl TrustedHops {
     }
 
     /// The source according to Envoy, which states the address that it was called from: that
-    /// is the end client's, unless other trusted proxies are in front. Envoy may have appended
-    /// the address to the header as well, or not.
+    /// is the end client's, unless other trusted proxies are in front. Then Envoy must append
+    /// the address to the header as well, so that it is clear which entry the proxy in front
+    /// of it appended: without its own entry at the end, the source is unknown.
     pub fn behind_envoy<'h>(
         self,
         peer: &'h str,
@@ -49,9 +50,13 @@ impl TrustedHops {
         let Some(in_front) = self.0.checked_sub(2) else {
             return Source::Text(peer);
         };
-        let mut entries = entries(values).peekable();
-        let peer = parse_address(peer);
-        entries.next_if(|last| peer.is_some() && address(last) == peer);
+        let mut entries = entries(values);
+        let Some(peer) = parse_address(peer) else {
+            return Source::Unknown;
+        };
+        if entries.next().and_then(address) != Some(peer) {
+            return Source::Unknown;
+        }
         known(entries.nth(in_front.into()).and_then(address))
     }
 }
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn envoy_is_the_last_hop_whether_it_appends_or_not() {
+    fn envoy_is_the_last_hop_and_has_to_append() {
         let peer = "198.51.100.1";
         let behind = |hops, value: &'static str| {
             text(TrustedHops(hops).behind_envoy(peer, [value.as_bytes()].into_iter()))
@@ -142,11 +147,14 @@ mod tests {
             assert_eq!(behind(hops, "192.0.2.1"), peer);
             assert!(TrustedHops(hops).is_envoy_first());
         }
-        for appended in ["192.0.2.1, 192.0.2.2", "192.0.2.1, 192.0.2.2, 198.51.100.1"] {
-            assert_eq!(behind(2, appended), "192.0.2.2");
-            assert_eq!(behind(3, appended), "192.0.2.1");
-            assert_eq!(behind(4, appended), "unknown");
-        }
+        let appended = "192.0.2.1, 192.0.2.2, 198.51.100.1";
+        assert_eq!(behind(2, appended), "192.0.2.2");
+        assert_eq!(behind(3, appended), "192.0.2.1");
+        assert_eq!(behind(4, appended), "unknown");
+        // Whose the last entry is cannot be told: the client may have written all of them.
+        assert_eq!(behind(2, "192.0.2.1, 192.0.2.2"), "unknown");
+        // Seen under the client's address, as with SNAT; the entry before is the client's.
+        assert_eq!(behind(2, "10.0.0.1, 198.51.100.1"), "10.0.0.1");
         assert_eq!(behind(2, "198.51.100.1"), "unknown");
         assert_eq!(behind(2, ""), "unknown");
     }
