@@ -49,11 +49,7 @@ impl Management {
                 ..pb::ReportLeakResponse::default()
             });
         };
-        let done = match (ended.was_live, ended.revoked) {
-            (true, _) => "ended a leaked token that worked, and revoked its",
-            (false, true) => "a leaked token did not work at present: revoked its",
-            (false, false) => "a leaked token had ended before: changed nothing of its",
-        };
+        let done = told(ended.was_live, ended.revoked);
         log_change(done, ended.view.client.id);
         Ok(pb::ReportLeakResponse {
             known: true,
@@ -167,5 +163,31 @@ fn owner_as_actor(owner: Owner) -> UserId {
     match owner {
         Owner::User(user) => user,
         Owner::Team(_) => UserId::from_uuid(uuid::Uuid::nil()),
+    }
+}
+
+/// What the log says of a leak, before `API client` and the id. Whoever restores a backup searches
+/// for the wording of a revocation.
+const fn told(was_live: bool, revoked: bool) -> &'static str {
+    match (was_live, revoked) {
+        (true, true) => "a leaked token worked until now: revoked",
+        (false, true) => "a leaked token did not work at present: revoked",
+        (_, false) => "a leaked token had ended before: changed nothing of",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `docs/OPERATIONS.md` says where it tells how to find what a backup lacks.
+    #[test]
+    fn a_revocation_is_found_in_the_log_like_any_other() {
+        for was_live in [false, true] {
+            for revoked in [false, true] {
+                let line = format!("{} API client 1", told(was_live, revoked));
+                assert_eq!(line.contains("revoked API client 1"), revoked, "{line}");
+            }
+        }
     }
 }
