@@ -1,12 +1,15 @@
 //! Persistence in Postgres: the connection pool, snapshots to read from, and the single
 //! transaction that writes.
 //!
-//! [`Store::read`] reads from one snapshot. [`Store::transaction`] alone writes: it takes the
+//! [`Store::read`] reads from one snapshot. [`Store::transaction`] writes: it takes the
 //! write lock first and holds it until the commit, so that writes are serial and every check
 //! inside still holds at the commit. The database stamps the next revision if something
 //! changed, and audit events are written only inside the transaction. If a caller drops the
 //! future midway, the statement is cancelled and the connection closed, because a connection
 //! in the middle of a transaction must not return to the pool.
+//!
+//! What no answer depends on is written beside it, in single statements: uses, what was
+//! delivered of the outbox, and what is removed after its time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -230,7 +233,7 @@ impl Store {
         self.start(operation, begin).await
     }
 
-    /// Takes a connection and runs a first statement on it, which must change nothing. If an
+    /// Takes a connection and runs a first statement on it, which must be safe to repeat. If an
     /// idle connection turns out to have ended, the next one is tried, and finally a new
     /// one: its end proves nothing about the database. The span is named after the
     /// operation.

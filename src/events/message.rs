@@ -22,7 +22,7 @@ use super::{Endpoint, SigningKeys};
 use crate::{
     client::tls::{Authorities, Certificates, TlsError},
     domain::Timestamp,
-    store::{outbox::OutboxEvent, tls::unverified_client_config},
+    store::{outbox::OutboxEvent, tls::distrustful_client_config},
 };
 
 /// The media type of a `CloudEvent` in structured mode.
@@ -82,7 +82,7 @@ impl Sender {
             .client_config()?
         } else {
             // Not used for http://.
-            unverified_client_config()
+            distrustful_client_config()
         };
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
         // It follows no redirects: an event is for the configured receiver alone.

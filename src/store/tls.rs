@@ -184,6 +184,18 @@ impl ServerCertVerifier for Unverified {
     }
 }
 
+/// A TLS configuration that accepts no server, for where TLS is not to be used.
+///
+/// # Panics
+/// Never: the provider has all versions of TLS.
+pub fn distrustful_client_config() -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the versions that are safe")
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth()
+}
+
 /// A TLS configuration that accepts any server. Only for connections without secrets.
 ///
 /// # Panics

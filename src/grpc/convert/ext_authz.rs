@@ -23,9 +23,9 @@ use crate::{
     },
 };
 
-/// Envoy's query, with as many trusted proxies, of which Envoy is the last. Without an HTTP request, which only filters for other protocols leave
-/// out, there is no token either. The path and the method are those that Envoy itself
-/// states, whatever the headers say.
+/// Envoy's query, behind that many trusted proxies, of which Envoy is the last. Without an
+/// HTTP request, which only filters for other protocols leave out, there is no token either.
+/// The path and the method are those that Envoy itself states, whatever the headers say.
 pub(crate) fn query(request: &CheckRequest, hops: TrustedHops) -> AuthorizationQuery<'_> {
     let attributes = request.attributes.as_ref();
     let settings = attributes.into_iter().flat_map(|all| {

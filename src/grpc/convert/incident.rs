@@ -1,5 +1,7 @@
 //! Conversions of the calls that answer an incident.
 
+use std::fmt;
+
 use super::reader::{Parsed, Reader};
 use crate::{
     domain::{
@@ -11,8 +13,8 @@ use crate::{
     pb::{self, report_leak_request::Leaked},
 };
 
-/// What was reported as leaked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was reported as leaked. Its `Debug` shows no hash.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::grpc) enum LeakedHash {
     /// The hash of an API client's token.
     Client(StoredHash),
@@ -20,6 +22,16 @@ pub(in crate::grpc) enum LeakedHash {
     Account([u8; 32]),
     /// A hash of either, named by itself, of any scheme.
     Any([u8; 32]),
+}
+
+impl fmt::Debug for LeakedHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client(_) => "Client(..)",
+            Self::Account(_) => "Account(..)",
+            Self::Any(_) => "Any(..)",
+        })
+    }
 }
 
 impl LeakedHash {
