@@ -93,11 +93,11 @@ func TestTheMiddlewareStatesTheAddress(t *testing.T) {
 }
 
 func TestRestrictedClients(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
 		manager := newClient(t, d.Listen, caller(d.Callers.Manage))
-		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, d.Listen)
 		alice := hitkeepauth.MustParseID(d.Directory.Users.Alice)
 		actor := hitkeepauth.Actor{UserID: alice}
 		restrictions := hitkeepauth.Restrictions{

@@ -3,6 +3,7 @@ package hitkeepauth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"unicode/utf8"
@@ -72,6 +73,18 @@ func (c *Client) Ask(ctx context.Context, asked Question) (*Principal, error) {
 	}
 	if len(q.token) > maxTokenBytes || !utf8.ValidString(q.token) {
 		return nil, &InactiveError{Reason: ReasonUnknownToken}
+	}
+	if c.embedded != nil {
+		if asked.Permission != "" && !asked.Permission.known() {
+			return nil, &MisconfiguredError{
+				Cause: fmt.Errorf("this version does not know which roles carry %q", string(asked.Permission)),
+			}
+		}
+		if c.life.Err() != nil {
+			return nil, &UnavailableError{Cause: ErrClosed}
+		}
+		q.permission, q.site = asked.Permission, asked.SiteID
+		return c.embedded.ask(ctx, &q)
 	}
 	// What a kept answer says is decided here, unless only the service knows the permission.
 	decidesHere := c.cache != nil && asked.Permission.known()

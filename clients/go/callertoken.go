@@ -21,17 +21,22 @@ const fileTimeGranularity = 2 * time.Second
 // Larger than any token.
 const maxTokenFileBytes = 4096
 
-// callerToken authenticates this program in the metadata of each call. It implements
-// gRPC's PerRPCCredentials, and is never printed.
+// callerToken is what authenticates this program. It is never printed.
 type callerToken struct {
-	path        string
-	requiresTLS bool
+	path string
 
 	mu     sync.Mutex
 	header string
 	// The file as it was before it was read.
 	read   os.FileInfo
 	readAt time.Time
+}
+
+// callerCredentials are a token in the metadata of each call of a connection. They implement gRPC's
+// PerRPCCredentials.
+type callerCredentials struct {
+	*callerToken
+	requiresTLS bool
 }
 
 func callerTokenFromValue(token string) (*callerToken, error) {
@@ -104,7 +109,7 @@ func (c *callerToken) GetRequestMetadata(context.Context, ...string) (map[string
 }
 
 // RequireTransportSecurity implements gRPC's PerRPCCredentials.
-func (c *callerToken) RequireTransportSecurity() bool { return c.requiresTLS }
+func (c callerCredentials) RequireTransportSecurity() bool { return c.requiresTLS }
 
 func (c *callerToken) String() string   { return "[the caller's token]" }
 func (c *callerToken) GoString() string { return c.String() }

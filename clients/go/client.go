@@ -40,7 +40,9 @@ type Client struct {
 	source source
 	direct source
 	// The source, if it is one.
-	cache      *cache
+	cache *cache
+	// Answers instead of the source, if there is one.
+	embedded   *embedded
 	repeatable bool
 
 	timeout time.Duration
@@ -61,6 +63,7 @@ type options struct {
 	tls          *tls.Config
 	plaintext    bool
 	cacheEntries int
+	embedded     *EmbeddedOptions
 	timeout      time.Duration
 	callTimeout  time.Duration
 	dial         []grpc.DialOption
@@ -170,12 +173,16 @@ func New(target string, opts ...Option) (*Client, error) {
 			return nil, fmt.Errorf("hitkeepauth: %w", err)
 		}
 	}
-	dial, err := o.dialOptions(target)
+	if o.cacheEntries > 0 && o.embedded != nil {
+		return nil, errors.New("hitkeepauth: WithCache and WithEmbedded exclude each other")
+	}
+	conn, err := o.connect(target, serviceConfig())
 	if err != nil {
 		return nil, fmt.Errorf("hitkeepauth: %w", err)
 	}
-	conn, err := grpc.NewClient(target, dial...)
+	servers, err := o.servers(target)
 	if err != nil {
+		_ = conn.Close()
 		return nil, fmt.Errorf("hitkeepauth: %w", err)
 	}
 	c := &Client{conn: conn, timeout: o.timeout, repeatable: o.caller != nil}
@@ -189,10 +196,22 @@ func New(target string, opts ...Option) (*Client, error) {
 		c.cache = newCache(stream, o.cacheEntries, o.timeout)
 		c.source = c.cache
 	}
+	if o.embedded != nil {
+		c.embedded = newEmbedded(*o.embedded, servers)
+	}
 	return c, nil
 }
 
-func (o *options) dialOptions(target string) ([]grpc.DialOption, error) {
+// connect makes a connection, without waiting for it.
+func (o *options) connect(target, serviceConfig string) (*grpc.ClientConn, error) {
+	dial, err := o.dialOptions(target, serviceConfig)
+	if err != nil {
+		return nil, err
+	}
+	return grpc.NewClient(target, dial...)
+}
+
+func (o *options) dialOptions(target, serviceConfig string) ([]grpc.DialOption, error) {
 	unix := strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:")
 	transport := credentials.NewTLS(o.tls)
 	switch {
@@ -209,7 +228,7 @@ func (o *options) dialOptions(target string) ([]grpc.DialOption, error) {
 		grpc.WithTransportCredentials(transport),
 		grpc.WithUserAgent("hitkeep-auth-go"),
 		grpc.WithDisableServiceConfig(),
-		grpc.WithDefaultServiceConfig(serviceConfig()),
+		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time:                keepaliveInterval,
 			Timeout:             keepaliveTimeout,
@@ -229,8 +248,10 @@ func (o *options) dialOptions(target string) ([]grpc.DialOption, error) {
 	}
 	switch {
 	case o.caller != nil:
-		o.caller.requiresTLS = transport.Info().SecurityProtocol == "tls"
-		dial = append(dial, grpc.WithPerRPCCredentials(o.caller))
+		dial = append(dial, grpc.WithPerRPCCredentials(callerCredentials{
+			callerToken: o.caller,
+			requiresTLS: transport.Info().SecurityProtocol == "tls",
+		}))
 	case o.tls != nil && (len(o.tls.Certificates) > 0 || o.tls.GetClientCertificate != nil):
 	case len(o.dial) > 0:
 		// Perhaps these have what it takes.
@@ -241,16 +262,40 @@ func (o *options) dialOptions(target string) ([]grpc.DialOption, error) {
 	return append(dial, o.dial...), nil
 }
 
-// Close ends the client. Questions that are not answered yet fail with [ErrUnavailable]. Closing
-// again does nothing.
+// Close ends the client. Questions that are not answered yet fail with [ErrUnavailable]. The last
+// uses of an embedded index are reported, for five seconds at most. Closing again does
+// nothing.
 func (c *Client) Close() error {
 	return c.closed()
 }
 
 func (c *Client) close() error {
 	c.end()
+	if c.embedded != nil {
+		c.embedded.close()
+	}
 	c.source.close()
 	return c.conn.Close()
+}
+
+// Ready waits until questions can be answered: until an embedded index is whole. Others need no
+// preparation. The error is [ErrUnavailable].
+func (c *Client) Ready(ctx context.Context) error {
+	if c.embedded == nil {
+		return nil
+	}
+	if err := c.embedded.waitUntilLoaded(ctx); err != nil {
+		return &UnavailableError{Cause: err}
+	}
+	return nil
+}
+
+// IndexStatus is how an embedded index is; zero without one.
+func (c *Client) IndexStatus() IndexStatus {
+	if c.embedded == nil {
+		return IndexStatus{}
+	}
+	return c.embedded.status()
 }
 
 // Conn is the connection, for generated code: hitkeepauthpb.NewAuditServiceClient(c.Conn()).

@@ -20,8 +20,8 @@
 // is neither 401 nor 403: a client must not throw away a token because of an
 // outage.
 //
-// A client asks each time, or keeps answers for as long as the service allows
-// ([WithCache]).
+// A client asks each time, keeps answers for as long as the service allows
+// ([WithCache]), or holds a copy of the service's index ([WithEmbedded]).
 //
 // Besides, a client manages API clients on behalf of people ([Client.Create] and
 // its like), and pushes the directory of users, teams and sites

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -34,6 +35,24 @@ func ExampleNew_unix() {
 		log.Fatal(err)
 	}
 	defer client.Close()
+}
+
+func ExampleWithEmbedded() {
+	client, err := hitkeepauth.New("auth.example.com:443",
+		hitkeepauth.WithCallerTokenFile("/run/secrets/hitkeep-auth-token"),
+		hitkeepauth.WithEmbedded(hitkeepauth.EmbeddedOptions{
+			// One is followed at a time.
+			Upstreams: []string{"auth-1.example.com:443", "auth-2.example.com:443"},
+			Log:       slog.Default(),
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Reports the last uses.
+	defer client.Close()
+	if err := client.Ready(context.Background()); err != nil {
+		log.Fatal(err)
+	}
 }
 
 func ExampleClient_Check() {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,27 +28,51 @@ const (
 	goneSite    = "01930000-0000-7000-8000-00000000dead"
 	notUTF8     = "hkp_\xff"
 	maxCacheAge = 300 * time.Millisecond
+	// Short, so that what has to be too old soon is; the demonstration itself asks its database every 2.5 s.
+	maxStaleness = 5 * time.Second
 )
 
-// modes are those in which a client asks.
-var modes = map[string][]hitkeepauth.Option{
-	"each time": nil,
-	"cached":    {hitkeepauth.WithCache(100)},
+// mode is how a client finds out whose a token is.
+type mode struct {
+	options []hitkeepauth.Option
+	// Whether it holds an index, for which its account has another permission.
+	embedded bool
 }
 
-func inEachMode(t *testing.T, test func(*testing.T, ...hitkeepauth.Option)) {
-	for name, options := range modes {
-		t.Run(name, func(t *testing.T) { test(t, options...) })
+var modes = map[string]mode{
+	"each time": {},
+	"cached":    {options: []hitkeepauth.Option{hitkeepauth.WithCache(100)}},
+	"embedded": {embedded: true, options: []hitkeepauth.Option{
+		hitkeepauth.WithEmbedded(hitkeepauth.EmbeddedOptions{MaxStaleness: maxStaleness}),
+	}},
+}
+
+func inEachMode(t *testing.T, test func(*testing.T, mode)) {
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) { test(t, mode) })
 	}
+}
+
+// client is one with an account that may do what the mode takes.
+func (m mode) client(t testing.TB, d *authtest.Demo, target string, options ...hitkeepauth.Option) *hitkeepauth.Client {
+	t.Helper()
+	return newClient(t, target, slices.Concat(m.options, []hitkeepauth.Option{m.caller(d)}, options)...)
+}
+
+func (m mode) caller(d *authtest.Demo) hitkeepauth.Option {
+	if m.embedded {
+		return caller(d.Callers.Replicate)
+	}
+	return caller(d.Callers.Introspect)
 }
 
 func caller(token string) hitkeepauth.Option { return hitkeepauth.WithCallerToken(token) }
 
 func TestPrincipals(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
-		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, d.Listen)
 		site := hitkeepauth.MustParseID(d.Directory.Sites[0])
 		for range 2 {
 			personal, err := client.Authenticate(t.Context(), " "+d.PersonalClient.Token+"\n")
@@ -76,10 +101,10 @@ func TestPrincipals(t *testing.T) {
 }
 
 func TestChecks(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
-		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, d.Listen)
 		site, gone := hitkeepauth.MustParseID(d.Directory.Sites[0]), hitkeepauth.MustParseID(goneSite)
 		token := d.PersonalClient.Token
 		for _, allowed := range []hitkeepauth.Permission{hitkeepauth.SiteView, hitkeepauth.SiteManageAnnotations} {
@@ -119,10 +144,10 @@ func TestChecks(t *testing.T) {
 }
 
 func TestTokensThatDoNotWork(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
-		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, d.Listen)
 		for _, token := range []string{
 			"junk", notUTF8, strings.Repeat("x", 1<<20), d.Callers.Introspect,
 			d.PersonalClient.Token[:52] + "~",
@@ -142,14 +167,14 @@ func TestTokensThatDoNotWork(t *testing.T) {
 
 // That this program is not known says nothing about the end client's token.
 func TestACallerThatIsNotAcceptedCannotTell(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
 		for token, code := range map[string]codes.Code{
 			d.Callers.Audit: codes.PermissionDenied,
 			"hks_unknown":   codes.Unauthenticated,
 		} {
-			client := newClient(t, d.Listen, append(options, caller(token))...)
+			client := newClient(t, d.Listen, append(slices.Clone(mode.options), caller(token))...)
 			_, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
 			var unavailable *hitkeepauth.UnavailableError
 			if !errors.As(err, &unavailable) || status.Code(unavailable.Cause) != code ||
@@ -172,10 +197,10 @@ func TestForeignCredentialsAreNotSent(t *testing.T) {
 }
 
 func TestRevisionsAreWaitedFor(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
-		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, d.Listen)
 		principal, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
 		if err != nil {
 			t.Fatal(err)
@@ -194,10 +219,10 @@ func TestRevisionsAreWaitedFor(t *testing.T) {
 }
 
 func TestAnEndedContextCannotTell(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
-		client := newClient(t, d.Listen, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, d.Listen)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		_, err := client.Authenticate(ctx, d.PersonalClient.Token)
@@ -211,10 +236,10 @@ func TestAnEndedContextCannotTell(t *testing.T) {
 }
 
 func TestAClosedClientCannotTell(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
-		options = append(options, hitkeepauth.WithPlaintext(), caller(d.Callers.Introspect))
+		options := append(slices.Clone(mode.options), hitkeepauth.WithPlaintext(), mode.caller(d))
 		client, err := hitkeepauth.New(d.Listen, options...)
 		if err != nil {
 			t.Fatal(err)
@@ -283,12 +308,12 @@ func TestARevocationArrives(t *testing.T) {
 }
 
 func TestCutsAndRestarts(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
 		server := authtest.Serve(t, "--max-cache-age", "0s")
 		proxy := authtest.NewProxy(t, server.Address)
-		client := newClient(t, proxy.Address, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, proxy.Address)
 		works := func() bool {
 			_, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
 			// Whatever happens: a token that works is never said not to.
@@ -317,7 +342,7 @@ func TestCutsAndRestarts(t *testing.T) {
 
 // Of two servers, one can end without a failure that a caller sees.
 func TestOneOfTwoServersEnds(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
 		first := authtest.Serve(t, "--max-cache-age", "0s")
@@ -328,13 +353,33 @@ func TestOneOfTwoServersEnds(t *testing.T) {
 		addresses.InitialState(resolver.State{Addresses: []resolver.Address{
 			{Addr: proxies[0].Address}, {Addr: proxies[1].Address},
 		}})
-		client := newClient(t, "two:///servers", append(options, caller(d.Callers.Introspect),
-			hitkeepauth.WithDialOptions(grpc.WithResolvers(addresses)))...)
+		client := mode.client(t, d, "two:///servers", hitkeepauth.WithDialOptions(grpc.WithResolvers(addresses)))
 		ask := func() {
 			t.Helper()
 			if _, err := client.Authenticate(t.Context(), d.PersonalClient.Token); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if mode.embedded {
+			// One is followed at a time, and which one first is by chance.
+			first, followed := first, proxies[0]
+			until(t, "one is followed", func() bool {
+				ask()
+				return client.IndexStatus().Upstream != ""
+			})
+			if proxies[1].Connections() > 0 {
+				first, followed = second, proxies[1]
+			}
+			other := proxies[0]
+			if followed == other {
+				other = proxies[1]
+			}
+			first.Kill()
+			until(t, "the other one is followed", func() bool {
+				ask()
+				return other.Connections() > 0 && client.IndexStatus().Upstream != ""
+			})
+			return
 		}
 		until(t, "both are connected", func() bool {
 			ask()
@@ -348,19 +393,28 @@ func TestOneOfTwoServersEnds(t *testing.T) {
 }
 
 func TestAStalledNetwork(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
 		server := authtest.Serve(t, "--max-cache-age", "0s")
 		proxy := authtest.NewProxy(t, server.Address)
-		options = append(options, caller(d.Callers.Introspect), hitkeepauth.WithQuestionTimeout(time.Second))
-		client := newClient(t, proxy.Address, options...)
+		client := mode.client(t, d, proxy.Address, hitkeepauth.WithQuestionTimeout(time.Second))
 		ask := func() error {
 			_, err := client.Authenticate(t.Context(), d.PersonalClient.Token)
 			return err
 		}
 		until(t, "it works", func() bool { return ask() == nil })
 		proxy.Stall()
+		if mode.embedded {
+			// The index answers until it is too old, and no message can tell it that it is not.
+			until(t, "the answer is unknown", func() bool {
+				err := ask()
+				if err != nil && !errors.Is(err, hitkeepauth.ErrUnavailable) {
+					t.Fatal(err)
+				}
+				return err != nil
+			})
+		} else
 		// The context has no deadline; the question does.
 		if err := ask(); !errors.Is(err, hitkeepauth.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
@@ -372,12 +426,12 @@ func TestAStalledNetwork(t *testing.T) {
 
 // Many ask, about many tokens, while connections are cut: none gets a wrong answer.
 func TestAnswersAreNeverMixedUp(t *testing.T) {
-	inEachMode(t, func(t *testing.T, options ...hitkeepauth.Option) {
+	inEachMode(t, func(t *testing.T, mode mode) {
 		noLeaks(t)
 		d := authtest.Service(t)
 		server := authtest.Serve(t, "--max-cache-age", "1ms")
 		proxy := authtest.NewProxy(t, server.Address)
-		client := newClient(t, proxy.Address, append(options, caller(d.Callers.Introspect))...)
+		client := mode.client(t, d, proxy.Address)
 		var asking sync.WaitGroup
 		for i := range 8 {
 			asking.Go(func() {

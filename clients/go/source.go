@@ -13,9 +13,8 @@ import (
 	pb "github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpb"
 )
 
-// source answers questions about tokens. There are two: asking each time, and a cache in
-// front of a stream. An index of all clients, kept up to date by ReplicationService, would be
-// the third.
+// source answers questions about tokens by asking the service. There are two: asking each time, and
+// a cache in front of a stream.
 type source interface {
 	// ask gives an answer, or an error that is a gRPC status or a context's. It ends with the
 	// context, which has a deadline.

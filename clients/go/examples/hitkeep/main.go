@@ -3,12 +3,15 @@
 //
 //	hitkeep-auth dev --json    # prints the callers' tokens
 //	HITKEEP_AUTH_TOKEN=hks_… HITKEEP_AUTH_MANAGE_TOKEN=hks_… go run ./examples/hitkeep
+//
+// The first token is one of an account that may introspect, or replicate with -mode embedded.
 package main
 
 import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -26,19 +29,31 @@ const (
 func main() {
 	listen := flag.String("listen", "127.0.0.1:8080", "where to listen")
 	target := flag.String("auth", "127.0.0.1:50051", "where hitkeep-auth listens, without TLS")
+	mode := flag.String("mode", "cached", "how tokens are judged: asking, cached or embedded")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *listen, *target); err != nil {
+	if err := run(ctx, *listen, *target, *mode); err != nil {
 		slog.Error("it ended", "error", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, listen, target string) error {
+// modes are the ways in which tokens are judged.
+var modes = map[string][]hitkeepauth.Option{
+	"asking":   nil,
+	"cached":   {hitkeepauth.WithCache(10_000)},
+	"embedded": {hitkeepauth.WithEmbedded(hitkeepauth.EmbeddedOptions{Log: slog.Default()})},
+}
+
+func run(ctx context.Context, listen, target, mode string) error {
+	options, known := modes[mode]
+	if !known {
+		return fmt.Errorf("there is no mode %q", mode)
+	}
+	options = append(options, hitkeepauth.WithPlaintext(), hitkeepauth.WithCallerToken(os.Getenv("HITKEEP_AUTH_TOKEN")))
 	// Two accounts, so that the many goroutines that check tokens cannot be made to manage any.
-	tokens, err := hitkeepauth.New(target, hitkeepauth.WithPlaintext(), hitkeepauth.WithCache(10_000),
-		hitkeepauth.WithCallerToken(os.Getenv("HITKEEP_AUTH_TOKEN")))
+	tokens, err := hitkeepauth.New(target, options...)
 	if err != nil {
 		return err
 	}

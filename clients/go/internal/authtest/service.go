@@ -27,7 +27,7 @@ type Demo struct {
 	HTTPListen  string `json:"http_listen"`
 	DatabaseURL string `json:"database_url"`
 	Callers     struct {
-		Introspect, Manage, Directory, Audit string
+		Introspect, Manage, Directory, Audit, Replicate string
 	} `json:"callers"`
 	PersonalClient DemoClient `json:"personal_client"`
 	TeamClient     DemoClient `json:"team_client"`
@@ -271,9 +271,19 @@ func (s *Server) Kill() { s.process.kill() }
 // Run runs one of the binary's commands on the demonstration's database.
 func Run(t testing.TB, arguments ...string) {
 	t.Helper()
+	_ = Output(t, arguments...)
+}
+
+// Output is [Run], and what the command prints.
+func Output(t testing.TB, arguments ...string) string {
+	t.Helper()
 	d := Service(t)
 	cmd := exec.Command(d.binary, append(arguments, "--database-url", d.DatabaseURL)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("hitkeep-auth %s: %v\n%s", arguments[0], err, out)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("hitkeep-auth %s: %v\n%s", arguments[0], err, log.String())
 	}
+	return string(out)
 }
