@@ -31,8 +31,8 @@ type EmbeddedOptions struct {
 	MaxLookups int
 	// MaxWaiting is how many questions may wait for that at the same time. Default 256.
 	MaxWaiting int
-	// RefreshTimeout is the longest that a question waits for that, or for the first index. Default
-	// 1 s.
+	// RefreshTimeout is the longest that a question waits for that, for a revision, or for the first
+	// index. Default 1 s.
 	RefreshTimeout time.Duration
 	// UsageInterval is how often uses are reported to the server. Default 5 s.
 	UsageInterval time.Duration

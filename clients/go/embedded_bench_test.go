@@ -72,8 +72,8 @@ func TestACheckAllocatesOnlyItsPrincipal(t *testing.T) {
 }
 
 // From the text of a token to the decision, with a hundred thousand clients: of one token, and of all
-// by turns, so that none is in the processor's caches. BenchmarkAuthenticate has the calls to compare
-// it with.
+// by turns, so that none is in the processor's caches. BenchmarkAuthenticate/EachTimeOverUnixSocket
+// is what to compare it with.
 func BenchmarkEmbedded(b *testing.B) {
 	client, tokens := newManyClient(), manyTokens()
 	for _, token := range tokens {

@@ -536,12 +536,23 @@ func TestGeneratedCodeHasTheCredentials(t *testing.T) {
 func BenchmarkAuthenticate(b *testing.B) {
 	d := authtest.Service(b)
 	site := hitkeepauth.MustParseID(d.Directory.Sites[0])
-	for name, options := range map[string][]hitkeepauth.Option{
-		"EachTime": nil,
-		"CacheHit": {hitkeepauth.WithCache(100)},
+	socket := "unix:" + filepath.Join(b.TempDir(), "auth.sock")
+	authtest.Serve(b, "--listen", socket)
+	for _, of := range []struct {
+		name    string
+		target  string
+		options []hitkeepauth.Option
+	}{
+		{"EachTime", d.Listen, []hitkeepauth.Option{hitkeepauth.WithPlaintext()}},
+		{"EachTimeOverUnixSocket", socket, nil},
+		{"CacheHit", socket, []hitkeepauth.Option{hitkeepauth.WithCache(100)}},
 	} {
-		client := newClient(b, d.Listen, append(options, caller(d.Callers.Introspect))...)
-		b.Run(name, func(b *testing.B) {
+		client, err := hitkeepauth.New(of.target, append(of.options, caller(d.Callers.Introspect))...)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = client.Close() })
+		b.Run(of.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := client.Check(b.Context(), d.PersonalClient.Token, site, hitkeepauth.SiteView); err != nil {
