@@ -40,6 +40,16 @@ type server struct {
 // start runs the app against a real service, which is reached at an address.
 func start(t *testing.T, d *authtest.Demo, address string) server {
 	t.Helper()
+	return startIn(t, d, address, "cached")
+}
+
+// startIn is start, with one of the modes in which tokens are judged.
+func startIn(t *testing.T, d *authtest.Demo, address, mode string) server {
+	t.Helper()
+	account := d.Callers.Introspect
+	if mode == "embedded" {
+		account = d.Callers.Replicate
+	}
 	open := func(token string, options ...hitkeepauth.Option) *hitkeepauth.Client {
 		options = append(options, hitkeepauth.WithPlaintext(), hitkeepauth.WithCallerToken(token))
 		client, err := hitkeepauth.New(address, options...)
@@ -50,7 +60,7 @@ func start(t *testing.T, d *authtest.Demo, address string) server {
 		return client
 	}
 	app := &App{
-		Tokens:  open(d.Callers.Introspect, hitkeepauth.WithCache(100)),
+		Tokens:  open(account, modes[mode]...),
 		Manager: open(d.Callers.Manage),
 		Users:   cookies{},
 		Log:     slog.New(slog.DiscardHandler),
@@ -96,8 +106,14 @@ func (s server) call(t *testing.T, as credential, method, path, body string) (in
 }
 
 func TestRoutes(t *testing.T) {
+	for mode := range modes {
+		t.Run(mode, func(t *testing.T) { testRoutes(t, mode) })
+	}
+}
+
+func testRoutes(t *testing.T, mode string) {
 	d := authtest.Service(t)
-	s := start(t, d, d.Listen)
+	s := startIn(t, d, d.Listen, mode)
 	site := "/api/sites/" + d.Directory.Sites[0]
 	alice, personal := session(d.Directory.Users.Alice), d.PersonalClient.Token
 	for _, c := range []struct {
