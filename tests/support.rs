@@ -20,6 +20,8 @@ pub mod programs;
 pub mod proxy;
 #[path = "support/upstream.rs"]
 pub mod upstream;
+#[path = "support/vectors.rs"]
+pub mod vectors;
 #[path = "support/waiting.rs"]
 pub mod waiting;
 #[path = "support/webhook.rs"]

@@ -157,7 +157,7 @@ func (e *SiteError) Unwrap() error { return e.Cause }
 
 // GRPCStatus is what a gRPC server answers.
 func (e *SiteError) GRPCStatus() *status.Status {
-	return status.New(codes.InvalidArgument, "The request does not name a site by its UUID.")
+	return status.New(codes.InvalidArgument, siteUnclear.description)
 }
 
 func inactiveReason(reason pb.InactiveReason) InactiveReason {

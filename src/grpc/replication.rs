@@ -11,6 +11,8 @@ mod pace;
 mod parts;
 mod stream;
 mod turn;
+#[cfg(test)]
+mod vectors;
 
 pub use super::convert::replication::report::UsageReport;
 use super::{

@@ -29,3 +29,4 @@ mod embedded;
 mod grpc;
 mod http;
 mod modes;
+mod vectors;

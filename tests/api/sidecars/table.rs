@@ -8,12 +8,14 @@ use hitkeep_auth::{
     pb::{self, InstanceRole, SiteRole, TeamRole, owner},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 use tonic::Status;
 
 use super::envoy::{Sending, answered, asking};
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp},
+    support::vectors::vectors,
 };
 
 /// A site that there is not.
@@ -60,24 +62,37 @@ pub enum Said {
 }
 
 impl Said {
-    /// A refusal over HTTP: its status, its error and its challenge have to fit.
+    /// A refusal over HTTP: its status, its error and its challenge have to fit, as the vectors
+    /// for the clients have them.
     pub fn refused(status: u16, error: &str, challenge: &str) -> Self {
-        match (status, error, challenge) {
-            (401, "unauthorized", "Bearer realm=\"hitkeep\"") => Self::NoToken,
-            (401, "invalid_token", "Bearer realm=\"hitkeep\", error=\"invalid_token\"") => {
-                Self::Inactive
-            }
-            (
-                403,
-                "insufficient_scope",
-                "Bearer realm=\"hitkeep\", error=\"insufficient_scope\"",
-            ) => Self::HumanOnly,
-            (403, "insufficient_scope", challenge) => {
-                let start = "Bearer realm=\"hitkeep\", error=\"insufficient_scope\", scope=\"";
-                let scope = challenge.strip_prefix(start).expect(challenge);
-                Self::NotEnough(scope.trim_end_matches('"').to_owned())
-            }
-            other => panic!("{other:?}"),
+        let scope = challenge.split_once("scope=\"");
+        let scope = scope.map(|(_, rest)| rest.trim_end_matches('"'));
+        let fits = |vector: &&Value| {
+            let headers = vector["headers"].as_array().expect("headers");
+            let mut headers = headers.iter().filter_map(|header| {
+                let is_challenge = header[0] == "www-authenticate";
+                is_challenge.then(|| header[1].as_str().unwrap_or_default().to_owned())
+            });
+            let expected = headers.next().unwrap_or_default();
+            let expected = match (vector["permission"].as_str(), scope) {
+                (Some(example), Some(scope)) => expected.replace(example, scope),
+                _ => expected,
+            };
+            let body: Value = vector["body"]
+                .as_str()
+                .and_then(|body| serde_json::from_str(body).ok())
+                .unwrap_or_default();
+            vector["status"] == status && body["error"] == error && expected == challenge
+        };
+        let vectors = vectors("answers");
+        let found = vectors.iter().find(fits);
+        let found = found.unwrap_or_else(|| panic!("{status} {error}, {challenge}"));
+        match found["verdict"].as_str().unwrap_or_default() {
+            "no_token" => Self::NoToken,
+            "inactive" => Self::Inactive,
+            "human_only" => Self::HumanOnly,
+            "forbidden" => Self::NotEnough(scope.expect("a scope").to_owned()),
+            other => panic!("{other}"),
         }
     }
 }
