@@ -216,6 +216,7 @@ mod tests {
             event_type: "com.hitkeep.auth.api_client.revoked".to_owned(),
             data: json!({ "client_id": Uuid::from_u128(2) }),
             create_time: "2026-03-01T12:00:00Z".parse().unwrap(),
+            try_until: "2026-03-04T12:00:00Z".parse().unwrap(),
             attempts: 0,
         };
         let text = String::from_utf8(cloud_event(&event)).unwrap();

@@ -34,7 +34,7 @@ const CHANNEL: &str = "hitkeep_auth_doctor";
 const ALL_RIGHTS: &str = "SELECT,INSERT,UPDATE,DELETE";
 
 /// The tables, with the rights that a server needs on each.
-pub const TABLES: [(&str, &str); 26] = [
+pub const TABLES: [(&str, &str); 27] = [
     ("api_client_grants", ALL_RIGHTS),
     ("api_client_imports", ALL_RIGHTS),
     ("api_client_replies", ALL_RIGHTS),
