@@ -867,11 +867,27 @@ func TestServersAreTriedInTurn(t *testing.T) {
 	})
 }
 
+func TestAServerThatIsAskedRarelyMayBeSilent(t *testing.T) {
+	options := EmbeddedOptions{MaxStaleness: time.Second, PollInterval: 250 * time.Millisecond}
+	embed(t, 1, options, func(b *bubble) {
+		stream := b.loaded(1)
+		for range 20 {
+			time.Sleep(250 * time.Millisecond)
+			stream.answer(stream.question(false), 1, 0)
+			synctest.Wait()
+		}
+		if stream.ctx.Err() != nil {
+			b.Fatal("it was given up")
+		}
+	})
+}
+
 func TestAServerIsGivenUp(t *testing.T) {
 	t.Run("if it is silent", func(t *testing.T) {
 		embed(t, 1, EmbeddedOptions{}, func(b *bubble) {
 			stream := b.loaded(1)
-			time.Sleep(2499 * time.Millisecond)
+			// The next question is asked after 250 ms, and from then on it may be silent so long.
+			time.Sleep(2749 * time.Millisecond)
 			b.notOpened(0)
 			if stream.ctx.Err() != nil {
 				b.Fatal("it was given up too soon")

@@ -61,6 +61,8 @@ type session struct {
 type openQuestion struct {
 	number uint64
 	asked  moment
+	// The same, by the clock of timeouts.
+	since time.Time
 	// The refresh that it was asked for, if it was for one.
 	refresh uint64
 }
@@ -177,12 +179,16 @@ func (s *session) follow(ctx context.Context, messages <-chan *pb.ReplicateRespo
 // due is what may wake the session beside the server: the questions that wait for a refresh, if it
 // may be asked for one, and the time of what is to be done next.
 func (s *session) due() (requested <-chan struct{}, wake time.Time) {
-	wake = s.heard.Add(s.limits.silence)
+	if s.plain == nil {
+		wake = s.nextQuestion
+	} else {
+		wake = s.silentAt()
+	}
+	if s.lookUp != nil {
+		wake = earlier(wake, s.silentAt())
+	}
 	if s.hasChoice() {
 		wake = earlier(wake, s.useful.Add(s.limits.useless))
-	}
-	if s.plain == nil {
-		wake = earlier(wake, s.nextQuestion)
 	}
 	if s.lookUp == nil {
 		next := s.lookedUp.Add(time.Second / time.Duration(s.live.options.MaxLookups))
@@ -195,6 +201,21 @@ func (s *session) due() (requested <-chan struct{}, wake time.Time) {
 	return requested, wake
 }
 
+// silentAt is when the server has been silent for too long, while a question is open: who is not
+// asked may be silent.
+func (s *session) silentAt() time.Time {
+	var since time.Time
+	for _, question := range []*openQuestion{s.plain, s.lookUp} {
+		if question != nil && (since.IsZero() || question.since.Before(since)) {
+			since = question.since
+		}
+	}
+	if since.Before(s.heard) {
+		since = s.heard
+	}
+	return since.Add(s.limits.silence)
+}
+
 // hasChoice reports whether another server could be of more use. Within a snapshot there is no
 // answer, however long it takes.
 func (s *session) hasChoice() bool { return len(s.servers) > 1 && s.incoming.isEmpty() }
@@ -203,7 +224,7 @@ func (s *session) hasChoice() bool { return len(s.servers) > 1 && s.incoming.isE
 func (s *session) wake() error {
 	now := time.Now()
 	switch {
-	case !now.Before(s.heard.Add(s.limits.silence)):
+	case (s.plain != nil || s.lookUp != nil) && !now.Before(s.silentAt()):
 		return errSilent
 	case s.hasChoice() && !now.Before(s.useful.Add(s.limits.useless)):
 		return errUseless
@@ -216,7 +237,7 @@ func (s *session) wake() error {
 // ask asks how fresh the index is; for a refresh, after the server has asked its own source.
 func (s *session) ask(refresh uint64) error {
 	s.last++
-	question := &openQuestion{number: s.last, asked: now(), refresh: refresh}
+	question := &openQuestion{number: s.last, asked: now(), since: time.Now(), refresh: refresh}
 	if refresh > 0 {
 		s.lookUp = question
 	} else {
@@ -238,7 +259,8 @@ func (s *session) send(message *pb.ReplicateRequest) error {
 }
 
 func (s *session) take(message *pb.ReplicateResponse) error {
-	s.heard = time.Now()
+	// To apply it may take long.
+	defer func() { s.heard = time.Now() }()
 	switch sent := message.GetMessage().(type) {
 	case *pb.ReplicateResponse_SnapshotBegin:
 		return s.incoming.begin(sent.SnapshotBegin, s.received)
@@ -255,8 +277,7 @@ func (s *session) take(message *pb.ReplicateResponse) error {
 		}
 		s.replace(snapshot)
 		// A large one takes long to build.
-		s.heard = time.Now()
-		s.useful = s.heard
+		s.useful = time.Now()
 	case *pb.ReplicateResponse_Answer:
 		return s.takeAnswer(sent.Answer)
 	}
