@@ -1,7 +1,5 @@
-//! The checker: what the database said at each revision, every answer that a
-//! replica gave, and whether the two agree.
-
-use std::collections::BTreeMap;
+//! The checker: what the database said at each revision, every answer that somebody gave, and
+//! whether the two agree.
 
 use chrono::TimeDelta;
 use hitkeep_auth::{
@@ -9,20 +7,21 @@ use hitkeep_auth::{
         Timestamp,
         access::{Decision, Owner, PermissionCheck},
         client::Expiry,
-        introspection::{InactiveReason, Subject},
+        introspection::{InactiveReason, ResolvedClient, Subject},
         role::{InstanceRole, SiteRole},
         source::Source,
     },
-    pb::{self, InactiveReason::UnknownToken},
+    pb,
 };
 
 use crate::{
+    asker::{Form, Told},
     cluster::to_reason,
-    index::BOUND,
-    verdict::{Active, judge},
+    time::SharedTime,
+    verdict::judge,
 };
 
-/// How far a replica's idea of the time may be off, and how long a call may take
+/// How far an asker's idea of the time of day may be off, and how long a call may take
 /// between the moment it judges at and the two that are measured around it.
 const SLACK: TimeDelta = TimeDelta::milliseconds(500);
 /// How long an answer may be kept where nothing ends it.
@@ -39,118 +38,206 @@ pub struct State {
     pub subjects: Vec<Option<Subject>>,
 }
 
-/// An answer that a replica gave.
+/// An answer that somebody gave.
 #[derive(Clone)]
 pub struct Answered {
-    pub replica: usize,
+    /// The number of the one who was asked.
+    pub asker: usize,
     /// The token's number.
     pub token: usize,
     pub request: pb::IntrospectRequest,
     pub sent: Timestamp,
     pub received: Timestamp,
-    pub answer: pb::IntrospectResponse,
+    pub told: Told,
+}
+
+/// What an answer may be based on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Basis {
+    /// The number of the newest state that is certainly contained in it.
+    contains: usize,
+    /// The number of the state that it is the same as, as far as this token goes.
+    state: usize,
 }
 
 /// All that happened.
-#[derive(Default)]
 pub struct History {
-    /// In the order in which they were made.
+    /// In the order in which they were made. Where a backup is restored, a revision comes
+    /// again, and may be another one.
     pub states: Vec<State>,
-    /// Of each token: from which revision on it is known.
-    pub born: Vec<u64>,
+    /// Of each token: the number of the first state that has it.
+    pub born: Vec<usize>,
+    /// How long after a change was acknowledged an asker may go by what was before it.
+    pub bound: TimeDelta,
+    /// What that is measured by.
+    pub time: SharedTime,
 }
 
 impl History {
-    /// What is wrong with an answer.
-    pub fn fault(&self, answered: &Answered) -> Option<String> {
-        let wrong = self.content_fault(answered);
-        let wrong = wrong.or_else(|| self.revision_fault(answered));
-        let wrong = wrong.or_else(|| self.age_fault(answered))?;
-        let check = &answered.request.check;
-        let told = format!(
-            "replica {} on token {} and {check:?} at {}: {wrong}\n{:?}",
-            answered.replica, answered.token, answered.sent, answered.answer
-        );
-        Some(told)
+    /// One in which nothing happened yet.
+    pub const fn new(bound: TimeDelta, time: SharedTime) -> Self {
+        Self {
+            states: Vec::new(),
+            born: Vec::new(),
+            bound,
+            time,
+        }
     }
 
-    /// It must say what the database said at its revision.
-    fn content_fault(&self, answered: &Answered) -> Option<String> {
-        let states = self.at(answered.answer.revision);
-        if states.is_empty() {
-            return Some("there was no such revision".to_owned());
+    /// What is wrong with an answer.
+    pub fn fault(&self, answered: &Answered) -> Option<String> {
+        self.bases(answered).err()
+    }
+
+    /// What is wrong with the answers of one asker, which had each of them before its next
+    /// question: besides each, that they must not go back. One that has no revision was true
+    /// at some time between the one before it and the one after it.
+    pub fn faults(&self, answers: &[Answered]) -> Vec<String> {
+        let mut at = 0;
+        let mut faults = Vec::new();
+        for answered in answers {
+            match self.bases(answered) {
+                Err(wrong) => faults.push(wrong),
+                Ok(bases) => match bases.iter().find(|basis| basis.contains >= at) {
+                    Some(basis) => at = basis.contains,
+                    None => faults.push(self.told(
+                        answered,
+                        &format!("it went back from state {at} to one of {bases:?}"),
+                    )),
+                },
+            }
         }
-        let given = bare(&answered.answer);
+        faults
+    }
+
+    fn told(&self, answered: &Answered, wrong: &str) -> String {
+        let check = &answered.request.check;
+        format!(
+            "asker {} on token {} and {check:?} at {}: {wrong}\n{:?}",
+            answered.asker, answered.token, answered.sent, answered.told
+        )
+    }
+
+    /// What an answer may be based on, or what is wrong with it.
+    fn bases(&self, answered: &Answered) -> Result<Vec<Basis>, String> {
+        let told = |wrong: String| self.told(answered, &wrong);
+        let bases = self.true_at(answered).map_err(told)?;
+        let bases = self.timely(bases, answered).map_err(told)?;
+        if answered.told.form == Form::Message {
+            self.check_age(&bases, answered).map_err(told)?;
+        }
+        Ok(bases)
+    }
+
+    /// It must say what the database said at its revision; or at any, where it has none. The
+    /// states are in the form of the answer.
+    fn true_at(&self, answered: &Answered) -> Result<Vec<Basis>, String> {
+        let at = match answered.told.revision {
+            Some(revision) => self.at(revision),
+            None => (0..self.states.len()).map(Basis::of).collect(),
+        };
+        if at.is_empty() {
+            return Err("there was no such revision".to_owned());
+        }
+        let given = bare(&answered.told.answer);
+        let mut bases = Vec::new();
         let mut said = Vec::new();
-        for state in states {
+        for basis in at {
+            let state = &self.states[basis.state];
             let subject = state.subjects.get(answered.token).cloned().flatten();
             for now in [answered.sent - SLACK, answered.received + SLACK] {
                 let expected = expected(subject.clone(), now, answered.request.check.as_ref());
+                let expected = answered.told.form.of(expected);
                 if expected == given {
-                    return None;
+                    bases.push(basis);
+                } else {
+                    said.push(format!("{}: {}: {expected:?}", state.revision, state.step));
                 }
-                said.push(format!("{}: {}: {expected:?}", state.revision, state.step));
             }
         }
-        Some(format!("the database said\n{}", said.join("\n")))
-    }
-
-    /// The states of a revision; where none was recorded, because two changes
-    /// were under way at once, those before and after it.
-    fn at(&self, revision: u64) -> Vec<&State> {
-        let same: Vec<_> = self
-            .states
-            .iter()
-            .filter(|state| state.revision == revision)
-            .collect();
-        if !same.is_empty() {
-            return same;
+        bases.dedup();
+        if bases.is_empty() {
+            said.dedup();
+            // With a revision, there are few of them; without, the last ones tell most.
+            let last = said.split_off(said.len().saturating_sub(8));
+            return Err(format!("the database said\n{}", last.join("\n")));
         }
-        let before = self.states.iter().rfind(|state| state.revision < revision);
-        let after = self.states.iter().find(|state| state.revision > revision);
-        before
-            .zip(after)
-            .map(|(before, after)| vec![before, after])
-            .unwrap_or_default()
+        Ok(bases)
     }
 
-    /// Its revision must be recent enough.
-    fn revision_fault(&self, answered: &Answered) -> Option<String> {
-        let given = answered.answer.revision;
-        if let Some(wanted) = answered.request.at_least_revision
-            && given < wanted
-        {
-            return Some(format!("revision {wanted} was asked for"));
+    /// The states of a revision. Where none was recorded, because two changes were under way
+    /// at once, those before and after it.
+    fn at(&self, revision: u64) -> Vec<Basis> {
+        let numbers = 0..self.states.len();
+        let same = |state: &usize| self.states[*state].revision == revision;
+        let same = numbers.clone().filter(same).map(Basis::of);
+        let pairs = numbers.filter(|before| {
+            let after = self.states.get(before + 1);
+            let after = after.map_or(0, |after| after.revision);
+            self.states[*before].revision < revision && revision < after
+        });
+        let both = pairs.flat_map(|contains| {
+            let after = contains + 1;
+            [contains, after].map(|state| Basis { contains, state })
+        });
+        same.chain(both).collect()
+    }
+
+    /// It must be based on something recent enough, and on nothing that was not there yet.
+    fn timely(&self, mut bases: Vec<Basis>, answered: &Answered) -> Result<Vec<Basis>, String> {
+        if let Some(wanted) = answered.request.at_least_revision {
+            match answered.told.revision {
+                Some(given) if given >= wanted => {}
+                Some(_) => return Err(format!("revision {wanted} was asked for")),
+                None => bases.retain(|basis| self.states[basis.state].revision >= wanted),
+            }
         }
         // The token was acknowledged before anybody asked about it.
         let born = self.born[answered.token];
-        if answered.answer.inactive_reason() == UnknownToken && given < born {
-            return Some(format!("the token was there at revision {born}"));
+        bases.retain(|basis| basis.contains >= born);
+        if bases.is_empty() {
+            let revision = self.states[born].revision;
+            return Err(format!("the token was there at revision {revision}"));
         }
-        let bound = TimeDelta::from_std(BOUND).unwrap();
-        let known = self
-            .states
-            .partition_point(|state| state.acknowledged + bound < answered.sent);
-        let newest = self.states[..known]
-            .last()
-            .map_or(0, |state| state.revision);
-        (answered.answer.active && given < newest)
-            .then(|| format!("revision {newest} was acknowledged more than {BOUND:?} before"))
+        // The state after this one was begun after this one was acknowledged.
+        let before = |state: &State| state.acknowledged < answered.received;
+        let newest = self.states.partition_point(before);
+        bases.retain(|basis| basis.contains <= newest);
+        if bases.is_empty() {
+            return Err("that was made later".to_owned());
+        }
+        if answered.told.answer.active {
+            let is_known =
+                |state: &State| self.time.between(state.acknowledged, answered.sent) > self.bound;
+            let known = self.states.partition_point(is_known).saturating_sub(1);
+            bases.retain(|basis| basis.contains >= known);
+            if bases.is_empty() {
+                let State { revision, step, .. } = &self.states[known];
+                let bound = self.bound;
+                return Err(format!(
+                    "revision {revision} ({step}) was acknowledged more than {bound} before"
+                ));
+            }
+        }
+        Ok(bases)
     }
 
     /// It may be kept for as long as it can be true, and not at all where it is
     /// not active.
-    fn age_fault(&self, answered: &Answered) -> Option<String> {
-        let age = answered.answer.max_cache_age;
+    fn check_age(&self, bases: &[Basis], answered: &Answered) -> Result<(), String> {
+        let answer = &answered.told.answer;
+        let age = answer.max_cache_age;
         let age = age
             .map(|age| TimeDelta::seconds(age.seconds) + TimeDelta::nanoseconds(age.nanos.into()));
         let Some(age) = age else {
-            return answered
-                .answer
-                .active
-                .then(|| "no max_cache_age".to_owned());
+            return if answer.active {
+                Err("no max_cache_age".to_owned())
+            } else {
+                Ok(())
+            };
         };
-        let most = self.at(answered.answer.revision).into_iter().map(|state| {
+        let most = bases.iter().map(|basis| {
+            let state = &self.states[basis.state];
             let subject = state.subjects.get(answered.token).cloned().flatten();
             match subject.map(|subject| judge(subject, Source::Unknown, answered.sent - SLACK)) {
                 Some(Ok(active)) => match active.ends {
@@ -161,8 +248,12 @@ impl History {
             }
         });
         let most = most.max().unwrap_or_default();
-        (!answered.answer.active || age > most || age < TimeDelta::zero())
-            .then(|| format!("a max_cache_age of {age}, where {most} is the most"))
+        if !answer.active || age > most || age < TimeDelta::zero() {
+            return Err(format!(
+                "a max_cache_age of {age}, where {most} is the most"
+            ));
+        }
+        Ok(())
     }
 
     /// What is wrong with the states themselves: with an index, whatever changes
@@ -180,24 +271,14 @@ impl History {
             changed[1].step, changed[1].revision
         ))
     }
+}
 
-    /// Which answers went back behind an earlier one of the same asker, which
-    /// had each answer before the next question.
-    pub fn backwards(answers: &[Answered]) -> Vec<String> {
-        let mut newest: BTreeMap<usize, u64> = BTreeMap::new();
-        let mut found = Vec::new();
-        for answered in answers {
-            let given = answered.answer.revision;
-            let seen = newest.entry(answered.replica).or_default();
-            if given < *seen {
-                let replica = answered.replica;
-                found.push(format!(
-                    "replica {replica} went from revision {seen} to {given}"
-                ));
-            }
-            *seen = given.max(*seen);
+impl Basis {
+    const fn of(state: usize) -> Self {
+        Self {
+            contains: state,
+            state,
         }
-        found
     }
 }
 
@@ -225,7 +306,7 @@ pub fn expected(
         Err(_) => Decision::Inactive,
     });
     let answer = match verdict {
-        Ok(active) => to_active(active),
+        Ok(active) => to_active(active.client),
         Err(reason) => pb::IntrospectResponse {
             inactive_reason: to_reason(reason).into(),
             ..pb::IntrospectResponse::default()
@@ -237,7 +318,7 @@ pub fn expected(
     }
 }
 
-fn to_active(Active { client, .. }: Active) -> pb::IntrospectResponse {
+pub fn to_active(client: ResolvedClient) -> pb::IntrospectResponse {
     let owner = match client.owner {
         Owner::User(id) => pb::owner::Owner::UserId(id.to_string()),
         Owner::Team(id) => pb::owner::Owner::TeamId(id.to_string()),
@@ -278,7 +359,7 @@ fn to_active(Active { client, .. }: Active) -> pb::IntrospectResponse {
     }
 }
 
-fn read(check: &pb::PermissionCheck) -> PermissionCheck {
+pub fn read(check: &pb::PermissionCheck) -> PermissionCheck {
     if check.site_id.is_empty() {
         return PermissionCheck::Instance(check.permission.parse().unwrap());
     }

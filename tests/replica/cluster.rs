@@ -29,6 +29,7 @@ use crate::{
         postgres,
         proxy::{Limit, Proxy},
     },
+    time::SharedTime,
     waiting::until,
 };
 
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub store: Store,
     pub replicas: Vec<Replica>,
     pub options: server::Options,
+    /// The time of the servers.
+    pub time: SharedTime,
     /// Another server of the database, which the replicas know as well.
     pub other_host: Option<String>,
     tokens: Vec<(CallerPermission, String)>,
@@ -62,7 +65,7 @@ pub struct Replica {
     /// Where it takes its connections from.
     pub connections: harness::Connections,
     pub stop: mpsc::Sender<()>,
-    _server: JoinHandle<Ended>,
+    server: JoinHandle<Ended>,
 }
 
 /// What a server says of a token, in short.
@@ -106,6 +109,7 @@ impl Cluster {
             store,
             replicas: Vec::new(),
             options,
+            time: SharedTime::default(),
             other_host,
             tokens,
         };
@@ -129,6 +133,17 @@ impl Cluster {
     /// Starts one more server, whose way to the database may have a limit from
     /// the beginning, and waits until it answers.
     pub async fn add(&mut self, limit: Option<Limit>) {
+        let replica = self.start_one(limit).await;
+        self.replicas.push(replica);
+    }
+
+    /// Kills a server, and starts another in its place.
+    pub async fn restart(&mut self, number: usize) {
+        self.replicas[number].server.abort();
+        self.replicas[number] = self.start_one(None).await;
+    }
+
+    async fn start_one(&self, limit: Option<Limit>) -> Replica {
         let (proxy, mut through) = Proxy::start(&self.direct);
         if let Some(limit) = limit {
             proxy.limit(limit);
@@ -139,7 +154,7 @@ impl Cluster {
         }
         let replica = self.start_through(proxy, &through, Standbys::Refused).await;
         replica.until_answers().await;
-        self.replicas.push(replica);
+        replica
     }
 
     /// Starts one more server, which does not have to answer.
@@ -157,12 +172,8 @@ impl Cluster {
             pool_size: POOL_SIZE,
             ..options
         };
-        let (clock, entropy) = (Arc::new(SystemClock::default()), Arc::new(SystemEntropy));
-        let store = Store::new(
-            &options,
-            clock as Arc<dyn Clock>,
-            entropy as Arc<dyn Entropy>,
-        );
+        let entropy = Arc::new(SystemEntropy);
+        let store = Store::new(&options, self.time.clock(), entropy as Arc<dyn Entropy>);
         Replica::start(proxy, store, self).await
     }
 
@@ -267,7 +278,7 @@ impl Replica {
             pusher: caller(CallerPermission::Directory),
             connections,
             stop,
-            _server: server,
+            server,
         }
     }
 

@@ -1,12 +1,13 @@
 //! A way from a replica to the server that it follows: a socket in front of a server that
 //! takes its connections from memory. It can be cut, stalled in one direction or both, broken
-//! off after so many bytes, and led to another server.
+//! off after so many bytes, and led to another server; and it can hold back the frames of a
+//! stream while those of others pass.
 
 use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -18,7 +19,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::harness::Connections;
+use crate::{frames::Frames, harness::Connections};
 
 /// How much a connection holds before its writer waits: little, so that what is stalled here
 /// is felt there.
@@ -31,8 +32,29 @@ enum Gate {
     Deaf,
     /// Nothing goes either way.
     Stalled,
+    /// Of this kind of stream, nothing goes to the replica.
+    Holding(Streams),
     /// Connections are refused.
     Cut,
+}
+
+/// Streams of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// The replication, which is the first call on a connection.
+    Replication,
+    /// All others: reports of uses.
+    Others,
+}
+
+impl Streams {
+    /// The first stream of a client is number 1; number 0 is the connection itself.
+    fn has(self, stream: u32) -> bool {
+        match self {
+            Self::Replication => stream == 1,
+            Self::Others => stream > 1,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +62,8 @@ struct State {
     gate: Gate,
     /// Connections of an earlier one are broken.
     generation: u64,
+    /// How many frames may go to the replica of those that are held back.
+    released: usize,
 }
 
 struct Shared {
@@ -49,6 +73,8 @@ struct Shared {
     left: Mutex<Option<usize>>,
     /// Connections that were made.
     made: AtomicU64,
+    /// Frames that are held back, on all connections.
+    held: AtomicUsize,
 }
 
 /// A way to a server.
@@ -72,9 +98,11 @@ impl Gateway {
             state: watch::Sender::new(State {
                 gate: Gate::Open,
                 generation: 0,
+                released: 0,
             }),
             left: Mutex::new(None),
             made: AtomicU64::new(0),
+            held: AtomicUsize::new(0),
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::clone(&shared)));
@@ -115,6 +143,26 @@ impl Gateway {
         self.set(Gate::Deaf, false);
     }
 
+    /// Holds back what the server says on such streams, from one border of frames to another.
+    /// All else passes.
+    pub fn hold(&self, streams: Streams) {
+        self.set(Gate::Holding(streams), false);
+    }
+
+    /// How many frames are held back.
+    pub fn held(&self) -> usize {
+        self.shared.held.load(Ordering::SeqCst)
+    }
+
+    /// Lets the first of them through, as many as that, and no others. How many are left.
+    pub fn release(&self, frames: usize) -> usize {
+        let left = self.held().saturating_sub(frames);
+        self.shared
+            .state
+            .send_modify(|state| state.released += frames);
+        left
+    }
+
     /// Lets everything through again.
     pub fn mend(&self) {
         self.shared.left.lock().unwrap().take();
@@ -153,6 +201,7 @@ impl Shared {
     fn set(&self, gate: Gate, breaks: bool) {
         self.state.send_modify(|state| {
             state.gate = gate;
+            state.released = 0;
             state.generation += u64::from(breaks);
         });
     }
@@ -206,36 +255,101 @@ async fn forward(
     let (server_read, server_write) = tokio::io::split(server);
     let mut state = shared.state.subscribe();
     tokio::select! {
-        () = pump(replica_read, server_write, &shared, false) => {}
-        () = pump(server_read, replica_write, &shared, true) => {}
+        () = questions(replica_read, server_write, &shared) => {}
+        () = Answers::new(&shared).pass(server_read, replica_write) => {}
         _ = state.wait_for(|state| state.generation != generation) => {}
     }
 }
 
-async fn pump(
+/// Passes on what the replica says.
+async fn questions(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     shared: &Shared,
-    to_replica: bool,
 ) {
     let mut state = shared.state.subscribe();
     let mut buffer = vec![0; BUFFER];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        let passes = |state: &State| match state.gate {
-            Gate::Open | Gate::Cut => true,
-            Gate::Deaf => !to_replica,
-            Gate::Stalled => false,
-        };
-        if state.wait_for(passes).await.is_err() {
+        let passes = |state: &State| state.gate != Gate::Stalled;
+        if state.wait_for(passes).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
-        let allowed = if to_replica {
-            shared.allowed(read)
-        } else {
-            read
-        };
-        if to.write_all(&buffer[..allowed]).await.is_err() || allowed < read {
-            return;
+    }
+}
+
+/// What the server says.
+struct Answers<'s> {
+    shared: &'s Shared,
+    state: watch::Receiver<State>,
+    frames: Frames,
+    /// How many of them were counted as held back.
+    counted: usize,
+}
+
+impl<'s> Answers<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        Self {
+            shared,
+            state: shared.state.subscribe(),
+            frames: Frames::default(),
+            counted: 0,
         }
+    }
+
+    /// Passes it on.
+    async fn pass(mut self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let gate = self.state.borrow_and_update().gate;
+            let passing = self.passing();
+            let allowed = self.shared.allowed(passing.len());
+            if to.write_all(&passing[..allowed]).await.is_err() || allowed < passing.len() {
+                return;
+            }
+            // What was read, a stalled connection may not have: it is felt at the other end.
+            let is_open = !matches!(gate, Gate::Deaf | Gate::Stalled);
+            tokio::select! {
+                read = from.read(&mut buffer), if is_open => match read {
+                    Ok(read @ 1..) => self.frames.add(&buffer[..read]),
+                    _ => return,
+                },
+                changed = self.state.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+
+    /// What may go on to the replica now.
+    fn passing(&mut self) -> Vec<u8> {
+        let mut passing = Vec::new();
+        self.shared.state.send_if_modified(|state| {
+            passing = match state.gate {
+                Gate::Open | Gate::Cut => self.frames.take(|_| false),
+                Gate::Deaf | Gate::Stalled => Vec::new(),
+                Gate::Holding(streams) => {
+                    let waiting = self.frames.waiting();
+                    let mut passing = self.frames.take_first(state.released.min(waiting));
+                    state.released -= waiting - self.frames.waiting();
+                    passing.extend(self.frames.take(|stream| streams.has(stream)));
+                    passing
+                }
+            };
+            false
+        });
+        self.count(self.frames.waiting());
+        passing
+    }
+
+    fn count(&mut self, held: usize) {
+        self.shared.held.fetch_add(held, Ordering::SeqCst);
+        self.shared.held.fetch_sub(self.counted, Ordering::SeqCst);
+        self.counted = held;
+    }
+}
+
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        self.count(0);
     }
 }

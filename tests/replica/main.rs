@@ -1,6 +1,6 @@
-//! Several servers on one database: what each of them answers is what the
-//! database says, whatever happens to connections, notifications, backups, and
-//! to Postgres itself.
+//! Several servers on one database, replicas of them, and programs that hold the index: what
+//! each of them answers is what the database says, whatever happens to connections,
+//! notifications, processes, backups, and to Postgres itself.
 
 #![expect(
     unreachable_pub,
@@ -26,14 +26,18 @@ mod nodes;
 #[path = "../support/verdict.rs"]
 mod verdict;
 
+mod asker;
 mod changes;
 mod checker;
 mod cluster;
+mod everything;
 mod follower;
+mod frames;
 mod gateway;
 mod index;
 mod own_postgres;
 mod steps;
+mod time;
 
 use support::waiting;
 

@@ -1,5 +1,6 @@
-//! Random changes, by calls and by hand, while every replica is asked without
-//! pause: each answer is what the database said at the answer's revision.
+//! Random changes, by calls and by hand, and outages of all kinds, while everybody who has an
+//! index is asked without pause: each answer is what the database said at the answer's
+//! revision, and no token is accepted later than the bound allows.
 
 use std::sync::{
     Arc, Mutex,
@@ -18,24 +19,32 @@ use hitkeep_auth::{
 use tokio::sync::watch;
 
 use crate::{
-    checker::{Answered, History, State},
-    cluster::Cluster,
+    asker::{Asker, Form},
+    checker::{Answered, State},
     dice::Dice,
+    everything::{Everything, STALENESS},
     fixtures::*,
-    follower::{Follower, Settings},
-    gateway::Gateway,
-    harness::Caller,
-    index::BOUND,
     steps::Driver,
     waiting::within,
 };
 
 /// Set it to the seed that a failure printed, to see the same steps again.
 const SEED: Option<u64> = None;
-const REPLICAS: usize = 3;
-const STEPS: usize = 300;
+const STEPS: usize = 200;
+/// After which of them a backup is made, and after which it is restored.
+const BACKUP: usize = 60;
+const RESTORATION: usize = 100;
 /// How many tokens are asked about more often than the others.
 const NEWEST: usize = 10;
+/// The number of the token that always works.
+const WORKS: usize = 0;
+
+/// How long after a change was acknowledged somebody may go by what was before it.
+pub fn bound() -> TimeDelta {
+    // The age of an index is counted from before its source was asked; this is for clocks that
+    // are read one after the other.
+    TimeDelta::from_std(STALENESS).unwrap() + TimeDelta::seconds(1)
+}
 
 /// What those who ask and the one who changes things have in common.
 #[derive(Default)]
@@ -48,6 +57,8 @@ pub struct Shared {
     pub hot: AtomicUsize,
     /// Told of every answer.
     answered: watch::Sender<()>,
+    /// Told of every call, whether or not there was an answer.
+    turns: watch::Sender<()>,
     stop: AtomicBool,
 }
 
@@ -68,18 +79,26 @@ pub fn any_check(dice: &mut Dice) -> Option<pb::PermissionCheck> {
     check("", site, permission).check
 }
 
-/// Asks one replica about one token after the other, until told to stop.
+/// Asks somebody about one token after the other, until told to stop.
 async fn ask(
-    replica: usize,
-    sidecar: Caller,
+    number: usize,
+    asker: Arc<Asker>,
     shared: Arc<Shared>,
     mut dice: Dice,
 ) -> Vec<Answered> {
     let mut answers = Vec::new();
+    let mut turns = shared.turns.subscribe();
+    let mut has_place = true;
     while !shared.stop.load(Ordering::Relaxed) {
+        if asker.is_embedded() {
+            // It would take all the time there is.
+            turns.changed().await.unwrap();
+        }
         let (token, text) = {
             let tokens = shared.tokens.lock().unwrap();
             let token = match dice.below(3) {
+                // An answer without a revision is placed by those around it.
+                _ if !has_place => WORKS,
                 0 => dice.below(tokens.len()),
                 1 => tokens.len() - 1 - dice.below(NEWEST.min(tokens.len())),
                 _ => shared.hot.load(Ordering::Relaxed),
@@ -87,35 +106,43 @@ async fn ask(
             (token, tokens[token].clone())
         };
         let mut request = introspect(&text);
-        request.check = any_check(&mut dice);
+        if has_place {
+            request.check = any_check(&mut dice);
+        }
         if dice.percent(10) {
             request.at_least_revision = Some(shared.newest.load(Ordering::Relaxed));
         }
         let sent = now();
-        match sidecar.introspect(request.clone()).await {
-            Ok(answer) => {
-                answers.push(Answered {
-                    replica,
-                    token,
-                    request,
-                    sent,
-                    received: now(),
-                    answer,
-                });
-                shared.answered.send_replace(());
-            }
-            // Its connection to the database was severed a moment ago.
-            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+        // Otherwise there is an outage.
+        if let Ok(told) = asker.ask(&request).await {
+            has_place = told.revision.is_some();
+            answers.push(Answered {
+                asker: number,
+                token,
+                request,
+                sent,
+                received: now(),
+                told,
+            });
+            shared.answered.send_replace(());
+        }
+        if !asker.is_embedded() {
+            shared.turns.send_replace(());
         }
     }
     answers
 }
 
-/// An answer, and what it could have said instead.
+/// What somebody could have said instead of an answer.
 fn lies(truth: &Answered, last: &State) -> Vec<Answered> {
     let lie = |change: fn(&mut pb::IntrospectResponse)| {
         let mut lie = truth.clone();
-        change(&mut lie.answer);
+        change(&mut lie.told.answer);
+        lie
+    };
+    let of_another_revision = |revision: fn(u64) -> u64| {
+        let mut lie = truth.clone();
+        lie.told.revision = lie.told.revision.map(revision);
         lie
     };
     let mut lies = vec![
@@ -124,25 +151,27 @@ fn lies(truth: &Answered, last: &State) -> Vec<Answered> {
         lie(|answer| answer.instance_role += 10),
         lie(|answer| answer.inactive_reason = pb::InactiveReason::SourceNotAllowed as i32 + 1),
         lie(|answer| answer.site_grants.push(grant(NOBODY, pb::SiteRole::Viewer))),
-        lie(|answer| answer.revision += 1_000_000),
     ];
-    if truth.request.check.is_some() {
+    if truth.told.answer.decision.is_some() {
         lies.push(lie(|answer| answer.decision = None));
     }
-    if truth.request.at_least_revision.is_some() {
-        lies.push(lie(|answer| answer.revision = 0));
+    if let Some(revision) = truth.told.revision {
+        lies.push(of_another_revision(|revision| revision + 1_000_000));
+        if truth.request.at_least_revision.is_some() {
+            lies.push(of_another_revision(|_| 0));
+        }
+        if truth.told.answer.active && revision < last.revision {
+            // Later than anybody may go by it.
+            let mut late = truth.clone();
+            late.sent = now() + bound() * 2;
+            late.received = late.sent;
+            lies.push(late);
+        }
     }
-    if truth.answer.active {
+    if truth.told.answer.active && truth.told.form == Form::Message {
         lies.push(lie(|answer| {
             answer.max_cache_age.as_mut().unwrap().seconds += 6;
         }));
-    }
-    if truth.answer.active && truth.answer.revision < last.revision {
-        // Later than any replica may go by it.
-        let mut late = truth.clone();
-        late.sent = last.acknowledged + TimeDelta::from_std(2 * BOUND).unwrap();
-        late.received = late.sent;
-        lies.push(late);
     }
     lies
 }
@@ -155,55 +184,53 @@ async fn every_answer_is_what_the_database_said_at_its_revision() {
         u64::from_le_bytes(bytes)
     });
     println!("SEED = {seed}");
-    let cluster = Cluster::start(REPLICAS).await;
+    let mut all = Everything::start().await;
+    let askers = all.askers.clone();
     let shared = Arc::new(Shared::default());
-    let mut driver = Driver::new(&cluster, Arc::clone(&shared), Dice::new(seed));
+    let mut driver = Driver::new(&mut all, Arc::clone(&shared), Dice::new(seed));
     driver.begin().await;
     let mut asking = Vec::new();
-    for (number, replica) in cluster.replicas.iter().enumerate() {
+    for (number, asker) in askers.iter().enumerate() {
         let dice = Dice::new(seed.wrapping_add(1 + number as u64));
-        let asker = ask(number, replica.sidecar.clone(), Arc::clone(&shared), dice);
+        let asker = ask(number, Arc::clone(asker), Arc::clone(&shared), dice);
         asking.push(tokio::spawn(asker));
     }
-    // One more has no database, and follows the first of them.
-    let gateway = Gateway::to(&cluster.replicas[0].connections);
-    let follower = Follower::start(&cluster, &[&gateway], Settings::default()).await;
-    let dice = Dice::new(seed.wrapping_add(1 + REPLICAS as u64));
-    let asker = ask(
-        REPLICAS,
-        follower.sidecar.clone(),
-        Arc::clone(&shared),
-        dice,
-    );
-    asking.push(tokio::spawn(asker));
     let mut answered = shared.answered.subscribe();
-    for _ in 0..STEPS {
+    for step in 0..STEPS {
         answered.mark_unchanged();
-        within("a step", driver.step()).await;
+        match step {
+            BACKUP => driver.back_up().await,
+            RESTORATION => driver.restore().await,
+            _ => within("a step", driver.step()).await,
+        }
         within("an answer", answered.changed()).await.unwrap();
     }
+    driver.a_crowd_comes_back().await;
+    driver.somebody_reads_slowly().await;
+    driver.ask_everybody().await;
     shared.stop.store(true, Ordering::Relaxed);
+    shared.turns.send_replace(());
     let (history, mut answers) = driver.end();
-    let mut faults = Vec::new();
+    let mut faults: Vec<_> = answers
+        .iter()
+        .filter_map(|answered| history.fault(answered))
+        .collect();
+    let mut of_each = Vec::new();
     for asker in asking {
         let given = within("the last answer", asker).await.unwrap();
-        faults.extend(History::backwards(&given));
+        faults.extend(history.faults(&given));
+        of_each.push(given.len());
         answers.extend(given);
     }
-    faults.extend(
-        answers
-            .iter()
-            .filter_map(|answered| history.fault(answered)),
-    );
-    if cluster.has_index().await {
+    if all.cluster.has_index().await {
         faults.extend(history.silent_change());
     }
     let active = answers
         .iter()
-        .filter(|answered| answered.answer.active)
+        .filter(|answered| answered.told.answer.active)
         .count();
     let (all, states) = (answers.len(), history.states.len());
-    println!("{all} answers, {active} of them active; {states} states");
+    println!("{all} answers, {active} of them active; {states} states; of each {of_each:?}");
     let count = faults.len();
     let first: Vec<_> = faults.into_iter().take(3).collect();
     assert_eq!(
@@ -215,7 +242,7 @@ async fn every_answer_is_what_the_database_said_at_its_revision() {
     // The checker itself: a lie about any answer is found.
     for answered in answers.iter().step_by(97) {
         for lie in lies(answered, history.states.last().unwrap()) {
-            assert!(history.fault(&lie).is_some(), "{:?}", lie.answer);
+            assert!(history.fault(&lie).is_some(), "{:?}", lie.told);
         }
     }
     // Otherwise this would have shown nothing. Each step was followed by an answer. How

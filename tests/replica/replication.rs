@@ -5,6 +5,6 @@ mod answers;
 mod faults;
 mod protocol;
 mod restricted;
-mod spoken;
-mod turns;
+pub mod spoken;
+pub mod turns;
 mod uses;

@@ -1,20 +1,25 @@
 //! The steps of the random test: one change after the other, spread over the
-//! replicas, and after each what the database says of every token.
+//! servers, and after each what the database says of every token.
 
 use std::sync::{Arc, atomic::Ordering};
+
+mod outages;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hitkeep_auth::pb::{self, InactiveReason};
 use tonic::{Code, Status};
 
 use crate::{
+    asker::Told,
     changes::{self, INSTANCE_ROLES, SITE_ROLES, SITES, USERS},
     checker::{Answered, History, State},
-    cluster::{Cluster, at_least, hash},
+    cluster::{at_least, hash},
     dice::Dice,
+    everything::{Everything, WITNESS},
     fixtures::*,
     harness::Caller,
-    random::{Shared, any_check, now},
+    random::{Shared, any_check, bound, now},
+    restored::Backup,
     support::proxy::{Direction, Limit, Listeners, Then},
     waiting::until,
 };
@@ -45,30 +50,46 @@ struct Made {
 }
 
 /// Whoever changes things.
-pub struct Driver<'c> {
-    cluster: &'c Cluster,
+pub struct Driver<'e> {
+    all: &'e mut Everything,
     shared: Arc<Shared>,
     dice: Dice,
     clients: Vec<Known>,
+    /// One that no step but an outage changes: it is revoked there.
+    victim: Option<Known>,
+    /// The numbers of the askers that are cut off.
+    silent: Vec<usize>,
+    /// A copy of the database, and the clients that are in it.
+    backup: Option<(Backup, Vec<Known>)>,
     history: History,
     answers: Vec<Answered>,
 }
 
-impl<'c> Driver<'c> {
-    pub fn new(cluster: &'c Cluster, shared: Arc<Shared>, dice: Dice) -> Self {
+impl<'e> Driver<'e> {
+    pub fn new(all: &'e mut Everything, shared: Arc<Shared>, dice: Dice) -> Self {
+        let time = all.cluster.time.clone();
         Self {
-            cluster,
+            all,
             shared,
             dice,
             clients: Vec::new(),
-            history: History::default(),
+            victim: None,
+            silent: Vec::new(),
+            backup: None,
+            history: History::new(bound(), time),
             answers: Vec::new(),
         }
     }
 
-    /// Makes the first clients.
+    /// Makes the first clients. The first of all always works.
     pub async fn begin(&mut self) {
-        self.observe("the beginning".to_owned(), 1).await;
+        self.note("the beginning".to_owned()).await;
+        for _ in 0..2 {
+            let made = self.created_for(WITNESS, personal(WITNESS)).await;
+            self.check(made).await;
+        }
+        self.victim = self.clients.pop();
+        self.clients.clear();
         while self.clients.len() < 4 {
             let made = self.create().await;
             self.check(made).await;
@@ -91,8 +112,9 @@ impl<'c> Driver<'c> {
             31..45 => self.update().await,
             45..67 => self.push().await,
             67..84 => self.by_hand().await,
-            84..89 => self.two_at_once().await,
-            89..93 => return self.break_something(),
+            84..88 => self.two_at_once().await,
+            88..90 => return self.break_something(),
+            90..98 => return self.break_a_link().await,
             _ => self.mend_the_world().await,
         };
         self.check(made).await;
@@ -105,9 +127,9 @@ impl<'c> Driver<'c> {
         if made.issued {
             // Whoever was given a token may use it at once.
             let token = made.token.expect("it was issued");
-            let answer = self.ask(token, None).await;
+            let told = self.ask(token, None).await;
             assert_ne!(
-                answer.inactive_reason(),
+                told.answer.inactive_reason(),
                 InactiveReason::UnknownToken,
                 "{}",
                 made.what
@@ -118,62 +140,80 @@ impl<'c> Driver<'c> {
             let tokens = self.shared.tokens.lock().unwrap().len();
             if tokens > 0 {
                 let token = made.token.unwrap_or_else(|| self.dice.below(tokens));
-                let answer = self.ask(token, Some(revision)).await;
-                assert!(answer.revision >= revision, "{}: {answer:?}", made.what);
+                let told = self.ask(token, Some(revision)).await;
+                let reached = told.revision.is_none_or(|reached| reached >= revision);
+                assert!(reached, "{}: {told:?}", made.what);
             }
         }
         self.observe(made.what, made.changes).await;
         self.history.states.last_mut().unwrap().acknowledged = acknowledged;
     }
 
-    /// Asks any replica, and notes the answer for the checker.
-    async fn ask(&mut self, token: usize, wanted: Option<u64>) -> pb::IntrospectResponse {
+    /// Asks anybody, and notes the answer for the checker.
+    async fn ask(&mut self, token: usize, wanted: Option<u64>) -> Told {
+        let askers = 0..self.all.askers.len();
+        let heard: Vec<_> = askers
+            .filter(|asker| !self.silent.contains(asker))
+            .collect();
+        let asker = *self.dice.one_of(&heard);
+        self.ask_one(asker, token, wanted).await
+    }
+
+    /// Asks that one.
+    async fn ask_one(&mut self, asker: usize, token: usize, wanted: Option<u64>) -> Told {
         let text = self.shared.tokens.lock().unwrap()[token].clone();
         let mut request =
             wanted.map_or_else(|| introspect(&text), |wanted| at_least(&text, wanted));
         request.check = any_check(&mut self.dice);
-        let replica = self.dice.below(self.cluster.replicas.len());
-        let sidecar = &self.cluster.replicas[replica].sidecar;
+        let by = &self.all.askers[asker];
         // Its connections may have been severed a moment ago.
-        let (sent, answer) = until("an answer", async || {
+        let (sent, told) = until(&format!("{} answers", by.name), async || {
             let sent = now();
-            let answer = sidecar.introspect(request.clone()).await;
-            answer.map(|answer| (sent, answer))
+            by.ask(&request).await.map(|told| (sent, told))
         })
         .await;
         self.answers.push(Answered {
-            replica,
+            asker,
             token,
             request,
             sent,
             received: now(),
-            answer: answer.clone(),
+            told: told.clone(),
         });
-        answer
+        told
     }
 
     /// Notes what the database says of every token. Nobody else changes anything,
     /// so all of it is of one revision.
     async fn observe(&mut self, step: String, changes: u64) {
-        let tokens = self.shared.tokens.lock().unwrap().clone();
-        let store = &self.cluster.store;
-        let found: Vec<_> = stream::iter(tokens)
-            .map(async |token| store.look_up(Some(hash(&token).into())).await)
-            .buffered(LOOK_UPS)
-            .try_collect()
-            .await
-            .unwrap();
-        let revision = self.cluster.revision().await;
-        assert!(
-            found.iter().all(|found| found.revision.0 == revision),
-            "{step}"
-        );
         let before = self.history.states.last().map_or(0, |state| state.revision);
+        self.note(step.clone()).await;
+        let revision = self.history.states.last().unwrap().revision;
         assert!(
             (before..=before + changes).contains(&revision),
             "{before}, {step}, {revision}"
         );
-        self.history.born.resize(found.len(), revision);
+    }
+
+    /// The same, after whatever number of changes.
+    async fn note(&mut self, step: String) {
+        let tokens = self.shared.tokens.lock().unwrap().clone();
+        let store = &self.all.cluster.store;
+        // Connections break where the database is copied or replaced.
+        let found = until("the database tells", async || {
+            let looked_up = stream::iter(&tokens)
+                .map(async |token| store.look_up(Some(hash(token).into())).await)
+                .buffered(LOOK_UPS);
+            looked_up.try_collect::<Vec<_>>().await
+        })
+        .await;
+        let revision = self.all.cluster.revision().await;
+        assert!(
+            found.iter().all(|found| found.revision.0 == revision),
+            "{step}"
+        );
+        let state = self.history.states.len();
+        self.history.born.resize(found.len(), state);
         self.history.states.push(State {
             revision,
             step,
@@ -182,9 +222,9 @@ impl<'c> Driver<'c> {
         });
     }
 
-    /// A replica that no fault waits for.
+    /// A server that no fault waits for.
     fn any_replica(&mut self) -> usize {
-        let replicas = self.cluster.replicas.iter().enumerate();
+        let replicas = self.all.cluster.replicas.iter().enumerate();
         let sound: Vec<_> = replicas
             .filter(|(_, replica)| !replica.proxy.is_limited())
             .map(|(number, _)| number)
@@ -194,7 +234,7 @@ impl<'c> Driver<'c> {
 
     fn any_dashboard(&mut self) -> Caller {
         let replica = self.any_replica();
-        self.cluster.replicas[replica].dashboard.clone()
+        self.all.cluster.replicas[replica].dashboard.clone()
     }
 
     fn any_client(&mut self) -> Known {
@@ -252,6 +292,14 @@ impl<'c> Driver<'c> {
         if client.owner == of_user(actor) && self.dice.percent(30) {
             client.instance_role = Some((*self.dice.one_of(&INSTANCE_ROLES)).into());
         }
+        self.created_for(actor, request).await
+    }
+
+    async fn created_for(
+        &mut self,
+        actor: &'static str,
+        request: pb::CreateApiClientRequest,
+    ) -> Option<Made> {
         let made = accepted(self.any_dashboard().create(request).await)?;
         let token = self.issued(made.token);
         let id = made.api_client.unwrap().id;
@@ -280,8 +328,8 @@ impl<'c> Driver<'c> {
         let client = self.any_client();
         let call = self.any_dashboard();
         let made = accepted(call.revoke(revoke(ROOT, &client.id)).await)?;
-        let answer = self.ask(client.token, Some(made.revision)).await;
-        assert!(!answer.active, "revoked at {}: {answer:?}", made.revision);
+        let told = self.ask(client.token, Some(made.revision)).await;
+        assert!(!told.answer.active, "{}: {told:?}", made.revision);
         Some(about("revoke", made.revision, client.token))
     }
 
@@ -323,7 +371,7 @@ impl<'c> Driver<'c> {
         Some(about("update", made.revision, client.token))
     }
 
-    /// Two calls about different clients, through different replicas.
+    /// Two calls about different clients, through different servers.
     async fn two_at_once(&mut self) -> Option<Made> {
         let (one, other) = (self.any_client(), self.any_client());
         if one.id == other.id {
@@ -357,14 +405,14 @@ impl<'c> Driver<'c> {
             .collect();
         let what = format!("{changes:?}");
         let replica = self.any_replica();
-        let pusher = &self.cluster.replicas[replica].pusher;
+        let pusher = &self.all.cluster.replicas[replica].pusher;
         let made = accepted(pusher.apply(batch(changes)).await)?;
         Some(of_all(what, Some(made.revision)))
     }
 
     async fn mend_the_world(&mut self) -> Option<Made> {
         let replica = self.any_replica();
-        let pusher = &self.cluster.replicas[replica].pusher;
+        let pusher = &self.all.cluster.replicas[replica].pusher;
         let made = accepted(pusher.apply(batch(world())).await)?;
         Some(of_all("the world again".to_owned(), Some(made.revision)))
     }
@@ -373,20 +421,20 @@ impl<'c> Driver<'c> {
     async fn by_hand(&mut self) -> Option<Made> {
         let client = self.any_client();
         let sql = changes::any_statement(&mut self.dice, &client.id);
-        self.cluster.psql(&sql).await;
+        self.all.cluster.psql(&sql).await;
         // The revision, where the change made one, is the database's newest.
-        let revision = self.cluster.revision().await;
+        let revision = self.all.cluster.revision().await;
         Some(of_all(sql, Some(revision)))
     }
 
-    /// Breaks connections of a replica, or loses its notifications for a while.
+    /// Breaks connections of a server, or loses its notifications for a while.
     fn break_something(&mut self) {
         let replica = self.any_replica();
-        let others = self.cluster.replicas.iter().enumerate();
+        let others = self.all.cluster.replicas.iter().enumerate();
         let other_limited = others
             .filter(|(number, _)| *number != replica)
             .any(|(_, other)| other.proxy.is_limited());
-        let proxy = &self.cluster.replicas[replica].proxy;
+        let proxy = &self.all.cluster.replicas[replica].proxy;
         match self.dice.below(4) {
             0 => proxy.listeners(Listeners::Mute),
             1 => proxy.listeners(Listeners::Heard),

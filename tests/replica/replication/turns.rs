@@ -24,7 +24,7 @@ const WINDOW: u32 = 4096;
 /// How many replicas come at once.
 const MANY: usize = 50;
 
-async fn narrow(connections: &Connections) -> Channel {
+pub async fn narrow(connections: &Connections) -> Channel {
     let connections = connections.clone();
     let connect = tower::service_fn(move |_: http::Uri| {
         let (ours, theirs) = tokio::io::duplex(1024);
