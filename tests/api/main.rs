@@ -11,9 +11,12 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
-mod blocked;
+#[path = "../support/fixtures.rs"]
 mod fixtures;
+#[path = "../support/harness.rs"]
 mod harness;
+
+mod blocked;
 mod raw;
 
 mod ages;

@@ -9,23 +9,10 @@ use crate::{
     certificates::{Authority, Folder, text},
     explain::{DIRECTORY, client},
     postgres::{execute, migrated_database},
-    process::{Process, binary},
+    process::{Process, account, binary},
     run::{http_get, introspect, run, run_on, serve_with},
     waiting::{until, wanted},
 };
-
-async fn account(url: &str, name: &str, allow: &str) -> String {
-    let arguments = [
-        "service-account",
-        "create",
-        name,
-        "--allow",
-        allow,
-        "--json",
-    ];
-    let made = run_on(url, &arguments).await.given_json();
-    made["token"].as_str().unwrap().to_owned()
-}
 
 #[tokio::test]
 async fn options_that_make_no_sense_are_refused_before_it_listens() {

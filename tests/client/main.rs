@@ -10,7 +10,7 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
-#[path = "../proxies/service.rs"]
+#[path = "../support/service.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod service;
 

@@ -13,6 +13,7 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
+#[path = "../support/service.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod service;
 

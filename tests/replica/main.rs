@@ -12,10 +12,10 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
-#[path = "../api/fixtures.rs"]
+#[path = "../support/fixtures.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod fixtures;
-#[path = "../api/harness.rs"]
+#[path = "../support/harness.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod harness;
 

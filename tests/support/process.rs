@@ -46,6 +46,15 @@ pub fn binary<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Command {
     command
 }
 
+/// Makes a service account, and gives its token.
+pub async fn account(url: &str, name: &str, allow: &str) -> String {
+    let create = ["service-account", "create", name, "--allow", allow];
+    let on = ["--json", "--database-url", url];
+    let ended = Process::start(binary(create.iter().chain(&on))).ended();
+    let made: serde_json::Value = serde_json::from_str(&ended.await.stdout).expect("an account");
+    made["token"].as_str().expect("a token").to_owned()
+}
+
 /// Takes the settings of our own environment away from a command.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
@@ -65,7 +74,7 @@ impl Process {
     /// The same, with a few bytes to read.
     pub fn start_with(command: Command, input: &str) -> Self {
         let (read, mut write) = std::io::pipe().expect("the system gives a pipe");
-        // Less than a pipe holds, so nobody has to read it yet.
+        // Less than a pipe holds, so it need not be read yet.
         write.write_all(input.as_bytes()).expect("there is room");
         Self::spawn(command, read.into())
     }
@@ -98,7 +107,7 @@ impl Process {
 
     async fn address_in(&mut self, text: &str) -> String {
         let line = self.stderr.line(text).await;
-        // Where it was not told to log as JSON, it is the end of what is said.
+        // Where it was not set to log as JSON, it is the end of what is said.
         let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else {
             let (_, said) = line.split_once(text).expect("it was found there");
             let address = said.split_whitespace().next();
@@ -146,7 +155,7 @@ impl Output {
         tokio::spawn(async move {
             let mut lines = BufReader::new(pipe).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // Read on even if nobody listens: a full pipe stops the child.
+                // Read on even if no test listens: a full pipe stops the child.
                 drop(sender.send(line));
             }
         });

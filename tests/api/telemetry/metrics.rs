@@ -107,6 +107,11 @@ fn described(metric: &Metric) -> Described {
     (kind.to_owned(), metric.unit.clone(), attributes)
 }
 
+fn all_described(exported: &[Metric]) -> BTreeMap<String, Described> {
+    let described = |metric: &Metric| (metric.name.clone(), described(metric));
+    exported.iter().map(described).collect()
+}
+
 /// What Prometheus calls a metric, by the rule that the document states.
 fn on_the_page(name: &str, (kind, unit, _): &Described) -> String {
     let unit = match unit.as_str() {
@@ -156,11 +161,7 @@ async fn the_document_says_what_is_exported() {
         is_there.then(|| kept.metrics.clone())
     };
     let exported = run.collector.until("some metric", all).await;
-    let exported: BTreeMap<_, _> = exported
-        .iter()
-        .map(|metric| (metric.name.clone(), described(metric)))
-        .collect();
-    assert_eq!(exported, documented);
+    assert_eq!(all_described(&exported), documented);
     let page = run.ask("GET /metrics HTTP/1.1", "").await;
     for (name, described) in &documented {
         let name = on_the_page(name, described);
@@ -198,7 +199,7 @@ async fn the_document_says_what_is_exported_of_tls() {
         let metrics = kept.metrics.iter();
         let of_tls = metrics.filter(|metric| metric.name.starts_with(OF_TLS));
         let of_tls: Vec<_> = of_tls.cloned().collect();
-        // It is counted a moment after its caller was told.
+        // It is counted a moment after its caller got the answer.
         let is_counted = count(
             kept,
             "hitkeep_auth.tls.handshake.failures",
@@ -208,11 +209,7 @@ async fn the_document_says_what_is_exported_of_tls() {
         (of_tls.len() == documented.len() && is_counted == 1).then_some(of_tls)
     };
     let exported = run.collector.until("metrics of TLS", of_tls).await;
-    let exported: BTreeMap<_, _> = exported
-        .iter()
-        .map(|metric| (metric.name.clone(), described(metric)))
-        .collect();
-    assert_eq!(exported, documented);
+    assert_eq!(all_described(&exported), documented);
     let page = run.ask("GET /metrics HTTP/1.1", "").await;
     for line in [
         // The year 2100 begins then.
@@ -245,11 +242,7 @@ async fn the_document_says_what_is_exported_of_events() {
         (of_events.len() == documented.len()).then_some(of_events)
     };
     let exported = run.collector.until("metrics of events", of_events).await;
-    let exported: BTreeMap<_, _> = exported
-        .iter()
-        .map(|metric| (metric.name.clone(), described(metric)))
-        .collect();
-    assert_eq!(exported, documented);
+    assert_eq!(all_described(&exported), documented);
     run.stop().await;
 }
 

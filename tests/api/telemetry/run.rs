@@ -13,7 +13,7 @@ use crate::{
     harness::Caller,
     support::{
         postgres,
-        process::{Ended, Process, binary},
+        process::{Ended, Process, account, binary},
     },
     telemetry::collector::Collector,
 };
@@ -51,13 +51,7 @@ impl Run {
         let mut tokens = Vec::new();
         for permission in CallerPermission::ALL {
             let name = permission.as_str();
-            let command = ["service-account", "create", name, "--allow", name, "--json"];
-            let on = ["--database-url", &url];
-            let command = binary(command.iter().chain(&on));
-            let ended = Process::start(command).ended().await;
-            let made: serde_json::Value = serde_json::from_str(&ended.stdout).expect("JSON");
-            let token = made["token"].as_str().expect("a token").to_owned();
-            tokens.push((*permission, token));
+            tokens.push((*permission, account(&url, name, name).await));
         }
         let anywhere = "127.0.0.1:0";
         let mut command = binary([

@@ -10,7 +10,7 @@ use tonic::{Request, transport::Endpoint};
 
 use crate::support::{
     postgres,
-    process::{Process, binary},
+    process::{Process, account, binary},
     proxy::Proxy,
 };
 
@@ -232,15 +232,6 @@ async fn serve(url: &str, listen: &str, http: &str, more: &[&str]) -> (Process, 
     let address = process.address().await;
     process.stderr.line("introspection serves").await;
     (process, http, address)
-}
-
-/// Makes a service account, and gives its token.
-async fn account(url: &str, name: &str, allow: &str) -> String {
-    let create = ["service-account", "create", name, "--allow", allow];
-    let options = ["--json", "--database-url", url];
-    let ended = Process::start(binary(create.iter().chain(&options))).ended();
-    let made: serde_json::Value = serde_json::from_str(&ended.await.stdout).expect("an account");
-    made["token"].as_str().expect("a token").to_owned()
 }
 
 fn put_user(id: &str) -> Change {

@@ -23,7 +23,7 @@ pub const ADAM: &str = "00000000-0000-7000-8000-000000000003";
 pub const VERA: &str = "00000000-0000-7000-8000-000000000004";
 /// Member of the second team alone.
 pub const EVE: &str = "00000000-0000-7000-8000-000000000005";
-/// Nobody.
+/// An id that no user has.
 pub const NOBODY: &str = "00000000-0000-7000-8000-0000000000ff";
 /// The first team, with the first two sites.
 pub const TEAM: &str = "00000000-0000-7000-8000-00000000aa01";
@@ -323,7 +323,7 @@ pub fn check(token: &str, site: &str, permission: &str) -> pb::IntrospectRequest
     }
 }
 
-/// A legacy token that stands for another one: 64 digits that nobody else has.
+/// A legacy token that stands for another one: 64 digits that no other client has.
 pub fn legacy_for(token: &str) -> String {
     blake3::hash(token.as_bytes()).to_hex().to_string()
 }
