@@ -39,13 +39,13 @@ mod own_postgres;
 mod steps;
 mod time;
 
+use hitkeep_auth::domain;
 use support::waiting;
 
 mod cut;
 mod failover;
 mod killed;
 mod lost;
-mod model;
 mod moved;
 mod names;
 mod notifications;

@@ -21,6 +21,8 @@ mod postgres;
 #[path = "../support/verdict.rs"]
 mod verdict;
 
+use hitkeep_auth::domain;
+
 mod by_hand;
 mod database;
 

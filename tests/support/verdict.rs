@@ -1,6 +1,6 @@
 //! The verdict on a token and everything that goes with it, by the code that answers.
 
-use hitkeep_auth::domain::{
+use crate::domain::{
     Timestamp,
     client::Expiry,
     introspection::{InactiveReason, ResolvedClient, Subject},

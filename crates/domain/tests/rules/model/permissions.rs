@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     access::{Delegated, EffectiveAccess},
     id::SiteId,
     role::{InstanceRole, SiteRole},
@@ -12,7 +12,7 @@ use hitkeep_auth::domain::{
 /// A permission, on a site or on the instance.
 pub(crate) type Permission = (Option<SiteId>, &'static str);
 
-/// Everything that somebody may do.
+/// Everything that a user may do.
 pub(crate) type Permissions = BTreeSet<Permission>;
 
 /// What each role on the instance adds to the weaker ones.

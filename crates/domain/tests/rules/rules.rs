@@ -1,5 +1,5 @@
-//! The properties that are seen to hold after every step, by name. A planted
-//! fault says which of them it breaks, so that none is there for show.
+//! The properties that are seen to hold after every step, by name. "The page" is
+//! `docs/access-rules.md`.
 
 /// A property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,15 +17,15 @@ pub(crate) enum Rule {
     /// A call is allowed unless something speaks against it, and then refused
     /// for that.
     Decision,
-    /// An actor sees and manages those clients that section 4 says.
+    /// An actor sees and manages those clients that the page says.
     Authority,
     /// The clients and their content are what calls and directory made of them.
     Content,
-    /// A working token may do exactly what section 3 says, and ends when it
+    /// A working token may do exactly what the page says, and ends when it
     /// says.
     Verdict,
     /// A token works until there is a reason why not, and the first one is
-    /// told.
+    /// returned.
     Reason,
     /// A client is shown in the state that its token's verdict says.
     State,
@@ -41,19 +41,10 @@ pub(crate) enum Rule {
     Event,
     /// A client has another etag exactly where it has another content.
     Etag,
-    /// A change of the directory that names something unknown is told from one
+    /// A change of the directory that names something unknown is distinguished from one
     /// that does not.
     Reference,
     /// A replacement of the directory is refused exactly where it would remove more than half
     /// of something without being allowed to.
     MassRemoval,
-}
-
-/// A property that did not hold.
-#[derive(Clone, Debug)]
-pub(crate) struct Violation {
-    /// Which.
-    pub(crate) rule: Rule,
-    /// How.
-    pub(crate) story: String,
 }

@@ -1,6 +1,6 @@
 //! The texts that list permissions and that no program is generated from: they must follow
-//! the table in `src/domain/role.rs`. The tables of `docs/access-rules.md` are compared in
-//! `access_rules_page`, the `scope` of RFC 7662 in `tests/api/http/introspect.rs`, and the
+//! the table in `crates/domain/src/role.rs`. The tables of `docs/access-rules.md` are compared in
+//! `main.rs`, the `scope` of RFC 7662 in `tests/api/http/introspect.rs`, and the
 //! model has a list of its own, so that the code is compared with something.
 
 use hitkeep_auth::domain::role::{InstancePermission, InstanceRole, SitePermission, SiteRole};

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     access::{Delegated, EffectiveAccess},
     introspection::InactiveReason,
     refusal::Refusal,

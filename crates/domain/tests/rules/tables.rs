@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
     access::{
         CurrentOwner, Facts, Holder, Owner, OwnerFacts, OwnerStanding, SiteStanding, UserStanding,
@@ -18,10 +18,7 @@ use hitkeep_auth::domain::{
     token::TokenHash,
 };
 
-use crate::{
-    faults::Fault,
-    model::life::{grants_of, owner_of},
-};
+use crate::model::life::{grants_of, owner_of};
 
 /// A token's row.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +26,6 @@ pub(crate) struct TokenRow {
     pub(crate) hash: TokenHash,
     pub(crate) client: ClientId,
     pub(crate) end_time: Option<Timestamp>,
-    /// What that was when the token was replaced. Only a fault asks for it.
-    replaced_until: Option<Timestamp>,
 }
 
 impl TokenRow {
@@ -40,7 +35,6 @@ impl TokenRow {
             hash,
             client,
             end_time: None,
-            replaced_until: None,
         }
     }
 }
@@ -57,20 +51,10 @@ pub(crate) struct Tables {
     site_members: BTreeMap<(SiteId, UserId), SiteRole>,
     pub(crate) clients: BTreeMap<ClientId, ApiClient>,
     pub(crate) tokens: Vec<TokenRow>,
-    /// What is done wrong in here.
-    fault: Option<Fault>,
 }
 
 /// Writing.
 impl Tables {
-    /// No rows, and what is done wrong with those that will come.
-    pub(crate) fn new(fault: Option<Fault>) -> Self {
-        Self {
-            fault,
-            ..Self::default()
-        }
-    }
-
     /// Changes the directory; `false` where the change names something unknown.
     pub(crate) fn apply(&mut self, change: &DirectoryChange) -> bool {
         match *change {
@@ -96,20 +80,11 @@ impl Tables {
                 return known;
             }
             DirectoryChange::DeleteTeamMember(team, user) => {
-                if !self.has(Fault::RemovedMemberKeepsTheRole) {
-                    self.team_members.remove(&(team, user));
-                }
-                if self.has(Fault::LeaverTakesTeamClientsAlong) {
-                    let taken = |client: &ApiClient| {
-                        client.created_by == Some(user) && owner_of(client) == Owner::Team(team)
-                    };
-                    self.clients.retain(|_, client| !taken(client));
-                }
+                self.team_members.remove(&(team, user));
             }
             DirectoryChange::PutSite(site) => {
                 let known = self.teams.contains_key(&site.team);
-                let stays = self.has(Fault::MovedSiteStays) && self.sites.contains_key(&site.id);
-                if known && !stays {
+                if known {
                     self.sites.insert(site.id, site.team);
                 }
                 return known;
@@ -125,9 +100,7 @@ impl Tables {
                 return known;
             }
             DirectoryChange::DeleteSiteMember(site, user) => {
-                if !self.has(Fault::RemovedSiteMemberKeepsTheRole) {
-                    self.site_members.remove(&(site, user));
-                }
+                self.site_members.remove(&(site, user));
             }
         }
         true
@@ -158,23 +131,15 @@ impl Tables {
             };
             removal.is_mass_removal()
         });
-        let is_noticed = !self.has(Fault::MassRemovalIsOverlooked);
-        if is_mass_removal && !allow_mass_removal && is_noticed {
+        if is_mass_removal && !allow_mass_removal {
             return false;
         }
-        if !self.has(Fault::ReplacementKeepsMembers) {
-            let members = new.team_members.iter().map(|row| (row.team, row.user));
-            let members: BTreeSet<_> = members.collect();
-            self.team_members.retain(|key, _| members.contains(key));
-            let members = new.site_members.iter().map(|row| (row.site, row.user));
-            let members: BTreeSet<_> = members.collect();
-            self.site_members.retain(|key, _| members.contains(key));
-        }
-        if self.has(Fault::ReplacedTeamTakesSitesAlong) {
-            for team in &lost_teams {
-                self.delete_team(*team);
-            }
-        }
+        let members = new.team_members.iter().map(|row| (row.team, row.user));
+        let members: BTreeSet<_> = members.collect();
+        self.team_members.retain(|key, _| members.contains(key));
+        let members = new.site_members.iter().map(|row| (row.site, row.user));
+        let members: BTreeSet<_> = members.collect();
+        self.site_members.retain(|key, _| members.contains(key));
         let put = [
             new.users
                 .iter()
@@ -202,11 +167,7 @@ impl Tables {
             self.delete_team(team);
         }
         for user in lost_users {
-            if self.has(Fault::ReplacementLeavesClients) {
-                self.users.remove(&user);
-            } else {
-                self.delete_user(user);
-            }
+            self.delete_user(user);
         }
         let members = new.team_members.iter().copied();
         let of_sites = new.site_members.iter().copied();
@@ -219,37 +180,27 @@ impl Tables {
 
     fn delete_user(&mut self, id: UserId) {
         self.users.remove(&id);
-        if !self.has(Fault::DeletedUserLeavesMemberships) {
-            self.team_members.retain(|(_, user), _| *user != id);
-            self.site_members.retain(|(_, user), _| *user != id);
-        }
-        if !self.has(Fault::DeletedUserLeavesClients) {
-            self.delete_clients_of(Owner::User(id));
-        }
+        self.team_members.retain(|(_, user), _| *user != id);
+        self.site_members.retain(|(_, user), _| *user != id);
+        self.delete_clients_of(Owner::User(id));
     }
 
     fn delete_team(&mut self, id: TeamId) {
         self.teams.remove(&id);
         self.team_members.retain(|(team, _), _| *team != id);
-        if !self.has(Fault::DeletedTeamLeavesSites) {
-            let inside = self.sites.iter().filter(|(_, team)| **team == id);
-            let sites: Vec<SiteId> = inside.map(|(site, _)| *site).collect();
-            for site in sites {
-                self.delete_site(site);
-            }
+        let inside = self.sites.iter().filter(|(_, team)| **team == id);
+        let sites: Vec<SiteId> = inside.map(|(site, _)| *site).collect();
+        for site in sites {
+            self.delete_site(site);
         }
-        if !self.has(Fault::DeletedTeamLeavesClients) {
-            self.delete_clients_of(Owner::Team(id));
-        }
+        self.delete_clients_of(Owner::Team(id));
     }
 
     fn delete_site(&mut self, id: SiteId) {
         self.sites.remove(&id);
         self.site_members.retain(|(site, _), _| *site != id);
-        if !self.has(Fault::DeletedSiteLeavesGrants) {
-            for client in self.clients.values_mut() {
-                grants_of(client).remove(&id);
-            }
+        for client in self.clients.values_mut() {
+            grants_of(client).remove(&id);
         }
     }
 
@@ -263,10 +214,7 @@ impl Tables {
             .clients
             .insert(new.id, new.clone())
             .expect("it was there a moment ago");
-        let comes_back = self.has(Fault::OverlapComesBackWithExpiry);
-        let is_brought_forward =
-            new.expiry < old.expiry && !self.has(Fault::OverlapKeepsAnEarlierExpiry);
-        if !is_brought_forward && !comes_back {
+        if new.expiry >= old.expiry {
             return;
         }
         for token in self
@@ -274,13 +222,10 @@ impl Tables {
             .iter_mut()
             .filter(|token| token.client == new.id)
         {
-            let ends = if comes_back {
-                token.replaced_until
-            } else {
-                token.end_time
-            };
             let expires = new.expiry.time();
-            token.end_time = ends.map(|ends| expires.map_or(ends, |expires| expires.min(ends)));
+            token.end_time = token
+                .end_time
+                .map(|ends| expires.map_or(ends, |expires| expires.min(ends)));
         }
     }
 
@@ -293,7 +238,6 @@ impl Tables {
         old_token_ends: Timestamp,
         now: Timestamp,
     ) {
-        let second_overlap_goes_on = self.has(Fault::SecondRotationLeavesTheFirstOverlap);
         for token in self
             .tokens
             .iter_mut()
@@ -301,17 +245,11 @@ impl Tables {
         {
             token.end_time = Some(match token.end_time {
                 None => old_token_ends,
-                Some(already) if second_overlap_goes_on => already,
                 Some(already) => already.min(now),
             });
-            token.replaced_until = token.end_time;
         }
         self.tokens.push(TokenRow::newest(hash, new.id));
         self.clients.insert(new.id, new);
-    }
-
-    fn has(&self, fault: Fault) -> bool {
-        self.fault == Some(fault)
     }
 }
 

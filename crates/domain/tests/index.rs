@@ -2,9 +2,11 @@
 //! says what one says that was made of the last state alone, and no version that was
 //! given out ever changes.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Position, Revision, Timestamp,
     access::{EffectiveAccess, Owner},
     caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
@@ -133,8 +135,8 @@ enum Step {
     Callers(Vec<u8>),
     /// A version is given out.
     Version,
-    /// Everything is read anew.
-    Anew,
+    /// A full reload.
+    Reload,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -145,7 +147,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0..CLIENTS).prop_map(Step::Remove),
         1 => proptest::collection::vec(0..BYTES, 0..3).prop_map(Step::Callers),
         2 => Just(Step::Version),
-        1 => Just(Step::Anew),
+        1 => Just(Step::Reload),
     ]
 }
 
@@ -192,7 +194,7 @@ impl Model {
                 writer.set_callers(self.callers.iter().map(|number| account(*number)).collect());
             }
             Step::Version => {}
-            Step::Anew => *writer = self.anew(),
+            Step::Reload => *writer = self.reloaded(),
         }
     }
 
@@ -202,7 +204,7 @@ impl Model {
     }
 
     /// An index that is made of this state alone.
-    fn anew(&self) -> Writer {
+    fn reloaded(&self) -> Writer {
         let clients = self.clients.iter().map(|(number, (known, tokens))| {
             // Those alone that did not become another's.
             let is_its =
@@ -283,7 +285,7 @@ proptest! {
                 model.check(&writer.version(position))?;
             }
         }
-        model.check(&model.anew().version(at_revision(0)))?;
+        model.check(&model.reloaded().version(at_revision(0)))?;
         // None of them has changed since.
         for (version, position, then) in versions {
             prop_assert_eq!(version.position, position);
@@ -385,10 +387,10 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     let new = writer.version(at_revision(2));
     let seen = note(&new);
     assert_ne!(seen, first, "the first note is in there too");
-    // They are the same counters: whoever still has the old version counts there too.
+    // They are the same counters: a holder of the old version counts there too.
     assert_eq!(format!("{:?}", find(&old, &hash(1)).unwrap().0.usage), seen);
     assert_ne!(note(&old), seen);
-    // One that is gone, and made anew, begins anew.
+    // One that was removed and is inserted again begins at zero.
     writer.remove(client(1));
     writer.put(known(1, 3), &tokens);
     let another = writer.version(at_revision(3));
@@ -397,7 +399,7 @@ fn what_was_noted_stays_with_a_client_that_changes() {
     drop(recorded);
 }
 
-/// Whoever copies a version gets each client once, with all that the version knows of it.
+/// A copy of a version has each client once, with all that the version knows of it.
 #[test]
 fn the_parts_of_a_version_are_all_its_clients() {
     let mut writer = Writer::default();

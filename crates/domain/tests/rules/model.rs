@@ -12,7 +12,7 @@ pub(crate) mod places;
 
 use std::collections::BTreeMap;
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
     access::{Delegated, Owner},
     client::{ApiClient, ClientState, Draft, Expiry, Update},

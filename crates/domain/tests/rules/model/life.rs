@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
     access::{Delegated, Owner, SiteGrants},
     client::{Activation, ApiClient, Expiry, Update},

@@ -1,7 +1,7 @@
 //! The model's directory: lists of rows. A put removes the old row and adds the
 //! new one; a deletion says itself what goes along with it.
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     access::Owner,
     directory::{Directory, DirectoryChange, Site, Team, User},
     id::{SiteId, TeamId, UserId},

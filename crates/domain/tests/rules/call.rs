@@ -1,9 +1,8 @@
 //! The calls, and the seam at which they meet the domain: a question holds all
-//! that the domain is told, an answer all that it says. What stands between a
-//! script and the rules is in here, so a fault can be planted on either side.
+//! that the domain is given, an answer all that it says.
 
 use chrono::TimeDelta;
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
     access::{Facts, Owner},
     audit::Event,

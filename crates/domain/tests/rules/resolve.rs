@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
     access::{Delegated, Owner, SiteGrants},
     client::{Activation, ApiClient, Description, Draft, Expiry, Name, Update},
@@ -219,7 +219,7 @@ impl Which {
 }
 
 impl Creation {
-    /// The owner, or where nobody manages its clients and a manager is to act,
+    /// The owner, or, if no user manages its clients and a manager is to act,
     /// another.
     fn owner(&self, model: &Model) -> Owner {
         let is_managed =

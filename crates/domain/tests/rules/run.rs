@@ -9,7 +9,7 @@ mod standing;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::DateTime;
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
     audit::{Action, Event},
     client::ApiClient,
@@ -23,7 +23,6 @@ use hitkeep_auth::domain::{
 use crate::{
     call::{Answer, Call},
     coverage::{Coverage, reason_of},
-    faults::Fault,
     model::{
         Model,
         life::{changed_fields, handed_out, is_put_off, owner_of, starts_earlier, updated},
@@ -31,7 +30,7 @@ use crate::{
         places::is_elsewhere,
     },
     resolve::Act,
-    rules::{Rule, Violation},
+    rules::Rule,
     script::{Script, Step},
     verdict::Active,
     world::World,
@@ -45,13 +44,9 @@ const BEGINNING: Timestamp = match DateTime::from_timestamp_micros(1_795_000_000
 
 /// Runs a script up to the first step after which something does not hold, and
 /// says all that does not.
-pub(crate) fn run(
-    script: &Script,
-    fault: Option<Fault>,
-    coverage: &mut Coverage,
-) -> Vec<Violation> {
+pub(crate) fn run(script: &Script, coverage: &mut Coverage) -> Vec<String> {
     let mut run = Run {
-        world: World::new(BEGINNING, fault),
+        world: World::new(BEGINNING),
         model: Model::new(BEGINNING),
         usable: BTreeMap::new(),
         verdicts: HashMap::new(),
@@ -83,7 +78,7 @@ struct Run<'c> {
     verdicts: HashMap<(TokenHash, usize), Verdict>,
     /// Every content that a client ever had, with the etag shown for it.
     contents: BTreeMap<ClientId, Vec<(ApiClient, String)>>,
-    violations: Vec<Violation>,
+    violations: Vec<String>,
     coverage: &'c mut Coverage,
 }
 
@@ -122,7 +117,7 @@ impl Run<'_> {
             }
         }
         for violation in &mut self.violations {
-            violation.story = format!("{act:?}: {}", violation.story);
+            *violation = format!("{act:?}: {violation}");
         }
     }
 
@@ -369,10 +364,7 @@ impl Run<'_> {
 
     fn check(&mut self, rule: Rule, holds: bool, story: impl FnOnce() -> String) {
         if !holds {
-            self.violations.push(Violation {
-                rule,
-                story: story(),
-            });
+            self.violations.push(format!("{rule:?}: {}", story()));
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     access::{Decision, Owner, PermissionCheck},
     client::{ClientState, Expiry, Update},
     id::{ClientId, UserId},
@@ -60,7 +60,7 @@ impl Run<'_> {
             if contents.last().is_some_and(|(last, _)| last == client) {
                 continue;
             }
-            let etag = self.world.etag(client);
+            let etag = client.etag();
             let other = |(old, shown): &&(_, String)| (old == client) != (*shown == etag);
             if let Some((old, _)) = contents.iter().find(other) {
                 wrong.push(format!("{etag} for {client:?} and {old:?}"));
@@ -242,7 +242,10 @@ impl Run<'_> {
         };
         let mut wrong = Vec::new();
         let mut check = |check: PermissionCheck, expected: Decision| {
-            let decision = self.world.decide(verdict, &check);
+            let decision = match verdict {
+                Ok(active) => active.client.access.decide(&check),
+                Err(_) => Decision::Inactive,
+            };
             if decision != expected {
                 wrong.push(format!("{check:?}: {decision:?}, not {expected:?}"));
             }
@@ -269,7 +272,7 @@ impl Run<'_> {
 
 /// Actors.
 impl Run<'_> {
-    /// Everybody sees and manages the clients that section 4 says. An update of
+    /// Each user sees and manages the clients that the page says. An update of
     /// nothing needs management, and no delegation.
     pub(super) fn check_authority(&mut self) {
         let one_of_each_owner: BTreeMap<Owner, ClientId> = self

@@ -1,26 +1,22 @@
 //! The service without its wire and its database: loads what a call or a token
 //! is about, asks the domain, and keeps what it answers. Everything is in the
-//! tables and in the domain; here is only the way from one to the other, and
-//! the place where a fault is planted.
+//! tables and in the domain; here is only the way from one to the other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     Timestamp,
-    access::{Decision, PermissionCheck},
     client::{ApiClient, ClientState, Quota},
     clock::Entropy,
     id::UserId,
     introspection::InactiveReason,
     refusal::Refusal,
-    role::InstanceRole,
     source::Source,
     token::{Token, TokenHash},
 };
 
 use crate::{
     call::{Answer, Call, QUOTA, Question},
-    faults::Fault,
     model::life::owner_of,
     tables::{Tables, TokenRow},
     verdict::{self, Active},
@@ -32,7 +28,6 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) tables: Tables,
     entropy: Seeded,
-    fault: Option<Fault>,
 }
 
 /// Bytes that are the same in every run, and never twice the same in one.
@@ -52,13 +47,12 @@ impl Entropy for Seeded {
 }
 
 impl World {
-    /// Nothing at all, and what is done wrong with it.
-    pub(crate) fn new(now: Timestamp, fault: Option<Fault>) -> Self {
+    /// Nothing at all.
+    pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             now,
-            tables: Tables::new(fault),
+            tables: Tables::default(),
             entropy: Seeded(AtomicU64::new(1)),
-            fault,
         }
     }
 
@@ -89,10 +83,7 @@ impl World {
             },
             now: self.now,
         };
-        match self.fault {
-            None => question.decide(&self.entropy),
-            Some(fault) => fault.decide(question, &self.tables, &self.entropy),
-        }
+        question.decide(&self.entropy)
     }
 
     /// Keeps what the domain answered to a call.
@@ -131,27 +122,7 @@ impl World {
             .tables
             .subject(token)
             .ok_or(InactiveReason::UnknownToken)?;
-        match self.fault {
-            None => verdict::judge(subject, source, self.now),
-            Some(fault) => fault.judge(&subject, source, self.now),
-        }
-    }
-
-    /// The decision on a permission, given the verdict on a token.
-    pub(crate) fn decide(
-        &self,
-        verdict: &Result<Active, InactiveReason>,
-        check: &PermissionCheck,
-    ) -> Decision {
-        match (self.fault, verdict) {
-            (Some(Fault::InstanceOwnerPassesSiteChecks), Ok(active))
-                if active.client.access.instance_role == InstanceRole::Owner =>
-            {
-                Decision::Allowed
-            }
-            (_, Ok(active)) => active.client.access.decide(check),
-            (_, Err(_)) => Decision::Inactive,
-        }
+        verdict::judge(subject, source, self.now)
     }
 
     /// A client's state, as it is shown.
@@ -161,19 +132,6 @@ impl World {
             owner_of(client),
             &[],
         );
-        let state = client.state(facts.owner_can_act(), self.now);
-        match (self.fault, state) {
-            (Some(Fault::InactiveOwnerIsNotShown), ClientState::OwnerInactive)
-            | (Some(Fault::ExpiryIsNotShown), ClientState::Expired) => ClientState::Active,
-            _ => state,
-        }
-    }
-
-    /// A client's etag, as it is shown.
-    pub(crate) fn etag(&self, client: &ApiClient) -> String {
-        match self.fault {
-            None => client.etag(),
-            Some(fault) => fault.etag(client),
-        }
+        client.state(facts.owner_can_act(), self.now)
     }
 }

@@ -1,7 +1,7 @@
 //! Where requests come from, and which of these places an API client lets in: listed by hand,
 //! so that the ranges are not computed with twice in the same way.
 
-use hitkeep_auth::domain::{
+use hitkeep_auth_domain::{
     client::ApiClient,
     source::{AllowedSources, Source},
 };
