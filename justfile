@@ -35,6 +35,10 @@ doc:
 bench name *options:
     cargo bench --bench {{ name }} -- {{ options }}
 
+# Change the pure core in one place at a time: one of its tests must fail
+mutants *options:
+    PROPTEST_MAX_SHRINK_ITERS=0 cargo mutants -p hitkeep-auth-domain --output target {{ options }}
+
 # Review new snapshots
 snapshots:
     cargo insta review

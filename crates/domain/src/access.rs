@@ -460,3 +460,28 @@ impl Facts {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn owners_and_checks_have_their_names() {
+        let id = Uuid::from_u128(1);
+        for (owner, expected) in [
+            (Owner::User(UserId::from_uuid(id)), format!("user:{id}")),
+            (Owner::Team(TeamId::from_uuid(id)), format!("team:{id}")),
+        ] {
+            assert_eq!(owner.to_string(), expected);
+        }
+        let site = PermissionCheck::Site {
+            site: SiteId::from_uuid(id),
+            permission: SitePermission::View,
+        };
+        let instance = PermissionCheck::Instance(InstancePermission::ViewSystem);
+        assert_eq!(site.permission(), "site.view");
+        assert_eq!(instance.permission(), "instance.view_system");
+    }
+}

@@ -330,6 +330,21 @@ mod tests {
         proptest::sample::select(sources.to_vec())
     }
 
+    #[test]
+    fn an_answer_is_cached_no_longer_than_its_token_works() {
+        let minute = TimeDelta::minutes(1);
+        let seven = TimeDelta::seconds(7);
+        let now = at(5);
+        for (ends, expected) in [
+            (Expiry::Never, minute),
+            (Expiry::At(now + minute * 2), minute),
+            (Expiry::At(now + minute), minute),
+            (Expiry::At(now + seven), seven),
+        ] {
+            assert_eq!(cache_age(ends, minute, now), expected, "{ends:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn works_until_agrees_with_the_evaluation(

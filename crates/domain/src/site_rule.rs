@@ -79,3 +79,48 @@ impl Memberships {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weaker_of_two_roles_counts() {
+        use DecisiveMembership::{Both, InTeam, OnSite};
+
+        for in_team in TeamRole::ALL.iter().copied() {
+            let derived = in_team.derived_site_role();
+            let decide = |on_site| Memberships { in_team, on_site }.decide();
+            assert_eq!(decide(None), derived.map(|role| (role, InTeam)));
+            for explicit in SiteRole::ALL.iter().copied() {
+                let expected = match derived {
+                    None => (explicit, OnSite),
+                    Some(role) if role < explicit => (role, InTeam),
+                    Some(role) if role == explicit => (role, Both),
+                    Some(_) => (explicit, OnSite),
+                };
+                assert_eq!(decide(Some(explicit)), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn each_rule_gives_its_role() {
+        let memberships = Memberships {
+            in_team: TeamRole::Owner,
+            on_site: Some(SiteRole::Editor),
+        };
+        for (rule, role) in [
+            (SiteRule::Unknown, None),
+            (SiteRule::Disabled, None),
+            (SiteRule::TeamArchived, None),
+            (SiteRule::InstanceOwner, Some(SiteRole::Owner)),
+            (SiteRule::NotInTeam, None),
+            (SiteRule::InTeam(memberships), Some(SiteRole::Editor)),
+            (SiteRule::OwnSite, Some(SiteRole::Owner)),
+            (SiteRule::ForeignSite, None),
+        ] {
+            assert_eq!(rule.role(), role, "{rule:?}");
+        }
+    }
+}

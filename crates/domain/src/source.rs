@@ -294,6 +294,7 @@ mod tests {
             ("2001:db8::1/128", "2001:db8::1/128"),
         ] {
             assert_eq!(range(written).to_string(), canonical);
+            assert_eq!(format!("{:?}", range(written)), canonical);
         }
         let problem = |text: &str| text.parse::<Cidr>().unwrap_err().to_string();
         for (text, named) in [
@@ -389,6 +390,8 @@ mod tests {
             (&["0.0.0.0/0"], &[], false),
             (&["192.0.2.0/32", "192.0.2.1/32"], &["192.0.2.0/31"], true),
             (&["::/1", "8000::/1"], &["::/0"], true),
+            (&["::/1"], &["::/0"], false),
+            (&["8000::/1"], &["::/0"], false),
         ] {
             let covers = sources(wide).cover(&sources(narrow));
             assert_eq!(covers, expected, "{wide:?} {narrow:?}");

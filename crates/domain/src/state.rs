@@ -100,3 +100,75 @@ impl ClientState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    const MOMENT: TimeDelta = TimeDelta::microseconds(1);
+
+    fn noon() -> Timestamp {
+        Timestamp::UNIX_EPOCH + TimeDelta::hours(12)
+    }
+
+    #[test]
+    fn an_expiry_has_come_from_its_moment_on() {
+        let expiry = Expiry::from(Some(noon()));
+        assert_eq!(expiry, Expiry::At(noon()));
+        assert_eq!(expiry.time(), Some(noon()));
+        assert!(!expiry.has_come(noon() - MOMENT));
+        assert!(expiry.has_come(noon()));
+        assert!(expiry.has_come(noon() + MOMENT));
+        let never = Expiry::from(None);
+        assert_eq!((never, never.time()), (Expiry::Never, None));
+        assert!(!never.has_come(Timestamp::MAX_UTC));
+    }
+
+    #[test]
+    fn an_activation_has_come_from_its_moment_on() {
+        let activation = Activation::from(Some(noon()));
+        assert_eq!(activation, Activation::At(noon()));
+        assert_eq!(activation.time(), Some(noon()));
+        assert!(!activation.has_come(noon() - MOMENT));
+        assert!(activation.has_come(noon()));
+        assert!(activation.has_come(noon() + MOMENT));
+        let at_once = Activation::from(None);
+        assert_eq!((at_once, at_once.time()), (Activation::AtOnce, None));
+        assert!(at_once.has_come(Timestamp::MIN_UTC));
+    }
+
+    #[test]
+    fn tokens_work_at_some_time_if_they_begin_before_they_end() {
+        let at = |time| (Activation::At(time), Expiry::At(time));
+        let ((start, end), (earlier, _), (later, _)) =
+            (at(noon()), at(noon() - MOMENT), at(noon() + MOMENT));
+        assert!(earlier.is_before(end));
+        assert!(!start.is_before(end));
+        assert!(!later.is_before(end));
+        assert!(start.is_before(Expiry::Never));
+        assert!(Activation::AtOnce.is_before(end));
+        assert!(Activation::AtOnce.is_before(Expiry::Never));
+    }
+
+    #[test]
+    fn the_first_reason_is_the_state() {
+        use ClientState::{Active, Expired, OwnerInactive, Revoked};
+
+        let (past, never) = (Expiry::At(noon()), Expiry::Never);
+        for (revoked, expiry, owner_can_act, expected) in [
+            (false, never, true, Active),
+            (false, never, false, OwnerInactive),
+            (false, past, true, Expired),
+            (false, past, false, Expired),
+            (true, never, true, Revoked),
+            (true, never, false, Revoked),
+            (true, past, true, Revoked),
+            (true, past, false, Revoked),
+        ] {
+            let state = ClientState::of(revoked, expiry, owner_can_act, noon());
+            assert_eq!(state, expected, "{revoked} {expiry:?} {owner_can_act}");
+        }
+    }
+}

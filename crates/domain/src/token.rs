@@ -340,6 +340,19 @@ mod tests {
     }
 
     #[test]
+    fn a_fitting_checksum_does_not_make_other_characters_digits() {
+        for at in [PREFIX_LENGTH, PREFIX_LENGTH + SECRET_LENGTH - 1] {
+            let mut text = Token::mint(TokenKind::Team, &Fixed([7; 32])).text;
+            text[at] = b'-';
+            let fitting = checksum(&text);
+            text[PREFIX_LENGTH + SECRET_LENGTH..].copy_from_slice(&fitting);
+            let text = std::str::from_utf8(&text).unwrap();
+            assert_eq!(Token::parse(text), Err(MalformedToken), "{text}");
+            assert_eq!(Token::defect(text), Some(TokenDefect::Character(at + 1)));
+        }
+    }
+
+    #[test]
     fn the_first_defect_is_reported() {
         let good = Token::mint(TokenKind::Team, &Fixed([7; 32])).reveal();
         let (start, end) = good.split_at(51);

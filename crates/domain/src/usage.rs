@@ -423,4 +423,65 @@ mod tests {
         batch.remove(client(2));
         assert!(batch.is_empty());
     }
+
+    #[test]
+    fn a_batch_splits_after_so_many_clients() {
+        let noon = at("2026-03-01T12:00:00Z");
+        let ids = |batch: &Batch| -> Vec<_> { batch.after(None).map(|(id, _)| *id).collect() };
+        let mut batch = Batch::default();
+        for number in 1..=3 {
+            batch.used_at(client(number), noon);
+        }
+        assert!(batch.split_off(3).is_empty());
+        let rest = batch.split_off(2);
+        assert_eq!(ids(&batch), [client(1), client(2)]);
+        assert_eq!(ids(&rest), [client(3)]);
+        assert!(!rest.is_empty());
+    }
+
+    #[test]
+    fn a_replaced_token_is_seen_by_its_use_and_by_its_refusal() {
+        let (early, late) = (at("2026-03-01T12:00:00Z"), at("2026-03-01T13:00:00Z"));
+        let refused = |reason| Count {
+            day: Day::of(early),
+            outcome: Outcome::Refused(reason),
+            count: NonZeroU64::MIN,
+        };
+        let mut batch = Batch::default();
+        for time in [early, late, early] {
+            batch.replaced_token_used_at(client(1), time);
+        }
+        batch.add(client(2), refused(RefusalReason::TokenRotated));
+        batch.add(client(3), refused(RefusalReason::Revoked));
+        batch.used_at(client(3), early);
+        let seen: Vec<_> = batch
+            .after(None)
+            .map(|(_, pending)| (pending.has_replaced_token(), pending.replaced_token_used()))
+            .collect();
+        assert_eq!(seen, [(true, Some(late)), (true, None), (false, None)]);
+    }
+
+    #[test]
+    fn a_day_sums_each_outcome_apart() {
+        let mut usage = DayUsage::new(day("2026-03-01"));
+        for (outcome, count) in [
+            (Outcome::Used, 2),
+            (Outcome::Used, 3),
+            (Outcome::LegacyToken, 4),
+            (Outcome::LegacyToken, 5),
+            (Outcome::Refused(RefusalReason::Revoked), 6),
+            (Outcome::Refused(RefusalReason::Revoked), 7),
+            (Outcome::Refused(RefusalReason::Expired), 8),
+        ] {
+            usage.add(outcome, count);
+        }
+        let expected = DayUsage {
+            day: day("2026-03-01"),
+            uses: 5,
+            refusals: [(RefusalReason::Revoked, 13), (RefusalReason::Expired, 8)].into(),
+            legacy_tokens: 9,
+        };
+        assert_eq!(usage, expected);
+        assert_eq!(format!("{:?}", usage.day), "2026-03-01");
+    }
 }

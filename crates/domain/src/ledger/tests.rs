@@ -30,9 +30,7 @@ type Counts = BTreeMap<(ClientId, Day, Outcome), u64>;
 
 /// Takes everything recorded so far.
 fn drain(recorded: &mut Recorded, counts: &mut Counts, last: &mut BTreeMap<ClientId, Timestamp>) {
-    let mut batch = Batch::default();
-    recorded.take(&mut batch);
-    for (client, pending) in batch.after(None) {
+    for (client, pending) in batch(recorded).after(None) {
         for Count {
             day,
             outcome,
@@ -81,6 +79,54 @@ fn a_recorded_use_is_taken_once() {
     let (counts, last) = drained(&mut recorded);
     assert_eq!(counts, Counts::from([((client(1), today, REVOKED), 1)]));
     assert!(last.is_empty(), "a token that does not work is not used");
+}
+
+/// All that was recorded so far, as it is to be written.
+fn batch(recorded: &mut Recorded) -> Batch {
+    let mut batch = Batch::default();
+    recorded.take(&mut batch);
+    batch
+}
+
+#[test]
+fn the_latest_use_of_a_replaced_token_is_taken_once() {
+    let (ledger, mut recorded) = Ledger::new();
+    let slot = UsageSlot::default();
+    assert!(recorded.is_empty());
+    let mut first = Batch::default();
+    for seconds in 0..3 {
+        let time = noon() + TimeDelta::seconds(seconds);
+        ledger.record_replaced(client(1), &slot, time);
+        first.replaced_token_used_at(client(1), time);
+    }
+    assert_eq!(recorded.entries.len(), 1);
+    assert_eq!(batch(&mut recorded), first);
+    assert!(recorded.is_empty());
+
+    ledger.record_replaced(client(1), &slot, noon());
+    assert!(!recorded.is_empty());
+    let mut second = Batch::default();
+    second.replaced_token_used_at(client(1), noon());
+    assert_eq!(batch(&mut recorded), second);
+}
+
+#[test]
+fn uses_that_were_counted_elsewhere_are_taken_as_they_are() {
+    let (ledger, mut recorded) = Ledger::new();
+    let mut elsewhere = Batch::default();
+    let counts = [(1, USED, 2), (1, REVOKED, 3), (2, USED, 4)];
+    for (number, outcome, count) in counts {
+        let count = Count {
+            day: Day::of(noon()),
+            outcome,
+            count: NonZeroU64::new(count).unwrap(),
+        };
+        elsewhere.add(client(number), count);
+    }
+    elsewhere.used_at(client(1), noon());
+    elsewhere.replaced_token_used_at(client(3), noon());
+    ledger.add(&elsewhere);
+    assert_eq!(batch(&mut recorded), elsewhere);
 }
 
 #[test]

@@ -1,0 +1,427 @@
+//! What random calls do not make: the limits of a client's texts, the dashboard's update, and
+//! what answers an incident, each case by hand.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+use chrono::TimeDelta;
+use hitkeep_auth_domain::{
+    Timestamp,
+    access::{Delegated, Facts, Holder, Owner, OwnerFacts, SiteGrants, SiteStanding, UserStanding},
+    audit::{Action, Event, FieldChange},
+    client::{
+        Activation, ApiClient, Description, Expiry, LeakCircumstances, LeakOrigin, LeakedToken,
+        MAX_LEAK_SOURCE, MAX_LEAK_URL, MAX_REVOKED_AT_ONCE, Name, Overlap, Replaced, Replacement,
+        Revocation, RevokedClient, Rotation, check_all_listable, check_revocable,
+    },
+    clock::Entropy,
+    id::{ClientId, SiteId, TeamId, UserId},
+    refusal::Refusal,
+    role::{InstanceRole, SiteRole, TeamRole},
+    source::AllowedSources,
+    token::{TokenHint, TokenScheme},
+};
+use uuid::Uuid;
+
+const VERA: UserId = UserId::from_uuid(Uuid::from_u128(1));
+const ROOT: UserId = UserId::from_uuid(Uuid::from_u128(2));
+const TEAM: TeamId = TeamId::from_uuid(Uuid::from_u128(3));
+const SITE: SiteId = SiteId::from_uuid(Uuid::from_u128(4));
+/// `now` in the audit trail.
+const NOW: &str = "1970-01-02T00:00:00.000000Z";
+
+struct Sevens;
+
+impl Entropy for Sevens {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(7);
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::UNIX_EPOCH + TimeDelta::days(1)
+}
+
+/// A client of Vera's with a value in every field, which works.
+fn client() -> ApiClient {
+    ApiClient {
+        id: ClientId::from_uuid(Uuid::from_u128(5)),
+        delegated: Delegated::Personal {
+            user: VERA,
+            instance_role: InstanceRole::User,
+            grants: [(SITE, SiteRole::Viewer)].into(),
+        },
+        name: Name::parse("a client").unwrap(),
+        description: Description::parse("for tests").unwrap(),
+        expiry: Expiry::At(now() + TimeDelta::days(1)),
+        sources: AllowedSources::new(vec!["192.0.2.0/24".parse().unwrap()]).unwrap(),
+        activation: Activation::At(Timestamp::UNIX_EPOCH),
+        revoke_time: None,
+        created_by: Some(VERA),
+        create_time: Timestamp::UNIX_EPOCH,
+        update_time: Timestamp::UNIX_EPOCH,
+        last_used: None,
+        token_hint: TokenHint("an old hint".to_owned()),
+        token_scheme: Some(TokenScheme::HitkeepSha256),
+    }
+}
+
+fn revoked() -> ApiClient {
+    ApiClient {
+        revoke_time: Some(Timestamp::UNIX_EPOCH),
+        ..client()
+    }
+}
+
+fn holder(id: UserId, instance_role: InstanceRole) -> Holder {
+    let site = SiteStanding {
+        team: TEAM,
+        team_archived: false,
+        team_role: Some(TeamRole::Owner),
+        site_role: None,
+    };
+    Holder {
+        id,
+        user: Some(UserStanding {
+            instance_role,
+            disabled: false,
+        }),
+        sites: [(SITE, site)].into(),
+    }
+}
+
+/// The actor may do everything with Vera's clients, or only oversees them.
+fn facts(actor: UserId) -> Facts {
+    Facts {
+        actor: holder(actor, InstanceRole::Owner),
+        owner: OwnerFacts::User {
+            id: VERA,
+            disabled: false,
+        },
+    }
+}
+
+/// What the dashboard sends of a client that was not edited.
+fn unedited(client: &ApiClient) -> Replacement {
+    Replacement {
+        name: client.name.clone(),
+        description: client.description.clone(),
+        instance_role: client.delegated.instance_role(),
+        grants: client.delegated.grants().clone(),
+        expiry: client.expiry,
+        revocation: Revocation::Kept,
+    }
+}
+
+fn replaced(client: &ApiClient, replacement: Replacement) -> Replaced {
+    let replaced = client.clone().replace(replacement, &facts(VERA), now());
+    replaced.unwrap()
+}
+
+fn actions(replaced: &Replaced) -> Vec<Action> {
+    replaced.events.iter().map(|event| event.action).collect()
+}
+
+/// A text that is one over a limit of characters, and the longest that is within it.
+fn around(limit: usize) -> [String; 2] {
+    [limit + 1, limit].map(|length| "é".repeat(length))
+}
+
+#[test]
+fn a_name_has_its_limits() {
+    let [over, longest] = around(120);
+    let parse = |text: &str| match Name::parse(text) {
+        Ok(name) => name.as_str().to_owned(),
+        Err(why) => why.to_string(),
+    };
+    for (text, expected) in [
+        (" a name\t", "a name"),
+        (&longest, &longest),
+        ("", "must not be empty"),
+        (" \n", "must not be empty"),
+        (&over, "must have at most 120 characters"),
+        ("a\nb", "must not contain control characters"),
+        ("a\0b", "must not contain control characters"),
+    ] {
+        assert_eq!(parse(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn a_description_has_its_limits() {
+    let [over, longest] = around(500);
+    let parse = |text: &str| match Description::parse(text) {
+        Ok(description) => description.as_str().to_owned(),
+        Err(why) => why.to_string(),
+    };
+    for (text, expected) in [
+        ("", ""),
+        (" a\r\n\tb ", " a\r\n\tb "),
+        (&longest, &longest),
+        (&over, "must have at most 500 characters"),
+        ("a\u{7}b", "must not contain control characters"),
+    ] {
+        assert_eq!(parse(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn an_overlap_is_from_nothing_to_seven_days() {
+    let nanosecond = TimeDelta::nanoseconds(1);
+    let length = |length| Overlap::new(length).map(Overlap::length);
+    for whole in [
+        TimeDelta::zero(),
+        TimeDelta::microseconds(1),
+        TimeDelta::days(7),
+    ] {
+        assert_eq!(length(whole), Some(whole));
+    }
+    let rounded = TimeDelta::microseconds(1) + nanosecond * 999;
+    assert_eq!(length(rounded), Some(TimeDelta::microseconds(1)));
+    assert_eq!(length(-nanosecond), None);
+    assert_eq!(length(TimeDelta::days(7) + nanosecond), None);
+}
+
+#[test]
+fn a_field_that_is_sent_as_it_is_needs_no_right() {
+    // Its expiry has passed, and this actor may only oversee it.
+    let expired = ApiClient {
+        expiry: Expiry::At(now()),
+        ..client()
+    };
+    let unedited = unedited(&expired);
+    let same = expired.clone().replace(unedited, &facts(ROOT), now());
+    let same = same.unwrap();
+    assert_eq!(same.events, []);
+    assert_eq!(same.client, expired);
+}
+
+/// Name, description, instance role, grants, and expiry: each alone is a change, of itself.
+#[test]
+fn each_field_is_replaced_by_itself() {
+    type Edit = fn(&mut Replacement);
+    let edits: [(&str, Edit); 5] = [
+        ("name", |new| new.name = Name::parse("another").unwrap()),
+        ("description", |new| {
+            new.description = Description::default();
+        }),
+        ("instance_role", |new| {
+            new.instance_role = InstanceRole::Admin;
+        }),
+        ("site_grants", |new| new.grants = SiteGrants::new()),
+        ("expire_time", |new| new.expiry = Expiry::Never),
+    ];
+    for (field, edit) in edits {
+        let mut replacement = unedited(&client());
+        edit(&mut replacement);
+        let Replaced {
+            client: new,
+            events,
+        } = replaced(&client(), replacement.clone());
+        let [event] = &events[..] else {
+            panic!("{field}: {events:?}")
+        };
+        assert_eq!(event.action, Action::ClientUpdated);
+        let [change] = &event.changes[..] else {
+            panic!("{field}: {event:?}")
+        };
+        assert!(change.field.starts_with(field), "{field}: {change:?}");
+        assert_eq!(new.name, replacement.name);
+        assert_eq!(new.description, replacement.description);
+        assert_eq!(new.delegated.instance_role(), replacement.instance_role);
+        assert_eq!(new.delegated.grants(), &replacement.grants);
+        assert_eq!(new.expiry, replacement.expiry);
+        // What the dashboard does not know stays.
+        assert_eq!(new.sources, client().sources);
+        assert_eq!(new.activation, client().activation);
+        assert_eq!(new.update_time, now());
+    }
+}
+
+#[test]
+fn a_replacement_revokes_first_and_reactivates_last() {
+    let with = |client: &ApiClient, revocation| Replacement {
+        revocation,
+        ..unedited(client)
+    };
+    for (before, revocation, expected) in [
+        (client(), Revocation::Kept, &[][..]),
+        (client(), Revocation::Lifted, &[]),
+        (client(), Revocation::Revoked, &[Action::ClientRevoked]),
+        (revoked(), Revocation::Kept, &[]),
+        (revoked(), Revocation::Revoked, &[]),
+        (revoked(), Revocation::Lifted, &[Action::ClientReactivated]),
+    ] {
+        let after = replaced(&before, with(&before, revocation));
+        assert_eq!(actions(&after), expected, "{revocation:?}");
+        if expected.is_empty() {
+            assert_eq!(after.client, before);
+        }
+        let name = Name::parse("another").unwrap();
+        let renaming = Replacement {
+            name,
+            ..with(&before, revocation)
+        };
+        let mut both = [expected, &[Action::ClientUpdated]].concat();
+        if revocation == Revocation::Lifted {
+            both.reverse();
+        }
+        assert_eq!(actions(&replaced(&before, renaming)), both);
+    }
+    // The dashboard sends that with every edit, also of an expired client.
+    let expired = ApiClient {
+        expiry: Expiry::At(now()),
+        ..client()
+    };
+    let edited = replaced(&expired, with(&expired, Revocation::Lifted));
+    assert_eq!(edited.events, []);
+}
+
+#[test]
+fn a_replacement_is_all_or_nothing() {
+    let unseen = Facts {
+        owner: OwnerFacts::Absent,
+        ..facts(VERA)
+    };
+    let unedited = unedited(&client());
+    let refused = client().replace(unedited.clone(), &unseen, now());
+    assert_eq!(refused.unwrap_err(), Refusal::NotFound);
+    // The revocation alone would be allowed.
+    let renaming = Replacement {
+        name: Name::parse("another").unwrap(),
+        revocation: Revocation::Revoked,
+        ..unedited
+    };
+    let refused = client().replace(renaming, &facts(ROOT), now());
+    assert_eq!(refused.unwrap_err(), Refusal::OwnerNotManaged);
+}
+
+#[test]
+fn a_transition_writes_its_time_and_its_event() {
+    let facts = facts(VERA);
+    let change = |after: &str, before: &str| FieldChange::new("revoke_time", before, after);
+    let ended = client().revoke(&facts, now()).unwrap();
+    assert_eq!(ended.client.revoke_time, Some(now()));
+    assert_eq!(ended.client.update_time, now());
+    let event = ended.event.unwrap();
+    assert_eq!(event.changes, [change(NOW, "")]);
+    let row = RevokedClient {
+        id: client().id,
+        name: "a client".to_owned(),
+        owner: Owner::User(VERA),
+    };
+    assert_eq!(row.event(now()), event);
+    assert_eq!(event.owner, Some(Owner::User(VERA)));
+    assert_eq!(event.subject_name, "a client");
+    assert_eq!(event.subject, client().id.uuid());
+
+    let lifted = revoked().reactivate(&facts, now()).unwrap();
+    assert_eq!(lifted.client.revoke_time, None);
+    assert_eq!(lifted.client.update_time, now());
+    let event = lifted.event.unwrap();
+    assert_eq!(event.changes, [change("", "1970-01-01T00:00:00.000000Z")]);
+
+    // A legacy token is replaced by one of this service.
+    let rotated = client().rotate(&Rotation::default(), &facts, now(), &Sevens);
+    let rotated = rotated.unwrap();
+    let issued = rotated.issued;
+    assert_eq!(rotated.old_token_ends, now());
+    assert_eq!(issued.client.token_scheme, Some(TokenScheme::Blake3));
+    assert_eq!(issued.client.token_hint, issued.token.hint());
+    assert_eq!(issued.client.update_time, now());
+    let expected = [
+        FieldChange::new("token_hint", "an old hint", &issued.token.hint().0),
+        FieldChange::new("overlap_end_time", "", NOW),
+    ];
+    assert_eq!(issued.event.changes, expected);
+}
+
+#[test]
+fn a_leak_is_recorded_with_what_is_known_of_its_origin() {
+    let token = LeakedToken {
+        end: Expiry::Never,
+        scheme: TokenScheme::Blake3,
+        hint: TokenHint("leaked".to_owned()),
+    };
+    let circumstances = LeakCircumstances {
+        owner_can_act: true,
+        legacy_tokens_until: Expiry::Never,
+        now: now(),
+    };
+    for (source, url) in [
+        ("", ""),
+        ("gitleaks", ""),
+        ("", "https://git.example/a"),
+        ("gitleaks", "https://git.example/a"),
+    ] {
+        let origin = LeakOrigin::new(source, url);
+        let reported = client().report_leak(&token, &origin, circumstances);
+        let mut changes = vec![FieldChange::new("token_hint", "", "leaked")];
+        for (field, text) in [("source", source), ("url", url)] {
+            if !text.is_empty() {
+                changes.push(FieldChange::new(field, "", text));
+            }
+        }
+        let expected = Event {
+            action: Action::ClientLeaked,
+            subject: client().id.uuid(),
+            subject_name: "a client".to_owned(),
+            owner: Some(Owner::User(VERA)),
+            changes,
+        };
+        assert_eq!(reported.leak, expected);
+        assert_eq!(reported.client.revoke_time, Some(now()));
+    }
+}
+
+#[test]
+fn an_origin_has_its_limits() {
+    for (check, limit) in [
+        (LeakOrigin::check_source as fn(&str) -> _, MAX_LEAK_SOURCE),
+        (LeakOrigin::check_url, MAX_LEAK_URL),
+    ] {
+        let [over, longest] = around(limit);
+        assert!(check("").is_ok());
+        assert!(check(&longest).is_ok());
+        assert!(check(&over).is_err());
+    }
+}
+
+#[test]
+fn only_an_owner_of_the_instance_sees_every_client() {
+    let disabled = Holder {
+        user: Some(UserStanding {
+            instance_role: InstanceRole::Owner,
+            disabled: true,
+        }),
+        ..holder(ROOT, InstanceRole::Owner)
+    };
+    let unknown = Holder {
+        user: None,
+        ..disabled.clone()
+    };
+    for actor in [
+        holder(ROOT, InstanceRole::Admin),
+        holder(ROOT, InstanceRole::User),
+        disabled,
+        unknown,
+    ] {
+        let refused = check_all_listable(&actor);
+        assert_eq!(refused, Err(Refusal::OwnerNotManaged), "{actor:?}");
+    }
+    let owner = holder(ROOT, InstanceRole::Owner);
+    assert_eq!(check_all_listable(&owner), Ok(()));
+}
+
+#[test]
+fn so_many_clients_are_revoked_at_once_and_no_more() {
+    let limit = MAX_REVOKED_AT_ONCE;
+    for few in [0, 1, limit as usize] {
+        assert_eq!(check_revocable(few), Ok(()));
+    }
+    for many in [limit as usize + 1, usize::MAX] {
+        assert_eq!(
+            check_revocable(many),
+            Err(Refusal::TooManyClients { limit })
+        );
+    }
+}
