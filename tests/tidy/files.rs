@@ -11,8 +11,18 @@ pub struct File {
     pub text: String,
 }
 
-/// Lines that one file of `src/` can have.
+/// Lines that one file can have.
 const MAX_LINES: usize = 500;
+/// Files that are longer, and why.
+const LONGER: [(&str, &str); 4] = [
+    ("tests/api/events.rs", "to be split by what is delivered"),
+    (
+        "tests/api/incident.rs",
+        "to be split by leaks and revocations",
+    ),
+    ("tests/cli/explain.rs", "to be split"),
+    ("tests/cli/remote.rs", "to be split"),
+];
 /// Names that say nothing about what is inside.
 const BANNED: [&str; 6] = ["utils", "util", "helpers", "common", "models", "services"];
 /// What lies in the project's folder and is no part of it.
@@ -59,13 +69,16 @@ fn sources() -> impl Iterator<Item = File> {
 
 #[test]
 fn no_file_is_too_long_to_be_read() {
-    let mut files = below("src", "rs");
-    assert!(files.len() > 30);
-    files.extend(below("crates", "rs"));
-    for file in files {
+    for file in sources() {
         let lines = file.text.lines().count();
+        let is_longer = LONGER.iter().any(|(path, _)| *path == file.path);
         assert!(
-            lines <= MAX_LINES,
+            !is_longer || lines > MAX_LINES,
+            "{} is not too long any more: take it off the list",
+            file.path
+        );
+        assert!(
+            is_longer || lines <= MAX_LINES,
             "{} has {lines} lines: more than {MAX_LINES} are too many for one file, move what \
              belongs together into a module of its own",
             file.path

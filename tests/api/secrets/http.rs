@@ -75,7 +75,7 @@ impl Run {
         self.said.note("no HTTP", self.raw(&nonsense).await);
     }
 
-    /// The metrics, which tell of nobody.
+    /// The metrics, which name no client.
     pub async fn scrape(&self) {
         let request = "GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
         let page = self.raw(request).await;
