@@ -75,51 +75,45 @@ impl ConnectError {
     pub(in crate::store) fn is_permanent(&self) -> bool {
         match self {
             Self::Url(_) => true,
-            Self::Tls(_)
-            | Self::Unresolved(..)
-            | Self::TimedOut(_)
-            | Self::Unsuitable(_)
-            | Self::SplitBrain(_)
-            | Self::Unacknowledged => false,
-            // Invalid authorization, and invalid catalog name.
-            Self::Postgres(error) => {
-                let code = error.code().and_then(|state| state.code().get(..2));
-                matches!(code, Some("28" | "3D"))
-            }
             Self::AllFailed(all) => all.iter().all(|(_, error)| error.is_permanent()),
+            // Invalid authorization, and invalid catalog name.
+            _ => matches!(self.state_class(), Some("28" | "3D")),
         }
     }
 
     /// Whether a server has no connection left.
     pub(in crate::store) fn is_connection_shortage(&self) -> bool {
         match self {
-            Self::Url(_)
-            | Self::Tls(_)
-            | Self::Unresolved(..)
-            | Self::TimedOut(_)
-            | Self::Unsuitable(_)
-            | Self::SplitBrain(_)
-            | Self::Unacknowledged => false,
-            Self::Postgres(error) => error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS),
             Self::AllFailed(all) => all.iter().any(|(_, error)| error.is_connection_shortage()),
+            _ => self.state() == Some(&SqlState::TOO_MANY_CONNECTIONS),
         }
     }
 
     /// Whether a server rejected the credentials.
     pub(in crate::store) fn is_auth_failure(&self) -> bool {
         match self {
+            Self::AllFailed(all) => all.iter().any(|(_, error)| error.is_auth_failure()),
+            _ => self.state_class() == Some("28"),
+        }
+    }
+
+    /// The `SQLSTATE` with which one server answered, if it answered.
+    fn state(&self) -> Option<&SqlState> {
+        match self {
+            Self::Postgres(error) => error.code(),
             Self::Url(_)
             | Self::Tls(_)
             | Self::Unresolved(..)
             | Self::TimedOut(_)
             | Self::Unsuitable(_)
             | Self::SplitBrain(_)
-            | Self::Unacknowledged => false,
-            Self::Postgres(error) => {
-                let code = error.code().and_then(|state| state.code().get(..2));
-                code == Some("28")
-            }
-            Self::AllFailed(all) => all.iter().any(|(_, error)| error.is_auth_failure()),
+            | Self::Unacknowledged
+            | Self::AllFailed(_) => None,
         }
+    }
+
+    /// The class of that: its first two characters.
+    fn state_class(&self) -> Option<&str> {
+        self.state()?.code().get(..2)
     }
 }
