@@ -86,7 +86,7 @@ async fn a_client_under_load_notices_nothing() {
     tokio::join!(calls(), calls(), calls(), calls());
 }
 
-/// Whichever way a stream goes, and whoever's it is.
+/// Whichever path a stream takes, and for any caller.
 #[tokio::test]
 async fn streams_end_in_order_after_their_grace() {
     let app = aged(Duration::from_secs(3), Duration::from_millis(1)).await;
@@ -99,7 +99,7 @@ async fn streams_end_in_order_after_their_grace() {
         stream.end.await.unwrap();
     };
     let usual = async {
-        // With a deadline it goes the usual way.
+        // With a deadline it takes the slow path.
         let sidecar = app.sidecar().await.within(Duration::from_mins(2));
         let mut stream = sidecar.stream().await;
         stream.ask(introspect("x")).await.unwrap();
@@ -107,7 +107,7 @@ async fn streams_end_in_order_after_their_grace() {
         assert_eq!(told(&end), "Unavailable SHUTTING_DOWN");
     };
     let watches = async {
-        // Nobody has to be known for that.
+        // No caller has to be known for that.
         let asked = data(&[0; 5]);
         let asked = tokio_stream::once(asked);
         let watch = "/grpc.health.v1.Health/Watch";

@@ -1,4 +1,4 @@
-//! `ListAuditEvents`, and what there is to list: every change once, with whoever
+//! `ListAuditEvents`, and what there is to list: every change once, with the person who
 //! was behind it, and nothing for what did not happen.
 
 use std::sync::Arc;
@@ -374,7 +374,7 @@ async fn a_change_that_cannot_be_told_of_does_not_happen() {
         name: "renamed".to_owned(),
         ..made.client.clone()
     };
-    // Nothing more can be told of.
+    // Nothing more can be listed.
     app.psql("ALTER TABLE audit_events ADD CHECK (false) NOT VALID")
         .await;
     let before = app.everything().await;

@@ -23,7 +23,7 @@ use crate::{
     stream::any_requests,
 };
 
-/// Well-formed, and nobody's.
+/// Well-formed, and of no client.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
 fn batch(requests: impl IntoIterator<Item = IntrospectRequest>) -> BatchIntrospectRequest {

@@ -1,4 +1,4 @@
-//! Calls that are held up in the database by somebody else's transaction, so
+//! Calls that are held up in the database by another transaction, so
 //! that a test can do something in their middle.
 
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
@@ -9,7 +9,7 @@ use crate::{harness::TestApp, support::waiting::until};
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity \
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
-/// Somebody else's transaction, open.
+/// Another transaction, open.
 pub struct Blocker(AsyncPgConnection);
 
 impl TestApp {

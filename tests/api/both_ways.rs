@@ -1,4 +1,4 @@
-//! Introspect and Envoy's Check have a short way, below the router, and the usual one.
+//! Introspect and Envoy's Check have a fast path, below the router, and the slow one.
 //! The same table goes both ways, and comes back as the same bytes.
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::{fixtures::*, harness::TestApp};
 mod check;
 
 const INTROSPECT: &str = "/hitkeep.auth.v1.IntrospectionService/Introspect";
-/// What makes a call go the usual way, and means nothing.
+/// What makes a call take the slow path, and means nothing.
 const USUAL_WAY: (&str, &str) = ("grpc-encoding", "identity");
 /// What the trailers say then.
 const WENT_WELL: &str = "grpc-status: \"0\"";
@@ -192,7 +192,7 @@ async fn messages(app: &TestApp) -> Vec<(String, Vec<u8>)> {
         source_ip: "192.0.2.1".to_owned(),
     }
     .encode_to_vec();
-    // As other programs write them, or as nobody should.
+    // As other programs write them, or as no program should.
     let reversed = [&whole[55..], &whole[..55]].concat();
     let twice = [&whole[..], &whole[..]].concat();
     let unknown_field = [&whole[..], &[0x7a, 1, 0]].concat();

@@ -76,7 +76,7 @@ async fn a_read_that_is_given_up_does_not_hold_up_the_next() {
         call.abort();
         app.until_waiting(0).await;
     }
-    // The table is still locked, and whoever does not need it is served.
+    // The table is still locked, and calls that do not need it are served.
     app.pusher()
         .await
         .directory_status(pb_status())

@@ -217,7 +217,7 @@ async fn a_write_that_collides_is_tried_again() {
         fail_inserts(&app, code, message, 2).await;
         let made = dashboard.created(personal(VERA)).await;
         assert_eq!(app.sidecar().await.inactive_reason(&made.token).await, None);
-        // Not for ever, though: then it is too much at once, and nothing is left.
+        // Not without a limit, though: then it is too much at once, and nothing is left.
         fail_inserts(&app, code, message, 1000).await;
         let before = app.everything().await;
         let refused = dashboard.create(personal(VERA)).await;

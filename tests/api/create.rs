@@ -1,4 +1,4 @@
-//! `CreateApiClient`: what is made, and what nobody may hand out.
+//! `CreateApiClient`: what is made, and what no actor may hand out.
 
 use hitkeep_auth::{
     domain::caller::CallerPermission::Manage,
@@ -245,7 +245,7 @@ async fn an_owner_has_a_hundred_clients_at_most() {
     dashboard.created(personal(VERA)).await;
 }
 
-/// The token is told once: who made it must not lose it to a wait for the index.
+/// The token is revealed once: who made it must not lose it to a wait for the index.
 #[tokio::test]
 async fn what_was_committed_is_told_in_time_though_the_index_does_not_have_it() {
     let app = TestApp::with_world().await;

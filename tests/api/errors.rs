@@ -386,7 +386,7 @@ async fn too_much_and_too_long(provoked: &mut Provoked) {
     let app = TestApp::with(options).await;
     let refused = app.dashboard().await.create(personal(VERA)).await;
     provoked.is(refused, ErrorReason::Overloaded, &[]);
-    // One that can be answered at once takes nobody's place.
+    // One that can be answered at once takes no other call's place.
     let ahead = pb::IntrospectRequest {
         at_least_revision: Some(9),
         ..introspect("x")

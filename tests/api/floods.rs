@@ -286,7 +286,7 @@ async fn small_frames_that_are_not_read_end_the_connection() {
     // One that sends as much as it may, a byte at a time.
     for stream in &streams {
         let flood = frame(DATA, 0, *stream, &[0]).repeat(client.peer.stream_window / 2);
-        // Where it has ended already, nobody takes it.
+        // Where it has ended already, it is not taken.
         client.peer.io.write_all(&flood).await.ok();
     }
     let (code, why) = client.goaway().await;
@@ -407,7 +407,7 @@ async fn messages_have_a_limit_of_their_methods() {
         ),
     ] {
         for (length, fits) in [(limit, true), (limit + 1, false)] {
-            // A field that nobody knows fills it: its key and its length take five bytes
+            // An unknown field fills it: its key and its length take five bytes
             // or six.
             let mut message = vec![0xfa, 0x7f];
             let rest = length - 2 - if length > 2 << 20 { 4 } else { 3 };

@@ -1,5 +1,5 @@
-//! What was written is known: at once where it was written, and to whoever asks about
-//! a token that nobody has heard of; and asking costs the database no more than it may.
+//! What was written is known: at once where it was written, and to a caller that asks about
+//! a token that is not in the index; and asking costs the database no more than it may.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -86,7 +86,7 @@ pub async fn by_hand(app: &TestApp) -> String {
 async fn what_was_written_is_answered_where_it_was_written() {
     let (app, _proxy) = deaf(without_polls()).await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
-    // One that is known from here on, and that nobody changes.
+    // One that is known from here on, and that does not change.
     let constant = dashboard.created(team_client(ALICE)).await;
     let known_at = async |revision: u64| {
         let answer = sidecar.introspect(introspect(&constant.token)).await;
@@ -176,7 +176,7 @@ async fn the_next_revision_is_waited_for() {
             at_least_revision: Some(made.revision + ahead),
             ..introspect(&made.token)
         };
-        // Whoever changes it is no server: its notification alone tells of it.
+        // It is changed by no server: its notification alone announces it.
         let (answer, ()) = tokio::join!(
             sidecar.introspect(waiting),
             app.psql("UPDATE api_clients SET name = name || '!'"),
@@ -247,7 +247,7 @@ async fn a_caller_that_was_revoked_is_refused_within_moments() {
     }
 }
 
-/// Asks about tokens that nobody has, one after the other. Gives what was said.
+/// Asks about tokens that no client has, one after the other. Gives what was said.
 async fn flood(caller: Caller, requests: u32) -> BTreeSet<String> {
     let mut said = BTreeSet::new();
     for _ in 0..requests {
@@ -313,7 +313,7 @@ async fn good_tokens_do_not_wait_with_the_invented_ones() {
     for _ in 0..100 {
         flooding.spawn(flood(sidecar.clone(), 1));
     }
-    // Whoever waited for the database would wait in vain.
+    // A wait for the database would be in vain.
     for _ in 0..50 {
         assert_eq!(sidecar.inactive_reason(&made.token).await, None);
     }
@@ -346,7 +346,7 @@ async fn where_too_many_wait_the_word_of_the_index_stands_while_it_is_current() 
     let made = app.dashboard().await.created(personal(VERA)).await;
     let sidecar = app.sidecar().await;
     proxy.stall();
-    // Somebody made it meanwhile, and nobody may ask.
+    // It was made meanwhile, and no question is allowed.
     let young = by_hand(&app).await;
     assert_eq!(sidecar.inactive_reason(&young).await, Some(UnknownToken));
     app.clock.grow_old(4 * poll_interval);
@@ -371,7 +371,7 @@ async fn management_goes_by_the_database_where_the_index_is_too_old() {
     let revoked = app.caller(&revoked).await;
     revoked.get(get(VERA, &made.id)).await.expect("it is known");
 
-    // The feed connects anew, and its connection hears no more.
+    // The feed connects again, and its connection hears no more.
     proxy.hold_replies_to(b"trimmed_revision");
     proxy.sever();
     proxy.caught().await;

@@ -24,7 +24,7 @@ fn whole<T: std::fmt::Debug>(result: &Result<T, Status>) -> String {
     )
 }
 
-/// What each of the world's people, and nobody, gets to see of a client.
+/// What each of the world's people, and an unknown actor, gets to see of a client.
 async fn who_sees(dashboard: &Caller, id: &str) -> Vec<&'static str> {
     let people = [ROOT, ALICE, ADAM, VERA, EVE, NOBODY];
     let absent = dashboard.get(get(ROOT, NOBODY)).await;
@@ -357,7 +357,7 @@ async fn a_page_token_is_good_for_its_own_list_alone() {
         let refused = dashboard.list(next(other)).await;
         assert_eq!(violations(&refused), ["page_token"]);
     }
-    // Whoever may not see the list does not see more of it with a token.
+    // An actor who may not see the list does not see more of it with a token.
     let refused = dashboard.list(next(list(EVE, of_user(VERA)))).await;
     assert_eq!(told(&refused), "PermissionDenied OWNER_NOT_MANAGED");
 }

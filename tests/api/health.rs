@@ -68,7 +68,7 @@ async fn the_process_is_alive_whatever_becomes_of_the_database() {
     let answer = health.check(named(LIVENESS)).await.unwrap().into_inner();
     assert_eq!(answer.status(), ServingStatus::Serving);
     assert!(alive.message().now_or_never().is_none());
-    // Nor when it is told to stop: the stream ends, and says nothing else.
+    // Nor when it is stopped: the stream ends, and says nothing else.
     app.stop.send(()).await.unwrap();
     assert_eq!(next(&mut alive).await, None);
     assert_eq!(next(&mut whole).await, None);

@@ -12,7 +12,7 @@ use crate::{
     support::proxy::{Listeners, Proxy},
 };
 
-/// Well-formed, and nobody's: worked out apart from this code.
+/// Well-formed, and of no client: worked out apart from this code.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 const SECOND: prost_types::Duration = prost_types::Duration {
     seconds: 1,
@@ -24,9 +24,9 @@ async fn status(sidecar: &Caller) -> pb::GetIndexStatusResponse {
     sidecar.index_status(request).await.expect("there is one")
 }
 
-/// Comes back when the database is asked no more, unless somebody has a reason to.
+/// Comes back when the database is asked no more, unless a call gives it a reason to.
 async fn nothing_is_under_way(sidecar: &Caller) {
-    // A token that nobody knows asks. Where there was another reason at the same
+    // An unknown token asks. Where there was another reason at the same
     // moment, the first one may leave a question behind, which the second one takes.
     for _ in 0..2 {
         sidecar.introspect(introspect(NOBODYS)).await.unwrap();
@@ -114,11 +114,11 @@ async fn staleness_is_the_time_since_the_server_was_last_shown_to_take_the_write
         nanos: 500_000_000,
     };
     assert_eq!(seconds, Some(expected));
-    // A token that nobody knows asks; but through an old connection, which does not show
+    // An unknown token asks; but through an old connection, which does not show
     // that the writes still go where it leads.
     sidecar.introspect(introspect(NOBODYS)).await.unwrap();
     assert_eq!(status(&sidecar).await.staleness, Some(expected));
-    // A quarter of the bound later, whoever asks has that looked at as well.
+    // A quarter of the bound later, a question has that looked at as well.
     app.clock.grow_old(Duration::from_hours(1));
     sidecar.introspect(introspect(NOBODYS)).await.unwrap();
     let fresh = Some(prost_types::Duration::default());

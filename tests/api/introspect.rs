@@ -73,7 +73,7 @@ async fn whatever_is_no_token_is_unknown_and_no_error() {
     );
     let long = "x".repeat(10_000);
     let caller = app.token(Introspect);
-    // Well-formed, and nobody's: worked out apart from this code.
+    // Well-formed, and of no client: worked out apart from this code.
     let nobodys = "hkp_00000000000000000000000000000000000000000004Rx6xu";
     for token in ["", "x", &typo, &long, caller, nobodys, "é", "\0"] {
         let reason = sidecar.inactive_reason(token).await;
@@ -227,7 +227,7 @@ async fn a_team_clients_grants_follow_its_sites() {
         .await;
     let held = async || sites(&sidecar, &made.token).await;
     assert_eq!(held().await, [format!("{SITE}=Owner")]);
-    // Whoever made it may leave.
+    // The user who made it may leave.
     app.change([delete_team_member(TEAM, ALICE), delete_user(ALICE)])
         .await;
     assert_eq!(held().await, [format!("{SITE}=Owner")]);
@@ -367,7 +367,7 @@ async fn an_answer_waits_for_the_revision_it_must_be_based_on() {
         let refused: Result<(), _> = Err(refused);
         assert_eq!(told(&refused), "Unavailable REVISION_NOT_REACHED");
     }
-    // It is reached while somebody waits for it.
+    // It is reached while a call waits for it.
     let dashboard = app.dashboard().await;
     let (waited, made) = tokio::join!(
         sidecar.introspect(at_least(2)),

@@ -135,7 +135,7 @@ async fn a_state_lets_through_those_that_are_in_it() {
             assert_eq!(names(&dashboard, request).await, expected, "{state:?}");
         }
     }
-    // With an owner as well, and for whoever may list that owner's.
+    // With an owner as well, and for an actor who may list that owner's.
     let of_vera = pb::ListApiClientsRequest {
         state: Some(ApiClientState::Revoked.into()),
         ..list(VERA, of_user(VERA))

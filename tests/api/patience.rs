@@ -1,4 +1,4 @@
-//! Peers that let a server wait, or have no end: none is waited for for ever.
+//! Peers that let a server wait, or have no end: none is waited for without a limit.
 
 use std::time::Duration;
 
@@ -183,7 +183,7 @@ async fn there_are_only_so_many_streams_of_strangers() {
     };
     assert_eq!(told(&Err::<(), _>(refused)), "Unavailable OVERLOADED");
     assert_eq!(open.len(), 64);
-    // Nobody else is any worse off for it.
+    // No other client is any worse off for it.
     let mut health = HealthClient::new(app.channel().await);
     health.check(HealthCheckRequest::default()).await.unwrap();
     let watch = health.watch(HealthCheckRequest::default()).await;
@@ -290,7 +290,7 @@ async fn a_connection_without_calls_is_ended() {
     .await;
     let call = ask_status(&app, 65_535).await;
     call.answers.into_body().collect().await.unwrap();
-    // We end it too, as soon as we are told.
+    // We end it too, as soon as the server says so.
     call.end.await.ok();
 }
 
@@ -307,7 +307,7 @@ async fn an_open_stream_keeps_its_connection() {
     for _ in 0..3 {
         let call = ask_status(&app, 65_535).await;
         call.answers.into_body().collect().await.unwrap();
-        // We end it too, as soon as we are told.
+        // We end it too, as soon as the server says so.
         call.end.await.ok();
     }
     open.ask(introspect("x")).await.expect("it goes on");

@@ -54,7 +54,7 @@ async fn answered(
     http::Response::from_parts(head, trailers)
 }
 
-/// What a client of gRPC is told of a failure.
+/// What a client of gRPC gets of a failure.
 fn failure(response: &http::Response<http::HeaderMap>) -> String {
     let status = Status::from_header_map(response.headers()).expect("a status");
     told::<()>(&Err(status))
@@ -132,7 +132,7 @@ async fn what_a_caller_accepts_does_not_make_the_answer_compressed() {
     assert!(!answer.headers().contains_key("grpc-encoding"));
 }
 
-/// grpcio's channels can be told to compress; they learn what to send instead.
+/// grpcio's channels can be set to compress; they learn what to send instead.
 #[tokio::test]
 async fn a_compressed_call_is_told_what_is_accepted() {
     let app = TestApp::with_world().await;

@@ -1,4 +1,4 @@
-//! A client that takes no more of an answer than it is told to, and sees how its
+//! A client that takes no more of an answer than the test lets it, and sees how its
 //! connection ends.
 
 use std::{

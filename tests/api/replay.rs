@@ -426,7 +426,7 @@ async fn what_was_widened_meanwhile_is_not_handed_out() {
     assert_eq!(told(&dashboard.rotate(rotation.clone()).await), exceeds);
     granting(SiteRole::Viewer).await;
     assert_eq!(dashboard.rotate(rotation.clone()).await.unwrap(), rotated);
-    // Nor does somebody get it who left the team's management.
+    // Nor does an actor get it who left the team's management.
     app.change([put_team_member(TEAM, ADAM, TeamRole::Member)])
         .await;
     let refused = dashboard.rotate(rotation).await;

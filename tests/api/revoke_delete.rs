@@ -183,7 +183,7 @@ async fn nobody_else_revokes_or_deletes() {
     );
 }
 
-/// Somebody removed the row of the newest token by hand. The one before it works on, so
+/// The row of the newest token was removed by hand. The one before it works on, so
 /// its client must not be out of everybody's reach.
 #[tokio::test]
 async fn a_client_without_its_newest_token_can_be_ended_and_mended() {

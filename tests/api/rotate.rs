@@ -127,7 +127,7 @@ async fn a_rotation_that_names_a_stale_etag_ends_no_token() {
     }
     // Left out, or empty, nothing is compared.
     dashboard.rotate(naming("")).await.unwrap();
-    // Whoever may not see the client learns nothing of its etag.
+    // An actor who may not see the client learns nothing of its etag.
     let stranger = pb::RotateApiClientRequest {
         actor: actor(EVE),
         ..naming("x")

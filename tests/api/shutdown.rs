@@ -1,5 +1,5 @@
-//! The server is told to stop: what is under way is finished, or cut off where
-//! it is told to.
+//! The server is stopped: what is under way is finished, or cut off where
+//! it has to be.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn what_is_under_way_is_finished() {
     app.until_waiting(1).await;
 
     app.stop.send(()).await.unwrap();
-    // Those who watch are told, and their streams end.
+    // Watchers get the status, and their streams end.
     let second = watched.message().await.unwrap().unwrap();
     assert_eq!(second.status(), ServingStatus::NotServing);
     assert!(watched.message().await.unwrap().is_none());
@@ -96,14 +96,14 @@ async fn a_peer_that_takes_nothing_is_waited_for_no_longer() {
         let first = call.answers.frame().await.unwrap().unwrap();
         assert!(first.is_data(), "{first:?}");
         app.stop.send(()).await.unwrap();
-        // Neither for ever nor for as long as a stalled peer is suffered at other times.
+        // Neither forever nor for as long as a stalled peer is suffered at other times.
         let ended = timeout(IdleTimeouts::default().stalled / 2, app.server).await;
         assert_eq!(ended.expect("it ends").unwrap(), Ended::CutOff);
         call.end.await.unwrap();
     }
 }
 
-/// A server that is told to stop, and accepts connections until it is told again.
+/// A server that is stopped, and accepts connections until it is stopped again.
 async fn leaving() -> TestApp {
     let app = TestApp::with(server::Options {
         drain_delay: Duration::from_hours(1),
@@ -206,7 +206,7 @@ async fn a_delay_ends_by_itself_and_is_none_of_the_drain_s_time() {
     assert!(begun.elapsed() >= delay);
 }
 
-/// Nobody can come any more, so nobody has to be told.
+/// No client can connect any more, so none has to be informed.
 #[tokio::test]
 async fn without_a_listener_there_is_no_delay() {
     let app = leaving().await;

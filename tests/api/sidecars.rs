@@ -1,5 +1,5 @@
 //! What proxies ask: each in its own way, and all of them get the answer that
-//! Introspect gives. The table of tokens and routes is in `table`, and whoever answers
+//! Introspect gives. The table of tokens and routes is in `table`, and the door that answers
 //! is a column of it.
 
 pub mod envoy;

@@ -29,7 +29,7 @@ use crate::{
     support::waiting::{until, wanted},
 };
 
-/// Well-formed, and nobody's: worked out apart from this code.
+/// Well-formed, and of no client: worked out apart from this code.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
 /// A server with the world, and one beside it whose requests may take no longer than
@@ -269,7 +269,7 @@ async fn an_answer_is_made_only_when_there_is_room_for_it() {
     let mut client = IntrospectionServiceClient::new(sidecar.channel.clone());
     let answers = client.introspect_stream(sidecar.request(requests)).await;
     let mut answers = answers.unwrap().into_inner();
-    // Nobody else waits for that, until no more of them fit.
+    // No other call waits for that, until no more of them fit.
     let another = app.sidecar().await;
     let (mut asked, mut before, mut unchanged) = (0, 0, 0);
     while unchanged < 100 {
@@ -404,7 +404,7 @@ async fn no_deadline_of_ours_ends_an_idle_stream() {
 async fn the_callers_own_deadline_ends_a_stream() {
     let app = TestApp::with_world().await;
     let path = "/hitkeep.auth.v1.IntrospectionService/IntrospectStream";
-    // Whoever sends no more, and does not say so either.
+    // A client that sends no more, and does not say so either.
     for (requests, unit) in [(0, "100m"), (3, "100m"), (0, "1n")] {
         let body: Vec<_> = (0..requests)
             .flat_map(|_| framed(&introspect("x")))

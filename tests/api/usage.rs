@@ -55,7 +55,7 @@ fn time(text: &str) -> prost_types::Timestamp {
     pb_time(text.parse().unwrap())
 }
 
-/// A day as it is told: its beginning, uses and refusals.
+/// A day as it is returned: its beginning, uses and refusals.
 type Told = (prost_types::Timestamp, u64, Vec<(UsageRefusalReason, u64)>);
 
 async fn days(dashboard: &Caller, request: pb::GetApiClientUsageRequest) -> Vec<Told> {
@@ -396,7 +396,7 @@ async fn what_was_noted_before_the_end_is_written_at_the_end() {
     assert_eq!(last, Some(pb_time(app.clock.now())));
 }
 
-/// Also where it cannot be written just then, because somebody deletes the client
+/// Also where it cannot be written just then, because the client is being deleted
 /// and then does not.
 #[tokio::test]
 async fn the_last_flush_is_tried_again() {
@@ -412,7 +412,7 @@ async fn the_last_flush_is_tried_again() {
     let slot = UsageSlot::default();
     ledger.record(id(&made.id), &slot, Outcome::Used, app.clock.now());
     let running = tokio::spawn(flusher.run(app.store.clone(), NEVER, Metrics::default(), async {}));
-    // Once somebody has taken the turn, it was tried.
+    // Once the turn is taken, it was tried.
     let tried = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                  AND state = 'idle' AND query LIKE '%pg_advisory_xact_lock%' \
                  AND pid <> pg_backend_pid()";

@@ -14,7 +14,7 @@ use crate::{
     support::by_hand::{Answer, get},
 };
 
-/// Well-formed, and nobody's.
+/// Well-formed, and of no client.
 pub const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
 /// What the answer to a request has that matters.
@@ -199,7 +199,7 @@ async fn without_the_service_nothing_passes() {
         assert_eq!(said.retry_after.as_deref(), Some("1"));
         assert_eq!(said.challenge, None);
         assert!(body.contains("temporarily_unavailable"), "{body}");
-        // What has no token needs nobody to be refused.
+        // What has no token is refused without a question.
         assert_eq!(program(routes, &path, &[]).await.0.status, 401);
     }
 }

@@ -214,7 +214,7 @@ async fn a_revocation_wins_even_over_a_conflict() {
     assert_eq!(client(&report, 401)["reason"], "conflict");
     assert_eq!(client(&report, 402)["reason"], "bad_name");
     assert_eq!(revoked(&url).await, ["401", "402"]);
-    // Whoever reactivates here is overruled as long as it is revoked there.
+    // A reactivation here is overruled as long as it is revoked there.
     execute(&url, "UPDATE api_clients SET revoke_time = NULL").await;
     imported(&url, backup.path(), &["--apply"], 2).await;
     assert_eq!(revoked(&url).await, ["401", "402"]);

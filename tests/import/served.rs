@@ -1,5 +1,5 @@
 //! Imports beside a server that answers: what was imported works at once, what was taken back
-//! does not, and whoever asks meanwhile gets an answer.
+//! does not, and callers get answers meanwhile.
 
 use std::fmt::Write as _;
 

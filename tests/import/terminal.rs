@@ -40,7 +40,7 @@ fn run_on_terminal(arguments: &[&str]) -> Ended {
     let child = command.stderr(program).spawn().unwrap();
     // Its copy of the terminal: as long as that is open, there is no end to read.
     drop(command);
-    // Where nobody has the other side open any more, reading fails on Linux, and ends elsewhere.
+    // Where the other side is no longer open, reading fails on Linux, and ends elsewhere.
     let mut seen = Vec::new();
     drop(person.read_to_end(&mut seen));
     let output = child.wait_with_output().unwrap();

@@ -14,7 +14,7 @@ use crate::{
 
 const CONFIGURATION: &str = include_str!("../../deploy/envoy/envoy.yaml");
 const OVER_HTTP: &str = include_str!("../../deploy/envoy/envoy-http.yaml");
-/// Well-formed, and nobody's.
+/// Well-formed, and of no client.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
 /// A running Envoy.
@@ -92,7 +92,7 @@ async fn what_may_pass_passes_and_says_as_whom() {
     let answer = envoy.get("/", &[basic, ("x-api-key", &made.token)]).await;
     assert_eq!(answer.status, 200);
 
-    // Whoever is told of in the access log comes from the check as well.
+    // The name in the access log comes from the check as well.
     let mut process = envoy.process;
     let line = process.stdout.line(&made.id).await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -254,7 +254,7 @@ async fn a_route_can_be_closed_to_all_tokens() {
     }
 }
 
-/// Whichever way somebody tries to get another site past the check, what arrives is
+/// Whichever way a client tries to get another site past the check, what arrives is
 /// about the site that was checked.
 #[tokio::test]
 async fn the_check_and_the_upstream_see_the_same_path() {
@@ -377,7 +377,7 @@ async fn an_outage_is_503_and_over_when_it_is_over() {
     envoy.until(200, &[503], "/", &good).await;
 }
 
-/// The questions of a real Envoy are those that the short way reads: on the usual one
+/// The questions of a real Envoy are those that the fast path reads: on the slow one
 /// there is no room here.
 #[tokio::test]
 async fn envoys_own_questions_go_the_short_way() {
@@ -390,7 +390,7 @@ async fn envoys_own_questions_go_the_short_way() {
     let good = [("authorization", &*bearer), ("cookie", "a=b")];
     let path = format!("/api/sites/{SITE}/hits");
     let waiting = service.begin_to_wait().await;
-    // A mistake is told of on the usual way, and so is an answer as long as it lasts.
+    // A mistake is answered on the slow path, and so is an answer as long as it lasts.
     envoy.until(503, &[500], "/api/sites/", &good).await;
     assert_eq!(envoy.get(&path, &good).await.status, 200);
     assert_eq!(envoy.get("/api/system/", &good).await.status, 403);

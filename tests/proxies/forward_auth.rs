@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// Well-formed, and nobody's.
+/// Well-formed, and of no client.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
-/// A running proxy, which listens where nobody else could have been first.
+/// A running proxy, which listens where no other program can have been first.
 pub struct Front {
     /// An address, or the path of a Unix socket.
     pub address: String,
@@ -214,7 +214,7 @@ pub async fn refuses(front: &Front, service: &Service) {
     }
 }
 
-/// Whichever way somebody tries to get another site past the check, what arrives is
+/// Whichever way a client tries to get another site past the check, what arrives is
 /// about the site that was checked.
 pub async fn sees_the_path_of_the_upstream(front: &Front, service: &Service) {
     let made = service.client().await;
@@ -269,7 +269,7 @@ pub async fn sees_the_path_of_the_upstream(front: &Front, service: &Service) {
 }
 
 /// A browser's preflight has no token. It reaches the upstream where the route says so, in
-/// nobody's name, and nothing else does.
+/// no client's name, and nothing else does.
 pub async fn passes_preflights(address: &str) {
     let path = site(SITE);
     let (origin, method) = (

@@ -17,7 +17,7 @@ const DESCRIPTION: &str = "docs/hitkeep-rest.openapi.yaml";
 /// schema allows it.
 const EXCLUDED: &str = "positive_data_acceptance";
 
-/// The caller's token comes from the environment, so that nobody sees it in a list of
+/// The caller's token comes from the environment, so that it is not in a list of
 /// processes.
 fn settings() -> String {
     format!(

@@ -15,7 +15,7 @@ const PLACE: &str = "target/ci-tools/traefik/bin/traefik";
 const STATIC: &str = include_str!("../../deploy/traefik/traefik.yml");
 const DYNAMIC: &str = include_str!("../../deploy/traefik/dynamic.yml");
 /// Gives it a listening socket that is there already, as systemd would: so there is no
-/// port that somebody else could take first.
+/// port that another program could take first.
 const ON_STDIN: &str = "LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0";
 
 /// Starts one in front of an upstream, with that token of its own; none where it is
@@ -51,7 +51,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
         _folder: folder,
         _process: process,
     };
-    // It accepts before it knows its routes, and tells nobody when it does.
+    // It accepts before it knows its routes, and does not say when it does.
     front.until(200, "/healthz", &[]).await;
     Some(front)
 }
@@ -165,7 +165,7 @@ async fn what_cannot_be_told_is_503() {
 }
 
 /// That hitkeep-auth does not know Traefik is not the client's fault, and Traefik cannot
-/// be told so: the client gets to see whose fault it is.
+/// be informed: the client sees whose fault it is.
 #[tokio::test]
 async fn an_unknown_proxy_is_told_to_the_client() {
     let service = Service::start(&[]).await;

@@ -62,7 +62,7 @@ pub fn hold(message: &[u8]) -> bool {
         let read = read.forwarded_for.map(<[u8]>::to_vec);
         assert_eq!(Vec::from_iter(read), forwarded);
     }
-    // Several are left to the usual way.
+    // Several are left to the slow path.
     let credential = read.credentials.credential();
     assert!(credential == Credential::Several || credential == seen.credential());
     assert_eq!(read.has_reserved, has_reserved);

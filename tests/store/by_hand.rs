@@ -71,7 +71,7 @@ pub fn client(number: u32) -> ClientId {
     ClientId::from_uuid(Uuid::parse_str(&digits).unwrap())
 }
 
-/// That seed, or one of its own, to be told by the test that uses it.
+/// That seed, or one of its own, to be printed by the test that uses it.
 pub fn seed(given: Option<u64>) -> u64 {
     given.unwrap_or_else(|| {
         let mut bytes = [0; 8];

@@ -1,4 +1,4 @@
-//! The change log: whatever is changed, and whoever changes it, the log names every
+//! The change log: whatever is changed, and by whichever session, the log names every
 //! API client whose answer that can alter, at the revision from which on it does.
 
 use std::collections::BTreeSet;

@@ -339,7 +339,7 @@ async fn a_silent_server_is_not_the_end() {
 }
 
 /// Files can be slow, on a network for instance. Here, a file without an end until
-/// somebody else on the same thread has done something.
+/// another task on the same thread has done something.
 #[tokio::test]
 async fn nobody_waits_while_files_are_read() {
     let folder = Folder::new();
@@ -349,7 +349,7 @@ async fn nobody_waits_while_files_are_read() {
     let (done, is_done) = std::sync::mpsc::channel();
     let file = slow.clone();
     let writer = std::thread::spawn(move || {
-        // Opens when somebody reads.
+        // Opens when it is read.
         let _open = std::fs::File::create(&file).unwrap();
         is_done.recv_timeout(Duration::from_secs(10)).is_ok()
     });

@@ -308,7 +308,7 @@ async fn a_log_that_does_not_lead_here_is_no_use() {
     postgres::execute(&url, &trim).await;
     assert!(is_lost(&mut feed, old).await);
     assert!(!is_lost(&mut feed, new).await);
-    // Nor is a revision of any use whose nonce nobody knows any more.
+    // Nor is a revision of any use whose nonce is no longer known.
     postgres::execute(&url, "UPDATE index_state SET trimmed_revision = 0").await;
     assert!(!is_lost(&mut feed, old).await);
     postgres::execute(&url, "DELETE FROM index_revisions").await;
@@ -440,7 +440,7 @@ async fn callers_are_those_that_are_not_revoked() {
     assert_eq!(found, accounts[0].1);
     assert_eq!(found.certificate_names[0].as_str(), "dns:live.example");
 
-    // One that nobody can read is none, and the others are there.
+    // An unreadable one is none, and the others are there.
     let more = "ALTER TABLE service_accounts DROP CONSTRAINT service_accounts_permissions_check; \
                 INSERT INTO service_accounts \
                 SELECT id(n), 'account-' || n, CASE n WHEN 60 THEN '{everything}'::text[] \

@@ -1,4 +1,4 @@
-//! A replica that cannot go on as it did begins anew, and knows what there is.
+//! A replica that cannot go on as it did reloads everything, and knows what there is.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Remembered requests and their sealed replies: what removes them, whoever it is that
+//! Remembered requests and their sealed replies: what removes them, whichever session it is that
 //! changes a row, and that no replica hears of them.
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Rows that are changed under `session_replication_role = replica`, as restores do it, are
-//! heard of like any others; and everything can be read anew on demand.
+//! heard of like any others; and everything can be reloaded on demand.
 
 use hitkeep_auth::store::feed::Position;
 

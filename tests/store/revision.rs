@@ -1,5 +1,5 @@
 //! The revision: one higher with each change that is committed, in the order of
-//! the commits and without gaps, whoever writes at once.
+//! the commits and without gaps, however many write at once.
 
 use std::{
     collections::BTreeSet,

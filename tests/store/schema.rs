@@ -1,4 +1,4 @@
-//! What diesel is told of the tables is what the migrations make. Read as text,
+//! What diesel knows of the tables is what the migrations make. Read as text,
 //! since the module is the store's own.
 
 use hitkeep_auth::store::examination::TABLES;

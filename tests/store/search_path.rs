@@ -25,7 +25,7 @@ fn as_role(url: &str, role: &str) -> String {
     url.replace("postgres://postgres@", &format!("postgres://{role}@"))
 }
 
-/// Puts a user into the directory, and sees that whoever follows the database finds it.
+/// Puts a user into the directory, and sees that a follower of the database finds it.
 async fn serves(store: &Store, number: u128) {
     assert_eq!(
         store.pending_migrations().await.unwrap(),

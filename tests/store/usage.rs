@@ -115,7 +115,7 @@ async fn until_waiting(url: &str, statements: &str) {
     }
 }
 
-/// Somebody else's open transaction.
+/// Another open transaction.
 async fn begun(url: &str, sql: &str) -> AsyncPgConnection {
     let mut connection = postgres::connect(url).await;
     let sql = format!("BEGIN; {sql}");
@@ -191,7 +191,7 @@ async fn a_client_that_is_gone_is_forgotten_and_takes_nobody_along() {
     assert_eq!(one(&url, written).await, "1:2 4:1");
 }
 
-/// Nobody waits for a deletion, which may be one of many clients under the write
+/// No flush waits for a deletion, which may be one of many clients under the write
 /// lock, and what it may yet leave alive is kept.
 #[tokio::test]
 async fn a_client_that_is_being_deleted_is_left_for_the_next_time() {
@@ -329,7 +329,7 @@ async fn a_large_batch_is_written_in_parts_and_each_once() {
 }
 
 /// Replicas flush overlapping batches while clients are deleted, many at a time
-/// and in another order: nobody fails, and nothing is lost or counted twice.
+/// and in another order: no flush fails, and nothing is lost or counted twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replicas_and_deletions_never_stand_in_each_others_way() {
     const REPLICAS: usize = 3;
@@ -358,7 +358,7 @@ async fn replicas_and_deletions_never_stand_in_each_others_way() {
                     .await
                     .expect("nobody collides");
             }
-            // What somebody was deleting, and has deleted by now.
+            // What another session was deleting, and has deleted by now.
             while !batch.is_empty() {
                 store
                     .flush_usage(&mut batch)
@@ -409,7 +409,7 @@ async fn days_of_long_ago_are_removed_some_at_a_time() {
                SELECT client_id, date '2026-03-01' - extra, 'USED', 1 \
                FROM api_client_usage, generate_series(1, 6) AS extra";
     postgres::execute(&url, old).await;
-    // Somebody ends a client: its days are left to that.
+    // A client is ended: its days are left to that.
     let deletion = begun(&url, "DELETE FROM api_clients WHERE id = id(7)").await;
     let today = Day::of(noon());
     assert_eq!(store.trim_usage(today).await.unwrap(), Trimmed::Some);

@@ -84,7 +84,7 @@ impl Folder {
         path
     }
 
-    /// The same, in one step: whoever reads it finds the old one or the new one.
+    /// The same, in one step: a reader finds the old one or the new one.
     pub fn replace(&self, name: &str, content: &str) {
         let new = self.write(&format!("{name}.new"), content);
         std::fs::rename(new, self.path(name)).unwrap();

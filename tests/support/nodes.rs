@@ -28,7 +28,7 @@ pub struct Node {
     /// Where to connect to one of its databases, without the name.
     url: String,
     folder: PathBuf,
-    /// Told whether to kill it; stopped in order otherwise.
+    /// Gets whether to kill it; stopped in order otherwise.
     end: Option<mpsc::Sender<End>>,
     thread: Option<JoinHandle<()>>,
 }

@@ -1,4 +1,4 @@
-//! Roles that need a password, on the Postgres of the tests, which asks nobody else for
+//! Roles that need a password, on the Postgres of the tests, which asks no other role for
 //! one.
 
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
@@ -49,7 +49,7 @@ impl Role {
         let name = &self.name;
         let rotate = format!("ALTER ROLE {name} PASSWORD '{password}'");
         execute(&self.database, &rotate).await;
-        // In a transaction of its own: whoever connects again must find the new one.
+        // In a transaction of its own: a new connection must find the new one.
         let end = format!(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = '{name}'"
         );

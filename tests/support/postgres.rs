@@ -35,7 +35,7 @@ fn server() -> &'static str {
             let server = start();
             tidy_up_after_us(&server);
             sender.send(server.url("")).expect("the test waits for it");
-            // Nobody ever sends anything.
+            // Nothing is ever sent.
             let (_open, forever) = mpsc::channel::<()>();
             forever.recv().expect_err("nobody can send");
         });

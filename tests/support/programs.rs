@@ -10,7 +10,7 @@ use std::{
 const REQUIRED: &str = "REQUIRED_PROXIES";
 
 /// Finds a program: at that place in the project, or else on the path. Where there is
-/// none, the test that asks has to end, and is told so loudly.
+/// none, the test that asks has to end, and says so loudly.
 pub fn find(name: &str, place: &str) -> Option<PathBuf> {
     let in_project = Path::new(env!("CARGO_MANIFEST_DIR")).join(place);
     let path = env::var_os("PATH").unwrap_or_default();

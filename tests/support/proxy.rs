@@ -63,7 +63,7 @@ pub struct Limit {
     pub then: Then,
 }
 
-/// What becomes of connections on which somebody said LISTEN.
+/// What becomes of connections that said LISTEN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listeners {
     /// They are like all others.
@@ -104,7 +104,7 @@ struct Shared {
     passed: [AtomicU64; 2],
     /// Statements that were to be run.
     run: AtomicU64,
-    /// Connections on which somebody said LISTEN and that are open.
+    /// Connections that said LISTEN and are open.
     listening: AtomicU64,
 }
 
@@ -316,7 +316,7 @@ async fn forward(client: UnixStream, target: impl AsRef<Path>, shared: Arc<Share
     if gate == Gate::Cut {
         return;
     }
-    // Whoever connects to a stalled proxy hears nothing, not even a refusal.
+    // A client that connects to a stalled proxy hears nothing, not even a refusal.
     let moved = state.wait_for(|state| state.gate != Gate::Stalled);
     if !moved
         .await
@@ -436,7 +436,7 @@ impl Link {
             self.shared.passed[direction as usize].fetch_add(allowed as u64, Ordering::Relaxed);
             let (now, later) = rest.split_at(allowed);
             let written = to.write_all(now).await;
-            // Also where nobody takes the bytes any more: the limit was come to.
+            // Also where the bytes are no longer taken: the limit was come to.
             match then {
                 None => {}
                 Some(Then::Sever) => {
@@ -460,7 +460,7 @@ impl Drop for Link {
     }
 }
 
-/// Bytes, cut into messages of Postgres' protocol. Nobody asks for encryption on
+/// Bytes, cut into messages of Postgres' protocol. No client asks for encryption on
 /// a Unix socket, so there is nothing else in them.
 #[derive(Default)]
 pub struct Messages {

@@ -102,7 +102,7 @@ fn the_chart_is_of_this_version() {
     }
 }
 
-/// Only that is sent to whoever builds the image.
+/// Only that is sent to the builder of the image.
 #[test]
 fn the_dockerfile_copies_what_is_not_ignored() {
     let text = read("Dockerfile");

@@ -19,7 +19,7 @@ use crate::{
 
 const CHANGED: &str = "Aborted DIRECTORY_CHANGED";
 
-/// A replacement that has begun, and goes on when it is told to.
+/// A replacement that has begun, and goes on when the test lets it.
 struct Begun {
     chunks: mpsc::Sender<ReplaceDirectoryRequest>,
     call: JoinHandle<Result<pb::ReplaceDirectoryResponse, Status>>,
@@ -212,7 +212,7 @@ async fn a_replacement_begins_while_another_one_is_applied() {
 
     let app = TestApp::with_world().await;
     let pusher = app.pusher().await;
-    // Whoever writes waits for the write lock.
+    // Writers wait for the write lock.
     let mut writer = app.database().await;
     let lock = "BEGIN; SELECT FROM index_state FOR UPDATE";
     writer.batch_execute(lock).await.unwrap();
@@ -224,7 +224,7 @@ async fn a_replacement_begins_while_another_one_is_applied() {
 /// How a source that counts its changes is followed: it makes them one after the other,
 /// sends each as a batch and some of them again, and now and then all of what it is. Two
 /// servers take these at once and in any order; the directory is always what the source
-/// was at the sequence that is told.
+/// was at the sequence that is returned.
 #[tokio::test]
 async fn a_source_that_counts_is_never_followed_backward() {
     const USERS: [&str; 3] = [ROOT, ALICE, VERA];

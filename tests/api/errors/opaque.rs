@@ -1,5 +1,5 @@
 //! What a caller does not see: whatever is wrong with the database, the answer
-//! says that something is, and nothing of what. A role that nobody knows gives
+//! says that something is, and nothing of what. An unknown role gives
 //! an error, and never access.
 
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::{
 /// The call that is answered from memory, whatever becomes of the database.
 const FROM_MEMORY: &str = "introspect";
 
-/// Every call there is, as told to a caller that has all permissions.
+/// Every call there is, as answered to a caller that has all permissions.
 async fn every_call(all: &Caller, id: &str, token: &str) -> Vec<(&'static str, Option<Status>)> {
     let client = pb::ApiClient {
         id: id.to_owned(),
@@ -173,7 +173,7 @@ async fn an_unknown_permission_of_a_caller_is_an_error_and_never_access() {
          UPDATE service_accounts SET permissions = permissions || 'root'::text WHERE name = 'all'",
     )
     .await;
-    // Nobody is left who could ask how far the index is.
+    // No caller is left that could ask how far the index is.
     let begun = Instant::now();
     let refused = loop {
         let answer = all.get(get(VERA, &id)).await;

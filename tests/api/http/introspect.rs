@@ -349,7 +349,7 @@ async fn callers_show_themselves_in_the_form_as_well() {
     assert_eq!(answer.told(), "403 insufficient_scope");
 }
 
-/// Whoever shows nothing at first may not keep those out who do.
+/// Connections that show nothing at first may not keep those out that do.
 #[tokio::test]
 async fn a_slow_stranger_takes_no_place() {
     use tokio::io::AsyncWriteExt;

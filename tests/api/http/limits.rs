@@ -1,5 +1,5 @@
 //! What is too large, too slow or too much gets its status, and the connection of
-//! whoever sends nonsense ends.
+//! a connection that sends nonsense ends.
 
 use std::time::Duration;
 

@@ -231,7 +231,7 @@ async fn no_token_and_no_id_gets_into_the_metrics() {
     }
 }
 
-/// While calls are finished, whoever asks whether it is ready is told.
+/// While calls are finished, a probe that asks whether it is ready gets an answer.
 #[tokio::test]
 async fn a_server_that_drains_says_so() {
     let app = TestApp::with_world().await;
@@ -252,7 +252,7 @@ async fn a_server_that_drains_says_so() {
     let ready = app.ask(get("/readyz"), "").await;
     assert_eq!(ready.status, 503);
     assert_eq!(ready.body, "the server is shutting down\n");
-    // Nobody is to begin anything else on it.
+    // No other request may begin on it.
     assert_eq!(ready.header("connection").as_deref(), Some("close"));
     let ready = app.ask_http2(get("http://test/readyz"), "").await;
     assert_eq!(

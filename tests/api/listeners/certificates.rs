@@ -236,7 +236,7 @@ async fn a_certificate_that_nobody_is_known_by_is_none() {
         let caller = world.server.caller(stranger.channel);
         assert!(!caller.introspect(introspect("x")).await.unwrap().active);
     }
-    // The name in the subject is no alternative name, and nobody has to show one.
+    // The name in the subject is no alternative name, and no caller has to show one.
     let channel = world
         .server
         .channel(world.authority.client(DEFAULT_VERSIONS, None))
@@ -329,17 +329,17 @@ async fn a_name_is_one_accounts_until_that_is_revoked() {
 }
 
 /// A stream is its account's, also where the name in the certificate becomes another one's
-/// between two requests, so that there is always somebody whom it means.
+/// between two requests, so that there is always an account that it names.
 #[tokio::test]
 async fn a_stream_does_not_go_on_under_another_account() {
     let world = World::new().await;
     world.account("first", &[Introspect], &[SPIFFE]).await;
     let other = ["dns:second.example"];
     world.account("second", &[Introspect], &other).await;
-    // Only who is in the index goes the short way.
+    // Only an account in the index takes the fast path.
     world.settle().await;
     let mut caller = world.showing(&[SPIFFE]).await;
-    // With a deadline, a stream goes the usual way.
+    // With a deadline, a stream takes the slow path.
     for (timeout, next) in [(None, "second"), (Some(Duration::from_mins(1)), "first")] {
         caller.timeout = timeout;
         let mut stream = caller.stream().await;
@@ -358,7 +358,7 @@ async fn a_stream_does_not_go_on_under_another_account() {
     }
 }
 
-/// That who shows a certificate goes the short way too: on the usual one there is no
+/// That a caller with a certificate takes the fast path too: on the slow one there is no
 /// place left.
 #[tokio::test]
 async fn they_are_answered_at_once_as_well() {

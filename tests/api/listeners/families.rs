@@ -34,7 +34,7 @@ fn of_tcp(address: &Address) -> SocketAddr {
     address.parse().unwrap()
 }
 
-/// A port that nobody has at any address. Somebody else may take it before the test does.
+/// A port that is free at every address. Another program may take it before the test does.
 fn free_port() -> u16 {
     let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     taken.local_addr().unwrap().port()

@@ -135,7 +135,7 @@ async fn what_cannot_be_used_changes_nothing_and_is_told_of_once() {
     assert!(matches!(watcher.reload(), Reload::Replaced));
     assert!(server.shows(&authority, &second).await);
 
-    // Put back as it was, there is nothing to do; and the next mistake is told of.
+    // Put back as it was, there is nothing to do; and the next mistake is logged.
     folder.write("server.pem", "");
     assert!(matches!(watcher.reload(), Reload::Rejected(_)));
     folder.write("server.pem", &pem);

@@ -266,7 +266,7 @@ async fn with_a_call_under_way() -> (Listening, Blocker, JoinHandle<Result<(), S
 async fn a_call_under_way_is_finished_first() {
     let (server, blocker, call, _folder) = with_a_call_under_way().await;
     server.stop.send(()).await.unwrap();
-    // Nobody is let in any more, which is seen from when the listener is closed.
+    // No connection is accepted any more, which is seen from when the listener is closed.
     until("the listener is closed", async || {
         match server.try_socket().await {
             Ok(mut late) => {

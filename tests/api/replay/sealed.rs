@@ -128,7 +128,7 @@ async fn nothing_in_the_database_opens_a_reply() {
         let opened = open(&key, digest, reply).expect("the key");
         let found = pb::CreateApiClientResponse::decode(&*opened).unwrap();
         assert_eq!(&found.token, token);
-        // Even to somebody who guesses the id, and to somebody who has the token alone.
+        // Even to a caller that guesses the id, and to one that has the token alone.
         for value in &known {
             for key in [
                 *value,
@@ -146,8 +146,8 @@ async fn nothing_in_the_database_opens_a_reply() {
     }
 }
 
-/// A reply is of one request and one caller: rows that somebody swaps or alters open for
-/// nobody.
+/// A reply is of one request and one caller: rows that were swapped or altered open for
+/// no caller.
 #[tokio::test]
 async fn a_reply_that_was_altered_is_gone() {
     let app = TestApp::with_world().await;

@@ -178,7 +178,7 @@ async fn a_client_works_before_it_expires_or_not_at_all() {
     assert_eq!(updated.unwrap().api_client.unwrap().name, "another");
 }
 
-/// Whoever lets tokens work from more addresses, or earlier, hands out what they carry.
+/// An actor that lets tokens work from more addresses, or earlier, hands out what they carry.
 #[tokio::test]
 async fn what_widens_needs_delegation_and_what_narrows_does_not() {
     let app = TestApp::with_world().await;

@@ -111,7 +111,7 @@ async fn ask(envoy: &Envoy, case: &Case) -> Said {
     answered(&get(&envoy.address, &case.path, &headers).await)
 }
 
-/// What came of it: what arrived at the upstream, or what the client is told.
+/// What came of it: what arrived at the upstream, or what the client is answered.
 fn answered(answer: &Answer) -> Said {
     if answer.status != 200 {
         let challenge = answer.header("www-authenticate");

@@ -20,12 +20,12 @@ use crate::{
 
 /// A site that there is not.
 const NO_SITE: &str = "00000000-0000-7000-8000-00000000bbff";
-/// Well-formed, and nobody's.
+/// Well-formed, and of no client.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
 
 /// A request to a route.
 pub struct Case {
-    /// What it is, for whoever reads of a failure.
+    /// What it is, for the message of a failure.
     pub what: String,
     /// The token that the request shows.
     pub token: Option<String>,
@@ -41,7 +41,7 @@ pub struct Case {
     pub human_only: bool,
 }
 
-/// A verdict, whoever gave it.
+/// A verdict, whichever door gave it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     /// The request may pass.
@@ -107,7 +107,7 @@ pub enum Asker {
     Batch,
     /// As Envoy asks.
     Check,
-    /// As Envoy asks where it is told to encode raw headers.
+    /// As Envoy asks where it is set to encode raw headers.
     CheckRaw,
     /// With the token in the other header.
     CheckApiKey,

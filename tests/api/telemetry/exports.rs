@@ -168,7 +168,7 @@ async fn an_introspection_is_recorded_where_its_caller_records_it() {
     assert!(answer.active);
     let answer = introspected_late(&recorded, &unrecorded, &made.token).await;
     assert!(answer.active);
-    // One that the index does not know, on the usual way.
+    // One that the index does not know, on the slow path.
     let unknown = recorded.introspect(introspect("hkp_x")).await.unwrap();
     assert!(!unknown.active);
     let mut stream = recorded.stream().await;
@@ -332,7 +332,7 @@ async fn a_collector_that_hangs_does_not_keep_it_from_stopping() {
     assert!(ended.stderr.contains(told), "{}", ended.stderr);
 }
 
-/// What cannot be exported is told once, and not with each attempt.
+/// What cannot be exported is logged once, and not with each attempt.
 #[tokio::test]
 async fn a_collector_that_is_away_is_told_once() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();

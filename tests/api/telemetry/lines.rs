@@ -128,7 +128,7 @@ async fn a_request_that_fails_has_one_line_and_another_has_none() {
 async fn a_request_of_a_stream_that_fails_has_one_line() {
     let run = Run::with_world(alone).await;
     let mut caller = run.caller(Introspect).await;
-    // With a deadline, a stream goes the usual way.
+    // With a deadline, a stream takes the slow path.
     for (id, timeout) in [("short", None), ("usual", Some(Duration::from_mins(1)))] {
         caller.metadata.push(("x-request-id", id.to_owned()));
         caller.timeout = timeout;
@@ -180,7 +180,7 @@ async fn a_call_that_the_server_cuts_off_is_told_so() {
         let first = stream.answers.frame().await.unwrap().unwrap();
         assert!(first.is_data(), "{first:?}");
         run.server.signal("TERM").await;
-        // Nobody is let in any more once it has heard of it, and the next is another one.
+        // No connection is accepted once it has heard of it, and the next is another one.
         until("it ends", async || {
             let more = TcpStream::connect(&run.address).await;
             more.map_or(Ok(()), |_| Err("it lets somebody in"))
@@ -243,7 +243,7 @@ async fn only_what_changed_a_client_is_told() {
     );
 }
 
-/// Whoever is behind a proxy asks as often as it likes.
+/// A client behind a proxy asks as often as it likes.
 #[tokio::test]
 async fn what_proxies_are_told_does_not_fill_the_log() {
     let run = Run::with_world(alone).await;

@@ -95,7 +95,7 @@ async fn a_collector_is_spoken_to_over_tls() {
     }
 }
 
-/// And why it cannot be reached is told, which the SDK keeps to itself.
+/// And why it cannot be reached is logged, which the SDK keeps to itself.
 #[tokio::test]
 async fn a_collector_that_is_not_trusted_is_told_with_the_cause() {
     let (folder, authority) = (Folder::new(), Authority::new("collectors"));

@@ -1,4 +1,5 @@
-//! What platforms set for whatever runs there keeps nobody from serving, and is told.
+//! What platforms set for whatever runs there does not keep the service from starting, and is
+//! logged.
 
 use hitkeep_auth::domain::caller::CallerPermission::Introspect;
 use opentelemetry_proto::tonic::logs::v1::SeverityNumber;

@@ -127,7 +127,7 @@ async fn every_answer_about_a_client_is_counted_by_what_it_came_to() {
         if seen == expected { Ok(()) } else { Err(seen) }
     })
     .await;
-    // Whoever may do nothing there has shown a token that works all the same.
+    // A client that may do nothing there has shown a token that works all the same.
     let last = last_used(&dashboard, ROOT, &made.id).await;
     assert_eq!(last, Some(pb_time(last_good)));
 }
@@ -154,7 +154,7 @@ async fn nothing_is_lost_when_the_client_changes_or_the_server_ends() {
         .await
         .unwrap();
     works(&made.token).await;
-    // Also where somebody else's change touches it, or takes its place.
+    // Also where another change touches it, or takes its place.
     app.psql("UPDATE users SET instance_role = 'admin'").await;
     app.settle().await;
     works(&made.token).await;
@@ -173,7 +173,7 @@ async fn nothing_is_lost_when_the_client_changes_or_the_server_ends() {
     assert_eq!(seen, today(8, &[(UsageRefusalReason::TokenRotated, 1)]));
     let last = last_used(&dashboard, VERA, &made.id).await;
     assert_eq!(last, Some(pb_time(app.clock.now())));
-    // What was counted of the one that is gone is forgotten, and kept nobody.
+    // What was counted of the one that is gone is forgotten, and delayed no other write.
     assert_eq!(app.number(nothing).await, 2);
 }
 

@@ -53,7 +53,7 @@ pub const CASES: &[(&str, Logged)] = &[
     ),
     ("DELETE FROM users WHERE id = id(99)", Nothing),
     ("TRUNCATE users CASCADE", Everything),
-    // Teams: their own clients, and those of whoever has a grant on their sites.
+    // Teams: their own clients, and those of owners with a grant on their sites.
     ("INSERT INTO teams VALUES (id(14))", Clients(&[])),
     (
         "UPDATE teams SET archived = true WHERE id = id(11)",
@@ -74,7 +74,7 @@ pub const CASES: &[(&str, Logged)] = &[
         Clients(&[31, 32, 33, 36, 37]),
     ),
     ("TRUNCATE teams CASCADE", Everything),
-    // Sites: whoever has a grant there.
+    // Sites: clients with a grant there.
     ("INSERT INTO sites VALUES (id(25), id(11))", Clients(&[])),
     (
         "UPDATE sites SET team_id = id(12) WHERE id = id(21)",
@@ -364,7 +364,7 @@ pub const CASES: &[(&str, Logged)] = &[
         "SELECT index_stamp(); UPDATE users SET disabled = true WHERE id = id(1)",
         Clients(&[31]),
     ),
-    // A stamp that somebody made up is none.
+    // A made-up stamp is none.
     (
         "SET LOCAL hitkeep_auth.stamp = '1 7'; UPDATE users SET disabled = true WHERE id = id(1)",
         Clients(&[31]),

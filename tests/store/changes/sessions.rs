@@ -1,4 +1,4 @@
-//! Two at once: whoever looks for the clients that a change touches does so under
+//! Two at once: a session that looks for the clients that a change touches does so under
 //! the write lock, so that one that is just being made is not missed by both.
 
 use diesel_async::AsyncPgConnection;

@@ -56,7 +56,7 @@ async fn a_caller_that_hangs_up_leaves_nothing() {
         let asked = tokio::spawn(ask_on(app.http_connection(), request, r#"{"name":"x"}"#));
         app.until_waiting(1).await;
         asked.abort();
-        // Its half of the connection is kept by a task of its own, until nobody reads it.
+        // Its half of the connection is kept by a task of its own, until it is no longer read.
         app.until_waiting(0).await;
     }
     blocker.release().await;

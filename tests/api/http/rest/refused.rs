@@ -1,4 +1,4 @@
-//! What is refused, and what it is told.
+//! What is refused, and with which answer.
 
 use hitkeep_auth::pb::{InstanceRole, TeamRole};
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ async fn a_body_has_to_be_as_expected() {
     assert_eq!(app.everything().await, before);
 }
 
-/// Somebody may paste a token where it does not belong, and no error may carry it on.
+/// A person may paste a token where it does not belong, and no error may carry it on.
 #[tokio::test]
 async fn what_is_wrong_with_a_body_is_told_without_what_is_in_it() {
     let app = start().await;

@@ -115,7 +115,7 @@ async fn a_client_is_renamed_and_revoked_at_once() {
         assert_eq!(replaced["name"], name);
         assert_eq!(replaced.get("revoked_at").is_some(), revoked);
     }
-    // The events of one request are of the same time, so their order is not told.
+    // The events of one request are of the same time, so their order is not defined.
     let mut done = actions(&app, &client).await;
     done[1..3].sort_unstable();
     done[3..5].sort_unstable();

@@ -94,7 +94,7 @@ async fn a_team_client_is_its_teams() {
     assert!(works(&app, &token).await);
     let listed = of_status(&call(&app, "GET", &of_team(), ALICE).await, 200);
     assert_eq!(listed, json!([client]));
-    // It is nobody's own.
+    // It is no user's own.
     for user in [ADAM, ALICE] {
         assert_eq!(
             of_status(&call(&app, "GET", OWN, user).await, 200),
@@ -203,7 +203,7 @@ async fn a_deleted_client_is_gone() {
     }
 }
 
-/// Whoever was behind a change is in the audit trail: the person, the caller, the request.
+/// Who was behind a change is in the audit trail: the person, the caller, the request.
 #[tokio::test]
 async fn the_audit_trail_names_the_person() {
     let app = start().await;
