@@ -10,6 +10,7 @@ use hitkeep_auth_domain::{
     Position, Revision, Timestamp,
     access::{EffectiveAccess, Owner},
     caller::{CallerName, CallerPermission, ReplacedToken, ServiceAccount},
+    certificate::CertificateName,
     client::Expiry,
     id::{ClientId, ServiceAccountId, UserId},
     index::{Client, Index, Known, Writer},
@@ -60,6 +61,14 @@ fn hash(number: u8) -> StoredHash {
     match number.checked_sub(BYTES) {
         None => TokenHash(bytes(number)).into(),
         Some(number) => LegacyHash(bytes(number)).into(),
+    }
+}
+
+/// Until when a token certainly works.
+fn works(index: &Index, hash: &StoredHash, now: Timestamp) -> Option<Expiry> {
+    match hash {
+        StoredHash::Blake3(hash) => index.find(hash)?.works(now),
+        StoredHash::HitkeepSha256(hash) => index.find_legacy(hash)?.works(now),
     }
 }
 
@@ -228,7 +237,16 @@ impl Model {
                 let (_, standing) = tokens.iter().find(|(other, _)| *other == hash).unwrap();
                 (known.clone(), *standing)
             });
-            prop_assert_eq!(found, expected, "hash {}", number);
+            prop_assert_eq!(&found, &expected, "hash {}", number);
+            for now in [0, 2, 9].map(at) {
+                let certain = expected.as_ref().and_then(|(known, standing)| match known {
+                    Known::Resolved(client) if client.restrictions.is_none() => {
+                        client.evaluate(*standing, Source::Unknown, now).ok()
+                    }
+                    Known::Resolved(_) | Known::Unreadable(_) => None,
+                });
+                prop_assert_eq!(works(index, &hash, now), certain, "hash {}", number);
+            }
         }
         for number in 0..BYTES {
             let is_there = self.callers.contains(&number);
@@ -289,6 +307,7 @@ proptest! {
         // None of them has changed since.
         for (version, position, then) in versions {
             prop_assert_eq!(version.position, position);
+            prop_assert_eq!(version.revision(), position.revision);
             then.check(&version)?;
         }
     }
@@ -335,6 +354,49 @@ fn a_token_that_goes_from_one_client_to_another_is_the_others_in_either_order() 
             assert_eq!(whose(&end, 2), None);
         }
     }
+}
+
+#[test]
+fn service_accounts_are_found_by_their_tokens_and_certificates() {
+    let name = |name: &str| CertificateName::dns(name).unwrap();
+    let [a, b, c, unknown] =
+        ["a", "b", "c", "unknown"].map(|host| name(&format!("{host}.example")));
+    let named = |number, certificate_names| {
+        let (hash, account) = account(number);
+        let account = ServiceAccount {
+            certificate_names,
+            ..account
+        };
+        (hash, account)
+    };
+    let mut writer = Writer::default();
+    writer.set_callers(vec![
+        named(1, vec![a.clone(), b.clone()]),
+        named(2, vec![c.clone()]),
+    ]);
+    let version = writer.version(at_revision(1));
+    let callers = version.callers();
+    let by_names = |names: &[&CertificateName]| {
+        let names: Vec<_> = names.iter().copied().cloned().collect();
+        callers.named(&names).map(|account| account.name.clone())
+    };
+    let [first, second] = [1, 2].map(|number| Some(account(number).1.name));
+    assert_eq!(by_names(&[&a]), first);
+    assert_eq!(by_names(&[&unknown, &b, &a]), first);
+    assert_eq!(by_names(&[&c]), second);
+    for nothing in [&[][..], &[&unknown], &[&a, &c]] {
+        assert_eq!(by_names(nothing), None, "{nothing:?}");
+    }
+    for number in [1, 2] {
+        assert!(callers.is_replaced(&replaced(number)));
+        assert!(!callers.is_replaced(&TokenHash(bytes(number))));
+    }
+    let accounts: BTreeMap<_, _> = callers
+        .accounts()
+        .map(|(hash, account)| (account.name.as_str().to_owned(), *hash))
+        .collect();
+    let expected = [1, 2].map(|number| (format!("caller-{number}"), TokenHash(bytes(number))));
+    assert_eq!(accounts, expected.into());
 }
 
 /// Ids that end alike, some of which lie in one place, and tokens that all do.
