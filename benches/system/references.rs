@@ -19,7 +19,7 @@ mod check;
 #[expect(dead_code, reason = "here they only serve")]
 #[path = "introspect/servers.rs"]
 mod introspect;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use support::comparison;

@@ -30,7 +30,7 @@ use hitkeep_auth::{
 mod proxied;
 #[path = "check/servers.rs"]
 mod servers;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use servers::Kind;

@@ -40,7 +40,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use support::{

@@ -22,12 +22,12 @@ use hitkeep_auth::pb::introspection_service_client::IntrospectionServiceClient;
 use ring::digest::{SHA256, digest};
 use tokio::{task::JoinHandle, time::interval};
 
-#[path = "../tests/import/duckdb.rs"]
+#[path = "../../tests/import/duckdb.rs"]
 mod duckdb;
-#[path = "../tests/import/hitkeep.rs"]
+#[path = "../../tests/import/hitkeep.rs"]
 #[expect(dead_code, reason = "some of it is for tests")]
 mod hitkeep;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use hitkeep::Backup;

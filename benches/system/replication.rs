@@ -8,7 +8,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 #[path = "replication/snapshot.rs"]

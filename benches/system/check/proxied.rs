@@ -18,7 +18,7 @@ use crate::support::{
 
 /// Where CI puts it, and the tests look for it.
 const PROGRAM: &str = "target/ci-tools/envoy/envoy/_bin/envoy";
-const CONFIGURATION: &str = include_str!("../../deploy/envoy/envoy.yaml");
+const CONFIGURATION: &str = include_str!("../../../deploy/envoy/envoy.yaml");
 /// How long Envoy may take to accept.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Calls of one kind, until it is the other's turn.

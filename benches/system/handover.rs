@@ -37,7 +37,7 @@ use tonic::transport::Endpoint;
 mod callers;
 #[path = "handover/certificates.rs"]
 mod certificates;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use callers::{Asked, Line, Outcomes, come_anew, start};

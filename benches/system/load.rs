@@ -20,7 +20,7 @@ use hitkeep_auth::pb::{
 };
 use tonic::transport::Channel;
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use support::{

@@ -14,7 +14,7 @@ use hitkeep_auth_client::{
     Authenticator, CallerToken, Client, EmbeddedOptions, PermissionCheck, SitePermission,
 };
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use support::{

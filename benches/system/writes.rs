@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 mod pgbench;
 #[path = "writes/script.rs"]
 mod script;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use pgbench::Pgbench;

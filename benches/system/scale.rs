@@ -10,7 +10,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use support::{

@@ -24,7 +24,7 @@ use std::{
 
 #[path = "overload/calls.rs"]
 mod calls;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use calls::{Calls, Kind, Tally, closed, open, percentile};

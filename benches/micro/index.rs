@@ -28,7 +28,7 @@ use hitkeep_auth::domain::{
 };
 use uuid::Uuid;
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use support::{

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-#[path = "../../tests/support/certificates.rs"]
+#[path = "../../../tests/support/certificates.rs"]
 #[expect(dead_code, reason = "some of it is for tests")]
 mod made;
 

@@ -31,7 +31,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 #[path = "revocation/writer.rs"]

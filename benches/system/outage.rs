@@ -33,15 +33,15 @@ mod checker;
 mod doors;
 #[path = "outage/failover.rs"]
 mod failover;
-#[path = "../tests/support/nodes.rs"]
+#[path = "../../tests/support/nodes.rs"]
 #[expect(dead_code, reason = "some of it is for tests")]
 mod nodes;
 #[path = "outage/pair.rs"]
 mod pair;
-#[path = "../tests/support/proxy.rs"]
+#[path = "../../tests/support/proxy.rs"]
 #[expect(dead_code, reason = "most of it is for tests")]
 mod proxy;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 #[path = "outage/tokens.rs"]
 mod tokens;

@@ -13,7 +13,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use support::{

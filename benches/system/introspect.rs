@@ -18,7 +18,7 @@ use std::{process::ExitCode, time::Duration};
 mod rows;
 #[path = "introspect/servers.rs"]
 mod servers;
-#[path = "support.rs"]
+#[path = "../support.rs"]
 mod support;
 
 use rows::measure;
