@@ -1,4 +1,4 @@
-//! What random calls do not make: the limits of a client's texts, the dashboard's update, and
+//! What random calls do not make or show: what an update widens, the dashboard's update, and
 //! what answers an incident, each case by hand.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
@@ -10,8 +10,8 @@ use hitkeep_auth_domain::{
     audit::{Action, Event, FieldChange},
     client::{
         Activation, ApiClient, Description, Expiry, LeakCircumstances, LeakOrigin, LeakedToken,
-        MAX_LEAK_SOURCE, MAX_LEAK_URL, MAX_REVOKED_AT_ONCE, Name, Overlap, Replaced, Replacement,
-        Revocation, RevokedClient, Rotation, check_all_listable, check_revocable,
+        MAX_LEAK_SOURCE, MAX_LEAK_URL, MAX_REVOKED_AT_ONCE, Name, Replaced, Replacement,
+        Revocation, RevokedClient, Rotation, Update, check_all_listable, check_revocable,
     },
     clock::Entropy,
     id::{ClientId, SiteId, TeamId, UserId},
@@ -127,61 +127,6 @@ fn around(limit: usize) -> [String; 2] {
 }
 
 #[test]
-fn a_name_has_its_limits() {
-    let [over, longest] = around(120);
-    let parse = |text: &str| match Name::parse(text) {
-        Ok(name) => name.as_str().to_owned(),
-        Err(why) => why.to_string(),
-    };
-    for (text, expected) in [
-        (" a name\t", "a name"),
-        (&longest, &longest),
-        ("", "must not be empty"),
-        (" \n", "must not be empty"),
-        (&over, "must have at most 120 characters"),
-        ("a\nb", "must not contain control characters"),
-        ("a\0b", "must not contain control characters"),
-    ] {
-        assert_eq!(parse(text), expected, "{text:?}");
-    }
-}
-
-#[test]
-fn a_description_has_its_limits() {
-    let [over, longest] = around(500);
-    let parse = |text: &str| match Description::parse(text) {
-        Ok(description) => description.as_str().to_owned(),
-        Err(why) => why.to_string(),
-    };
-    for (text, expected) in [
-        ("", ""),
-        (" a\r\n\tb ", " a\r\n\tb "),
-        (&longest, &longest),
-        (&over, "must have at most 500 characters"),
-        ("a\u{7}b", "must not contain control characters"),
-    ] {
-        assert_eq!(parse(text), expected, "{text:?}");
-    }
-}
-
-#[test]
-fn an_overlap_is_from_nothing_to_seven_days() {
-    let nanosecond = TimeDelta::nanoseconds(1);
-    let length = |length| Overlap::new(length).map(Overlap::length);
-    for whole in [
-        TimeDelta::zero(),
-        TimeDelta::microseconds(1),
-        TimeDelta::days(7),
-    ] {
-        assert_eq!(length(whole), Some(whole));
-    }
-    let rounded = TimeDelta::microseconds(1) + nanosecond * 999;
-    assert_eq!(length(rounded), Some(TimeDelta::microseconds(1)));
-    assert_eq!(length(-nanosecond), None);
-    assert_eq!(length(TimeDelta::days(7) + nanosecond), None);
-}
-
-#[test]
 fn a_field_that_is_sent_as_it_is_needs_no_right() {
     // Its expiry has passed, and this actor may only oversee it.
     let expired = ApiClient {
@@ -274,6 +219,88 @@ fn a_replacement_revokes_first_and_reactivates_last() {
     };
     let edited = replaced(&expired, with(&expired, Revocation::Lifted));
     assert_eq!(edited.events, []);
+}
+
+/// The actor manages the client and holds nothing on its site, so that what an update widens
+/// shows by its refusal.
+#[test]
+fn only_what_an_update_widens_must_be_delegable() {
+    type Edit = fn(&mut Update);
+    let facts = Facts {
+        actor: Holder {
+            sites: [].into(),
+            ..holder(VERA, InstanceRole::User)
+        },
+        ..facts(VERA)
+    };
+    let waiting = ApiClient {
+        activation: Activation::At(now() + TimeDelta::hours(1)),
+        ..client()
+    };
+    let admin = ApiClient {
+        delegated: Delegated::Personal {
+            user: VERA,
+            instance_role: InstanceRole::Admin,
+            grants: SiteGrants::new(),
+        },
+        ..client()
+    };
+    let activate = |hours| Update {
+        activation: Some(Activation::At(now() + TimeDelta::hours(hours))),
+        ..Update::default()
+    };
+    let expire = |hours| Update {
+        expiry: Some(Expiry::At(now() + TimeDelta::hours(hours))),
+        ..Update::default()
+    };
+    let with = |edit: Edit| {
+        let mut update = Update::default();
+        edit(&mut update);
+        update
+    };
+    let never = with(|update| update.expiry = Some(Expiry::Never));
+    let at_once = with(|update| update.activation = Some(Activation::AtOnce));
+    let everywhere = with(|update| update.sources = Some(AllowedSources::default()));
+    let fewer = with(|update| {
+        let range = "192.0.2.0/25".parse().unwrap();
+        update.sources = Some(AllowedSources::new(vec![range]).unwrap());
+    });
+    let rename = with(|update| update.name = Some(Name::parse("another").unwrap()));
+    let editor = with(|update| update.grants = Some([(SITE, SiteRole::Editor)].into()));
+    let viewer = with(|update| update.grants = Some([(SITE, SiteRole::Viewer)].into()));
+    let dropped = with(|update| update.grants = Some(SiteGrants::new()));
+    let as_admin = with(|update| update.instance_role = Some(InstanceRole::Admin));
+    let as_user = with(|update| update.instance_role = Some(InstanceRole::User));
+    let on_site = Refusal::SiteNotDelegable { site: SITE };
+    let on_instance = Refusal::ExceedsInstanceRole {
+        wanted: InstanceRole::Admin,
+    };
+    for (what, client, update, expected) in [
+        ("a name", &waiting, &rename, None),
+        ("an earlier start", &waiting, &activate(0), Some(&on_site)),
+        ("no start", &waiting, &at_once, Some(&on_site)),
+        ("the same start", &waiting, &activate(1), None),
+        ("a later start", &waiting, &activate(2), None),
+        ("a start in the past", &client(), &activate(-48), None),
+        ("no start any more", &client(), &at_once, None),
+        ("a later expiry", &waiting, &expire(25), Some(&on_site)),
+        ("no expiry", &waiting, &never, Some(&on_site)),
+        ("the same expiry", &waiting, &expire(24), None),
+        ("an earlier expiry", &waiting, &expire(23), None),
+        ("every address", &waiting, &everywhere, Some(&on_site)),
+        ("fewer addresses", &waiting, &fewer, None),
+        ("a stronger role", &waiting, &editor, Some(&on_site)),
+        ("the same role", &waiting, &viewer, None),
+        ("no role", &waiting, &dropped, None),
+        ("a new role", &admin, &viewer, Some(&on_site)),
+        ("on the instance", &waiting, &as_admin, Some(&on_instance)),
+        ("the same there", &admin, &as_admin, None),
+        ("a name of an admin", &admin, &rename, None),
+        ("less there", &admin, &as_user, None),
+    ] {
+        let updated = client.clone().update(update.clone(), &facts, now());
+        assert_eq!(updated.err().as_ref(), expected, "{what}");
+    }
 }
 
 #[test]

@@ -94,3 +94,68 @@ impl Overlap {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text that is one over a limit of characters, and the longest that is within it.
+    fn around(limit: usize) -> [String; 2] {
+        [limit + 1, limit].map(|length| "é".repeat(length))
+    }
+
+    #[test]
+    fn a_name_has_its_limits() {
+        let [over, longest] = around(120);
+        let parse = |text: &str| match Name::parse(text) {
+            Ok(name) => name.as_str().to_owned(),
+            Err(why) => why.to_string(),
+        };
+        for (text, expected) in [
+            (" a name\t", "a name"),
+            (&longest, &longest),
+            ("", "must not be empty"),
+            (" \n", "must not be empty"),
+            (&over, "must have at most 120 characters"),
+            ("a\nb", "must not contain control characters"),
+            ("a\0b", "must not contain control characters"),
+        ] {
+            assert_eq!(parse(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_description_has_its_limits() {
+        let [over, longest] = around(500);
+        let parse = |text: &str| match Description::parse(text) {
+            Ok(description) => description.as_str().to_owned(),
+            Err(why) => why.to_string(),
+        };
+        for (text, expected) in [
+            ("", ""),
+            (" a\r\n\tb ", " a\r\n\tb "),
+            (&longest, &longest),
+            (&over, "must have at most 500 characters"),
+            ("a\u{7}b", "must not contain control characters"),
+        ] {
+            assert_eq!(parse(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_overlap_is_from_nothing_to_seven_days() {
+        let nanosecond = TimeDelta::nanoseconds(1);
+        let length = |length| Overlap::new(length).map(Overlap::length);
+        for whole in [
+            TimeDelta::zero(),
+            TimeDelta::microseconds(1),
+            TimeDelta::days(7),
+        ] {
+            assert_eq!(length(whole), Some(whole));
+        }
+        let rounded = TimeDelta::microseconds(1) + nanosecond * 999;
+        assert_eq!(length(rounded), Some(TimeDelta::microseconds(1)));
+        assert_eq!(length(-nanosecond), None);
+        assert_eq!(length(TimeDelta::days(7) + nanosecond), None);
+    }
+}
