@@ -233,7 +233,7 @@ fn print_error(text: &str) {
 }
 
 /// A count with its noun, such as `1 API client` or `2 API clients`.
-fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     let ending = if count == N::from(1) { "" } else { "s" };
     format!("{count} {noun}{ending}")
 }

@@ -20,7 +20,7 @@ async fn call(
     service: &Service,
     method: &str,
     token: &str,
-    message: Value,
+    message: &Value,
     more: &[&str],
 ) -> Output {
     let program = programs::find("buf", BUF).expect("it was found before");
@@ -71,21 +71,21 @@ async fn buf_curl_issues_checks_and_revokes_a_token() {
         });
         let dashboard = &service.dashboard;
         let method = "ApiClientService/CreateApiClient";
-        let created = given(&call(&service, method, dashboard, create, more).await);
+        let created = given(&call(&service, method, dashboard, &create, more).await);
         let introspect = json!({
             "token": created["token"],
             "check": { "site_id": SITE, "permission": "site.view" },
         });
         let said = async || {
             let method = "IntrospectionService/Introspect";
-            given(&call(&service, method, &service.caller, introspect.clone(), more).await)
+            given(&call(&service, method, &service.caller, &introspect, more).await)
         };
         let answer = said().await;
         assert_eq!(answer["active"], true, "{answer}");
         assert_eq!(answer["decision"]["allowed"], true, "{answer}");
         let revoke = json!({ "actor": { "user_id": VERA }, "id": created["apiClient"]["id"] });
         let method = "ApiClientService/RevokeApiClient";
-        given(&call(&service, method, dashboard, revoke, more).await);
+        given(&call(&service, method, dashboard, &revoke, more).await);
         let answer = said().await;
         assert_eq!(
             answer["inactiveReason"], "INACTIVE_REASON_REVOKED",
@@ -110,7 +110,7 @@ async fn buf_curl_is_told_why_a_call_failed() {
             "CALLER_NOT_PERMITTED",
         ),
     ] {
-        let output = call(&service, method, token, json!({ "token": "x" }), &[]).await;
+        let output = call(&service, method, token, &json!({ "token": "x" }), &[]).await;
         assert_eq!(
             refused(&output),
             (code.to_owned(), reason.to_owned()),
@@ -119,16 +119,16 @@ async fn buf_curl_is_told_why_a_call_failed() {
     }
     let get = json!({ "actor": { "user_id": VERA }, "id": "nonsense" });
     let method = "ApiClientService/GetApiClient";
-    let output = call(&service, method, &service.dashboard, get, &[]).await;
+    let output = call(&service, method, &service.dashboard, &get, &[]).await;
     assert_eq!(refused(&output).1, "INVALID_FIELD", "{output:?}");
     // Streams are refused, and so is Connect.
     let method = "IntrospectionService/IntrospectStream";
     let http2 = ["--http2-prior-knowledge"];
-    let output = call(&service, method, &service.caller, json!({}), &http2).await;
+    let output = call(&service, method, &service.caller, &json!({}), &http2).await;
     assert_eq!(refused(&output).1, "METHOD_UNKNOWN", "{output:?}");
     let method = "IntrospectionService/Introspect";
     let connect = ["--protocol", "connect"];
-    let output = call(&service, method, &service.caller, json!({}), &connect).await;
+    let output = call(&service, method, &service.caller, &json!({}), &connect).await;
     assert!(!output.status.success(), "{output:?}");
     service.stop().await;
 }
