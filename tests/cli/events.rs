@@ -194,10 +194,10 @@ async fn the_status_shows_what_waits_and_what_is_dead() {
         "{shown}"
     );
     in_flight.answer(200);
-    let dead = "INSERT INTO event_outbox (id, client_id, event_type, data, create_time, attempts, \
-                next_attempt_time, last_error, dead_time) \
-                VALUES (gen_random_uuid(), '{id}', 'com.hitkeep.auth.api_client.created', '{}', now(), 12, now(), \
-                'status 503', '2026-01-02 03:04:05+00')";
+    let dead = "INSERT INTO event_outbox (sequence, id, client_id, event_type, data, create_time, \
+                attempts, next_attempt_time, try_until, last_error, dead_time) \
+                VALUES (1000, gen_random_uuid(), '{id}', 'com.hitkeep.auth.api_client.created', '{}', \
+                now(), 12, now(), now(), 'status 503', '2026-01-02 03:04:05+00')";
     execute(&url, &dead.replace("{id}", &id)).await;
     let shown = status(auditor.trim(), &[]).await.given();
     assert!(shown.contains("dead              1\n"), "{shown}");

@@ -12,6 +12,7 @@ use crate::{
 /// How many dead events are shown, the latest ones.
 const SHOWN_DEAD: i64 = 10;
 
+/// Also where the row of the delivery is missing, as after a copy of some of the tables.
 const STATE: &str = "
     SELECT coalesce(active_until > $1, false) AS is_writing,
         coalesce(held_until > $1, false) AND stop_time IS NULL AS is_delivering,
@@ -19,7 +20,7 @@ const STATE: &str = "
         (SELECT count(*) FROM event_outbox WHERE dead_time IS NULL) AS pending,
         (SELECT min(create_time) FROM event_outbox WHERE dead_time IS NULL) AS oldest,
         (SELECT count(*) FROM event_outbox WHERE dead_time IS NOT NULL) AS dead
-    FROM event_delivery";
+    FROM (VALUES (true)) AS one (singleton) LEFT JOIN event_delivery USING (singleton)";
 const LATEST_DEAD: &str = "
     SELECT id, event_type, client_id, create_time, dead_time, attempts, last_error
     FROM event_outbox WHERE dead_time IS NOT NULL
