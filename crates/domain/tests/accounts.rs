@@ -60,6 +60,7 @@ fn an_account_is_created_with_its_permissions_once() {
     assert_eq!(issued.token.kind(), TokenKind::ServiceAccount);
     assert_eq!(issued.event.action, Action::ServiceAccountCreated);
     assert_eq!(issued.event.subject, issued.account.id.uuid());
+    assert!(!issued.event.subject.is_nil());
     assert_eq!(issued.event.subject_name, "sidecar");
     let account = issued.account;
     assert_eq!(account.token_hint, issued.token.hint());
@@ -82,9 +83,9 @@ fn certificate_names_are_kept_once_and_released_at_the_end() {
     let [a, b] = ["a.example", "b.example"].map(|host| CertificateName::dns(host).unwrap());
     let issued = created(&[b.clone(), a.clone(), b.clone()]);
     assert_eq!(issued.account.certificate_names, [a.clone(), b.clone()]);
-    let names = format!("{},{}", a.as_str(), b.as_str());
+    let names = "dns:a.example,dns:b.example";
     let last = issued.event.changes.last();
-    assert_eq!(last, Some(&change("certificate_names", "", &names)));
+    assert_eq!(last, Some(&change("certificate_names", "", names)));
 
     let (revoked, event) = issued.account.revoke(now());
     assert_eq!(revoked.revoke_time, Some(now()));
@@ -92,7 +93,7 @@ fn certificate_names_are_kept_once_and_released_at_the_end() {
     assert_eq!(event.action, Action::ServiceAccountRevoked);
     let expected = [
         change("revoke_time", "", NOW),
-        change("certificate_names", &names, ""),
+        change("certificate_names", names, ""),
     ];
     assert_eq!(event.changes, expected);
     let (_, event) = created(&[]).account.revoke(now());
