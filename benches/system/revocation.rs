@@ -92,6 +92,7 @@ struct Asked {
 }
 
 /// A way to ask.
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 #[derive(Clone)]
 enum Poller {
     /// A connection to a process, and who calls over it.

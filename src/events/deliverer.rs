@@ -116,6 +116,7 @@ pub enum SetupError {
 
 /// Delivers the events of a database, whenever no other process does.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Deliverer {
     attempts: Attempts,
     secrets: SecretSource,

@@ -327,7 +327,7 @@ async fn a_token_that_does_not_work_yet_was_not_live() {
     assert!(ended.known && !ended.was_live && ended.revoked);
     app.clock.advance(TimeDelta::seconds(60));
     let reason = app.sidecar().await.inactive_reason(&made.token).await;
-    assert_eq!(reason, Some(pb::InactiveReason::Revoked));
+    assert_eq!(reason, Some(InactiveReason::Revoked));
 }
 
 #[tokio::test]

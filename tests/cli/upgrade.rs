@@ -137,7 +137,7 @@ impl Server {
 
     async fn create(&self, caller: &str, name: &str) -> Created {
         let request = pb::CreateApiClientRequest {
-            actor: actor(),
+            actor: Some(actor()),
             api_client: Some(pb::ApiClient {
                 owner: Some(pb::Owner {
                     owner: Some(owner::Owner::UserId(USER.to_owned())),
@@ -159,7 +159,7 @@ impl Server {
 
     async fn rotate(&self, caller: &str, id: &str) -> Created {
         let request = pb::RotateApiClientRequest {
-            actor: actor(),
+            actor: Some(actor()),
             id: id.to_owned(),
             ..pb::RotateApiClientRequest::default()
         };
@@ -175,7 +175,7 @@ impl Server {
 
     async fn revoke(&self, caller: &str, id: &str) -> u64 {
         let request = pb::RevokeApiClientRequest {
-            actor: actor(),
+            actor: Some(actor()),
             id: id.to_owned(),
         };
         let mut clients = ApiClientServiceClient::new(connect(&self.address).await);
@@ -206,11 +206,11 @@ impl Server {
     }
 }
 
-fn actor() -> Option<pb::Actor> {
-    Some(pb::Actor {
+fn actor() -> pb::Actor {
+    pb::Actor {
         user_id: USER.to_owned(),
         ..pb::Actor::default()
-    })
+    }
 }
 
 #[tokio::test]
@@ -325,7 +325,7 @@ async fn replicas_follow_a_server_of_the_other_release() {
         // Its uses arrive.
         until("the use is counted", async || {
             let request = pb::GetApiClientRequest {
-                actor: actor(),
+                actor: Some(actor()),
                 id: after.id.clone(),
             };
             let mut clients = ApiClientServiceClient::new(connect(&server.address).await);

@@ -100,7 +100,7 @@ impl History {
                 Err(wrong) => faults.push(wrong),
                 Ok(bases) => match bases.iter().find(|basis| basis.contains >= at) {
                     Some(basis) => at = basis.contains,
-                    None => faults.push(self.told(
+                    None => faults.push(Self::told(
                         answered,
                         &format!("it went back from state {at} to one of {bases:?}"),
                     )),
@@ -110,7 +110,7 @@ impl History {
         faults
     }
 
-    fn told(&self, answered: &Answered, wrong: &str) -> String {
+    fn told(answered: &Answered, wrong: &str) -> String {
         let check = &answered.request.check;
         format!(
             "asker {} on token {} and {check:?} at {}: {wrong}\n{:?}",
@@ -120,7 +120,7 @@ impl History {
 
     /// What an answer may be based on, or what is wrong with it.
     fn bases(&self, answered: &Answered) -> Result<Vec<Basis>, String> {
-        let told = |wrong: String| self.told(answered, &wrong);
+        let told = |wrong: String| Self::told(answered, &wrong);
         let bases = self.true_at(answered).map_err(told)?;
         let bases = self.timely(bases, answered).map_err(told)?;
         if answered.told.form == Form::Message {

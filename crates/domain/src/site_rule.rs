@@ -94,10 +94,9 @@ mod tests {
             assert_eq!(decide(None), derived.map(|role| (role, InTeam)));
             for explicit in SiteRole::ALL.iter().copied() {
                 let expected = match derived {
-                    None => (explicit, OnSite),
                     Some(role) if role < explicit => (role, InTeam),
                     Some(role) if role == explicit => (role, Both),
-                    Some(_) => (explicit, OnSite),
+                    None | Some(_) => (explicit, OnSite),
                 };
                 assert_eq!(decide(Some(explicit)), Some(expected));
             }

@@ -440,28 +440,6 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_token_is_seen_by_its_use_and_by_its_refusal() {
-        let (early, late) = (at("2026-03-01T12:00:00Z"), at("2026-03-01T13:00:00Z"));
-        let refused = |reason| Count {
-            day: Day::of(early),
-            outcome: Outcome::Refused(reason),
-            count: NonZeroU64::MIN,
-        };
-        let mut batch = Batch::default();
-        for time in [early, late, early] {
-            batch.replaced_token_used_at(client(1), time);
-        }
-        batch.add(client(2), refused(RefusalReason::TokenRotated));
-        batch.add(client(3), refused(RefusalReason::Revoked));
-        batch.used_at(client(3), early);
-        let seen: Vec<_> = batch
-            .after(None)
-            .map(|(_, pending)| (pending.has_replaced_token(), pending.replaced_token_used()))
-            .collect();
-        assert_eq!(seen, [(true, Some(late)), (true, None), (false, None)]);
-    }
-
-    #[test]
     fn a_day_sums_each_outcome_apart() {
         let mut usage = DayUsage::new(day("2026-03-01"));
         for (outcome, count) in [

@@ -148,6 +148,35 @@ pub(in crate::grpc) fn to_event(recorded: RecordedEvent) -> pb::AuditEvent {
     }
 }
 
+/// The state of the delivery of events, read at that moment.
+pub(in crate::grpc) fn to_delivery_status(
+    status: DeliveryStatus,
+    now: Timestamp,
+) -> pb::GetEventDeliveryStatusResponse {
+    let DeliveryStatus { state, latest_dead } = status;
+    pb::GetEventDeliveryStatusResponse {
+        writing: state.is_writing,
+        delivering: state.is_delivering,
+        stopped: state.is_stopped,
+        pending: state.pending.cast_unsigned(),
+        oldest_pending_age: state.oldest.map(|oldest| to_duration(now - oldest)),
+        dead: state.dead.cast_unsigned(),
+        latest_dead_events: latest_dead.into_iter().map(to_dead_event).collect(),
+    }
+}
+
+fn to_dead_event(event: DeadEvent) -> pb::DeadEvent {
+    pb::DeadEvent {
+        id: event.id.to_string(),
+        r#type: event.event_type,
+        client_id: event.client_id.to_string(),
+        create_time: Some(to_timestamp(event.create_time)),
+        dead_time: Some(to_timestamp(event.dead_time)),
+        attempts: event.attempts.cast_unsigned(),
+        last_error: event.last_error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -180,34 +209,5 @@ mod tests {
             identity(&Filter::default()),
             "events subject= owner= actor= action= start= end="
         );
-    }
-}
-
-/// The state of the delivery of events, read at that moment.
-pub(in crate::grpc) fn to_delivery_status(
-    status: DeliveryStatus,
-    now: Timestamp,
-) -> pb::GetEventDeliveryStatusResponse {
-    let DeliveryStatus { state, latest_dead } = status;
-    pb::GetEventDeliveryStatusResponse {
-        writing: state.is_writing,
-        delivering: state.is_delivering,
-        stopped: state.is_stopped,
-        pending: state.pending.cast_unsigned(),
-        oldest_pending_age: state.oldest.map(|oldest| to_duration(now - oldest)),
-        dead: state.dead.cast_unsigned(),
-        latest_dead_events: latest_dead.into_iter().map(to_dead_event).collect(),
-    }
-}
-
-fn to_dead_event(event: DeadEvent) -> pb::DeadEvent {
-    pb::DeadEvent {
-        id: event.id.to_string(),
-        r#type: event.event_type,
-        client_id: event.client_id.to_string(),
-        create_time: Some(to_timestamp(event.create_time)),
-        dead_time: Some(to_timestamp(event.dead_time)),
-        attempts: event.attempts.cast_unsigned(),
-        last_error: event.last_error,
     }
 }

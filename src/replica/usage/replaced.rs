@@ -51,6 +51,7 @@ impl Reporter {
 
     /// Reports what is moved here, for ever. After a failure, it waits for `pause`. May be
     /// dropped at any point: what may not have been written stays, and is written once.
+    #[expect(clippy::infinite_loop, reason = "it is dropped")]
     pub(super) async fn run(&self, store: &Store, pause: Duration) {
         let mut fails = false;
         loop {

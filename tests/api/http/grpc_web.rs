@@ -124,12 +124,12 @@ impl TestApp {
         ended(received, kind == TEXT)
     }
 
-    fn introspector(&self) -> Option<&str> {
-        Some(self.token(CallerPermission::Introspect))
+    fn introspector(&self) -> &str {
+        self.token(CallerPermission::Introspect)
     }
 
-    fn manager(&self) -> Option<&str> {
-        Some(self.token(CallerPermission::Manage))
+    fn manager(&self) -> &str {
+        self.token(CallerPermission::Manage)
     }
 }
 
@@ -186,12 +186,12 @@ async fn a_client_is_created_checked_and_revoked_in_both_encodings() {
     let app = app().await;
     for kind in [BINARY, TEXT] {
         let created = app
-            .called(CREATE, kind, app.manager(), &personal(ALICE))
+            .called(CREATE, kind, Some(app.manager()), &personal(ALICE))
             .await;
         let created: pb::CreateApiClientResponse = created.message();
         let said = async || -> pb::IntrospectResponse {
             let request = introspect(&created.token);
-            let said = app.called(INTROSPECT, kind, app.introspector(), &request);
+            let said = app.called(INTROSPECT, kind, Some(app.introspector()), &request);
             said.await.message()
         };
         assert!(said().await.active);
@@ -203,13 +203,15 @@ async fn a_client_is_created_checked_and_revoked_in_both_encodings() {
             requests: vec![item; 1000],
             ..pb::BatchIntrospectRequest::default()
         };
-        let batch = app.called(BATCH, kind, app.introspector(), &request).await;
+        let batch = app
+            .called(BATCH, kind, Some(app.introspector()), &request)
+            .await;
         let batch: pb::BatchIntrospectResponse = batch.message();
         assert_eq!(batch.responses.len(), 1000);
         let id = created.api_client.unwrap().id;
         let path = "/hitkeep.auth.v1.ApiClientService/RevokeApiClient";
         let revoked = app
-            .called(path, kind, app.manager(), &revoke(ALICE, &id))
+            .called(path, kind, Some(app.manager()), &revoke(ALICE, &id))
             .await;
         assert_eq!(revoked.status.code(), Code::Ok);
         assert!(!said().await.active);
@@ -226,7 +228,7 @@ async fn callers_prove_who_they_are_as_over_grpc() {
             (None, "Unauthenticated CALLER_UNKNOWN"),
             (Some("hks_nonsense"), "Unauthenticated CALLER_UNKNOWN"),
             (Some(&*made.token), "Unauthenticated CALLER_UNKNOWN"),
-            (app.manager(), "PermissionDenied CALLER_NOT_PERMITTED"),
+            (Some(app.manager()), "PermissionDenied CALLER_NOT_PERMITTED"),
         ] {
             let ended = app.called(INTROSPECT, kind, token, &request).await;
             assert_eq!(told::<()>(&Err(ended.status)), expected);
@@ -255,17 +257,21 @@ async fn errors_carry_their_details() {
     let app = app().await;
     for kind in [BINARY, TEXT] {
         let id = "00000000-0000-7000-8000-0000000000ff";
-        let ended = app.called(GET, kind, app.manager(), &get(ALICE, id)).await;
+        let ended = app
+            .called(GET, kind, Some(app.manager()), &get(ALICE, id))
+            .await;
         assert_eq!(
             told::<()>(&Err(ended.status)),
             "NotFound API_CLIENT_NOT_FOUND"
         );
-        let ended = app.called(GET, kind, app.manager(), &get(ALICE, "")).await;
+        let ended = app
+            .called(GET, kind, Some(app.manager()), &get(ALICE, ""))
+            .await;
         assert_eq!(
             told::<()>(&Err(ended.status)),
             "InvalidArgument INVALID_FIELD"
         );
-        let request = post(GET, kind).header("authorization", bearer(app.manager().unwrap()));
+        let request = post(GET, kind).header("authorization", bearer(app.manager()));
         let received = app.received(request, b"no frame".to_vec()).await;
         let ended = self::ended(received, kind == TEXT);
         assert_eq!(
@@ -284,14 +290,14 @@ async fn limits_are_those_of_grpc() {
     .await;
     let request = introspect("x");
     let ended = app
-        .called(INTROSPECT, BINARY, app.introspector(), &request)
+        .called(INTROSPECT, BINARY, Some(app.introspector()), &request)
         .await;
     assert_eq!(told::<()>(&Err(ended.status)), "Unavailable OVERLOADED");
     let app = self::app().await;
     let large = introspect(&"x".repeat(64 * 1024));
     for kind in [BINARY, TEXT] {
         let ended = app
-            .called(INTROSPECT, kind, app.introspector(), &large)
+            .called(INTROSPECT, kind, Some(app.introspector()), &large)
             .await;
         assert_eq!(
             told::<()>(&Err(ended.status)),
@@ -304,7 +310,7 @@ async fn limits_are_those_of_grpc() {
         ..introspect("x")
     };
     let request = post(INTROSPECT, BINARY)
-        .header("authorization", bearer(app.introspector().unwrap()))
+        .header("authorization", bearer(app.introspector()))
         .header("grpc-timeout", "200m");
     let received = app.received(request, framed(&never)).await;
     let ended = self::ended(received, false);
@@ -320,7 +326,9 @@ async fn streams_are_refused() {
     let app = app().await;
     for path in STREAMS {
         let nothing = pb::GetDirectoryStatusRequest::default();
-        let ended = app.called(path, BINARY, app.introspector(), &nothing).await;
+        let ended = app
+            .called(path, BINARY, Some(app.introspector()), &nothing)
+            .await;
         assert!(
             ended.status.message().contains("is a stream"),
             "{:?}",
@@ -482,7 +490,7 @@ async fn pages_of_named_origins_alone_may_call() {
 async fn calls_are_counted_as_those_over_grpc() {
     let app = app().await;
     let id = "00000000-0000-7000-8000-0000000000ff";
-    app.called(GET, BINARY, app.manager(), &get(ALICE, id))
+    app.called(GET, BINARY, Some(app.manager()), &get(ALICE, id))
         .await;
     let metrics = app.ask(get_path("/metrics"), "").await.body;
     let counted = metrics.lines().any(|line| {

@@ -103,7 +103,7 @@ fn questions() -> Vec<Asked> {
             token,
             check,
             source,
-        })
+        });
     };
     for number in 1..=14 {
         ask(token(TokenKind::Personal, number), None, "");
@@ -196,16 +196,16 @@ fn first_version() -> Writer {
     let hour = TimeDelta::hours(1);
     put(&mut writer, 1, |_| {});
     put(&mut writer, 2, |client| {
-        client.base_state = BaseState::Revoked
+        client.base_state = BaseState::Revoked;
     });
     put(&mut writer, 3, |client| {
-        client.base_state = BaseState::OwnerInactive
+        client.base_state = BaseState::OwnerInactive;
     });
     put(&mut writer, 4, |client| {
-        client.expiry = Expiry::At(now() - hour)
+        client.expiry = Expiry::At(now() - hour);
     });
     put(&mut writer, 5, |client| {
-        client.expiry = Expiry::At(now() + hour)
+        client.expiry = Expiry::At(now() + hour);
     });
     put(&mut writer, 6, |client| {
         client.restrictions = restricted(&["192.0.2.0/24", "2001:db8::/32"], Activation::AtOnce);
@@ -248,7 +248,7 @@ impl Clock for Still {
     fn calibrate(&self, _: Timestamp, _: Duration) {}
 
     fn elapsed(&self) -> Duration {
-        Duration::from_secs(60)
+        Duration::from_mins(1)
     }
 }
 
@@ -289,7 +289,7 @@ fn step(what: &str, index: &Index, content: Content) -> Value {
     })
 }
 
-/// What a replica is sent, and what it has to answer then. Frames are ReplicateResponse messages in
+/// What a replica is sent, and what it has to answer then. Frames are `ReplicateResponse` messages in
 /// base64; after those of a step come the answers to its questions, which are not here.
 pub(super) fn replication() -> Value {
     let snapshot = || {
@@ -299,7 +299,7 @@ pub(super) fn replication() -> Value {
     let mut writer = first_version();
     let whole = step("a snapshot", &writer.version(position(7, 0x71)), snapshot());
     put(&mut writer, 1, |client| {
-        client.base_state = BaseState::Revoked
+        client.base_state = BaseState::Revoked;
     });
     put(&mut writer, 2, |_| {});
     writer.remove(client_id(5));
