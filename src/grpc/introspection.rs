@@ -97,6 +97,15 @@ pub(crate) fn checks(check: Option<PermissionCheck>) -> impl Decide {
     move |access: &EffectiveAccess| check.map(|check| access.decide(&check))
 }
 
+/// Refuses a version before the wanted revision. It was waited for, but a backup that is
+/// restored meanwhile sets the index back.
+fn require_revision(wanted: Option<Revision>, reached: Revision) -> Result<(), ApiError> {
+    match wanted {
+        Some(wanted) if reached < wanted => Err(ApiError::RevisionNotReached { wanted, reached }),
+        _ => Ok(()),
+    }
+}
+
 impl Services {
     /// Answers requests of a stream that wait together, one for one and in order. An error does
     /// not end the stream. Only a single one may wait for a revision.
@@ -129,8 +138,11 @@ impl Services {
         let answer =
             |judged: Judgement<'_>, revision| to_response(&judged, revision, command.check);
         let decide = checks(command.check);
-        self.judge_with_wait(&presented, command.source, decide, wait_until, answer)
-            .await
+        let answer = self
+            .judge_with_wait(&presented, command.source, decide, wait_until, answer)
+            .await?;
+        require_revision(command.at_least, Revision(answer.revision))?;
+        Ok(answer)
     }
 
     /// Waits until the index has that revision.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{PresentedToken, checks, convert, to_response, wait_limit};
+use super::{PresentedToken, checks, convert, require_revision, to_response, wait_limit};
 use crate::{
     domain::{access::PermissionCheck, source::Source},
     grpc::{Services, error::ApiError},
@@ -62,6 +62,7 @@ impl Services {
             }
         })?;
         let revision = basis.view.index().revision();
+        require_revision(at_least, revision)?;
         let judged = items
             .into_iter()
             .map(|item| self.judge_item(&basis, &item?));

@@ -47,6 +47,10 @@ impl Embedded {
         question: &Question<'_>,
     ) -> Result<Option<Judged>, Unavailable> {
         let view = self.live.view()?;
+        // It was waited for, but a backup that is restored meanwhile sets the index back.
+        if question.at_least > Some(view.index().revision()) {
+            return Err(Unavailable::Late);
+        }
         match presented {
             PresentedToken::Hash(hash) => self.judge_hash(&view, hash, question).transpose(),
             PresentedToken::Legacy(token) => self.judge_legacy(&view, token, question).map(Some),
