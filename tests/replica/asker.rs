@@ -1,5 +1,5 @@
 //! Whoever has an index and can be asked about tokens: a server on the database, a replica, or
-//! a program with the index inside of it. What they say is brought into one form.
+//! a program with the index inside of it, in Rust or in Go. What they say is brought into one form.
 
 use std::sync::Mutex;
 
@@ -20,6 +20,7 @@ use tonic_types::StatusExt;
 use crate::{
     checker::{read, to_active},
     cluster::to_reason,
+    embedded_go::Judge,
     harness::Caller,
 };
 
@@ -36,6 +37,8 @@ enum Way {
     Calls(Mutex<Caller>),
     /// In this process.
     Embedded(Authenticator),
+    /// By lines to a program in Go, one question after the other.
+    Lines(tokio::sync::Mutex<Judge>),
 }
 
 /// How much of an answer one gets to see.
@@ -83,11 +86,19 @@ impl Asker {
         }
     }
 
+    /// An index in a program in Go.
+    pub fn judge(name: impl Into<String>, judge: Judge) -> Self {
+        Self {
+            name: name.into(),
+            way: Way::Lines(tokio::sync::Mutex::new(judge)),
+        }
+    }
+
     /// From here on it is that process.
     pub fn is_now(&self, caller: Caller) {
         match &self.way {
             Way::Calls(old) => *old.lock().unwrap() = caller,
-            Way::Embedded(_) => panic!("{} is no process", self.name),
+            Way::Embedded(_) | Way::Lines(_) => panic!("{} has no calls", self.name),
         }
     }
 
@@ -103,12 +114,9 @@ impl Asker {
                 let caller = caller.lock().unwrap().clone();
                 let answer = caller.introspect(request.clone()).await;
                 let answer = answer.map_err(|status| silence(&status))?;
-                Ok(Told {
-                    form: Form::Message,
-                    revision: Some(answer.revision),
-                    answer,
-                })
+                Ok(Told::whole(answer))
             }
+            Way::Lines(judge) => judge.lock().await.ask(request).await.map(Told::whole),
             Way::Embedded(authenticator) => {
                 let mut question = Question::about(&request.token);
                 if let Some(check) = &request.check {
@@ -120,6 +128,17 @@ impl Asker {
                 let verdict = authenticator.ask(&question).await;
                 verdict_told(verdict, request.check.is_some())
             }
+        }
+    }
+}
+
+impl Told {
+    /// All of an answer.
+    fn whole(answer: pb::IntrospectResponse) -> Self {
+        Self {
+            form: Form::Message,
+            revision: Some(answer.revision),
+            answer,
         }
     }
 }

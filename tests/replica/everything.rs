@@ -43,8 +43,9 @@ pub struct Everything {
     pub askers: Vec<Arc<Asker>>,
     /// Between those and whom they follow.
     pub links: Vec<Link>,
-    first: Follower,
-    _last: Follower,
+    /// The chain, where there is one.
+    first: Option<Follower>,
+    _last: Option<Follower>,
 }
 
 /// The only ways from some askers to the database.
@@ -112,13 +113,26 @@ fn options() -> server::Options {
     options
 }
 
+/// Adds the user whom no step changes.
+async fn add_witness(cluster: &Cluster) {
+    let witness = put_user(WITNESS, InstanceRole::User, false);
+    let pusher = &cluster.replicas[0].pusher;
+    pusher.apply(batch([witness])).await.unwrap();
+}
+
+/// The servers, as askers.
+fn servers(cluster: &Cluster) -> Vec<Asker> {
+    let servers = cluster.replicas.iter().enumerate();
+    servers
+        .map(|(number, server)| Asker::process(format!("server {number}"), server.sidecar.clone()))
+        .collect()
+}
+
 impl Everything {
     pub async fn start() -> Self {
         let direct = postgres::migrated_database().await;
         let cluster = Cluster::on(direct, SERVERS, options()).await;
-        let witness = put_user(WITNESS, InstanceRole::User, false);
-        let pusher = &cluster.replicas[0].pusher;
-        pusher.apply(batch([witness])).await.unwrap();
+        add_witness(&cluster).await;
         let to = |server: usize| Gateway::to(&cluster.replicas[server].connections);
         let to_server = to(0);
         let first = Self::follower(&cluster, &to_server).await;
@@ -126,12 +140,7 @@ impl Everything {
         let last = Self::follower(&cluster, &to_first).await;
         let to_last = Gateway::to(&last.connections);
         let to_servers = [to(1), to(2)];
-        let servers = cluster.replicas.iter().enumerate();
-        let mut askers: Vec<_> = servers
-            .map(|(number, server)| {
-                Asker::process(format!("server {number}"), server.sidecar.clone())
-            })
-            .collect();
+        let mut askers = servers(&cluster);
         askers.extend([
             Asker::process("the chain's first", first.sidecar.clone()),
             Asker::process("the chain's last", last.sidecar.clone()),
@@ -152,8 +161,21 @@ impl Everything {
                 link(Vec::from(to_servers), &[1, 2], &[AT_SERVERS]),
             ],
             cluster,
-            first,
-            _last: last,
+            first: Some(first),
+            _last: Some(last),
+        }
+    }
+
+    /// That many servers and nobody who follows them, so that no step lets time jump.
+    pub async fn only_servers(count: usize) -> Self {
+        let cluster = Cluster::start(count).await;
+        add_witness(&cluster).await;
+        Self {
+            askers: servers(&cluster).into_iter().map(Arc::new).collect(),
+            links: Vec::new(),
+            cluster,
+            first: None,
+            _last: None,
         }
     }
 
@@ -222,10 +244,12 @@ impl Everything {
             panic!("there is a chain");
         };
         to_first.cut();
-        self.first.server.abort();
-        self.first = Self::follower(&self.cluster, &to_server.gateways[0]).await;
-        self.askers[FIRST].is_now(self.first.sidecar.clone());
-        to_first.gateways[0].lead_to(&self.first.connections);
+        let killed = self.first.take().expect("there is a chain");
+        killed.server.abort();
+        let first = Self::follower(&self.cluster, &to_server.gateways[0]).await;
+        self.askers[FIRST].is_now(first.sidecar.clone());
+        to_first.gateways[0].lead_to(&first.connections);
+        self.first = Some(first);
         to_first.mend();
     }
 

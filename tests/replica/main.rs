@@ -43,6 +43,7 @@ use hitkeep_auth::domain;
 use support::waiting;
 
 mod cut;
+mod embedded_go;
 mod failover;
 mod killed;
 mod lost;

@@ -2,9 +2,12 @@
 //! index is asked without pause: each answer is what the database said at the answer's
 //! revision, and no token is accepted later than the bound allows.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use chrono::TimeDelta;
@@ -39,11 +42,12 @@ const NEWEST: usize = 10;
 /// The number of the token that always works.
 const WORKS: usize = 0;
 
-/// How long after a change was acknowledged somebody may go by what was before it.
-pub fn bound() -> TimeDelta {
+/// How long after a change was acknowledged somebody may go by what was before it, whose index
+/// may be that old.
+pub fn bound(staleness: Duration) -> TimeDelta {
     // The age of an index is counted from before its source was asked; this is for clocks that
     // are read one after the other.
-    TimeDelta::from_std(STALENESS).unwrap() + TimeDelta::seconds(1)
+    TimeDelta::from_std(staleness).unwrap() + TimeDelta::seconds(1)
 }
 
 /// What those who ask and the one who changes things have in common.
@@ -58,8 +62,8 @@ pub struct Shared {
     /// Told of every answer.
     answered: watch::Sender<()>,
     /// Told of every call, whether or not there was an answer.
-    turns: watch::Sender<()>,
-    stop: AtomicBool,
+    pub turns: watch::Sender<()>,
+    pub stop: AtomicBool,
 }
 
 pub fn now() -> Timestamp {
@@ -80,7 +84,7 @@ pub fn any_check(dice: &mut Dice) -> Option<pb::PermissionCheck> {
 }
 
 /// Asks somebody about one token after the other, until told to stop.
-async fn ask(
+pub async fn ask(
     number: usize,
     asker: Arc<Asker>,
     shared: Arc<Shared>,
@@ -163,7 +167,7 @@ fn lies(truth: &Answered, last: &State) -> Vec<Answered> {
         if truth.told.answer.active && revision < last.revision {
             // Later than anybody may go by it.
             let mut late = truth.clone();
-            late.sent = now() + bound() * 2;
+            late.sent = now() + bound(STALENESS) * 2;
             late.received = late.sent;
             lies.push(late);
         }
