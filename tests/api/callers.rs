@@ -69,7 +69,8 @@ fn needed(method: &str) -> CallerPermission {
 async fn every_method_asks_for_its_permission_and_no_other() {
     let app = TestApp::start().await;
     let methods = methods();
-    assert_eq!(methods.len(), 22);
+    let introspect = "/hitkeep.auth.v1.IntrospectionService/Introspect";
+    assert!(methods.iter().any(|method| method == introspect));
     for permission in [Introspect, Manage, Directory, Audit, Replicate] {
         let caller = app.permitted(permission).await;
         for method in &methods {

@@ -275,6 +275,7 @@ async fn uses_of_replaced_tokens_are_counted_under_somebody_elses_write_lock() {
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
     assert_eq!(kind(&receiver.accept().await), "created");
+    app.clock.advance(TimeDelta::seconds(1));
     let rotation = rotated(&app, &dashboard, &mut receiver, &made.id).await;
     let mut presented = Presented::of(&made);
     presented.present(&app, true);
