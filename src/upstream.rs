@@ -115,8 +115,8 @@ impl UsageDestination for Forwarder {
                 tracing::warn!("a replica's report was not passed on: {failed}");
             }
             match failed {
-                // The replica that counted them must not send them for ever: its later uses
-                // wait behind them.
+                // The replica that counted them must not send them again and again: its later
+                // uses wait behind them.
                 NotPassedOn::Refused(_) => ApiError::InvalidFields(vec![Violation {
                     field: "clients".to_owned(),
                     description: "the server upstream refuses them".to_owned(),

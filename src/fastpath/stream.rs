@@ -5,7 +5,7 @@
 //! Flow control: if the caller does not read its responses, HTTP/2 polls for none, and no
 //! request is read. A request that has to wait blocks those after it, since the responses
 //! keep the order; all that have arrived by then wait together, for one refresh of the index.
-//! Otherwise invented tokens would delay those who share a stream with whoever sends them.
+//! Otherwise invented tokens would delay all who share a stream with their sender.
 
 use std::{
     future::pending,

@@ -166,8 +166,8 @@ fn owner_as_actor(owner: Owner) -> UserId {
     }
 }
 
-/// What the log says of a leak, before `API client` and the id. Whoever restores a backup searches
-/// for the wording of a revocation.
+/// What the log says of a leak, before `API client` and the id. An operator who restores a backup
+/// searches for the wording of a revocation.
 const fn told(was_live: bool, revoked: bool) -> &'static str {
     match (was_live, revoked) {
         (true, true) => "a leaked token worked until now: revoked",

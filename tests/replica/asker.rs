@@ -38,7 +38,7 @@ enum Way {
     /// In this process.
     Embedded(Authenticator),
     /// By lines to a program in Go, one question after the other.
-    Lines(tokio::sync::Mutex<Judge>),
+    Lines(Box<tokio::sync::Mutex<Judge>>),
 }
 
 /// How much of an answer one gets to see.
@@ -90,7 +90,7 @@ impl Asker {
     pub fn judge(name: impl Into<String>, judge: Judge) -> Self {
         Self {
             name: name.into(),
-            way: Way::Lines(tokio::sync::Mutex::new(judge)),
+            way: Way::Lines(Box::new(tokio::sync::Mutex::new(judge))),
         }
     }
 

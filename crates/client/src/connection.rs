@@ -92,7 +92,7 @@ impl Sent<'_> {
 }
 
 impl Drop for Sent<'_> {
-    /// Somebody who gave up at once had other reasons.
+    /// A caller that gave up at once had other reasons.
     fn drop(&mut self) {
         if !self.is_over && self.at.elapsed() >= SLOW {
             self.avoid();

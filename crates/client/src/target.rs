@@ -80,7 +80,7 @@ impl Target {
         )
     }
 
-    /// Whether somebody on the way could read what is sent, a token included.
+    /// Whether what is sent, a token included, can be read on the way.
     pub const fn is_readable(&self) -> bool {
         matches!(self, Self::Tcp { .. }) && !self.is_encrypted()
     }

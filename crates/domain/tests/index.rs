@@ -1,6 +1,5 @@
-//! The index beside a model of it: whatever was put and removed in whatever order, it
-//! says what one says that was made of the last state alone, and no version that was
-//! given out ever changes.
+//! The index beside a model of it: whatever was put and removed in whatever order, it says what
+//! one says that was made of the last state alone, and no version that was given out changes.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 

@@ -1,5 +1,5 @@
 //! Reports presentations of replaced tokens as events. Beside the flushes, which take no write
-//! lock: whoever has it for long delays these events, and no count.
+//! lock: a transaction that has it for long delays these events, and no count.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -49,7 +49,7 @@ impl Reporter {
         self.pending().is_empty()
     }
 
-    /// Reports what is moved here, for ever. After a failure, it waits for `pause`. May be
+    /// Reports what is moved here, without an end. After a failure, it waits for `pause`. May be
     /// dropped at any point: what may not have been written stays, and is written once.
     #[expect(clippy::infinite_loop, reason = "it is dropped")]
     pub(super) async fn run(&self, store: &Store, pause: Duration) {
@@ -90,7 +90,7 @@ impl Reporter {
     }
 
     /// Reports everything, with the write lock for some clients at a time. What fails because
-    /// of a defect would fail for ever, and is left out.
+    /// of a defect would fail each time, and is left out.
     ///
     /// # Errors
     /// If something is not reported. It stays.

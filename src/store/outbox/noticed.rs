@@ -147,7 +147,7 @@ impl Store {
     ///
     /// # Errors
     /// If they are not written, or it is unknown whether they are: most likely because
-    /// somebody has the write lock for long.
+    /// another transaction has the write lock for long.
     pub async fn send_replaced(&self, uses: &ReplacedUses) -> Result<(), StoreError> {
         if uses.is_empty() {
             return Ok(());

@@ -280,7 +280,7 @@ impl<I: Intake> Running<'_, '_, I> {
     }
 }
 
-/// Waits until then; for ever if it never comes.
+/// Waits until then; without an end if it never comes.
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

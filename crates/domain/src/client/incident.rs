@@ -163,7 +163,7 @@ impl ApiClient {
             TokenScheme::Blake3 => true,
             TokenScheme::HitkeepSha256 => !legacy_tokens_until.has_come(now),
         };
-        // Where the token works is not asked: whoever found it may be there.
+        // Where the token works is not asked: its finder may be there.
         let was_live = !is_replaced
             && is_accepted
             && self.activation.has_come(now)

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(behind(2, appended), "192.0.2.2");
         assert_eq!(behind(3, appended), "192.0.2.1");
         assert_eq!(behind(4, appended), "unknown");
-        // Whose the last entry is cannot be told: the client may have written all of them.
+        // Whose the last entry is cannot be known: the client may have written all of them.
         assert_eq!(behind(2, "192.0.2.1, 192.0.2.2"), "unknown");
         // Seen under the client's address, as with SNAT; the entry before is the client's.
         assert_eq!(behind(2, "10.0.0.1, 198.51.100.1"), "10.0.0.1");

@@ -32,8 +32,8 @@ impl ReplacedUse {
 pub struct ReplacedUses(BTreeMap<ClientId, ReplacedUse>);
 
 impl ReplacedUses {
-    /// The most clients that wait. Further ones are left out: whoever still has a replaced
-    /// token presents it again.
+    /// The most clients that wait. Further ones are left out: a program that still has a
+    /// replaced token presents it again.
     pub const MAX_CLIENTS: usize = 100_000;
 
     /// Adds a client's presentations. Returns whether there was room.

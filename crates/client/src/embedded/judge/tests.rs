@@ -1,3 +1,5 @@
+//! What a judgement records.
+
 use std::sync::{Mutex, atomic::Ordering};
 
 use chrono::TimeDelta;

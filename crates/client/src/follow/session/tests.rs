@@ -1,3 +1,5 @@
+//! When a session ends, in a time of its own.
+
 use std::pin::pin;
 
 use futures_util::FutureExt as _;
