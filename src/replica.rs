@@ -478,6 +478,23 @@ impl Replica {
             }
             return Err(Unanswerable::Stale(staleness));
         };
+        self.refreshed(deadline).await
+    }
+
+    /// The same for a call that needs the query itself: where others would be shed, it fails.
+    ///
+    /// # Errors
+    /// If no query succeeds in time, or too many calls wait.
+    pub async fn refresh_or_fail(&self, deadline: Instant) -> Result<(), Unanswerable> {
+        let Ok(_permit) = self.shared.waiting.try_acquire() else {
+            self.shared.metrics.rejected();
+            return Err(Unanswerable::NoAnswer);
+        };
+        self.refreshed(deadline).await
+    }
+
+    async fn refreshed(&self, deadline: Instant) -> Result<(), Unanswerable> {
+        let shared = &*self.shared;
         let begun = shared.queries_begun.load(Ordering::SeqCst);
         shared.refresh_requested.notify_one();
         let mut progress = self.progress();

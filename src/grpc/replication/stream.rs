@@ -201,8 +201,8 @@ impl Replication {
         });
         if is_ahead {
             // Another server sent it what this one does not have yet. A snapshot would set
-            // it back.
-            replica.refresh(deadline).await?;
+            // it back, also while many replicas come from that server at once.
+            replica.refresh_or_fail(deadline).await?;
         }
         tracing::debug!(replica.id = %start.replica, "a replica follows");
         Ok(Some(CopyState {

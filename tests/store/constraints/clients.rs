@@ -84,8 +84,10 @@ pub(super) const CLIENTS: &[Case] = &[
     },
     Case {
         constraint: "api_clients_allowed_cidrs_check",
-        breaks: "UPDATE api_clients SET allowed_cidrs = array_fill('10.0.0.0/8'::text, ARRAY[33])",
-        keeps: "UPDATE api_clients SET allowed_cidrs = array_fill('10.0.0.0/8'::text, ARRAY[32])",
+        breaks: "UPDATE api_clients SET allowed_cidrs = \
+                 (SELECT array_agg('10.' || n || '.0.0/16') FROM generate_series(1, 33) AS n)",
+        keeps: "UPDATE api_clients SET allowed_cidrs = \
+                (SELECT array_agg('10.' || n || '.0.0/16') FROM generate_series(1, 32) AS n)",
     },
     Case {
         constraint: "api_clients_allowed_cidrs_check",
