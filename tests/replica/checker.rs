@@ -134,7 +134,7 @@ impl History {
     fn true_at(&self, answered: &Answered) -> Result<Vec<Basis>, String> {
         let at = match answered.told.revision {
             Some(revision) => self.at(revision),
-            None => (0..self.states.len()).map(Basis::of).collect(),
+            None => self.everywhere(),
         };
         if at.is_empty() {
             return Err("there was no such revision".to_owned());
@@ -163,6 +163,19 @@ impl History {
             return Err(format!("the database said\n{}", last.join("\n")));
         }
         Ok(bases)
+    }
+
+    /// All states, and what is between two of which the second one was made by several changes:
+    /// such a version may have the later state of one token and not yet of another.
+    fn everywhere(&self) -> Vec<Basis> {
+        let each = (0..self.states.len()).flat_map(|contains| {
+            let state = contains + 1;
+            let after = self.states.get(state).map_or(0, |after| after.revision);
+            let is_between = after > self.states[contains].revision + 1;
+            let between = is_between.then_some(Basis { contains, state });
+            [Some(Basis::of(contains)), between]
+        });
+        each.flatten().collect()
     }
 
     /// The states of a revision. Where none was recorded, because two changes were under way
