@@ -8,8 +8,7 @@ use tokio::task::yield_now;
 use crate::domain::clock::Clock;
 
 /// So many times as long as it took to make a part, others have the thread before the next one.
-/// Encoding and writing a part takes about twice as long as making it, so that a snapshot takes
-/// some 7 % of a busy thread.
+/// That leaves room for encoding and writing the part as well, which is not counted.
 const OTHERS: u32 = 40;
 /// What making a part counts at most: if it took longer, the thread was interrupted.
 const LONGEST: Duration = Duration::from_micros(200);
