@@ -14,12 +14,8 @@ pub struct File {
 /// Lines that one file can have.
 const MAX_LINES: usize = 500;
 /// Files that are longer, and why.
-const LONGER: [(&str, &str); 4] = [
+const LONGER: [(&str, &str); 3] = [
     ("tests/api/events.rs", "to be split by what is delivered"),
-    (
-        "tests/api/incident.rs",
-        "to be split by leaks and revocations",
-    ),
     ("tests/cli/explain.rs", "to be split"),
     ("tests/cli/remote.rs", "to be split"),
 ];
