@@ -18,7 +18,7 @@ use crate::{
     follower::{Follower, Settings},
     gateway::Gateway,
     harness::{self, told, violations},
-    waiting::until,
+    waiting::{until, wanted},
 };
 
 /// The uses of a client on all days.
@@ -137,6 +137,13 @@ async fn a_report_whose_reply_is_lost_is_counted_once() {
         gateway.mend();
         assert_eq!(follower.says(&made.token).await, Said::Active);
         until_uses(&cluster, &id, 2 * round).await;
+        // Stored is not acknowledged: this reply must not be lost as well.
+        let acknowledged = "hitkeep_auth_usage_flush_duration_seconds_count{outcome=\"done\"}";
+        until("both are acknowledged", async || {
+            let reports = follower.number(acknowledged);
+            wanted(i64::try_from(reports).unwrap() == 2 * round)
+        })
+        .await;
     }
     let reports = cluster.number("SELECT max(batch) FROM replica_usage").await;
     assert_eq!(reports, 6, "none was given another number");
