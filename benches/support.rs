@@ -5,6 +5,8 @@
 
 #[path = "support/arguments.rs"]
 pub mod arguments;
+#[path = "support/build.rs"]
+pub mod build;
 #[path = "support/calls.rs"]
 pub mod calls;
 #[path = "support/chance.rs"]
@@ -17,6 +19,8 @@ pub mod cores;
 pub mod distance;
 #[path = "support/figures.rs"]
 pub mod figures;
+#[path = "support/filled.rs"]
+pub mod filled;
 #[path = "support/load.rs"]
 pub mod load;
 #[path = "../tests/support/paths.rs"]

@@ -19,6 +19,8 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
+use super::build::Build;
+
 /// How long a server may take to say where it listens, and to serve.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// How often its health is asked for.
@@ -56,42 +58,9 @@ pub struct Caller {
     bearer: MetadataValue<Ascii>,
 }
 
-/// The binary, without the settings of somebody's own server.
-pub fn command() -> Command {
-    binary()
-}
-
-fn binary() -> Command {
-    binary_under(&[])
-}
-
-/// The binary as another program's argument, where there are words of one.
-fn binary_under(program: &[&str]) -> Command {
-    let binary = env!("CARGO_BIN_EXE_hitkeep-auth");
-    without_settings(match program {
-        [] => Command::new(binary),
-        [program, words @ ..] => {
-            let mut command = Command::new(program);
-            command.args(words).arg(binary);
-            command
-        }
-    })
-}
-
-fn without_settings(mut command: Command) -> Command {
-    for (name, _) in std::env::vars_os() {
-        // What is set for somebody's own server does not concern this one.
-        let text = name.to_string_lossy();
-        if text.starts_with("HITKEEP_AUTH_") || text.starts_with("OTEL_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
 /// Whether `serve` has an option of that name.
 pub fn serve_takes(option: &str) -> bool {
-    let help = binary().args(["serve", "--help"]).output();
+    let help = Build::this().command().args(["serve", "--help"]).output();
     let help = help.expect("the binary runs");
     String::from_utf8_lossy(&help.stdout).contains(option)
 }
@@ -104,21 +73,18 @@ impl Service {
 
     /// Starts it as the argument of a program that watches it.
     pub fn start_under(program: &[&str], database_url: &str, options: &[&str]) -> Self {
-        Self::serve(binary_under(program), database_url, options)
+        let command = Build::this().command_under(program);
+        Self::serve(command, database_url, options)
     }
 
     /// Starts another build of it.
-    pub fn start_build(binary: &str, database_url: &str, options: &[&str]) -> Self {
-        Self::serve(
-            without_settings(Command::new(binary)),
-            database_url,
-            options,
-        )
+    pub fn start_build(build: &Build, database_url: &str, options: &[&str]) -> Self {
+        Self::serve(build.command(), database_url, options)
     }
 
     /// Starts a replica of that server, which has no way to the database.
     pub fn start_replica(upstream: &Self, caller: &Caller, options: &[&str]) -> Self {
-        let mut command = binary();
+        let mut command = Build::this().command();
         command
             .args(["replica", "--upstream"])
             .arg(format!("http://{}", upstream.address))
@@ -281,16 +247,22 @@ impl Drop for Service {
 impl Caller {
     /// Makes one that may do everything that a benchmark does.
     pub fn create(database_url: &str) -> Self {
-        Self::allowed(database_url, "bench", "introspect,manage,directory")
+        Self::of_build(&Build::this(), database_url)
+    }
+
+    /// The same, made with another build.
+    pub fn of_build(build: &Build, database_url: &str) -> Self {
+        Self::allowed(build, database_url, "bench", "introspect,manage,directory")
     }
 
     /// Makes one that may replicate.
     pub fn replica(database_url: &str) -> Self {
-        Self::allowed(database_url, "replica", "replicate")
+        Self::allowed(&Build::this(), database_url, "replica", "replicate")
     }
 
-    fn allowed(database_url: &str, name: &str, permissions: &str) -> Self {
-        let output = binary()
+    fn allowed(build: &Build, database_url: &str, name: &str, permissions: &str) -> Self {
+        let output = build
+            .command()
             .args(["service-account", "create", name, "--json"])
             .args(["--allow", permissions])
             .args(["--database-url", database_url])

@@ -36,12 +36,14 @@ mod support;
 use servers::Kind;
 use support::{
     arguments::Arguments,
+    build::Build,
     calls::framed,
     comparison::{self, Allocator, Programs, Running},
     cores,
     figures::met,
+    filled::{Filled, Size},
     load::{Shape, Style, Target, frames::Blocks},
-    population::{self, Known},
+    population::Known,
     postgres::{Durability, Postgres},
     saturation::{self, Rounds, Row},
     service::{Caller, Service},
@@ -138,11 +140,15 @@ async fn set_up(
     rows: &mut Vec<Row>,
     running: &mut Vec<(Allocator, Running)>,
 ) -> (Service, Caller, Vec<Known>) {
-    let database = postgres.migrated("bench").await;
-    let known = population::fill(&database, options.clients, KNOWN).await;
-    let caller = Caller::create(&database);
-    let service = cores::on(cores, || Service::start(&database, &[]));
-    service.serving().await;
+    let size = Size {
+        clients: options.clients,
+        known: KNOWN,
+    };
+    let Filled {
+        service,
+        caller,
+        known,
+    } = Filled::start(&Build::this(), postgres, "bench", size, cores).await;
     check(&service, &caller, &known).await;
 
     let blocks = Blocks::of(&caller, PATH).await;

@@ -33,10 +33,11 @@ mod support;
 use hitkeep::Backup;
 use support::{
     arguments::Arguments,
+    build::Build,
     calls,
     figures::{Samples, Table, milliseconds},
     postgres::{Durability, Postgres, execute},
-    service::{Caller, Service, command},
+    service::{Caller, Service},
 };
 
 /// Clients that are imported beforehand and changed here, so that their tokens work throughout:
@@ -171,7 +172,7 @@ fn row(table: &mut Table, what: &str, (took, samples): (Duration, Samples)) {
 
 /// Runs a command of the binary to its end, which has to be a good one.
 async fn run(database: &str, arguments: &[&str]) {
-    let mut command: tokio::process::Command = command().into();
+    let mut command: tokio::process::Command = Build::this().command().into();
     command.args(arguments).args(["--database-url", database]);
     command.stdout(std::process::Stdio::null());
     let output = command.output().await.expect("the binary runs");

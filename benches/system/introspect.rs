@@ -25,13 +25,13 @@ use rows::measure;
 use servers::Kind;
 use support::{
     arguments::Arguments,
+    build::Build,
     comparison::{self, Allocator, Programs, Running},
     cores,
-    load::{Shape, Style, Target},
-    population::{self, check},
+    filled::{Filled, Size},
+    load::{Shape, Style},
     postgres::{Durability, Postgres},
     saturation::{Rounds, Row},
-    service::{Caller, Service},
 };
 
 /// What this service is called in a table.
@@ -68,7 +68,7 @@ impl Options {
 /// What has to be there while it is measured.
 struct Servers {
     _echoes: Vec<(Allocator, Running)>,
-    _ours: Vec<Service>,
+    _ours: Vec<Filled>,
 }
 
 fn main() -> ExitCode {
@@ -131,14 +131,20 @@ async fn set_up(
     cores: &[usize],
     rows: &mut Vec<Row>,
 ) -> Servers {
-    let database = postgres.migrated("bench").await;
-    let known = population::fill(&database, options.clients, options.known).await;
-    let caller = Caller::create(&database);
-    let service = cores::on(cores, || Service::start(&database, &[]));
-    service.serving().await;
-    check(&service, &caller, &known).await;
-    let unary = Target::of(&service, &caller, Style::Unary, &known).await;
-    let stream = Target::of(&service, &caller, Style::Stream, &known).await;
+    let size = Size {
+        clients: options.clients,
+        known: options.known,
+    };
+    let mut builds = vec![Build::this()];
+    if !options.beside.is_empty() {
+        builds.push(Build::at(&options.beside));
+    }
+    let mut ours = Vec::new();
+    for (number, build) in builds.iter().enumerate() {
+        // Each has its own: the schemas may differ.
+        let name = format!("bench_{number}");
+        ours.push(Filled::start(build, postgres, &name, size, cores).await);
+    }
 
     // On several cores those on one thread are no match.
     let kinds = Kind::ALL.into_iter();
@@ -147,29 +153,23 @@ async fn set_up(
         .collect();
     let start = |kind: &Kind| cores::on(cores, || programs.start(kind.name()));
     let echoes: Vec<_> = kinds.into_iter().map(|kind| (kind, start(&kind))).collect();
-    let mut ours = vec![service];
-    if !options.beside.is_empty() {
-        let start = || Service::start_build(&options.beside, &database, &[]);
-        let other = cores::on(cores, start);
-        other.serving().await;
-        check(&other, &caller, &known).await;
-        ours.push(other);
-    }
-    for (target, streams) in [(&unary, ""), (&stream, ", streams")] {
+    for (style, streams) in [(Style::Unary, ""), (Style::Stream, ", streams")] {
+        let mut targets = Vec::new();
+        for filled in &ours {
+            targets.push(filled.target(style).await);
+        }
         for (kind, servers) in &echoes {
-            if target.style == Style::Stream && !kind.has_streams() {
+            if style == Style::Stream && !kind.has_streams() {
                 continue;
             }
             for (allocator, server) in servers {
                 let title = allocator.titled(&format!("{}{streams}", kind.title()));
-                let target = target.at(server.address, server.pid());
+                let target = targets[0].at(server.address, server.pid());
                 rows.push(Row::new(title, target));
             }
         }
-        for (server, what) in ours.iter().zip(["", ", other build"]) {
-            let title = format!("{OURS}{what}{streams}");
-            let target = target.at(server.address(), server.pid());
-            rows.push(Row::new(title, target));
+        for (target, what) in targets.into_iter().zip(["", ", other build"]) {
+            rows.push(Row::new(format!("{OURS}{what}{streams}"), target));
         }
     }
     rows.retain(|row| row.title.contains(&options.only));
