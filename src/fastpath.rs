@@ -17,7 +17,7 @@ mod stream;
 mod unary;
 mod wire;
 
-pub(crate) use body::{ReplyBody, response};
+pub(crate) use body::routed_reply;
 pub(crate) use slow::FastPath;
 pub(crate) use stream::introspect_stream;
 pub(crate) use wire::append_framed;

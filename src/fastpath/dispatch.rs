@@ -7,9 +7,8 @@
 //! enforced on both paths.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,7 +16,6 @@ use http::{
     HeaderValue, Request, Response,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use hyper::{body::Incoming, service::Service};
 use tokio::time::Instant;
 use tracing::info_span;
 
@@ -38,7 +36,10 @@ use crate::{
     domain::{caller::CallerPermission, index::Callers},
     grpc::context::{Caller, CallerSlot, REQUEST_ID, RequestId},
     telemetry::metrics::FastMethod,
-    transport::activity::{ActiveCall, Activity, TrackedBody},
+    transport::{
+        activity::{ActiveCall, Activity, TrackedBody},
+        http2::{Begun, Calls, Reply, RequestBody},
+    },
 };
 
 /// The method at that path, if it has a fast path.
@@ -55,7 +56,7 @@ impl FastPath {
     fn stream(
         &self,
         caller: Caller,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         active_call: ActiveCall,
     ) -> Response<ReplyBody> {
         let headers = request.headers();
@@ -106,7 +107,7 @@ enum CallPath {
 pub(crate) struct Dispatch {
     connection: Arc<Connection>,
     /// The caller of the last call: a connection nearly always has only one.
-    cached: Mutex<Option<CachedCaller>>,
+    cached: Option<CachedCaller>,
 }
 
 /// A caller that was authenticated before.
@@ -125,12 +126,12 @@ impl Dispatch {
                 fast_path,
                 activity,
             }),
-            cached: Mutex::default(),
+            cached: None,
         }
     }
 
     /// Which path a call takes, judged by its headers.
-    fn choose_path(&self, request: &Request<Incoming>) -> CallPath {
+    fn choose_path(&mut self, request: &Request<RequestBody>) -> CallPath {
         let headers = request.headers();
         let path = request.uri().path();
         let call = fast_method(path);
@@ -159,8 +160,8 @@ impl Dispatch {
     /// Selects something from the caller, if its credentials are valid and it has the
     /// permission to introspect.
     fn introspecting_caller<T>(
-        &self,
-        request: &Request<Incoming>,
+        &mut self,
+        request: &Request<RequestBody>,
         select: impl FnOnce(&Caller) -> T,
     ) -> Option<T> {
         let mut values = request.headers().get_all(AUTHORIZATION).iter();
@@ -169,8 +170,7 @@ impl Dispatch {
         };
         let index = self.connection.fast_path.services.replica().index();
         let callers = index.as_ref()?.callers();
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = &*cached
+        if let Some(entry) = &self.cached
             && entry.authorization.as_ref() == authorization
             && Arc::ptr_eq(&entry.callers, callers)
         {
@@ -185,7 +185,7 @@ impl Dispatch {
         if proof.may_end(callers) {
             return Some(select(&Caller { account, proof }));
         }
-        let entry = cached.insert(CachedCaller {
+        let entry = self.cached.insert(CachedCaller {
             authorization: authorization.cloned(),
             caller: Caller { account, proof },
             callers: Arc::clone(callers),
@@ -194,44 +194,55 @@ impl Dispatch {
     }
 }
 
-impl Service<Request<Incoming>> for Dispatch {
-    type Response = Response<ReplyBody>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
+impl Calls for Dispatch {
+    type Body = ReplyBody;
+    type Call = GoingCall;
 
-    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+    fn begin(
+        &mut self,
+        request: Request<RequestBody>,
+        context: &mut Context<'_>,
+    ) -> Begun<GoingCall> {
+        self.connection.activity.record_call();
+        let path = self.choose_path(&request);
         let Connection {
             fast_path,
             activity,
         } = &*self.connection;
-        activity.record_call();
-        match self.choose_path(&request) {
-            CallPath::Fast(call) => ResponseFuture::UnaryCall(Some(UnaryCall::begin(
-                call,
-                Arc::clone(&self.connection),
-                request,
-            ))),
-            CallPath::Stream(caller) => {
-                ResponseFuture::Ready(Some(fast_path.stream(caller, request, activity.call())))
+        Begun::Going(match path {
+            CallPath::Fast(method) => {
+                let mut call = UnaryCall::begin(method, Arc::clone(&self.connection), request);
+                match call.poll_message(context) {
+                    Poll::Pending => GoingCall::Unary(Some(Box::new(call))),
+                    Poll::Ready(is_complete) => match call.try_answer(is_complete) {
+                        Some(answer) => return Begun::Answered(answer),
+                        None => GoingCall::Slow(call.into_slow_call()),
+                    },
+                }
             }
-            CallPath::Slow => ResponseFuture::SlowCall(fast_path.route(request, activity.call())),
-        }
+            CallPath::Stream(caller) => {
+                let response = fast_path.stream(caller, request, activity.call());
+                GoingCall::Ready(Some(Box::new(response)))
+            }
+            CallPath::Slow => GoingCall::Slow(fast_path.route(request, activity.call())),
+        })
     }
 }
 
-/// The response to a call.
-pub(crate) enum ResponseFuture {
-    UnaryCall(Option<UnaryCall>),
+/// A call that could not be answered at once.
+pub(crate) enum GoingCall {
+    /// Its message is incomplete.
+    Unary(Option<Box<UnaryCall>>),
     /// Ready immediately: only its body takes time.
-    Ready(Option<Response<ReplyBody>>),
-    SlowCall(SlowCall),
+    Ready(Option<Box<Response<ReplyBody>>>),
+    Slow(SlowCall),
 }
 
-impl Future for ResponseFuture {
-    type Output = Result<Response<ReplyBody>, Infallible>;
+impl Future for GoingCall {
+    type Output = Reply<ReplyBody>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Self::UnaryCall(reading) = &mut *self {
+        if let Self::Unary(reading) = &mut *self {
             let call = reading.as_mut().expect("it is not polled after its end");
             let is_complete = match call.poll_message(context) {
                 Poll::Ready(is_complete) => is_complete,
@@ -245,20 +256,19 @@ impl Future for ResponseFuture {
                     false
                 }
             };
-            let answer = if is_complete { call.try_answer() } else { None };
-            if let Some(answer) = answer {
-                return Poll::Ready(Ok(answer));
+            if let Some(answer) = call.try_answer(is_complete) {
+                return Poll::Ready(Reply::Whole(answer));
             }
             let call = reading.take().expect("it was there a moment ago");
-            *self = Self::SlowCall(call.into_slow_call());
+            *self = Self::Slow(call.into_slow_call());
         }
         match &mut *self {
-            Self::SlowCall(routed) => routed.poll(context).map(Ok),
+            Self::Slow(routed) => routed.poll(context).map(Reply::Body),
             Self::Ready(response) => {
                 let response = response.take().expect("it is not polled after its end");
-                Poll::Ready(Ok(response))
+                Poll::Ready(Reply::Body(*response))
             }
-            Self::UnaryCall(_) => unreachable!("it was replaced above"),
+            Self::Unary(_) => unreachable!("it was replaced above"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The values of gRPC's headers.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-pub(super) const GRPC_ENCODING: &str = "grpc-encoding";
+pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(super) const OK: HeaderValue = HeaderValue::from_static("0");

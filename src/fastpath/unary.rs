@@ -9,13 +9,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use http::Request;
+use hyper::body::Body;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Span;
 
 use super::{
-    body::{PrefixedBody, ReplyBody, response},
+    body::{PrefixedBody, whole_reply},
     introspect::FastIntrospector,
     slow::{Connection, SlowCall},
 };
@@ -33,7 +33,10 @@ use crate::{
         metrics::{FastMethod, Metrics},
         traces::{self, Answered},
     },
-    transport::activity::BufferedBytes,
+    transport::{
+        activity::BufferedBytes,
+        http2::{RequestBody, WholeReply},
+    },
 };
 
 /// The largest message that the fast path reads: any introspection, and for Envoy as many
@@ -60,7 +63,7 @@ pub(crate) struct UnaryCall {
     /// When it began, if it is in the sample of timed calls.
     timed: Option<Instant>,
     connection: Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     read: Message,
     /// The timeout of an incomplete message, once the first read was pending.
     timeout: Option<MessageTimeout>,
@@ -129,7 +132,7 @@ impl UnaryCall {
     pub(super) fn begin(
         call: FastMethod,
         connection: Arc<Connection>,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Self {
         let is_traced = connection
             .fast_path
@@ -215,7 +218,11 @@ impl UnaryCall {
         timeout.timer.as_mut().poll(context)
     }
 
-    pub(super) fn try_answer(&self) -> Option<Response<ReplyBody>> {
+    /// Answers the call if its message is complete and nothing is out of the ordinary.
+    pub(super) fn try_answer(&self, is_complete: bool) -> Option<WholeReply> {
+        if !is_complete {
+            return None;
+        }
         let (prefix, message) = self.read.bytes().split_at_checked(PREFIX_BYTES)?;
         let (compressed, length) = prefix.split_first()?;
         let length = u32::from_be_bytes(length.try_into().ok()?);
@@ -233,7 +240,7 @@ impl UnaryCall {
         }
         self.record_success();
         let id = self.request.headers().get(REQUEST_ID).cloned();
-        Some(response(ReplyBody::Unary(Some(reply.into())), id))
+        Some(whole_reply(reply.into(), id))
     }
 
     fn record_success(&self) {

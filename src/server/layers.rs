@@ -34,7 +34,7 @@ use crate::{
         },
     },
     domain::{caller::CallerPermission, token::may_contain_token},
-    fastpath::{self, ReplyBody},
+    fastpath,
     grpc::{
         Services,
         context::{CallerSlot, Deadline, REQUEST_ID, RequestId},
@@ -209,7 +209,7 @@ pub(crate) async fn answer_envoy(request: Request, next: Next) -> Response {
     let id = answer.headers().get(REQUEST_ID).cloned();
     let mut message = Vec::new();
     fastpath::append_framed(&cannot_tell(), &mut message);
-    fastpath::response(ReplyBody::Unary(Some(message.into())), id).map(Body::new)
+    fastpath::routed_reply(message.into(), id)
 }
 
 /// Refuses a request that is not gRPC, with an HTTP error status: to an HTTP client, a gRPC

@@ -265,8 +265,8 @@ impl Drop for BufferedBytes {
     }
 }
 
-/// How large the chunks of a response are. hyper polls for a chunk before the peer has room
-/// for it, and h2 buffers what does not fit. Handed over as one chunk, a response would
+/// How large the chunks of a response are. The transport polls for a chunk before the peer
+/// has room for it, and h2 buffers what does not fit. Handed over as one chunk, a response would
 /// leave this body before the peer has read anything, so a stalled peer would go unnoticed.
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -280,8 +280,8 @@ pub(crate) struct TrackedBody<B> {
 }
 
 impl<B> TrackedBody<B> {
-    /// A unary response, which a client reads as soon as it arrives. hyper polls for the
-    /// next chunk only once there is room, which shows whether the peer reads.
+    /// A unary response, which a client reads as soon as it arrives. The transport polls for
+    /// the next chunk only once there is room, which shows whether the peer reads.
     pub(crate) fn unary(body: B, call: ActiveCall) -> Self {
         call.set_unread_since(Some(Instant::now()));
         Self {

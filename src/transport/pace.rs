@@ -1,5 +1,5 @@
-//! Limits how much of a connection is read at a time. hyper reads HTTP/2 frames for as long
-//! as there is input, and begins their calls only afterwards. A peer that sends a lot in
+//! Limits how much of a connection is read at a time. h2 reads frames for as long as there
+//! is input, and hands their calls over only afterwards. A peer that sends a lot in
 //! one go (for example after the server was paused for a second) could fill h2's queue of
 //! calls that were reset again, and h2 ends a connection whose queue is full, with every
 //! call on it.
@@ -49,6 +49,11 @@ impl ReadBudget {
     ) -> Poll<F::Output> {
         self.0.store(BUDGET_BYTES, Relaxed);
         served.poll(context)
+    }
+
+    /// Whether anything was read during this poll.
+    pub(super) fn has_read(&self) -> bool {
+        self.0.load(Relaxed) < BUDGET_BYTES
     }
 
     fn is_exhausted(&self) -> bool {
