@@ -11,6 +11,8 @@
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod support;
 
+#[path = "../support/dice.rs"]
+mod dice;
 #[path = "../support/fixtures.rs"]
 mod fixtures;
 #[path = "../support/harness.rs"]
@@ -52,6 +54,7 @@ mod replay;
 mod restrictions;
 mod revoke_delete;
 mod rotate;
+mod scrambled;
 mod secrets;
 mod shutdown;
 mod sidecars;
