@@ -13,12 +13,6 @@ pub struct File {
 
 /// Lines that one file can have.
 const MAX_LINES: usize = 500;
-/// Files that are longer, and why.
-const LONGER: [(&str, &str); 3] = [
-    ("tests/api/events.rs", "to be split by what is delivered"),
-    ("tests/cli/explain.rs", "to be split"),
-    ("tests/cli/remote.rs", "to be split"),
-];
 /// Names that say nothing about what is inside.
 const BANNED: [&str; 6] = ["utils", "util", "helpers", "common", "models", "services"];
 /// What lies in the project's folder and is no part of it.
@@ -67,14 +61,8 @@ fn sources() -> impl Iterator<Item = File> {
 fn no_file_is_too_long_to_be_read() {
     for file in sources() {
         let lines = file.text.lines().count();
-        let is_longer = LONGER.iter().any(|(path, _)| *path == file.path);
         assert!(
-            !is_longer || lines > MAX_LINES,
-            "{} is not too long any more: take it off the list",
-            file.path
-        );
-        assert!(
-            is_longer || lines <= MAX_LINES,
+            lines <= MAX_LINES,
             "{} has {lines} lines: more than {MAX_LINES} are too many for one file, move what \
              belongs together into a module of its own",
             file.path
