@@ -78,9 +78,15 @@ impl client::Intake for Intake {
         let shared = &*self.shared;
         shared.recent.restart(version.position);
         let complete_at = source.complete_at();
-        // A reader takes the time before the version, and never appears too fresh.
+        // A reader takes the time before the version, and never appears too fresh. Of the first
+        // version, it must not find that it was never complete.
+        let is_first = shared.index.load().is_none();
         for at in [&shared.unverified_complete_at, &shared.complete_at] {
-            at.fetch_min(complete_at, Ordering::AcqRel);
+            if is_first {
+                at.store(complete_at, Ordering::Release);
+            } else {
+                at.fetch_min(complete_at, Ordering::AcqRel);
+            }
         }
         self.publish(version);
         for at in [&shared.unverified_complete_at, &shared.complete_at] {

@@ -67,10 +67,15 @@ impl Intake for LiveIntake {
 
     fn publish_whole(&self, version: Index, source: &SourceTime) {
         let complete_at = source.complete_at();
-        // A reader takes the time before the version, and never appears too fresh.
-        self.live
-            .complete_at
-            .fetch_min(complete_at, Ordering::AcqRel);
+        // A reader takes the time before the version, and never appears too fresh. Of the first
+        // version, it must not find that it was never complete.
+        if self.live.index.load().is_none() {
+            self.live.complete_at.store(complete_at, Ordering::Release);
+        } else {
+            self.live
+                .complete_at
+                .fetch_min(complete_at, Ordering::AcqRel);
+        }
         self.publish(version);
         self.live.complete_at.store(complete_at, Ordering::Release);
     }
@@ -100,5 +105,44 @@ impl Intake for LiveIntake {
 
     fn source_lost(&self) {
         self.live.source_lost();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use hitkeep_auth_domain::{Revision, index::Writer};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{embedded::EmbeddedOptions, error::Unavailable};
+
+    /// A question that waits for the first version finds it fresh.
+    #[test]
+    fn the_first_version_is_complete_once_it_is_seen() {
+        for _ in 0..1000 {
+            let live = Arc::new(Live::new(EmbeddedOptions::default()));
+            let intake = LiveIntake::new(Arc::clone(&live));
+            let version = Writer::default().version(Position {
+                database: Uuid::from_u128(1),
+                revision: Revision(1),
+                nonce: Uuid::from_u128(2),
+            });
+            let source = SourceTime {
+                asked_at: live.clock().elapsed(),
+                staleness: Duration::ZERO,
+            };
+            let waiting = thread::spawn(move || {
+                while live.progress.borrow().position.is_none() {
+                    std::hint::spin_loop();
+                }
+                live.view()
+                    .and_then(|view| view.require_fresh())
+                    .map_err(|error| matches!(error, Unavailable::Stale(_)))
+            });
+            intake.publish_whole(version, &source);
+            assert_eq!(waiting.join().unwrap(), Ok(()));
+        }
     }
 }

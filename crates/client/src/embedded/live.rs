@@ -24,14 +24,17 @@ const MISSED_POLLS: u32 = 4;
 /// The shortest interval: without one, a task would never pause.
 const LEAST_INTERVAL: Duration = Duration::from_millis(10);
 
+/// No version was complete yet.
+const NEVER: i64 = i64::MIN;
+
 /// What the follower writes and questions read.
 pub(super) struct Live {
     pub(super) options: EmbeddedOptions,
     /// `None` until the first snapshot is whole.
     pub(super) index: ArcSwapOption<Index>,
     /// When the latest version was last proven complete, in nanoseconds of the clock's
-    /// `elapsed`. It is written after the version and read before it, so that a version never
-    /// appears fresher than it is.
+    /// `elapsed`; [`NEVER`] until the first one is. It is written after the version and read
+    /// before it, so that a version never appears fresher than it is.
     pub(super) complete_at: AtomicI64,
     pub(super) progress: watch::Sender<Progress>,
     /// How many times the server was asked on behalf of questions that wait.
@@ -79,7 +82,7 @@ impl Live {
     pub(super) fn new(options: EmbeddedOptions) -> Self {
         Self {
             index: ArcSwapOption::empty(),
-            complete_at: AtomicI64::new(i64::MIN),
+            complete_at: AtomicI64::new(NEVER),
             progress: watch::Sender::default(),
             begun: AtomicU64::new(0),
             requested: Notify::new(),
@@ -106,7 +109,8 @@ impl Live {
         // since it may also be replaced by a staler one. The earlier time holds.
         let before = self.complete_at.load(Ordering::Acquire);
         let index = self.index.load();
-        if index.is_none() {
+        // The first version may have come in between.
+        if index.is_none() || before == NEVER {
             return Err(Unavailable::Loading);
         }
         let complete_at = before.min(self.complete_at.load(Ordering::Acquire));
