@@ -3,10 +3,10 @@
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::DateTime;
 use hitkeep_auth_domain::{
     Timestamp,
     clock::{Clock, Entropy},
@@ -21,21 +21,31 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    fn machine() -> Timestamp {
+    /// The machine's time, in microseconds since 1970.
+    fn machine() -> i64 {
         #[expect(
             clippy::disallowed_methods,
             reason = "this is the clock that others are given"
         )]
-        let now: DateTime<Utc> = std::time::SystemTime::now().into();
-        now
+        let now = SystemTime::now();
+        match now.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => microseconds(since),
+            Err(before) => -microseconds(before.duration()),
+        }
     }
 }
 
+fn microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 impl Clock for SystemClock {
+    /// With the resolution of Postgres.
     fn now(&self) -> Timestamp {
-        let now = Self::machine() + TimeDelta::microseconds(self.offset.load(Ordering::Relaxed));
-        // The resolution of Postgres.
-        DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
+        let offset = self.offset.load(Ordering::Relaxed);
+        let now = Self::machine().saturating_add(offset);
+        // A clock that is beyond all calendars must not revive what has expired.
+        DateTime::from_timestamp_micros(now).unwrap_or(Timestamp::MAX_UTC)
     }
 
     fn adopt(&self, database: Timestamp) -> Timestamp {
@@ -46,12 +56,9 @@ impl Clock for SystemClock {
         // The database read its clock between our request and its answer, which bounds the
         // offset. An offset within the bounds stays, and another one moves to the nearer bound,
         // so that a slow answer does no harm.
-        let least = (database - Self::machine())
-            .num_microseconds()
-            .unwrap_or_default();
-        let waited = i64::try_from(waited.as_micros()).unwrap_or(i64::MAX);
+        let least = database.timestamp_micros().saturating_sub(Self::machine());
         let known = self.offset.load(Ordering::Relaxed);
-        let offset = known.clamp(least, least.saturating_add(waited));
+        let offset = known.clamp(least, least.saturating_add(microseconds(waited)));
         self.offset.store(offset, Ordering::Relaxed);
     }
 
@@ -79,17 +86,23 @@ impl Entropy for SystemEntropy {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
+
+    fn machine() -> Timestamp {
+        DateTime::from_timestamp_micros(SystemClock::machine()).unwrap()
+    }
 
     /// How many seconds the clock is ahead of the machine, apart from the test's duration.
     fn ahead(clock: &SystemClock) -> f64 {
-        (clock.now() - SystemClock::machine()).as_seconds_f64()
+        (clock.now() - machine()).as_seconds_f64()
     }
 
     #[test]
     fn a_slow_answer_moves_the_offset_to_the_nearest_bound() {
         let clock = SystemClock::default();
-        let database = |seconds| SystemClock::machine() + TimeDelta::seconds(seconds);
+        let database = |seconds| machine() + TimeDelta::seconds(seconds);
         clock.calibrate(database(100), Duration::ZERO);
         assert!((ahead(&clock) - 100.0).abs() < 1.0);
         // The clock was read up to 10 s ago, which agrees with the estimate.
