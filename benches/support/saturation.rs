@@ -74,7 +74,7 @@ pub fn ratio_at_work(row: &Row, other: &Row) -> String {
 /// Prints what each can take, and for each second of its work, under that title.
 pub fn report(rows: &[Row], at_work: &str) {
     let mut table = Table::new(&[
-        "all that it can take",
+        "maximum load",
         "calls/s",
         "ratio",
         "lowest to highest",

@@ -1,5 +1,5 @@
-//! What is measured of each server: all that it can take, and the latency under loads
-//! that others can take half of, with the tables of both.
+//! What is measured of each server: its maximum load, and the latency under half of others'
+//! maximum loads, with the tables of both.
 
 use super::{
     OURS, Options,
@@ -85,7 +85,7 @@ fn loads(rows: &[&Row]) -> Vec<Load> {
     };
     let ours = rows.iter().find(|row| row.title.starts_with(OURS));
     let first = rows.first().filter(|row| !row.title.starts_with(OURS));
-    let first = first.map(|row| load("tonic's", row));
+    let first = first.map(|row| load("tonic's load", row));
     let ours = ours.map(|row| load("ours", row));
     first.into_iter().chain(ours).collect()
 }
@@ -103,7 +103,15 @@ fn bear(row: &Row, load: &Load, latencies: &mut Latencies, options: &Options) ->
     let shape = options.shape(row.target.style);
     let (warm_up, time) = (options.rounds.warm_up, options.rounds.time);
     let run = steady(&row.target, shape, load.rate, warm_up, time);
-    let run = run.unwrap_or_else(|error| panic!("{}: {error}", row.title));
+    let run = match run {
+        Ok(run) => run,
+        // A reference that gives up has no figure.
+        Err(error) if !row.title.starts_with(OURS) => {
+            println!("{}: {error}", row.title);
+            return 0;
+        }
+        Err(error) => panic!("{}: {error}", row.title),
+    };
     // Kept from its work so long that no call was made in the time that counts.
     if run.latencies.is_empty() {
         return run.failures;
@@ -115,7 +123,7 @@ fn bear(row: &Row, load: &Load, latencies: &mut Latencies, options: &Options) ->
 }
 
 fn report_latencies(load: &Load, rows: &[&Row], latencies: &[Latencies]) {
-    let title = format!("half of {} load: {:.0} calls/s", load.whose, load.rate);
+    let title = format!("half of {}: {:.0} calls/s", load.whose, load.rate);
     let mut table = Table::new(&[&title, "p50", "p99"]);
     for (row, Latencies { p50, p99 }) in rows.iter().zip(latencies) {
         let latency = |of: &[f64]| {

@@ -139,6 +139,20 @@ fn next_parameter(sql: &str) -> Option<(&str, usize, &str)> {
 /// a hash that the service drew, the time for a time, and else the literal.
 fn value<'l>(literal: &'l str, known: &[&str], drawn: &mut Vec<&'l str>) -> String {
     let text = literal.trim_matches('\'');
+    let elements = text
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'));
+    if let Some(elements) = elements {
+        let elements = elements.split(',').map(|element| {
+            let drawn = value(element, known, drawn);
+            if drawn == element {
+                format!("'{element}'")
+            } else {
+                drawn
+            }
+        });
+        return format!("ARRAY[{}]", elements.collect::<Vec<_>>().join(", "));
+    }
     let mut number = || {
         let found = drawn.iter().position(|other| *other == text);
         found.unwrap_or_else(|| {
