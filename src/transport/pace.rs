@@ -76,6 +76,7 @@ pub(super) struct PacedIo<IO> {
     write_timeout: Option<Pin<Box<Sleep>>>,
     /// Whether a read waits for the pending write.
     read_is_waiting: bool,
+    has_written: bool,
 }
 
 impl<IO> PacedIo<IO> {
@@ -85,6 +86,7 @@ impl<IO> PacedIo<IO> {
             budget,
             write_timeout: None,
             read_is_waiting: false,
+            has_written: false,
         }
     }
 
@@ -93,6 +95,7 @@ impl<IO> PacedIo<IO> {
         context: &mut Context<'_>,
         attempt: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        self.has_written = true;
         if attempt.is_ready() {
             self.write_timeout = None;
             if std::mem::take(&mut self.read_is_waiting) {
@@ -149,8 +152,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for PacedIo<IO> {
         self.on_write(context, written)
     }
 
+    /// h2 asks when a connection begins, and for each write. If the first answer is yes, it
+    /// leaves data of 256 bytes and more where it is, and writes each piece of it by itself:
+    /// one system call for every answer. If it is no, it copies up to 1 KiB into its buffer,
+    /// which leaves with one write. Larger pieces are written in place all the same.
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.has_written && self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -258,6 +258,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::transport::pace::PacedIo;
 
     const PANICS: &str = "/panics";
     const WITH_BODY: &str = "/body";
@@ -327,6 +328,21 @@ mod tests {
             Pin::new(&mut self.io).poll_write(context, bytes)
         }
 
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            slices: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.writes.fetch_add(1, Relaxed);
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            Pin::new(&mut self.io).poll_write(context, &all)
+        }
+
+        /// Like a TCP connection.
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
         fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
             Pin::new(&mut self.io).poll_flush(context)
         }
@@ -341,6 +357,7 @@ mod tests {
 
     async fn serve(io: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), ConnectionError> {
         let budget = ReadBudget::default();
+        let io = PacedIo::new(io, budget.clone());
         let mut driver = Driver::new(&Builder::new(), io, Echo, None, budget.clone());
         poll_fn(|context| budget.poll(Pin::new(&mut driver), context)).await
     }
@@ -389,7 +406,9 @@ mod tests {
         call(&client, "/first").await.unwrap();
         call(&client, "/second").await.unwrap();
         let before = writes.load(Relaxed);
-        let paths: Vec<_> = (0..20).map(|number| format!("/{number}")).collect();
+        // Like answers to Envoy, of which h2 writes each by itself if it may.
+        let paths = (0..20).map(|number| format!("/{number}/{}", "x".repeat(600)));
+        let paths: Vec<_> = paths.collect();
         let calls: Vec<_> = paths.iter().map(|path| call(&client, path)).collect();
         for (path, call) in paths.iter().zip(calls) {
             let (message, trailers) = call.await.unwrap();
