@@ -14,7 +14,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::process::{Ended, Process, binary};
+use crate::process::{Ended, Process, binary, patient};
 
 /// Runs a command to its end.
 pub async fn run<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Ended {
@@ -23,7 +23,7 @@ pub async fn run<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Ended {
 
 /// Runs a command on a database to its end.
 pub async fn run_on(url: &str, arguments: &[&str]) -> Ended {
-    run(arguments.iter().chain(&["--database-url", url])).await
+    run(arguments.iter().chain(&["--database-url", &patient(url)])).await
 }
 
 impl Ended {

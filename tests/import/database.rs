@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use crate::{
     postgres::connect,
-    process::{Ended, Process, binary},
+    process::{Ended, Process, binary, patient},
 };
 
 /// Imports from a folder.
 pub async fn import(url: &str, folder: &Path, more: &[&str]) -> Ended {
     let folder = folder.to_str().unwrap();
-    let command = ["import", "hitkeep", folder, "--database-url", url];
+    let command = ["import", "hitkeep", folder, "--database-url", &patient(url)];
     Process::start(binary(command.iter().chain(more)))
         .ended()
         .await
@@ -33,7 +33,7 @@ pub async fn imported(url: &str, folder: &Path, more: &[&str], code: i32) -> Val
 
 /// Takes imports back.
 pub async fn undone(url: &str, more: &[&str], code: i32) -> Value {
-    let command = ["import", "undo", "--json", "--database-url", url];
+    let command = ["import", "undo", "--json", "--database-url", &patient(url)];
     let ended = Process::start(binary(command.iter().chain(more)))
         .ended()
         .await;

@@ -46,10 +46,20 @@ pub fn binary<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Command {
     command
 }
 
+/// A database's URL for a command that asks it once. It is there, so it is waited for, however
+/// slow the machine.
+pub fn patient(url: &str) -> String {
+    let has_options = url.contains('?');
+    format!(
+        "{url}{}connect_timeout=60",
+        if has_options { '&' } else { '?' }
+    )
+}
+
 /// Makes a service account, and gives its token.
 pub async fn account(url: &str, name: &str, allow: &str) -> String {
     let create = ["service-account", "create", name, "--allow", allow];
-    let on = ["--json", "--database-url", url];
+    let on = ["--json", "--database-url", &patient(url)];
     let ended = Process::start(binary(create.iter().chain(&on))).ended();
     let made: serde_json::Value = serde_json::from_str(&ended.await.stdout).expect("an account");
     made["token"].as_str().expect("a token").to_owned()
