@@ -27,7 +27,7 @@ mod live;
 use crate::{
     caller_token::CallerToken,
     client::Client,
-    error::Error,
+    error::{Error, Unavailable},
     follow::{self, Identity, Link, TokenSource, Upstream, supervise},
     principal::Principal,
     question::Question,
@@ -160,20 +160,34 @@ impl Embedded {
         text: &str,
         question: &Question<'_>,
     ) -> Result<Principal, Error> {
-        let deadline = Instant::now() + self.live.options.refresh_timeout;
         let presented = PresentedToken::read(text);
+        match self.judge(&presented, question) {
+            Ok(Some(judged)) => judged,
+            // Only who waits needs to know since when.
+            Ok(None) | Err(Unavailable::Loading | Unavailable::Late) => {
+                self.ask_patiently(&presented, question).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same, where the index lacks something that may come.
+    async fn ask_patiently(
+        &self,
+        presented: &PresentedToken,
+        question: &Question<'_>,
+    ) -> Result<Principal, Error> {
+        let deadline = Instant::now() + self.live.options.refresh_timeout;
         if let Some(wanted) = question.at_least {
             self.live.wait_for_revision(wanted, deadline).await?;
         }
-        if let Some(judged) = self
-            .judge_when_loaded(&presented, question, deadline)
-            .await?
-        {
+        self.live.loaded_until(deadline).await;
+        if let Some(judged) = self.judge(presented, question)? {
             return judged;
         }
         // It may have been made a moment ago.
         self.live.refresh(deadline).await?;
-        match self.judge(&presented, question)? {
+        match self.judge(presented, question)? {
             Some(judged) => judged,
             None => self.unknown(),
         }

@@ -10,7 +10,6 @@ use hitkeep_auth_domain::{
     token::{LegacyToken, PresentedToken, TokenHash},
     usage::Outcome,
 };
-use tokio::time::Instant;
 
 use super::{Embedded, live::View};
 use crate::{
@@ -23,24 +22,8 @@ use crate::{
 type Judged = Result<Principal, Error>;
 
 impl Embedded {
-    /// Judges a token; waits for the first index. `None` if the index does not have the token,
-    /// but the service may.
-    pub(super) async fn judge_when_loaded(
-        &self,
-        presented: &PresentedToken,
-        question: &Question<'_>,
-        deadline: Instant,
-    ) -> Result<Option<Judged>, Unavailable> {
-        match self.judge(presented, question) {
-            Err(Unavailable::Loading) => {
-                self.live.loaded_until(deadline).await;
-                self.judge(presented, question)
-            }
-            judged => judged,
-        }
-    }
-
-    /// Judges a token by the latest version of the index.
+    /// Judges a token by the latest version of the index. `None` if the index does not have the
+    /// token, but the service may.
     pub(super) fn judge(
         &self,
         presented: &PresentedToken,
