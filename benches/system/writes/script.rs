@@ -66,7 +66,7 @@ impl Script {
     /// were logged made one like `logged`.
     pub fn text(&self, logged: &Known, like: &Known) -> String {
         let (of_logged, of_like) = (ids(logged), ids(like));
-        let mut drawn: Vec<&str> = Vec::new();
+        let mut drawn = Vec::new();
         let mut body = String::new();
         for statement in &self.0 {
             let mut rest = statement.sql.as_str();
@@ -137,26 +137,28 @@ fn next_parameter(sql: &str) -> Option<(&str, usize, &str)> {
 
 /// What stands in the script for a parameter: something drawn anew for an id or
 /// a hash that the service drew, the time for a time, and else the literal.
-fn value<'l>(literal: &'l str, known: &[&str], drawn: &mut Vec<&'l str>) -> String {
+fn value(literal: &str, known: &[&str], drawn: &mut Vec<String>) -> String {
     let text = literal.trim_matches('\'');
-    let elements = text
-        .strip_prefix('{')
-        .and_then(|text| text.strip_suffix('}'));
-    if let Some(elements) = elements {
-        let elements = elements.split(',').map(|element| {
-            let drawn = value(element, known, drawn);
-            if drawn == element {
-                format!("'{element}'")
-            } else {
-                drawn
+    if let Some(elements) = elements(text) {
+        let elements = elements.into_iter().map(|element| match element {
+            // Only ids may be absent.
+            None => "NULL::uuid".to_owned(),
+            Some(element) => {
+                // What `unnest` makes columns of has to have a type.
+                let kind = match element.as_bytes() {
+                    [b'[', ..] => "::jsonb",
+                    _ if known.contains(&&*element) => "::uuid",
+                    _ => "",
+                };
+                value(&format!("'{element}'"), known, drawn) + kind
             }
         });
         return format!("ARRAY[{}]", elements.collect::<Vec<_>>().join(", "));
     }
     let mut number = || {
-        let found = drawn.iter().position(|other| *other == text);
+        let found = drawn.iter().position(|other| other == text);
         found.unwrap_or_else(|| {
-            drawn.push(text);
+            drawn.push(text.to_owned());
             drawn.len() - 1
         })
     };
@@ -176,4 +178,29 @@ fn value<'l>(literal: &'l str, known: &[&str], drawn: &mut Vec<&'l str>) -> Stri
         return format!("E{escaped}");
     }
     literal.to_owned()
+}
+
+/// The elements of an array as Postgres writes it, `{a,"b \"c\"",NULL}`; `None` if it is
+/// none.
+fn elements(text: &str) -> Option<Vec<Option<String>>> {
+    let inner = text.strip_prefix('{')?.strip_suffix('}')?;
+    let mut found = Vec::new();
+    let (mut element, mut quoted, mut was_quoted) = (String::new(), false, false);
+    let mut characters = inner.chars();
+    loop {
+        match characters.next() {
+            Some('\\') => element.extend(characters.next()),
+            Some('"') => (quoted, was_quoted) = (!quoted, true),
+            Some(character) if quoted || character != ',' => element.push(character),
+            end => {
+                let text = std::mem::take(&mut element);
+                let is_null = !was_quoted && text == "NULL";
+                found.push((!is_null).then_some(text));
+                was_quoted = false;
+                if end.is_none() {
+                    return Some(found);
+                }
+            }
+        }
+    }
 }
