@@ -55,18 +55,20 @@ async fn sent(
     let response = sender.send_request(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap();
-    let shown = |headers: &http::HeaderMap| {
-        let mut lines: Vec<_> = headers
-            .iter()
-            .filter(|(name, _)| *name != "date")
-            .map(|(name, value)| format!("{name}: {value:?}"))
-            .collect();
-        lines.sort();
-        lines.join("\n")
-    };
     let trailers = body.trailers().map(shown).unwrap_or_default();
     let head = format!("{} {}\n{trailers}", parts.status, shown(&parts.headers));
     (head, body.to_bytes().to_vec())
+}
+
+/// Headers as lines in an order of their own, without the date.
+pub fn shown(headers: &http::HeaderMap) -> String {
+    let mut lines: Vec<_> = headers
+        .iter()
+        .filter(|(name, _)| *name != "date")
+        .map(|(name, value)| format!("{name}: {value:?}"))
+        .collect();
+    lines.sort();
+    lines.join("\n")
 }
 
 /// A message as it is framed.

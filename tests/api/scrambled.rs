@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    both_ways::shown,
     dice::Dice,
     fixtures::*,
     frames::STREAM,
@@ -111,16 +112,6 @@ async fn calls(app: &TestApp) -> Vec<Call> {
     ]
 }
 
-fn text(headers: &HeaderMap) -> String {
-    let mut lines: Vec<_> = headers
-        .iter()
-        .filter(|(name, _)| *name != "date")
-        .map(|(name, value)| format!("{name}: {value:?}"))
-        .collect();
-    lines.sort();
-    lines.join("\n")
-}
-
 /// How calls are made.
 #[derive(Clone, Copy)]
 struct Manner {
@@ -199,7 +190,7 @@ async fn make(
         is_open = sent.is_ok() && !is_last && !has_trailers;
     }
     let response = response.await?;
-    let head = format!("{}\n{}", response.status(), text(response.headers()));
+    let head = format!("{}\n{}", response.status(), shown(response.headers()));
     let mut received = response.into_body();
     let mut body = Vec::new();
     while let Some(data) = received.data().await {
@@ -209,7 +200,7 @@ async fn make(
         received.flow_control().release_capacity(data.len())?;
     }
     let trailers = received.trailers().await?;
-    let trailers = trailers.as_ref().map(text).unwrap_or_default();
+    let trailers = trailers.as_ref().map(shown).unwrap_or_default();
     Ok(Some(Answer {
         head,
         body,
