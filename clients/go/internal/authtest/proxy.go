@@ -21,11 +21,12 @@ type Proxy struct {
 	// Empty: new connections are closed.
 	target  string
 	stalled bool
-	closed  bool
 	// Close the next connection before it passes on what follows on a request.
 	losing bool
 	open   map[net.Conn]struct{}
 	made   int
+	// How many times all connections were closed.
+	cuts int
 }
 
 // NewProxy starts a proxy in front of a server. It is closed at the end of the test.
@@ -101,6 +102,7 @@ func (p *Proxy) Connections() int {
 }
 
 func (p *Proxy) dropAll() {
+	p.cuts++
 	for conn := range p.open {
 		_ = conn.Close()
 	}
@@ -108,7 +110,7 @@ func (p *Proxy) dropAll() {
 
 func (p *Proxy) close() {
 	p.mu.Lock()
-	p.closed, p.stalled = true, false
+	p.stalled = false
 	p.resumed.Broadcast()
 	_ = p.listener.Close()
 	p.dropAll()
@@ -126,7 +128,7 @@ func (p *Proxy) accept() {
 			continue
 		}
 		p.mu.Lock()
-		target := p.target
+		target, cuts := p.target, p.cuts
 		p.mu.Unlock()
 		if target == "" {
 			_ = client.Close()
@@ -141,7 +143,8 @@ func (p *Proxy) accept() {
 		p.made++
 		for _, conn := range []net.Conn{client, server} {
 			p.open[conn] = struct{}{}
-			if p.closed {
+			// One that was on its way to the server when all were closed is none of them yet.
+			if p.cuts != cuts {
 				_ = conn.Close()
 			}
 		}
