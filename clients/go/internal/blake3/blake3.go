@@ -1,5 +1,5 @@
 // Package blake3 hashes what fits into one block of BLAKE3, in its derive-key mode: all that it
-// takes for tokens. It allocates nothing.
+// takes for tokens. It allocates nothing, and is no dependency of programs that use the client.
 package blake3
 
 import (
