@@ -3,11 +3,15 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take before a test gives up on it. Nothing here is
 /// about speed: what is has a bound of its own.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two questions. Tests run beside each other, and one that asks without
+/// a pause takes the processor from what it waits for.
+const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Asks until there is an answer; meanwhile there is what stands in its way.
 pub async fn until<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
@@ -20,7 +24,7 @@ pub async fn until<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result
                 "waited in vain: {what}: {why:?}"
             ),
         }
-        tokio::task::yield_now().await;
+        sleep(INTERVAL).await;
     }
 }
 
