@@ -37,7 +37,10 @@ impl Server {
         let made = Process::start(binary(create.iter().chain(&options)));
         let made: Value = serde_json::from_str(&made.ended().await.stdout).unwrap();
         let serve = ["serve", "--listen", "127.0.0.1:0", "--database-url", url];
-        let mut process = Process::start(binary(serve));
+        let mut serve = binary(serve);
+        // However long the machine takes for something else.
+        serve.args(["--max-staleness", "5m"]);
+        let mut process = Process::start(serve);
         let address = process.address().await;
         process.stderr.line_so_far("introspection serves").await;
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take before a test gives up on it. Nothing here is
 /// about speed: what is has a bound of its own.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Between two questions. Tests run beside each other, and one that asks without
 /// a pause takes the processor from what it waits for.
