@@ -1,5 +1,5 @@
 //! Random changes, by calls and by hand, and outages of all kinds, while everybody who has an
-//! index is asked without pause: each answer is what the database said at the answer's
+//! index is asked all the time: each answer is what the database said at the answer's
 //! revision, and no token is accepted later than the bound allows.
 
 use std::{
@@ -19,7 +19,7 @@ use hitkeep_auth::{
     pb,
     system::{SystemClock, SystemEntropy},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
     asker::{Asker, Form},
@@ -37,6 +37,9 @@ const STEPS: usize = 200;
 /// After which of them a backup is made, and after which it is restored.
 const BACKUP: usize = 60;
 const RESTORATION: usize = 100;
+/// Between two questions to one of them: as many as there is time for would take the processor
+/// from those who are to be caught.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How many tokens are asked about more often than the others.
 const NEWEST: usize = 10;
 /// The number of the token that always works.
@@ -132,6 +135,7 @@ pub async fn ask(
         }
         if !asker.is_embedded() {
             shared.turns.send_replace(());
+            sleep(PAUSE).await;
         }
     }
     answers
