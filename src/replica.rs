@@ -32,7 +32,7 @@ pub mod usage;
 mod view;
 
 use crate::{
-    client::follow::nanoseconds,
+    client::follow::age,
     domain::{
         Position, Revision, Timestamp,
         clock::Clock,
@@ -331,10 +331,11 @@ impl Replica {
             return Err(Unanswerable::Loading);
         }
         let complete_at = before.min(shared.complete_at.load(Ordering::Acquire));
+        let (now, elapsed) = shared.clock.read();
         Ok(View {
             index,
-            now: shared.clock.now(),
-            staleness: since(&*shared.clock, complete_at),
+            now,
+            staleness: age(complete_at, elapsed),
             max_staleness: shared.options.max_staleness,
             is_behind,
         })
@@ -454,10 +455,4 @@ impl Replica {
         drop(timeout_at(deadline, progress.wait_for(|_| caught_up().is_ok())).await);
         caught_up()
     }
-}
-
-/// The time since `at`, which is in nanoseconds of the clock's `elapsed`.
-fn since(clock: &dyn Clock, at: i64) -> Duration {
-    let ago = nanoseconds(clock.elapsed()).saturating_sub(at);
-    Duration::from_nanos(u64::try_from(ago).unwrap_or_default())
 }

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{FeedProgress, MISSED_POLLS, Replica, Unanswerable, since};
+use super::{FeedProgress, MISSED_POLLS, Replica, Unanswerable};
+use crate::client::follow::age;
 
 impl Replica {
     /// Waits until a query that begins after this call is applied to the index, which then
@@ -22,10 +23,8 @@ impl Replica {
         let Ok(_permit) = shared.waiting.try_acquire() else {
             shared.metrics.rejected();
             self.view()?.require_caught_up()?;
-            let staleness = since(
-                &*shared.clock,
-                shared.unverified_complete_at.load(Ordering::Relaxed),
-            );
+            let complete_at = shared.unverified_complete_at.load(Ordering::Relaxed);
+            let staleness = age(complete_at, shared.clock.elapsed());
             if staleness <= shared.options.poll_interval * MISSED_POLLS {
                 return Ok(());
             }

@@ -23,7 +23,7 @@ use tonic::Status;
 use crate::{target::Target, tls::Certificates};
 pub use connect::{Link, NoToken, TokenSource};
 use follower::Follower;
-pub use intake::{Intake, RefreshNumber, SourceTime, nanoseconds};
+pub use intake::{Intake, RefreshNumber, SourceTime, age, nanoseconds};
 pub use supervisor::supervise;
 pub use usage::{NotPassedOn, Reporter};
 

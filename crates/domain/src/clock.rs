@@ -24,6 +24,12 @@ pub trait Clock: Send + Sync + 'static {
     /// How long this clock has been running. It is monotonic, whatever happens to the
     /// machine's wall clock, and continues during suspend.
     fn elapsed(&self) -> Duration;
+
+    /// Both [`now`](Self::now) and [`elapsed`](Self::elapsed), of one moment. Every answer from
+    /// an index needs both, and a clock that derives one from the other reads the machine's once.
+    fn read(&self) -> (Timestamp, Duration) {
+        (self.now(), self.elapsed())
+    }
 }
 
 /// A cryptographically secure source of random bytes.

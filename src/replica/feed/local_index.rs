@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::{
+    client::follow::nanoseconds,
     domain::{Revision, id::ClientId, index::Writer},
-    replica::{client_builder::ClientBuilder, nanoseconds},
+    replica::client_builder::ClientBuilder,
     store::{
         error::StoreError,
         feed::{CatchUp, Changes, Feed, Position},

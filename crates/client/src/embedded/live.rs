@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::EmbeddedOptions;
-use crate::{error::Unavailable, follow::nanoseconds};
+use crate::{error::Unavailable, follow::age};
 
 /// Polls that may be missed before the index no longer counts as current.
 const MISSED_POLLS: u32 = 4;
@@ -114,17 +114,13 @@ impl Live {
             return Err(Unavailable::Loading);
         }
         let complete_at = before.min(self.complete_at.load(Ordering::Acquire));
+        let (now, elapsed) = self.clock().read();
         Ok(View {
             index,
-            now: self.clock().now(),
-            age: self.since(complete_at),
+            now,
+            age: age(complete_at, elapsed),
             options: &self.options,
         })
-    }
-
-    fn since(&self, at: i64) -> Duration {
-        let ago = nanoseconds(self.clock().elapsed()).saturating_sub(at);
-        Duration::from_nanos(u64::try_from(ago).unwrap_or_default())
     }
 
     /// Waits until there is an index.
@@ -167,7 +163,8 @@ impl Live {
     /// If too many wait already, the index stands if it missed fewer than a few polls.
     pub(super) async fn refresh(&self, deadline: Instant) -> Result<(), Unavailable> {
         let Ok(_permit) = self.waiting.try_acquire() else {
-            let age = self.since(self.complete_at.load(Ordering::Acquire));
+            let complete_at = self.complete_at.load(Ordering::Acquire);
+            let age = age(complete_at, self.clock().elapsed());
             if age <= self.options.poll_interval * MISSED_POLLS {
                 return Ok(());
             }

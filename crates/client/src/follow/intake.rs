@@ -73,6 +73,12 @@ pub fn nanoseconds(length: Duration) -> i64 {
     i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// How long ago a moment was, which is in [`nanoseconds`] of a clock's `elapsed`, like `now`.
+pub fn age(moment: i64, now: Duration) -> Duration {
+    let age = nanoseconds(now).saturating_sub(moment);
+    Duration::from_nanos(u64::try_from(age).unwrap_or_default())
+}
+
 /// A question to the source on behalf of requests that wait for a refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RefreshNumber(
