@@ -282,16 +282,15 @@ const fn has_worked(replaced: i64) -> bool {
 
 impl Tally {
     fn add_one(&self, day: Day) -> Counted {
+        let first = pack(day, NonZeroU32::MIN);
         let mut before = self.0.load(Relaxed);
         loop {
-            let (after, counted) = match unpack(before) {
-                None => (pack(day, NonZeroU32::MIN), Counted::First),
-                Some((same, count)) if same == day && count < NonZeroU32::MAX => {
-                    (pack(day, count.saturating_add(1)), Counted::OneMore)
-                }
-                Some((other, count)) => {
-                    (pack(day, NonZeroU32::MIN), Counted::Displaced(other, count))
-                }
+            // Nearly always, so that it does without the calendar.
+            let (after, counted) = if is_same_day(before, first) && has_room(before) {
+                (before + 1, Counted::OneMore)
+            } else {
+                let displaced = |(day, count)| Counted::Displaced(day, count);
+                (first, unpack(before).map_or(Counted::First, displaced))
             };
             match self.0.compare_exchange_weak(before, after, AcqRel, Relaxed) {
                 Ok(_) => return counted,
@@ -307,6 +306,16 @@ impl Tally {
 
 fn pack(day: Day, count: NonZeroU32) -> u64 {
     u64::from(day.number().cast_unsigned()) << u32::BITS | u64::from(count.get())
+}
+
+const fn is_same_day(one: u64, other: u64) -> bool {
+    one >> u32::BITS == other >> u32::BITS
+}
+
+/// Whether a word counts something, and can count one more.
+fn has_room(word: u64) -> bool {
+    let count = word & u64::from(u32::MAX);
+    (1..u64::from(u32::MAX)).contains(&count)
 }
 
 fn unpack(word: u64) -> Option<(Day, NonZeroU32)> {
