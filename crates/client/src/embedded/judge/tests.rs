@@ -83,3 +83,27 @@ async fn the_use_of_a_replaced_token_is_recorded() {
         assert_eq!(pending.replaced_token_used().is_some(), is_replaced);
     }
 }
+
+/// A revision that was reached is no longer there once a backup is restored.
+#[tokio::test]
+async fn a_version_that_was_set_back_is_not_judged_by() {
+    let (embedded, mut recorded) = embedded();
+    let presented = PresentedToken::Hash(NEWEST);
+    let at_least = |revision| Question::about("").at_least(Revision(revision));
+    let judged = embedded.judge(&presented, &at_least(1));
+    judged.unwrap().unwrap().unwrap();
+    recorded.take(&mut Batch::default());
+    // The follower had said so before.
+    embedded.live.progress.send_modify(|progress| {
+        progress.position = Some(Position {
+            database: Uuid::from_u128(3),
+            revision: Revision(2),
+            nonce: Uuid::from_u128(4),
+        });
+    });
+    let judged = embedded.judge(&presented, &at_least(2));
+    assert!(matches!(judged, Err(Unavailable::Late)));
+    assert!(recorded.is_empty(), "nothing was decided");
+    let asked = embedded.ask_patiently(&presented, &at_least(2)).await;
+    assert!(matches!(asked, Err(Error::Unavailable(Unavailable::Late))));
+}
