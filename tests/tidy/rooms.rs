@@ -31,7 +31,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("calls", &["domain", "grpc", "pb", "telemetry", "transport"]),
+    (
+        "calls",
+        &["client", "domain", "grpc", "pb", "telemetry", "transport"],
+    ),
     (
         "fastpath",
         &[

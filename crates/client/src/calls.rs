@@ -10,14 +10,15 @@ use hitkeep_auth_domain::clock::Entropy;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, ConnectError, Extensions, Request, Response, Status, metadata::MetadataMap};
 
-use crate::system::SystemEntropy;
+use crate::{
+    grpc_timeout::{self, GRPC_TIMEOUT},
+    system::SystemEntropy,
+};
 
 /// How often a call is sent at most.
 const ATTEMPTS: u32 = 3;
 /// The pause before a call is repeated, which doubles each time. Half of it is random.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// The metadata with the time that is left for a call.
-const TIMEOUT: &str = "grpc-timeout";
 
 /// Keeps repeated calls from adding to what overloads a service: failures cost twice what
 /// successes earn, and with less than half of all credit nothing is repeated.
@@ -130,22 +131,9 @@ pub(crate) fn jittered(time: Duration) -> Duration {
 }
 
 /// The timeout that [`Request::set_timeout`] has set, or another program whose metadata are passed
-/// on. `None` for one that gRPC does not allow: it has eight digits at most.
+/// on.
 fn given_timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get(TIMEOUT)?.to_str().ok()?;
-    let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let is_number =
-        (1..=8).contains(&amount.len()) && amount.bytes().all(|digit| digit.is_ascii_digit());
-    let amount: u64 = is_number.then(|| amount.parse().ok())??;
-    Some(match unit {
-        "H" => Duration::from_hours(amount),
-        "M" => Duration::from_mins(amount),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
+    grpc_timeout::read(metadata.get(GRPC_TIMEOUT)?.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -200,40 +188,5 @@ mod tests {
         let failed = call(request, Duration::from_secs(9), Repeat::Safe, &budget, send).await;
         assert_eq!(failed.unwrap_err().code(), Code::DeadlineExceeded);
         assert_eq!(begun.elapsed(), Duration::from_millis(1500));
-    }
-
-    #[test]
-    fn timeouts_are_read_as_they_are_written() {
-        for timeout in [
-            Duration::from_secs(7),
-            Duration::from_micros(1500),
-            Duration::from_nanos(1),
-            Duration::from_secs(100_000),
-        ] {
-            let mut request = Request::new(());
-            request.set_timeout(timeout);
-            assert_eq!(given_timeout(request.metadata()), Some(timeout));
-        }
-        assert_eq!(given_timeout(&MetadataMap::new()), None);
-        let given = |text: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert(TIMEOUT, text.parse().unwrap());
-            given_timeout(&metadata)
-        };
-        let longest = Duration::from_hours(99_999_999);
-        assert_eq!(given("99999999H"), Some(longest));
-        assert!(Instant::now().checked_add(longest).is_some());
-        for text in [
-            "100000000S",
-            "18446744073709551615S",
-            "+1S",
-            "-1S",
-            "1",
-            "S",
-            "",
-            "1x",
-        ] {
-            assert_eq!(given(text), None, "{text}");
-        }
     }
 }

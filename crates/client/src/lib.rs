@@ -50,6 +50,7 @@ mod connection;
 mod embedded;
 mod error;
 pub mod follow;
+pub mod grpc_timeout;
 pub mod guard;
 mod principal;
 mod question;
