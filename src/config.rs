@@ -411,6 +411,11 @@ impl ServeArgs {
         })
     }
 
+    /// Whether the database may be a standby, which takes no writes.
+    pub const fn allows_standby(&self) -> bool {
+        self.allow_standby
+    }
+
     /// The maximum number of connections in the pool.
     pub const fn pool_size(&self) -> usize {
         self.pool_size

@@ -56,6 +56,8 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
     let deliverer = webhook
         .map(|webhook| deliverer(webhook, &options, &store, &telemetry))
         .transpose()?;
+    // A standby takes no writes: there, events are those that other servers write.
+    let begins_events = deliverer.is_some() && !args.allows_standby();
     let (report_ready, is_ready) = oneshot::channel();
     let (report_usable, is_usable) = oneshot::channel();
     let delivery = deliverer.map(|deliverer| Delivery::start(deliverer, is_usable));
@@ -67,7 +69,7 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
         }
     };
     let check = async {
-        wait_until_ready(&store).await?;
+        wait_until_ready(&store, begins_events).await?;
         // The receiver is gone only if the server has ended.
         report_ready.send(()).ok();
         // Without a webhook, no task waits for it.
@@ -301,18 +303,19 @@ pub(super) async fn until_ended(
     Ok(ended)
 }
 
-/// Waits until the database is available and has the expected schema. Postgres may start
-/// later than this process, or be failing over.
+/// Waits until the database is available and has the expected schema, and has events written if
+/// this process is to deliver them. Postgres may start later than this process, or be failing
+/// over.
 ///
 /// # Errors
 /// If waiting does not help: a wrong password, a missing database or a missing migration.
-async fn wait_until_ready(store: &Store) -> Result<(), Failure> {
+async fn wait_until_ready(store: &Store, begins_events: bool) -> Result<(), Failure> {
     let mut pause = FIRST_PAUSE;
     let mut logged: Option<(String, Instant)> = None;
     loop {
         // The URL may be replaced while waiting.
         let place = store.place();
-        let Some(why) = obstacle(store).await? else {
+        let Some(why) = obstacle(store, begins_events).await? else {
             if logged.is_some() {
                 tracing::info!("Postgres at {place} is available");
             }
@@ -334,7 +337,7 @@ async fn wait_until_ready(store: &Store) -> Result<(), Failure> {
 }
 
 /// Why the database cannot be used yet.
-async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
+async fn obstacle(store: &Store, begins_events: bool) -> Result<Option<String>, Failure> {
     match store.probe().await {
         Ok(()) => {}
         Err(NoConnection::Unreachable(why)) => return Ok(Some(why)),
@@ -346,10 +349,17 @@ async fn obstacle(store: &Store) -> Result<Option<String>, Failure> {
             )));
         }
     }
-    match store.pending_migrations().await {
+    let usable = async {
+        let pending = store.pending_migrations().await?;
+        if pending.is_empty() && begins_events {
+            store.begin_events().await?;
+        }
+        Ok(pending)
+    };
+    match usable.await {
         Ok(pending) if pending.is_empty() => Ok(None),
         Ok(pending) => Err(missing_migrations(&pending)),
-        // It became unavailable again.
+        // It became unavailable again, or takes no writes yet.
         Err(error @ (StoreError::Unavailable(_) | StoreError::Overloaded(_))) => {
             Ok(Some(causes(&error)))
         }

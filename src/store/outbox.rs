@@ -17,9 +17,11 @@ use super::{Store, Transaction, connection::Connection, error::StoreError, types
 use crate::domain::{
     Timestamp, access::Owner, audit::Event, event::EventType, id::EventId, token::may_contain_token,
 };
+mod lease;
 mod noticed;
 pub mod status;
 
+pub use lease::Hold;
 pub use noticed::REPORTED_AT_ONCE;
 
 /// For how long after its creation an event is tried, counted from then on even if others of
@@ -34,24 +36,6 @@ const ROWS_PER_INSERT: usize = 5000;
 const ROWS_PER_TRIM: i64 = 10_000;
 /// The longest stored error, in characters.
 const MAX_ERROR: usize = 200;
-
-/// Takes the delivery over if no other process has it, or keeps it. If events were not
-/// written until now, they are from now on, and what expired before is not reported.
-///
-/// Also where the row is missing, as after a copy of some of the tables.
-const HOLD: &str = "
-    INSERT INTO event_delivery AS known (holder, held_until, active_since, active_until)
-    VALUES ($1, $2, $3, $4)
-    ON CONFLICT (singleton) DO UPDATE SET holder = $1, held_until = $2,
-        active_since = CASE WHEN known.stop_time IS NOT NULL OR known.active_until > $3
-                            THEN known.active_since ELSE $3 END,
-        active_until = CASE WHEN known.stop_time IS NULL THEN $4 ELSE known.active_until END
-    WHERE known.holder IS NULL OR known.holder = $1 OR known.held_until <= $3
-    RETURNING stop_time IS NOT NULL AS is_stopped";
-const RELEASE: &str = "
-    UPDATE event_delivery SET holder = NULL, held_until = NULL WHERE holder = $1";
-const STOP: &str = "UPDATE event_delivery SET stop_time = coalesce(stop_time, $1)";
-const RESUME: &str = "UPDATE event_delivery SET stop_time = NULL WHERE stop_time IS NOT NULL";
 
 /// In the order of the arrays, which is that of the sequence.
 const INSERT: &str = "
@@ -160,17 +144,6 @@ pub struct FailedAttempt<'f> {
     pub dead: Option<Timestamp>,
 }
 
-/// How a process stands to the delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// This process delivers.
-    Held,
-    /// This process would deliver, but the receiver is gone, and said so.
-    Stopped,
-    /// Another process delivers.
-    Other,
-}
-
 /// What is in the outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, QueryableByName)]
 pub struct Backlog {
@@ -186,12 +159,6 @@ pub struct Backlog {
     /// Whether the receiver said that it is gone.
     #[diesel(sql_type = Bool)]
     pub is_stopped: bool,
-}
-
-#[derive(QueryableByName)]
-struct HoldRow {
-    #[diesel(sql_type = Bool)]
-    is_stopped: bool,
 }
 
 #[derive(QueryableByName)]
@@ -316,70 +283,6 @@ impl Transaction {
 }
 
 impl Store {
-    /// Takes over the delivery of events until that time, or keeps it, unless another process
-    /// has it.
-    pub async fn hold_event_delivery(
-        &self,
-        holder: Uuid,
-        until: Timestamp,
-    ) -> Result<Hold, StoreError> {
-        let now = self.clock.now();
-        let hold = async |connection: &mut Connection| {
-            diesel::sql_query(HOLD)
-                .bind::<SqlUuid, _>(holder)
-                .bind::<Timestamptz, _>(until)
-                .bind::<Timestamptz, _>(now)
-                .bind::<Timestamptz, _>(now + TRIED_FOR)
-                .load::<HoldRow>(connection)
-                .await
-        };
-        // Safe to retry on another connection, like all statements here: a repetition changes
-        // nothing more.
-        let (lease, rows) = self.start("hold_event_delivery", hold).await?;
-        lease.finish();
-        Ok(match rows.as_slice().first() {
-            Some(HoldRow { is_stopped: false }) => Hold::Held,
-            Some(HoldRow { is_stopped: true }) => Hold::Stopped,
-            None => Hold::Other,
-        })
-    }
-
-    /// Gives the delivery of events to the next process that wants it.
-    pub async fn release_event_delivery(&self, holder: Uuid) -> Result<(), StoreError> {
-        let release = async |connection: &mut Connection| {
-            diesel::sql_query(RELEASE)
-                .bind::<SqlUuid, _>(holder)
-                .execute(connection)
-                .await
-        };
-        let (lease, _) = self.start("release_event_delivery", release).await?;
-        lease.finish();
-        Ok(())
-    }
-
-    /// Ends the delivery of events, by all processes, until [`Self::resume_events`].
-    pub async fn stop_events(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let stop = async |connection: &mut Connection| {
-            diesel::sql_query(STOP)
-                .bind::<Timestamptz, _>(now)
-                .execute(connection)
-                .await
-        };
-        let (lease, _) = self.start("stop_events", stop).await?;
-        lease.finish();
-        Ok(())
-    }
-
-    /// Lets events be delivered again after [`Self::stop_events`].
-    pub async fn resume_events(&self) -> Result<(), StoreError> {
-        let resume =
-            async |connection: &mut Connection| diesel::sql_query(RESUME).execute(connection).await;
-        let (lease, _) = self.start("resume_events", resume).await?;
-        lease.finish();
-        Ok(())
-    }
-
     /// Finds events that are due: of each client the oldest one, and none of those that are
     /// busy.
     pub async fn due_events(

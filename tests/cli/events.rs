@@ -100,6 +100,23 @@ async fn what_was_in_flight_when_it_was_killed_is_sent_by_the_next_process() {
     drop(third);
 }
 
+/// Another process has the lease, so that no delivery begins with this one.
+#[tokio::test]
+async fn the_first_change_of_a_server_has_its_event() {
+    let (url, token) = database().await;
+    let hold = "UPDATE event_delivery SET holder = gen_random_uuid(), \
+                held_until = now() + interval '1 hour'";
+    execute(&url, hold).await;
+    let mut receiver = Receiver::start().await;
+    let mut server = Process::start(serving(&url, &receiver.url()));
+    let address = server.address().await;
+    server.stderr.line_so_far("introspection serves").await;
+    let id = created(&address, &token, "first").await;
+    let give_back = "UPDATE event_delivery SET holder = NULL, held_until = NULL";
+    execute(&url, give_back).await;
+    assert_eq!(receiver.accept().await["subject"], id);
+}
+
 #[tokio::test]
 async fn a_replaced_secret_is_used_without_a_restart() {
     let (url, token) = database().await;
