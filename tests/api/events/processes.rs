@@ -57,6 +57,17 @@ async fn what_a_process_had_in_flight_when_it_was_killed_is_sent_again_in_order(
     second.end().await;
 }
 
+/// Makes events until one of them is not sent: a process that is stopping starts nothing more.
+async fn until_stopping(app: &TestApp, receiver: &mut Receiver) {
+    let dashboard = app.dashboard().await;
+    until("it is stopping", async || {
+        dashboard.created(personal(ADAM)).await;
+        let two = outbox(app).await >= 3;
+        wanted(two || receiver.arrived().map(|more| more.answer(500)).is_none())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_attempt_in_flight_is_finished_at_the_end() {
     let (app, mut receiver, delivery) = world().await;
@@ -64,13 +75,7 @@ async fn an_attempt_in_flight_is_finished_at_the_end() {
     dashboard.created(personal(VERA)).await;
     let in_flight = receiver.next().await;
     let end = tokio::spawn(delivery.end());
-    // Nothing more is started.
-    until("it is stopping", async || {
-        dashboard.created(personal(ADAM)).await;
-        let two = outbox(&app).await >= 3;
-        wanted(two || receiver.arrived().map(|more| more.answer(500)).is_none())
-    })
-    .await;
+    until_stopping(&app, &mut receiver).await;
     in_flight.answer(200);
     within("its end", end).await.unwrap();
     let left = "SELECT count(*) FROM event_outbox WHERE data->'owner'->>'user_id' = \
@@ -78,4 +83,39 @@ async fn an_attempt_in_flight_is_finished_at_the_end() {
     assert_eq!(app.number(left).await, 0);
     let held = "SELECT count(*) FROM event_delivery WHERE holder IS NOT NULL";
     assert_eq!(app.number(held).await, 0);
+}
+
+#[tokio::test]
+async fn the_lease_is_kept_until_the_last_attempt_is_finished() {
+    let (app, mut receiver, first) = world().await;
+    app.dashboard().await.created(personal(VERA)).await;
+    let in_flight = receiver.next().await;
+    let end = tokio::spawn(first.end());
+    until_stopping(&app, &mut receiver).await;
+    let second = Delivery::with(&app, &receiver, OPTIONS);
+    second
+        .until_measured("hitkeep_auth_events_delivering 0")
+        .await;
+    let holder = async || {
+        let holder = "SELECT hashtext(holder::text)::bigint FROM event_delivery";
+        app.number(holder).await
+    };
+    let held_until = async || {
+        let until = "SELECT extract(epoch FROM held_until)::bigint FROM event_delivery";
+        app.number(until).await
+    };
+    let (held_by, before) = (holder().await, held_until().await);
+    // The lease is nearly over.
+    app.clock.advance(TimeDelta::seconds(9));
+    until("the lease is renewed", async || {
+        wanted(held_until().await > before)
+    })
+    .await;
+    assert_eq!(holder().await, held_by, "the other one has to wait");
+    assert!(receiver.arrived().is_none(), "the other one sends nothing");
+    in_flight.answer(200);
+    within("its end", end).await.unwrap();
+    assert_eq!(kind(&receiver.accept().await), "created");
+    assert_ne!(holder().await, held_by, "the other one sent what was left");
+    second.kill().await;
 }
