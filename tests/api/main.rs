@@ -28,6 +28,7 @@ mod batch;
 mod both_ways;
 mod callers;
 mod cancel;
+mod census;
 mod classes;
 mod concurrency;
 mod create;
