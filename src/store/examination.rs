@@ -108,6 +108,9 @@ pub struct ServerFacts {
     pub synchronous: u32,
     /// How many of them this role may not see the state of.
     pub hidden: u32,
+    /// By how many seconds the slowest of them was behind, as far as that is known: it is not
+    /// while the primary is idle.
+    pub replay_lag_seconds: Option<f64>,
 }
 
 /// The database's clock, beside this machine's.
@@ -216,7 +219,8 @@ impl Examination {
                  current_setting('synchronous_standby_names'), \
                  count(standby.pid), \
                  count(*) FILTER (WHERE standby.sync_state IN ('sync', 'quorum')), \
-                 count(*) FILTER (WHERE standby.pid IS NOT NULL AND standby.sync_state IS NULL) \
+                 count(*) FILTER (WHERE standby.pid IS NOT NULL AND standby.sync_state IS NULL), \
+                 max(extract(epoch FROM standby.replay_lag)) \
                  FROM (SELECT) AS one LEFT JOIN pg_stat_replication AS standby ON true",
             )
             .await?;
@@ -231,6 +235,7 @@ impl Examination {
             standbys: number(&row, 7)?,
             synchronous: number(&row, 8)?,
             hidden: number(&row, 9)?,
+            replay_lag_seconds: row.get(10).and_then(|lag| lag.parse().ok()),
         })
     }
 

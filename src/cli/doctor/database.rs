@@ -164,16 +164,20 @@ fn replication(facts: &ServerFacts) -> Finding {
         standbys,
         synchronous,
         hidden,
+        replay_lag_seconds,
         ..
     } = facts;
+    let lag = replay_lag_seconds
+        .map(|lag| format!("; the slowest is {lag:.1} s behind"))
+        .unwrap_or_default();
     if synchronous_names.is_empty() {
         return Finding::ok(format!(
-            "{standbys} standbys are connected, and commits wait for none"
+            "{standbys} standbys are connected, and commits wait for none{lag}"
         ));
     }
     if *synchronous > 0 {
         return Finding::ok(format!(
-            "commits wait for standbys, of which {synchronous} are connected"
+            "commits wait for standbys, of which {synchronous} are connected{lag}"
         ));
     }
     if *hidden > 0 {
