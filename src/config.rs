@@ -56,13 +56,29 @@ const COMMON_OPTIONS_ORDER: usize = 500;
 
 /// Issues, manages and introspects HitKeep's API client tokens over gRPC.
 #[derive(Debug, Parser)]
-#[command(name = "hitkeep-auth", version, arg_required_else_help = true)]
+#[command(
+    name = "hitkeep-auth",
+    version,
+    arg_required_else_help = true,
+    disable_help_flag = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// The command to run.
     #[command(subcommand)]
     pub command: Command,
     #[command(flatten)]
     log: LogArgs,
+    /// Print help that fits on a terminal; `hitkeep-auth help COMMAND` prints all of it
+    #[arg(
+        id = "help",
+        long,
+        short,
+        global = true,
+        action = clap::ArgAction::HelpShort,
+        display_order = COMMON_OPTIONS_ORDER + 1
+    )]
+    _help: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -260,6 +276,9 @@ pub struct ServiceAccountArgs {
 #[derive(Debug, Subcommand)]
 pub enum ServiceAccountCommand {
     /// Create a service account, and print its token, which is shown only this once
+    #[command(
+        override_usage = "hitkeep-auth service-account create [OPTIONS] --allow <PERMISSIONS> <DATABASE> <NAME>"
+    )]
     Create {
         /// Name of the account: 1 to 63 lower-case letters, digits, dots, hyphens and underscores
         name: CallerName,
@@ -299,6 +318,7 @@ pub enum ServiceAccountCommand {
         output: OutputArgs,
     },
     /// Give a service account a new token, and print it; the old one ends
+    #[command(override_usage = "hitkeep-auth service-account rotate [OPTIONS] <DATABASE> <NAME>")]
     Rotate {
         /// Name of the account
         name: CallerName,
@@ -313,6 +333,7 @@ pub enum ServiceAccountCommand {
         output: OutputArgs,
     },
     /// Revoke a service account; its tokens stop working
+    #[command(override_usage = "hitkeep-auth service-account revoke [OPTIONS] <DATABASE> <NAME>")]
     Revoke {
         /// Name of the account
         name: CallerName,
@@ -325,7 +346,7 @@ pub enum ServiceAccountCommand {
     },
 }
 
-/// The options that `-h` shows of the commands that have too many for two screens; `--help`
+/// The options that `--help` shows of the commands that have too many for two screens; `help`
 /// shows all of them.
 const IN_SHORT_HELP: [&str; 16] = [
     "database_url",
@@ -346,7 +367,7 @@ const IN_SHORT_HELP: [&str; 16] = [
     "version",
 ];
 
-/// The same command, with an overview of its options for `-h` if it is one that serves.
+/// The same command, with an overview of its options for `--help` if it is one that serves.
 fn with_short_help(command: clap::Command) -> clap::Command {
     if !["serve", "replica", "doctor"].contains(&command.get_name()) {
         return command;
@@ -382,6 +403,8 @@ impl Cli {
         telemetry::Options {
             filter: self.log.log.clone(),
             format: self.log.log_format,
+            // As https://no-color.org has it; clap does the same.
+            colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             export,
         }
     }

@@ -59,6 +59,8 @@ pub struct Options {
     pub filter: String,
     /// The format of log lines.
     pub format: LogFormat,
+    /// Whether log lines may be coloured, on a terminal.
+    pub colours: bool,
     /// What is exported; nothing by default.
     pub export: ExportSettings,
 }
@@ -202,8 +204,9 @@ fn lines(options: &Options) -> Result<Box<dyn Layer<Registry> + Send + Sync>, Te
         let lines = lines.event_format(format).fmt_fields(fields);
         lines.with_filter(filter).boxed()
     } else {
-        let (format, fields) = lines::text_lines(is_terminal);
-        let lines = lines.with_ansi(is_terminal);
+        let is_coloured = is_terminal && options.colours;
+        let (format, fields) = lines::text_lines(is_coloured);
+        let lines = lines.with_ansi(is_coloured);
         let lines = lines.event_format(format).fmt_fields(fields);
         lines.with_filter(filter).boxed()
     })
@@ -303,6 +306,7 @@ mod tests {
         let options = Options {
             filter: log.to_owned(),
             format: LogFormat::Json,
+            colours: false,
             export: ExportSettings::default(),
         };
         let tracer = SdkTracerProvider::default().tracer("tests");

@@ -60,7 +60,7 @@ pub struct Caller {
 
 /// Whether `serve` has an option of that name.
 pub fn serve_takes(option: &str) -> bool {
-    let help = Build::this().command().args(["serve", "--help"]).output();
+    let help = Build::this().command().args(["help", "serve"]).output();
     let help = help.expect("the binary runs");
     String::from_utf8_lossy(&help.stdout).contains(option)
 }

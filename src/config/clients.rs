@@ -50,6 +50,9 @@ pub struct OneClientArgs {
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Create an API client, and print its token, which is shown only this once
+    #[command(
+        override_usage = "hitkeep-auth client create [OPTIONS] --actor <USER> --name <TEXT> <OWNER>"
+    )]
     Create(Box<CreateClientArgs>),
     /// Show an API client
     Get(OneClientArgs),
@@ -59,6 +62,9 @@ pub enum ClientCommand {
     /// instance, and the actor's own otherwise.
     List(Box<ListClientsArgs>),
     /// Change an API client; what is not given stays as it is
+    #[command(
+        override_usage = "hitkeep-auth client update [OPTIONS] --actor <USER> <CHANGES> <ID>"
+    )]
     Update(Box<UpdateClientArgs>),
     /// Give an API client a new token, and print it; the old one ends
     Rotate(RotateClientArgs),
@@ -76,6 +82,9 @@ pub enum ClientCommand {
     /// nor in the shell history, unless it is named by its hash.
     ReportLeak(ReportLeakArgs),
     /// Revoke all API clients of an owner, with a grant on a site, or that a user created
+    #[command(
+        override_usage = "hitkeep-auth client revoke-all [OPTIONS] --actor <USER> <SELECTION>"
+    )]
     RevokeAll(RevokeAllArgs),
 }
 

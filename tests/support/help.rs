@@ -1,4 +1,4 @@
-//! What the binary's `--help` says: its commands, and the options of each.
+//! What the binary's `help` says: its commands, and the options of each.
 
 use std::{collections::BTreeMap, process::Command};
 
@@ -32,12 +32,12 @@ pub fn all() -> Vec<Help> {
 
 fn of(path: Vec<String>) -> Help {
     let output = Command::new(env!("CARGO_BIN_EXE_hitkeep-auth"))
+        .arg("help")
         .args(&path)
-        .arg("--help")
         .output()
         .expect("the binary runs");
-    assert!(output.status.success(), "{path:?} --help");
-    assert_eq!(output.stderr, b"", "{path:?} --help");
+    assert!(output.status.success(), "help {path:?}");
+    assert_eq!(output.stderr, b"", "help {path:?}");
     let text = String::from_utf8(output.stdout).expect("help is text");
     let mut options: BTreeMap<String, String> = BTreeMap::new();
     let mut current = None;

@@ -85,7 +85,7 @@ fn calls(code: &str) -> Vec<Vec<String>> {
 /// The command that arguments name, as far as they go; `None` where they name
 /// something that is none.
 fn command<'h>(commands: &'h [Help], arguments: &[String]) -> Option<&'h Help> {
-    // `help serve` names what `serve --help` does.
+    // `help serve` names the command `serve`.
     let arguments = match arguments {
         [first, rest @ ..] if first == "help" => rest,
         all => all,
