@@ -25,10 +25,13 @@ use support::{
     service::{LISTEN, Service},
 };
 
-/// Clients whose tokens are presented, in turn.
-const KNOWN: usize = 1000;
-/// Checks that are timed together: one alone takes less than reading the time twice.
-const TOGETHER: usize = 1000;
+/// Tokens that are presented in turn: as many as a busy program sees again and again, and so
+/// many that what belongs to each is in no cache of the processor when its turn comes.
+const BUSY: usize = 1000;
+const COLD: usize = 100_000;
+/// Checks that are timed together, after a few calls, which leave the caches to others: so many
+/// that the first ones do not count.
+const TOGETHER: usize = 20_000;
 /// What is wanted of a check, up to so many clients and with more.
 const FEW: usize = 1000;
 const BOUND_FEW: Duration = Duration::from_nanos(500);
@@ -41,6 +44,7 @@ struct Options {
     many: usize,
     rounds: usize,
     calls: usize,
+    together: usize,
 }
 
 fn main() -> ExitCode {
@@ -48,24 +52,40 @@ fn main() -> ExitCode {
     let options = Options {
         few: arguments.value("--few", FEW),
         many: arguments.value("--clients", 1_000_000),
-        rounds: arguments.value("--rounds", 200),
+        rounds: arguments.value("--rounds", 100),
         calls: arguments.value("--calls", 50),
+        together: arguments.value("--together", TOGETHER),
     };
     arguments.done();
     let postgres = Postgres::start(Durability::ThrownAway);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    let mut table = Table::new(&["clients", "check", "p99", "call", "times", "verdict"]);
-    for clients in [options.few, options.many] {
-        let row = runtime.block_on(measure(&postgres, clients, &options));
-        table.row(row);
+    let heads = [
+        "clients", "tokens", "check", "p99", "call", "times", "verdict",
+    ];
+    let mut table = Table::new(&heads);
+    for (clients, tokens) in [
+        (options.few, &[BUSY][..]),
+        (options.many, &[BUSY, COLD][..]),
+    ] {
+        let rows = runtime.block_on(measure(&postgres, clients, tokens, &options));
+        for row in rows {
+            table.row(row);
+        }
     }
     table.print();
     ExitCode::SUCCESS
 }
 
-async fn measure(postgres: &Postgres, clients: usize, options: &Options) -> [String; 6] {
+/// A row for each number of tokens, which ascend.
+async fn measure(
+    postgres: &Postgres,
+    clients: usize,
+    tokens: &[usize],
+    options: &Options,
+) -> Vec<[String; 7]> {
     let database = postgres.migrated(&format!("embedded_{clients}")).await;
-    let known = population::fill(&database, clients, KNOWN).await;
+    let most = tokens.last().expect("there are some");
+    let known = population::fill(&database, clients, *most).await;
     let socket = std::env::temp_dir().join(format!("hka-bench-{}", std::process::id()));
     let address = format!("unix:{}", socket.display());
     // It says where it listens only over TCP.
@@ -85,39 +105,49 @@ async fn measure(postgres: &Postgres, clients: usize, options: &Options) -> [Str
     let embedded = Authenticator::embedded(&replicating, patient);
     embedded.ready().await;
 
-    let (mut checks, mut calls) = (Vec::new(), Vec::new());
-    // Once unmeasured, so that everything is where it will be.
-    for round in 0..=options.rounds {
-        let checked = time(&embedded, &known, TOGETHER).await;
-        let called = time(&asking, &known, options.calls).await;
-        if round > 0 {
-            checks.push(checked);
-            calls.push(called);
+    let mut rows = Vec::new();
+    for tokens in tokens {
+        let mut presented = known[..*tokens].iter().cycle();
+        let (mut checks, mut calls) = (Vec::new(), Vec::new());
+        // Once unmeasured, so that everything is where it will be.
+        for round in 0..=options.rounds {
+            let checked = time(&embedded, &mut presented, options.together).await;
+            let called = time(&asking, &mut known.iter(), options.calls).await;
+            if round > 0 {
+                checks.push(checked);
+                calls.push(called);
+            }
         }
+        let (checks, calls) = (Samples::of(checks), Samples::of(calls));
+        let times = calls.median().as_secs_f64() / checks.median().as_secs_f64();
+        let bound = if clients <= FEW {
+            BOUND_FEW
+        } else {
+            BOUND_MANY
+        };
+        let is_met = checks.median() <= bound && times >= BOUND_TIMES;
+        rows.push([
+            clients.to_string(),
+            tokens.to_string(),
+            format!("{} ns", checks.median().as_nanos()),
+            format!("{} ns", checks.p99().as_nanos()),
+            format!("{:.1} µs", calls.median().as_secs_f64() * 1e6),
+            format!("{times:.0}"),
+            met(is_met),
+        ]);
     }
-    let (checks, calls) = (Samples::of(checks), Samples::of(calls));
-    let times = calls.median().as_secs_f64() / checks.median().as_secs_f64();
-    let bound = if clients <= FEW {
-        BOUND_FEW
-    } else {
-        BOUND_MANY
-    };
-    let is_met = checks.median() <= bound && times >= BOUND_TIMES;
     embedded.finish().await;
     drop(service);
-    [
-        clients.to_string(),
-        format!("{} ns", checks.median().as_nanos()),
-        format!("{} ns", checks.p99().as_nanos()),
-        format!("{:.1} µs", calls.median().as_secs_f64() * 1e6),
-        format!("{times:.0}"),
-        met(is_met),
-    ]
+    rows
 }
 
 /// The mean time of so many questions, about one token after the other.
-async fn time(by: &Authenticator, known: &[Known], count: usize) -> Duration {
-    let asked: Vec<_> = known.iter().cycle().take(count).map(question).collect();
+async fn time<'k>(
+    by: &Authenticator,
+    presented: &mut impl Iterator<Item = &'k Known>,
+    count: usize,
+) -> Duration {
+    let asked: Vec<_> = presented.take(count).map(question).collect();
     let begun = Instant::now();
     for (token, check) in asked {
         let principal = by.check(token, check).await;
