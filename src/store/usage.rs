@@ -49,7 +49,8 @@ const FLUSH: &str = "
         SELECT client_id, last_used_time
         FROM turn, unnest($2, $3) AS chunk (client_id, last_used_time)
     ),";
-/// What both kinds of batches do with the chunk.
+/// What both kinds of batches do with the chunk. A count that is full stays full: an overflow
+/// would fail the statement, and with it every later one that has the same client.
 const WRITE_CHUNK: &str = "
     known AS MATERIALIZED (
         SELECT usage.client_id FROM chunk JOIN api_client_usage AS usage USING (client_id)
@@ -72,7 +73,8 @@ const WRITE_CHUNK: &str = "
         SELECT client_id, day, outcome, count
         FROM unnest($4, $5, $6, $7) AS counted (client_id, day, outcome, count)
             JOIN reached USING (client_id)
-        ON CONFLICT (client_id, day, outcome) DO UPDATE SET count = known.count + excluded.count
+        ON CONFLICT (client_id, day, outcome) DO UPDATE
+        SET count = LEAST(known.count, 9223372036854775807 - excluded.count) + excluded.count
     )
     SELECT client_id FROM others JOIN api_clients AS client ON client.id = client_id
     WHERE client_id NOT IN (SELECT client_id FROM fresh)";

@@ -423,6 +423,25 @@ async fn days_of_long_ago_are_removed_some_at_a_time() {
     assert_eq!(one(&url, left).await, "2000 0");
 }
 
+/// One count that is full would otherwise stop the uses of all clients beside it.
+#[tokio::test]
+async fn a_count_that_is_full_stays_full() {
+    let url = database(2).await;
+    let store = store(&url);
+    let most = u64::try_from(i64::MAX).unwrap();
+    flush(&store, used([1], most - 2)).await;
+    for (count, expected) in [(2, most), (1, most), (u64::MAX, most)] {
+        flush(&store, used([1, 2], count)).await;
+        assert_eq!(known(&store, 1).await.0, expected, "{count}");
+    }
+    assert_eq!(known(&store, 2).await.0, most);
+    let replica = ReplicaId::from_uuid(Uuid::from_u128(9));
+    let batch = used([1, 2], most);
+    let rest = store.report_usage(replica, 1, &batch).await.unwrap();
+    assert!(rest.is_empty());
+    assert_eq!(known(&store, 1).await.0, most);
+}
+
 /// What a replica reports is stored once, and what cannot be stored at the moment is given
 /// back: it is not reported again.
 #[tokio::test]

@@ -1647,7 +1647,7 @@ type ReplicatedCount struct {
 	Day int32 `protobuf:"varint,1,opt,name=day,proto3" json:"day,omitempty"`
 	// outcome is what is counted. Required.
 	Outcome UsageOutcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=hitkeep.auth.v1.UsageOutcome" json:"outcome,omitempty"`
-	// count is how often, at least 1.
+	// count is how often, at least 1 and at most 2^40.
 	Count         uint64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

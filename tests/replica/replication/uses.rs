@@ -237,5 +237,9 @@ async fn a_report_needs_the_permission_and_its_fields() {
         violations(&refused),
         ["number", "clients[0].counts[0].count"]
     );
+    // More than anything can count, which would fill the stored count.
+    let bad = batch_of(REPLICA, 1, &id, u64::MAX);
+    let refused = report(&cluster, token, bad).await;
+    assert_eq!(violations(&refused), ["clients[0].counts[0].count"]);
     assert_eq!(uses(&cluster, &id).await, 0);
 }

@@ -20,6 +20,10 @@ use crate::{
 /// report does not say when, and a presentation of a replaced token must not be taken for one
 /// after a rotation that came later.
 const REFUSED_WITHIN: TimeDelta = TimeDelta::minutes(1);
+/// The highest count of one outcome on one day: twelve million a second, so that no replica
+/// counts more, also after a day without a server. A higher one is no count, and millions of
+/// this one fit into the database's column.
+const MAX_COUNT: u64 = 1 << 40;
 
 /// What a replica counted, by its own number.
 #[derive(Clone, Debug)]
@@ -102,7 +106,8 @@ fn read_usage(
         let day = reader.parsed(&field("day"), day.ok_or("must be a day that has begun"));
         let outcome = read_outcome(sent).ok_or("must be one of its values");
         let outcome = reader.parsed(&field("outcome"), outcome);
-        let count = NonZeroU64::new(sent.count).ok_or("must be at least 1");
+        let count = NonZeroU64::new(sent.count).filter(|count| count.get() <= MAX_COUNT);
+        let count = count.ok_or("must be at least 1, and at most 2^40");
         let count = reader.parsed(&field("count"), count);
         if let (Ok(day), Ok(outcome), Ok(count)) = (day, outcome, count) {
             let count = Count {
@@ -205,7 +210,7 @@ mod tests {
             replica_id: "x".to_owned(),
             number: 0,
             clients: vec![
-                client(1, vec![count(i32::MAX, 99, 0)]),
+                client(1, vec![count(i32::MAX, 99, 0), count(0, 1, MAX_COUNT + 1)]),
                 client(2, Vec::new()),
                 pb::ReplicatedUsage {
                     client_id: vec![1],
@@ -227,6 +232,7 @@ mod tests {
             "clients[0].counts[0].day",
             "clients[0].counts[0].outcome",
             "clients[0].counts[0].count",
+            "clients[0].counts[1].count",
             "clients[1].counts",
             "clients[2].client_id",
         ]
@@ -242,6 +248,8 @@ mod tests {
             .collect();
         assert_eq!(fields(&request), ["clients"]);
         request.clients.pop();
+        assert!(usage_report(&request, at(0)).is_ok());
+        request.clients = vec![client(1, vec![count(0, 1, MAX_COUNT)])];
         assert!(usage_report(&request, at(0)).is_ok());
     }
 }
