@@ -19,7 +19,7 @@ const (
 	firstFollowPause = 50 * time.Millisecond
 	maxFollowPause   = 2 * time.Second
 	// However long a server wants to be left alone.
-	maxDemandedDelay = 30 * time.Second
+	maxDemandedDelay = time.Minute
 
 	// No timeout is shorter, so that none is due to a busy machine, and none is longer, however
 	// large the bound on staleness is.
@@ -224,7 +224,8 @@ func (f *follower) apply(changes *incomingChanges, to position) error {
 func demandedDelay(err error) (time.Duration, bool) {
 	for _, detail := range statusOf(err).Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok && info.GetRetryDelay() != nil {
-			return min(max(info.GetRetryDelay().AsDuration(), 0), maxDemandedDelay), true
+			// One that names no time must not be asked without a pause.
+			return min(max(info.GetRetryDelay().AsDuration(), firstFollowPause), maxDemandedDelay), true
 		}
 	}
 	return 0, false

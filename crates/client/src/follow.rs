@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 mod connect;
 mod copy;
 mod follower;
+mod hints;
 mod intake;
 mod questions;
 mod session;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     Identity, Limits, Observer,
     connect::connect,
     copy::Copy,
+    hints::RetryHints,
     intake::Intake,
     session::{Session, SessionError},
 };
@@ -26,6 +27,7 @@ pub(super) struct Follower<I, O> {
     copy: Copy,
     /// The number of the server that is followed, or tried next.
     at: usize,
+    hints: RetryHints,
     /// Since when no server is followed.
     failing_since: Option<Instant>,
 }
@@ -33,6 +35,7 @@ pub(super) struct Follower<I, O> {
 impl<I: Intake, O: Observer> Follower<I, O> {
     pub(super) fn new(who: Identity, limits: Limits, intake: I, observer: O) -> Self {
         Self {
+            hints: RetryHints::none(who.upstream.targets.len()),
             who,
             limits,
             intake,
@@ -49,6 +52,10 @@ impl<I: Intake, O: Observer> Follower<I, O> {
         let mut pause = FIRST_PAUSE;
         let mut failed = 0;
         loop {
+            let (at, may_ask_at) = self.hints.next(self.at);
+            self.at = at;
+            // Also while requests wait: they are why it wants to be left alone.
+            sleep_until(may_ask_at).await;
             let (error, has_followed) = self.follow().await;
             self.who.link.set(None);
             self.intake.source_lost();
@@ -56,22 +63,16 @@ impl<I: Intake, O: Observer> Follower<I, O> {
                 (pause, failed) = (FIRST_PAUSE, 0);
             }
             self.log(&error);
-            self.at = (self.at + 1) % servers;
             failed += 1;
-            // While there are others to try, they are tried at once, also after one that wants
-            // to be asked later.
-            let has_others = failed < servers;
-            let wait = match error.retry_delay() {
-                _ if has_others => Duration::ZERO,
-                Some(delay) => delay.max(pause),
-                None if error.is_orderly() && has_followed => Duration::ZERO,
-                None => {
-                    let wait = pause;
-                    pause = LAST_PAUSE.min(pause * 2);
-                    wait
-                }
-            };
-            self.back_off(wait).await;
+            if let Some(delay) = error.retry_delay() {
+                let chance = self.chance();
+                self.hints.take(self.at, delay, chance);
+            } else if failed >= servers && !(error.is_orderly() && has_followed) {
+                // While there are others to try, they are tried at once.
+                self.back_off(pause).await;
+                pause = LAST_PAUSE.min(pause * 2);
+            }
+            self.at = (self.at + 1) % servers;
         }
     }
 
@@ -126,11 +127,10 @@ impl<I: Intake, O: Observer> Follower<I, O> {
         }
     }
 
-    /// Waits before the next attempt; a request that waits for a refresh shortens that.
+    /// Waits before the next attempt, if no server said how long; a request that waits for a
+    /// refresh shortens that.
     async fn back_off(&self, wait: Duration) {
-        let mut chance = [0];
-        self.who.entropy.fill(&mut chance);
-        let part = f64::midpoint(1.0, f64::from(chance[0]) / f64::from(u8::MAX));
+        let part = f64::midpoint(1.0, f64::from(self.chance()) / f64::from(u8::MAX));
         let requested = async {
             self.intake.refresh_requested().await;
             sleep(FIRST_PAUSE).await;
@@ -139,5 +139,11 @@ impl<I: Intake, O: Observer> Follower<I, O> {
             () = requested => {}
             () = sleep(wait.mul_f64(part)) => {}
         }
+    }
+
+    fn chance(&self) -> u8 {
+        let mut chance = [0];
+        self.who.entropy.fill(&mut chance);
+        chance[0]
     }
 }
