@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,8 +18,8 @@ import (
 // `hitkeep-auth replica`.
 type EmbeddedOptions struct {
 	// Upstreams are the servers or replicas that hold the index, as targets in gRPC's notation. One
-	// is followed at a time, and the next one if it fails. None: the client's own target, of which
-	// another address is tried then.
+	// is followed at a time, and the next one if it fails, or proves nothing for half of
+	// MaxStaleness. None: the client's own target, of which another address is tried then.
 	Upstreams []string
 	// MaxStaleness is the age beyond which the index no longer proves that a token works. Default
 	// 10 s.
@@ -146,7 +147,10 @@ type replicateStream = grpc.BidiStreamingClient[pb.ReplicateRequest, pb.Replicat
 
 // server is one that can be followed.
 type server struct {
-	target  string
+	target string
+	// Whether every connection leads to the same process, as those to a Unix socket do. Others may
+	// lead to another one, behind a load balancer or a name with several addresses.
+	alone   bool
 	connect func() (upstream, error)
 	// Until when it wants to be left alone.
 	notBefore time.Time
@@ -183,7 +187,8 @@ func (o *options) servers(target string) ([]*server, error) {
 			return nil, err
 		}
 		tried.close()
-		servers[i] = &server{target: target, connect: connect}
+		alone := strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:")
+		servers[i] = &server{target: target, alone: alone, connect: connect}
 	}
 	return servers, nil
 }

@@ -104,7 +104,7 @@ func newFakeUpstream() *fakeUpstream {
 }
 
 func (f *fakeUpstream) server(name string) *server {
-	return &server{target: name, connect: func() (upstream, error) {
+	return &server{target: name, alone: true, connect: func() (upstream, error) {
 		f.open.Add(1)
 		return f, nil
 	}}
@@ -234,6 +234,12 @@ type bubble struct {
 
 func embed(t *testing.T, servers int, options EmbeddedOptions, test func(*bubble)) {
 	t.Helper()
+	embedWith(t, servers, func(*server) {}, options, test)
+}
+
+// embedWith changes the servers before they are followed.
+func embedWith(t *testing.T, servers int, change func(*server), options EmbeddedOptions, test func(*bubble)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		if err := options.complete(); err != nil {
 			t.Fatal(err)
@@ -243,6 +249,7 @@ func embed(t *testing.T, servers int, options EmbeddedOptions, test func(*bubble
 		for i := range servers {
 			b.servers = append(b.servers, newFakeUpstream())
 			followed = append(followed, b.servers[i].server(fmt.Sprint("server ", i)))
+			change(followed[i])
 		}
 		b.client = &Client{embedded: newEmbedded(options, followed)}
 		b.client.life, b.client.end = context.WithCancel(context.Background())
@@ -907,6 +914,27 @@ func TestAServerIsGivenUp(t *testing.T) {
 			}
 			time.Sleep(250 * time.Millisecond)
 			b.follow(1)
+		})
+	})
+	t.Run("if it proves nothing and its address may lead to another one", func(t *testing.T) {
+		balanced := func(s *server) { s.alone = false }
+		embedWith(t, 1, balanced, EmbeddedOptions{}, func(b *bubble) {
+			stream := b.loaded(1)
+			for begun := time.Now(); time.Since(begun) < 4750*time.Millisecond; {
+				time.Sleep(250 * time.Millisecond)
+				stream.answer(stream.question(false), 1, 6*time.Second)
+				b.notOpened(0)
+			}
+			time.Sleep(250 * time.Millisecond)
+			// Not without a pause, and from where it stopped.
+			b.notOpened(0)
+			if stream.ctx.Err() == nil {
+				b.Fatal("the replication goes on")
+			}
+			time.Sleep(firstFollowPause)
+			if _, start, _, _ := b.follow(0); start.GetPosition().GetRevision() != 1 {
+				b.Fatal(start)
+			}
 		})
 	})
 	t.Run("if it does not accept a connection", func(t *testing.T) {

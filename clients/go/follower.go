@@ -151,6 +151,7 @@ func (f *follower) follow(ctx context.Context, s *server, onAnswer func()) (foll
 	defer conn.close()
 	session := &session{
 		follower: f,
+		server:   s,
 		onAnswer: func() {
 			followed = true
 			f.link.Store(&link{upstream: conn, target: s.target})

@@ -39,6 +39,7 @@ func (e *endedError) Unwrap() error { return e.cause }
 // whatever the way took.
 type session struct {
 	*follower
+	server *server
 	// Called with the first answer.
 	onAnswer func()
 
@@ -216,9 +217,11 @@ func (s *session) silentAt() time.Time {
 	return since.Add(s.limits.silence)
 }
 
-// hasChoice reports whether another server could be of more use. Within a snapshot there is no
-// answer, however long it takes.
-func (s *session) hasChoice() bool { return len(s.servers) > 1 && s.incoming.isEmpty() }
+// hasChoice reports whether another server could be of more use, which a new connection to the
+// same address may lead to as well. Within a snapshot there is no answer, however long it takes.
+func (s *session) hasChoice() bool {
+	return (len(s.servers) > 1 || !s.server.alone) && s.incoming.isEmpty()
+}
 
 // wake does what is due.
 func (s *session) wake() error {

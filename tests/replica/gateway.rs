@@ -13,8 +13,8 @@ use std::{
 
 use hitkeep_auth::upstream::Target;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
 };
@@ -80,8 +80,9 @@ struct Shared {
 /// A way to a server.
 pub struct Gateway {
     folder: PathBuf,
+    target: Target,
     shared: Arc<Shared>,
-    _accepting: JoinSet<()>,
+    accepting: JoinSet<()>,
 }
 
 impl Gateway {
@@ -107,14 +108,41 @@ impl Gateway {
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::clone(&shared)));
         Self {
+            target: Target::Unix(folder.join("socket")),
             folder,
             shared,
-            _accepting: accepting,
+            accepting,
         }
     }
 
+    /// The same over TCP: as far as a replica knows, each connection may lead to another server.
+    pub async fn over_tcp(server: &Connections) -> Self {
+        let mut gateway = Self::to(server);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        gateway.target = Target::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            encrypted: false,
+        };
+        let socket = gateway.folder.join("socket");
+        gateway.accepting.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((mut replica, _)) = listener.accept().await {
+                let socket = socket.clone();
+                open.spawn(async move {
+                    let Ok(mut on) = UnixStream::connect(socket).await else {
+                        return;
+                    };
+                    // However it ends, both ends are closed.
+                    copy_bidirectional(&mut replica, &mut on).await.ok();
+                });
+            }
+        });
+        gateway
+    }
+
     pub fn target(&self) -> Target {
-        Target::Unix(self.folder.join("socket"))
+        self.target.clone()
     }
 
     /// Leads new connections to another server.

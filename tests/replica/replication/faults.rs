@@ -223,6 +223,22 @@ async fn another_server_is_followed_if_one_fails() {
     assert_eq!(follower.snapshots(), 1);
 }
 
+/// There is one address, and a load balancer behind it: a new connection may lead to a server
+/// that has its database, and continues there.
+#[tokio::test]
+async fn a_server_that_lost_its_database_is_left_for_one_behind_the_same_address() {
+    let cluster = Cluster::start(2).await;
+    let made = create(&cluster.replicas[0].dashboard).await;
+    let gateway = Gateway::over_tcp(&cluster.replicas[0].connections).await;
+    let follower = Follower::start(&cluster, &[&gateway], Settings::default()).await;
+    follower.until_says(&made.token, Said::Active).await;
+    gateway.lead_to(&cluster.replicas[1].connections);
+    cluster.replicas[0].proxy.cut();
+    let made = create(&cluster.replicas[1].dashboard).await;
+    follower.until_says(&made.token, Said::Active).await;
+    assert_eq!(follower.snapshots(), 1);
+}
+
 #[tokio::test]
 async fn a_revoked_account_makes_its_replica_old() {
     let cluster = Cluster::start(1).await;

@@ -12,6 +12,7 @@ use super::{
     intake::Intake,
     session::{Session, SessionError},
 };
+use crate::target::Target;
 
 /// The first and the longest pause after all servers failed. Half of each is random, since
 /// all replicas of an installation lose the same server.
@@ -105,7 +106,10 @@ impl<I: Intake, O: Observer> Follower<I, O> {
             copy: &mut self.copy,
             intake: &mut self.intake,
             refresh,
-            has_alternative: self.who.upstream.targets.len() > 1,
+            // A new connection may lead to another server, behind a load balancer or a name with
+            // several addresses. It continues from the position, so that asking costs little.
+            has_alternative: self.who.upstream.targets.len() > 1
+                || !matches!(target, Target::Unix(_)),
             on_answer: &mut on_answer,
         };
         let Err(error) = session.run(client).await;

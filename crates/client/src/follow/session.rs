@@ -73,7 +73,7 @@ pub(super) struct Session<'f, I> {
     pub(super) intake: &'f mut I,
     /// The refresh that everybody waits for who waited while there was no session.
     pub(super) refresh: RefreshNumber,
-    /// Whether another server could be asked instead.
+    /// Whether another server could be asked instead, or a new connection may lead to one.
     pub(super) has_alternative: bool,
     /// Called with the first answer.
     pub(super) on_answer: &'f mut (dyn FnMut() + Send),

@@ -113,10 +113,15 @@ impl Server {
     }
 
     fn answer(&self, number: u64) {
+        self.answer_as(number, Duration::ZERO);
+    }
+
+    /// Answers that it is as stale as that.
+    fn answer_as(&self, number: u64, staleness: Duration) {
         self.say(Sent::Answer(pb::ReplicationAnswer {
             number,
             position: Some(to_position(POSITION)),
-            staleness: Some(prost_types::Duration::default()),
+            staleness: Some(staleness.try_into().unwrap()),
             now: Some(prost_types::Timestamp::default()),
             error: None,
         }));
@@ -128,7 +133,15 @@ async fn session<F>(server: impl FnOnce(Server) -> F) -> SessionError
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    with_session(async |running, requests| {
+    session_with(false, server).await
+}
+
+/// The same, where there may be another server.
+async fn session_with<F>(has_alternative: bool, server: impl FnOnce(Server) -> F) -> SessionError
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    with_session(has_alternative, async |running, requests| {
         let (asked, responses) = Server::asked_by(requests);
         let server = tokio::spawn(server(asked));
         let Err(error) = running.follow(responses).await;
@@ -138,7 +151,10 @@ where
     .await
 }
 
-async fn with_session<R>(run: impl AsyncFnOnce(&mut Running<'_, '_, Nowhere>, Requests) -> R) -> R {
+async fn with_session<R>(
+    has_alternative: bool,
+    run: impl AsyncFnOnce(&mut Running<'_, '_, Nowhere>, Requests) -> R,
+) -> R {
     let (mut copy, mut intake) = (Copy::default(), Nowhere::default());
     let mut session = Session {
         id: ReplicaId::mint(intake.0.now(), &SystemEntropy),
@@ -147,7 +163,7 @@ async fn with_session<R>(run: impl AsyncFnOnce(&mut Running<'_, '_, Nowhere>, Re
         copy: &mut copy,
         intake: &mut intake,
         refresh: RefreshNumber(1),
-        has_alternative: false,
+        has_alternative,
         on_answer: &mut || {},
     };
     let (mut running, requests) = session.begin().unwrap();
@@ -189,9 +205,32 @@ async fn who_does_not_answer_is_silent() {
     assert!((least..least + POLL_INTERVAL).contains(&took), "{took:?}");
 }
 
+/// Answers, and is too old itself.
+async fn stale(mut server: Server) {
+    server.send_snapshot();
+    for _ in 0..50 {
+        let number = server.question().await;
+        server.answer_as(number, Limits::of(BOUND).useless);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_proves_nothing_is_left_if_there_may_be_another() {
+    let ended = session_with(false, stale).await;
+    assert!(matches!(ended, SessionError::Ended(_)), "{ended}");
+    let begun = Instant::now();
+    let ended = session_with(true, stale).await;
+    assert!(matches!(ended, SessionError::Useless), "{ended}");
+    let (took, useless) = (begun.elapsed(), Limits::of(BOUND).useless);
+    assert!(
+        (useless..useless + POLL_INTERVAL).contains(&took),
+        "{took:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_that_has_come_is_no_silence() {
-    with_session(async |running, requests| {
+    with_session(false, async |running, requests| {
         let (server, responses) = Server::asked_by(requests);
         let mut following = pin!(running.follow(responses));
         for _ in 0..50 {
