@@ -9,6 +9,7 @@ use std::{
 use hitkeep_auth_domain::clock::Entropy;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, ConnectError, Extensions, Request, Response, Status, metadata::MetadataMap};
+use tonic_types::StatusExt;
 
 use crate::{
     grpc_timeout::{self, GRPC_TIMEOUT},
@@ -98,8 +99,11 @@ where
         if !may_repeat || attempt == ATTEMPTS || !budget.spend() {
             return Err(failed);
         }
-        let wait = jittered(pause);
-        if Instant::now() + wait >= deadline {
+        let named = failed.get_details_retry_info();
+        let named = named.and_then(|info| info.retry_delay);
+        let wait = jittered(pause).max(named.map_or(Duration::ZERO, prolonged));
+        // What would be too late is not worth the wait.
+        if wait >= deadline.saturating_duration_since(Instant::now()) {
             return Err(failed);
         }
         sleep(wait).await;
@@ -130,6 +134,13 @@ pub(crate) fn jittered(time: Duration) -> Duration {
     ))
 }
 
+/// A delay that a server named, and up to half as long again: it may have named the same to
+/// others.
+fn prolonged(delay: Duration) -> Duration {
+    let added = jittered(delay).saturating_sub(delay / 2);
+    delay.saturating_add(added)
+}
+
 /// The timeout that [`Request::set_timeout`] has set, or another program whose metadata are passed
 /// on.
 fn given_timeout(metadata: &MetadataMap) -> Option<Duration> {
@@ -139,6 +150,8 @@ fn given_timeout(metadata: &MetadataMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+
+    use tonic_types::ErrorDetails;
 
     use super::*;
 
@@ -176,6 +189,45 @@ mod tests {
             sent += attempts(Repeat::Safe, Code::Unavailable, &budget).await;
         }
         assert!(sent < 160, "{sent}");
+    }
+
+    /// Makes a call that is refused with that delay, and succeeds if it is sent again. How long
+    /// that took, and how it ended.
+    async fn refused(delay: Duration, timeout: Duration) -> (Duration, Result<(), Status>) {
+        let sent = Cell::new(0);
+        let send = |_: Request<()>| {
+            sent.set(sent.get() + 1);
+            let is_first = sent.get() == 1;
+            async move {
+                if is_first {
+                    let details = ErrorDetails::with_retry_info(Some(delay));
+                    return Err(Status::with_error_details(Code::Unavailable, "", details));
+                }
+                Ok(Response::new(()))
+            }
+        };
+        let (budget, begun) = (RetryBudget::default(), Instant::now());
+        let ended = call(Request::new(()), timeout, Repeat::Safe, &budget, send).await;
+        (begun.elapsed(), ended)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_wants_a_pause_gets_it() {
+        let (delay, timeout) = (Duration::from_secs(1), Duration::from_secs(3));
+        let (took, ended) = refused(delay, timeout).await;
+        assert!(ended.is_ok());
+        // Timers are as fine as a millisecond.
+        let longest = delay.mul_f64(1.5) + Duration::from_millis(1);
+        assert!((delay..=longest).contains(&took), "{took:?}");
+        // One that names no time is not asked at once.
+        let (took, _) = refused(Duration::ZERO, timeout).await;
+        assert!(took >= FIRST_PAUSE / 2, "{took:?}");
+        // What would be too late is known at once.
+        for delay in [timeout, Duration::from_hours(1_000_000)] {
+            let (took, ended) = refused(delay, timeout).await;
+            assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
+            assert_eq!(took, Duration::ZERO);
+        }
     }
 
     #[tokio::test(start_paused = true)]

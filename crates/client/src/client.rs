@@ -34,7 +34,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// client's. Calls that change nothing are repeated, at most twice, if a server is
 /// `UNAVAILABLE`; so are [`create_api_client`](Self::create_api_client) and
 /// [`rotate_api_client`](Self::rotate_api_client) with a `request_id`. Others are repeated only
-/// if they certainly reached no server.
+/// if they certainly reached no server. A server that names a delay, as one does that is
+/// overloaded, is given that time, unless the deadline comes first: then the call fails at once.
 ///
 /// Failed calls are [`tonic::Status`]; [`reason`](crate::reason) says why.
 #[derive(Clone)]
