@@ -78,7 +78,8 @@ impl Refresh {
             let services = Arc::clone(services);
             let refresh = async move {
                 let deadline = Instant::now() + services.request_timeout();
-                services.replica().refresh(deadline).await
+                // An answer that nothing was asked for would be one to the other kind of question.
+                services.replica().refresh_or_fail(deadline).await
             };
             self.running = Some((number, Box::pin(refresh)));
         }

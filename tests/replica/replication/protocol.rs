@@ -5,6 +5,7 @@ use std::time::Duration;
 use hitkeep_auth::{
     domain::caller::CallerPermission,
     pb::{self, SiteRole, replicate_request::Message as Asked},
+    server,
 };
 use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt;
@@ -14,6 +15,8 @@ use crate::{
     cluster::Cluster,
     fixtures::*,
     harness::{self, told},
+    index,
+    support::postgres,
     waiting::until,
 };
 
@@ -25,7 +28,11 @@ struct Upstream {
 
 impl Upstream {
     async fn start() -> Self {
-        let cluster = Cluster::start(1).await;
+        Self::with(index::options()).await
+    }
+
+    async fn with(options: server::Options) -> Self {
+        let cluster = Cluster::on(postgres::migrated_database().await, 1, options).await;
         let channel = harness::channel(&cluster.replicas[0].connections).await;
         let token = cluster.token(CallerPermission::Replicate).to_owned();
         Self {
@@ -441,6 +448,24 @@ async fn without_its_database_a_server_says_how_stale_it_is() {
         let answer = spoken.until_answered(number).await.unwrap();
         assert!(answer.error.is_some() && refresh < number);
     }
+}
+
+/// Where too many calls wait for the database already, others go by the index as it is. An
+/// answer to such a question would say that the database was asked.
+#[tokio::test]
+async fn a_question_that_cannot_reach_the_database_has_no_answer() {
+    let mut options = index::options();
+    options.replica.max_waiting = 0;
+    let upstream = Upstream::with(options).await;
+    let mut spoken = upstream.speak().await;
+    let answer = spoken.refresh().await.unwrap();
+    let reason = answer.error.unwrap().reason();
+    assert_eq!(reason, pb::ErrorReason::DatabaseUnavailable);
+    assert_eq!(answer.position, None);
+    // The stream goes on, and other questions are answered.
+    let number = spoken.ask(false);
+    let answer = spoken.until_answered(number).await.unwrap();
+    assert!(answer.error.is_none() && answer.position.is_some());
 }
 
 #[tokio::test]
