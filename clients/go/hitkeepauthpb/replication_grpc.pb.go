@@ -38,10 +38,12 @@ type ReplicationServiceClient interface {
 	// not every state.
 	//
 	// The stream fails with UNAVAILABLE (OVERLOADED, with a RetryInfo) where a
-	// snapshot is needed and too many are being sent, and with UNAVAILABLE
+	// snapshot is needed and too many are being sent, or where one is read more
+	// slowly than 256 KiB in 10 s, so that others wait for it; with UNAVAILABLE
 	// (SHUTTING_DOWN) when the server or the connection is about to end; with
-	// UNAUTHENTICATED when its caller is revoked, and with PERMISSION_DENIED when
-	// it lost the permission.
+	// DEADLINE_EXCEEDED where no start comes within 10 s; with UNAUTHENTICATED
+	// when its caller is revoked, and with PERMISSION_DENIED when it lost the
+	// permission.
 	Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReplicateRequest, ReplicateResponse], error)
 	// ReportUsage takes what a replica counted, so that it is stored with the uses
 	// that were counted elsewhere. A report that is sent again is counted once.
@@ -94,10 +96,12 @@ type ReplicationServiceServer interface {
 	// not every state.
 	//
 	// The stream fails with UNAVAILABLE (OVERLOADED, with a RetryInfo) where a
-	// snapshot is needed and too many are being sent, and with UNAVAILABLE
+	// snapshot is needed and too many are being sent, or where one is read more
+	// slowly than 256 KiB in 10 s, so that others wait for it; with UNAVAILABLE
 	// (SHUTTING_DOWN) when the server or the connection is about to end; with
-	// UNAUTHENTICATED when its caller is revoked, and with PERMISSION_DENIED when
-	// it lost the permission.
+	// DEADLINE_EXCEEDED where no start comes within 10 s; with UNAUTHENTICATED
+	// when its caller is revoked, and with PERMISSION_DENIED when it lost the
+	// permission.
 	Replicate(grpc.BidiStreamingServer[ReplicateRequest, ReplicateResponse]) error
 	// ReportUsage takes what a replica counted, so that it is stored with the uses
 	// that were counted elsewhere. A report that is sent again is counted once.

@@ -86,12 +86,12 @@ impl Parts {
     ) -> Result<Option<pb::ReplicateResponse>, ApiError> {
         let sent = match std::mem::replace(&mut self.content, Content::None) {
             Content::SnapshotBegin(turn) => {
-                turn.next_part()?;
+                turn.require()?;
                 self.content = Content::Snapshot(turn, 0);
                 Some(Sent::SnapshotBegin(self.snapshot_begin(clock)))
             }
             Content::Snapshot(turn, part) => {
-                turn.next_part()?;
+                turn.require()?;
                 Some(self.snapshot_part(turn, part))
             }
             Content::Changes {
@@ -121,8 +121,11 @@ impl Parts {
     fn snapshot_part(&mut self, turn: SnapshotTurn, mut part: usize) -> Sent {
         let index = &self.version.index;
         let mut changes = pb::ReplicationChanges::default();
+        let mut size = 0;
         if part == 0 {
-            changes.accounts = Some(to_accounts(index.callers()));
+            let accounts = to_accounts(index.callers());
+            size += accounts.encoded_len();
+            changes.accounts = Some(accounts);
         }
         let mut bytes = 0;
         while part < Index::PARTS && bytes < PART_BYTES {
@@ -137,6 +140,7 @@ impl Parts {
             // The turn ends with it.
             return Sent::SnapshotEnd(pb::SnapshotEnd {});
         }
+        turn.take_part(size + bytes);
         self.content = Content::Snapshot(turn, part);
         Sent::Changes(changes)
     }

@@ -5,12 +5,12 @@
 //! reads slowly skips the versions in between. A question is answered after that, by the
 //! version that was sent: also while versions follow each other without pause.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, stream};
 use tokio::{
     sync::{Semaphore, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
@@ -34,6 +34,8 @@ use crate::{
 
 /// How many questions are read at a time: a replica has two open at most.
 const QUESTIONS_AT_ONCE: usize = 16;
+/// How long a replica may take to say what it has. Until then, its stream is of use to no one.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A replication.
 pub(super) struct Replication {
@@ -78,7 +80,7 @@ impl Refresh {
             let services = Arc::clone(services);
             let refresh = async move {
                 let deadline = Instant::now() + services.request_timeout();
-                // An answer that nothing was asked for would be one to the other kind of question.
+                // Never the index as it is: for that, there is the other kind of question.
                 services.replica().refresh_or_fail(deadline).await
             };
             self.running = Some((number, Box::pin(refresh)));
@@ -138,17 +140,19 @@ impl Replication {
             self.replica = Some(copy);
         }
         loop {
+            if self.sending.as_ref().is_some_and(Parts::is_within_snapshot) {
+                let clock = self.services.clock();
+                self.pace.leave_others_their_share(clock).await;
+            }
+            // Before each part, however long what is being sent takes to be read.
+            self.require_caller()?;
             if let Some(sending) = &mut self.sending {
                 let clock = self.services.clock();
-                if sending.is_within_snapshot() {
-                    self.pace.leave_others_their_share(clock).await;
-                }
                 if let Some(part) = self.pace.make(clock, || sending.next(clock))? {
                     return Ok(Some(part));
                 }
                 self.sending = None;
             }
-            self.require_caller()?;
             // Also while there is always something to send.
             for _ in 0..QUESTIONS_AT_ONCE {
                 match self.requests.message().now_or_never() {
@@ -185,7 +189,7 @@ impl Replication {
 
     /// Reads the start.
     async fn start(&mut self) -> Result<Option<CopyState>, ApiError> {
-        let Some(first) = read(self.requests.message().await)? else {
+        let Some(first) = read(in_time(self.requests.message()).await?)? else {
             return Ok(None);
         };
         let Some(Received::Start(start)) = first.message else {
@@ -305,6 +309,12 @@ impl Replication {
     }
 }
 
+/// Waits for the start, but not without a limit.
+async fn in_time<T>(first: impl Future<Output = T>) -> Result<T, ApiError> {
+    let first = timeout(START_TIMEOUT, first).await;
+    first.or(Err(ApiError::DeadlineExceeded))
+}
+
 fn invalid(field: &str, description: &str) -> ApiError {
     ApiError::InvalidFields(vec![Violation {
         field: field.to_owned(),
@@ -316,4 +326,21 @@ fn read(
     request: Result<Option<pb::ReplicateRequest>, Status>,
 ) -> Result<Option<pb::ReplicateRequest>, ApiError> {
     request.map_err(|_unreadable| ApiError::unreadable_message())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_does_not_come_is_not_waited_for() {
+        let just_in_time = START_TIMEOUT.saturating_sub(Duration::from_millis(1));
+        assert!(in_time(sleep(just_in_time)).await.is_ok());
+        let begun = Instant::now();
+        let never = in_time(std::future::pending::<()>()).await;
+        assert!(matches!(never, Err(ApiError::DeadlineExceeded)));
+        assert_eq!(begun.elapsed(), START_TIMEOUT);
+    }
 }

@@ -1,4 +1,4 @@
-//! The right to be sent a snapshot. It is lost if the replica does not read: others wait
+//! The right to be sent a snapshot. It is lost if the replica reads too slowly: others wait
 //! for it.
 
 use std::{
@@ -14,13 +14,17 @@ use tokio::{
 
 use crate::grpc::error::ApiError;
 
-/// How long a replica may take to read the next part.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// So much of its snapshot a replica must take in each [`WINDOW`], or what is left of it. That is
+/// little for any way on which changes arrive in time; with less, a few replicas would hold up
+/// all others for days.
+const LEAST_BYTES: usize = 256 * 1024;
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// A turn. Nothing polls a stream whose peer does not read, so a task of its own watches it.
 pub(super) struct SnapshotTurn {
     permit: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
-    parts: watch::Sender<()>,
+    /// How many bytes it took so far.
+    taken: watch::Sender<usize>,
     watchdog: JoinHandle<()>,
 }
 
@@ -33,30 +37,38 @@ impl SnapshotTurn {
         let permit = Arc::clone(turns).try_acquire_owned();
         let permit = permit.or(Err(ApiError::SnapshotsBusy))?;
         let permit = Arc::new(Mutex::new(Some(permit)));
-        let (parts, mut sent) = watch::channel(());
-        let watched = Arc::clone(&permit);
+        let (taken, mut watched) = watch::channel(0_usize);
+        let held = Arc::clone(&permit);
         let watchdog = tokio::spawn(async move {
-            while let Ok(Ok(())) = timeout(MAX_PAUSE, sent.changed()).await {}
-            drop(lock(&watched).take());
+            let mut wanted = LEAST_BYTES;
+            while let Some(taken) = reached(&mut watched, wanted).await {
+                wanted = taken.saturating_add(LEAST_BYTES);
+            }
+            drop(lock(&held).take());
         });
         Ok(Self {
             permit,
-            parts,
+            taken,
             watchdog,
         })
     }
 
-    /// The replica takes the next part.
+    /// Whether the replica may take the next part.
     ///
     /// # Errors
-    /// If it took too long, and another one may have the turn.
-    pub(super) fn next_part(&self) -> Result<(), ApiError> {
-        self.parts.send_replace(());
+    /// If it was too slow, and another one may have the turn.
+    pub(super) fn require(&self) -> Result<(), ApiError> {
         if lock(&self.permit).is_some() {
             Ok(())
         } else {
             Err(ApiError::SnapshotsBusy)
         }
+    }
+
+    /// The replica takes a part of that size.
+    pub(super) fn take_part(&self, bytes: usize) {
+        self.taken
+            .send_modify(|taken| *taken = taken.saturating_add(bytes));
     }
 }
 
@@ -65,6 +77,12 @@ impl Drop for SnapshotTurn {
         self.watchdog.abort();
         drop(lock(&self.permit).take());
     }
+}
+
+/// Waits until so many bytes were taken, and returns how many are. `None` if that takes too long.
+async fn reached(taken: &mut watch::Receiver<usize>, wanted: usize) -> Option<usize> {
+    let reached = timeout(WINDOW, taken.wait_for(|taken| *taken >= wanted)).await;
+    reached.ok()?.ok().map(|taken| *taken)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -79,7 +97,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_turn_ends_when_it_is_dropped_or_not_used() {
+    async fn a_turn_ends_when_it_is_dropped_or_too_slow() {
         let turns = Arc::new(Semaphore::new(1));
         let first = SnapshotTurn::take(&turns).unwrap();
         assert!(SnapshotTurn::take(&turns).is_err());
@@ -87,12 +105,21 @@ mod tests {
         let second = SnapshotTurn::take(&turns).unwrap();
         for _ in 0..5 {
             tokio::task::yield_now().await;
-            advance(MAX_PAUSE.mul_f64(0.9)).await;
-            assert!(second.next_part().is_ok());
+            advance(WINDOW.mul_f64(0.9)).await;
+            assert!(second.require().is_ok());
+            // In two parts.
+            second.take_part(1);
+            second.take_part(LEAST_BYTES - 1);
         }
-        tokio::task::yield_now().await;
+        // It goes on to read, and less than it must.
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+            advance(WINDOW / 10).await;
+            assert!(second.require().is_ok());
+            second.take_part(LEAST_BYTES / 10);
+        }
         let freed = Arc::clone(&turns).acquire_owned().await.unwrap();
-        assert!(second.next_part().is_err());
+        assert!(second.require().is_err());
         // What the late one had belongs to another by now.
         drop(second);
         assert_eq!(turns.available_permits(), 0);

@@ -2,7 +2,7 @@
 
 use hitkeep_auth::{
     domain::caller::CallerPermission,
-    pb::{self, SiteRole},
+    pb::{self, SiteRole, replicate_response::Message as Sent},
 };
 use hyper_util::rt::TokioIo;
 use tonic::{
@@ -85,9 +85,8 @@ async fn a_replica_that_reads_slowly_gets_the_latest_state() {
     assert_eq!(spoken.snapshots, 1);
 }
 
-#[tokio::test]
-async fn snapshots_are_sent_to_a_few_at_a_time() {
-    // More than is sent to one that does not read.
+/// A database with more than is sent to one that does not read.
+async fn with_many_clients() -> Cluster {
     let (cluster, _) = with_clients(0).await;
     cluster
         .psql(&format!(
@@ -99,6 +98,42 @@ async fn snapshots_are_sent_to_a_few_at_a_time() {
         .await;
     let revision = cluster.revision().await;
     cluster.replicas[0].says_at("x", revision).await;
+    cluster
+}
+
+/// However long its snapshot takes to be read.
+#[tokio::test]
+async fn a_revoked_account_gets_no_more_of_its_snapshot() {
+    let cluster = with_many_clients().await;
+    let allow = [CallerPermission::Replicate];
+    let token = harness::make_account(&cluster.store, "edge", &allow).await;
+    let connections = &cluster.replicas[0].connections;
+    let mut spoken = narrow_snapshot(connections, &token).await;
+    spoken.next().await.unwrap().unwrap();
+    cluster
+        .psql("UPDATE service_accounts SET revoke_time = now() WHERE name = 'edge'")
+        .await;
+    let other = harness::channel(connections).await;
+    until("the server knows", async || {
+        match Spoken::begin(&other, &token, start(None)).await {
+            Err(refused) => Ok(refused),
+            Ok(_) => Err("it is accepted"),
+        }
+    })
+    .await;
+    let ended = loop {
+        match spoken.next().await {
+            Ok(Some(Sent::SnapshotEnd(_)) | None) => panic!("it got everything"),
+            Ok(Some(_)) => {}
+            Err(status) => break Err::<(), _>(status),
+        }
+    };
+    assert_eq!(told(&ended), "Unauthenticated CALLER_UNKNOWN");
+}
+
+#[tokio::test]
+async fn snapshots_are_sent_to_a_few_at_a_time() {
+    let cluster = with_many_clients().await;
     let token = cluster.token(CallerPermission::Replicate);
     let connections = &cluster.replicas[0].connections;
     let mut slow = Vec::new();
