@@ -56,8 +56,8 @@ pub struct Follower {
     /// Introspects.
     pub sidecar: Caller,
     pub connections: Connections,
-    /// Nobody connects to it over HTTP.
-    _http_connections: Connections,
+    /// The same, over HTTP.
+    pub http_connections: Connections,
     pub metrics: Metrics,
     pub stop: mpsc::Sender<()>,
     pub server: JoinHandle<Ended>,
@@ -85,6 +85,17 @@ impl Follower {
         settings: Settings,
         token: String,
     ) -> Self {
+        let introspect = cluster.token(CallerPermission::Introspect);
+        Self::with_tokens(introspect, gateways, settings, token).await
+    }
+
+    /// One that is asked by that caller, and follows with that token.
+    pub async fn with_tokens(
+        caller: &str,
+        gateways: &[&Gateway],
+        settings: Settings,
+        token: String,
+    ) -> Self {
         let (connections, incoming) = mpsc::unbounded_channel();
         let (http_connections, http_incoming) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::channel(2);
@@ -105,18 +116,12 @@ impl Follower {
             http: UnboundedReceiverStream::new(http_incoming),
         };
         let server = tokio::spawn(server.run(stopped));
-        let sidecar = Caller {
-            channel: harness::channel(&connections).await,
-            metadata: vec![(
-                "authorization",
-                format!("Bearer {}", cluster.token(CallerPermission::Introspect)),
-            )],
-            timeout: None,
-        };
+        let channel = harness::channel(&connections).await;
+        let sidecar = Caller::with_token(channel, caller);
         Self {
             sidecar,
             connections,
-            _http_connections: http_connections,
+            http_connections,
             metrics,
             stop,
             server,

@@ -2,6 +2,7 @@
 //! follow, they say what these say, or that they cannot tell.
 
 mod answers;
+mod doors;
 mod faults;
 mod protocol;
 mod restricted;

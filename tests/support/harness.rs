@@ -54,7 +54,7 @@ pub struct TestApp {
     pub stop: mpsc::Sender<()>,
     pub server: JoinHandle<Ended>,
     pub connections: Connections,
-    http_connections: Connections,
+    pub http_connections: Connections,
     tokens: Vec<(CallerPermission, String)>,
 }
 
