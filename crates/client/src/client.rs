@@ -21,6 +21,10 @@ pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a replacement of the whole directory may take, unless it is set.
 pub const DEFAULT_REPLACEMENT_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// The longest of all timeouts and intervals: one that is set to be endless is this long, so that
+/// it can be added to a time.
+pub(crate) const LONGEST: Duration = Duration::from_hours(30 * 24);
+
 /// A connection that is silently dead is found within the two together.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +53,7 @@ struct Shared {
     budget: RetryBudget,
 }
 
-/// Options of a [`Client`].
+/// Options of a [`Client`]. A timeout is at most 30 days, whatever it is set to.
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     addresses: Vec<Result<Target, BadTarget>>,
@@ -212,9 +216,9 @@ impl ClientBuilder {
         let destinations = targets.into_iter().map(destination).collect();
         Ok(Client(Arc::new(Shared {
             connection: Connection::new(self.token, destinations),
-            question_timeout: self.question_timeout,
-            call_timeout: self.call_timeout,
-            replacement_timeout: self.replacement_timeout,
+            question_timeout: self.question_timeout.min(LONGEST),
+            call_timeout: self.call_timeout.min(LONGEST),
+            replacement_timeout: self.replacement_timeout.min(LONGEST),
             budget: RetryBudget::default(),
         })))
     }
@@ -254,5 +258,26 @@ mod tests {
         // It would not be shown.
         let unseen = Client::builder("unix:/a.sock").identity("a.pem", "a.key");
         assert!(matches!(refused(unseen.build()), BuildError::NoCredentials));
+    }
+
+    /// Each is added to the present time.
+    #[tokio::test]
+    async fn no_timeout_is_without_an_end() {
+        let endless = Client::builder("unix:/run/auth.sock")
+            .caller_token(token())
+            .question_timeout(Duration::MAX)
+            .call_timeout(Duration::MAX)
+            .replacement_timeout(Duration::MAX);
+        let client = endless.build().unwrap();
+        let Shared {
+            question_timeout,
+            call_timeout,
+            replacement_timeout,
+            ..
+        } = &*client.0;
+        for timeout in [question_timeout, call_timeout, replacement_timeout] {
+            assert_eq!(*timeout, LONGEST);
+        }
+        assert!(tokio::time::Instant::now().checked_add(LONGEST).is_some());
     }
 }

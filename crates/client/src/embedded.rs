@@ -26,7 +26,7 @@ mod live;
 
 use crate::{
     caller_token::CallerToken,
-    client::Client,
+    client::{Client, LONGEST},
     error::{Error, Unavailable},
     follow::{self, Identity, Link, TokenSource, Upstream, supervise},
     principal::Principal,
@@ -36,7 +36,8 @@ use crate::{
 use intake::LiveIntake;
 use live::Live;
 
-/// Options of an embedded index. The defaults are those of `hitkeep-auth replica`.
+/// Options of an embedded index. The defaults are those of `hitkeep-auth replica`. A time is at
+/// most 30 days, whatever it is set to.
 #[derive(Clone)]
 pub struct EmbeddedOptions {
     /// The age beyond which the index no longer proves that a token works. Default 10 s.
@@ -102,6 +103,7 @@ struct Reporting {
 impl Embedded {
     /// Begins to follow the servers of a client.
     pub(crate) fn start(client: &Client, options: EmbeddedOptions) -> Self {
+        let options = options.bounded();
         let clock = Arc::clone(&options.clock);
         let entropy = Arc::new(SystemEntropy);
         let who = Identity {
@@ -218,7 +220,43 @@ fn upstream(client: &Client, without_names: bool) -> Upstream {
 }
 
 impl EmbeddedOptions {
+    /// The same, where each time can be added to another one.
+    fn bounded(self) -> Self {
+        Self {
+            max_staleness: self.max_staleness.min(LONGEST),
+            poll_interval: self.poll_interval.min(LONGEST),
+            refresh_timeout: self.refresh_timeout.min(LONGEST),
+            usage_interval: self.usage_interval.min(LONGEST),
+            ..self
+        }
+    }
+
     fn legacy_tokens_until(&self) -> Expiry {
         self.accept_legacy_until.map_or(Expiry::Never, Expiry::At)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_without_an_end() {
+        let endless = EmbeddedOptions {
+            max_staleness: Duration::MAX,
+            poll_interval: Duration::MAX,
+            refresh_timeout: Duration::MAX,
+            usage_interval: Duration::MAX,
+            ..EmbeddedOptions::default()
+        };
+        let live = Live::new(endless.bounded());
+        for time in [
+            live.options.max_staleness,
+            live.options.poll_interval,
+            live.options.refresh_timeout,
+            live.options.usage_interval,
+        ] {
+            assert!(time <= LONGEST, "{time:?}");
+        }
     }
 }

@@ -21,7 +21,7 @@ pub mod wire;
 use hitkeep_auth_domain::{clock::Entropy, id::ReplicaId, ledger::Recorded};
 use tonic::Status;
 
-use crate::{target::Target, tls::Certificates};
+use crate::{client::LONGEST, target::Target, tls::Certificates};
 pub use connect::{Link, NoToken, TokenSource};
 use follower::Follower;
 pub use intake::{Intake, RefreshNumber, SourceTime, age, nanoseconds};
@@ -107,7 +107,27 @@ impl Limits {
             connect: share(4),
             ping: share(8),
             silence: share(4),
-            useless: (max_staleness / 2).max(Self::LEAST),
+            useless: (max_staleness / 2).clamp(Self::LEAST, LONGEST),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn however_large_the_bound_is_a_limit_can_be_added_to_a_time() {
+        let Limits {
+            connect,
+            ping,
+            silence,
+            useless,
+        } = Limits::of(Duration::MAX);
+        for limit in [connect, ping, silence, useless] {
+            assert!(Instant::now().checked_add(limit).is_some(), "{limit:?}");
         }
     }
 }
