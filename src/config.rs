@@ -198,7 +198,7 @@ pub struct ServeArgs {
     max_clients_per_owner: u32,
     /// Serve from a standby if no server accepts writes; its replay lag counts as staleness, by
     /// the primary's clock, so the clocks of both have to agree
-    #[arg(long, env = "HITKEEP_AUTH_ALLOW_STANDBY")]
+    #[arg(long, env = "HITKEEP_AUTH_ALLOW_STANDBY", value_parser = boolean)]
     allow_standby: bool,
     /// How often to poll Postgres for changes whose notification was lost; at least 10ms
     #[arg(long, env = "HITKEEP_AUTH_POLL_INTERVAL", default_value = "250ms", value_parser = at_least_ten_milliseconds, value_name = "TIME")]

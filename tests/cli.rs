@@ -59,5 +59,7 @@ mod tls;
 mod upgrade;
 #[path = "cli/usage.rs"]
 mod usage;
+#[path = "cli/variables.rs"]
+mod variables;
 #[path = "cli/wait.rs"]
 mod wait;

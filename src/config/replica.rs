@@ -8,7 +8,7 @@ use super::{
     SecretError,
     secrets::SecretFile,
     serving::{GrpcWebArgsError, ServingArgs},
-    values::at_least_ten_milliseconds,
+    values::{at_least_ten_milliseconds, boolean},
 };
 use crate::{
     domain::token::{Token, TokenKind},
@@ -63,7 +63,7 @@ pub struct ReplicaArgs {
     )]
     upstream_key: Option<PathBuf>,
     /// Leave the names of API clients with the servers: answers have none
-    #[arg(long, env = "HITKEEP_AUTH_WITHOUT_NAMES")]
+    #[arg(long, env = "HITKEEP_AUTH_WITHOUT_NAMES", value_parser = boolean)]
     without_names: bool,
     /// How often to ask how fresh the index is; at least 10ms
     #[arg(long, env = "HITKEEP_AUTH_POLL_INTERVAL", default_value = "250ms", value_parser = at_least_ten_milliseconds, value_name = "TIME")]
