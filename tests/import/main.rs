@@ -11,6 +11,9 @@ mod postgres;
 #[path = "../support/process.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod process;
+#[path = "../support/pty.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod pty;
 
 mod database;
 mod duckdb;

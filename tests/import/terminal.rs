@@ -1,54 +1,18 @@
 //! What an import says while it runs: on a terminal, what it is at, on a line that is
 //! overwritten; into a file or a pipe, nothing.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::Read as _,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
-    process::{Command, Stdio},
-};
-
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-
 use crate::{
     database::import,
     deltas::BASE,
     hitkeep::Backup,
     postgres::migrated_database,
     process::{Ended, binary},
+    pty::{CLEAR, OnTerminal},
 };
-
-/// What clears the line.
-const CLEAR: &str = "\r\x1b[K";
-
-/// A terminal: what a program writes to, and what a person sees.
-fn terminal() -> (File, File) {
-    let person: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&person).unwrap();
-    unlockpt(&person).unwrap();
-    let path = ptsname(&person, Vec::new()).unwrap();
-    let path = std::ffi::OsStr::from_bytes(path.as_bytes());
-    let program = OpenOptions::new().read(true).write(true).open(path);
-    (program.unwrap(), File::from(person))
-}
 
 /// Runs a command with a terminal as its standard error, and its output piped.
 fn run_on_terminal(arguments: &[&str]) -> Ended {
-    let (program, mut person) = terminal();
-    let mut command: Command = binary(arguments).into_std();
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let child = command.stderr(program).spawn().unwrap();
-    // Its copy of the terminal: as long as that is open, there is no end to read.
-    drop(command);
-    // Where the other side is no longer open, reading fails on Linux, and ends elsewhere.
-    let mut seen = Vec::new();
-    drop(person.read_to_end(&mut seen));
-    let output = child.wait_with_output().unwrap();
-    Ended {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(seen).unwrap(),
-    }
+    OnTerminal::start(binary(arguments).into_std()).ended()
 }
 
 /// What was said, one piece for each time that the line was cleared.
