@@ -22,6 +22,7 @@ mod doctor;
 mod explain;
 mod healthcheck;
 mod import;
+mod progress;
 mod remote;
 mod replica;
 mod rotation;
@@ -37,6 +38,7 @@ use crate::{
     system::{SystemClock, SystemEntropy},
     telemetry::{self, TelemetryError},
 };
+use progress::Progress;
 
 /// Why a command failed and what to do about it, in a message for people.
 #[derive(Debug)]
@@ -239,7 +241,10 @@ fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> St
 }
 
 async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
-    let applied = migrations::apply(args.database.url()?.as_str()).await?;
+    let url = args.database.url()?;
+    let progress = Progress::of("applying migrations");
+    let applied = migrations::apply(url.as_str()).await?;
+    drop(progress);
     if args.output.json {
         return print(&serde_json::json!({ "applied": applied }).to_string());
     }

@@ -18,6 +18,8 @@ mod paths;
 mod postgres;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/pty.rs"]
+mod pty;
 #[path = "support/waiting.rs"]
 mod waiting;
 #[path = "support/webhook.rs"]
@@ -43,6 +45,8 @@ mod incident;
 mod memory;
 #[path = "cli/migrate.rs"]
 mod migrate;
+#[path = "cli/progress.rs"]
+mod progress;
 #[path = "cli/remote.rs"]
 mod remote;
 #[path = "cli/replica.rs"]

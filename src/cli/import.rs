@@ -1,15 +1,11 @@
 //! `import`: takes API clients over from a backup of HitKeep, or takes that back. Both are dry
 //! runs unless they are to apply.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{process::ExitCode, sync::Arc};
 
 use chrono::TimeDelta;
 
-use super::{Failure, USAGE, accounts::ready, print, print_error};
+use super::{Failure, USAGE, accounts::ready, print, print_error, progress::Progress};
 use crate::{
     config::{HitKeepArgs, ImportArgs, ImportCommand, UndoArgs},
     domain::{Revision, Timestamp, audit::Provenance, id::RequestId},
@@ -46,7 +42,7 @@ pub(super) async fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn import(args: &HitKeepArgs) -> Result<ExitCode, Failure> {
-    let progress = Progress::new();
+    let progress = Progress::at_once();
     let store = ready(&args.database).await?;
     // Before the files are read: whatever is pushed from here on is newer.
     let began = if args.apply {
@@ -171,38 +167,4 @@ fn warnings(snapshot: &Snapshot, now: Timestamp) -> Vec<String> {
         ));
     }
     warnings
-}
-
-/// Says on a terminal what is being done, on a line that is overwritten.
-struct Progress {
-    is_terminal: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            is_terminal: io::stderr().is_terminal(),
-        }
-    }
-
-    fn say(&self, what: &str) {
-        if self.is_terminal {
-            let mut line = io::stderr().lock();
-            // If stderr is closed, there is nowhere to report it.
-            drop(write!(line, "\r\x1b[K{what} …").and_then(|()| line.flush()));
-        }
-    }
-
-    fn clear(&self) {
-        if self.is_terminal {
-            drop(write!(io::stderr().lock(), "\r\x1b[K"));
-        }
-    }
-}
-
-impl Drop for Progress {
-    /// An error message begins on a line of its own.
-    fn drop(&mut self) {
-        self.clear();
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::{Server, owner_text, print_response, table, time_text, to_owner, to_time};
 use crate::{
-    cli::{Failure, USAGE},
+    cli::{Failure, USAGE, counted, progress::Progress},
     config::{
         Moment,
         remote::{AuditCommand, ListAuditArgs},
@@ -22,6 +22,7 @@ pub(in crate::cli) async fn run(command: &AuditCommand) -> Result<(), Failure> {
 
 async fn list(args: &ListAuditArgs) -> Result<(), Failure> {
     let (start, end) = (time("--since", args.since)?, time("--until", args.until)?);
+    let progress = Progress::of("listing events");
     let server = Server::connect(&args.server).await?;
     let mut service = AuditServiceClient::new(server.channel());
     let mut all = pb::ListAuditEventsResponse::default();
@@ -48,7 +49,10 @@ async fn list(args: &ListAuditArgs) -> Result<(), Failure> {
         if all.next_page_token.is_empty() || all.events.len() >= limit {
             break;
         }
+        let so_far = counted(all.events.len(), "event");
+        progress.say(&format!("listing events: {so_far} so far"));
     }
+    drop(progress);
     print_response(&args.server, "ListAuditEventsResponse", &all, || {
         if all.events.is_empty() {
             return "There are no such events.".to_owned();

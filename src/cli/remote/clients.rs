@@ -12,7 +12,7 @@ use super::{
     incident, owner_text, print_response, table, time_text, to_actor, to_owner, to_time, word,
 };
 use crate::{
-    cli::{Failure, USAGE, counted, print_error, print_secret},
+    cli::{Failure, USAGE, counted, print_error, print_secret, progress::Progress},
     config::{
         Grant, Moment,
         clients::{
@@ -180,6 +180,7 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
         site_id: args.site.map(|site| site.to_string()).unwrap_or_default(),
         ..pb::ListApiClientsRequest::default()
     };
+    let progress = Progress::of("listing API clients");
     let server = Server::connect(&args.server).await?;
     let mut service = ApiClientServiceClient::new(server.channel());
     let mut all = pb::ListApiClientsResponse::default();
@@ -192,12 +193,14 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
             Ok(page) => page.into_inner(),
             Err(status) if wanted.owner.is_none() && is_not_managed(&status) => {
                 let actor = args.actor.actor;
+                progress.clear();
                 // A script gets what it asked for before there was such a list, and nothing else.
                 if io::stderr().is_terminal() {
                     print_error(&format!(
                         "{actor} is no owner of the instance: these are the user's own API clients"
                     ));
                 }
+                progress.say("listing the user's own API clients");
                 wanted.owner = Some(to_owner(Owner::User(actor)));
                 all = pb::ListApiClientsResponse::default();
                 continue;
@@ -209,7 +212,10 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
         if all.next_page_token.is_empty() {
             break;
         }
+        let so_far = counted(all.api_clients.len(), "API client");
+        progress.say(&format!("listing API clients: {so_far} so far"));
     }
+    drop(progress);
     print_response(&args.server, "ListApiClientsResponse", &all, || {
         if all.api_clients.is_empty() {
             return "There are no API clients.".to_owned();

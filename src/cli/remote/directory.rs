@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Server, from_json, print_response};
 use crate::{
-    cli::{Failure, counted},
+    cli::{Failure, counted, progress::Progress},
     config::remote::{ApplyDirectoryArgs, DirectoryCommand, ServerArgs},
     pb::{self, directory_service_client::DirectoryServiceClient},
 };
@@ -58,6 +58,7 @@ async fn apply(args: &ApplyDirectoryArgs) -> Result<(), Failure> {
         .map_err(|why| Failure::new(format_args!("{name}: {why}")))?;
     request.sequence = args.sequence.or(request.sequence);
     let (count, sequence) = (request.changes.len(), request.sequence);
+    let progress = Progress::of(&format!("applying {}", counted(count, "change")));
     let server = Server::connect(&args.server).await?;
     let request = server.request(request);
     let applied = DirectoryServiceClient::new(server.channel())
@@ -65,6 +66,7 @@ async fn apply(args: &ApplyDirectoryArgs) -> Result<(), Failure> {
         .await
         .map_err(|status| server.failure(&status))?
         .into_inner();
+    drop(progress);
     print_response(
         &args.server,
         "ApplyDirectoryChangesResponse",

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write as _};
 
 use super::{Server, owner_text, print_response, to_actor, to_owner, word};
 use crate::{
-    cli::{Failure, USAGE, counted, explain::presented},
+    cli::{Failure, USAGE, counted, explain::presented, progress::Progress},
     config::clients::{ReportLeakArgs, RevokeAllArgs},
     domain::token::Token,
     pb::{self, api_client_service_client::ApiClientServiceClient, report_leak_request::Leaked},
@@ -90,6 +90,11 @@ pub(super) async fn revoke_all(args: &RevokeAllArgs) -> Result<(), Failure> {
     };
     let mut service = ApiClientServiceClient::new(server.channel());
     let mut call = async |wanted: &pb::RevokeApiClientsRequest| {
+        let _progress = Progress::of(if wanted.validate_only {
+            "looking for API clients"
+        } else {
+            "revoking API clients"
+        });
         let revoked = service.revoke_api_clients(server.request(wanted.clone()));
         let revoked = revoked.await.map_err(|status| server.failure(&status));
         Ok::<_, Failure>(revoked?.into_inner())
