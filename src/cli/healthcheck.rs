@@ -59,7 +59,18 @@ pub(super) async fn run(args: &HealthcheckArgs) -> Result<(), Failure> {
         ))
     };
     let answer = answer.ok().ok_or_else(late)??;
-    match answer.into_inner().status() {
+    let status = answer.into_inner().status();
+    if args.output.json {
+        // Also if it does not serve, which the exit code says as well.
+        let answer = serde_json::json!({
+            "address": address.to_string(),
+            "probe": args.probe.as_str(),
+            "status": status.as_str_name(),
+        });
+        print(&answer.to_string())?;
+    }
+    match status {
+        ServingStatus::Serving if args.output.json => Ok(()),
         ServingStatus::Serving => print("SERVING"),
         status => Err(Failure::new(format_args!(
             "{address} is {}",

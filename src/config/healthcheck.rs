@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{LISTEN, values::non_zero_duration};
+use super::{LISTEN, OutputArgs, values::non_zero_duration};
 use crate::transport::listeners::Address;
 
 /// A probe of `healthcheck`.
@@ -32,6 +32,19 @@ pub struct HealthcheckArgs {
     /// How long to wait for an answer
     #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = non_zero_duration, value_name = "TIME")]
     pub timeout: Duration,
+    /// The output format.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+impl Probe {
+    /// Its word on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Ready => "ready",
+        }
+    }
 }
 
 impl HealthcheckArgs {

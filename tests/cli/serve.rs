@@ -9,6 +9,7 @@ use hitkeep_auth::{
     },
     store::usage::FLUSH_LOCK,
 };
+use serde_json::{Value, json};
 use tokio::{process::Command, task::JoinHandle};
 use tonic::{Response, Status, Streaming};
 use tonic_health::pb::{
@@ -310,6 +311,9 @@ async fn the_health_check_tells_whether_it_serves() {
     let (mut server, address) = serve_with(&database, &["--max-staleness", "1s"]).await;
     let ask = ["healthcheck", "--listen", &address];
     assert_eq!(run(ask).await.given(), "SERVING\n");
+    let json = [&ask[..], &["--json"]].concat();
+    let expected = json!({"address": address, "probe": "ready", "status": "SERVING"});
+    assert_eq!(run(&json).await.given_json(), expected);
     let (_, port) = address.split_once(':').unwrap();
     // The address to listen on, as a container has it in its environment.
     let everywhere = format!("0.0.0.0:{port}");
@@ -329,6 +333,10 @@ async fn the_health_check_tells_whether_it_serves() {
         let said = run(ready).await.refused(1);
         assert!(said.contains("NOT_SERVING"), "{said}");
     }
+    let ended = run(&json).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let said: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(said["status"], "NOT_SERVING");
     // It is alive all the same, and a restart would throw its memory away.
     let live = ["healthcheck", "live", "--listen", &address];
     assert_eq!(run(live).await.given(), "SERVING\n");
