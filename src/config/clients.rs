@@ -1,17 +1,15 @@
 //! The commands of `client`.
 
-use std::time::Duration;
-
 use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
 use super::{
     moment::{Grant, Moment, client_state, instance_role},
     remote::{OwnerArgs, ServerArgs},
-    values::boolean,
+    values::{boolean, overlap},
 };
 use crate::domain::{
-    client::ClientState,
+    client::{ClientState, Overlap},
     id::{ClientId, SiteId, UserId},
     role::InstanceRole,
     source::Cidr,
@@ -303,8 +301,8 @@ pub struct RotateClientArgs {
     #[command(flatten)]
     pub client: OneClientArgs,
     /// How long the old token still works, such as 1h; at most 7 days
-    #[arg(long, env = "HITKEEP_AUTH_OVERLAP", default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    pub overlap: Duration,
+    #[arg(long, env = "HITKEEP_AUTH_OVERLAP", default_value = "0s", value_parser = overlap, value_name = "TIME")]
+    pub overlap: Overlap,
     /// UUID of this request: sent again within 24 hours, it gives the same token
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_ID", value_name = "UUID")]
     pub request_id: Option<Uuid>,

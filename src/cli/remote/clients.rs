@@ -83,16 +83,15 @@ async fn create(args: &CreateClientArgs) -> Result<(), Failure> {
 
 async fn rotate(args: &RotateClientArgs) -> Result<(), Failure> {
     let one = &args.client;
-    let overlap = prost_types::Duration::try_from(args.overlap).ok();
-    let overlap = overlap.ok_or_else(|| Failure {
-        why: "--overlap is too long".to_owned(),
-        code: USAGE,
-    })?;
+    let overlap = args.overlap.length();
     let server = Server::connect(&one.server).await?;
     let request = server.request(pb::RotateApiClientRequest {
         actor: Some(actor(&one.actor)),
         id: one.id.to_string(),
-        overlap: Some(overlap),
+        overlap: Some(prost_types::Duration {
+            seconds: overlap.num_seconds(),
+            nanos: overlap.subsec_nanos(),
+        }),
         request_id: args.request_id.map(|id| id.to_string()).unwrap_or_default(),
         etag: args.etag.clone().unwrap_or_default(),
     });

@@ -110,6 +110,18 @@ async fn a_command_line_that_is_wrong_exits_with_2() {
             "SITE=viewer",
         ),
         (&nothing_changes, "--name"),
+        (
+            &[
+                "client",
+                "rotate",
+                NOWHERE,
+                "--actor",
+                ALICE,
+                "--overlap",
+                "7d 1us",
+            ],
+            "at most 7 days",
+        ),
         (&["introspect", "--site", SITE], "--permission"),
         (&["completions", "tcsh"], "bash"),
     ] {
@@ -118,4 +130,18 @@ async fn a_command_line_that_is_wrong_exits_with_2() {
         let refused = Process::start(command).ended().await.refused(2);
         assert!(refused.contains(said), "{arguments:?}: {refused}");
     }
+    // The longest overlap is a matter for the server.
+    let longest = [
+        "client",
+        "rotate",
+        NOWHERE,
+        "--actor",
+        ALICE,
+        "--overlap",
+        "7d",
+    ];
+    let mut command = binary(longest.iter().chain(&["--server", "unix:/nowhere"]));
+    command.env("HITKEEP_AUTH_TOKEN", token);
+    let refused = Process::start(command).ended().await.refused(1);
+    assert!(refused.contains("does not answer"), "{refused}");
 }
