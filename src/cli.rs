@@ -32,6 +32,7 @@ use crate::{
     config::{
         Cli, Command, DatabaseUrlError, EventsError, GrpcWebArgsError, MigrateArgs,
         ServerArgsError, ServiceAccountCommand, TlsArgsError, UpstreamError,
+        remote::CallerTokenError,
     },
     server::Ended,
     store::{self, Store, error::causes, migrations},
@@ -69,7 +70,10 @@ impl Failure {
             format!("{error}: {causes}")
         };
         let given_url = matches!(error.downcast_ref(), Some(DatabaseUrlError::Given(_)));
+        // A file that cannot be read is another matter than a variable that is not set.
+        let no_token = matches!(error.downcast_ref(), Some(CallerTokenError::Missing));
         let usage = given_url
+            || no_token
             || error.is::<TlsArgsError>()
             || error.is::<ServerArgsError>()
             || error.is::<GrpcWebArgsError>()

@@ -44,11 +44,19 @@ async fn refusals_name_the_reason_and_what_to_do() {
         Process::start(command)
     };
     let list = ["client", "list", "--actor", ALICE];
-    let said = with("", &list).ended().await.refused(1);
-    assert!(
-        said.contains("HITKEEP_AUTH_TOKEN") && said.contains("--token-file"),
-        "{said}"
-    );
+    for command in [
+        &list[..],
+        &["status"],
+        &["audit", "list"],
+        &["directory", "status"],
+        &["introspect"],
+    ] {
+        let said = with("", command).ended().await.refused(2);
+        assert!(
+            said.contains("HITKEEP_AUTH_TOKEN") && said.contains("--token-file"),
+            "{command:?}: {said}"
+        );
+    }
     let unknown = "hks_unknown";
     let said = with(unknown, &list).ended().await.refused(1);
     assert!(said.contains("CALLER_UNKNOWN"), "{said}");
