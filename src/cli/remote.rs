@@ -18,16 +18,22 @@ pub(super) mod clients;
 pub(super) mod directory;
 mod incident;
 pub(super) mod introspect;
+mod remedy;
 pub(super) mod status;
 
 use super::{Failure, print};
 use crate::{
     config::remote::{ServerAddress, ServerArgs},
     domain::{Timestamp, access::Owner, id::UserId},
-    pb::{self, ErrorReason},
+    pb,
     store::error::causes,
     transport::listeners::Address,
 };
+use remedy::remedy;
+
+/// What to do about a server that does not answer.
+const ANOTHER: &str =
+    "check that it is running there, or name another one with --server or HITKEEP_AUTH_SERVER";
 
 /// A connection to a server, and the token to call it with.
 pub(super) struct Server<'a> {
@@ -51,7 +57,10 @@ impl<'a> Server<'a> {
         let channel = tokio::time::timeout(args.timeout, channel(args)).await;
         let late = || {
             let time = humantime::format_duration(args.timeout);
-            Failure::new(format_args!("{} did not answer within {time}", args.server))
+            Failure::new(format_args!(
+                "the server at {} did not answer within {time}, the --timeout\n  {ANOTHER}",
+                args.server
+            ))
         };
         Ok(Self {
             args,
@@ -80,7 +89,7 @@ impl<'a> Server<'a> {
         let details = status.get_error_details();
         let Some(info) = details.error_info() else {
             return Failure::new(format_args!(
-                "{} failed: {}",
+                "the server at {} failed: {}",
                 self.args.server,
                 without_reason(status)
             ));
@@ -113,42 +122,13 @@ fn without_reason(status: &Status) -> String {
     }
 }
 
-/// What a person can do about an error, if the message alone does not say it.
-fn remedy(reason: &str) -> Option<&'static str> {
-    let remedy = match ErrorReason::from_str_name(&format!("ERROR_REASON_{reason}"))? {
-        ErrorReason::CallerUnknown => {
-            "the token of HITKEEP_AUTH_TOKEN or --token-file belongs to no service account, or to \
-             a revoked one: `hitkeep-auth service-account list` shows them"
-        }
-        ErrorReason::CallerNotPermitted => {
-            "`hitkeep-auth service-account list` shows what each account may do; create one with \
-             the permission that is missing"
-        }
-        ErrorReason::ApiClientNotFound => {
-            "check the id and --actor: a client that the actor may not see is not found either"
-        }
-        ErrorReason::DelegationExceedsActor => {
-            "grant less, or act on behalf of a user who holds as much"
-        }
-        ErrorReason::EtagMismatch => "`hitkeep-auth client get` shows the current state and etag",
-        ErrorReason::OwnerNotManaged => {
-            "act on behalf of somebody who manages the owner's API clients, or of an owner of the \
-             instance"
-        }
-        ErrorReason::ApiClientQuota => "delete clients that are no longer needed",
-        ErrorReason::Overloaded => "try again in a moment",
-        ErrorReason::StaleIndex | ErrorReason::DatabaseUnavailable => {
-            "`hitkeep-auth status` shows the state of the server"
-        }
-        _ => return None,
-    };
-    Some(remedy)
-}
-
 async fn channel(args: &ServerArgs) -> Result<Channel, Failure> {
     let failed = |error: tonic::transport::Error| {
         let causes = causes(&error);
-        Failure::new(format_args!("{} does not answer: {causes}", args.server))
+        Failure::new(format_args!(
+            "the server at {} does not answer: {causes}\n  {ANOTHER}",
+            args.server
+        ))
     };
     let endpoint = |uri: String| Endpoint::from_shared(uri).map_err(failed);
     match &args.server {

@@ -30,6 +30,8 @@ async fn refusals_name_the_reason_and_what_to_do() {
     ] {
         let said = here.run(arguments).await.refused(1);
         assert!(said.contains(reason), "{arguments:?}: {said}");
+        let remedy = said.lines().next_back().unwrap();
+        assert!(remedy.starts_with("  "), "{arguments:?}: {said}");
     }
     // Alice owns the team, and so its sites.
     let made = here
@@ -84,9 +86,10 @@ async fn refusals_name_the_reason_and_what_to_do() {
     command.env("HITKEEP_AUTH_TOKEN", unknown);
     let said = Process::start(command).ended().await.refused(1);
     assert!(
-        said.contains(&address) && said.contains("does not answer"),
+        said.contains(&format!("the server at {address} does not answer")),
         "{said}"
     );
+    assert!(said.contains("--server"), "{said}");
 }
 
 #[tokio::test]
