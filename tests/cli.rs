@@ -45,6 +45,8 @@ mod incident;
 mod memory;
 #[path = "cli/migrate.rs"]
 mod migrate;
+#[path = "cli/pages.rs"]
+mod pages;
 #[path = "cli/progress.rs"]
 mod progress;
 #[path = "cli/remote.rs"]

@@ -9,7 +9,7 @@ mod refusals;
 use crate::{
     postgres::migrated_database,
     process::{Ended, Process, binary},
-    run::{run, run_on, serve, serve_with},
+    run::{run_on, serve, serve_with},
 };
 
 pub const ALICE: &str = "00000000-0000-7000-8000-0000000000a1";
@@ -466,31 +466,4 @@ async fn a_unix_socket_is_a_server_too() {
     assert_eq!(listed["api_clients"], json!([]));
     here.stop().await;
     std::fs::remove_dir_all(&folder).unwrap();
-}
-
-#[tokio::test]
-async fn completions_and_manual_pages_cover_every_command() {
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = run(["completions", shell]).await.given();
-        for word in ["reactivate", "include-inactive", "healthcheck"] {
-            assert!(script.contains(word), "{shell}: {word}");
-        }
-    }
-    let folder = std::env::temp_dir().join(format!("hka-man-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.to_str().unwrap();
-    run(["man", path]).await.given();
-    for help in crate::help::all() {
-        let name = [&["hitkeep-auth".to_owned()][..], &help.path]
-            .concat()
-            .join("-");
-        let page = std::fs::read_to_string(folder.join(format!("{name}.1"))).expect(&name);
-        for option in help.options.keys().filter(|option| *option != "--version") {
-            let escaped = option.replace('-', "\\-");
-            assert!(page.contains(&escaped), "{name}: {option}");
-        }
-    }
-    std::fs::remove_dir_all(&folder).unwrap();
-    let said = run(["man", path]).await.refused(1);
-    assert!(said.contains(path), "{said}");
 }
