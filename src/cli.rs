@@ -271,9 +271,10 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     print(String::from_utf8_lossy(&script).trim_end())
 }
 
-/// Writes a manual page for each command.
+/// Writes a manual page for each command. The folder is made if there is none.
 fn man(folder: &Path) -> Result<(), Failure> {
-    let written = clap_mangen::generate_to(Cli::command(), folder);
+    let made = std::fs::create_dir_all(folder);
+    let written = made.and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
     written.map_err(|why| Failure::new(format_args!("{}: {why}", folder.display())))
 }
 

@@ -154,7 +154,7 @@ pub enum Command {
     },
     /// Write the manual pages of all commands into a folder
     Man {
-        /// The folder, which must exist
+        /// The folder, which is made if there is none
         folder: PathBuf,
     },
 }

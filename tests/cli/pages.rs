@@ -10,10 +10,11 @@ async fn completions_and_manual_pages_cover_every_command() {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
-    let folder = std::env::temp_dir().join(format!("hka-man-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    // Neither of the two folders is there.
+    let above = std::env::temp_dir().join(format!("hka-man-{}", std::process::id()));
+    let folder = above.join("man1");
     let path = folder.to_str().unwrap();
-    run(["man", path]).await.given();
+    assert_eq!(run(["man", path]).await.given(), "");
     for help in help::all() {
         let name = [&["hitkeep-auth".to_owned()][..], &help.path]
             .concat()
@@ -24,7 +25,11 @@ async fn completions_and_manual_pages_cover_every_command() {
             assert!(page.contains(&escaped), "{name}: {option}");
         }
     }
-    std::fs::remove_dir_all(&folder).unwrap();
+    // What is there is written again, and a file is no folder.
+    assert_eq!(run(["man", path]).await.given(), "");
+    let file = folder.join("hitkeep-auth.1");
+    let path = file.to_str().unwrap();
     let said = run(["man", path]).await.refused(1);
     assert!(said.contains(path), "{said}");
+    std::fs::remove_dir_all(&above).unwrap();
 }
