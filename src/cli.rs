@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use clap::CommandFactory;
+use clap::{CommandFactory, ValueHint};
 use tokio::runtime::Runtime;
 
 mod accounts;
@@ -262,10 +262,28 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
     ))
 }
 
+/// The same command, but with no file names offered for values that name no file. A value that
+/// names one is a path; one that is one of a few words is listed by its parser.
+fn without_file_names(command: clap::Command) -> clap::Command {
+    let offer_nothing = |argument: clap::Arg| {
+        let is_free = argument.get_action().takes_values()
+            && argument.get_value_hint() == ValueHint::Unknown
+            && argument.get_possible_values().is_empty();
+        if is_free {
+            argument.value_hint(ValueHint::Other)
+        } else {
+            argument
+        }
+    };
+    command
+        .mut_args(offer_nothing)
+        .mut_subcommands(without_file_names)
+}
+
 /// Prints the completions for a shell.
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
-    let mut command = Cli::command();
+    let mut command = without_file_names(Cli::command());
     let name = command.get_name().to_owned();
     clap_complete::generate(shell, &mut command, name, &mut script);
     print(String::from_utf8_lossy(&script).trim_end())

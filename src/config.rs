@@ -21,6 +21,7 @@ mod replica;
 mod secrets;
 mod serving;
 mod values;
+mod words;
 
 use crate::{
     domain::{
@@ -47,7 +48,7 @@ use remote::{AuditArgs, DirectoryArgs, IntrospectArgs, ServerArgs};
 pub use replica::{ReplicaArgs, UpstreamError};
 pub use secrets::SecretError;
 pub use serving::{GrpcWebArgsError, LegacyTokenArgs, ServingArgs, TlsArgs, TlsArgsError};
-use values::{at_least_one, at_least_ten_milliseconds, boolean, overlap, permission};
+use values::{at_least_one, at_least_ten_milliseconds, boolean, overlap};
 
 /// The default of `--listen`.
 const LISTEN: &str = "127.0.0.1:50051";
@@ -240,7 +241,7 @@ pub struct ExplainArgs {
     /// Id of a client, to explain its newest token [default: read a token from standard input]
     pub client: Option<ClientId>,
     /// Permission to check, such as site.view
-    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_name = "PERMISSION")]
+    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_parser = words::permission(), hide_possible_values = true, value_name = "PERMISSION")]
     pub permission: Option<String>,
     /// Site to check a site.* permission on
     #[arg(
@@ -288,7 +289,8 @@ pub enum ServiceAccountCommand {
             env = "HITKEEP_AUTH_ALLOW",
             required = true,
             value_delimiter = ',',
-            value_parser = permission,
+            value_parser = words::caller_permission(),
+            hide_possible_values = true,
             value_name = "PERMISSIONS"
         )]
         allow: Vec<CallerPermission>,

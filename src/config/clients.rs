@@ -4,9 +4,10 @@ use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
 use super::{
-    moment::{Grant, Moment, client_state, instance_role},
+    moment::{Grant, Moment},
     remote::{OwnerArgs, ServerArgs},
     values::{boolean, overlap},
+    words::{client_state, instance_role},
 };
 use crate::domain::{
     client::{ClientState, Overlap},
@@ -111,7 +112,7 @@ pub struct CreateClientArgs {
     )]
     pub grant: Vec<Grant>,
     /// Role on the instance: user, admin or owner [default: user]
-    #[arg(long, env = "HITKEEP_AUTH_INSTANCE_ROLE", value_parser = instance_role, value_name = "ROLE")]
+    #[arg(long, env = "HITKEEP_AUTH_INSTANCE_ROLE", value_parser = instance_role(), hide_possible_values = true, value_name = "ROLE")]
     pub instance_role: Option<InstanceRole>,
     /// When it expires, as a time (RFC 3339) or a duration from now, such as 30d [default: never]
     #[arg(long, env = "HITKEEP_AUTH_EXPIRE_TIME", value_name = "TIME")]
@@ -160,7 +161,7 @@ pub struct ListClientsArgs {
     #[arg(long, env = "HITKEEP_AUTH_CREATED_BY", value_name = "USER")]
     pub created_by: Option<UserId>,
     /// Only those in this state: active, revoked, expired or owner-inactive
-    #[arg(long, env = "HITKEEP_AUTH_STATE", value_parser = client_state, value_name = "STATE")]
+    #[arg(long, env = "HITKEEP_AUTH_STATE", value_parser = client_state(), hide_possible_values = true, value_name = "STATE")]
     pub state: Option<ClientState>,
     /// Only those that have a grant on this site
     #[arg(long, env = "HITKEEP_AUTH_SITE", value_name = "ID")]
@@ -266,7 +267,7 @@ pub struct ClientChanges {
     #[arg(long, env = "HITKEEP_AUTH_NO_GRANTS", conflicts_with = "grant", value_parser = boolean)]
     pub no_grants: bool,
     /// New role on the instance: user, admin or owner
-    #[arg(long, env = "HITKEEP_AUTH_INSTANCE_ROLE", value_parser = instance_role, value_name = "ROLE")]
+    #[arg(long, env = "HITKEEP_AUTH_INSTANCE_ROLE", value_parser = instance_role(), hide_possible_values = true, value_name = "ROLE")]
     pub instance_role: Option<InstanceRole>,
     /// New expiry, as a time (RFC 3339) or a duration from now, such as 30d
     #[arg(long, env = "HITKEEP_AUTH_EXPIRE_TIME", value_name = "TIME")]

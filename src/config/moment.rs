@@ -5,12 +5,7 @@ use std::str::FromStr;
 use chrono::TimeDelta;
 
 use super::values;
-use crate::domain::{
-    Timestamp,
-    client::ClientState,
-    id::SiteId,
-    role::{InstanceRole, SiteRole},
-};
+use crate::domain::{Timestamp, id::SiteId, role::SiteRole};
 
 /// A role on one site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,42 +25,12 @@ impl FromStr for Grant {
             .ok_or("must be the id of a site and a role, as SITE=viewer")?;
         let site = site.parse().map_err(|error| format!("the site {error}"))?;
         let known = || {
-            format!(
-                "the role must be one of {}",
-                names(SiteRole::ALL, SiteRole::as_str)
-            )
+            let names: Vec<_> = SiteRole::ALL.iter().map(|role| role.as_str()).collect();
+            format!("the role must be one of {}", names.join(", "))
         };
         let role = role.parse().ok().ok_or_else(known)?;
         Ok(Self { site, role })
     }
-}
-
-pub(super) fn instance_role(text: &str) -> Result<InstanceRole, String> {
-    let known = || {
-        format!(
-            "must be one of {}",
-            names(InstanceRole::ALL, InstanceRole::as_str)
-        )
-    };
-    text.parse().ok().ok_or_else(known)
-}
-
-/// A state as people write it, such as owner-inactive.
-pub(super) fn client_state(text: &str) -> Result<ClientState, String> {
-    let word = |state: &ClientState| state.as_str().to_ascii_lowercase().replace('_', "-");
-    let named = { ClientState::ALL }
-        .iter()
-        .find(|state| word(state) == text);
-    let known = || {
-        let words: Vec<_> = ClientState::ALL.iter().map(word).collect();
-        format!("must be one of {}", words.join(", "))
-    };
-    named.copied().ok_or_else(known)
-}
-
-fn names<T: Copy>(all: &[T], name: fn(T) -> &'static str) -> String {
-    let names: Vec<_> = all.iter().map(|one| name(*one)).collect();
-    names.join(", ")
 }
 
 /// A point in time, given by itself or by its distance from now.

@@ -9,6 +9,7 @@ use super::{
     moment::Moment,
     secrets::{SecretError, SecretFile},
     values::non_zero_duration,
+    words,
 };
 use crate::{
     domain::{
@@ -164,7 +165,7 @@ pub struct ListAuditArgs {
     #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
     pub actor: Option<UserId>,
     /// Only this action, such as `api_client.rotated`
-    #[arg(long, env = "HITKEEP_AUTH_ACTION", value_name = "ACTION")]
+    #[arg(long, env = "HITKEEP_AUTH_ACTION", value_parser = words::action(), hide_possible_values = true, value_name = "ACTION")]
     pub action: Option<String>,
     /// Only events since then, as a time (RFC 3339) or a duration before now, such as 2h
     #[arg(long, env = "HITKEEP_AUTH_SINCE", value_name = "TIME")]
@@ -215,7 +216,7 @@ pub struct ApplyDirectoryArgs {
 #[derive(Debug, Args)]
 pub struct IntrospectArgs {
     /// Permission to check, such as site.view
-    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_name = "PERMISSION")]
+    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_parser = words::permission(), hide_possible_values = true, value_name = "PERMISSION")]
     pub permission: Option<String>,
     /// Site to check a site.* permission on
     #[arg(

@@ -5,16 +5,7 @@ use std::time::Duration;
 use chrono::{NaiveDate, NaiveTime, SubsecRound, TimeDelta};
 use http::{HeaderValue, Uri};
 
-use crate::domain::{Timestamp, caller::CallerPermission, client::Overlap};
-
-pub(super) fn permission(text: &str) -> Result<CallerPermission, String> {
-    let known: Vec<_> = CallerPermission::ALL
-        .iter()
-        .map(|permission| permission.as_str())
-        .collect();
-    let known = || format!("must be one of {}", known.join(", "));
-    text.parse().ok().ok_or_else(known)
-}
+use crate::domain::{Timestamp, client::Overlap};
 
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     let read = text.parse().ok().filter(|number| *number >= 1);

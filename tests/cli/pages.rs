@@ -33,3 +33,49 @@ async fn completions_and_manual_pages_cover_every_command() {
     assert!(said.contains(path), "{said}");
     std::fs::remove_dir_all(&above).unwrap();
 }
+
+/// What bash offers for the values of an option, once for each command that has it.
+fn offered<'s>(script: &'s str, option: &str) -> Vec<&'s str> {
+    let case = format!(" {option})\n");
+    let cases = script.split(&*case).skip(1);
+    let lines = cases.map(|case| case.lines().next().unwrap().trim());
+    lines.collect()
+}
+
+#[tokio::test]
+async fn completions_offer_words_and_files_where_they_fit() {
+    let script = run(["completions", "bash"]).await.given();
+    for (option, values) in [
+        ("--allow", "introspect manage directory audit replicate"),
+        ("--instance-role", "user admin owner"),
+        ("--state", "active revoked expired owner-inactive"),
+        ("--on-conflict", "refuse keep take"),
+    ] {
+        let offered = offered(&script, option);
+        assert!(!offered.is_empty(), "{option}");
+        for line in offered {
+            let words = format!(r#"compgen -W "{values}" "#);
+            assert!(line.contains(&words), "{option}: {line}");
+        }
+    }
+    for (option, word) in [
+        ("--permission", "site.view"),
+        ("--action", "api_client.rotated"),
+    ] {
+        for line in offered(&script, option) {
+            assert!(line.contains(word), "{option}: {line}");
+        }
+    }
+    for option in ["--actor", "--name", "--overlap", "--server"] {
+        assert!(!offered(&script, option).is_empty(), "{option}");
+        for line in offered(&script, option) {
+            assert!(!line.contains("compgen"), "{option}: {line}");
+        }
+    }
+    for option in ["--token-file", "--tls-cert", "--database-url-file"] {
+        assert!(!offered(&script, option).is_empty(), "{option}");
+        for line in offered(&script, option) {
+            assert!(line.contains("compgen -f"), "{option}: {line}");
+        }
+    }
+}
