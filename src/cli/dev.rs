@@ -189,7 +189,7 @@ impl Summary<'_> {
         ]
         .map(|(what, caller, data, method)| format!("# {what}\n{}", call(caller, &data, method)))
         .join("\n\n");
-        let shell_commands = self.shell_commands(introspect, manage, &personal.token.0);
+        let shell_commands = self.shell_commands(introspect, manage);
         let over_http = http.map_or_else(String::new, |http| {
             over_http(http, introspect, &team.token.0)
         });
@@ -219,19 +219,32 @@ impl Summary<'_> {
         )
     }
 
-    /// Example commands of this program itself. Tokens stay out of the process list.
-    fn shell_commands(&self, introspect: &str, manage: &str, token: &str) -> String {
+    /// Example commands of this program itself, which use what those before them gave. Tokens
+    /// stay out of the process list.
+    fn shell_commands(&self, introspect: &str, manage: &str) -> String {
         let [first, _] = SITES;
         let program = std::env::current_exe().unwrap_or_else(|_| "hitkeep-auth".into());
         // In single quotes, the shell changes nothing but these.
         let program = program.display().to_string().replace('\'', "'\\''");
+        let check = format!(
+            "printf %s \"$token\" | HITKEEP_AUTH_TOKEN={introspect} \\\n  '{program}' introspect"
+        );
         format!(
             "# The same with hitkeep-auth itself, here as Alice; `client --help` lists the rest.\n\
              export HITKEEP_AUTH_SERVER={} HITKEEP_AUTH_ACTOR={ALICE}\n\
-             export HITKEEP_AUTH_TOKEN={manage}\n\
-             '{program}' client list --include-inactive\n\
-             printf %s {token} | HITKEEP_AUTH_TOKEN={introspect} \\\n  \
-             '{program}' introspect --permission site.view --site {first}\n",
+             export HITKEEP_AUTH_TOKEN={manage}\n\n\
+             # Create a client, and keep its token.\n\
+             token=$('{program}' client create --user {ALICE} \\\n  \
+             --name 'Daily report' --grant {first}=viewer)\n\n\
+             # May it view the first site? And which client is it?\n\
+             {check} --permission site.view --site {first}\n\
+             id=$({check} | awk '/^client / {{ print $2 }}')\n\n\
+             # Rotate it, and list Alice's clients.\n\
+             token=$('{program}' client rotate \"$id\" --overlap 60s)\n\
+             '{program}' client list --include-inactive\n\n\
+             # Revoke it, and its token is inactive.\n\
+             '{program}' client revoke \"$id\"\n\
+             {check}\n",
             self.address
         )
     }

@@ -305,6 +305,31 @@ async fn its_postgres_does_not_outlive_it() {
     stop(&folder, process, "INT").await;
 }
 
+/// Runs the commands of the program itself, one after the other, as a person pastes them.
+async fn are_worth_pasting(commands: &str) {
+    for command in ["create", "rotate", "list", "revoke"] {
+        let command = format!(" client {command} ");
+        assert!(commands.contains(&command), "{command}: {commands}");
+    }
+    let mut shell = Command::new("/bin/sh");
+    // A command that fails ends it, and so does a variable that is not set.
+    shell.args(["-eu", "-c", commands]);
+    without_settings(&mut shell);
+    let pasted = Process::start(shell).ended().await;
+    assert_eq!(pasted.code, Some(0), "{pasted:?}\n{commands}");
+    for done in ["Created ", "Rotated "] {
+        assert!(pasted.stderr.contains(done), "{pasted:?}");
+    }
+    let mut shown = pasted.stdout.lines();
+    assert_eq!(shown.next(), Some("active"), "{pasted:?}");
+    for said in ["decision       allowed", "Daily report", "Revoked "] {
+        assert!(shown.any(|line| line.contains(said)), "{said}: {pasted:?}");
+    }
+    assert_eq!(shown.next(), Some("inactive: revoked"), "{pasted:?}");
+    // Tokens are kept, and not shown.
+    assert!(!pasted.stdout.contains("hks_"), "{pasted:?}");
+}
+
 #[tokio::test]
 async fn people_get_commands_to_paste() {
     let folder = Folder::new();
@@ -313,6 +338,18 @@ async fn people_get_commands_to_paste() {
     let http = process.http_address().await;
     let address = process.address().await;
     assert!(first.contains(&address) && first.contains(&http), "{first}");
+    let mut commands = process
+        .stdout
+        .line("# The same with hitkeep-auth itself")
+        .await;
+    loop {
+        let line = process.stdout.line("").await;
+        if line.starts_with("# Introspect over HTTP") {
+            break;
+        }
+        commands = format!("{commands}\n{line}");
+    }
+    are_worth_pasting(&commands).await;
     process.signal("INT").await;
     let ended = process.ended().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
