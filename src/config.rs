@@ -241,18 +241,18 @@ pub struct ExplainArgs {
     /// Id of a client, to explain its newest token [default: read a token from standard input]
     pub client: Option<ClientId>,
     /// Permission to check, such as site.view
-    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_parser = words::permission(), hide_possible_values = true, value_name = "PERMISSION")]
+    #[arg(long, env = "HITKEEP_AUTH_EXPLAIN_PERMISSION", value_parser = words::permission(), hide_possible_values = true, value_name = "PERMISSION")]
     pub permission: Option<String>,
     /// Site to check a site.* permission on
     #[arg(
         long,
-        env = "HITKEEP_AUTH_SITE",
+        env = "HITKEEP_AUTH_EXPLAIN_SITE",
         value_name = "ID",
         requires = "permission"
     )]
     pub site: Option<SiteId>,
     /// Address that the token is presented from, for API clients that allow only some
-    #[arg(long, env = "HITKEEP_AUTH_SOURCE_IP", value_name = "ADDRESS")]
+    #[arg(long, env = "HITKEEP_AUTH_EXPLAIN_SOURCE_IP", value_name = "ADDRESS")]
     pub source_ip: Option<IpAddr>,
     /// The cut-off of the servers.
     #[command(flatten)]

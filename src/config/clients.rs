@@ -158,13 +158,13 @@ pub struct ListClientsArgs {
     #[arg(long, env = "HITKEEP_AUTH_UNUSED_SINCE", value_name = "TIME")]
     pub unused_since: Option<Moment>,
     /// Only those that this user created
-    #[arg(long, env = "HITKEEP_AUTH_CREATED_BY", value_name = "USER")]
+    #[arg(long, env = "HITKEEP_AUTH_LIST_CREATED_BY", value_name = "USER")]
     pub created_by: Option<UserId>,
     /// Only those in this state: active, revoked, expired or owner-inactive
     #[arg(long, env = "HITKEEP_AUTH_STATE", value_parser = client_state(), hide_possible_values = true, value_name = "STATE")]
     pub state: Option<ClientState>,
     /// Only those that have a grant on this site
-    #[arg(long, env = "HITKEEP_AUTH_SITE", value_name = "ID")]
+    #[arg(long, env = "HITKEEP_AUTH_LIST_SITE", value_name = "ID")]
     pub site: Option<SiteId>,
     /// The server.
     #[command(flatten)]
@@ -198,6 +198,9 @@ pub struct ReportLeakArgs {
 ))]
 // Up to 10,000 API clients are one call, which the server too gives more time than others.
 #[command(mut_arg("timeout", |timeout| timeout.default_value("1m")))]
+// An owner in the environment is one to create and to list for, and not one to revoke all of.
+#[command(mut_arg("user", |user| user.env("HITKEEP_AUTH_REVOKE_USER")))]
+#[command(mut_arg("team", |team| team.env("HITKEEP_AUTH_REVOKE_TEAM")))]
 pub struct RevokeAllArgs {
     /// The actor.
     #[command(flatten)]
@@ -206,10 +209,10 @@ pub struct RevokeAllArgs {
     #[command(flatten)]
     pub owner: OwnerArgs,
     /// Those that have a grant on this site
-    #[arg(long, env = "HITKEEP_AUTH_SITE", value_name = "ID")]
+    #[arg(long, env = "HITKEEP_AUTH_REVOKE_SITE", value_name = "ID")]
     pub site: Option<SiteId>,
     /// Those that this user created
-    #[arg(long, env = "HITKEEP_AUTH_CREATED_BY", value_name = "USER")]
+    #[arg(long, env = "HITKEEP_AUTH_REVOKE_CREATED_BY", value_name = "USER")]
     pub created_by: Option<UserId>,
     /// Only show which would be revoked
     #[arg(long, env = "HITKEEP_AUTH_DRY_RUN", value_parser = boolean)]
@@ -234,7 +237,7 @@ pub struct UpdateClientArgs {
     #[command(flatten)]
     pub changes: ClientChanges,
     /// Version that must still be the current one, as `client get` shows it
-    #[arg(long, env = "HITKEEP_AUTH_ETAG", value_name = "ETAG")]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_ETAG", value_name = "ETAG")]
     pub etag: Option<String>,
     /// The server.
     #[command(flatten)]
@@ -250,48 +253,48 @@ pub struct UpdateClientArgs {
 #[group(required = true, multiple = true)]
 pub struct ClientChanges {
     /// New name
-    #[arg(long, env = "HITKEEP_AUTH_NAME", value_name = "TEXT")]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_NAME", value_name = "TEXT")]
     pub name: Option<String>,
     /// New description; an empty one clears it
-    #[arg(long, env = "HITKEEP_AUTH_DESCRIPTION", value_name = "TEXT")]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_DESCRIPTION", value_name = "TEXT")]
     pub description: Option<String>,
     /// New roles on sites, in place of all present ones; repeat the option, or use commas
     #[arg(
         long,
-        env = "HITKEEP_AUTH_GRANT",
+        env = "HITKEEP_AUTH_UPDATE_GRANT",
         value_delimiter = ',',
         value_name = "SITE=ROLE"
     )]
     pub grant: Vec<Grant>,
     /// Take away all roles on sites
-    #[arg(long, env = "HITKEEP_AUTH_NO_GRANTS", conflicts_with = "grant", value_parser = boolean)]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_NO_GRANTS", conflicts_with = "grant", value_parser = boolean)]
     pub no_grants: bool,
     /// New role on the instance: user, admin or owner
-    #[arg(long, env = "HITKEEP_AUTH_INSTANCE_ROLE", value_parser = instance_role(), hide_possible_values = true, value_name = "ROLE")]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_INSTANCE_ROLE", value_parser = instance_role(), hide_possible_values = true, value_name = "ROLE")]
     pub instance_role: Option<InstanceRole>,
     /// New expiry, as a time (RFC 3339) or a duration from now, such as 30d
-    #[arg(long, env = "HITKEEP_AUTH_EXPIRE_TIME", value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_EXPIRE_TIME", value_name = "TIME")]
     pub expire_time: Option<Moment>,
     /// Let it never expire
-    #[arg(long, env = "HITKEEP_AUTH_NEVER_EXPIRE", conflicts_with = "expire_time", value_parser = boolean)]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_NEVER_EXPIRE", conflicts_with = "expire_time", value_parser = boolean)]
     pub never_expire: bool,
     /// New ranges of addresses from which its tokens work, in place of all present ones; repeat
     /// the option, or use commas
     #[arg(
         long,
-        env = "HITKEEP_AUTH_ALLOW_CIDR",
+        env = "HITKEEP_AUTH_UPDATE_ALLOW_CIDR",
         value_delimiter = ',',
         value_name = "CIDR"
     )]
     pub allow_cidr: Vec<Cidr>,
     /// Let its tokens work from everywhere
-    #[arg(long, env = "HITKEEP_AUTH_ALLOW_EVERYWHERE", conflicts_with = "allow_cidr", value_parser = boolean)]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_ALLOW_EVERYWHERE", conflicts_with = "allow_cidr", value_parser = boolean)]
     pub allow_everywhere: bool,
     /// New time at which its tokens begin to work, as --expire-time
-    #[arg(long, env = "HITKEEP_AUTH_NOT_BEFORE", value_name = "TIME")]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_NOT_BEFORE", value_name = "TIME")]
     pub not_before: Option<Moment>,
     /// Let its tokens work at once
-    #[arg(long, env = "HITKEEP_AUTH_NO_NOT_BEFORE", conflicts_with = "not_before", value_parser = boolean)]
+    #[arg(long, env = "HITKEEP_AUTH_UPDATE_NO_NOT_BEFORE", conflicts_with = "not_before", value_parser = boolean)]
     pub no_not_before: bool,
 }
 
@@ -305,10 +308,10 @@ pub struct RotateClientArgs {
     #[arg(long, env = "HITKEEP_AUTH_OVERLAP", default_value = "0s", value_parser = overlap, value_name = "TIME")]
     pub overlap: Overlap,
     /// UUID of this request: sent again within 24 hours, it gives the same token
-    #[arg(long, env = "HITKEEP_AUTH_REQUEST_ID", value_name = "UUID")]
+    #[arg(long, env = "HITKEEP_AUTH_ROTATE_REQUEST_ID", value_name = "UUID")]
     pub request_id: Option<Uuid>,
     /// Version that must still be the current one, as `client get` shows it
-    #[arg(long, env = "HITKEEP_AUTH_ETAG", value_name = "ETAG")]
+    #[arg(long, env = "HITKEEP_AUTH_ROTATE_ETAG", value_name = "ETAG")]
     pub etag: Option<String>,
 }
 

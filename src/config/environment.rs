@@ -1,6 +1,6 @@
 //! Treats empty environment variables as unset, for every option: compose files and
-//! Kubernetes set a variable without a value to the empty string. Also the variable that
-//! supervisors set.
+//! Kubernetes set a variable without a value to the empty string. The same for the variable of
+//! an owner if the command line names another one. Also the variable that supervisors set.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,7 +9,8 @@ use std::{
 
 use clap::{Arg, Command, builder::Resettable};
 
-/// The same command, but ignoring empty environment variables.
+/// The same command, but ignoring environment variables that are empty, or that the command
+/// line overrides by another option.
 pub(super) fn ignoring_empty_variables(command: Command) -> Command {
     command
         .mut_args(ignore_empty)
@@ -20,7 +21,8 @@ fn ignore_empty(argument: Arg) -> Arg {
     let Some(name) = argument.get_env() else {
         return argument;
     };
-    if std::env::var_os(name).is_none_or(|value| !value.is_empty()) {
+    let is_empty = std::env::var_os(name).is_some_and(|value| value.is_empty());
+    if !is_empty && !is_overridden(&argument) {
         return argument;
     }
     // The help must still name the variable.
@@ -30,6 +32,22 @@ fn ignore_empty(argument: Arg) -> Arg {
     argument
         .env(Resettable::<clap::builder::OsStr>::Reset)
         .help(help)
+}
+
+/// Whether the command line names the owner otherwise: a user in the environment must not keep
+/// a team from being given, as it does if both are given in the same place.
+fn is_overridden(argument: &Arg) -> bool {
+    let other = match argument.get_id().as_str() {
+        "user" => "--team",
+        "team" => "--user",
+        _ => return false,
+    };
+    let is_other = |text: &str| {
+        let rest = text.strip_prefix(other);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    let mut given = std::env::args_os();
+    given.any(|text| text.to_str().is_some_and(is_other))
 }
 
 /// The socket of the supervisor that started the process and wants to be notified, such as

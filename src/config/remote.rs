@@ -154,6 +154,9 @@ pub enum AuditCommand {
 
 /// Options of `audit list`.
 #[derive(Debug, Args)]
+// Who acts, and for which owner, says nothing of whose events are looked for.
+#[command(mut_arg("user", |user| user.env("HITKEEP_AUTH_AUDIT_USER")))]
+#[command(mut_arg("team", |team| team.env("HITKEEP_AUTH_AUDIT_TEAM")))]
 pub struct ListAuditArgs {
     /// Only events of this API client
     #[arg(long, env = "HITKEEP_AUTH_CLIENT", value_name = "ID")]
@@ -162,7 +165,7 @@ pub struct ListAuditArgs {
     #[command(flatten)]
     pub owner: OwnerArgs,
     /// Only changes made on behalf of this user
-    #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
+    #[arg(long, env = "HITKEEP_AUTH_AUDIT_ACTOR", value_name = "USER")]
     pub actor: Option<UserId>,
     /// Only this action, such as `api_client.rotated`
     #[arg(long, env = "HITKEEP_AUTH_ACTION", value_parser = words::action(), hide_possible_values = true, value_name = "ACTION")]
@@ -216,18 +219,22 @@ pub struct ApplyDirectoryArgs {
 #[derive(Debug, Args)]
 pub struct IntrospectArgs {
     /// Permission to check, such as site.view
-    #[arg(long, env = "HITKEEP_AUTH_PERMISSION", value_parser = words::permission(), hide_possible_values = true, value_name = "PERMISSION")]
+    #[arg(long, env = "HITKEEP_AUTH_INTROSPECT_PERMISSION", value_parser = words::permission(), hide_possible_values = true, value_name = "PERMISSION")]
     pub permission: Option<String>,
     /// Site to check a site.* permission on
     #[arg(
         long,
-        env = "HITKEEP_AUTH_SITE",
+        env = "HITKEEP_AUTH_INTROSPECT_SITE",
         value_name = "ID",
         requires = "permission"
     )]
     pub site: Option<SiteId>,
     /// Address that the token is presented from, for API clients that allow only some
-    #[arg(long, env = "HITKEEP_AUTH_SOURCE_IP", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "HITKEEP_AUTH_INTROSPECT_SOURCE_IP",
+        value_name = "ADDRESS"
+    )]
     pub source_ip: Option<IpAddr>,
     /// Answer from this revision of the database or a later one
     #[arg(long, env = "HITKEEP_AUTH_AT_LEAST_REVISION", value_name = "N")]
