@@ -447,7 +447,9 @@ async fn the_state_of_a_server_is_shown_as_far_as_the_caller_may_see_it() {
     assert!(shown["directory"].is_null());
     let shown = status(&[]).ended().await.given();
     assert!(shown.contains("is SERVING"), "{shown}");
-    assert!(shown.contains("API clients       0"), "{shown}");
+    for row in ["API clients       0", "database          answers"] {
+        assert!(lines(&shown).contains(&row), "{row} in {shown}");
+    }
     assert!(
         shown.contains("DIRECTORY\nthe caller may not see it"),
         "{shown}"

@@ -124,23 +124,28 @@ fn describe(index: &pb::GetIndexStatusResponse) -> String {
         let duration = duration.and_then(|duration| Duration::try_from(duration).ok());
         duration.map_or_else(String::new, |duration| format!("{duration:.1?}"))
     };
-    format!(
-        "revision          {}\nstaleness         {} of at most {}\nAPI clients       {}\ndatabase  \
-                 {}\nnotifications     {}\nfailed queries    {}",
-        index.revision,
-        time(index.staleness),
-        time(index.max_staleness),
-        index.api_clients,
-        if index.database_reachable {
-            "answers"
-        } else {
-            "does not answer"
-        },
-        if index.listening {
-            "arrive"
-        } else {
-            "do not arrive: changes are polled"
-        },
-        index.failures,
-    )
+    let database = if index.database_reachable {
+        "answers"
+    } else {
+        "does not answer"
+    };
+    let notifications = if index.listening {
+        "arrive"
+    } else {
+        "do not arrive: changes are polled"
+    };
+    let staleness = time(index.staleness);
+    [
+        ("revision", index.revision.to_string()),
+        (
+            "staleness",
+            format!("{staleness} of at most {}", time(index.max_staleness)),
+        ),
+        ("API clients", index.api_clients.to_string()),
+        ("database", database.to_owned()),
+        ("notifications", notifications.to_owned()),
+        ("failed queries", index.failures.to_string()),
+    ]
+    .map(|(name, value)| format!("{name:<18}{value}"))
+    .join("\n")
 }
