@@ -250,12 +250,16 @@ async fn a_client_is_managed_from_its_creation_to_its_deletion() {
     ];
     let expected = expected.map(|action| format!("api_client.{action}"));
     assert_eq!(actions, expected);
-    let newest = here
-        .run(&["audit", "list", "--client", id, "--limit", "1"])
-        .await
-        .given();
-    assert_eq!(newest.lines().count(), 2, "{newest}");
-    assert!(newest.contains("api_client.deleted"), "{newest}");
+    let first = ["audit", "list", "--client", id, "--limit", "1"];
+    let newest = here.run(&first).await;
+    assert_eq!(newest.code, Some(0), "{newest:?}");
+    assert_eq!(newest.stdout.lines().count(), 2, "{newest:?}");
+    assert!(newest.stdout.contains("api_client.deleted"), "{newest:?}");
+    assert!(newest.stderr.contains("ends after 1 event,"), "{newest:?}");
+    // A program sees it by the token of the next page, and a list that is whole needs no notice.
+    assert_ne!(here.json(&first).await["next_page_token"], "");
+    let whole = ["audit", "list", "--client", id, "--limit", "7"];
+    assert_eq!(here.run(&whole).await.given().lines().count(), 8);
     let none = here
         .run(&["audit", "list", "--client", id, "--until", "1d"])
         .await

@@ -2,7 +2,7 @@
 
 use super::{Server, owner_text, print_response, table, time_text, to_owner, to_time};
 use crate::{
-    cli::{Failure, USAGE, counted, progress::Progress},
+    cli::{Failure, USAGE, counted, print_error, progress::Progress},
     config::{
         Moment,
         remote::{AuditCommand, ListAuditArgs},
@@ -62,7 +62,16 @@ async fn list(args: &ListAuditArgs) -> Result<(), Failure> {
             "TIME", "ACTION", "CLIENT", "NAME", "OWNER", "ACTOR", "CHANGES",
         ];
         table(headings, &rows)
-    })
+    })?;
+    // JSON says it with its next_page_token.
+    if !args.server.output.json && !all.next_page_token.is_empty() {
+        let events = counted(args.limit, "event");
+        print_error(&format!(
+            "The list ends after {events}, and there are older ones: raise --limit, or give the \
+             time of the last one as --until."
+        ));
+    }
+    Ok(())
 }
 
 fn row(event: &pb::AuditEvent) -> [String; 7] {
