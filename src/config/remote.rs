@@ -63,16 +63,36 @@ impl FromStr for ServerAddress {
     type Err = BadServerAddress;
 
     fn from_str(text: &str) -> Result<Self, BadServerAddress> {
-        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, text),
+        };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
-        match (scheme, rest.parse()) {
+        let address: Option<Address> = rest.parse().ok().or_else(|| match scheme {
+            Some("http") => with_port(rest, 80),
+            Some("https") => with_port(rest, 443),
+            _ => None,
+        });
+        match (scheme, address) {
             // unix:///path is divided at the same place.
-            ("unix:" | "unix", _) => text.parse().map(Self::Plain).ok().ok_or(BadServerAddress),
-            ("http", Ok(address)) => Ok(Self::Plain(address)),
-            ("https", Ok(Address::Tcp(address))) => Ok(Self::Tls(address)),
+            (Some("unix:" | "unix"), _) => {
+                text.parse().map(Self::Plain).ok().ok_or(BadServerAddress)
+            }
+            (None | Some("http"), Some(address)) => Ok(Self::Plain(address)),
+            (Some("https"), Some(Address::Tcp(address))) => Ok(Self::Tls(address)),
             _ => Err(BadServerAddress),
         }
     }
+}
+
+/// The address of a host with that port, if the port is all that it lacks. Only a scheme says
+/// which one is meant: a name alone is more likely a mistake.
+fn with_port(host: &str, port: u16) -> Option<Address> {
+    if host.contains(['/', '?', '#', '@']) {
+        return None;
+    }
+    let address: Address = format!("{host}:{port}").parse().ok()?;
+    matches!(address, Address::Tcp(_)).then_some(address)
 }
 
 impl std::fmt::Display for ServerAddress {
@@ -260,6 +280,26 @@ mod tests {
                 "https://a.example:443",
                 Some(ServerAddress::Tls("a.example:443".to_owned())),
             ),
+            // The port of the scheme, if there is a scheme.
+            (
+                "https://a.example",
+                Some(ServerAddress::Tls("a.example:443".to_owned())),
+            ),
+            (
+                "https://[::1]/",
+                Some(ServerAddress::Tls("[::1]:443".to_owned())),
+            ),
+            ("http://a.example", Some(tcp("a.example:80"))),
+            ("a.example", None),
+            ("a.example/", None),
+            ("https://", None),
+            ("https://::1", None),
+            ("https://a:", None),
+            ("https://a:port", None),
+            ("https://a/path", None),
+            ("https://user@a", None),
+            ("http://unix:", None),
+            ("://a:1", None),
             ("unix:/run/a.sock", Some(unix("/run/a.sock"))),
             ("unix:///run/a.sock", Some(unix("/run/a.sock"))),
             ("https://unix:/run/a.sock", None),
