@@ -4,8 +4,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source .ci/tools.sh
 if ! tag=$(git describe --tags --match 'v[0-9]*' --abbrev=0 2>/dev/null); then
-    echo "There is no tag of a release in this clone yet: nothing to compare with."
-    exit
+    echo "NOT CHECKED: there is no tag of a release in this clone yet, so there is nothing to" \
+        "compare with." >&2
+    exit 77
 fi
 echo "Compared with $tag."
 buf breaking --against ".git#tag=$tag"

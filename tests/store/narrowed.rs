@@ -1,5 +1,5 @@
-//! The query of docs/OPERATIONS.md that lists whose access the upgrade from 0.1.0 narrows,
-//! run as it is on the page, on every user and site that makes a difference.
+//! The query of docs/OPERATIONS.md that lists whose access the upgrade from an early
+//! build narrows, run as it is on the page, on every user and site that makes a difference.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -38,7 +38,7 @@ struct Narrowed {
     narrowed_api_clients: i64,
 }
 
-/// What a user held on a site in 0.1.0: an explicit role counted instead of the team role.
+/// What a user held on a site in early builds: an explicit role counted instead of the team role.
 fn former_role(user: UserStanding, site: &SiteStanding) -> Option<SiteRole> {
     match site.site_role {
         Some(explicit)
