@@ -1,7 +1,8 @@
 """Holds that the manifests fit together, which their schemas do not.
 
-That is: what selects pods selects those of the Deployment, or of the DaemonSet if it is
-that, and no others, and every port that is named is one that they open.
+That is: what selects pods selects those of the Deployment or DaemonSet that it is, or whose
+component it is labelled with, and no others; and every port that is named is one that they
+open.
 """
 
 import sys
@@ -46,19 +47,25 @@ def pods(item):
 
 
 def ports_of(item):
-    [container] = item["spec"]["template"]["spec"]["containers"]
-    return {port["name"] for port in container["ports"]}
+    """The names of its pods' ports, also of sidecars, which are init containers."""
+    pod = item["spec"]["template"]["spec"]
+    containers = pod["containers"] + pod.get("initContainers", [])
+    return {port["name"] for container in containers for port in container.get("ports", [])}
 
 
-[(_, servers)] = of_kind("Deployment")
-[(_, replicas)] = of_kind("DaemonSet")
+def component(item):
+    return item["metadata"]["labels"]["app.kubernetes.io/component"]
+
+
+answering = [item for kind in ("Deployment", "DaemonSet") for _, item in of_kind(kind)]
+of_component = {component(item): item for item in answering}
 [(_, migration)] = of_kind("Job")
-answering, others = [servers, replicas], pods(migration)
+others = pods(migration)
 problems, selected, ports = [], 0, 0
 for path, item in items:
     name = f"{path}: {item['kind']} {item['metadata']['name']}"
-    # What has pods selects its own, and everything else the servers'.
-    own = item if item in answering else servers
+    # The migration is no such component: it selects nothing and opens nothing.
+    own = of_component.get(component(item), migration)
     for selector in selectors(item):
         selected += 1
         chosen = [of for of in answering if selector.items() <= pods(of).items()]
@@ -68,7 +75,9 @@ for path, item in items:
         ports += 1
         if port not in ports_of(own):
             problems.append(f"{name} names the port {port}, and the pods open {ports_of(own)}")
+if len(of_component) < len(answering):
+    problems.append(f"{len(answering)} objects have pods of {len(of_component)} components")
 # Or else it would find nothing wrong for want of something to look at.
-if selected < 7 or ports < 10:
+if selected < 8 or ports < 12:
     problems.append(f"{selected} selectors and {ports} ports are fewer than there were")
 sys.exit("\n".join(problems) or None)
