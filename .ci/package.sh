@@ -2,14 +2,16 @@
 # Packs a binary, and does with the package what a machine's owner does, on a small Debian 12:
 # .ci/package.sh BINARY POSTGRES, which is the folder of Postgres' programs.
 #
-# It boots systemd in a container, installs the package, starts the service, issues, checks and
-# revokes a token, upgrades, and purges.
+# It boots systemd in a container, installs the package, does what README.md says from there to a
+# token that is revoked, upgrades, and purges.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source .ci/tools.sh
 readonly postgres=$2 account=hitkeep-auth
 # In tenths, of 100, as systemd-analyze counts what an attacker could do: more came unnoticed.
 readonly MAX_EXPOSURE=14
+# From the installed package to a token that was issued, checked and revoked, in seconds.
+readonly MAX_START=60
 # The exit code if the package could be made but not installed here.
 readonly NOT_CHECKED=77
 
@@ -129,50 +131,56 @@ expect() {
     [[ $given == *"$wanted"* ]] || fail "expected $wanted: $given"
 }
 
-# The member of an object in JSON.
-member() {
-    python3 -c 'import json, sys, functools as f; print(f.reduce(dict.get, sys.argv[1:], json.load(sys.stdin)))' "$@"
+# The block of README.md below the comment that names this file.
+readme() {
+    sed '1,/^<!-- \.ci\/package\.sh /d' README.md | sed '1d; /^```$/,$d'
 }
+
+# In the place of README.md's first block, which needs a mirror of Debian's packages.
+echo "--- Starts Postgres"
+as_unprivileged "$postgres/initdb" --pgdata "$work/data" --auth trust --username postgres --no-sync >/dev/null
+as_unprivileged "$postgres/postgres" --single -D "$work/data" postgres >/dev/null <<'EOF'
+CREATE ROLE "hitkeep-auth" LOGIN
+CREATE DATABASE hitkeep OWNER "hitkeep-auth"
+EOF
+as_unprivileged "$postgres/pg_ctl" --pgdata "$work/data" --wait --silent --log "$work/data/log" \
+    --options "-c listen_addresses='' -c fsync=off -k $work/sockets" start
 
 echo "--- Installs it"
 install_deb 1
+begun=$SECONDS
 [[ $(stat --format '%a %U' "$root/etc/$account/environment") == "640 root" ]] || fail "the environment is open"
 inside getent passwd "$account"
 [[ -s $root/usr/share/man/man1/hitkeep-auth-serve.1.gz ]] || fail "there is no manual"
 [[ $(property ActiveState) == inactive ]] || fail "it is started without a database"
+
+echo "--- Issues, checks and revokes a token, as README.md says"
+readonly url=/etc/$account/database-url socket=unix:/run/$account/auth.sock
+# The machine's own network is there, with its ports.
+echo "HITKEEP_AUTH_LISTEN=$socket" >>"$root/etc/$account/environment"
+# And says what the rest of this file goes on with.
+if ! said=$(inside "HITKEEP_AUTH_SERVER=$socket" bash -eu -o pipefail -c "$(readme)
+printf '\n%s\n%s' \"\$token\" \"\$sidecar\""); then
+    inside journalctl --no-pager --unit "$account*" >&2
+    fail "what README.md says does not work"
+fi
+took=$((SECONDS - begun))
+{ read -r token && read -r sidecar; } < <(tail -n 2 <<<"$said")
+[[ $said == *$'\nactive\n'*$'\ninactive: revoked\n\n'"$token"* ]] ||
+    fail "by README.md, a token is not active and then revoked: $said"
+echo "From the installed package to a token that is refused: $took s, of at most $MAX_START."
+((took <= MAX_START)) || fail "it takes too long"
+# Only then was it started, for systemd.
+[[ $(property StatusText) == "introspection serves" ]] || fail "systemd was not told that it serves"
+inside hitkeep-auth healthcheck ready --listen "$socket"
+check() {
+    call "$sidecar" introspect --json <<<"$token"
+}
+check | expect INACTIVE_REASON_REVOKED
 for unit in "$account" "$account-replica" "$account-migrate"; do
     inside systemd-analyze --man=no verify "$unit.service"
     inside systemd-analyze --threshold=$MAX_EXPOSURE security "$unit.service" | tail -n 1
 done
-
-echo "--- Starts Postgres"
-as_unprivileged "$postgres/initdb" --pgdata "$work/data" --auth trust --username postgres --no-sync >/dev/null
-as_unprivileged "$postgres/pg_ctl" --pgdata "$work/data" --wait --silent --log "$work/data/log" \
-    --options "-c listen_addresses='' -c fsync=off -k $work/sockets" start
-
-echo "--- Configures it"
-readonly url=/etc/$account/database-url socket=unix:/run/$account/auth.sock
-install -m 600 /dev/stdin "$root$url" <<<"postgres://postgres@%2Frun%2Fpostgresql/postgres"
-echo "HITKEEP_AUTH_LISTEN=$socket" >>"$root/etc/$account/environment"
-
-echo "--- Issues, checks and revokes a token"
-start "$account-migrate"
-start "$account"
-# Only then was it started, for systemd.
-[[ $(property StatusText) == "introspection serves" ]] || fail "systemd was not told that it serves"
-inside hitkeep-auth healthcheck ready --listen "$socket"
-dashboard=$(inside hitkeep-auth service-account create dashboard --allow manage,directory --database-url-file "$url")
-sidecar=$(inside hitkeep-auth service-account create sidecar --allow introspect --database-url-file "$url")
-readonly alice=00000000-0000-7000-8000-0000000000a1
-call "$dashboard" directory apply - <<<"[{\"put_user\": {\"id\": \"$alice\", \"instance_role\": \"INSTANCE_ROLE_USER\"}}]"
-created=$(call "$dashboard" client create --actor "$alice" --user "$alice" --name notebook --json)
-token=$(member token <<<"$created")
-check() {
-    call "$sidecar" introspect --json <<<"$token"
-}
-check | expect '"active":true'
-call "$dashboard" client revoke "$(member api_client id <<<"$created")" --actor "$alice"
-check | expect INACTIVE_REASON_REVOKED
 
 echo "--- Upgrades it"
 inside systemctl reload "$account"
