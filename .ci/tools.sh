@@ -7,6 +7,7 @@ readonly ENVOY_VERSION=1.40.0
 readonly TRAEFIK_VERSION=3.7.15
 # The one that HitKeep has in it.
 readonly DUCKDB_VERSION=1.5.4
+readonly GRPCIO_VERSION=1.85.3
 # Of docker-compose.yml.
 readonly GRAFANA_VERSION=13.1.1
 readonly GRAFANA_SDK_VERSION=0.0.21
@@ -21,7 +22,7 @@ readonly POSTGRES_MAJOR=15
 readonly NEWEST_POSTGRES_MAJOR=18
 
 # The programs that the tests must find, separated by commas.
-REQUIRED_PROXIES=envoy,traefik,schemathesis,buf
+REQUIRED_PROXIES=envoy,traefik,schemathesis,buf,grpcio
 # The programs of the newest Postgres, and a copy of them that is removed at the end.
 newest_postgres=
 copied=
@@ -283,6 +284,22 @@ install_duckdb() {
     PYTHONPATH=$folder python3 -c "$version"
 }
 
+# gRPC as programs in Python have it, with the one module that it needs. Not a program, but the
+# tests look for it as for the others.
+install_grpcio() {
+    local -r folder=$TOOLS/grpcio
+    local -r version="import grpc; print(grpc.__version__)"
+    if [[ $(PYTHONPATH=$folder python3 -c "$version" 2>&1) == "$GRPCIO_VERSION" ]]; then
+        echo "grpcio $GRPCIO_VERSION is there already."
+        return
+    fi
+    install_pip
+    rm -rf "$folder"
+    python3 -m pip install --quiet --no-deps --only-binary :all: --target "$folder" \
+        "grpcio==$GRPCIO_VERSION" typing-extensions==4.16.0
+    PYTHONPATH=$folder python3 -c "$version"
+}
+
 # Out of Debian's packages, which are not installed: that would start them.
 install_proxies() {
     local folder=$TOOLS/proxies name
@@ -379,6 +396,7 @@ install_tools() {
     step "Traefik" install_traefik
     step "gitleaks" install_gitleaks
     step "DuckDB" install_duckdb
+    step "grpcio" install_grpcio
     step "Other proxies" install_proxies
     step "PgBouncer" install_pgbouncer
     step "cargo-deny" install_cargo_deny

@@ -1,7 +1,7 @@
 //! Real proxies with the very configuration of `deploy/`, in front of a real upstream
-//! and beside a real server; and what tests the routes of HitKeep's dashboard by their
-//! description. What is not installed is skipped, and says so; where
-//! `REQUIRED_PROXIES` names it, as CI does, it has to be there.
+//! and beside a real server; a gRPC library with the service config that is there; and what
+//! tests the routes of HitKeep's dashboard by their description. What is not installed is
+//! skipped, and says so; where `REQUIRED_PROXIES` names it, as CI does, it has to be there.
 
 #![expect(
     unreachable_pub,
@@ -21,6 +21,7 @@ mod caddy;
 mod envoy;
 mod forward_auth;
 mod grpc_web;
+mod grpcio;
 mod nginx;
 mod scanners;
 mod schemathesis;

@@ -161,6 +161,12 @@ impl Service {
         account(&self.url, name, allow).await
     }
 
+    /// Starts another server on the same database, and says where it listens for HTTP and
+    /// for gRPC.
+    pub async fn another(&self) -> (Process, String, String) {
+        serve(&self.url, "127.0.0.1:0", "127.0.0.1:0", &[]).await
+    }
+
     /// Ends the server, and gives its log.
     pub async fn stop(self) -> (Stopped, String) {
         self.process.signal("TERM").await;
