@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod lists;
+mod tokens;
 
 async fn listed(auditor: &Caller, query: pb::ListAuditEventsRequest) -> Vec<pb::AuditEvent> {
     auditor

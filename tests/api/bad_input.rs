@@ -54,6 +54,13 @@ fn missing_ids() -> Vec<String> {
     all
 }
 
+/// Texts that contain a token, or what may be one, and would get into the audit trail.
+const MISPLACED_TOKENS: [&str; 3] = [
+    "hkp_00000000000000000000000000000000000000000004Rx6xu",
+    "it was hks_x",
+    "(00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff)",
+];
+
 /// Numbers that are no value of any of the enums, and the unspecified one.
 const NO_VALUES: [i32; 6] = [0, -1, 5, 99, i32::MIN, i32::MAX];
 

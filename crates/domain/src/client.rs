@@ -23,9 +23,8 @@ use super::{
     token::{Token, TokenHint, TokenKind, TokenScheme},
 };
 pub use incident::{
-    BadOrigin, LeakCircumstances, LeakOrigin, LeakedToken, MAX_LEAK_SOURCE, MAX_LEAK_URL,
-    MAX_REVOKED_AT_ONCE, ReportedLeak, RevokedClient, Selection, check_all_listable,
-    check_revocable,
+    LeakCircumstances, LeakOrigin, LeakedToken, MAX_LEAK_SOURCE, MAX_LEAK_URL, MAX_REVOKED_AT_ONCE,
+    ReportedLeak, RevokedClient, Selection, check_all_listable, check_revocable,
 };
 pub use parts::{
     BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,

@@ -9,9 +9,11 @@
 use std::{cell::RefCell, fmt};
 
 mod legacy;
+mod redaction;
 
 use super::{clock::Entropy, role::string_enum};
 pub use legacy::{LEGACY_TOKEN_LENGTH, LegacyHash, LegacyToken, StoredHash, TokenScheme};
+pub use redaction::{may_contain_token, without_tokens};
 
 /// The digits of base62, in order.
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -39,18 +41,6 @@ string_enum! {
         /// A service account: a caller of this service.
         ServiceAccount = "hks",
     }
-}
-
-/// Whether a text that should have no token may contain one, because a caller mixed up two
-/// fields. Such a text must not be logged or exported. Legacy tokens have no prefix, so
-/// every long enough run of lower-case hexadecimal digits counts as one.
-pub fn may_contain_token(text: &str) -> bool {
-    let mut prefixes = TokenKind::ALL.iter().map(|kind| kind.as_str());
-    let has_prefix = prefixes.any(|prefix| {
-        let mut found = text.match_indices(prefix);
-        found.any(|(at, _)| text[at + prefix.len()..].starts_with('_'))
-    });
-    has_prefix || legacy::may_contain(text)
 }
 
 /// The text is not a token: its length, prefix, characters or checksum are wrong.

@@ -287,8 +287,8 @@ const fn to_token_scheme(scheme: Option<TokenScheme>) -> pb::TokenScheme {
 fn draft(reader: &mut Reader, client: Option<pb::ApiClient>, now: Timestamp) -> Parsed<Draft> {
     let client = reader.required("api_client", client)?;
     let owner = reader.owner("api_client.owner", client.owner);
-    let name = reader.parsed("api_client.name", Name::parse(&client.name));
-    let description = Description::parse(&client.description);
+    let name = reader.parsed("api_client.name", Name::from_caller(&client.name));
+    let description = Description::from_caller(&client.description);
     let description = reader.parsed("api_client.description", description);
     let instance_role = instance_role(reader, client.instance_role);
     let grants = reader.site_grants("api_client.site_grants", &client.site_grants);
@@ -426,11 +426,11 @@ fn changes(
         match path {
             UpdatePath::Name => {
                 update.name = reader
-                    .parsed("api_client.name", Name::parse(&client.name))
+                    .parsed("api_client.name", Name::from_caller(&client.name))
                     .ok();
             }
             UpdatePath::Description => {
-                let description = Description::parse(&client.description);
+                let description = Description::from_caller(&client.description);
                 update.description = reader.parsed("api_client.description", description).ok();
             }
             UpdatePath::InstanceRole => {

@@ -15,6 +15,7 @@ use crate::{
         replay::{CallerSecret, ReplayKey, WriteId},
         role::{InstanceRole, SiteRole, TeamRole},
         source::{AllowedSources, BadSources, Cidr, MAX_RANGES},
+        token::without_tokens,
     },
     grpc::{
         error::{ApiError, MAX_VIOLATIONS, Violation},
@@ -133,7 +134,9 @@ impl Reader {
         Ok(Actor {
             user: user?,
             ip_address: ip_address?,
-            user_agent: actor.user_agent,
+            // The end client's own text, which must not decide whether a client can be revoked,
+            // so a token in it is not refused.
+            user_agent: without_tokens(&actor.user_agent).into_owned(),
         })
     }
 

@@ -229,13 +229,13 @@ impl ReplaceBody {
 }
 
 fn name(reader: &mut Reader, text: Option<&str>) -> Parsed<Name> {
-    reader.parsed("name", Name::parse(text.unwrap_or_default()))
+    reader.parsed("name", Name::from_caller(text.unwrap_or_default()))
 }
 
 /// HitKeep trims descriptions.
 fn description(reader: &mut Reader, text: Option<&str>) -> Parsed<Description> {
     let text = text.unwrap_or_default().trim();
-    reader.parsed("description", Description::parse(text))
+    reader.parsed("description", Description::from_caller(text))
 }
 
 /// None if there is no role, or an empty one. A team's client has none but the default.

@@ -16,6 +16,7 @@ use crate::{
         access::Owner,
         audit::{Actor, MAX_USER_AGENT},
         id::ClientId,
+        token::without_tokens,
     },
     grpc::{
         convert::reader::{Parsed, Reader},
@@ -143,9 +144,11 @@ fn header(reader: &mut Reader, headers: &HeaderMap, name: &str) -> Parsed<String
 }
 
 /// A user agent as the audit trail takes it. It is the end client's own text, which must not
-/// decide whether a client can be revoked, so it is truncated and cleaned, never refused.
+/// decide whether a client can be revoked, so it is truncated and cleaned, never refused. It is
+/// truncated last: what is left of a token that is cut through would not be recognised.
 fn presentable(user_agent: &str) -> String {
-    let cleaned = user_agent
+    let redacted = without_tokens(user_agent);
+    let cleaned = redacted
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c });
     cleaned.take(MAX_USER_AGENT).collect()

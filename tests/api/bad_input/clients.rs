@@ -5,7 +5,7 @@ use tonic::Status;
 
 mod listings;
 
-use super::{NO_TIMES, NO_VALUES, missing_ids, no_owners, refuses_each, time};
+use super::{MISPLACED_TOKENS, NO_TIMES, NO_VALUES, missing_ids, no_owners, refuses_each, time};
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp, violations},
@@ -208,14 +208,20 @@ async fn a_creation_is_refused_for_each_field_that_is_wrong() {
         "a\u{85}b",
         &long,
         &padded,
-    ] {
+    ]
+    .into_iter()
+    .chain(MISPLACED_TOKENS)
+    {
         wrong(
             "api_client.name",
             creation(|client| client.name = name.to_owned()),
         );
     }
     let long = "語".repeat(501);
-    for description in ["\0", "a\0b", "\x1b[0m", "\u{7f}", "\u{85}", "\x0b", &long] {
+    for description in ["\0", "a\0b", "\x1b[0m", "\u{7f}", "\u{85}", "\x0b", &long]
+        .into_iter()
+        .chain(MISPLACED_TOKENS)
+    {
         let description = description.to_owned();
         wrong(
             "api_client.description",

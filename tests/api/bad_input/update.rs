@@ -2,7 +2,7 @@
 
 use hitkeep_auth::pb::{self, SiteRole};
 
-use super::{NO_TIMES, NO_VALUES, missing_ids, refuses_each, time};
+use super::{MISPLACED_TOKENS, NO_TIMES, NO_VALUES, missing_ids, refuses_each, time};
 use crate::{fixtures::*, harness::TestApp};
 
 const ALL: [&str; 5] = [
@@ -98,6 +98,12 @@ async fn each_field_that_the_mask_names_must_be_good() {
     }
     for description in ["\0", "\x1b", &"é".repeat(501)] {
         let client = changed(&|client| client.description = description.to_owned());
+        wrong.push(("description", "description".to_owned(), client));
+    }
+    for token in MISPLACED_TOKENS {
+        let client = changed(&|client| client.name = token.to_owned());
+        wrong.push(("name", "name".to_owned(), client));
+        let client = changed(&|client| client.description = token.to_owned());
         wrong.push(("description", "description".to_owned(), client));
     }
     for role in NO_VALUES {

@@ -45,6 +45,20 @@ impl Run {
             "a token as etag",
             dashboard.update(update(VERA, changed, &["name"])).await,
         );
+        let named = personal(VERA).named(&format!("of {token}"));
+        self.said
+            .refusal("a token as name", dashboard.create(named).await);
+        let described = pb::ApiClient {
+            description: token.to_owned(),
+            etag: String::new(),
+            ..client.clone()
+        };
+        self.said.refusal(
+            "a token as description",
+            dashboard
+                .update(update(VERA, described, &["description"]))
+                .await,
+        );
         let request = update(VERA, client.clone(), &[token]);
         self.said
             .refusal("a token as mask", dashboard.update(request).await);

@@ -172,6 +172,8 @@ impl Run {
         let nowhere = format!("{one}/{token}");
         let field = json!({ token: 1 }).to_string();
         let name = json!({ "name": [token] }).to_string();
+        let named = json!({ "name": token }).to_string();
+        let described = json!({ "name": "x", "description": token }).to_string();
         let expiry = json!({ "name": "x", "expires_at": token }).to_string();
         let role = json!({ "name": "x", "instance_role": token }).to_string();
         let site = json!({ "name": "x", "site_roles": [{ "site_id": token, "role": "viewer" }] });
@@ -251,6 +253,8 @@ impl Run {
             creating(token),
             creating(&field),
             creating(&name),
+            creating(&named),
+            creating(&described),
             creating(&expiry),
             creating(&role),
             creating(&site),

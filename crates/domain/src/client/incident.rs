@@ -4,7 +4,10 @@
 //! always end it. Of many clients, an actor revokes those of an owner whose clients they
 //! oversee, or, as an owner of the instance, anybody's.
 
-use super::{ApiClient, BadText, ClientState, Expiry, TokenHint, Transition, check_text, rfc3339};
+use super::{
+    ApiClient, BadText, ClientState, Expiry, TokenHint, Transition, check_text,
+    parts::refuse_token, rfc3339,
+};
 use crate::{
     Timestamp,
     access::{Holder, Owner},
@@ -12,7 +15,7 @@ use crate::{
     id::{ClientId, SiteId, UserId},
     refusal::Refusal,
     role::InstanceRole,
-    token::{TokenScheme, may_contain_token},
+    token::TokenScheme,
 };
 
 /// The longest name of what found a leaked token, in characters.
@@ -30,17 +33,6 @@ pub struct LeakOrigin {
     url: String,
 }
 
-/// Why a text cannot be part of a [`LeakOrigin`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadOrigin {
-    /// It is too long, or has control characters.
-    #[error(transparent)]
-    Text(#[from] BadText),
-    /// It may contain a token, which would be kept.
-    #[error("must not contain a token, nor what looks like one")]
-    Token,
-}
-
 impl LeakOrigin {
     /// Of texts that were checked, each of which may be empty.
     pub fn new(source: &str, url: &str) -> Self {
@@ -51,22 +43,19 @@ impl LeakOrigin {
     }
 
     /// Checks the name of what found the token.
-    pub fn check_source(text: &str) -> Result<(), BadOrigin> {
+    pub fn check_source(text: &str) -> Result<(), BadText> {
         check_origin(text, MAX_LEAK_SOURCE)
     }
 
     /// Checks the address of where it was found.
-    pub fn check_url(text: &str) -> Result<(), BadOrigin> {
+    pub fn check_url(text: &str) -> Result<(), BadText> {
         check_origin(text, MAX_LEAK_URL)
     }
 }
 
-fn check_origin(text: &str, limit: usize) -> Result<(), BadOrigin> {
+fn check_origin(text: &str, limit: usize) -> Result<(), BadText> {
     check_text(text, limit, |_| false)?;
-    if may_contain_token(text) {
-        return Err(BadOrigin::Token);
-    }
-    Ok(())
+    refuse_token(text)
 }
 
 /// A token that was found where it must not be, as it is stored.

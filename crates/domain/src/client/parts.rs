@@ -2,6 +2,8 @@
 
 use chrono::TimeDelta;
 
+use crate::token::may_contain_token;
+
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 120;
 /// The longest description, in characters.
@@ -33,6 +35,9 @@ pub enum BadText {
     /// Control characters are unreadable, and Postgres does not store NUL.
     #[error("must not contain control characters")]
     ControlCharacter,
+    /// It may contain a token, and would get into the audit trail with it.
+    #[error("must not contain a token, nor what looks like one")]
+    Token,
 }
 
 impl Name {
@@ -44,6 +49,14 @@ impl Name {
         }
         check_text(text, MAX_NAME, |_| false)?;
         Ok(Self(text.to_owned()))
+    }
+
+    /// The same for a name that a caller gives, which must not contain a token. What is stored
+    /// may contain one, from HitKeep or from before this was refused, and is readable.
+    pub fn from_caller(text: &str) -> Result<Self, BadText> {
+        let name = Self::parse(text)?;
+        refuse_token(text)?;
+        Ok(name)
     }
 
     /// The validated text.
@@ -59,6 +72,13 @@ impl Description {
         Ok(Self(text.to_owned()))
     }
 
+    /// The same for a description that a caller gives, which must not contain a token either.
+    pub fn from_caller(text: &str) -> Result<Self, BadText> {
+        let description = Self::parse(text)?;
+        refuse_token(text)?;
+        Ok(description)
+    }
+
     /// The validated text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -72,6 +92,14 @@ pub fn check_text(text: &str, limit: usize, allowed: fn(char) -> bool) -> Result
     }
     if text.chars().any(|c| c.is_control() && !allowed(c)) {
         return Err(BadText::ControlCharacter);
+    }
+    Ok(())
+}
+
+/// Refuses a text that may contain a token. The error does not repeat it.
+pub(super) fn refuse_token(text: &str) -> Result<(), BadText> {
+    if may_contain_token(text) {
+        return Err(BadText::Token);
     }
     Ok(())
 }
@@ -140,6 +168,28 @@ mod tests {
         ] {
             assert_eq!(parse(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_caller_gives_no_token_and_a_stored_one_is_readable() {
+        let legacy = "0a".repeat(32);
+        for text in ["my hkp_1", "hkt_", "(hks_x)", &legacy] {
+            assert_eq!(Name::from_caller(text), Err(BadText::Token), "{text}");
+            assert_eq!(
+                Description::from_caller(text),
+                Err(BadText::Token),
+                "{text}"
+            );
+            assert_eq!(Name::parse(text).unwrap().as_str(), text);
+            assert_eq!(Description::parse(text).unwrap().as_str(), text);
+        }
+        assert_eq!(Name::from_caller(" hkp "), Name::parse("hkp"));
+        assert_eq!(Name::from_caller(" "), Err(BadText::Empty));
+        assert_eq!(Description::from_caller(" hk "), Description::parse(" hk "));
+        assert_eq!(
+            Description::from_caller("\0"),
+            Err(BadText::ControlCharacter)
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! own; [`StoredHash`] is either, with its scheme. A legacy token has no checksum: a text
 //! that has the form may be anything.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use ring::digest::{SHA256, digest};
 
@@ -123,14 +123,22 @@ impl fmt::Debug for LegacyHash {
     }
 }
 
-/// Whether the text contains a run of lower-case hexadecimal digits that is long enough for
-/// a legacy token. Trace ids and UUIDs are shorter; a longer hash is hidden for nothing.
-pub(super) fn may_contain(text: &str) -> bool {
+/// Where the first run of lower-case hexadecimal digits is that is long enough for a legacy
+/// token. Trace ids and UUIDs are shorter; a longer hash is hidden for nothing.
+pub(super) fn find(text: &str) -> Option<Range<usize>> {
     if text.len() < LEGACY_TOKEN_LENGTH {
-        return false;
+        return None;
     }
-    let mut runs = text.as_bytes().split(|byte| !is_digit(char::from(*byte)));
-    runs.any(|run| run.len() >= LEGACY_TOKEN_LENGTH)
+    let mut start = 0;
+    let mut runs = text
+        .as_bytes()
+        .split(|byte| !is_digit(char::from(*byte)))
+        .map(|run| {
+            let found = start..start + run.len();
+            start = found.end + 1;
+            found
+        });
+    runs.find(|run| run.len() >= LEGACY_TOKEN_LENGTH)
 }
 
 /// Whether a character is a lower-case hexadecimal digit.

@@ -207,6 +207,11 @@ async fn every_field_that_is_wrong_is_named() {
             "400 name must not contain control characters",
         ),
         (
+            json!({ "name": "my hkp_x", "description": "0a".repeat(32) }),
+            "400 name must not contain a token, nor what looks like one; \
+             description must not contain a token, nor what looks like one",
+        ),
+        (
             json!({ "name": "x", "expires_at": "" }),
             "400 expires_at must be a time by RFC 3339, from the year 1 to 9999",
         ),

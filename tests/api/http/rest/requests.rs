@@ -209,6 +209,9 @@ async fn the_audit_trail_names_the_person() {
     let app = start().await;
     let long = "é".repeat(5000);
     let odd = b"odd\xff\tagent".as_slice();
+    let token = "hkp_00000000000000000000000000000000000000000004Rx6xu";
+    let told = format!("curl/8 ({token}) é");
+    let cut_through = format!("{}{token}", "é".repeat(4090));
     for (ip, agent, ip_kept, agent_kept) in [
         (
             "203.0.113.7",
@@ -223,6 +226,13 @@ async fn the_audit_trail_names_the_person() {
             "odd\u{fffd} agent".to_owned(),
         ),
         ("", long.as_bytes(), "", "é".repeat(4096)),
+        ("", told.as_bytes(), "", "curl/8 ([token]) é".to_owned()),
+        (
+            "",
+            cut_through.as_bytes(),
+            "",
+            format!("{}[token", "é".repeat(4090)),
+        ),
     ] {
         let request = request(&app, "POST", OWN, VERA)
             .header("x-request-id", "mine")
