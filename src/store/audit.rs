@@ -15,6 +15,7 @@ use crate::domain::{
     access::Owner,
     audit::{Actor, Event, FieldChange, Filter, Provenance, RecordedEvent},
     id::{EventId, UserId},
+    token::without_tokens,
 };
 
 #[derive(Queryable, Selectable)]
@@ -56,9 +57,14 @@ const INSERT: &str = "
     FROM unnest($1, $2, $3, $4, $5, $6, $7)
         AS event (id, action, client_id, client_name, owner_user_id, owner_team_id, changes)";
 
-/// The changes of an event as they are stored.
+/// The changes of an event as they are stored: without tokens, which the name and the
+/// description of a client may have from an import.
 pub(super) fn changes(event: &Event) -> serde_json::Value {
-    let changes = event.changes.iter();
+    let changes = event.changes.iter().map(|change| FieldChange {
+        field: change.field.clone(),
+        before: without_tokens(&change.before).into_owned(),
+        after: without_tokens(&change.after).into_owned(),
+    });
     changes.map(|change| serde_json::json!(change)).collect()
 }
 
@@ -75,13 +81,14 @@ struct Columns {
 }
 
 impl Columns {
-    fn push(&mut self, id: Uuid, event: Event) {
+    fn push(&mut self, id: Uuid, event: &Event) {
         let (user, team) = event.owner.map_or((None, None), types::owner_columns);
         self.ids.push(id);
         self.actions.push(event.action.as_str());
         self.subjects.push(event.subject);
-        self.changes.push(changes(&event));
-        self.subject_names.push(event.subject_name);
+        self.changes.push(changes(event));
+        let name = without_tokens(&event.subject_name).into_owned();
+        self.subject_names.push(name);
         self.owner_users.push(user);
         self.owner_teams.push(team);
     }
@@ -99,7 +106,7 @@ async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(),
         for event in events.by_ref().take(ROWS_PER_INSERT) {
             let id = EventId::mint(now, &*entropy).uuid();
             outgoing.extend(OutgoingEvent::of(&event).map(|event| (id, event)));
-            columns.push(id, event);
+            columns.push(id, &event);
         }
         let count = columns.ids.len();
         let inserted = diesel::sql_query(INSERT)
