@@ -34,6 +34,7 @@ use crate::{
         ServerArgsError, ServiceAccountCommand, TlsArgsError, UpstreamError,
         remote::CallerTokenError,
     },
+    domain::token::without_tokens,
     server::Ended,
     store::{self, Store, error::causes, migrations},
     system::{SystemClock, SystemEntropy},
@@ -232,8 +233,10 @@ fn print_secret(text: &str, remedy: impl Display) -> Result<(), Failure> {
     })
 }
 
-/// Prints an error or a notice on stderr.
+/// Prints an error or a notice on stderr. It may name a file or an address, in the place of which
+/// there may be a token by mistake.
 fn print_error(text: &str) {
+    let text = without_tokens(text);
     // If stderr is closed, there is nowhere to report it.
     drop(writeln!(io::stderr().lock(), "hitkeep-auth: {text}"));
 }

@@ -1,7 +1,12 @@
 //! The command line and the environment. Every option has an environment variable, and the
 //! `Options` of each module are filled from here.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    io::{self, Write},
+    net::IpAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -29,6 +34,7 @@ use crate::{
         certificate::CertificateName,
         client::Overlap,
         id::{ClientId, SiteId},
+        token::without_tokens,
     },
     server,
     store::{self, Standbys},
@@ -380,13 +386,32 @@ fn with_short_help(command: clap::Command) -> clap::Command {
     })
 }
 
+/// Prints what clap says of the command line, and exits as clap does. An error repeats what it
+/// cannot read, which may be a token that belongs elsewhere: then it is printed without that, and
+/// without colours.
+#[expect(clippy::exit, reason = "clap exits in the same place")]
+fn exit_with(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    let redacted = without_tokens(&text);
+    // Help and the version, which go to standard output, are printed as they are.
+    if !error.use_stderr() || redacted == text {
+        error.exit();
+    }
+    // If stderr is closed, there is nowhere to report it.
+    drop(write!(io::stderr().lock(), "{redacted}"));
+    std::process::exit(error.exit_code())
+}
+
 impl Cli {
     /// Parses the command line and the environment. Exits the process if they are invalid or
     /// only ask for help.
     pub fn read() -> Self {
         let command = environment::ignoring_empty_variables(Self::command());
         let command = command.mut_subcommands(with_short_help);
-        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let read = command
+            .try_get_matches()
+            .and_then(|matches| Self::from_arg_matches(&matches));
+        read.unwrap_or_else(|error| exit_with(&error))
     }
 
     /// The options of telemetry. Only the service exports it.

@@ -45,6 +45,8 @@ mod incident;
 mod memory;
 #[path = "cli/migrate.rs"]
 mod migrate;
+#[path = "cli/misplaced.rs"]
+mod misplaced;
 #[path = "cli/pages.rs"]
 mod pages;
 #[path = "cli/progress.rs"]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Failure, print};
+use crate::domain::token::without_tokens;
 
 /// The width of the longest name of a check.
 const NAME_WIDTH: usize = 14;
@@ -53,8 +54,12 @@ impl Finding {
     }
 
     fn new(status: Status, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        // One line for each check, whatever an error message contains.
-        let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        // One line for each check, whatever an error message contains, and without a token that
+        // was given in the place of a file or an address.
+        let line = |text: String| {
+            let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            without_tokens(&line).into_owned()
+        };
         Self {
             status,
             message: line(message.into()),
@@ -138,5 +143,13 @@ mod tests {
         let finding = Finding::error("two\nlines", "do\r\n\tthis");
         assert_eq!(finding.message, "two lines");
         assert_eq!(finding.advice, "do this");
+    }
+
+    #[test]
+    fn a_finding_has_no_token() {
+        let token = "hks_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf48My2h";
+        let finding = Finding::error(format!("{token} cannot be read"), format!("make {token}"));
+        assert_eq!(finding.message, "[token] cannot be read");
+        assert_eq!(finding.advice, "make [token]");
     }
 }
