@@ -10,9 +10,10 @@ use super::{
 use crate::{
     domain::{
         access::Owner,
+        audit::Actor,
         client::{
             LeakCircumstances, MAX_REVOKED_AT_ONCE, ReportedLeak, check_all_listable,
-            check_listable, check_revocable,
+            check_listable, check_reporter, check_revocable,
         },
         id::{ClientId, UserId},
     },
@@ -31,7 +32,7 @@ impl Management {
     /// Ends a leaked token, and says whose it is.
     ///
     /// # Errors
-    /// If it is a service account's.
+    /// If it is a service account's, or if an actor is stated who may do nothing.
     pub(super) async fn end_leaked(
         &self,
         extensions: &tonic::Extensions,
@@ -65,6 +66,11 @@ impl Management {
         tx: &mut Transaction,
         report: &LeakReport,
     ) -> Result<Option<Ended>, ApiError> {
+        // Before the token is looked up, so that the refusal says nothing of it.
+        if let Some(Actor { user, .. }) = report.actor {
+            let facts = tx.facts(user, Owner::User(user), &[]).await?;
+            check_reporter(&facts.actor)?;
+        }
         let Some(leaked) = report.leaked else {
             return Ok(None);
         };

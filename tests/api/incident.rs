@@ -432,6 +432,32 @@ async fn only_who_manages_clients_may_ask() {
     assert_eq!(app.sidecar().await.inactive_reason(&made.token).await, None);
 }
 
+/// A holder of a token needs no rights, but a person who may do nothing reports nothing.
+#[tokio::test]
+async fn an_actor_who_is_unknown_or_disabled_reports_nothing() {
+    let app = TestApp::with_world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    app.change([put_user(EVE, InstanceRole::Owner, true)]).await;
+    let before = app.everything().await;
+    for user in [EVE, NOBODY] {
+        for token in [app.token(Introspect), &made.token, &unknown()] {
+            let report = pb::ReportLeakRequest {
+                actor: actor(user),
+                ..leaked(token)
+            };
+            let refused = dashboard.report_leak(report).await;
+            assert_eq!(told(&refused), "NotFound API_CLIENT_NOT_FOUND", "{user}");
+        }
+    }
+    assert_eq!(app.everything().await, before);
+    let report = pb::ReportLeakRequest {
+        actor: actor(ALICE),
+        ..leaked(&made.token)
+    };
+    assert!(dashboard.report_leak(report).await.unwrap().was_live);
+}
+
 #[tokio::test]
 async fn of_many_reports_at_once_one_ends_the_token() {
     let app = TestApp::with_world().await;

@@ -1746,7 +1746,8 @@ type ReportLeakRequest struct {
 	//	*ReportLeakRequest_TokenHash
 	Leaked isReportLeakRequest_Leaked `protobuf_oneof:"leaked"`
 	// actor is the human on whose behalf it is reported, for the audit trail. Its
-	// rights do not count: whoever has a token may end it. Optional.
+	// rights do not count: whoever has a token may end it. But one who is unknown or
+	// disabled may do nothing. Optional.
 	Actor *Actor `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// source is what found it, such as "gitleaks", for the audit trail; at most 100
 	// characters. Optional.

@@ -24,7 +24,7 @@ use super::{
 };
 pub use incident::{
     LeakCircumstances, LeakOrigin, LeakedToken, MAX_LEAK_SOURCE, MAX_LEAK_URL, MAX_REVOKED_AT_ONCE,
-    ReportedLeak, RevokedClient, Selection, check_all_listable, check_revocable,
+    ReportedLeak, RevokedClient, Selection, check_all_listable, check_reporter, check_revocable,
 };
 pub use parts::{
     BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,

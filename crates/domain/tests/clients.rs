@@ -11,7 +11,8 @@ use hitkeep_auth_domain::{
     client::{
         Activation, ApiClient, Description, Expiry, LeakCircumstances, LeakOrigin, LeakedToken,
         MAX_LEAK_SOURCE, MAX_LEAK_URL, MAX_REVOKED_AT_ONCE, Name, Replaced, Replacement,
-        Revocation, RevokedClient, Rotation, Update, check_all_listable, check_revocable,
+        Revocation, RevokedClient, Rotation, Update, check_all_listable, check_reporter,
+        check_revocable,
     },
     clock::Entropy,
     id::{ClientId, SiteId, TeamId, UserId},
@@ -434,6 +435,10 @@ fn only_an_owner_of_the_instance_sees_every_client() {
     ] {
         let refused = check_all_listable(&actor);
         assert_eq!(refused, Err(Refusal::OwnerNotManaged), "{actor:?}");
+        // A leak is reported by anybody who may act at all.
+        let may_act = actor.instance_role().is_some();
+        let refused = (!may_act).then_some(Refusal::NotFound);
+        assert_eq!(check_reporter(&actor).err(), refused, "{actor:?}");
     }
     let owner = holder(ROOT, InstanceRole::Owner);
     assert_eq!(check_all_listable(&owner), Ok(()));

@@ -1,7 +1,7 @@
 //! What answers an incident: a reported leak, and the revocation of many clients at once.
 //!
 //! A leak is reported by a holder of the token, and needs no actor: a token's holder may
-//! always end it. Of many clients, an actor revokes those of an owner whose clients they
+//! always end it. An actor who is named all the same must be one who may act at all. Of many clients, an actor revokes those of an owner whose clients they
 //! oversee, or, as an owner of the instance, anybody's.
 
 use super::{
@@ -203,6 +203,15 @@ impl ApiClient {
 
 fn revocation(now: Timestamp) -> Vec<FieldChange> {
     vec![FieldChange::new("revoke_time", "", &rfc3339(now))]
+}
+
+/// Refuses an actor on whose behalf a leak is reported and who may do nothing, with the refusal
+/// for a client that does not exist. No right of others counts.
+pub fn check_reporter(actor: &Holder) -> Result<(), Refusal> {
+    match actor.instance_role() {
+        Some(_) => Ok(()),
+        None => Err(Refusal::NotFound),
+    }
 }
 
 /// Refuses an actor that may not see everybody's clients: only an owner of the instance may.
