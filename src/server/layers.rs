@@ -204,6 +204,9 @@ pub(crate) async fn answer_envoy(request: Request, next: Next) -> Response {
     };
     match failure.map(|status| status.code()) {
         Some(Code::Unavailable | Code::DeadlineExceeded | Code::Internal) => {}
+        // The message is too large, or cannot be read: an end client can cause it with its
+        // headers. What is not gRPC at all, and so not Envoy's, keeps its HTTP status.
+        Some(Code::InvalidArgument) if answer.status() == StatusCode::OK => {}
         _ => return answer,
     }
     let id = answer.headers().get(REQUEST_ID).cloned();

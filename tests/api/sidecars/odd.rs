@@ -3,10 +3,15 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::pb::{InstanceRole, SiteRole};
+use hitkeep_auth::{
+    domain::caller::CallerPermission,
+    pb::{InstanceRole, SiteRole},
+};
+use prost::Message;
+use tonic::Code;
 
 use super::envoy::{CANNOT_TELL, MISCONFIGURED, Sending, UNCLEAR, asking, passed, refusal};
-use crate::{fixtures::*, harness::TestApp, support::waiting::until};
+use crate::{fixtures::*, harness::TestApp, layers::raw_as, support::waiting::until};
 
 /// The template of the route that is asked for here.
 const TEMPLATE: [(&str, &str); 2] = [
@@ -184,6 +189,35 @@ async fn large_headers_do_not_matter() {
     let request = asking(&[], "/").bearing(&large);
     let told = refusal(&sidecar.check(request).await.unwrap());
     assert!(told.contains("401 invalid_token"), "{told}");
+}
+
+/// With an error, Envoy would answer 403. What is too large is at the edge of the limit.
+#[tokio::test]
+async fn a_check_that_is_too_large_or_unreadable_has_no_verdict() {
+    let app = TestApp::with_world().await;
+    let made = app.dashboard().await.created(personal(VERA)).await;
+    let sidecar = app.sidecar().await;
+    let sized = |bytes: usize| {
+        let asking = |cookie: &str| {
+            let request = asking(&[], "/").bearing(&made.token);
+            request.with([("cookie", cookie)])
+        };
+        // The length of the cookie takes as many bytes in both.
+        let length = 200_000;
+        let rest = bytes - asking(&"x".repeat(length)).encoded_len();
+        let request = asking(&"x".repeat(length + rest));
+        assert_eq!(request.encoded_len(), bytes);
+        request
+    };
+    passed(&sidecar.check(sized(256 * 1024)).await.unwrap());
+    let too_large = sidecar.check(sized(256 * 1024 + 1)).await.unwrap();
+    assert_eq!(refusal(&too_large), CANNOT_TELL);
+
+    let path = "/envoy.service.auth.v3.Authorization/Check";
+    // A frame with a message of one byte.
+    let unreadable = [0, 0, 0, 0, 1, 0xff];
+    let answered = raw_as(&app, CallerPermission::Introspect, path, &[], &unreadable).await;
+    assert_eq!(answered.code(), Code::Ok, "{answered:?}");
 }
 
 /// A row that no version can read makes its client's tokens unanswerable, and no
