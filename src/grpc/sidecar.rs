@@ -21,7 +21,7 @@ use crate::{
     },
     proxy_auth::{
         credential::Credential,
-        route::{Need, Preflight, RouteError, RouteSettings},
+        route::{Need, NeedError, Preflight, RouteError, RouteSettings},
         verdict::{Pass, Refused, Verdict},
     },
     telemetry::metrics,
@@ -56,12 +56,18 @@ pub(crate) enum ParsedQuery {
 }
 
 impl AuthorizationQuery<'_> {
-    /// Validates the query. A route's mistake comes first, because no request gets past it.
+    /// Validates the query. A route's mistake comes first, because no request gets past it: an
+    /// operator sees it before any client has a token. An unclear path is the client's mistake,
+    /// and comes after a missing token.
     pub(crate) fn parse(self) -> Result<ParsedQuery, Refused> {
         let settings = self.settings.map_err(Refused::Misconfigured)?;
         if settings.preflight == Preflight::Passes && self.is_preflight {
             return Ok(ParsedQuery::Preflight);
         }
+        let need = match settings.need(self.target) {
+            Err(NeedError::Route(mistake)) => return Err(Refused::Misconfigured(mistake)),
+            need => need,
+        };
         let presented = match self.credential {
             Credential::Missing => return Err(Refused::NoToken),
             Credential::Text(text) => {
@@ -69,8 +75,7 @@ impl AuthorizationQuery<'_> {
             }
             Credential::Several => PresentedToken::Unknown,
         };
-        let need = settings.need(self.target)?;
-        Ok(ParsedQuery::Judge(need, presented))
+        Ok(ParsedQuery::Judge(need?, presented))
     }
 }
 

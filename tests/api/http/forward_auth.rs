@@ -216,7 +216,16 @@ async fn a_misconfigured_route_lets_nothing_pass() {
             let answer = app.ask(request.header("x-forwarded-uri", "/a/b"), "").await;
             assert_eq!(answer.told(), "500 server_error", "{query:.100}");
         }
+        // It shows before any client has a token.
+        let request = asking(&app, &query).header("x-forwarded-uri", "/a/b");
+        let answer = app.ask(request, "").await;
+        assert_eq!(answer.told(), "500 server_error", "{query:.100}");
     }
+    // So does a path that the proxy does not send; one that is not clear is the client's.
+    let answer = app.ask(asking(&app, TEMPLATE), "").await;
+    assert_eq!(answer.told(), "500 server_error");
+    let request = asking(&app, TEMPLATE).header("x-forwarded-uri", "/api/sites/new");
+    assert_eq!(app.ask(request, "").await.told(), "401 unauthorized");
     for query in [
         "permission=instance.view_audit",
         "permission=instance%2Eview_audit",

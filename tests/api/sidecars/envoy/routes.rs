@@ -37,10 +37,10 @@ async fn a_misconfigured_route_lets_nothing_pass() {
             let answer = sidecar.check(request).await.unwrap();
             assert_eq!(refusal(&answer), MISCONFIGURED, "{settings:?}");
         }
+        // It shows before any client has a token, also if only the path shows it.
+        let answer = sidecar.check(asking(settings, "/sites/1")).await.unwrap();
+        assert_eq!(refusal(&answer), MISCONFIGURED, "{settings:?}");
     }
-    // Where only the path shows the mistake, a token comes first.
-    let request = asking(&[("site_path", "/other/{site_id}")], "/");
-    assert_eq!(refusal(&sidecar.check(request).await.unwrap()), NO_TOKEN);
 }
 
 /// Not even an instance owner's token, on a site that it owns. The order of refusals is that
@@ -88,6 +88,7 @@ async fn no_token_passes_where_only_people_do() {
     let settings = [closed, template];
     for unclear in ["//", "/s/x"] {
         assert_eq!(says(&settings, unclear, Some(&made.token)).await, UNCLEAR);
+        assert_eq!(says(&settings, unclear, None).await, NO_TOKEN);
     }
     let mut preflight = asking(&[closed, ("preflight", "pass")], "/").with([
         ("origin", "https://x"),
