@@ -60,7 +60,7 @@ pub enum ApiError {
     InvalidFields(Vec<Violation>),
     /// The domain refuses.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     /// A directory replacement would remove too much.
     #[error(
         "the replacement would remove {} of {} {}: set allow_mass_removal in its first chunk if \
@@ -185,7 +185,8 @@ impl ApiError {
                 Refusal::ExpiryPast
                 | Refusal::ExpiryTooEarly
                 | Refusal::ActivationTooLate
-                | Refusal::TeamInstanceRole,
+                | Refusal::TeamInstanceRole
+                | Refusal::Several(_),
             ) => (Code::InvalidArgument, ErrorReason::InvalidField),
             Self::Refused(Refusal::NotFound) => (Code::NotFound, ErrorReason::ApiClientNotFound),
             Self::Refused(Refusal::OwnerNotManaged) => {
@@ -365,19 +366,19 @@ impl ApiError {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Self::InvalidFields(violations) => violations.clone(),
-            Self::Refused(refusal) => {
-                let field = match refusal {
-                    Refusal::ExpiryPast | Refusal::ExpiryTooEarly => "api_client.expire_time",
-                    Refusal::ActivationTooLate => "api_client.not_before_time",
-                    Refusal::TeamInstanceRole => "api_client.instance_role",
-                    _ => return Vec::new(),
-                };
-                vec![Violation {
-                    field: field.to_owned(),
-                    description: refusal.to_string(),
-                }]
-            }
+            Self::Refused(refusal) => violation(refusal).into_iter().collect(),
             _ => Vec::new(),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Several(all) => {
+                Self::InvalidFields(all.iter().filter_map(violation).collect())
+            }
+            one => Self::Refused(one),
         }
     }
 }
@@ -408,6 +409,20 @@ impl From<ApiError> for Status {
         status.set_source(Arc::new(error));
         status
     }
+}
+
+/// The violation of the field that the domain refuses; None if it refuses something else.
+fn violation(refusal: &Refusal) -> Option<Violation> {
+    let field = match refusal {
+        Refusal::ExpiryPast | Refusal::ExpiryTooEarly => "api_client.expire_time",
+        Refusal::ActivationTooLate => "api_client.not_before_time",
+        Refusal::TeamInstanceRole => "api_client.instance_role",
+        _ => return None,
+    };
+    Some(Violation {
+        field: field.to_owned(),
+        description: refusal.to_string(),
+    })
 }
 
 /// The first violations that fit into that many bytes, but at least one.

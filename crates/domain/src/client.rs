@@ -225,10 +225,20 @@ impl ApiClient {
         if let Some(description) = update.description {
             next.description = description;
         }
-        if let Some(expiry) = update.expiry {
-            if expiry.has_come(now) {
-                return Err(Refusal::ExpiryPast);
+        // All of them are collected: a caller must not meet them one by one.
+        let mut invalid = Vec::new();
+        match (&mut next.delegated, update.instance_role) {
+            (Delegated::Personal { instance_role, .. }, Some(new)) => *instance_role = new,
+            (Delegated::Team { .. }, Some(InstanceRole::Admin | InstanceRole::Owner)) => {
+                invalid.push(Refusal::TeamInstanceRole);
             }
+            (Delegated::Team { .. }, Some(InstanceRole::User)) | (_, None) => {}
+        }
+        let is_past = update.expiry.is_some_and(|expiry| expiry.has_come(now));
+        if is_past {
+            invalid.push(Refusal::ExpiryPast);
+        }
+        if let Some(expiry) = update.expiry {
             next.expiry = expiry;
         }
         if let Some(sources) = update.sources {
@@ -240,18 +250,12 @@ impl ApiClient {
         // A client that became so in another way can still be renamed.
         if !next.activation.is_before(next.expiry) {
             if update.activation.is_some() {
-                return Err(Refusal::ActivationTooLate);
-            } else if update.expiry.is_some() {
-                return Err(Refusal::ExpiryTooEarly);
+                invalid.push(Refusal::ActivationTooLate);
+            } else if update.expiry.is_some() && !is_past {
+                invalid.push(Refusal::ExpiryTooEarly);
             }
         }
-        match (&mut next.delegated, update.instance_role) {
-            (Delegated::Personal { instance_role, .. }, Some(new)) => *instance_role = new,
-            (Delegated::Team { .. }, Some(InstanceRole::Admin | InstanceRole::Owner)) => {
-                return Err(Refusal::TeamInstanceRole);
-            }
-            (Delegated::Team { .. }, Some(InstanceRole::User)) | (_, None) => {}
-        }
+        Refusal::check_fields(invalid)?;
         if let Some(new) = update.grants {
             match &mut next.delegated {
                 Delegated::Personal { grants, .. } | Delegated::Team { grants, .. } => {

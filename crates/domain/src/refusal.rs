@@ -71,4 +71,17 @@ pub enum Refusal {
     /// A team client cannot have an instance role.
     #[error("must be INSTANCE_ROLE_USER for a team's API client")]
     TeamInstanceRole,
+    /// Several fields are invalid, each for one of the reasons above.
+    #[error("several fields are invalid")]
+    Several(Vec<Self>),
+}
+
+impl Refusal {
+    /// Refuses if fields are invalid, and names all of them.
+    pub(crate) fn check_fields(mut invalid: Vec<Self>) -> Result<(), Self> {
+        if invalid.len() > 1 {
+            return Err(Self::Several(invalid));
+        }
+        invalid.pop().map_or(Ok(()), Err)
+    }
 }

@@ -415,6 +415,46 @@ fn an_origin_has_its_limits() {
 }
 
 #[test]
+fn every_field_of_an_update_that_is_wrong_is_named() {
+    let of_team = ApiClient {
+        delegated: Delegated::Team {
+            team: TEAM,
+            grants: SiteGrants::new(),
+        },
+        activation: Activation::At(now() + TimeDelta::hours(1)),
+        ..client()
+    };
+    let refused = |instance_role, expiry, activation| {
+        let update = Update {
+            instance_role,
+            expiry,
+            activation,
+            ..Update::default()
+        };
+        let updated = of_team.clone().update(update, &facts(VERA), now());
+        updated.map(drop).unwrap_err()
+    };
+    let (role, late) = (
+        Some(InstanceRole::Admin),
+        Some(Activation::At(now() + TimeDelta::days(1))),
+    );
+    let (past, early) = (
+        Some(Expiry::At(now())),
+        Some(Expiry::At(now() + TimeDelta::hours(1))),
+    );
+    use Refusal::{ActivationTooLate, ExpiryPast, ExpiryTooEarly, Several, TeamInstanceRole};
+    assert_eq!(refused(role, None, None), TeamInstanceRole);
+    // Of one field, one thing is said.
+    assert_eq!(refused(None, past, None), ExpiryPast);
+    let both = Several(vec![TeamInstanceRole, ActivationTooLate]);
+    assert_eq!(refused(role, None, late), both);
+    let both = Several(vec![TeamInstanceRole, ExpiryTooEarly]);
+    assert_eq!(refused(role, early, None), both);
+    let all = Several(vec![TeamInstanceRole, ExpiryPast, ActivationTooLate]);
+    assert_eq!(refused(role, past, late), all);
+}
+
+#[test]
 fn only_an_owner_of_the_instance_sees_every_client() {
     let disabled = Holder {
         user: Some(UserStanding {

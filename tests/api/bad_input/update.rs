@@ -210,14 +210,21 @@ async fn all_that_is_wrong_with_an_update_is_named() {
     ];
     refuses_each(&app, async |request| dashboard.update(request).await, cases).await;
     // A team's client can have no instance role, whatever else is asked.
-    let team = dashboard.created(team_client(ALICE)).await;
+    let expiring = team_client(ALICE).expiring(in_seconds(&app, 60));
+    let team = dashboard.created(expiring).await;
     let admin = pb::ApiClient {
         instance_role: Some(pb::InstanceRole::Admin.into()),
+        not_before_time: team.client.expire_time,
         ..team.client
     };
-    let cases = [(
-        update(ALICE, admin, &["instance_role"]),
-        ["api_client.instance_role"],
-    )];
+    let (role, start) = ("api_client.instance_role", "api_client.not_before_time");
+    let cases = [
+        (update(ALICE, admin.clone(), &["instance_role"]), vec![role]),
+        // Of what only the stored client shows, everything is named as well.
+        (
+            update(ALICE, admin, &["not_before_time", "instance_role"]),
+            vec![role, start],
+        ),
+    ];
     refuses_each(&app, async |request| dashboard.update(request).await, cases).await;
 }

@@ -138,7 +138,8 @@ pub(crate) const fn reason_of(refusal: &Refusal) -> &'static str {
         Refusal::ExpiryPast
         | Refusal::ExpiryTooEarly
         | Refusal::ActivationTooLate
-        | Refusal::TeamInstanceRole => "INVALID_FIELD",
+        | Refusal::TeamInstanceRole
+        | Refusal::Several(_) => "INVALID_FIELD",
     }
 }
 

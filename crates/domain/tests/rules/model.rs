@@ -284,16 +284,16 @@ impl Model {
         if matches!(client.delegated, Delegated::Team { .. }) && role != InstanceRole::User {
             objections.push(Refusal::TeamInstanceRole);
         }
-        objections.extend(
-            update
-                .expiry
-                .and_then(|expiry| self.objection_to_expiry(expiry)),
-        );
+        let past = update
+            .expiry
+            .and_then(|expiry| self.objection_to_expiry(expiry));
+        let is_past = past.is_some();
+        objections.extend(past);
         let after = updated(client, update);
         if is_never_active(after.activation, after.expiry) {
             if update.activation.is_some() {
                 objections.push(Refusal::ActivationTooLate);
-            } else if update.expiry.is_some() {
+            } else if update.expiry.is_some() && !is_past {
                 objections.push(Refusal::ExpiryTooEarly);
             }
         }

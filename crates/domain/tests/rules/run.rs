@@ -189,7 +189,19 @@ impl Run<'_> {
         refusal: &Refusal,
         objections: &[Refusal],
     ) {
-        self.check(Rule::Decision, objections.contains(refusal), || {
+        let named = match refusal {
+            Refusal::Several(all) => &all[..],
+            one => std::slice::from_ref(one),
+        };
+        let is_right = named.iter().all(|one| objections.contains(one));
+        // Of an update, every field that is wrong is named.
+        let mut invalid = objections
+            .iter()
+            .filter(|one| reason_of(one) == "INVALID_FIELD");
+        let is_whole = !matches!(call, Call::Update(..))
+            || reason_of(refusal) != "INVALID_FIELD"
+            || invalid.all(|one| named.contains(one));
+        self.check(Rule::Decision, is_right && is_whole, || {
             format!("refused as {refusal:?}, and what speaks against it is {objections:?}")
         });
         let lacks_delegation = matches!(
