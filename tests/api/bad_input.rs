@@ -57,7 +57,7 @@ fn missing_ids() -> Vec<String> {
 /// Texts that contain a token, or what may be one, and would get into the audit trail.
 const MISPLACED_TOKENS: [&str; 3] = [
     "hkp_00000000000000000000000000000000000000000004Rx6xu",
-    "it was hks_x",
+    "it was hks_12345678",
     "(00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff)",
 ];
 

@@ -168,8 +168,10 @@ impl CreateBody {
     /// when it is created.
     pub(super) fn draft(self, owner: Owner) -> Result<Draft, ApiError> {
         let mut reader = Reader::default();
-        let name = name(&mut reader, self.name.as_deref());
-        let description = description(&mut reader, self.description.as_deref());
+        let name = Name::from_caller(self.name.as_deref().unwrap_or_default());
+        let name = reader.parsed("name", name);
+        let description = Description::from_caller(trimmed(self.description.as_deref()));
+        let description = reader.parsed("description", description);
         let role = instance_role(&mut reader, owner, self.instance_role.as_deref())
             .map(|role| role.unwrap_or(InstanceRole::User));
         let expiry = expiry(&mut reader, self.expires_at.as_deref());
@@ -202,8 +204,12 @@ impl ReplaceBody {
     /// site roles are none.
     pub(super) fn replacement(self, owner: Owner) -> Result<Replacement, ApiError> {
         let mut reader = Reader::default();
-        let name = name(&mut reader, self.name.as_deref());
-        let description = description(&mut reader, self.description.as_deref());
+        // A page sends back what it was shown: what an import brought must not keep a client
+        // from being revoked, even if there is a token in its name.
+        let name = Name::parse(self.name.as_deref().unwrap_or_default());
+        let name = reader.parsed("name", name);
+        let description = Description::parse(trimmed(self.description.as_deref()));
+        let description = reader.parsed("description", description);
         let role = instance_role(&mut reader, owner, self.instance_role.as_deref());
         let role = match (role, owner) {
             (Ok(None), Owner::User(_)) => reader.required("instance_role", None),
@@ -228,14 +234,9 @@ impl ReplaceBody {
     }
 }
 
-fn name(reader: &mut Reader, text: Option<&str>) -> Parsed<Name> {
-    reader.parsed("name", Name::from_caller(text.unwrap_or_default()))
-}
-
 /// HitKeep trims descriptions.
-fn description(reader: &mut Reader, text: Option<&str>) -> Parsed<Description> {
-    let text = text.unwrap_or_default().trim();
-    reader.parsed("description", Description::from_caller(text))
+fn trimmed(text: Option<&str>) -> &str {
+    text.unwrap_or_default().trim()
 }
 
 /// None if there is no role, or an empty one. A team's client has none but the default.

@@ -4,10 +4,7 @@
 //! always end it. An actor who is named all the same must be one who may act at all. Of many clients, an actor revokes those of an owner whose clients they
 //! oversee, or, as an owner of the instance, anybody's.
 
-use super::{
-    ApiClient, BadText, ClientState, Expiry, TokenHint, Transition, check_text,
-    parts::refuse_token, rfc3339,
-};
+use super::{ApiClient, BadText, ClientState, Expiry, TokenHint, Transition, check_text, rfc3339};
 use crate::{
     Timestamp,
     access::{Holder, Owner},
@@ -15,7 +12,7 @@ use crate::{
     id::{ClientId, SiteId, UserId},
     refusal::Refusal,
     role::InstanceRole,
-    token::TokenScheme,
+    token::{TokenScheme, may_contain_token},
 };
 
 /// The longest name of what found a leaked token, in characters.
@@ -55,7 +52,10 @@ impl LeakOrigin {
 
 fn check_origin(text: &str, limit: usize) -> Result<(), BadText> {
     check_text(text, limit, |_| false)?;
-    refuse_token(text)
+    if may_contain_token(text) {
+        return Err(BadText::Token);
+    }
+    Ok(())
 }
 
 /// A token that was found where it must not be, as it is stored.

@@ -207,7 +207,7 @@ async fn every_field_that_is_wrong_is_named() {
             "400 name must not contain control characters",
         ),
         (
-            json!({ "name": "my hkp_x", "description": "0a".repeat(32) }),
+            json!({ "name": "my hkp_12345678", "description": "0a".repeat(32) }),
             "400 name must not contain a token, nor what looks like one; \
              description must not contain a token, nor what looks like one",
         ),

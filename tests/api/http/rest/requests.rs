@@ -295,3 +295,24 @@ async fn the_routes_are_off_unless_asked_for() {
         }
     }
 }
+
+/// Such a name is refused where a client is created, but an import can have brought it, and a
+/// page sends it back with every change.
+#[tokio::test]
+async fn a_token_in_a_name_keeps_no_client_from_being_revoked() {
+    let app = start().await;
+    let made = app.dashboard().await.created(personal(VERA)).await;
+    let name = format!("was {}", made.token);
+    app.psql(&format!(
+        "UPDATE api_clients SET name = '{name}' WHERE id = '{}'",
+        made.id
+    ))
+    .await;
+    let body = json!({ "name": name, "instance_role": "user", "revoked": true });
+    let path = format!("{OWN}/{}", made.id);
+    let answer = send(&app, "PUT", &path, VERA, &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let sidecar = app.sidecar().await;
+    let answer = sidecar.introspect(introspect(&made.token)).await.unwrap();
+    assert!(!answer.active);
+}
