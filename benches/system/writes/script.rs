@@ -181,9 +181,12 @@ fn value(literal: &str, known: &[&str], drawn: &mut Vec<String>) -> String {
 }
 
 /// The elements of an array as Postgres writes it, `{a,"b \"c\"",NULL}`; `None` if it is
-/// none.
+/// none, or has none, so that it can stay as it is.
 fn elements(text: &str) -> Option<Vec<Option<String>>> {
     let inner = text.strip_prefix('{')?.strip_suffix('}')?;
+    if inner.is_empty() {
+        return None;
+    }
     let mut found = Vec::new();
     let (mut element, mut quoted, mut was_quoted) = (String::new(), false, false);
     let mut characters = inner.chars();
