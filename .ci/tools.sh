@@ -51,6 +51,8 @@ rust() {
     fi
     # `cargo test` below must not be the one to change the lock file.
     cargo fetch --locked
+    # The release's try changes this one's, without the network.
+    cargo fetch --locked --manifest-path fuzz/Cargo.toml
 }
 
 # Looks where the tests look.
