@@ -239,9 +239,10 @@ async fn go_both_ways(app: &TestApp, path: &str, messages: &[(String, Vec<u8>)])
         let id = ("x-request-id", "the-same");
         for headers in [vec![with, id], vec![with]] {
             let short = sent(&mut sender, path, &headers, message).await;
-            let failed = !short.0.contains(WENT_WELL);
-            if failed && headers.len() == 1 {
-                // Each failure has a request id of its own.
+            let has_own_id = !short.0.contains(WENT_WELL) || short.0.contains("x-request-id");
+            if has_own_id && headers.len() == 1 {
+                // Each failure has a request id of its own, and so has an answer to Envoy about
+                // a check that cannot be read.
                 continue;
             }
             let usual = [&headers[..], &[USUAL_WAY]].concat();

@@ -26,8 +26,14 @@ pub struct OwnPostgres {
     /// Where to connect to one of its databases, without the name.
     pub url: String,
     folder: PathBuf,
-    restarts: Option<mpsc::Sender<oneshot::Sender<()>>>,
+    steps: Option<mpsc::Sender<(Step, oneshot::Sender<()>)>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What is done with it next.
+enum Step {
+    Kill,
+    Start,
 }
 
 impl OwnPostgres {
@@ -44,28 +50,43 @@ impl OwnPostgres {
             cache: cache_folder(),
         };
         let (started, url) = oneshot::channel();
-        let (restarts, asked) = mpsc::channel();
+        let (steps, asked) = mpsc::channel();
         let thread = std::thread::spawn(move || serve(&options, started, &asked));
         Self {
             url: url.await.expect("a private Postgres starts"),
             folder,
-            restarts: Some(restarts),
+            steps: Some(steps),
             thread: Some(thread),
         }
     }
 
     /// Kills it, which it cannot do anything about, and starts it again.
     pub async fn kill_and_restart(&self) {
+        self.kill().await;
+        self.start_again().await;
+    }
+
+    /// Kills it. What its sessions are at they may still finish.
+    pub async fn kill(&self) {
+        self.take(Step::Kill).await;
+    }
+
+    /// Starts it again, once it was killed.
+    pub async fn start_again(&self) {
+        self.take(Step::Start).await;
+    }
+
+    async fn take(&self, step: Step) {
         let (sender, done) = oneshot::channel();
-        let thread = self.restarts.as_ref().expect("it runs");
-        thread.send(sender).expect("it runs");
-        done.await.expect("it starts again");
+        let thread = self.steps.as_ref().expect("it runs");
+        thread.send((step, sender)).expect("it runs");
+        done.await.expect("it is done");
     }
 }
 
 impl Drop for OwnPostgres {
     fn drop(&mut self) {
-        drop(self.restarts.take());
+        drop(self.steps.take());
         let thread = self.thread.take().expect("taken out only here");
         drop(thread.join());
         drop(std::fs::remove_dir_all(&self.folder));
@@ -75,28 +96,36 @@ impl Drop for OwnPostgres {
 fn serve(
     options: &Options,
     started: oneshot::Sender<String>,
-    restarts: &mpsc::Receiver<oneshot::Sender<()>>,
+    steps: &mpsc::Receiver<(Step, oneshot::Sender<()>)>,
 ) {
     let start = || PrivatePostgres::start(options, &|_| ());
-    let mut server = start().unwrap_or_else(|why| panic!("{why}"));
-    started.send(server.url("")).expect("the test waits for it");
-    while let Ok(done) = restarts.recv() {
-        let killed = Command::new("/bin/sh")
-            .args(["-c", "kill -KILL \"$1\"", "sh", &server.pid().to_string()])
-            .status();
-        assert!(killed.expect("there is a shell").success());
-        let url = server.url("");
-        drop(server);
-        let begun = Instant::now();
-        server = loop {
-            match start() {
-                Ok(server) => break server,
-                // Its backends see only when they look up that it is gone.
-                Err(PostgresError::NotReady { .. }) if begun.elapsed() < PATIENCE => {}
-                Err(why) => panic!("{why}"),
+    let first = start().unwrap_or_else(|why| panic!("{why}"));
+    let url = first.url("");
+    started.send(url.clone()).expect("the test waits for it");
+    let mut server = Some(first);
+    while let Ok((step, done)) = steps.recv() {
+        match step {
+            Step::Kill => {
+                let server = server.take().expect("it runs");
+                let killed = Command::new("/bin/sh")
+                    .args(["-c", "kill -KILL \"$1\"", "sh", &server.pid().to_string()])
+                    .status();
+                assert!(killed.expect("there is a shell").success());
             }
-        };
-        assert_eq!(server.url(""), url);
+            Step::Start => {
+                let begun = Instant::now();
+                let again = loop {
+                    match start() {
+                        Ok(server) => break server,
+                        // Its backends see only when they look up that it is gone.
+                        Err(PostgresError::NotReady { .. }) if begun.elapsed() < PATIENCE => {}
+                        Err(why) => panic!("{why}"),
+                    }
+                };
+                assert_eq!(again.url(""), url);
+                server = Some(again);
+            }
+        }
         done.send(()).expect("the test waits for it");
     }
 }
