@@ -1,6 +1,12 @@
 //! When a session ends, in a time of its own.
 
-use std::pin::pin;
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use futures_util::FutureExt as _;
 use hitkeep_auth_domain::{
@@ -9,7 +15,7 @@ use hitkeep_auth_domain::{
     id::{ClientId, ReplicaId},
     index::Index,
 };
-use tokio::time::advance;
+use tokio::{task::yield_now, time::advance};
 use uuid::Uuid;
 
 use super::*;
@@ -21,11 +27,23 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Takes an index, and does nothing with it.
 #[derive(Default)]
-struct Nowhere(SystemClock);
+struct Nowhere {
+    clock: SystemClock,
+    seen: Arc<Seen>,
+}
+
+/// What the session said of it.
+#[derive(Default)]
+struct Seen {
+    /// How often it was proven complete.
+    completed: AtomicU64,
+    /// The last refresh that was answered.
+    refreshed: AtomicU64,
+}
 
 impl Intake for Nowhere {
     fn clock(&self) -> &dyn Clock {
-        &self.0
+        &self.clock
     }
 
     fn poll_interval(&self) -> Duration {
@@ -48,9 +66,13 @@ impl Intake for Nowhere {
 
     fn publish_whole(&self, _: Index, _: &SourceTime) {}
 
-    fn complete(&self, _: &SourceTime, _: Timestamp) {}
+    fn complete(&self, _: &SourceTime, _: Timestamp) {
+        self.seen.completed.fetch_add(1, Relaxed);
+    }
 
-    fn refreshed(&self, _: RefreshNumber) {}
+    fn refreshed(&self, number: RefreshNumber) {
+        self.seen.refreshed.store(number.0, Relaxed);
+    }
 
     fn refresh_failed(&self, _: RefreshNumber) {}
 
@@ -157,7 +179,7 @@ async fn with_session<R>(
 ) -> R {
     let (mut copy, mut intake) = (Copy::default(), Nowhere::default());
     let mut session = Session {
-        id: ReplicaId::mint(intake.0.now(), &SystemEntropy),
+        id: ReplicaId::mint(intake.clock.now(), &SystemEntropy),
         without_names: false,
         limits: &Limits::of(BOUND),
         copy: &mut copy,
@@ -239,6 +261,35 @@ async fn a_message_that_has_come_is_no_silence() {
             let unknown = pb::ReplicateResponse { message: None };
             server.responses.try_send(Ok(unknown)).unwrap();
             advance(BOUND).await;
+        }
+    })
+    .await;
+}
+
+/// What was committed before a refresh is in the copy only once the server has answered that one.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_done_when_its_own_question_is_answered() {
+    with_session(false, async |running, requests| {
+        let (mut server, responses) = Server::asked_by(requests);
+        let seen = Arc::clone(&running.session.intake.seen);
+        let completed = async |times| {
+            while seen.completed.load(Relaxed) < times {
+                yield_now().await;
+            }
+        };
+        let script = async {
+            server.send_snapshot();
+            let (refresh, plain) = (server.question().await, server.question().await);
+            server.answer(plain);
+            completed(1).await;
+            assert_eq!(seen.refreshed.load(Relaxed), 0);
+            server.answer(refresh);
+            completed(2).await;
+            assert_eq!(seen.refreshed.load(Relaxed), 1);
+        };
+        tokio::select! {
+            ended = running.follow(responses) => panic!("{ended:?}"),
+            () = script => {}
         }
     })
     .await;
