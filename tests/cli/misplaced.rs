@@ -1,11 +1,7 @@
 //! Tokens in the place of a file, an address or an id: what is printed of the mistake goes into
 //! terminals and logs, and must not have them.
 
-use crate::{
-    process::{Process, binary},
-    remote::{ALICE, NOWHERE},
-    run::run,
-};
+use crate::{remote::NOWHERE, run::run, variables::with};
 
 const TOKENS: [&str; 3] = [
     "hks_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf48My2h",
@@ -15,13 +11,7 @@ const TOKENS: [&str; 3] = [
 
 /// Runs a command with these variables. It fails with that code, and says so without the token.
 async fn refused(arguments: &[&str], variables: &[(&str, &str)], token: &str, code: i32) -> String {
-    let mut command = binary(arguments);
-    command
-        .env("HITKEEP_AUTH_SERVER", "unix:/nowhere")
-        .env("HITKEEP_AUTH_TOKEN", "hks_unused")
-        .env("HITKEEP_AUTH_ACTOR", ALICE)
-        .envs(variables.iter().copied());
-    let said = Process::start(command).ended().await.refused(code);
+    let said = with(variables, arguments).await.refused(code);
     // Neither the whole nor a part of it.
     let has_token = said.contains(&token[8..24]) || said.contains(&token[24..48]);
     assert!(!has_token, "{arguments:?} {variables:?}: {said}");

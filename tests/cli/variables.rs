@@ -107,7 +107,7 @@ fn what_a_call_is_about_has_variables_of_its_own_command() {
 }
 
 /// Runs a command with these variables. What it does not refuse fails, since there is no server.
-async fn with(variables: &[(&str, &str)], arguments: &[&str]) -> Ended {
+pub async fn with(variables: &[(&str, &str)], arguments: &[&str]) -> Ended {
     let mut command = binary(arguments);
     command
         .env("HITKEEP_AUTH_SERVER", "unix:/nowhere")
