@@ -46,7 +46,6 @@ use support::{
     population::Known,
     postgres::{Durability, Postgres},
     saturation::{self, Rounds, Row},
-    service::{Caller, Service},
 };
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -67,6 +66,8 @@ struct Options {
     rounds: Rounds,
     shape: Shape,
     proxied: usize,
+    /// Another build of this service, to be measured in the same run.
+    beside: String,
 }
 
 fn main() -> ExitCode {
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
             calls: arguments.value("--calls", 32),
         },
         proxied: arguments.value("--proxied", 20_000),
+        beside: arguments.value("--beside", String::new()),
     };
     arguments.done();
     let programs = Programs::find();
@@ -96,7 +98,7 @@ fn main() -> ExitCode {
         tokio::runtime::Runtime::new().expect("a runtime starts")
     });
     let (mut rows, mut running) = (Vec::new(), Vec::new());
-    let (service, caller, known) = runtime.block_on(set_up(
+    let ours = runtime.block_on(set_up(
         &postgres,
         &options,
         &programs,
@@ -117,8 +119,9 @@ fn main() -> ExitCode {
     report(&rows, &options);
     drop(running);
     if options.proxied > 0 {
-        let cores = cores::available();
-        failures += proxied::measure(&service, &caller, &known, options.proxied, &cores);
+        let (cores, ours) = (cores::available(), &ours[0]);
+        let (caller, known) = (&ours.caller, &ours.known);
+        failures += proxied::measure(&ours.service, caller, known, options.proxied, &cores);
     }
     if failures == 0 {
         ExitCode::SUCCESS
@@ -128,7 +131,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts all servers on the same core.
+/// Starts all servers on the same core, and returns those of this service.
 async fn set_up(
     postgres: &Postgres,
     options: &Options,
@@ -136,39 +139,47 @@ async fn set_up(
     cores: &[usize],
     rows: &mut Vec<Row>,
     running: &mut Vec<(Allocator, Running)>,
-) -> (Service, Caller, Vec<Known>) {
+) -> Vec<Filled> {
     let size = Size {
         clients: options.clients,
         known: KNOWN,
     };
-    let Filled {
-        service,
-        caller,
-        known,
-    } = Filled::start(&Build::this(), postgres, "bench", size, cores).await;
-    check(&service, &caller, &known).await;
-
-    let blocks = Blocks::of(&caller, PATH).await;
-    let messages: Vec<_> = known
-        .iter()
-        .map(|client| framed(&request(client)))
-        .collect();
-    let ours = Target {
-        address: service.address(),
-        pid: service.pid(),
-        blocks,
-        messages,
-        style: Style::Unary,
-    };
+    let mut builds = vec![(Build::this(), OURS)];
+    if !options.beside.is_empty() {
+        builds.push((Build::at(&options.beside), "hitkeep-auth, other build"));
+    }
+    let mut ours = Vec::new();
+    for (number, (build, title)) in builds.iter().enumerate() {
+        // Each has its own: the schemas may differ.
+        let name = format!("bench_{number}");
+        let filled = Filled::start(build, postgres, &name, size, cores).await;
+        check(&filled).await;
+        rows.push(Row::new(*title, target(&filled).await));
+        ours.push(filled);
+    }
+    let mut echoes = Vec::new();
     for kind in Kind::ALL {
         for (allocator, server) in cores::on(cores, || programs.start(kind.name())) {
-            let target = ours.at(server.address, server.pid());
-            rows.push(Row::new(allocator.titled(kind.title()), target));
+            let target = rows[0].target.at(server.address, server.pid());
+            echoes.push(Row::new(allocator.titled(kind.title()), target));
             running.push((allocator, server));
         }
     }
-    rows.push(Row::new(OURS, ours));
-    (service, caller, known)
+    // What others are compared with comes first.
+    rows.splice(..0, echoes);
+    ours
+}
+
+/// What the load generator has to know of a server.
+async fn target(filled: &Filled) -> Target {
+    let messages = filled.known.iter().map(|client| framed(&request(client)));
+    Target {
+        address: filled.service.address(),
+        pid: filled.service.pid(),
+        blocks: Blocks::of(&filled.caller, PATH).await,
+        messages: messages.collect(),
+        style: Style::Unary,
+    }
 }
 
 /// What Envoy asks about a browser's request, where nobody tells it which headers to
@@ -233,10 +244,11 @@ fn request(client: &Known) -> CheckRequest {
 }
 
 /// Every question that is going to be asked gets the answer that it should.
-async fn check(service: &Service, caller: &Caller, known: &[Known]) {
-    let mut authorization = AuthorizationClient::new(service.connect().await);
-    for client in known {
-        let answer = authorization.check(caller.says(request(client))).await;
+async fn check(filled: &Filled) {
+    let mut authorization = AuthorizationClient::new(filled.service.connect().await);
+    for client in &filled.known {
+        let request = filled.caller.says(request(client));
+        let answer = authorization.check(request).await;
         let answer = answer.expect("it is answered").into_inner();
         let Some(HttpResponse::OkResponse(ok)) = answer.http_response else {
             panic!("it may pass: {answer:?}");
@@ -254,7 +266,8 @@ fn report(rows: &[Row], options: &Options) {
     comparison::report(rows, OURS, &Kind::ALL.map(Kind::title));
     println!("{}", options.rounds);
     let first = &rows[0];
-    let ours = rows.last().expect("there is ours");
+    let ours = rows.iter().find(|row| row.title == OURS);
+    let ours = ours.expect("there is ours");
     let ratio = ours.median(|run| run.rate_at_work) / first.median(|run| run.rate_at_work);
     println!("{BOUND} times the empty handler: {}", met(ratio >= BOUND));
     println!(
