@@ -194,14 +194,14 @@ impl Management {
         }
     }
 
-    /// Writes, and returns once this replica's index has the change: an acknowledged
-    /// revocation is in force here, and other replicas follow. If that takes longer than
-    /// the request's deadline allows, it returns before, since a commit must be
-    /// acknowledged and a new token is shown only once. Until the index has the change,
-    /// this replica then answers that it cannot judge.
+    /// Writes, and returns once this replica's index has the change, and the primary is shown
+    /// to have it: an acknowledged revocation is in force here, and other replicas follow. If
+    /// the index is late, it returns before; until the index has the change, this replica
+    /// then answers that it cannot judge.
     ///
     /// # Errors
-    /// Those of the transaction, and UNAVAILABLE if a failover lost the commit.
+    /// Those of the transaction; and UNAVAILABLE if a failover lost the commit, or nothing
+    /// shows before the request's deadline that the primary has it.
     async fn write<T, E, F>(
         &self,
         extensions: &tonic::Extensions,
@@ -218,11 +218,12 @@ impl Management {
         let written = match committed {
             Ok((value, position)) => {
                 let wait_until = context::response_due(extensions);
-                let applied = self.replica.wait_applied(position, wait_until).await;
+                let applied = self.replica.wait_applied(&self.store, position, wait_until);
                 let revision = position.revision;
                 applied
+                    .await
                     .map(|()| Committed { value, revision })
-                    .map_err(|lost| StoreError::Unavailable(Box::new(lost)).into())
+                    .map_err(|error| StoreError::Unavailable(Box::new(error)).into())
             }
             Err(error) => Err(error),
         };

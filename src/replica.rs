@@ -18,7 +18,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use tokio::{
     sync::{Notify, Semaphore, oneshot, watch},
     task::{JoinHandle, JoinSet},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 mod claims;
 mod client_builder;
@@ -41,11 +41,11 @@ use crate::{
         ledger::{Ledger, Recorded},
         usage::{Batch, Outcome},
     },
-    store::Store,
+    store::{Store, error::StoreError},
     telemetry::metrics::Metrics,
 };
-use claims::Claims;
-pub use claims::CommitLost;
+pub use claims::NotAcknowledged;
+use claims::{ClaimOutcome, Claims};
 use feed::Shortage;
 pub use intake::Intake;
 pub use progress::FeedProgress;
@@ -53,8 +53,10 @@ use recent::RecentChanges;
 use usage::Flusher;
 pub use view::{Unanswerable, View};
 
-/// The longest that a write waits until the index of its own process contains it.
-const APPLY_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a write waits for the feed alone to prove its change.
+const FEED_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a write without a deadline waits for the proof of its change.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// Surveys for the primary in each period of `max_staleness`.
 const SURVEYS_PER_BOUND: u32 = 4;
 /// The longest that a survey may take, in hundredths of `max_staleness`. If every survey
@@ -170,6 +172,8 @@ struct Shared {
     unverified_complete_at: AtomicI64,
     /// Commits of this process that its index is not known to contain.
     claims: Claims,
+    /// Held by the one write that looks for the primary.
+    proof: tokio::sync::Mutex<()>,
     /// What changed of late, for those who follow the index elsewhere.
     recent: RecentChanges,
     progress: watch::Sender<FeedProgress>,
@@ -203,6 +207,7 @@ impl Shared {
             complete_at: AtomicI64::new(i64::MIN),
             unverified_complete_at: AtomicI64::new(i64::MIN),
             claims: Claims::default(),
+            proof: tokio::sync::Mutex::default(),
             recent: RecentChanges::default(),
             progress: watch::Sender::default(),
             queries_begun: AtomicU64::new(0),
@@ -388,35 +393,69 @@ impl Replica {
     }
 
     /// Waits until the index contains a commit of this process and a survey has shown that
-    /// the primary has it. Wakes the feed, rather than waiting for a notification. Returns
-    /// after 500 ms at the latest, or at the deadline: the change is committed all the
-    /// same, and must be acknowledged. If the index lacks it then,
-    /// [`View::require_caught_up`] fails until the feed has applied it.
+    /// the primary has it. Wakes the feed, rather than waiting for a notification.
+    ///
+    /// If that takes longer than 500 ms, this looks for the primary itself: the feed may be
+    /// in a full load. If the primary has the commit then, this returns before the index
+    /// contains it, and [`View::require_caught_up`] fails until the feed has applied it.
     ///
     /// # Errors
-    /// If the primary lost the commit before it was acknowledged.
+    /// If the primary lost the commit, or nothing shows before the deadline that it has it:
+    /// an acknowledged change must be in force on the server that takes the writes.
     pub async fn wait_applied(
         &self,
+        store: &Store,
         committed: Position,
         deadline: Option<Instant>,
-    ) -> Result<(), CommitLost> {
+    ) -> Result<(), NotAcknowledged> {
         let shared = &*self.shared;
-        let (number, resolved) = shared.claims.add(committed, shared.clock.elapsed());
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + PROOF_TIMEOUT);
+        let committed_at = shared.clock.elapsed();
+        let (number, mut resolved) = shared.claims.add(committed, committed_at);
         shared.notified.notify_one();
-        let ours = Instant::now() + APPLY_TIMEOUT;
-        let deadline = deadline.map_or(ours, |theirs| theirs.min(ours));
-        if let Ok(Ok(resolved)) = timeout_at(deadline, resolved).await {
-            return resolved;
+        let proof = async {
+            sleep(FEED_TIMEOUT).await;
+            self.is_on_primary(store, committed, committed_at).await
+        };
+        let revision = committed.revision.0;
+        tokio::select! {
+            biased;
+            Ok(resolved) = &mut resolved => resolved,
+            Ok(is_contained) = proof => {
+                if !is_contained {
+                    shared.claims.resolve(number, ClaimOutcome::Lost);
+                    return Err(NotAcknowledged::Lost(revision));
+                }
+                if shared.claims.acknowledge(number) {
+                    tracing::warn!(
+                        revision,
+                        "the index did not apply a change of this server in time: nothing is \
+                         answered from the index until it has"
+                    );
+                }
+                Ok(())
+            }
+            // The feed resolves the claim later.
+            () = sleep_until(deadline) => Err(NotAcknowledged::Unproven(revision)),
         }
-        // The feed resolves the claim later.
-        if shared.claims.acknowledge(number) {
-            tracing::warn!(
-                revision = committed.revision.0,
-                "the index did not apply a change of this server in time: nothing is answered \
-                 from the index until it has"
-            );
+    }
+
+    /// Whether the primary has a commit, by a survey of its own.
+    async fn is_on_primary(
+        &self,
+        store: &Store,
+        committed: Position,
+        committed_at: Duration,
+    ) -> Result<bool, StoreError> {
+        // Each opens connections, and many writes may wait for one full load.
+        let _one_at_a_time = self.shared.proof.lock().await;
+        let limit = self.shared.survey_limit();
+        let mut feed = store.connect_feed_within(limit).await?;
+        if !feed.proves(committed_at) {
+            let standby = "a standby proves nothing about commits";
+            return Err(StoreError::Unavailable(standby.into()));
         }
-        Ok(())
+        Ok(feed.state(committed).await?.contains)
     }
 
     /// The latest version of the index; waits up to `refresh_timeout` for the first one.

@@ -6,8 +6,10 @@
 //! that was just replaced, on which a revocation would be acknowledged and lost. Both take
 //! a few milliseconds, and the acknowledgement waits for them.
 //!
-//! If that takes too long, the change is acknowledged all the same. If the index lacks it
-//! then, the index is *behind*, and nothing is answered from it until it has caught up.
+//! A feed that runs a full load resolves no claim for as long. So a write that has waited for
+//! some time looks for the primary itself, and acknowledges a change that the index lacks if
+//! the primary has it. The index is *behind* then, and nothing is answered from it until it
+//! has caught up. A change that nothing proves is not acknowledged.
 
 use std::{
     sync::{
@@ -21,15 +23,23 @@ use tokio::sync::oneshot;
 
 use crate::store::feed::Position;
 
-/// A commit that a failover lost: the new primary does not have it.
+/// Why a commit is not acknowledged, by its revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the commit of revision {0} is not in the database that took over")]
-pub struct CommitLost(pub u64);
+pub enum NotAcknowledged {
+    /// A failover lost it: the new primary does not have it.
+    #[error("the commit of revision {0} is not in the database that took over")]
+    Lost(u64),
+    /// No connection to the primary showed in time that it has it. It may be in force.
+    #[error("nothing showed in time that the primary has the commit of revision {0}")]
+    Unproven(u64),
+}
 
 /// All unresolved claims of this process.
 #[derive(Default)]
 pub(super) struct Claims {
     open: Mutex<Vec<Open>>,
+    /// The newest commit that was acknowledged.
+    acknowledged: Mutex<Option<Position>>,
     next: AtomicU64,
     /// Whether a claim was acknowledged and is not applied.
     is_behind: AtomicBool,
@@ -49,7 +59,7 @@ struct Open {
     is_applied: bool,
     is_acknowledged: bool,
     /// Wakes the write that waits to acknowledge the change.
-    waiting: oneshot::Sender<Result<(), CommitLost>>,
+    waiting: oneshot::Sender<Result<(), NotAcknowledged>>,
 }
 
 /// How a claim was resolved.
@@ -63,10 +73,7 @@ pub(super) enum ClaimOutcome {
 
 impl Claims {
     fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
-        // No holder panics.
-        self.open
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        locked(&self.open)
     }
 
     /// Adds a claim, and returns its number and a receiver of its outcome.
@@ -74,7 +81,7 @@ impl Claims {
         &self,
         position: Position,
         committed_at: Duration,
-    ) -> (u64, oneshot::Receiver<Result<(), CommitLost>>) {
+    ) -> (u64, oneshot::Receiver<Result<(), NotAcknowledged>>) {
         let (waiting, resolved) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.lock().push(Open {
@@ -97,6 +104,7 @@ impl Claims {
         let found = open.iter_mut().find(|open| open.claim.number == number);
         let is_behind = found.is_some_and(|found| {
             found.is_acknowledged = true;
+            self.note_acknowledged(found.claim.position);
             !found.is_applied
         });
         self.update_behind(&open);
@@ -142,21 +150,55 @@ impl Claims {
             return;
         };
         let resolved = open.remove(at);
-        let revision = resolved.claim.position.revision.0;
-        if outcome == ClaimOutcome::Lost && resolved.is_acknowledged {
-            tracing::error!(
-                revision,
-                "an acknowledged change is lost: the new primary does not have it"
-            );
+        let position = resolved.claim.position;
+        match outcome {
+            ClaimOutcome::Contained => {
+                // Otherwise the write has given up waiting.
+                if resolved.waiting.send(Ok(())).is_ok() {
+                    self.note_acknowledged(position);
+                }
+            }
+            ClaimOutcome::Lost => {
+                if resolved.is_acknowledged {
+                    self.report_lost();
+                }
+                let lost = NotAcknowledged::Lost(position.revision.0);
+                resolved.waiting.send(Err(lost)).ok();
+            }
         }
-        let result = match outcome {
-            ClaimOutcome::Contained => Ok(()),
-            ClaimOutcome::Lost => Err(CommitLost(revision)),
-        };
-        // The write may have given up waiting.
-        resolved.waiting.send(result).ok();
         self.update_behind(&open);
     }
+
+    fn note_acknowledged(&self, position: Position) {
+        let mut newest = locked(&self.acknowledged);
+        // Writes may be acknowledged in another order than they were committed in.
+        if newest.is_none_or(|newest| newest.revision < position.revision) {
+            *newest = Some(position);
+        }
+    }
+
+    /// The newest commit that was acknowledged and is not reported as lost.
+    pub(super) fn acknowledged(&self) -> Option<Position> {
+        *locked(&self.acknowledged)
+    }
+
+    /// Logs that acknowledged changes are lost, up to the newest one.
+    pub(super) fn report_lost(&self) {
+        // What is acknowledged from now on has another history.
+        let newest = locked(&self.acknowledged).take();
+        tracing::error!(
+            revision = newest.map(|newest| newest.revision.0),
+            "an acknowledged change is lost: the database that takes over does not have it. \
+             Revoke again what was revoked in the last seconds before"
+        );
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No holder panics.
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -187,7 +229,7 @@ mod tests {
         assert_eq!(resolved.try_recv(), Ok(Ok(())));
         claims.resolve(second, ClaimOutcome::Lost);
         assert!(!claims.is_behind());
-        assert_eq!(lost.try_recv(), Ok(Err(CommitLost(2))));
+        assert_eq!(lost.try_recv(), Ok(Err(NotAcknowledged::Lost(2))));
         assert!(claims.open().is_empty());
         // Acknowledging a resolved claim changes nothing, nor does resolving it twice.
         assert!(!claims.acknowledge(first));
@@ -206,6 +248,25 @@ mod tests {
         claims.apply(second);
         assert!(!claims.is_behind());
         assert_eq!(claims.open().len(), 2, "neither is resolved");
+    }
+
+    #[test]
+    fn the_newest_acknowledged_commit_is_known_until_it_is_lost() {
+        let claims = Claims::default();
+        let (first, _resolved) = claims.add(at(1), Duration::ZERO);
+        let (second, _resolved) = claims.add(at(2), Duration::ZERO);
+        let (third, given_up) = claims.add(at(3), Duration::ZERO);
+        assert_eq!(claims.acknowledged(), None);
+        claims.resolve(second, ClaimOutcome::Contained);
+        claims.acknowledge(first);
+        drop(given_up);
+        claims.resolve(third, ClaimOutcome::Contained);
+        assert_eq!(claims.acknowledged(), Some(at(2)));
+        claims.report_lost();
+        assert_eq!(claims.acknowledged(), None);
+        // A restored backup gives revisions out again.
+        claims.acknowledge(first);
+        assert_eq!(claims.acknowledged(), Some(at(1)));
     }
 
     #[test]

@@ -17,10 +17,17 @@ mod shortage;
 
 use super::{SURVEY_SHARE, SURVEYS_PER_BOUND, Shared};
 pub(super) use crate::client::follow::supervise;
-use crate::store::{Store, feed::State};
+use crate::store::{
+    Store,
+    error::StoreError,
+    feed::{Feed, State},
+};
 use follower::Follower;
 pub(super) use shortage::Shortage;
 
+/// The revisions that the change log keeps at least, by the database's own `index_stamp`.
+/// Whether it ever had an older one is unknown.
+const LOGGED_REVISIONS: u64 = 10_000;
 /// The first pause before a retry; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,8 +76,22 @@ impl Shared {
     }
 
     /// The timeout of a survey.
-    fn survey_limit(&self) -> Duration {
+    pub(super) fn survey_limit(&self) -> Duration {
         self.options.max_staleness * SURVEY_SHARE / 100
+    }
+
+    /// Logs if the database that takes over lacks a change that this process acknowledged.
+    async fn report_lost(&self, feed: &mut Feed) -> Result<(), StoreError> {
+        let Some(acknowledged) = self.claims.acknowledged() else {
+            return Ok(());
+        };
+        let state = feed.state(acknowledged).await?;
+        let oldest_logged = state.position.revision.0.saturating_sub(LOGGED_REVISIONS);
+        let is_logged = acknowledged.revision.0 > oldest_logged;
+        if feed.is_primary && is_logged && !state.contains {
+            self.claims.report_lost();
+        }
+        Ok(())
     }
 
     fn calibrate(&self, state: &State, queried_at: Duration) {

@@ -3,7 +3,10 @@
 use std::{
     net::IpAddr,
     pin::pin,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -40,6 +43,10 @@ pub(super) struct Connector {
     chosen: ArcSwapOption<ServerId>,
     /// Whether the last survey found several servers that take writes.
     pub(super) is_split: AtomicBool,
+    /// Whether a survey that has ended still waits for servers that had not answered.
+    pub(super) awaits_stragglers: AtomicBool,
+    /// How long the slowest primary of a survey took to answer, in milliseconds.
+    slowest_primary: AtomicU64,
     /// Notified when a new connection reaches another server than the last survey chose.
     server_changed: Notify,
     /// The TLS configuration of the last connection.
@@ -98,6 +105,8 @@ impl Connector {
             last: ArcSwap::default(),
             chosen: ArcSwapOption::empty(),
             is_split: AtomicBool::new(false),
+            awaits_stragglers: AtomicBool::new(false),
+            slowest_primary: AtomicU64::new(0),
             server_changed: Notify::new(),
             tls: ArcSwapOption::empty(),
             valid_since: watch::Sender::new(Instant::now()),
@@ -174,6 +183,21 @@ impl Connector {
             tracing::warn!("the primary is another database server from now on, or was restarted");
             self.valid_since.send_replace(began);
         }
+    }
+
+    /// How long the slowest primary took to answer, of those that surveys knew of.
+    pub(super) fn slowest_primary(&self) -> Duration {
+        Duration::from_millis(self.slowest_primary.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_slowest_primary(&self, taken: Duration) {
+        let milliseconds = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
+        self.slowest_primary.store(milliseconds, Ordering::Relaxed);
+    }
+
+    /// Another server takes writes than the last survey chose.
+    pub(super) fn signal_server_changed(&self) {
+        self.server_changed.notify_one();
     }
 
     /// Waits until a new connection reaches another server than the last survey chose.
@@ -310,7 +334,7 @@ impl Connector {
             .as_ref()
             .is_some_and(|chosen| **chosen != identity.server)
         {
-            self.server_changed.notify_one();
+            self.signal_server_changed();
         }
         Ok(())
     }

@@ -92,6 +92,8 @@ pub struct State {
     pub continues: bool,
     /// The replication lag of the server; zero on the primary.
     pub lag: Duration,
+    /// Whether the server replays the log of another one.
+    pub is_standby: bool,
 }
 
 /// Receives the rows of a snapshot: clients before their grants and tokens.
@@ -132,7 +134,7 @@ pub enum CatchUp {
     /// More clients changed than the limit.
     TooMuch,
     /// The log does not lead here from the queried position: a full load is needed.
-    Lost,
+    Lost(State),
 }
 
 /// What the change log says about the way from one position to another.
@@ -155,9 +157,11 @@ pub struct Feed {
     statements: Statements,
     /// The server that it was opened to.
     server: ServerId,
-    /// When the survey began that found the server to be the primary, by `elapsed` of the
-    /// store's clock. This connection alone cannot prove that it still is.
+    /// When the survey began that chose the server, by `elapsed` of the store's clock. This
+    /// connection alone cannot prove that it would be chosen again.
     pub surveyed_at: Duration,
+    /// Whether the survey found the server to be the primary, rather than a standby.
+    pub is_primary: bool,
     validity: Validity,
     standbys: Standbys,
 }
@@ -209,6 +213,7 @@ impl Store {
                 statements,
                 server: identity.server,
                 surveyed_at,
+                is_primary: identity.role == ServerRole::Primary,
                 validity,
                 standbys: self.connector.standbys(),
             })
@@ -223,6 +228,12 @@ impl Store {
 }
 
 impl Feed {
+    /// Whether what this reads shows that the primary had, or lacked, a commit of that time:
+    /// only a survey that began later found out which server the primary was.
+    pub fn proves(&self, committed_at: Duration) -> bool {
+        self.is_primary && self.surveyed_at >= committed_at
+    }
+
     /// Reads the state of the database alone, in one round trip.
     pub async fn state(&mut self, known: Position) -> Result<State, StoreError> {
         let since = stored(known.revision)?;
@@ -323,6 +334,7 @@ fn state(row: &tokio_postgres::Row, role: ServerRole) -> Result<State, StoreErro
         contains,
         continues: contains && row.try_get(6)?,
         lag: role.lag(now),
+        is_standby: matches!(role, ServerRole::Standby { .. }),
     })
 }
 

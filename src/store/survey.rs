@@ -6,12 +6,16 @@
 //! chooses. The connection that it returns reached the primary at the moment at which the
 //! survey began.
 
-use std::{fmt, sync::atomic::Ordering, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt, StreamExt,
     future::{join_all, ready},
-    stream::{BoxStream, FuturesUnordered, once, select_all},
+    stream::{BoxStream, FuturesUnordered, SelectAll, once, select_all},
 };
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
@@ -20,7 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     connect::{self, Connector, Route},
     error::connect::ConnectError,
-    identity::{Identity, ServerRole},
+    identity::{Identity, ServerId, ServerRole},
     url::Server,
     wire::Driver,
 };
@@ -76,7 +80,7 @@ const HISTORY_QUERY: &str = "SELECT (SELECT system_identifier FROM pg_control_sy
 /// The timeout of cancelling an unacknowledged commit.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Once a primary is found, the other servers have as long again as it took to answer, and
-/// at least this long.
+/// at least this long; longer if another primary was seen to need it.
 const MIN_GRACE: Duration = Duration::from_millis(100);
 /// Writes WAL and touches no table. Its commit is acknowledged like every write, and its
 /// commit time shows the lag of a standby that replays it.
@@ -91,33 +95,38 @@ impl Connector {
     /// # Errors
     /// If no server is suitable; if several take writes and their timelines do not order
     /// them; or if the server does not acknowledge a commit.
-    pub(super) async fn survey(&self, limit: Duration) -> Result<Surveyed, ConnectError> {
+    pub(super) async fn survey(
+        self: &Arc<Self>,
+        limit: Duration,
+    ) -> Result<Surveyed, ConnectError> {
         let surveyed = self.try_survey(limit).await;
         self.signal_auth_failure(surveyed.as_ref().err());
         surveyed
     }
 
-    async fn try_survey(&self, limit: Duration) -> Result<Surveyed, ConnectError> {
+    async fn try_survey(self: &Arc<Self>, limit: Duration) -> Result<Surveyed, ConnectError> {
         let (began, began_at) = (Instant::now(), std::time::Instant::now());
         let target = self.target();
         let target = (*target).as_ref().map_err(|error| *error)?;
         let tls = self.encrypt(&target.encryption).await?;
         let mut deadline = began + limit;
-        let mut silent: Vec<_> = target.servers.iter().map(|server| &server.place).collect();
-        let answers = target.servers.iter().enumerate().map(|(at, server)| {
-            let answers = self.identify_server(at, server, tls.clone());
-            answers.map(move |answers| (&server.place, answers))
-        });
+        let mut silent: Vec<_> = (0..target.servers.len()).collect();
+        let answers =
+            target.servers.iter().enumerate().map(|(at, server)| {
+                identify_server(Arc::clone(self), at, server.clone(), tls.clone())
+            });
         let mut answers = select_all(answers);
         let (mut primaries, mut standbys, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        while let Ok(Some((place, answer))) = timeout_at(deadline, answers.next()).await {
-            silent.retain(|silent| *silent != place);
+        let mut last_primary = Duration::ZERO;
+        while let Ok(Some(Identified { at, answer })) = timeout_at(deadline, answers.next()).await {
+            silent.retain(|silent| *silent != at);
             match answer {
                 Ok(candidate) => match candidate.surveyed.identity.role {
                     ServerRole::Primary => {
-                        let taken = began.elapsed();
-                        let grace = began + taken + taken.max(MIN_GRACE);
-                        deadline = deadline.min(grace);
+                        last_primary = began.elapsed();
+                        let slowest = self.slowest_primary();
+                        let grace = last_primary.max(MIN_GRACE).max(slowest + slowest / 2);
+                        deadline = deadline.min(began + last_primary + grace);
                         primaries.push(candidate);
                     }
                     other => match other.require_readable(self.standbys()) {
@@ -128,9 +137,16 @@ impl Connector {
                 Err(error) => failed.push(error),
             }
         }
-        let late = |place: &String| (place.clone(), ConnectError::TimedOut(limit));
-        failed.extend(silent.into_iter().map(late));
         let deadline = began + limit;
+        if silent.is_empty() {
+            // Nothing is waited for that does not come.
+            self.set_slowest_primary(last_primary);
+        }
+        let late = |at: &usize| {
+            let place = target.servers[*at].place.clone();
+            (place, ConnectError::TimedOut(limit))
+        };
+        failed.extend(silent.iter().map(late));
         // One server may be reached by two names, or through two poolers.
         let servers = distinct(&primaries);
         self.log_split(servers > 1, &primaries);
@@ -154,32 +170,42 @@ impl Connector {
         if chosen.surveyed.identity.role == ServerRole::Primary && chosen.is_replicated {
             self.require_acknowledgement(&chosen, deadline).await?;
         }
-        self.choose(chosen.route, chosen.surveyed.identity.server, began_at);
+        let server = chosen.surveyed.identity.server;
+        self.choose(chosen.route, server, began_at);
+        if !silent.is_empty() {
+            self.await_stragglers(answers, server, began, deadline);
+        }
         Ok(chosen.surveyed)
     }
 
-    /// Queries the identity at each address of a server.
-    fn identify_server<'s>(
-        &'s self,
-        at: usize,
-        server: &'s Server,
-        tls: MakeRustlsConnect,
-    ) -> BoxStream<'s, Result<Candidate, (String, ConnectError)>> {
-        let answers = async move {
-            let routes = match self.resolver.resolve(server).await {
-                Ok(routes) => routes,
-                Err(error) => return once(ready(Err((server.place.clone(), error)))).boxed(),
-            };
-            let answers = routes.into_iter().map(|route| {
-                let tls = tls.clone();
-                async move {
-                    let answers = identify_address(at, &route, tls).await;
-                    answers.map_err(|error| (route.place, error))
+    /// Goes on waiting for the servers that had not answered when a primary was chosen. If
+    /// another primary is among them, the next surveys wait as long as it takes to answer, and
+    /// one is due.
+    fn await_stragglers(
+        self: &Arc<Self>,
+        mut answers: SelectAll<BoxStream<'static, Identified>>,
+        chosen: ServerId,
+        began: Instant,
+        deadline: Instant,
+    ) {
+        if self.awaits_stragglers.swap(true, Ordering::Relaxed) {
+            // Each holds connections, and one is enough to find out.
+            return;
+        }
+        let connector = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Ok(Some(Identified { answer, .. })) =
+                timeout_at(deadline, answers.next()).await
+            {
+                let Ok(late) = answer else { continue };
+                let Identity { server, role } = late.surveyed.identity;
+                if role == ServerRole::Primary && server != chosen {
+                    connector.set_slowest_primary(began.elapsed());
+                    connector.signal_server_changed();
                 }
-            });
-            answers.collect::<FuturesUnordered<_>>().boxed()
-        };
-        answers.flatten_stream().boxed()
+            }
+            connector.awaits_stragglers.store(false, Ordering::Relaxed);
+        });
     }
 
     /// Requires that the server acknowledges a commit. A primary whose synchronous standby
@@ -217,6 +243,37 @@ impl Connector {
             tracing::info!("only one server takes writes again");
         }
     }
+}
+
+/// What one address of a server answered, by the server's number in the URL.
+struct Identified {
+    at: usize,
+    answer: Result<Candidate, (String, ConnectError)>,
+}
+
+/// Queries the identity at each address of a server.
+fn identify_server(
+    connector: Arc<Connector>,
+    at: usize,
+    server: Server,
+    tls: MakeRustlsConnect,
+) -> BoxStream<'static, Identified> {
+    let answers = async move {
+        let routes = match connector.resolver.resolve(&server).await {
+            Ok(routes) => routes,
+            Err(error) => return once(ready(Err((server.place, error)))).boxed(),
+        };
+        let answers = routes.into_iter().map(|route| {
+            let tls = tls.clone();
+            async move {
+                let answers = identify_address(at, &route, tls).await;
+                answers.map_err(|error| (route.place, error))
+            }
+        });
+        answers.collect::<FuturesUnordered<_>>().boxed()
+    };
+    let answers = answers.flatten_stream();
+    answers.map(move |answer| Identified { at, answer }).boxed()
 }
 
 /// Queries the identity of a server at its one address.

@@ -1,7 +1,7 @@
 //! What a replica reads is worth what its server is worth: a server that no longer takes
 //! the writes proves nothing, however willingly it answers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hitkeep_auth::{
     domain::token::{Token, TokenKind},
@@ -20,6 +20,10 @@ use crate::{
     support::proxy::Proxy,
     waiting::until,
 };
+
+/// How much longer the answers of a server take that is far away: more than a survey waits for
+/// others after the first one.
+const DISTANCE: Duration = Duration::from_millis(300);
 
 /// A client that works, as soon as the service is able to make one.
 pub async fn created(dashboard: &Caller) -> Created {
@@ -190,6 +194,59 @@ async fn of_two_that_take_writes_the_newest_timeline_counts() {
         .await;
 }
 
+/// The newer one answers later than surveys wait for a server that was never slow: the first
+/// survey takes the older one, and learns how long the newer one takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_take_writes_the_newest_timeline_counts_though_it_is_far() {
+    let pair = nodes::pair().await;
+    let [first, second] = &pair;
+    let (older, newer) = (0, 1);
+    let race = Race::start(&pair);
+    let direct = first.database();
+    let mut cluster = Cluster::on_hosts(direct, Some(race.host(newer)), 2, options()).await;
+    for replica in &cluster.replicas {
+        replica.proxy.repoint(&race.database(older));
+    }
+    let [kept, doomed] = known(&cluster).await;
+    first.acknowledge_alone().await;
+    second.promote().await;
+    race.is_far(newer, DISTANCE);
+    for replica in &cluster.replicas {
+        replica.proxy.sever();
+    }
+    newest_takes_changes(&cluster, second).await;
+    let young = changes_hold(&cluster, &doomed).await;
+    cluster.believe(second.database());
+    cluster.agree(&[&kept.token, &young.token]).await;
+}
+
+/// A change that is committed, while no new connection shows where the primary is, may be lost
+/// already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_no_survey_finds_is_not_acknowledged() {
+    let cluster = Cluster::start(1).await;
+    let replica = &cluster.replicas[0];
+    let doomed = created(&replica.dashboard).await;
+    replica.until_says(&doomed.token, Said::Active).await;
+    // Open connections stay where they are.
+    replica
+        .proxy
+        .repoint("postgres://postgres@%2Fnowhere/nothing");
+    let hasty = replica.dashboard.clone().within(Duration::from_secs(2));
+    let answer = hasty.revoke(revoke(VERA, &doomed.id)).await;
+    assert!(answer.is_err(), "acknowledged: {answer:?}");
+    let is_revoked = format!(
+        "SELECT count(*) FROM api_clients WHERE id = '{}' AND revoke_time IS NOT NULL",
+        doomed.id
+    );
+    assert_eq!(cluster.number(&is_revoked).await, 1, "it is committed");
+    replica.proxy.repoint(&cluster.direct);
+    revoked(&replica.dashboard, &doomed.id).await;
+    replica
+        .until_says(&doomed.token, Said::Inactive(Revoked))
+        .await;
+}
+
 /// Neither is newer than the other, so neither is believed.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_are_alike_neither_counts() {
@@ -287,6 +344,38 @@ async fn the_lag_of_a_standby_that_serves_is_staleness() {
     replica
         .until_says(&doomed.token, Said::Inactive(Revoked))
         .await;
+}
+
+/// A server does not go back to a standby that has yet to replay what it has acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_lacks_what_the_index_has_is_not_followed() {
+    let pair = nodes::pair().await;
+    let (cluster, kept, doomed) = two_on(&pair, false).await;
+    let [first, second] = &pair;
+    let (proxy, through) = Proxy::start(&first.database());
+    let (own, database) = through.rsplit_once('/').unwrap();
+    let url = format!("{own},{}/{database}", second.host());
+    let replica = cluster.start_through(proxy, &url, Standbys::Allowed).await;
+    replica.until_says(&doomed.token, Said::Active).await;
+    first.acknowledge_alone().await;
+    second.admin("SELECT pg_wal_replay_pause()").await;
+    revoked(&replica.dashboard, &doomed.id).await;
+    replica.proxy.cut();
+    until("the index is beyond its bound", async || {
+        let said = replica.says(&doomed.token).await;
+        assert_eq!(said, Said::Inactive(Revoked));
+        match replica.says(&kept.token).await {
+            Said::Nothing => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let said = replica.says(&doomed.token).await;
+    assert_eq!(said, Said::Inactive(Revoked), "it stays known");
+    second.admin("SELECT pg_wal_replay_resume()").await;
+    replica.until_says(&kept.token, Said::Active).await;
+    let said = replica.says(&doomed.token).await;
+    assert_eq!(said, Said::Inactive(Revoked));
 }
 
 /// Replication was asynchronous, so what was acknowledged is gone: what the new primary

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use tokio::{
@@ -48,6 +49,8 @@ pub struct Race {
 struct State {
     /// Which of the two answers last. `None`: whichever it happens to be.
     last: Option<usize>,
+    /// How much longer than the other one's an answer of one of the two takes.
+    distance: Option<(usize, Duration)>,
     /// The connections that may still be a survey's without an answer.
     waiting: HashMap<Connection, Progress>,
 }
@@ -93,6 +96,13 @@ impl Race {
     /// From here on, this one of the two servers is the last to answer a survey.
     pub fn answers_last(&self, server: usize) {
         self.state.send_modify(|state| state.last = Some(server));
+    }
+
+    /// From here on, the answers of this one of the two servers take so much longer, as those
+    /// of a server that is far away.
+    pub fn is_far(&self, server: usize, distance: Duration) {
+        self.state
+            .send_modify(|state| state.distance = Some((server, distance)));
     }
 
     /// The host of one of the two servers in a URL.
@@ -194,7 +204,16 @@ impl Surveyor {
             let is_last = state.last == Some(server);
             !is_last || state.waiting.keys().all(|(other, _)| *other == server)
         };
-        state.wait_for(in_turn).await.expect("self has a sender");
+        let distance = state
+            .wait_for(in_turn)
+            .await
+            .expect("self has a sender")
+            .distance;
+        if let Some((far, distance)) = distance
+            && far == server
+        {
+            tokio::time::sleep(distance).await;
+        }
     }
 
     fn answered(&self) {

@@ -78,6 +78,8 @@ pub(super) struct Follower {
     failing_since: Option<Instant>,
     /// Since when surveys find no primary.
     primary_unknown_since: Option<Instant>,
+    /// Whether the last connection leads to a standby.
+    is_on_standby: bool,
     /// Whether a connection was released for the next survey.
     has_released: bool,
 }
@@ -103,6 +105,7 @@ impl Follower {
             queried_at: Instant::now(),
             failing_since: None,
             primary_unknown_since: None,
+            is_on_standby: false,
             has_released: false,
         }
     }
@@ -192,6 +195,9 @@ impl Follower {
                     }
                     CaughtUp::Reload(cause) => {
                         cause.log(local.position.revision);
+                        if cause == ReloadCause::Lost {
+                            self.shared.report_lost(&mut feed).await?;
+                        }
                         // If the full load fails as well, the log is tried again.
                         local.failed = 0;
                         self.load(&mut feed).await?;
@@ -230,6 +236,7 @@ impl Follower {
         let feed = feed.inspect_err(|error| {
             self.release_connection(error);
         })?;
+        self.is_on_standby = !feed.is_primary;
         self.connection_obtained();
         self.shared.metrics.feed_connected(FeedConnection::Reading);
         Ok(feed)
@@ -240,8 +247,8 @@ impl Follower {
         if self.survey.is_some() {
             return;
         }
-        // A retry after a failed survey waits longer.
-        let spacing = if self.primary_unknown_since.is_some() {
+        // A retry after a survey that found no primary waits longer.
+        let spacing = if self.primary_unknown_since.is_some() || self.is_on_standby {
             self.shared.options.poll_interval
         } else {
             SURVEY_SPACING
@@ -281,6 +288,7 @@ impl Follower {
                 if self.primary_unknown_since.take().is_some() {
                     tracing::info!("the primary database server was found again");
                 }
+                self.is_on_standby = !feed.is_primary;
                 // This closes the old connection, which the listener may now replace.
                 self.connection = Some(feed);
                 self.connection_obtained();
@@ -311,9 +319,7 @@ impl Follower {
         for claim in self.shared.claims.open() {
             let claims = &self.shared.claims;
             let applied = locate(&claim, position, feed).await?;
-            // Whether a survey that began after the commit found this server.
-            let is_proven = feed.surveyed_at >= claim.committed_at;
-            match (applied, is_proven) {
+            match (applied, feed.proves(claim.committed_at)) {
                 (Applied::InIndex, true) => claims.resolve(claim.number, ClaimOutcome::Contained),
                 (Applied::Missing, true) => claims.resolve(claim.number, ClaimOutcome::Lost),
                 (Applied::InIndex, false) => {
