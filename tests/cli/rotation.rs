@@ -8,7 +8,7 @@ use crate::{
     passwords::Role,
     postgres::{execute, migrated_database, url},
     process::{Process, binary},
-    run::{introspect, run, run_on, unreachable_database},
+    run::{introspect, run, run_on, serve, unreachable_database},
 };
 
 const SERVE: [&str; 4] = ["serve", "--listen", "127.0.0.1:0", "--database-url-file"];
@@ -246,4 +246,28 @@ async fn another_database_is_followed() {
     );
     rotated.is_answered().await;
     rotated.ends_well().await;
+}
+
+/// As after a failover to a standby that had not received everything.
+#[tokio::test]
+async fn a_history_without_what_was_acknowledged_is_an_error() {
+    let url = migrated_database().await;
+    let account = ["service-account", "create", "all", "--allow", "directory"];
+    let token = run_on(&url, &account).await.given();
+    let (mut server, address) = serve(&url).await;
+    let mut apply = binary(["directory", "apply", "-"]);
+    apply.env("HITKEEP_AUTH_SERVER", &address);
+    apply.env("HITKEEP_AUTH_TOKEN", token.trim());
+    let change = r#"[{"put_team": {"id": "01930000-0000-7000-8000-00000000000a"}}]"#;
+    let applied = Process::start_with(apply, change).ended().await.given();
+    assert!(applied.starts_with("Applied 1 change"), "{applied}");
+    let fork = "BEGIN; \
+        UPDATE index_state SET revision = revision - 1, nonce = gen_random_uuid(); \
+        DELETE FROM index_revisions WHERE revision > (SELECT revision FROM index_state); \
+        COMMIT";
+    execute(&url, fork).await;
+    server.stderr.line("an acknowledged change is lost").await;
+    server.signal("TERM").await;
+    let ended = server.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
