@@ -14,7 +14,10 @@ use rustix::fs::{Access, access};
 
 use super::{Failure, Finding, Report, in_time};
 use crate::{
-    cli::{counted, descriptors},
+    cli::{
+        counted,
+        descriptors::{self, Descriptors},
+    },
     config::{EventsArgs, ServeArgs, export_settings},
     domain::{Timestamp, clock::Clock},
     server,
@@ -190,7 +193,11 @@ fn open_files(args: &ServeArgs, options: &server::Options) -> Finding {
     let listeners = 1 + usize::from(!args.serving.http_listen.is_empty());
     let connections = options.max_connections.saturating_mul(listeners);
     let pool_size = args.pool_size();
-    let (limit, needed) = descriptors::limit_and_need(connections, pool_size);
+    let (limit, needed) = descriptors::limit_and_need(Descriptors {
+        connections,
+        pool_size,
+        threads: options.threads,
+    });
     match limit {
         None => Finding::ok("their number is not limited"),
         Some(limit) if limit >= needed => {
