@@ -103,8 +103,8 @@ fn secret_files(args: &ServeArgs) -> Vec<(&'static str, PathBuf)> {
     let database = database.map(|file| ("--database-url-file", file.path().to_owned()));
     let tls = args.serving.tls.files().ok().flatten();
     let key = tls.map(|files| ("--tls-key", files.key));
-    let webhook = args.events.secret_file();
-    let webhook = webhook.map(|path| ("--events-webhook-secret-file", path.to_owned()));
+    let webhook = args.events.secret_files();
+    let webhook = webhook.map(|(option, path)| (option, path.to_owned()));
     database.into_iter().chain(key).chain(webhook).collect()
 }
 
