@@ -356,7 +356,7 @@ pub enum ServiceAccountCommand {
 
 /// The options that `--help` shows of the commands that have too many for two screens; `help`
 /// shows all of them.
-const IN_SHORT_HELP: [&str; 16] = [
+const IN_SHORT_HELP: [&str; 17] = [
     "database_url",
     "database_url_file",
     "upstream",
@@ -368,6 +368,7 @@ const IN_SHORT_HELP: [&str; 16] = [
     "tls_client_ca",
     "http_listen",
     "events_webhook",
+    "events_webhook_file",
     "max_staleness",
     "drain_timeout",
     "json",

@@ -3,31 +3,52 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files other than callers' and pooled connections: listeners, the feed's two connections,
-/// the event queues of threads, exporters, and files that are read.
+/// Files other than callers' and pooled connections and those of I/O threads: listeners, the
+/// feed's two connections, the event queue of the shared runtime, exporters, and files that are
+/// read.
 const OTHERS: u64 = 100;
 
-/// Raises the limit of open files for that many connections as far as possible, and logs a
-/// warning if it is too low.
-pub(super) fn ensure_limit(connections: usize, pool_size: usize) {
+/// The files of one I/O thread: its event queue (epoll, which is opened twice), what wakes it (an
+/// eventfd), and the socket that signals arrive on.
+const PER_THREAD: usize = 4;
+
+/// What a server needs open files for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptors {
+    /// Connections of callers, on all listeners.
+    pub(super) connections: usize,
+    /// Connections to Postgres, or to servers upstream.
+    pub(super) pool_size: usize,
+    /// I/O threads.
+    pub(super) threads: usize,
+}
+
+/// Raises the limit of open files as far as possible, and logs a warning if it is too low.
+pub(super) fn ensure_limit(descriptors: Descriptors) {
     let limit = raise();
-    let needed = needed(connections, pool_size);
+    let needed = descriptors.needed();
+    let Descriptors {
+        connections,
+        pool_size,
+        threads,
+    } = descriptors;
     if let Some(limit) = limit.filter(|limit| *limit < needed) {
         tracing::warn!(
             limit,
             needed,
             "the limit of open files is {limit}, and {connections} connections \
-             (--max-connections on each listener) with {pool_size} to Postgres need {needed}: raise \
-             the hard limit (ulimit -Hn, LimitNOFILE=), or lower --max-connections"
+             (--max-connections on each listener) with {pool_size} to Postgres, on {threads} \
+             --threads, need {needed}: raise the hard limit (ulimit -Hn, LimitNOFILE=), or lower \
+             --max-connections"
         );
     }
 }
 
-/// The hard limit, to which `serve` raises the limit, and how many files so many connections
-/// need. `None` means unlimited.
-pub(super) fn limit_and_need(connections: usize, pool_size: usize) -> (Option<u64>, u64) {
+/// The hard limit, to which `serve` raises the limit, and how many files are needed. `None` means
+/// unlimited.
+pub(super) fn limit_and_need(descriptors: Descriptors) -> (Option<u64>, u64) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    (maximum, needed(connections, pool_size))
+    (maximum, descriptors.needed())
 }
 
 /// Raises the limit to the hard limit and returns it; `None` means unlimited. The usual soft
@@ -47,7 +68,11 @@ fn raise() -> Option<u64> {
     }
 }
 
-fn needed(connections: usize, pool_size: usize) -> u64 {
-    let connections = connections.saturating_add(pool_size);
-    u64::try_from(connections).map_or(u64::MAX, |connections| connections.saturating_add(OTHERS))
+impl Descriptors {
+    fn needed(self) -> u64 {
+        let of_threads = self.threads.saturating_mul(PER_THREAD);
+        let counted = self.connections.saturating_add(self.pool_size);
+        let counted = counted.saturating_add(of_threads);
+        u64::try_from(counted).map_or(u64::MAX, |counted| counted.saturating_add(OTHERS))
+    }
 }

@@ -6,7 +6,11 @@ use hitkeep_auth_dev::postgres::PrivatePostgres;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::{Failure, descriptors, end, open, print, print_error, serve};
+use super::{
+    Failure,
+    descriptors::{self, Descriptors},
+    end, open, print, print_error, serve,
+};
 use crate::{
     config::DevArgs,
     dev::demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
@@ -44,7 +48,11 @@ pub(super) fn run(
         let database = store::StoreOptions::new(&url);
         // Only after Postgres has started, which would inherit the raised limit. There are two
         // listeners.
-        descriptors::ensure_limit(2 * options.max_connections, database.pool_size);
+        descriptors::ensure_limit(Descriptors {
+            connections: 2 * options.max_connections,
+            pool_size: database.pool_size,
+            threads: options.threads,
+        });
         let store = open(&database);
         let demo = demo::set_up(&store, &postgres.folder().join(TOKENS)).await?;
         let address = listeners.grpc.addresses()?[0].to_string();

@@ -13,7 +13,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Failure, descriptors, open, rotation::UrlReloader};
+use super::{
+    Failure,
+    descriptors::{self, Descriptors},
+    open,
+    rotation::UrlReloader,
+};
 use crate::{
     config::{ServeArgs, ServingArgs},
     events::{self, Deliverer, Webhook},
@@ -174,7 +179,11 @@ pub(super) async fn listen(
 ) -> Result<ServeListeners, Failure> {
     let listeners = 1 + usize::from(!args.http_listen.is_empty());
     let connections = options.max_connections.saturating_mul(listeners);
-    descriptors::ensure_limit(connections, others);
+    descriptors::ensure_limit(Descriptors {
+        connections,
+        pool_size: others,
+        threads: options.threads,
+    });
     let (tls, watcher) = match args.tls.files()? {
         Some(files) => {
             let (tls, watcher) = Tls::load(files)?;

@@ -129,7 +129,8 @@ pub struct CreateClientArgs {
     /// When its tokens begin to work, as --expire-time [default: at once]
     #[arg(long, env = "HITKEEP_AUTH_NOT_BEFORE", value_name = "TIME")]
     pub not_before: Option<Moment>,
-    /// UUID of this request: sent again within 24 hours, it gives the same token
+    /// UUID of this request: sent again within 24 hours, it gives the same token; --expire-time and
+    /// --not-before must then be times, such as 2026-12-31T00:00:00Z, and no durations
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_ID", value_name = "UUID")]
     pub request_id: Option<Uuid>,
     /// The server.

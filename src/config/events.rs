@@ -21,9 +21,13 @@ pub struct EventsArgs {
         long,
         env = "HITKEEP_AUTH_EVENTS_WEBHOOK",
         hide_env_values = true,
+        conflicts_with = "events_webhook_file",
         value_name = "URL"
     )]
     events_webhook: Option<String>,
+    /// File that holds that URL and nothing else, instead of --events-webhook
+    #[arg(long, env = "HITKEEP_AUTH_EVENTS_WEBHOOK_FILE", value_name = "FILE")]
+    events_webhook_file: Option<PathBuf>,
     /// File that holds the secrets to sign events with (`whsec_…`), one a line, and nothing
     /// else; read again if it is replaced [default: the secrets in the variable
     /// `HITKEEP_AUTH_EVENTS_WEBHOOK_SECRET`]
@@ -48,6 +52,17 @@ pub enum EventsError {
     /// The URL cannot be used.
     #[error("--events-webhook {0}")]
     Endpoint(BadEndpoint),
+    /// The file with the URL cannot be read.
+    #[error("--events-webhook-file: {0}")]
+    UrlFile(SecretError),
+    /// The URL in the file cannot be used.
+    #[error("--events-webhook-file: the content of {} {why}", path.display())]
+    EndpointInFile {
+        /// The path of the file.
+        path: PathBuf,
+        /// What is wrong.
+        why: BadEndpoint,
+    },
     /// There is no secret.
     #[error(
         "--events-webhook needs a secret to sign with: set {SECRET}, or give a file with \
@@ -80,13 +95,18 @@ impl EventsArgs {
     /// Whether any of its options is given.
     pub fn has_any(&self) -> bool {
         self.events_webhook.is_some()
+            || self.events_webhook_file.is_some()
             || self.events_webhook_secret_file.is_some()
             || self.events_webhook_ca.is_some()
     }
 
-    /// The file with the secrets, if they are in one.
-    pub fn secret_file(&self) -> Option<&Path> {
-        self.events_webhook_secret_file.as_deref()
+    /// The files with secrets, each with its option.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let url = self.events_webhook_file.as_deref();
+        let url = url.map(|path| ("--events-webhook-file", path));
+        let secrets = self.events_webhook_secret_file.as_deref();
+        let secrets = secrets.map(|path| ("--events-webhook-secret-file", path));
+        url.into_iter().chain(secrets)
     }
 
     /// The webhook, if there is one. Blocks on the file system.
@@ -94,19 +114,13 @@ impl EventsArgs {
     /// # Errors
     /// If options are missing or cannot be used.
     pub fn webhook(&self) -> Result<Option<Webhook>, EventsError> {
-        let Some(url) = &self.events_webhook else {
+        let Some(endpoint) = self.endpoint()? else {
             return match (&self.events_webhook_secret_file, &self.events_webhook_ca) {
                 (Some(_), _) => Err(EventsError::NoWebhook("--events-webhook-secret-file")),
                 (None, Some(_)) => Err(EventsError::NoWebhook("--events-webhook-ca")),
                 (None, None) => Ok(None),
             };
         };
-        let plain = if self.events_webhook_allow_http {
-            PlainHttp::Anywhere
-        } else {
-            PlainHttp::Loopback
-        };
-        let endpoint = Endpoint::parse(url, plain).map_err(EventsError::Endpoint)?;
         if self.events_webhook_ca.is_some() && !endpoint.is_encrypted() {
             return Err(EventsError::NotEncrypted);
         }
@@ -115,6 +129,28 @@ impl EventsArgs {
             secrets: self.secrets()?,
             authorities: self.events_webhook_ca.clone(),
         }))
+    }
+
+    /// Where events are delivered to, if they are.
+    fn endpoint(&self) -> Result<Option<Endpoint>, EventsError> {
+        let plain = if self.events_webhook_allow_http {
+            PlainHttp::Anywhere
+        } else {
+            PlainHttp::Loopback
+        };
+        if let Some(url) = &self.events_webhook {
+            let endpoint = Endpoint::parse(url, plain);
+            return endpoint.map(Some).map_err(EventsError::Endpoint);
+        }
+        let Some(path) = self.events_webhook_file.clone() else {
+            return Ok(None);
+        };
+        let url = SecretFile::new(path.clone()).read();
+        let url = url.map_err(EventsError::UrlFile)?;
+        let endpoint = Endpoint::parse(&url, plain);
+        endpoint
+            .map(Some)
+            .map_err(|why| EventsError::EndpointInFile { path, why })
     }
 
     fn secrets(&self) -> Result<SecretSource, EventsError> {

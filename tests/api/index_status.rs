@@ -3,13 +3,18 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::{pb, replica, server};
+use hitkeep_auth::{pb, replica, server, store};
 use tokio::time::Instant;
 
 use crate::{
     fixtures::*,
     harness::{Caller, TestApp},
-    support::proxy::{Listeners, Proxy},
+    support::{
+        self,
+        postgres::migrated_database,
+        proxy::{Listeners, Proxy},
+        waiting::wanted,
+    },
 };
 
 /// Well-formed, and of no client: worked out apart from this code.
@@ -47,16 +52,19 @@ async fn until(sidecar: &Caller, wanted: impl Fn(&pb::GetIndexStatusResponse) ->
 
 /// A server that asks the database for nothing by itself for that long.
 async fn polling_every(poll_interval: Duration) -> (TestApp, Proxy) {
+    TestApp::behind_proxy(options_of(poll_interval)).await
+}
+
+fn options_of(poll_interval: Duration) -> server::Options {
     let replica = replica::ReplicaOptions {
         max_staleness: 4 * poll_interval,
         poll_interval,
         ..replica::ReplicaOptions::default()
     };
-    let options = server::Options {
+    server::Options {
         replica,
         ..server::Options::default()
-    };
-    TestApp::behind_proxy(options).await
+    }
 }
 
 #[tokio::test]
@@ -172,4 +180,28 @@ async fn without_notifications_it_says_so_and_goes_on() {
     let status = status(&sidecar).await;
     assert!(status.database_reachable && !status.listening);
     assert_eq!(status.failures, 0, "nothing failed but that");
+}
+
+/// As through a pooler that gives each transaction another connection.
+#[tokio::test]
+async fn it_does_not_listen_where_notifications_are_lost() {
+    let direct = migrated_database().await;
+    let (proxy, url) = Proxy::start(&direct);
+    proxy.listeners(Listeners::Mute);
+    let options = options_of(Duration::from_millis(20));
+    let app = TestApp::on(&direct, &store::StoreOptions::new(url), options).await;
+    let sidecar = app.sidecar().await;
+    // Each of these revisions is found by a poll of its own, so the probe was sent by then.
+    for _ in 0..3 {
+        let revision = status(&sidecar).await.revision;
+        support::waiting::until("it said LISTEN", async || wanted(proxy.listening() == 1)).await;
+        app.psql("SELECT index_stamp()").await;
+        until(&sidecar, |status| status.revision == revision + 1).await;
+    }
+    let deaf = status(&sidecar).await;
+    assert!(deaf.database_reachable && !deaf.listening, "{deaf:?}");
+    // Once they arrive, and it connects again, it does.
+    proxy.listeners(Listeners::Heard);
+    proxy.sever();
+    until(&sidecar, |status| status.listening).await;
 }

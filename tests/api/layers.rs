@@ -7,17 +7,17 @@ use hitkeep_auth::{
     domain::caller::CallerPermission::{self, Directory, Manage},
     pb, server, store,
 };
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Body, Bytes, Frame};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http_body_util::{Full, StreamBody};
+use hyper::body::{Bytes, Frame};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tonic::Status;
 use tonic_types::StatusExt;
 
+pub use crate::harness::framed;
 use crate::{
     fixtures::*,
-    harness::{TestApp, told},
+    harness::{TestApp, exchange, told},
     support::postgres::migrated_database,
 };
 
@@ -179,7 +179,7 @@ pub async fn raw_as(
     body: &[u8],
 ) -> Status {
     let body = Full::new(Bytes::copy_from_slice(body));
-    exchange(app, permission, path, headers, body).await
+    exchange(&app.connections, app.token(permission), path, headers, body).await
 }
 
 /// The same, for one that says no more after that, and does not say so either.
@@ -192,54 +192,7 @@ pub async fn raw_open(
 ) -> Status {
     let said = tokio_stream::once(Ok::<_, Infallible>(Frame::data(Bytes::from(body))));
     let body = StreamBody::new(said.chain(tokio_stream::pending()));
-    exchange(app, permission, path, headers, body).await
-}
-
-async fn exchange<B>(
-    app: &TestApp,
-    permission: CallerPermission,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: B,
-) -> Status
-where
-    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
-{
-    let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    app.connect(theirs);
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours))
-            .await
-            .unwrap();
-    tokio::spawn(connection);
-    let token = app.token(permission);
-    let mut request = http::Request::post(format!("http://test.invalid{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("authorization", format!("Bearer {token}"));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(body).unwrap();
-    let response = sender.send_request(request).await.unwrap();
-    let (head, body) = response.into_parts();
-    let trailers = body
-        .collect()
-        .await
-        .unwrap()
-        .trailers()
-        .cloned()
-        .unwrap_or_default();
-    Status::from_header_map(&head.headers)
-        .or_else(|| Status::from_header_map(&trailers))
-        .expect("there is a status")
-}
-
-/// A message in its frame.
-pub fn framed(message: &impl prost::Message) -> Vec<u8> {
-    let encoded = message.encode_to_vec();
-    let length = u32::try_from(encoded.len()).unwrap();
-    [&[0], &length.to_be_bytes()[..], &encoded].concat()
+    exchange(&app.connections, app.token(permission), path, headers, body).await
 }
 
 #[tokio::test]

@@ -117,6 +117,20 @@ async fn the_first_change_of_a_server_has_its_event() {
     assert_eq!(receiver.accept().await["subject"], id);
 }
 
+/// The path of the URL may be a secret.
+#[tokio::test]
+async fn the_url_is_read_from_a_file() {
+    let (url, token) = database().await;
+    let folder = Folder::new();
+    let mut receiver = Receiver::start().await;
+    let file = folder.write("webhook", &format!("{}\n", receiver.url()));
+    let mut command = serving(&url, "");
+    command.env("HITKEEP_AUTH_EVENTS_WEBHOOK_FILE", text(&file));
+    let (_server, address) = delivering(command).await;
+    let id = created(&address, &token, "first").await;
+    assert_eq!(receiver.accept().await["subject"], id);
+}
+
 #[tokio::test]
 async fn a_replaced_secret_is_used_without_a_restart() {
     let (url, token) = database().await;
@@ -262,6 +276,9 @@ async fn what_cannot_be_delivered_safely_is_refused() {
     let secret = Some(SECRET);
     let with_file = ["--events-webhook-secret-file", text(&no_secret)];
     let with_authority = ["--events-webhook-ca", text(&authority)];
+    let bad_url = folder.write("url", "ftp://unguessable/\n");
+    let url_in = |file| ["--events-webhook-file", text(file)];
+    let missing = folder.path("missing");
     for (webhook, secret, more, named) in [
         (receiver, None, &[][..], "--events-webhook-secret-file"),
         (receiver, Some("AQEB"), &[], "whsec_"),
@@ -282,6 +299,11 @@ async fn what_cannot_be_delivered_safely_is_refused() {
         ),
         ("", secret, &with_authority, "--events-webhook"),
         ("", None, &with_file, "--events-webhook"),
+        ("", secret, &url_in(&bad_url), "--events-webhook-file"),
+        ("", secret, &url_in(&bad_url), text(&bad_url)),
+        ("", secret, &url_in(&no_secret), "is empty"),
+        ("", secret, &url_in(&missing), "cannot be read"),
+        (receiver, secret, &url_in(&bad_url), "--events-webhook-file"),
     ] {
         let said = refused(webhook, secret, more).await;
         assert!(said.contains(named), "{named}: {said}");

@@ -116,6 +116,12 @@ async fn half_sent_calls_cost_little() {
             4 << 20,
             16 << 10,
         ),
+        (
+            "DirectoryService/ApplyDirectoryChanges",
+            &pushes,
+            4 << 20,
+            60 << 10,
+        ),
     ];
     for (method, token, announced, sent) in cases {
         let (server, address) = serve(&url).await;

@@ -383,6 +383,21 @@ async fn the_same_request_gives_the_same_token() {
         "--request-id",
         "00000000-0000-4000-8000-000000000001",
     ];
+    // A duration from now would be another time, and so another request, when it is sent again.
+    for (option, duration) in [("--expire-time", "30d"), ("--not-before", "1h")] {
+        let lasting = [&create[..], &[option, duration]].concat();
+        let refused = here.run(&lasting).await.refused(2);
+        assert!(
+            refused.contains(option) && refused.contains("2026-12-31T00:00:00Z"),
+            "{refused}"
+        );
+    }
+    let create = [
+        &create[..],
+        &["--expire-time", "2999-12-31", "--not-before"],
+        &["2999-01-31T12:00:00Z"],
+    ]
+    .concat();
     let first = here.json(&create).await;
     assert_eq!(here.json(&create).await, first);
     let listed = here.json(&["client", "list"]).await;

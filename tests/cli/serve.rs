@@ -452,7 +452,7 @@ async fn wrong_variables_of_opentelemetry_are_told_and_no_more() {
 #[tokio::test]
 async fn it_takes_as_many_open_files_as_it_may() {
     let url = migrated_database().await;
-    let mut server = limited("-Sn", "256", &url, &["--max-connections", "100"]);
+    let mut server = limited("-Sn", "256", &url);
     let pid = server.stdout.line("").await;
     server.stderr.line("introspection serves").await;
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
@@ -467,9 +467,9 @@ async fn it_takes_as_many_open_files_as_it_may() {
 #[tokio::test]
 async fn it_says_that_it_may_have_too_few_open_files() {
     let url = migrated_database().await;
-    // 100 for callers, 16 for Postgres, 100 for all else.
-    for (limit, is_enough) in [("215", false), ("216", true)] {
-        let mut server = limited("-n", limit, &url, &["--max-connections", "100"]);
+    // 100 for callers, 16 for Postgres, 4 for each thread, 100 for all else.
+    for (limit, is_enough) in [("223", false), ("224", true)] {
+        let mut server = limited("-n", limit, &url);
         server.stderr.line("introspection serves").await;
         server.signal("TERM").await;
         let ended = server.ended().await;
@@ -478,10 +478,12 @@ async fn it_says_that_it_may_have_too_few_open_files() {
     }
 }
 
-/// `serve` with a limit of open files. It prints its process id first.
-fn limited(which: &str, limit: &str, url: &str, more: &[&str]) -> Process {
+/// `serve` with a limit of open files, for 100 callers on two threads. It prints its process id
+/// first.
+fn limited(which: &str, limit: &str, url: &str) -> Process {
     let serve = ["serve", "--listen", "127.0.0.1:0", "--database-url", url];
-    let binary = binary(serve.iter().chain(more));
+    let more = ["--max-connections", "100", "--threads", "2"];
+    let binary = binary(serve.iter().chain(&more));
     let script = "ulimit \"$0\" \"$1\" && shift && echo $$ && exec \"$@\"";
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, which, limit]);

@@ -16,6 +16,8 @@ use hitkeep_auth::{
     store::{self, Standbys, Store, introspection::TokenLookup},
     system::{SystemClock, SystemEntropy},
 };
+use http_body_util::Full;
+use hyper::body::Bytes;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Code;
@@ -23,7 +25,7 @@ use tonic::Code;
 use crate::{
     checker::{bare, expected},
     fixtures::{SITE, batch, check, introspect, world},
-    harness::{self, Caller},
+    harness::{self, Caller, exchange, framed},
     index,
     support::{
         postgres,
@@ -207,6 +209,18 @@ impl Cluster {
                 asked.await;
             }
         }
+    }
+
+    /// What a replica says that gives no verdict in as long as somebody waits who can ask again.
+    /// A client of tonic's would give up by itself, however soon the server's word comes.
+    pub async fn refusal_in_time(&self, replica: &Replica, token: &str) -> String {
+        let path = "/hitkeep.auth.v1.IntrospectionService/Introspect";
+        let timeout = format!("{}m", IMPATIENCE.as_millis());
+        let headers = [("grpc-timeout", &*timeout)];
+        let body = Full::new(Bytes::from(framed(&introspect(token))));
+        let own = self.token(CallerPermission::Introspect);
+        let refused = exchange(&replica.connections, own, path, &headers, body).await;
+        harness::told(&Err::<(), _>(refused))
     }
 
     /// Runs statements by hand, as an operator with psql would.

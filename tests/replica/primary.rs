@@ -432,9 +432,8 @@ async fn a_replica_that_lacks_its_own_change_says_nothing() {
     // What the feed begins its next look at the log with.
     replica.proxy.hold_replies_to(b"enable_mergejoin");
     revoked(dashboard, &doomed.id).await;
-    let sidecar = replica.sidecar.clone().within(IMPATIENCE);
     for client in [&kept, &doomed, &dead] {
-        let said = told(&sidecar.introspect(introspect(&client.token)).await);
+        let said = cluster.refusal_in_time(replica, &client.token).await;
         assert_eq!(said, "Unavailable STALE_INDEX");
     }
     assert_eq!(other.says(&doomed.token).await, Said::Inactive(Revoked));

@@ -76,13 +76,15 @@ async fn a_search_gets_a_connection_that_is_given_up_for_it() {
     for left in [all, OWN] {
         limit(&cluster, &role, left).await;
         let begun = Instant::now();
-        // The pool's is given up first, and the listener's afterwards each time. No
-        // moment is too late to accept the token of a client that works.
+        // The pool's is given up first, and the listener's afterwards each time. What is
+        // accepted after the bound was shown by a search that got one. Only a machine that is
+        // short of time may have to be asked again: its index may be stale for a moment.
         until("it is over", async || {
+            let is_over = begun.elapsed() > 2 * BOUND;
             let said = replica.says(&kept.token).await;
-            assert_eq!(said, Said::Active, "after {:?}", begun.elapsed());
+            assert!(matches!(said, Said::Active | Said::Nothing), "{said:?}");
             let used = connections(&cluster, &role).await;
-            wanted(begun.elapsed() > 2 * BOUND && used <= left)
+            wanted(is_over && said == Said::Active && used <= left)
         })
         .await;
     }

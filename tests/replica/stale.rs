@@ -8,7 +8,6 @@ use hitkeep_auth::pb::InactiveReason::{Revoked, UnknownToken};
 use crate::{
     cluster::{Cluster, IMPATIENCE, Replica, Said},
     fixtures::*,
-    harness::told,
     index::BOUND,
     support::proxy::Proxy,
     waiting::until,
@@ -66,8 +65,6 @@ async fn goes_without_news(fault: fn(&Proxy)) {
     })
     .await;
 
-    let sidecar = replica.sidecar.clone().within(IMPATIENCE);
-    let ask = async |token: &str| told(&sidecar.introspect(introspect(token)).await);
     for (token, known) in [
         (active.token.as_str(), Said::Nothing),
         (&young.token, Said::Nothing),
@@ -83,7 +80,8 @@ async fn goes_without_news(fault: fn(&Proxy)) {
         );
     }
     if has_index {
-        assert_eq!(ask(&active.token).await, "Unavailable STALE_INDEX");
+        let said = cluster.refusal_in_time(replica, &active.token).await;
+        assert_eq!(said, "Unavailable STALE_INDEX");
     }
 
     replica.proxy.mend();

@@ -28,8 +28,10 @@ use tonic_health::pb::{
 };
 
 mod caller;
+mod exchange;
 
 pub use caller::{Caller, Conversation, told, violations};
+pub use exchange::{exchange, framed};
 
 use crate::support::{
     doubles::{SeededEntropy, TestClock},

@@ -14,7 +14,10 @@ use rustix::fs::{Access, access};
 
 use super::{Failure, Finding, Report, in_time};
 use crate::{
-    cli::{counted, descriptors},
+    cli::{
+        counted,
+        descriptors::{self, Descriptors},
+    },
     config::{EventsArgs, ServeArgs, export_settings},
     domain::{Timestamp, clock::Clock},
     server,
@@ -100,8 +103,8 @@ fn secret_files(args: &ServeArgs) -> Vec<(&'static str, PathBuf)> {
     let database = database.map(|file| ("--database-url-file", file.path().to_owned()));
     let tls = args.serving.tls.files().ok().flatten();
     let key = tls.map(|files| ("--tls-key", files.key));
-    let webhook = args.events.secret_file();
-    let webhook = webhook.map(|path| ("--events-webhook-secret-file", path.to_owned()));
+    let webhook = args.events.secret_files();
+    let webhook = webhook.map(|(option, path)| (option, path.to_owned()));
     database.into_iter().chain(key).chain(webhook).collect()
 }
 
@@ -190,7 +193,11 @@ fn open_files(args: &ServeArgs, options: &server::Options) -> Finding {
     let listeners = 1 + usize::from(!args.serving.http_listen.is_empty());
     let connections = options.max_connections.saturating_mul(listeners);
     let pool_size = args.pool_size();
-    let (limit, needed) = descriptors::limit_and_need(connections, pool_size);
+    let (limit, needed) = descriptors::limit_and_need(Descriptors {
+        connections,
+        pool_size,
+        threads: options.threads,
+    });
     match limit {
         None => Finding::ok("their number is not limited"),
         Some(limit) if limit >= needed => {

@@ -53,6 +53,10 @@ pub(in crate::cli) async fn run(command: &ClientCommand) -> Result<(), Failure> 
 }
 
 async fn create(args: &CreateClientArgs) -> Result<(), Failure> {
+    if args.request_id.is_some() {
+        repeatable("--expire-time", args.expire_time)?;
+        repeatable("--not-before", args.not_before)?;
+    }
     let expire_time = from_now("--expire-time", args.expire_time)?;
     let not_before_time = from_now("--not-before", args.not_before)?;
     let server = Server::connect(&args.server).await?;
@@ -438,6 +442,22 @@ fn from_now(option: &str, moment: Option<Moment>) -> Result<Option<Timestamp>, F
         code: USAGE,
     };
     time.ok_or_else(too_far).map(Some)
+}
+
+/// Refuses a duration: counted from now, it is another time in each repetition, which the server
+/// would refuse as another request with the same id.
+fn repeatable(option: &str, moment: Option<Moment>) -> Result<(), Failure> {
+    match moment {
+        None | Some(Moment::At(_)) => Ok(()),
+        Some(Moment::FromNow(_)) => Err(Failure {
+            why: format!(
+                "{option} must be a time such as 2026-12-31T00:00:00Z if there is a --request-id: \
+                 a duration is counted from now, and so it would be another time when the request \
+                 is sent again"
+            ),
+            code: USAGE,
+        }),
+    }
 }
 
 /// The beginning of this day in UTC.
