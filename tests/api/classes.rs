@@ -15,6 +15,7 @@ use crate::{
     support::{
         doubles::{SeededEntropy, TestClock},
         postgres,
+        waiting::{until, wanted},
     },
 };
 
@@ -170,7 +171,14 @@ const DEFAULTS: [(&str, &str, &str); 19] = [
 /// A server on a database that has those defaults, and that notes the settings of the
 /// sessions that insert API clients.
 async fn with_defaults(defaults: impl IntoIterator<Item = (&str, &str)>) -> TestApp {
-    let url = postgres::migrated_database().await;
+    with_defaults_on(postgres::migrated_database().await, defaults).await
+}
+
+/// The same, on that database.
+async fn with_defaults_on(
+    url: String,
+    defaults: impl IntoIterator<Item = (&str, &str)>,
+) -> TestApp {
     let mut sql = "CREATE TABLE noted AS SELECT name, setting FROM pg_settings WHERE false; \
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
          INSERT INTO noted SELECT name, setting FROM pg_settings; RETURN NEW; END $$; \
@@ -207,6 +215,47 @@ async fn no_default_of_the_database_changes_how_the_service_works() {
         assert_eq!(app.number(&other).await, 0, "{name}");
     }
     assert!(app.number("SELECT count(*) FROM noted").await > 0);
+}
+
+/// A function that connections call as they are set up, and that all reads of the feed call:
+/// found first in a search path that has it before Postgres' own, it notes the settings. In
+/// transactions that may only read, it cannot.
+const NOTING_SETTING: &str = "
+    CREATE SCHEMA noting;
+    CREATE TABLE noting.notes AS
+        SELECT pg_backend_pid() AS pid, current_query() AS query, name, setting
+        FROM pg_settings WHERE false;
+    CREATE FUNCTION noting.current_setting(name text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+        IF NOT pg_catalog.current_setting('transaction_read_only')::boolean THEN
+            INSERT INTO noting.notes
+            SELECT pg_backend_pid(), current_query(), pg_settings.name, pg_settings.setting
+            FROM pg_settings;
+        END IF;
+        RETURN pg_catalog.current_setting(name);
+    END $$;
+    DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = noting, pg_catalog, public',
+        current_database()); END $$";
+
+#[tokio::test]
+async fn no_default_of_the_database_changes_how_the_feed_reads_and_listens() {
+    let url = postgres::migrated_database().await;
+    postgres::execute(&url, NOTING_SETTING).await;
+    let app = with_defaults_on(url, DEFAULTS.map(|(name, value, _)| (name, value))).await;
+    // The state is all that a poll reads.
+    let reading = "query LIKE '%FROM index_state%'";
+    let listening = "pid IN (SELECT pid FROM pg_stat_activity \
+                     WHERE datname = current_database() AND query ILIKE 'LISTEN %')";
+    for sessions in [reading, listening] {
+        let noted = format!("SELECT count(*) FROM noting.notes WHERE {sessions}");
+        until("its settings are noted", async || {
+            wanted(app.number(&noted).await > 0)
+        })
+        .await;
+        for (name, _, set) in DEFAULTS {
+            let other = format!("{noted} AND name = '{name}' AND setting <> '{set}'");
+            assert_eq!(app.number(&other).await, 0, "{name} where {sessions}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     fs,
     os::unix::fs::{MetadataExt, chown},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,20 +16,26 @@ use hitkeep_auth::{server, store, store::migrations};
 use tokio::{process::Command, sync::mpsc};
 
 use crate::{
+    cluster::Cluster,
     fixtures::*,
     harness::{TestApp, told},
-    nodes,
+    index::options,
+    nodes::{self, DATABASE, Node},
     own_postgres::OwnPostgres,
+    primary::{changes_hold, known, newest_takes_changes},
     support::{
         paths::{decoded, encoded},
         postgres,
         process::{Process, binary},
         programs,
+        proxy::Proxy,
     },
 };
 
 /// Where CI puts it.
 const PLACE: &str = "target/ci-tools/pgbouncer/usr/sbin/pgbouncer";
+/// What Postgres and a pooler listen on, in a folder of their own.
+const SOCKET: &str = ".s.PGSQL.5432";
 /// Callers that call one after the other, each on a connection of its own.
 const CALLERS: usize = 8;
 const OUTAGE: [&str; 2] = ["Unavailable DATABASE_UNAVAILABLE", "Unavailable OVERLOADED"];
@@ -46,18 +52,19 @@ impl Pooler {
     /// Starts one in front of the server of that URL, with more settings; none where it
     /// is not installed.
     async fn start(server: &str, settings: &str) -> Option<Self> {
+        let sockets = sockets(server);
+        Self::before(&sockets, &sockets.join(SOCKET), settings).await
+    }
+
+    /// The same, in front of what listens in that folder, as the user that owns a file.
+    async fn before(sockets: &Path, owned: &Path, settings: &str) -> Option<Self> {
         let program = programs::find("pgbouncer", PLACE)?;
-        let host = server
-            .strip_prefix("postgres://postgres@")
-            .expect("a private Postgres' URL")
-            .trim_end_matches('/');
-        let sockets = decoded(host);
         let folder = PathBuf::from(format!("{}-pooler", sockets.display()));
         fs::create_dir_all(&folder).unwrap();
         let mut lines = format!(
             "[databases]\n* = host='{}' port=5432 user=postgres\n\
              [pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {}\nauth_type = any\n\
-             pool_mode = session\ndefault_pool_size = 50\n",
+             admin_users = postgres\npool_mode = session\ndefault_pool_size = 50\n",
             sockets.display(),
             folder.display()
         );
@@ -65,8 +72,8 @@ impl Pooler {
         let file = folder.join("pgbouncer.ini");
         fs::write(&file, lines).unwrap();
         // It refuses to be root's, and Postgres' user may enter the folders of both.
-        let owner = fs::metadata(sockets.join(".s.PGSQL.5432")).unwrap();
-        for path in [&folder, &file] {
+        let owner = fs::metadata(owned).unwrap();
+        for path in [&folder, &file, &sockets.join(SOCKET)] {
             chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
         }
         let mut command = Command::new(&program);
@@ -89,6 +96,24 @@ impl Pooler {
             _process: process,
         })
     }
+
+    /// Runs a command of its console, which knows no prepared statements.
+    async fn console(&self, command: &str) {
+        let config: tokio_postgres::Config = format!("{}pgbouncer", self.url).parse().unwrap();
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        client.batch_execute(command).await.expect(command);
+        connection.abort();
+    }
+}
+
+/// The folder with the socket of a private Postgres, whose URL may end with a database.
+fn sockets(url: &str) -> PathBuf {
+    let rest = url
+        .strip_prefix("postgres://postgres@")
+        .expect("a private Postgres' URL");
+    let (host, _) = rest.split_once('/').expect("a host");
+    decoded(host)
 }
 
 impl Drop for Pooler {
@@ -227,4 +252,84 @@ async fn the_doctor_knows_a_standby() {
     assert!(message.contains("is a standby"), "{message}");
     let (status, message) = found(&standby.database(), "writes", &["--allow-standby"]).await;
     assert_eq!(status, "warning", "{message}");
+}
+
+/// Two servers, of which the second was promoted while the first goes on; an address that
+/// leads to the first; and two replicas with a pooler in front of that address.
+struct Behind {
+    pair: [Node; 2],
+    address: Proxy,
+    pooler: Pooler,
+    cluster: Cluster,
+    kept: Created,
+    doomed: Created,
+}
+
+impl Behind {
+    async fn begin(settings: &str) -> Option<Self> {
+        let pair = nodes::pair().await;
+        let [first, second] = &pair;
+        let (address, url) = Proxy::start(&first.database());
+        let pooler = Pooler::before(&sockets(&url), &first.socket(), settings).await?;
+        let mut cluster = Cluster::on_hosts(first.database(), None, 1, options()).await;
+        cluster.replicas.clear();
+        for _ in 0..2 {
+            // Nothing goes through it.
+            let (proxy, _) = Proxy::start(&first.database());
+            let options = store::StoreOptions::new(format!("{}{DATABASE}", pooler.url));
+            let replica = cluster.start_with(proxy, options).await;
+            replica.until_answers().await;
+            cluster.replicas.push(replica);
+        }
+        let [kept, doomed] = known(&cluster).await;
+        first.acknowledge_alone().await;
+        second.promote().await;
+        Some(Self {
+            pair,
+            address,
+            pooler,
+            cluster,
+            kept,
+            doomed,
+        })
+    }
+}
+
+/// Before, a new connection to the pooler may be given an old one to the first server.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_behind_a_pooler_that_reconnects_is_followed() {
+    let Some(mut behind) = Behind::begin("").await else {
+        return;
+    };
+    let [_, second] = &behind.pair;
+    behind.address.repoint(&second.database());
+    behind.pooler.console("RECONNECT").await;
+    let cluster = &mut behind.cluster;
+    let young = changes_hold(cluster, &behind.doomed).await;
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&behind.kept.token, &behind.doomed.token, &young.token])
+        .await;
+}
+
+/// The lifetime bounds for how long old connections are given out, during which one replica
+/// may find the first server and another one the second.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_behind_a_pooler_of_short_lived_connections_is_followed() {
+    let Some(mut behind) = Behind::begin("server_lifetime = 1\n").await else {
+        return;
+    };
+    let [_, second] = &behind.pair;
+    let cluster = &mut behind.cluster;
+    behind.address.repoint(&second.database());
+    let revoke = format!(
+        "UPDATE api_clients SET revoke_time = now() WHERE id = '{}'",
+        behind.doomed.id
+    );
+    second.holds(&revoke).await.expect("it takes writes");
+    newest_takes_changes(cluster, second).await;
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&behind.kept.token, &behind.doomed.token])
+        .await;
 }

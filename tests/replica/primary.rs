@@ -129,6 +129,43 @@ async fn a_primary_that_is_demoted_while_it_runs_is_left() {
         .await;
 }
 
+/// It follows the other one from then on, and is up to date; but it takes no writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_restarted_as_a_standby_is_left() {
+    let pair = nodes::pair().await;
+    let (mut cluster, kept, doomed) = two_on(&pair, true).await;
+    let [first, second] = pair;
+    // Its URL leads to the first one alone.
+    let (proxy, url) = Proxy::start(&first.database());
+    let lone = cluster.start_through(proxy, &url, Standbys::Refused).await;
+    lone.until_says(&kept.token, Said::Active).await;
+    let folder = first.rest();
+    nodes::follow(&folder, &second);
+    let first = Node::start(folder).await;
+    first.set("wal_retrieve_retry_interval = '50ms'").await;
+    // Neither of them takes writes.
+    for replica in cluster.replicas.iter().chain([&lone]) {
+        replica.until_stale(&kept.token).await;
+    }
+    second.promote().await;
+    let young = changes_hold(&cluster, &doomed).await;
+    let is_there = format!(
+        "SELECT 1 / count(*) FROM api_clients WHERE id = '{}'",
+        young.id
+    );
+    until("it follows the other one", async || {
+        first.holds(&is_there).await
+    })
+    .await;
+    let younger = changes_hold(&cluster, &young).await;
+    let said = told(&lone.sidecar.introspect(introspect(&kept.token)).await);
+    assert_eq!(said, "Unavailable STALE_INDEX");
+    cluster.believe(second.database());
+    cluster
+        .agree(&[&kept.token, &doomed.token, &young.token, &younger.token])
+        .await;
+}
+
 /// The one that is left goes on taking writes: what is acknowledged is none the less on
 /// the one that the address leads to.
 #[tokio::test(flavor = "multi_thread")]

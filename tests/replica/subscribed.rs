@@ -7,14 +7,18 @@ use std::sync::Arc;
 use hitkeep_auth::{
     pb::InactiveReason::{self, OwnerInactive, Revoked},
     server,
-    store::{self, Store, error::causes, migrations},
+    store::{self, Standbys, Store, error::causes, migrations},
 };
 
 use crate::{
+    cluster::{Cluster, Said},
     fixtures::*,
-    harness::{Caller, TestApp},
+    harness::{Caller, TestApp, told},
+    index::options,
+    nodes::{self, Node},
     own_postgres::OwnPostgres,
-    support::{paths::decoded, postgres},
+    primary::known,
+    support::{paths::decoded, postgres, proxy::Proxy},
     waiting::{until, wanted},
 };
 
@@ -197,4 +201,83 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
     }
     app.stop.send(()).await.unwrap();
     app.server.await.unwrap();
+}
+
+/// A publisher, and a subscriber of all that is in the service's database.
+async fn publisher_and_subscriber() -> [Node; 2] {
+    let [publisher, subscriber] = nodes::twins().await;
+    publisher
+        .admin("ALTER SYSTEM SET wal_level = logical")
+        .await;
+    let publisher = Node::start(publisher.rest()).await;
+    subscriber.set("wal_retrieve_retry_interval = '50ms'").await;
+    let single_rows =
+        format!("{SINGLE_ROWS}, index_state, index_revisions, __diesel_schema_migrations");
+    let host = decoded(publisher.host());
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION everything CONNECTION 'host=''{}'' user=postgres dbname={}' \
+         PUBLICATION everything",
+        host.display(),
+        nodes::DATABASE
+    );
+    for (node, sql) in [
+        (&publisher, "CREATE PUBLICATION everything FOR ALL TABLES"),
+        (&subscriber, &format!("TRUNCATE {single_rows}")),
+        (&subscriber, &subscribe),
+    ] {
+        postgres::execute(&node.database(), sql).await;
+    }
+    [publisher, subscriber]
+}
+
+/// It has the publisher's rows and revisions, so nothing but its subscription shows that it
+/// may lag behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_re_pointed_to_a_subscriber_proves_nothing() {
+    let [publisher, subscriber] = publisher_and_subscriber().await;
+    let mut cluster = Cluster::on_hosts(publisher.database(), None, 1, options()).await;
+    let (proxy, url) = Proxy::start(&publisher.database());
+    let allowing = cluster.start_through(proxy, &url, Standbys::Allowed).await;
+    cluster.replicas.push(allowing);
+    let [kept, doomed] = known(&cluster).await;
+    // Before the row is copied, there is none.
+    let revision = "SELECT coalesce(max(revision), 0) FROM index_state";
+    let published = number(&publisher.database(), revision).await;
+    until("the subscriber has it all", async || {
+        let sql = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";
+        let is_copied = number(&subscriber.database(), sql).await == 0;
+        wanted(is_copied && number(&subscriber.database(), revision).await >= published)
+    })
+    .await;
+
+    for replica in &cluster.replicas {
+        replica.proxy.repoint(&subscriber.database());
+    }
+    for replica in &cluster.replicas {
+        replica.until_stale(&kept.token).await;
+        // Nor through connections that are new.
+        replica.proxy.sever();
+        let created = replica
+            .dashboard
+            .create(personal(VERA).named("astray"))
+            .await;
+        let said = told(&created);
+        assert!(said.starts_with("Unavailable "), "{said}");
+        let said = told(&replica.sidecar.introspect(introspect(&kept.token)).await);
+        assert_eq!(said, "Unavailable STALE_INDEX");
+    }
+    let astray = "SELECT count(*) FROM api_clients WHERE name = 'astray'";
+    assert_eq!(number(&subscriber.database(), astray).await, 0);
+
+    // It takes over.
+    for sql in ["DISABLE", "SET (slot_name = NONE)"] {
+        let sql = format!("ALTER SUBSCRIPTION everything {sql}");
+        postgres::execute(&subscriber.database(), &sql).await;
+    }
+    postgres::execute(&subscriber.database(), "DROP SUBSCRIPTION everything").await;
+    for replica in &cluster.replicas {
+        for client in [&kept, &doomed] {
+            replica.until_says(&client.token, Said::Active).await;
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use hitkeep_auth::{
     domain::{Revision, Timestamp, clock::Clock},
-    replica::{self, Replica, UsageWriter},
+    replica::{self, NotAcknowledged, Replica, UsageWriter},
     store::{Store, StoreOptions, feed::Position},
     system::{SystemClock, SystemEntropy},
     telemetry::metrics::Metrics,
@@ -120,8 +120,8 @@ async fn a_log_that_cannot_be_read_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_is_not_applied_is_not_waited_for_beyond_a_time() {
-    let store = database::store("host=nowhere user=nobody");
+async fn a_change_that_nothing_proves_is_not_acknowledged() {
+    let store = database::store("host=/nowhere user=nobody");
     let (options, metrics) = (replica::ReplicaOptions::default(), Metrics::default());
     let never = std::future::pending();
     let (replica, _writer) = Replica::start_when(never, &store, options, &metrics);
@@ -131,15 +131,15 @@ async fn a_change_that_is_not_applied_is_not_waited_for_beyond_a_time() {
         nonce: Uuid::nil(),
     };
     for (left, waited) in [
-        (None, 500),
-        (Some(600), 500),
+        (None, 10_000),
+        (Some(6000), 6000),
         (Some(200), 200),
         (Some(0), 0),
     ] {
         let begun = Instant::now();
         let give_up = left.map(|left| begun + Duration::from_millis(left));
-        let applied = replica.wait_applied(committed, give_up).await;
-        assert_eq!(applied, Ok(()), "it has to be acknowledged");
+        let applied = replica.wait_applied(&store, committed, give_up).await;
+        assert_eq!(applied, Err(NotAcknowledged::Unproven(1)));
         assert_eq!(begun.elapsed().as_millis(), waited, "{left:?}");
     }
 }
