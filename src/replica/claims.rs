@@ -52,7 +52,6 @@ struct Open {
     waiting: oneshot::Sender<Result<(), CommitLost>>,
 }
 
-/// How a claim was resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClaimOutcome {
     /// The index and the primary contain the commit.
