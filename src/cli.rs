@@ -98,7 +98,6 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 /// DNS lookup that no server answers.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Runs a command.
 pub fn run(cli: &Cli) -> ExitCode {
     match start(cli) {
         Ok(code) => code,

@@ -71,7 +71,6 @@ const COMMON_OPTIONS_ORDER: usize = 500;
     max_term_width = 100
 )]
 pub struct Cli {
-    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
     #[command(flatten)]
@@ -113,7 +112,6 @@ struct LogArgs {
     log_format: telemetry::LogFormat,
 }
 
-/// A command with its options.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Try it: start a private Postgres, demo data and the service, with no setup
@@ -166,7 +164,6 @@ pub enum Command {
     },
 }
 
-/// The output format.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputArgs {
     /// Print JSON instead of text
@@ -174,10 +171,8 @@ pub struct OutputArgs {
     pub json: bool,
 }
 
-/// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
     /// How often to check whether --database-url-file was replaced; SIGHUP checks at once
@@ -222,26 +217,20 @@ pub struct ServeArgs {
 /// An option of the server without another one that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerArgsError {
-    /// The routes have no listener.
     #[error("--hitkeep-rest needs --http-listen: the routes are served over HTTP")]
     RestWithoutHttp,
-    /// gRPC-Web is not complete.
     #[error(transparent)]
     GrpcWeb(#[from] GrpcWebArgsError),
 }
 
-/// Options of `migrate`.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// Options of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Id of a client, to explain its newest token [default: read a token from standard input]
@@ -260,26 +249,20 @@ pub struct ExplainArgs {
     /// Address that the token is presented from, for API clients that allow only some
     #[arg(long, env = "HITKEEP_AUTH_EXPLAIN_SOURCE_IP", value_name = "ADDRESS")]
     pub source_ip: Option<IpAddr>,
-    /// The cut-off of the servers.
     #[command(flatten)]
     pub legacy_tokens: LegacyTokenArgs,
-    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// Options of `service-account`.
 #[derive(Debug, Args)]
 pub struct ServiceAccountArgs {
-    /// The command to run.
     #[command(subcommand)]
     pub command: ServiceAccountCommand,
 }
 
-/// A command of `service-account`.
 #[derive(Debug, Subcommand)]
 pub enum ServiceAccountCommand {
     /// Create a service account, and print its token, which is shown only this once
@@ -309,19 +292,15 @@ pub enum ServiceAccountCommand {
             value_name = "NAME"
         )]
         certificate_name: Vec<CertificateName>,
-        /// The database URL.
         #[command(flatten)]
         database: DatabaseArgs,
-        /// The output format.
         #[command(flatten)]
         output: OutputArgs,
     },
     /// List the service accounts, including revoked ones
     List {
-        /// The database URL.
         #[command(flatten)]
         database: DatabaseArgs,
-        /// The output format.
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -333,10 +312,8 @@ pub enum ServiceAccountCommand {
         /// How long the old token still works, such as 1h; at most 7 days
         #[arg(long, env = "HITKEEP_AUTH_OVERLAP", default_value = "0s", value_parser = overlap, value_name = "TIME")]
         overlap: Overlap,
-        /// The database URL.
         #[command(flatten)]
         database: DatabaseArgs,
-        /// The output format.
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -345,10 +322,8 @@ pub enum ServiceAccountCommand {
     Revoke {
         /// Name of the account
         name: CallerName,
-        /// The database URL.
         #[command(flatten)]
         database: DatabaseArgs,
-        /// The output format.
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -447,7 +422,6 @@ pub fn export_settings() -> ExportSettings {
 }
 
 impl ServeArgs {
-    /// The options of the store.
     pub fn store(&self) -> Result<store::StoreOptions, DatabaseUrlError> {
         let pool_size = self.pool_size;
         let standbys = if self.allow_standby {

@@ -42,7 +42,6 @@ use crate::{
     },
 };
 
-/// The options of the services.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The most API clients that one owner may have, inactive ones included. Default 100.
@@ -79,10 +78,7 @@ pub enum Origin {
     /// A database, in which callers can be looked up.
     Database(Store),
     /// Another server: there is nothing but the index.
-    Upstream {
-        /// The source of randomness.
-        entropy: Arc<dyn Entropy>,
-    },
+    Upstream { entropy: Arc<dyn Entropy> },
 }
 
 impl Origin {
@@ -100,7 +96,6 @@ pub struct Services {
     origin: Origin,
     replica: Replica,
     metrics: Metrics,
-    /// Which calls are traced.
     sampling: Sampling,
     options: Options,
     log_limiter: sidecar::LogLimiter,
@@ -138,7 +133,6 @@ impl Services {
         &**self.replica.clock()
     }
 
-    /// The source of randomness.
     pub(crate) fn entropy(&self) -> &dyn Entropy {
         self.origin.entropy()
     }
@@ -153,7 +147,6 @@ impl Services {
         &self.metrics
     }
 
-    /// Which calls are traced.
     pub(crate) const fn sampling(&self) -> &Sampling {
         &self.sampling
     }

@@ -65,7 +65,6 @@ const SURVEY_SHARE: u32 = 40;
 /// Polls that may be missed before the index no longer counts as current.
 const MISSED_POLLS: u32 = 4;
 
-/// Settings of a replica.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaOptions {
     /// The staleness beyond which the index no longer proves that a token is active.
@@ -82,7 +81,6 @@ pub struct ReplicaOptions {
     /// The longest that a request waits for a refresh, or for an index that is not loaded
     /// or is behind. Default 1 s.
     pub refresh_timeout: Duration,
-    /// Settings of the usage flusher.
     pub usage: usage::UsageOptions,
 }
 
@@ -318,7 +316,6 @@ impl Replica {
         }
     }
 
-    /// The settings in force.
     pub fn options(&self) -> &ReplicaOptions {
         &self.shared.options
     }

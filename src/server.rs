@@ -52,12 +52,9 @@ const MAX_REPLACEMENTS: usize = 2;
 /// Concurrent calls of a replica to the server upstream, before calls queue.
 const UPSTREAM_CALLS: usize = 16;
 
-/// The options of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The options of the services.
     pub grpc: grpc::Options,
-    /// The options of the index.
     pub replica: replica::ReplicaOptions,
     /// How long a call may take, unless its caller's timeout is shorter. Default 10 s.
     /// Replacements of the directory are exempt, since they are streams.
@@ -112,7 +109,6 @@ impl Default for Options {
     }
 }
 
-/// How gRPC-Web is served.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcWebOptions {
     /// The origins whose pages may call from a browser, such as `https://tools.example.org`.
@@ -120,7 +116,6 @@ pub struct GrpcWebOptions {
     pub origins: &'static [::http::HeaderValue],
 }
 
-/// How the server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// All calls in flight were finished.
@@ -131,13 +126,10 @@ pub enum Ended {
 
 /// A server with its sources of connections.
 pub struct Server<G, H> {
-    /// The database.
     pub store: Store,
-    /// The options of the server.
     pub options: Options,
     /// The instruments that calls and connections are counted in.
     pub metrics: Metrics,
-    /// Which calls are traced.
     pub sampling: Sampling,
     /// The gRPC connections. The server ends with this stream.
     pub grpc: G,
@@ -152,13 +144,10 @@ pub struct ReplicaServer<G, H> {
     pub upstream: Upstream,
     /// The clock that the server upstream calibrates.
     pub clock: Arc<dyn Clock>,
-    /// The source of randomness.
     pub entropy: Arc<dyn Entropy>,
-    /// The options of the server.
     pub options: Options,
     /// The instruments that calls and connections are counted in.
     pub metrics: Metrics,
-    /// Which calls are traced.
     pub sampling: Sampling,
     /// The gRPC connections. The server ends with this stream.
     pub grpc: G,

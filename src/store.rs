@@ -176,7 +176,6 @@ impl Store {
         PoolPermits::of(self.pool.status().max_size)
     }
 
-    /// The present use of the pool.
     pub fn pool_status(&self) -> PoolStatus {
         PoolStatus::of(&self.pool)
     }

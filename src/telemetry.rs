@@ -40,7 +40,6 @@ use metrics::Metrics;
 use settings::{ExportSettings, SettingProblem, Signal};
 use traces::Sampling;
 
-/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
@@ -57,7 +56,6 @@ pub enum LogFormat {
 pub struct Options {
     /// Filter directives, such as `info` or `hitkeep_auth=debug,h2=off`.
     pub filter: String,
-    /// The format of log lines.
     pub format: LogFormat,
     /// Whether log lines may be coloured, on a terminal.
     pub colours: bool,
@@ -65,10 +63,8 @@ pub struct Options {
     pub export: ExportSettings,
 }
 
-/// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// A filter directive is malformed.
     #[error("the log filter cannot be read")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// Telemetry was set up before in this process.
@@ -79,9 +75,7 @@ pub enum TelemetryError {
 /// The telemetry of this process.
 #[derive(Clone)]
 pub struct Telemetry {
-    /// Collects all metrics.
     pub metrics: Metrics,
-    /// Decides which calls are traced.
     pub sampling: Sampling,
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
@@ -285,7 +279,6 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(at, backtrace, "panicked at {at}: {message}");
 }
 
-/// The message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))

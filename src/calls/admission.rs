@@ -32,9 +32,7 @@ pub(crate) struct Burst {
 /// How many calls of each kind Postgres works on at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Capacity {
-    /// Reads.
     pub(crate) reads: usize,
-    /// Writes.
     pub(crate) writes: usize,
 }
 
@@ -44,7 +42,6 @@ pub(crate) struct Capacity {
 pub(crate) enum CallKind {
     /// It only reads, or the method does not exist.
     Read,
-    /// It may write.
     Write,
 }
 

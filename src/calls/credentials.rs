@@ -19,7 +19,6 @@ const BEARER: &str = "bearer";
 /// The form parameter for a caller's token (RFC 6749, section 2.3.1).
 pub(crate) const CLIENT_SECRET: &str = "client_secret";
 
-/// The token that a caller sent.
 pub(crate) struct SentToken {
     /// None if there is no token, or more than one.
     pub(crate) token: Option<String>,

@@ -42,7 +42,6 @@ enum State {
     Messages,
     /// A compressed or oversized message came; its reader refuses it.
     Passthrough,
-    /// The end.
     Ended,
 }
 

@@ -324,7 +324,6 @@ pub(crate) fn failure(headers: &HeaderMap) -> Option<Status> {
     (status.code() != Code::Ok).then_some(status)
 }
 
-/// A status as trailers.
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
@@ -334,7 +333,6 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// An id as a header value.
 pub(crate) fn id_header(id: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(id).ok()
 }

@@ -40,7 +40,6 @@ impl IsCollision for ChangeError {
     }
 }
 
-/// The account to create.
 pub(super) struct NewAccount<'a> {
     pub(super) name: &'a CallerName,
     pub(super) allow: &'a [CallerPermission],

@@ -16,7 +16,10 @@ use crate::{
     dev::demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
     domain::caller::CallerPermission,
     server::{self, Ended},
-    store::{self, migrations},
+    store::{
+        self,
+        migrations::{self, MigrationError},
+    },
     telemetry::Telemetry,
 };
 
@@ -41,7 +44,16 @@ pub(super) fn run(
     let postgres = PrivatePostgres::start(&options, &print_error)?;
     let url = postgres.url(DATABASE);
     let served = runtime.block_on(async {
-        migrations::apply(&url).await?;
+        let applied = migrations::apply(&url).await;
+        applied.map_err(|error| match error {
+            MigrationError::Unreleased(_) => {
+                let folder = postgres.folder().display();
+                Failure::new(format_args!(
+                    "{error}. Remove {folder}, and what is in it is lost"
+                ))
+            }
+            error => error.into(),
+        })?;
         let mut options = server::Options::default();
         options.grpc.hitkeep_rest = true;
         options.grpc_web = Some(server::GrpcWebOptions::default());

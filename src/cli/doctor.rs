@@ -15,7 +15,6 @@ mod report;
 
 use report::{Finding, Report};
 
-/// How long one check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {

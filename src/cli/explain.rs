@@ -41,7 +41,6 @@ enum Query {
     Presented(TokenInput),
 }
 
-/// The result.
 struct Report {
     asked: TokenInput,
     explanation: Option<Explanation>,

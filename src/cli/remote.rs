@@ -235,7 +235,6 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
     lines.join("\n")
 }
 
-/// An owner in a message.
 pub(super) fn to_owner(owner: Owner) -> pb::Owner {
     let owner = match owner {
         Owner::User(user) => pb::owner::Owner::UserId(user.to_string()),
@@ -244,7 +243,6 @@ pub(super) fn to_owner(owner: Owner) -> pb::Owner {
     pb::Owner { owner: Some(owner) }
 }
 
-/// An owner for people.
 pub(super) fn owner_text(owner: Option<&pb::Owner>) -> String {
     match owner.and_then(|owner| owner.owner.as_ref()) {
         Some(pb::owner::Owner::UserId(user)) => format!("user:{user}"),
@@ -262,7 +260,6 @@ pub(super) fn to_actor(user: UserId) -> pb::Actor {
     }
 }
 
-/// A time in a message.
 pub(super) fn to_time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.timestamp(),

@@ -24,7 +24,6 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct UrlReloader {
     pub(super) file: DatabaseUrlFile,
     pub(super) store: Store,
-    /// The error of the last read.
     pub(super) last_error: Option<String>,
 }
 

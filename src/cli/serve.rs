@@ -210,14 +210,12 @@ pub(super) async fn listen(
     Ok(listeners)
 }
 
-/// The listeners of the service.
 pub(super) struct ServeListeners {
     pub(super) grpc: Listeners,
     pub(super) http: Option<Listeners>,
 }
 
 impl ServeListeners {
-    /// Logs where the service listens.
     pub(super) fn log_addresses(&self) -> Result<(), Failure> {
         if let Some(http) = &self.http {
             for address in http.addresses()? {

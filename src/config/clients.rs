@@ -16,10 +16,8 @@ use crate::domain::{
     source::Cidr,
 };
 
-/// Options of `client`.
 #[derive(Debug, Args)]
 pub struct ClientArgs {
-    /// The command to run.
     #[command(subcommand)]
     pub command: ClientCommand,
 }
@@ -37,15 +35,12 @@ pub struct ActorArgs {
 pub struct OneClientArgs {
     /// Id of the API client
     pub id: ClientId,
-    /// The actor.
     #[command(flatten)]
     pub actor: ActorArgs,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// A command of `client`.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Create an API client, and print its token, which is shown only this once
@@ -87,14 +82,11 @@ pub enum ClientCommand {
     RevokeAll(RevokeAllArgs),
 }
 
-/// Options of `client create`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("owner").args(["user", "team"]).required(true)))]
 pub struct CreateClientArgs {
-    /// The actor.
     #[command(flatten)]
     pub actor: ActorArgs,
-    /// The owner.
     #[command(flatten)]
     pub owner: OwnerArgs,
     /// Name, of 1 to 120 characters
@@ -133,18 +125,14 @@ pub struct CreateClientArgs {
     /// --not-before must then be times, such as 2026-12-31T00:00:00Z, and no durations
     #[arg(long, env = "HITKEEP_AUTH_REQUEST_ID", value_name = "UUID")]
     pub request_id: Option<Uuid>,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// Options of `client list`.
 #[derive(Debug, Args)]
 pub struct ListClientsArgs {
-    /// The actor.
     #[command(flatten)]
     pub actor: ActorArgs,
-    /// The owner.
     #[command(flatten)]
     pub owner: OwnerArgs,
     /// List those that are revoked, expired or otherwise inactive, too
@@ -167,12 +155,10 @@ pub struct ListClientsArgs {
     /// Only those that have a grant on this site
     #[arg(long, env = "HITKEEP_AUTH_LIST_SITE", value_name = "ID")]
     pub site: Option<SiteId>,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// Options of `client report-leak`.
 #[derive(Debug, Args)]
 pub struct ReportLeakArgs {
     /// Hash of the token, as 64 hexadecimal digits [default: read the token from standard input]
@@ -187,12 +173,10 @@ pub struct ReportLeakArgs {
     /// User on whose behalf it is reported, for the audit trail
     #[arg(long, env = "HITKEEP_AUTH_ACTOR", value_name = "USER")]
     pub actor: Option<UserId>,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// Options of `client revoke-all`.
 #[derive(Debug, Args)]
 #[command(group(
     ArgGroup::new("selection").args(["user", "team", "site", "created_by"]).required(true).multiple(true)
@@ -203,10 +187,8 @@ pub struct ReportLeakArgs {
 #[command(mut_arg("user", |user| user.env("HITKEEP_AUTH_REVOKE_USER")))]
 #[command(mut_arg("team", |team| team.env("HITKEEP_AUTH_REVOKE_TEAM")))]
 pub struct RevokeAllArgs {
-    /// The actor.
     #[command(flatten)]
     pub actor: ActorArgs,
-    /// The owner.
     #[command(flatten)]
     pub owner: OwnerArgs,
     /// Those that have a grant on this site
@@ -221,31 +203,25 @@ pub struct RevokeAllArgs {
     /// Do not ask whether it is meant
     #[arg(long, env = "HITKEEP_AUTH_YES", value_parser = boolean)]
     pub yes: bool,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// Options of `client update`.
 #[derive(Debug, Args)]
 pub struct UpdateClientArgs {
     /// Id of the API client
     pub id: ClientId,
-    /// The actor.
     #[command(flatten)]
     pub actor: ActorArgs,
-    /// The changes.
     #[command(flatten)]
     pub changes: ClientChanges,
     /// Version that must still be the current one, as `client get` shows it
     #[arg(long, env = "HITKEEP_AUTH_UPDATE_ETAG", value_name = "ETAG")]
     pub etag: Option<String>,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// What `client update` changes.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of the command line"
@@ -299,10 +275,8 @@ pub struct ClientChanges {
     pub no_not_before: bool,
 }
 
-/// Options of `client rotate`.
 #[derive(Debug, Args)]
 pub struct RotateClientArgs {
-    /// The client and the actor.
     #[command(flatten)]
     pub client: OneClientArgs,
     /// How long the old token still works, such as 1h; at most 7 days
@@ -316,10 +290,8 @@ pub struct RotateClientArgs {
     pub etag: Option<String>,
 }
 
-/// Options of `client usage`.
 #[derive(Debug, Args)]
 pub struct ClientUsageArgs {
-    /// The client and the actor.
     #[command(flatten)]
     pub client: OneClientArgs,
     /// Days to show, up to today

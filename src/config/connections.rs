@@ -7,7 +7,6 @@ use clap::Args;
 use super::values::{at_least_one, non_zero_duration};
 use crate::{server, transport::activity::IdleTimeouts};
 
-/// Options that limit connections.
 #[derive(Debug, Args)]
 pub(super) struct ConnectionArgs {
     /// Connection limit of each listener; connections beyond it are closed. The limit of open files must allow it

@@ -41,21 +41,13 @@ pub enum DatabaseUrlError {
     /// The URL from the command line or the environment is invalid.
     #[error(transparent)]
     Given(MalformedUrl),
-    /// The file contains no secret.
     #[error("there is no database URL: {0}")]
     Secret(SecretError),
-    /// The URL in the file is invalid.
     #[error("{}: {why}", path.display())]
-    InFile {
-        /// The path of the file.
-        path: PathBuf,
-        /// What is wrong with the URL.
-        why: MalformedUrl,
-    },
+    InFile { path: PathBuf, why: MalformedUrl },
 }
 
 impl DatabaseUrlFile {
-    /// The path of the file.
     pub fn path(&self) -> &Path {
         self.0.path()
     }

@@ -14,12 +14,10 @@ use crate::transport::listeners::Address;
 /// The HTTP addresses of `dev`: the second is used if the first is taken.
 const DEV_HTTP: [&str; 2] = ["127.0.0.1:50052", "127.0.0.1:0"];
 
-/// There is no folder to keep data in.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("there is no home folder to keep data in: name a folder with --data-dir")]
 pub struct NoHome;
 
-/// Options of `dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
     /// Address to listen on for gRPC
@@ -34,7 +32,6 @@ pub struct DevArgs {
     /// Folder that contains initdb and postgres [default: the newest that is found]
     #[arg(long, env = "HITKEEP_AUTH_POSTGRES_BIN", value_name = "FOLDER")]
     pub postgres_bin: Option<PathBuf>,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }

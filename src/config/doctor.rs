@@ -10,7 +10,6 @@ pub struct DoctorArgs {
     /// The options of the server that is checked.
     #[command(flatten)]
     pub serve: ServeArgs,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -13,7 +13,6 @@ use crate::events::{
 /// user of the machine.
 const SECRET: &str = "HITKEEP_AUTH_EVENTS_WEBHOOK_SECRET";
 
-/// The webhook.
 #[derive(Clone, Debug, Args)]
 pub struct EventsArgs {
     /// URL to deliver events about API clients to, as signed `CloudEvents` [default: none]
@@ -49,41 +48,23 @@ pub struct EventsArgs {
 /// may be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum EventsError {
-    /// The URL cannot be used.
     #[error("--events-webhook {0}")]
     Endpoint(BadEndpoint),
-    /// The file with the URL cannot be read.
     #[error("--events-webhook-file: {0}")]
     UrlFile(SecretError),
-    /// The URL in the file cannot be used.
     #[error("--events-webhook-file: the content of {} {why}", path.display())]
-    EndpointInFile {
-        /// The path of the file.
-        path: PathBuf,
-        /// What is wrong.
-        why: BadEndpoint,
-    },
-    /// There is no secret.
+    EndpointInFile { path: PathBuf, why: BadEndpoint },
     #[error(
         "--events-webhook needs a secret to sign with: set {SECRET}, or give a file with \
          --events-webhook-secret-file"
     )]
     NoSecret,
-    /// The variable holds no secrets.
     #[error("{SECRET} cannot be used: {0}")]
     Variable(BadSecret),
-    /// The file cannot be read.
     #[error("--events-webhook-secret-file: {0}")]
     File(SecretError),
-    /// The file holds no secrets.
     #[error("--events-webhook-secret-file: {} cannot be used: {why}", path.display())]
-    InFile {
-        /// The path of the file.
-        path: PathBuf,
-        /// What is wrong.
-        why: BadSecret,
-    },
-    /// Certificates are shown over TLS.
+    InFile { path: PathBuf, why: BadSecret },
     #[error("--events-webhook-ca needs an --events-webhook that begins with https://")]
     NotEncrypted,
     /// Something about a webhook that is missing.

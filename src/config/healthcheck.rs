@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use super::{LISTEN, OutputArgs, values::non_zero_duration};
 use crate::transport::listeners::Address;
 
-/// A probe of `healthcheck`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Probe {
     /// Whether the process works, whatever the state of Postgres: for a supervisor that restarts it
@@ -17,7 +16,6 @@ pub enum Probe {
     Ready,
 }
 
-/// Options of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
     /// What to check
@@ -32,7 +30,6 @@ pub struct HealthcheckArgs {
     /// How long to wait for an answer
     #[arg(long, env = "HITKEEP_AUTH_HEALTHCHECK_TIMEOUT", default_value = "3s", value_parser = non_zero_duration, value_name = "TIME")]
     pub timeout: Duration,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -7,15 +7,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{DatabaseArgs, OutputArgs, values::boolean};
 use crate::import::plan::{self, DirectoryMode, PlanOptions};
 
-/// Options of `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The command to run.
     #[command(subcommand)]
     pub command: ImportCommand,
 }
 
-/// A command of `import`.
 #[derive(Debug, Subcommand)]
 pub enum ImportCommand {
     /// Import from a backup of HitKeep
@@ -35,7 +32,6 @@ pub enum ImportCommand {
     Undo(UndoArgs),
 }
 
-/// Options of `import hitkeep`.
 #[derive(Debug, Args)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -85,29 +81,23 @@ pub struct HitKeepArgs {
         value_name = "N"
     )]
     max_clients_per_owner: u32,
-    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// Options of `import undo`.
 #[derive(Debug, Args)]
 pub struct UndoArgs {
     /// Write to the database; without it, only report
     #[arg(long, env = "HITKEEP_AUTH_IMPORT_APPLY", value_parser = boolean)]
     pub apply: bool,
-    /// The database URL.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// What to do about conflicts.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum OnConflict {
     /// Refuse the row, and name it
@@ -130,7 +120,6 @@ enum Missing {
 }
 
 impl HitKeepArgs {
-    /// How to import.
     pub fn options(&self) -> PlanOptions {
         PlanOptions {
             on_conflict: match self.on_conflict {

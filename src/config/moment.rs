@@ -10,9 +10,7 @@ use crate::domain::{Timestamp, id::SiteId, role::SiteRole};
 /// A role on one site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The site.
     pub site: SiteId,
-    /// The role on it.
     pub role: SiteRole,
 }
 

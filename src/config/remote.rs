@@ -40,12 +40,10 @@ pub struct ServerArgs {
     /// How long a call may take
     #[arg(long, env = "HITKEEP_AUTH_TIMEOUT", default_value = "10s", value_parser = non_zero_duration, value_name = "TIME")]
     pub timeout: Duration,
-    /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
     /// Without TLS, over TCP or a Unix socket.
@@ -113,7 +111,6 @@ pub enum CallerTokenError {
          --token-file; `hitkeep-auth service-account create` makes one"
     )]
     Missing,
-    /// The file contains none.
     #[error("there is no token to call the server with: {0}")]
     File(SecretError),
 }
@@ -151,28 +148,23 @@ pub struct OwnerArgs {
 }
 
 impl OwnerArgs {
-    /// The owner, if one is given.
     pub fn owner(&self) -> Option<Owner> {
         self.user.map(Owner::User).or(self.team.map(Owner::Team))
     }
 }
 
-/// Options of `audit`.
 #[derive(Debug, Args)]
 pub struct AuditArgs {
-    /// The command to run.
     #[command(subcommand)]
     pub command: AuditCommand,
 }
 
-/// A command of `audit`.
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
     /// List audit events, newest first
     List(Box<ListAuditArgs>),
 }
 
-/// Options of `audit list`.
 #[derive(Debug, Args)]
 // Who acts, and for which owner, says nothing of whose events are looked for.
 #[command(mut_arg("user", |user| user.env("HITKEEP_AUTH_AUDIT_USER")))]
@@ -181,7 +173,6 @@ pub struct ListAuditArgs {
     /// Only events of this API client
     #[arg(long, env = "HITKEEP_AUTH_CLIENT", value_name = "ID")]
     pub client: Option<ClientId>,
-    /// The owner of the API clients.
     #[command(flatten)]
     pub owner: OwnerArgs,
     /// Only changes made on behalf of this user
@@ -199,20 +190,16 @@ pub struct ListAuditArgs {
     /// Events to list at most
     #[arg(long, env = "HITKEEP_AUTH_LIMIT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub limit: u32,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// Options of `directory`.
 #[derive(Debug, Args)]
 pub struct DirectoryArgs {
-    /// The command to run.
     #[command(subcommand)]
     pub command: DirectoryCommand,
 }
 
-/// A command of `directory`.
 #[derive(Debug, Subcommand)]
 pub enum DirectoryCommand {
     /// Show how large the directory is, and which sequence was applied last
@@ -221,7 +208,6 @@ pub enum DirectoryCommand {
     Apply(ApplyDirectoryArgs),
 }
 
-/// Options of `directory apply`.
 #[derive(Debug, Args)]
 pub struct ApplyDirectoryArgs {
     /// File with an `ApplyDirectoryChangesRequest` as JSON, or with the list of its changes; `-`
@@ -230,12 +216,10 @@ pub struct ApplyDirectoryArgs {
     /// Number of the batch, in place of the file's: it is skipped if one as high was applied
     #[arg(long, env = "HITKEEP_AUTH_SEQUENCE", value_name = "N")]
     pub sequence: Option<u64>,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
-/// Options of `introspect`.
 #[derive(Debug, Args)]
 pub struct IntrospectArgs {
     /// Permission to check, such as site.view
@@ -259,7 +243,6 @@ pub struct IntrospectArgs {
     /// Answer from this revision of the database or a later one
     #[arg(long, env = "HITKEEP_AUTH_AT_LEAST_REVISION", value_name = "N")]
     pub at_least_revision: Option<u64>,
-    /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
 }

@@ -16,7 +16,6 @@ use crate::{
     upstream::{Authorities, BadTarget, Certificates, NoToken, Target, TokenSource, Upstream},
 };
 
-/// Options of `replica`.
 #[derive(Args)]
 pub struct ReplicaArgs {
     /// Servers to follow, as `http://HOST:PORT`, `https://HOST:PORT` or unix:PATH, separated by commas;
@@ -87,10 +86,8 @@ impl std::fmt::Debug for ReplicaArgs {
 /// since it may be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// An address is none.
     #[error("--upstream {0}")]
     Target(BadTarget),
-    /// An address holds a secret.
     #[error(
         "--upstream {}: the token belongs in HITKEEP_AUTH_UPSTREAM_TOKEN or in a file",
         BadTarget::Credentials
@@ -105,10 +102,8 @@ pub enum UpstreamError {
     /// The token is none of a service account.
     #[error("the token for the server upstream is not the token of a service account (hks_…)")]
     NotAToken,
-    /// The file holds no token.
     #[error("--upstream-token-file: {0}")]
     File(SecretError),
-    /// Certificates are shown over TLS.
     #[error(
         "--upstream-ca and --upstream-cert need every --upstream over TCP to begin with https://"
     )]

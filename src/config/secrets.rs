@@ -14,24 +14,18 @@ const MAX_BYTES: u64 = 64 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct SecretFile(PathBuf);
 
-/// Why a file contains no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// It cannot be read.
     #[error("{} cannot be read ({why})", path.display())]
     Unreadable {
-        /// The path of the file.
         path: PathBuf,
         /// The cause. It is part of the message, and so not the `source`.
         why: io::Error,
     },
-    /// It is empty.
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
-    /// It is too large for a secret.
     #[error("{} is too large: a secret has at most {} KiB", .0.display(), MAX_BYTES / 1024)]
     TooLarge(PathBuf),
-    /// It is not UTF-8.
     #[error("{} is not text in UTF-8", .0.display())]
     NotUtf8(PathBuf),
 }

@@ -29,7 +29,6 @@ pub struct ServingArgs {
     /// them by commas. All addresses of a host name are used
     #[arg(long, env = "HITKEEP_AUTH_LISTEN", default_value = LISTEN, value_delimiter = ',', value_name = "ADDRESS")]
     pub listen: Vec<Address>,
-    /// TLS for callers.
     #[command(flatten)]
     pub tls: TlsArgs,
     /// Addresses to listen on for HTTP: introspection, forward auth, probes, metrics [default: none]
@@ -40,7 +39,6 @@ pub struct ServingArgs {
         value_name = "ADDRESS"
     )]
     pub http_listen: Vec<Address>,
-    /// The gRPC services over HTTP.
     #[command(flatten)]
     grpc_web: GrpcWebArgs,
     /// How long callers may cache an answer from Introspect; 0s forbids it
@@ -56,7 +54,6 @@ pub struct ServingArgs {
         value_name = "N"
     )]
     trusted_hops: u8,
-    /// The cut-off of legacy tokens.
     #[command(flatten)]
     pub legacy_tokens: LegacyTokenArgs,
     /// How stale the index may be and still report a token as active; at least 1s
@@ -85,7 +82,6 @@ pub struct ServingArgs {
     threads: Option<usize>,
 }
 
-/// gRPC-Web on the HTTP listener.
 #[derive(Debug, Args)]
 struct GrpcWebArgs {
     /// Serve the gRPC services as gRPC-Web on the HTTP listener, which has to be there
@@ -106,10 +102,8 @@ struct GrpcWebArgs {
 /// Options of gRPC-Web without those that they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GrpcWebArgsError {
-    /// It has no listener.
     #[error("--grpc-web needs --http-listen: it is served over HTTP")]
     WithoutHttp,
-    /// It is off.
     #[error("--grpc-web-origins needs --grpc-web")]
     OriginsAlone,
 }
@@ -166,7 +160,6 @@ pub enum TlsArgsError {
     /// The certificate or its key is missing.
     #[error("--tls-cert and --tls-key belong together: give both, or neither")]
     IncompletePair,
-    /// Client certificates need TLS.
     #[error("--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS")]
     ClientCaWithoutTls,
     /// TLS for HTTP needs a certificate.

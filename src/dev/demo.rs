@@ -38,9 +38,7 @@ use crate::{
 pub const ALICE: UserId = UserId::from_uuid(demo_id(0xa11ce));
 /// A member of the team, with the role viewer on the first site.
 pub const BOB: UserId = UserId::from_uuid(demo_id(0xb0b));
-/// The team of the demo.
 pub const TEAM: TeamId = TeamId::from_uuid(demo_id(0x7ea));
-/// The team's sites.
 pub const SITES: [SiteId; 2] = [
     SiteId::from_uuid(demo_id(0x0051_7e01)),
     SiteId::from_uuid(demo_id(0x0051_7e02)),
@@ -89,7 +87,6 @@ pub struct Demo {
     pub callers: Vec<DemoCaller>,
     /// Alice's personal client.
     pub personal: Option<DemoClient>,
-    /// The team's client.
     pub team: Option<DemoClient>,
 }
 
@@ -98,22 +95,13 @@ pub struct Demo {
 pub enum DemoError {
     /// The token file cannot be read or written.
     #[error("{path}: {source}")]
-    File {
-        /// The path of the file.
-        path: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A client could not be created.
+    File { path: String, source: io::Error },
     #[error("a demo client could not be made: {0}")]
     Refused(#[from] Refusal),
-    /// The directory could not be written.
     #[error("the demo directory could not be written")]
     Directory(#[from] DirectoryError),
-    /// An account could not be created.
     #[error("a demo service account could not be made")]
     Account(#[from] InsertAccountError),
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -47,7 +47,6 @@ const LAST_PAUSE: Duration = Duration::from_secs(10);
 /// How long giving the lease back may take at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The settings of the delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The interval between looks for events that are due. Default 1 s.
@@ -81,7 +80,6 @@ impl Default for Options {
 /// The receiver, and what to know about it.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// Where events are sent to.
     pub endpoint: Endpoint,
     /// The secrets that they are signed with.
     pub secrets: SecretSource,
@@ -109,7 +107,6 @@ pub enum SetupError {
     /// There are no secrets to sign with.
     #[error(transparent)]
     Secret(NoSecret),
-    /// The authorities cannot be used.
     #[error("the webhook's authorities cannot be used")]
     Tls(#[from] TlsError),
 }

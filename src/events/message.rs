@@ -51,7 +51,6 @@ pub(super) struct Sender {
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The receiver has the event.
     Accepted,
     /// The receiver wants no more events.
     Gone,

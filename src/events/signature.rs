@@ -28,13 +28,10 @@ pub struct SigningKeys(Vec<hmac::Key>);
 /// Why a text is no list of secrets. It is not repeated, since it may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
-    /// There is none.
     #[error("it holds no secret")]
     Empty,
-    /// One of them is not a secret.
     #[error("secret {0} of it is not whsec_ and 24 to 64 bytes in base64")]
     Malformed(usize),
-    /// There are too many.
     #[error("it holds more than {MAX_SECRETS} secrets")]
     TooMany,
 }

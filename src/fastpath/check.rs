@@ -257,15 +257,12 @@ const HEADER_MAP_HEADERS: u8 = FIRST;
 /// The field types of a message that is only validated, in the order of the field numbers.
 type Shape = [FieldType];
 
-/// The type of a field.
 enum FieldType {
     /// Any type that is encoded as a varint.
     Varint,
     /// A field of eight bytes.
     Double,
-    /// A string.
     Text,
-    /// A message.
     Nested(&'static Shape),
 }
 

@@ -95,7 +95,6 @@ impl FastPath {
     }
 }
 
-/// How a call is served.
 enum CallPath {
     Fast(FastMethod),
     /// On the fast path, for a stream of that caller.

@@ -119,7 +119,6 @@ struct MessageTimeout {
     timer: Pin<Box<Sleep>>,
 }
 
-/// How a call is traced.
 enum Tracing {
     /// Began at that time, without a span for as long as the call may be answered
     /// immediately.

@@ -22,7 +22,6 @@ use crate::{telemetry::traces, transport::tls::Peer};
 /// The authenticated caller of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Its service account.
     pub account: Arc<ServiceAccount>,
     /// The credentials that it sent.
     pub proof: Proof,
@@ -31,7 +30,6 @@ pub struct Caller {
 /// The credentials of a caller.
 #[derive(Clone, Debug)]
 pub enum Proof {
-    /// A token, by its hash.
     Token(TokenHash),
     /// A client certificate of the connection, signed by a configured authority.
     Certificate(Peer),
@@ -121,7 +119,6 @@ impl RequestId {
         Self::is_usable(id).then_some(id)
     }
 
-    /// A new id.
     pub(crate) fn generate(services: &Services) -> Self {
         let id = id::RequestId::mint(services.clock().now(), services.entropy());
         Self(id.to_string().into())
@@ -141,7 +138,6 @@ impl RequestId {
     }
 }
 
-/// The deadline of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 

@@ -52,13 +52,11 @@ pub struct Violation {
     pub description: String,
 }
 
-/// Why a call fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Fields are missing, malformed or over their limits.
     #[error("{}", summary(.0))]
     InvalidFields(Vec<Violation>),
-    /// The domain refuses.
     #[error(transparent)]
     Refused(Refusal),
     /// A directory replacement would remove too much.
@@ -93,13 +91,10 @@ pub enum ApiError {
          certificate with a name that is bound to one service account"
     )]
     CallerUnknown,
-    /// The caller lacks the permission.
     #[error("the service account lacks the permission \"{0}\"")]
     CallerNotPermitted(CallerPermission),
-    /// The deadline has passed.
     #[error("the deadline passed")]
     DeadlineExceeded,
-    /// The server is overloaded.
     #[error("too many requests at once, try again")]
     Overloaded,
     /// A replica needs a snapshot, and too many are being sent.
@@ -111,7 +106,6 @@ pub enum ApiError {
     /// The server upstream has something of the client that this replica does not understand.
     #[error("this replica is too old to understand the API client, another server may")]
     NotUnderstood,
-    /// The store failed.
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
     /// The index is too stale to judge a token.
@@ -131,7 +125,6 @@ pub enum ApiError {
     /// The method does not exist, or does not support that compression.
     #[error("{0}")]
     MethodUnknown(String),
-    /// A bug.
     #[error("internal error")]
     Defect(&'static str),
 }

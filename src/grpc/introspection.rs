@@ -345,15 +345,10 @@ const fn to_verdict(inactive: Option<InactiveReason>, decision: Option<Decision>
     }
 }
 
-/// The judgement of a token.
 pub(crate) enum Judgement<'v> {
-    /// The token is inactive.
     Inactive(InactiveReason),
-    /// The token is active.
     Active {
-        /// Its client.
         client: &'v ResolvedClient,
-        /// When it expires.
         ends: Expiry,
         /// How long the response may be cached.
         cache_age: TimeDelta,

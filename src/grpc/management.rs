@@ -85,7 +85,6 @@ pub(super) async fn create(
     Ok((view, issued.token))
 }
 
-/// Replaces a client's token.
 pub(super) async fn rotate(
     tx: &mut Transaction,
     Loaded { client, facts }: Loaded,
@@ -100,7 +99,6 @@ pub(super) async fn rotate(
     Ok((view, issued.token))
 }
 
-/// Deletes a client.
 pub(super) async fn delete(
     tx: &mut Transaction,
     Loaded { client, facts }: Loaded,

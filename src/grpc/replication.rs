@@ -73,7 +73,6 @@ impl UsageDestination for StoredUsage {
     }
 }
 
-/// The service.
 pub struct Replication {
     services: Arc<Services>,
     usage: Arc<dyn UsageDestination>,
@@ -81,7 +80,6 @@ pub struct Replication {
 }
 
 impl Replication {
-    /// A service on an index.
     pub fn new(services: Arc<Services>, usage: Arc<dyn UsageDestination>) -> Self {
         Self {
             services,

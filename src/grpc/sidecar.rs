@@ -35,15 +35,12 @@ const MAX_LOGGED_MISTAKES: usize = 64;
 
 /// A request that a proxy wants authorized.
 pub(crate) struct AuthorizationQuery<'r> {
-    /// The settings of its route.
     pub(crate) settings: Result<RouteSettings<'r>, RouteError>,
     /// Whether it is a preflight, judged by what the proxy sends, not the client.
     pub(crate) is_preflight: bool,
     /// Its path, with an optional query; None if the proxy does not send it.
     pub(crate) target: Option<&'r str>,
-    /// The token that it has.
     pub(crate) credential: Credential<'r>,
-    /// Where it comes from.
     pub(crate) source: Source<'r>,
 }
 
@@ -166,7 +163,6 @@ pub(crate) fn conclude(judged: &Judgement<'_>, need: Need) -> Verdict {
 /// The log lines that end clients can cause any number of times.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum LogKey {
-    /// The route has that mistake.
     Route(RouteError),
     /// A request cannot be authorized, for that reason.
     Unavailable(&'static str),

@@ -29,13 +29,11 @@ pub(super) fn json(status: StatusCode, body: &Value) -> Response {
     (status, headers, body.to_string()).into_response()
 }
 
-/// A refusal with an error code and a description.
 pub(super) fn refusal(status: StatusCode, error: &str, description: &str) -> Response {
     let body = json!({ "error": error, "error_description": description });
     json(status, &body)
 }
 
-/// A malformed request.
 pub(super) fn invalid_request(status: StatusCode, description: &str) -> Response {
     refusal(status, "invalid_request", description)
 }

@@ -29,7 +29,6 @@ const REQUEST_HEADERS: [&str; 4] = ["x-grpc-web", "x-user-agent", "grpc-timeout"
 /// What a page must read of a response: without these, it cannot see why a call failed.
 const RESPONSE_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 
-/// What is served as gRPC-Web.
 pub(crate) struct GrpcWeb {
     /// The gRPC services behind their layers.
     pub(crate) services: Router,

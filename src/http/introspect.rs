@@ -58,7 +58,6 @@ const INSUFFICIENT: HeaderValue = HeaderValue::from_static(
     "Bearer realm=\"hitkeep-auth\", error=\"insufficient_scope\", scope=\"introspect\"",
 );
 
-/// Why a request is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Invalid {
     /// The query would end up in logs (RFC 7662, section 4).
@@ -83,7 +82,6 @@ enum Invalid {
     NoAddress,
 }
 
-/// Why a request is refused.
 enum Refused {
     Invalid(Invalid),
     /// Its caller is unknown or lacks the permission.
@@ -113,7 +111,6 @@ impl Invalid {
     }
 }
 
-/// Handles a request.
 pub(super) async fn introspect(State(state): State<HttpState>, request: Request) -> Response {
     match handle(&state, request).await {
         Ok(answer) => answer::json(StatusCode::OK, &answer),

@@ -39,7 +39,6 @@ pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
     )
 }
 
-/// The metrics, for Prometheus.
 pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
     match state.services.metrics().page() {
         Ok(page) => text(StatusCode::OK, PROMETHEUS, page),

@@ -74,7 +74,6 @@ impl<'h> Answers<'h> {
         }
     }
 
-    /// The tables.
     pub const fn tables(&self) -> &'h HitKeep {
         self.tables
     }
@@ -113,7 +112,6 @@ impl<'h> Answers<'h> {
         }
     }
 
-    /// The team of a site.
     pub fn team_of(&self, site: SiteId) -> Option<TeamId> {
         Some(self.tables.sites.get(&site)?.team)
     }

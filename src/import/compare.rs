@@ -34,7 +34,6 @@ pub enum Cause {
     D5,
     /// HitKeep asks an instance owner for a role on the site.
     D6,
-    /// The row is refused.
     Refused,
     /// The client was changed, rotated, revoked or deleted here.
     ChangedHere,
@@ -107,21 +106,15 @@ impl Answer {
 /// Two answers that differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The client.
     pub client: ClientId,
     /// The client's name, fit to be shown.
     pub name: String,
-    /// The client's owner.
     pub owner: Owner,
-    /// What the answers are about.
     pub place: Place,
     /// Where the token is presented to HitKeep.
     pub surface: Surface,
-    /// HitKeep's answer.
     pub hitkeep: Answer,
-    /// The answer of this service.
     pub ours: Answer,
-    /// What makes the difference.
     pub causes: Vec<Cause>,
 }
 
@@ -132,7 +125,6 @@ impl Difference {
     }
 }
 
-/// The result of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison {
     /// How many pairs of answers were compared.

@@ -9,7 +9,6 @@ use crate::domain::{
     role::{SiteRole, TeamRole},
 };
 
-/// A directory, indexed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirectoryIndex {
     users: BTreeMap<UserId, UserStanding>,
@@ -38,7 +37,6 @@ impl Change {
 }
 
 impl DirectoryIndex {
-    /// Indexes a directory.
     pub fn of(directory: &Directory) -> Self {
         let users = directory.users.iter().map(|user| {
             let standing = UserStanding {
@@ -68,12 +66,10 @@ impl DirectoryIndex {
         }
     }
 
-    /// Whether there is such a site.
     pub fn has_site(&self, site: SiteId) -> bool {
         self.sites.contains_key(&site)
     }
 
-    /// The team of a site.
     pub fn team_of(&self, site: SiteId) -> Option<TeamId> {
         self.sites.get(&site).copied()
     }
@@ -83,7 +79,6 @@ impl DirectoryIndex {
         self.site_members.get(&(site, user)).copied()
     }
 
-    /// A user's role in a team.
     pub fn team_member(&self, team: TeamId, user: UserId) -> Option<TeamRole> {
         self.team_members.get(&(team, user)).copied()
     }

@@ -41,16 +41,12 @@ const CREATED: &str = "api_client.created";
 /// changes. They are left behind if that breaks off.
 const SHADOW: (&str, &str) = ("__shadow_", "@hitkeep.invalid");
 
-/// A membership in a team.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// The role in the team.
     pub role: TeamRole,
-    /// When it began.
     pub added: Option<Timestamp>,
 }
 
-/// A site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteRow {
     /// The team it is in; the default team, if it is in none.
@@ -87,15 +83,12 @@ pub struct HitKeep {
     pub teams: BTreeMap<TeamId, bool>,
     /// The team of sites without one.
     pub default_team: Option<TeamId>,
-    /// Every membership in a team.
     pub team_members: BTreeMap<(TeamId, UserId), Membership>,
-    /// Every site.
     pub sites: BTreeMap<SiteId, SiteRow>,
     /// Every explicit role on a site. `None` is a role that HitKeep does not know.
     pub site_members: BTreeMap<(SiteId, UserId), Option<SiteRole>>,
     /// The team that a user last chose.
     pub chosen: BTreeMap<UserId, TeamId>,
-    /// Who created a client.
     pub creators: BTreeMap<Uuid, UserId>,
     /// The rows of API clients, unchecked.
     pub clients: Vec<ClientRow>,

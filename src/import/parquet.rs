@@ -29,14 +29,12 @@ mod pages;
 use super::tables::{Column, Kind, MAX_ROWS, MAX_TEXT, ReadError, Rows, Tables, Value};
 use crate::domain::Timestamp;
 
-/// The largest file.
 pub const MAX_FILE: u64 = 1 << 30;
 /// How many rows are decoded at a time.
 const BATCH: usize = 8192;
 /// The most bytes of all texts of one column, which are far more than in the file if it repeats
 /// them.
 const MAX_COLUMN_TEXT: usize = 512 << 20;
-/// The ending of the files.
 const ENDING: &str = "parquet";
 
 /// A folder with one file for each table.
@@ -53,12 +51,10 @@ impl ParquetFolder {
         }
     }
 
-    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.folder
     }
 
-    /// The path of a table's file.
     pub fn file(&self, table: &str) -> PathBuf {
         self.folder.join(format!("{table}.{ENDING}"))
     }

@@ -42,7 +42,6 @@ pub enum Missing {
     /// Name it.
     #[default]
     Report,
-    /// Revoke it.
     Revoke,
 }
 
@@ -60,10 +59,8 @@ pub enum DirectoryMode {
     Keep,
 }
 
-/// How to import.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanOptions {
-    /// What to do about conflicts.
     pub on_conflict: OnConflict,
     /// What to do about missing clients.
     pub missing: Missing,
@@ -76,15 +73,12 @@ pub struct PlanOptions {
 /// What happens to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is new.
     Created,
-    /// Nothing changes.
     Unchanged,
     /// Its fields become HitKeep's.
     Updated,
     /// Its token becomes HitKeep's, and the previous one ends.
     Rotated,
-    /// It is revoked.
     Revoked,
     /// It stays as it was changed here.
     Kept,
@@ -92,9 +86,7 @@ pub enum Fate {
     DeletedHere,
     /// HitKeep does not have it any more; it stays.
     Missing,
-    /// It goes with its owner.
     DeletedWithOwner,
-    /// The row is refused.
     Refused(Reason),
 }
 
@@ -121,11 +113,8 @@ impl Fate {
 pub struct PlannedRow {
     /// The client's id, if it is readable.
     pub id: Option<ClientId>,
-    /// The client's name.
     pub name: String,
-    /// The client's owner.
     pub owner: Option<Owner>,
-    /// What happens to it.
     pub fate: Fate,
     /// The fields that change: those of the API, and `token`.
     pub changes: Vec<String>,
@@ -133,12 +122,10 @@ pub struct PlannedRow {
     pub remarks: Vec<&'static str>,
 }
 
-/// What happens to the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectoryPlan {
     /// How the snapshot's differs from ours.
     pub change: Change,
-    /// Whether it is replaced.
     pub is_replaced: bool,
     /// How many clients go because their owners do, imported ones included.
     pub clients_lost: u32,
@@ -147,39 +134,32 @@ pub struct DirectoryPlan {
 /// A whole import.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What happens to the directory.
     pub directory: DirectoryPlan,
     /// Every client, in the order of the ids.
     pub rows: Vec<PlannedRow>,
-    /// Grants that are left out.
     pub dropped: Vec<DroppedGrant>,
     /// What else is not taken over as it is.
     pub notes: Vec<Note>,
     /// Owners with more clients than they could create, and how many.
     pub over_quota: Vec<(Owner, u32)>,
-    /// What is to be written.
     pub writes: ImportWrites,
     /// Every client of the snapshot and of earlier imports, as it is after the import.
     pub after: BTreeMap<ClientId, After>,
-    /// The directory after the import.
     pub directory_after: DirectoryIndex,
 }
 
 /// Why an import is refused as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// A newer snapshot was imported.
     #[error(
         "the snapshot of {snapshot} is older than the last one that was imported, of {last}: it \
          would undo what came since"
     )]
     Older {
-        /// The time of the snapshot.
         snapshot: Timestamp,
         /// The time of the newest one.
         last: Timestamp,
     },
-    /// The directory was pushed, and differs.
     #[error(
         "the directory was pushed by a service account, and the snapshot differs from it \
          ({} to add, {} to change, {} to remove), so it may be older: leave the directory out with \

@@ -25,7 +25,6 @@ use crate::{
 /// Why an import was not done. Nothing was written then.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It must not be done.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The directory was pushed meanwhile.
@@ -34,7 +33,6 @@ pub enum ImportError {
     /// The directory could not be replaced.
     #[error(transparent)]
     Directory(DirectoryError),
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -54,13 +52,9 @@ impl IsCollision for ImportError {
     }
 }
 
-/// What to import, and how.
 pub struct Import<'i> {
-    /// The tables of the snapshot.
     pub tables: &'i HitKeep,
-    /// The time of the snapshot.
     pub snapshot_time: Timestamp,
-    /// How to import.
     pub options: PlanOptions,
 }
 

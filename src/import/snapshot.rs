@@ -23,7 +23,6 @@ const CLIENTS: &str = "api_clients";
 /// A whole snapshot.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Its files.
     pub files: ParquetFolder,
     /// When it was made: by its name, or else by the age of its files.
     pub time: Timestamp,
@@ -34,26 +33,17 @@ pub struct Snapshot {
 /// Why there is no snapshot to import.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSnapshot {
-    /// The folder cannot be read.
     #[error("{}: {error}", .path.display())]
-    Unreadable {
-        /// The folder.
-        path: PathBuf,
-        /// What the system reported.
-        error: io::Error,
-    },
-    /// The folder is neither a snapshot nor a backup.
+    Unreadable { path: PathBuf, error: io::Error },
     #[error(
         "{}: this is neither a snapshot of HitKeep (a folder with api_clients.parquet and others) \
          nor its backup folder (one with shared/<time>)", .0.display()
     )]
     NotABackup(PathBuf),
-    /// The snapshot is not whole.
     #[error("{}: {why}", .path.display())]
     NotWhole {
         /// The newest snapshot.
         path: PathBuf,
-        /// What it lacks.
         why: ReadError,
     },
 }

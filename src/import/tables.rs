@@ -5,7 +5,6 @@ use uuid::Uuid;
 
 use crate::domain::Timestamp;
 
-/// The most rows of one table.
 pub const MAX_ROWS: usize = 5_000_000;
 /// The longest text of one value, in bytes. Longer ones are cut to this, which is beyond every
 /// limit of the fields that are read.
@@ -24,12 +23,9 @@ pub enum Kind {
     Flag,
 }
 
-/// A column to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// The column's name.
     pub name: &'static str,
-    /// The expected type.
     pub kind: Kind,
     /// Whether the table may lack it; every value is [`Value::Null`] then.
     pub is_optional: bool,
@@ -58,15 +54,10 @@ impl Column {
 /// One value of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// There is none.
     Null,
-    /// A UUID.
     Id(Uuid),
-    /// A text.
     Text(String),
-    /// A point in time.
     Time(Timestamp),
-    /// A truth value.
     Flag(bool),
     /// Something that its column cannot hold, such as a text that is not UTF-8, or a time beyond
     /// the calendar. It spoils its row, and not the table.
@@ -100,28 +91,17 @@ pub enum ReadError {
     /// The source does not have the table.
     #[error("there is no table {0}")]
     NoTable(&'static str),
-    /// The table cannot be read.
     #[error("the table {table} cannot be read: {why}")]
-    Unreadable {
-        /// The table's name.
-        table: &'static str,
-        /// The reason.
-        why: String,
-    },
-    /// The table lacks a column.
+    Unreadable { table: &'static str, why: String },
     #[error("the table {table} has no column {column}")]
     NoColumn {
-        /// The table's name.
         table: &'static str,
-        /// The column's name.
         column: &'static str,
     },
     /// A column has another type than expected.
     #[error("the column {column} of the table {table} has an unexpected type")]
     WrongType {
-        /// The table's name.
         table: &'static str,
-        /// The column's name.
         column: &'static str,
     },
     /// The table has more rows than an import reads.

@@ -11,11 +11,9 @@ use crate::domain::{
 /// An imported client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndoneClient {
-    /// Its id.
     pub id: ClientId,
     /// Its name, fit to be shown.
     pub name: String,
-    /// Its owner.
     pub owner: Owner,
 }
 
@@ -28,7 +26,6 @@ pub struct Undo {
     pub kept: Vec<UndoneClient>,
     /// Clients that were deleted here. They are remembered, so that no import brings them back.
     pub deleted_here: Vec<ClientId>,
-    /// The events to record.
     pub events: Vec<Event>,
 }
 

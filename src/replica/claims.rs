@@ -62,7 +62,6 @@ struct Open {
     waiting: oneshot::Sender<Result<(), NotAcknowledged>>,
 }
 
-/// How a claim was resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClaimOutcome {
     /// The index and the primary contain the commit.

@@ -75,7 +75,6 @@ impl Shared {
         self.options.max_staleness / SURVEYS_PER_BOUND
     }
 
-    /// The timeout of a survey.
     pub(super) fn survey_limit(&self) -> Duration {
         self.options.max_staleness * SURVEY_SHARE / 100
     }

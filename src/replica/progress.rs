@@ -2,7 +2,6 @@
 
 use crate::domain::{Position, Revision};
 
-/// The progress of the feed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedProgress {
     /// The position of the index; `None` until it is loaded.

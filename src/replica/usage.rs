@@ -54,7 +54,6 @@ const REPLICAS_REMEMBERED_FOR: TimeDelta = TimeDelta::days(30);
 const CANNOT_WRITE: &str = "uses of API clients cannot be written and are kept";
 const CANNOT_REMOVE: &str = "uses of API clients of more than 400 days ago cannot be removed";
 
-/// Settings of the flusher.
 #[derive(Clone, Copy, Debug)]
 pub struct UsageOptions {
     /// The pause between two flushes: about how late a use is visible, and how much a

@@ -49,7 +49,6 @@ impl Readiness {
 /// Which services there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// All of them.
     Everything,
     /// Those that answer from the index: there is no database.
     Index,
@@ -77,9 +76,7 @@ enum Subject {
     /// The index: introspection, Envoy's check, and the server as a whole, since most
     /// callers need it for that.
     Index,
-    /// The database.
     Database,
-    /// The process.
     Process,
 }
 

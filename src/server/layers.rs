@@ -58,7 +58,6 @@ const MAX_REPLICATIONS: usize = 1024;
 const MAX_HEALTH_STREAMS: usize = 4096;
 const MAX_REFLECTION_STREAMS: usize = 64;
 
-/// The concurrency limits.
 #[derive(Debug)]
 pub(super) struct Limits {
     /// Introspections, which are frequent and quick. Those over HTTP count as well.

@@ -27,7 +27,6 @@ impl Readiness {
     }
 }
 
-/// Reports the current readiness.
 pub(super) fn report_health(replica: &Replica, scope: Scope, health: &Reporter) -> Readiness {
     let readiness = Readiness::of(replica, scope);
     health.report(readiness);
@@ -40,7 +39,6 @@ pub(super) struct Watch {
     pub(super) scope: Scope,
     pub(super) health: Arc<Reporter>,
     pub(super) supervisor: Supervisor,
-    /// What was reported last.
     pub(super) last: Readiness,
 }
 

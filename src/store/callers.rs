@@ -46,7 +46,6 @@ pub enum InsertAccountError {
     /// Another active account has one of the certificate names.
     #[error("another service account is known by that certificate name already")]
     CertificateNameTaken,
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -172,7 +171,6 @@ impl Transaction {
         found.map(into_account).transpose()
     }
 
-    /// Inserts an account.
     pub async fn insert_account(
         &mut self,
         account: &ServiceAccount,

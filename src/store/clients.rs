@@ -90,14 +90,12 @@ struct ClientRow {
 }
 
 impl Snapshot {
-    /// Finds a client.
     pub async fn find_client(&mut self, id: ClientId) -> Result<Option<ApiClient>, StoreError> {
         find(self.connection(), id).await
     }
 }
 
 impl Transaction {
-    /// Finds a client.
     pub async fn find_client(&mut self, id: ClientId) -> Result<Option<ApiClient>, StoreError> {
         find(self.connection(), id).await
     }

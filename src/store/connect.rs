@@ -305,7 +305,6 @@ impl Connector {
         entered.map_err(late)?
     }
 
-    /// Connects for the pool.
     pub(super) async fn connect(&self) -> Result<Pooled, ConnectError> {
         loop {
             let opened_at = Instant::now();

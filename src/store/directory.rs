@@ -39,7 +39,6 @@ pub enum DirectoryError {
     /// The replacement would remove too many entities of one kind.
     #[error("the replacement would remove {} of {} {}", .0.removed, .0.known, .0.kind)]
     MassRemoval(Removal),
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -57,18 +56,15 @@ pub struct UnknownReference {
     pub index: usize,
     /// The field with the reference, such as `put_site.team_id`.
     pub field: &'static str,
-    /// The unknown id.
     pub id: Uuid,
 }
 
 /// Counts of the rows that a write added, changed and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Inserted rows.
     pub added: u32,
     /// Updated rows, without those that stayed equal.
     pub changed: u32,
-    /// Deleted rows.
     pub removed: u32,
 }
 
@@ -77,11 +73,8 @@ pub struct Difference {
 pub struct Status {
     /// The highest applied sequence; `None` before the first.
     pub applied_sequence: Option<u64>,
-    /// The number of users.
     pub users: u32,
-    /// The number of teams.
     pub teams: u32,
-    /// The number of sites.
     pub sites: u32,
     /// The number of memberships in teams and on sites.
     pub memberships: u32,

@@ -11,7 +11,6 @@ pub(super) mod connect;
 use super::identity::Unsuitable;
 use connect::ConnectError;
 
-/// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Postgres cannot be reached, is shutting down, or takes no writes.

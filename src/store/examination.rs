@@ -17,7 +17,7 @@ use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, SimpleQueryRow};
 use super::{
     Connector, NoConnection, StoreOptions,
     error::{causes, connect::ConnectError},
-    migrations,
+    migrations::{self, Unknown},
     session::SCHEMA,
     wire::Driver,
 };
@@ -85,7 +85,6 @@ pub struct Examination {
 #[error("{0}")]
 pub struct NotRead(String);
 
-/// What a server is.
 #[derive(Debug)]
 pub struct ServerFacts {
     /// The version as a number, such as 150018.
@@ -102,7 +101,6 @@ pub struct ServerFacts {
     pub is_subscriber: bool,
     /// The setting `synchronous_standby_names`.
     pub synchronous_names: String,
-    /// How many standbys are connected.
     pub standbys: u32,
     /// How many of them are synchronous.
     pub synchronous: u32,
@@ -122,13 +120,13 @@ pub struct ClockDifference {
     pub uncertainty: TimeDelta,
 }
 
-/// The migrations of a database.
 #[derive(Debug)]
 pub struct MigrationFacts {
-    /// Those that are not applied yet.
     pub pending: Vec<String>,
-    /// Those that this version does not have.
-    pub unknown: Vec<String>,
+    /// Those of later releases.
+    pub newer: Vec<String>,
+    /// Those of a build from before a release, which has none of them.
+    pub unreleased: Vec<String>,
 }
 
 /// How many connections there may be. A limit of -1 is none.
@@ -273,13 +271,11 @@ impl Examination {
             Vec::new()
         };
         let applied: BTreeSet<&str> = applied.iter().filter_map(|row| row.get(0)).collect();
-        let versions: BTreeSet<String> = known.iter().map(|n| migrations::version(n)).collect();
         let is_pending = |name: &String| !applied.contains(&*migrations::version(name));
-        let unknown = applied
-            .iter()
-            .filter(|version| !versions.contains(**version));
+        let Unknown { newer, unreleased } = migrations::unknown(applied.iter().copied(), &known);
         Ok(MigrationFacts {
-            unknown: unknown.map(|version| (*version).to_owned()).collect(),
+            newer,
+            unreleased,
             pending: known.into_iter().filter(is_pending).collect(),
         })
     }

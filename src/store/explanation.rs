@@ -46,7 +46,6 @@ impl Store {
         found.map(read).transpose()
     }
 
-    /// Whether the client exists.
     pub async fn has_client(&self, client: ClientId) -> Result<bool, StoreError> {
         let find = async |connection: &mut Connection| {
             diesel::select(exists(api_clients::table.find(client.uuid())))

@@ -80,7 +80,6 @@ const CHANGED: &str = "SELECT DISTINCT client_id FROM index_changes WHERE revisi
 /// The state of the database at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct State {
-    /// The latest position.
     pub position: Position,
     /// The time by the database's clock.
     pub now: Timestamp,
@@ -102,7 +101,6 @@ pub trait Sink: Send {
     fn client(&mut self, row: ClientRow);
     /// A grant of a client, with the site's standing towards the client's owner.
     fn grant(&mut self, row: GrantRow);
-    /// A token of a client.
     fn token(&mut self, row: TokenRow);
     /// A client with an unreadable row, so that its tokens cannot be judged. Other clients
     /// are unaffected. Readable rows of the client may arrive too.
@@ -116,9 +114,7 @@ pub trait Sink: Send {
 pub trait FullLoadSink: Sink {
     /// A site, in its team, which may be archived.
     fn site(&mut self, site: SiteId, team: TeamId, archived: bool);
-    /// A user's role in a team.
     fn team_member(&mut self, team: TeamId, user: UserId, role: Option<TeamRole>);
-    /// A user's role on a site.
     fn site_member(&mut self, site: SiteId, user: UserId, role: Option<SiteRole>);
     /// A grant of a client, not joined with its site.
     fn bare_grant(&mut self, client: ClientId, site: SiteId, role: Option<SiteRole>);
@@ -127,7 +123,6 @@ pub trait FullLoadSink: Sink {
 /// The result of reading the change log.
 #[derive(Debug)]
 pub enum CatchUp {
-    /// Nothing changed.
     Nothing(State),
     /// Clients changed or were deleted; the sink received their rows.
     Changed(State, Changes),

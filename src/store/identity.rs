@@ -87,7 +87,6 @@ pub(super) enum Unsuitable {
     /// The server is in recovery, and standbys are refused.
     #[error("the server is a standby, which serves only with --allow-standby")]
     Standby,
-    /// The server was made read-only.
     #[error("the server was made read-only")]
     ReadOnly,
     /// The server takes writes and acknowledges none.

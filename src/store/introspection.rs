@@ -111,7 +111,6 @@ struct Row {
 /// The result of looking a token up in the database.
 #[derive(Clone, Debug)]
 pub struct TokenLookup {
-    /// The revision of the snapshot.
     pub revision: Revision,
     /// The time by the database's clock.
     pub now: Timestamp,

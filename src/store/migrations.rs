@@ -1,6 +1,8 @@
 //! Schema migrations. Replicas may apply them concurrently: one does, and the others wait
 //! and find nothing pending.
 
+use std::collections::BTreeSet;
+
 use diesel::{
     ConnectionError,
     migration::{MigrationSource, MigrationVersion},
@@ -30,7 +32,6 @@ const ONLY_SCHEMA: &str = "
 /// Why migrations could not be read or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// Postgres cannot be reached.
     #[error("cannot connect to the database")]
     Connect(#[source] ConnectionError),
     /// The advisory lock could not be acquired.
@@ -39,6 +40,12 @@ pub enum MigrationError {
     /// The schema of the tables could not be looked up.
     #[error("cannot find the schema of the tables")]
     Schema(#[source] diesel::result::Error),
+    /// A build from before a release made the database, by migrations that no release has.
+    #[error(
+        "a build from before a release made this database, and no migration leads on from there: \
+         it has {}", .0.join(", ")
+    )]
+    Unreleased(Vec<String>),
     /// A migration failed; it was rolled back.
     #[error("a migration failed")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -50,6 +57,13 @@ pub enum MigrationError {
 /// On a current-thread runtime, which cannot block in place.
 pub async fn apply(database_url: &str) -> Result<Vec<String>, MigrationError> {
     let mut harness = AsyncMigrationHarness::new(connect_locked(database_url).await?);
+    let found = harness.applied_migrations().map_err(MigrationError::Run)?;
+    let names = names().map_err(MigrationError::Run)?;
+    let found: BTreeSet<_> = found.iter().map(ToString::to_string).collect();
+    let Unknown { unreleased, .. } = unknown(found.iter().map(String::as_str), &names);
+    if !unreleased.is_empty() {
+        return Err(MigrationError::Unreleased(unreleased));
+    }
     let applied = harness
         .run_pending_migrations(MIGRATIONS)
         .map_err(MigrationError::Run)?;
@@ -113,6 +127,26 @@ pub(super) fn names() -> diesel::migration::Result<Vec<String>> {
 /// The version in a name `DATE-NUMBER_WORDS`, without hyphens, as the database stores it.
 pub(super) fn version(name: &str) -> String {
     name.split('_').next().unwrap_or(name).replace('-', "")
+}
+
+/// Versions in a database that are of no migration here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unknown {
+    /// After all that are known: a later release, whose tables this one can use.
+    pub(super) newer: Vec<String>,
+    /// Before the last that is known. No release lacks what an earlier one had, so a build from
+    /// before a release made the database.
+    pub(super) unreleased: Vec<String>,
+}
+
+/// Those among the versions in a database of which there is no migration by these names.
+pub(super) fn unknown<'v>(found: impl Iterator<Item = &'v str>, names: &[String]) -> Unknown {
+    let known: BTreeSet<_> = names.iter().map(|name| version(name)).collect();
+    let (newer, unreleased) = found
+        .filter(|found| !known.contains(*found))
+        .map(ToOwned::to_owned)
+        .partition(|found| known.last().is_none_or(|last| last < found));
+    Unknown { newer, unreleased }
 }
 
 /// The names of versions, in the same order.

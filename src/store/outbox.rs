@@ -102,7 +102,6 @@ pub struct OutgoingEvent {
     details: Map<String, Value>,
 }
 
-/// An event in the outbox.
 #[derive(Clone, Debug, PartialEq, QueryableByName)]
 pub struct OutboxEvent {
     /// The place in the order of all events.
@@ -111,13 +110,11 @@ pub struct OutboxEvent {
     /// Identifies the event; if an audit event tells of the same change, it has the same id.
     #[diesel(sql_type = SqlUuid)]
     pub id: Uuid,
-    /// The API client that it is about.
     #[diesel(sql_type = SqlUuid)]
     pub client_id: Uuid,
     /// The attribute `type` of the `CloudEvent`.
     #[diesel(sql_type = Text)]
     pub event_type: String,
-    /// What the event says.
     #[diesel(sql_type = Jsonb)]
     pub data: Value,
     /// When the change was committed.
@@ -131,7 +128,6 @@ pub struct OutboxEvent {
     pub attempts: i64,
 }
 
-/// An attempt that failed.
 #[derive(Clone, Copy, Debug)]
 pub struct FailedAttempt<'f> {
     /// How many attempts have failed by now.
@@ -340,7 +336,6 @@ impl Store {
         Ok(())
     }
 
-    /// Reads what is in the outbox.
     pub async fn event_backlog(&self) -> Result<Backlog, StoreError> {
         let read = async |connection: &mut Connection| {
             diesel::sql_query(BACKLOG).get_result(connection).await

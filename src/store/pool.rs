@@ -37,7 +37,6 @@ impl PoolPermits {
 /// The use of the pool at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// Open connections.
     pub connections: usize,
     /// Open connections that are not in use.
     pub idle: usize,

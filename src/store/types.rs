@@ -34,7 +34,6 @@ pub(super) fn certificate_names<'n>(
     names.into_iter().map(read).collect()
 }
 
-/// Converts a hash.
 pub(super) fn hash(stored: &[u8]) -> Result<[u8; 32], StoreError> {
     let length = |_| StoreError::Inconsistent(format!("a hash of {} bytes", stored.len()));
     stored.try_into().map_err(length)
@@ -82,7 +81,6 @@ pub(super) fn owner(user: Option<Uuid>, team: Option<Uuid>) -> Result<Owner, Sto
     }
 }
 
-/// An owner's two columns.
 pub(super) fn owner_columns(owner: Owner) -> (Option<Uuid>, Option<Uuid>) {
     match owner {
         Owner::User(user) => (Some(user.uuid()), None),
@@ -109,7 +107,6 @@ impl StandingColumns<'_> {
     }
 }
 
-/// Converts a count.
 pub(super) fn count(rows: i64) -> Result<u32, StoreError> {
     u32::try_from(rows)
         .ok()

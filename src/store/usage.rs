@@ -261,7 +261,6 @@ impl Store {
     }
 }
 
-/// The result of a trim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trimmed {
     /// Nothing is left to remove.

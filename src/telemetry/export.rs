@@ -32,7 +32,6 @@ use super::{
 use over_http::{CollectorClient, LastCause};
 use tls::CollectorTlsError;
 
-/// Why an exporter cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExportError {
     /// A file that a variable names cannot be used.

@@ -14,7 +14,6 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// A style of log lines.
 pub(super) trait LineStyle {
     /// The subscriber's format that it extends.
     type Format;
@@ -24,7 +23,6 @@ pub(super) trait LineStyle {
     fn append_trace(line: &mut String, trace: &str, span: &str);
 }
 
-/// Text for people.
 pub(super) struct TextStyle;
 /// One JSON object for each line.
 pub(super) struct JsonStyle;
@@ -57,7 +55,6 @@ pub(super) fn text_lines(is_coloured: bool) -> (OneLine<TextStyle>, DefaultField
     (OneLine(format), DefaultFields::new())
 }
 
-/// JSON objects.
 pub(super) fn json_lines() -> (OneLine<JsonStyle>, JsonFields) {
     let format = Format::default().json().flatten_event(true);
     (OneLine(format), JsonFields::new())

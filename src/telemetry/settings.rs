@@ -27,17 +27,13 @@ pub struct ExportSettings {
     pub metrics: Option<Collector>,
     /// The collector of log records, if they are exported. Stderr has them in any case.
     pub logs: Option<Collector>,
-    /// The sampling rule of traces.
     pub rule: Rule,
     /// The resource attributes apart from the service's name.
     pub resource: Vec<(String, String)>,
     /// The resource attribute `service.name`.
     pub service_name: String,
-    /// The batches of spans.
     pub spans: BatchLimits,
-    /// The batches of log records.
     pub records: BatchLimits,
-    /// How often metrics are exported.
     pub metrics_interval: Duration,
     /// Whether counters are exported as totals or as increments.
     pub temporality: Temporality,
@@ -81,13 +77,11 @@ pub enum Protocol {
 pub struct Collector {
     /// The address, with the path for HTTP.
     pub endpoint: Uri,
-    /// The transport of OTLP.
     pub protocol: Protocol,
     /// Sent with each export, for example an API key.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The limit of an export's duration.
     pub timeout: Duration,
-    /// Whether exports are compressed.
     pub gzip: bool,
     /// The trusted CA certificates; `None` for those of the system.
     pub certificate: Option<File>,
@@ -105,13 +99,10 @@ impl fmt::Debug for Collector {
 /// A file that a variable names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// The name of the variable.
     pub variable: String,
-    /// Where the variable points.
     pub path: PathBuf,
 }
 
-/// The limits of a batch exporter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchLimits {
     /// The most items in the queue; more are dropped.
@@ -128,17 +119,13 @@ pub enum SettingProblem {
     /// The variable, or a part of it, is ignored.
     #[error("{variable} {what}")]
     Ignored {
-        /// The name of the variable.
         variable: String,
         /// What is wrong, after the variable's name.
         what: String,
     },
-    /// A signal is not exported.
     #[error("{variable} {what}: no {} are exported", signal.as_str())]
     NotExported {
-        /// The signal that is not exported.
         signal: Signal,
-        /// The name of the variable.
         variable: String,
         /// What is wrong, after the variable's name.
         what: String,
@@ -146,7 +133,6 @@ pub enum SettingProblem {
 }
 
 impl SettingProblem {
-    /// Logs the problem.
     pub(super) fn log(&self) {
         match self {
             Self::Ignored { variable, .. } => tracing::warn!(variable, "{self}"),

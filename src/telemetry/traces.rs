@@ -69,7 +69,6 @@ pub struct Answered<'c> {
     pub service: &'static str,
     /// The name of the method, without the service.
     pub method: &'static str,
-    /// When the call began.
     pub begun: SystemTime,
     /// The request id that the caller sent.
     pub request_id: Option<&'c str>,

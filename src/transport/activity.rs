@@ -59,7 +59,6 @@ const CHECKS_PER_TIMEOUT: u32 = 4;
 /// The calls of one connection, and the reasons to end it.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// The number of calls begun.
     begun: AtomicU64,
     active: Mutex<ActiveCalls>,
     /// The size of incomplete messages, in bytes.
@@ -105,7 +104,6 @@ struct ActiveCalls {
     calls: HashMap<u64, Option<Instant>>,
 }
 
-/// Why a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     /// No call was begun within the idle timeout.

@@ -202,7 +202,6 @@ impl Service<Request<Incoming>> for MaxAgeService {
     }
 }
 
-/// The response to a request.
 struct ResponseFuture {
     response: Pin<Box<<TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Future>>,
     /// Whether the response carries `connection: close`.

@@ -60,7 +60,6 @@ impl ConnectionSet {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Waits until a connection ends.
     #[cfg(test)]
     pub(super) async fn next_ended(&mut self) {
         let ended = self.tasks.join_next().await;

@@ -40,7 +40,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Address {
     /// A host (a name or an IP address) and a port.
     Tcp(String),
-    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -85,16 +84,13 @@ impl fmt::Display for Address {
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Another program listens there.
     #[error("cannot listen on {0}: another program listens there")]
     InUse(Address),
     /// The path is taken by a file that is not a socket, which is not removed.
     #[error("cannot listen on {0}: there is a file of that name, which is no socket")]
     NoSocket(Address),
-    /// The system refuses.
     #[error("cannot listen on {address} ({why})")]
     Refused {
-        /// The address that failed.
         address: Address,
         /// Part of the message, and therefore not a source.
         why: io::Error,
@@ -127,7 +123,6 @@ impl ResolvedAddress {
         }
     }
 
-    /// The ports of its IPv4 addresses.
     fn v4_ports(&self) -> Vec<u16> {
         match self {
             Self::Tcp(host) => host.v4_ports().collect(),
@@ -302,7 +297,6 @@ fn bind_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
 pub enum Accepted {
     /// Over TCP, with TLS if the listener uses it.
     Tcp(StdTcpStream, Option<Tls>),
-    /// Over a Unix socket.
     Unix(StdUnixStream),
 }
 
@@ -327,9 +321,7 @@ impl Unregistered for Accepted {
 /// A registered connection.
 #[derive(Debug)]
 pub enum Socket {
-    /// Over TCP.
     Tcp(TcpStream),
-    /// Over a Unix socket.
     Unix(UnixStream),
 }
 

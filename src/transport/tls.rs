@@ -44,7 +44,6 @@ use measured::Failures;
 /// The ALPN protocol ids (RFC 7301).
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
-/// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Concurrent handshakes. Beyond the limit, the oldest one is aborted: handshakes of silent
 /// peers are the oldest, so they cannot keep other callers out.
@@ -65,10 +64,8 @@ pub struct Files {
 /// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read.
     #[error("{} cannot be read ({why})", path.display())]
     Unreadable {
-        /// The file.
         path: PathBuf,
         /// Part of the message, and therefore not a source.
         why: io::Error,
@@ -76,23 +73,16 @@ pub enum TlsError {
     /// A file lacks the PEM section that it should hold.
     #[error("{} holds no {what} in PEM, or not a whole one", path.display())]
     Lacks {
-        /// The file.
         path: PathBuf,
         /// The kind of section.
         what: &'static str,
     },
     /// The key does not belong to the certificate.
     #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
-    NoPair {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-    },
+    NoPair { certificate: PathBuf, key: PathBuf },
     /// The content of a file is invalid.
     #[error("what {} holds cannot be used ({why})", path.display())]
     Unusable {
-        /// The file.
         path: PathBuf,
         /// The error of the TLS library.
         why: String,

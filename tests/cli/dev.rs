@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::{
+    postgres,
     process::{Process, without_settings},
     run::{connect, from_caller, http_get, introspect, run, run_on},
 };
@@ -289,6 +290,21 @@ async fn a_second_start_finds_the_same_again() {
         assert_eq!(inactive_reason(&third, token).await, None);
     }
     stop(&folder, process, "INT").await;
+}
+
+#[tokio::test]
+async fn a_folder_of_a_build_from_before_a_release_is_to_be_removed() {
+    let folder = Folder::new();
+    let (process, shown) = started(&folder).await;
+    let unreleased = "INSERT INTO __diesel_schema_migrations VALUES ('20260101000000', now())";
+    postgres::execute(text(&shown["database_url"]), unreleased).await;
+    stop(&folder, process, "INT").await;
+    let ended = dev(&folder, "127.0.0.1:0", &[]).ended().await;
+    let said = ended.refused(1);
+    assert!(said.contains("a build from before a release"), "{said}");
+    let remedy = format!("Remove {}", folder.data_dir());
+    assert!(said.contains(&remedy), "{said}");
+    assert!(!folder.postgres_runs());
 }
 
 #[tokio::test]

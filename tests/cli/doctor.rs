@@ -230,7 +230,7 @@ async fn missing_and_unknown_migrations_are_named() {
     let empty = empty_database().await;
     let found_there = found(&empty, &[], 1).await;
     let told = found_there.told("migrations", "error");
-    assert!(told.contains("2026-11-23-000000_index_state"), "{told}");
+    assert!(told.contains("2026-11-30-000000_index_state"), "{told}");
     assert!(told.contains("`hitkeep-auth migrate`"), "{told}");
 
     let url = migrated_database().await;
@@ -242,6 +242,18 @@ async fn missing_and_unknown_migrations_are_named() {
     let found = found(&url, &[], 0).await;
     let told = found.told("migrations", "warning");
     assert!(told.contains("29990101000000"), "{told}");
+}
+
+#[tokio::test]
+async fn a_database_of_a_build_from_before_a_release_is_an_error() {
+    let url = migrated_database().await;
+    let unreleased = "UPDATE __diesel_schema_migrations SET version = '20260101000000' \
+                      WHERE version = (SELECT max(version) FROM __diesel_schema_migrations)";
+    execute(&url, unreleased).await;
+    let found = found(&url, &[], 1).await;
+    let told = found.told("migrations", "error");
+    assert!(told.contains("20260101000000"), "{told}");
+    assert!(told.contains("create the database again"), "{told}");
 }
 
 /// A setting of the database alone.

@@ -22,7 +22,7 @@ async fn programs_get_json() {
     let url = empty_database().await;
     let given = run_on(&url, &["migrate", "--json"]).await.given_json();
     let applied = given["applied"].as_array().unwrap();
-    assert_eq!(applied[0], "2026-11-23-000000_index_state");
+    assert_eq!(applied[0], "2026-11-30-000000_index_state");
     let given = run_on(&url, &["migrate", "--json"]).await.given_json();
     assert_eq!(given, json!({ "applied": [] }));
 }
@@ -52,4 +52,15 @@ async fn a_database_of_a_newer_version_is_left_alone() {
     crate::postgres::execute(&url, newer).await;
     let given = run_on(&url, &["migrate"]).await.given();
     assert_eq!(given, "The database is up to date.\n");
+}
+
+/// Which went another way to where it is. It is refused even if all tables are there.
+#[tokio::test]
+async fn a_database_of_a_build_from_before_a_release_is_refused() {
+    let url = migrated_database().await;
+    let unreleased = "INSERT INTO __diesel_schema_migrations VALUES ('20260101000000', now())";
+    crate::postgres::execute(&url, unreleased).await;
+    let said = run_on(&url, &["migrate"]).await.refused(1);
+    assert!(said.contains("a build from before a release"), "{said}");
+    assert!(said.contains("20260101000000"), "{said}");
 }

@@ -44,7 +44,7 @@ async fn a_database_without_migrations_is_refused_with_advice() {
     let arguments = ["serve", "--listen", "127.0.0.1:0"];
     let said = run_on(&empty_database().await, &arguments).await.refused(1);
     assert!(said.contains("`hitkeep-auth migrate`"), "{said}");
-    assert!(said.contains("2026-11-23-000000_index_state"), "{said}");
+    assert!(said.contains("2026-11-30-000000_index_state"), "{said}");
 }
 
 #[tokio::test]

@@ -34,7 +34,6 @@ mod following;
 mod foreign_keys;
 mod inconsistent;
 mod migrations;
-mod narrowed;
 mod plans;
 mod reload;
 mod replays;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use hitkeep_auth::store::migrations;
+use hitkeep_auth::store::migrations::{self, MigrationError};
 use tokio::sync::Barrier;
 
 use crate::{
@@ -20,6 +20,12 @@ fn all() -> Vec<String> {
         .map(|entry| name(entry).into_string().unwrap())
         .collect();
     names.into_iter().collect()
+}
+
+/// The version in a name, as the database has it.
+fn version(name: &str) -> String {
+    let (version, _) = name.split_once('_').unwrap();
+    version.replace('-', "")
 }
 
 /// Everything that a schema can have in it, as text.
@@ -113,36 +119,6 @@ async fn down_works_with_data_in_it_too() {
     assert_eq!(migrations::apply(&url).await.unwrap(), all());
 }
 
-/// The token of another scheme is not taken for one of ours when the column comes back.
-#[tokio::test(flavor = "multi_thread")]
-async fn legacy_tokens_outlive_a_down_and_an_up() {
-    let url = crate::database::world().await;
-    let legacy = "
-        UPDATE api_client_tokens SET scheme = 'hitkeep_sha256',
-            hint = 'sha256_' || left(encode(hash, 'hex'), 6) WHERE hash = hash(2);
-        INSERT INTO api_client_usage_days VALUES (id(31), '2026-03-01', 'LEGACY_TOKEN', 7)";
-    postgres::execute(&url, legacy).await;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
-    for file in ["down.sql", "up.sql"] {
-        let path = folder.join("2026-11-29-000013_token_schemes").join(file);
-        postgres::execute(&url, &std::fs::read_to_string(path).unwrap()).await;
-    }
-    let mut connection = postgres::connect(&url).await;
-    let sql = "SELECT format('%s %s', scheme, hint) AS text FROM api_client_tokens ORDER BY hint";
-    assert_eq!(
-        texts(&mut connection, sql).await,
-        [
-            "blake3 hkp_...0001",
-            "blake3 hkt_...0003",
-            "hitkeep_sha256 sha256_d4735e",
-        ]
-    );
-    let sql = "SELECT format('%s %s', outcome, count) AS text FROM api_client_usage_days";
-    let mut left = texts(&mut connection, sql).await;
-    left.sort();
-    assert_eq!(left, ["REVOKED 1", "USED 7"]);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_time_there_is_nothing_to_apply() {
     let url = empty_database().await;
@@ -188,4 +164,24 @@ async fn what_is_pending_is_named_and_nothing_is_changed() {
         store.pending_migrations().await.unwrap(),
         all()[all().len() - 1..]
     );
+}
+
+/// One that is further along than a release is as foreign to it as one that is behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_a_build_from_before_a_release_is_left_alone() {
+    let url = empty_database().await;
+    migrations::apply(&url).await.unwrap();
+    let first = &version(&all()[0]);
+    let between = (first.parse::<u64>().unwrap() - 1).to_string();
+    let older = format!(
+        "UPDATE __diesel_schema_migrations SET version = '{between}' WHERE version = '{first}'"
+    );
+    postgres::execute(&url, &older).await;
+    let before = shape(&url).await;
+    let refused = migrations::apply(&url).await.unwrap_err();
+    let MigrationError::Unreleased(versions) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(versions, [between]);
+    assert_eq!(shape(&url).await, before);
 }

@@ -133,7 +133,6 @@ pub enum PostgresError {
     Io {
         /// The attempted operation.
         what: String,
-        /// The cause.
         source: io::Error,
     },
 }
@@ -206,7 +205,6 @@ impl PrivatePostgres {
         Ok(server)
     }
 
-    /// The URL of one of its databases.
     pub fn url(&self, database: &str) -> String {
         let folder = self.socket_folder.as_os_str().as_encoded_bytes();
         let host: String = folder.iter().map(|byte| percent_encoded(*byte)).collect();

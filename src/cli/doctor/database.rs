@@ -211,19 +211,30 @@ fn clock(found: ClockDifference) -> Finding {
 }
 
 fn migrations(found: MigrationFacts) -> Finding {
-    let MigrationFacts { pending, unknown } = found;
+    let MigrationFacts {
+        pending,
+        newer,
+        unreleased,
+    } = found;
+    if !unreleased.is_empty() {
+        let found = unreleased.join(", ");
+        return Finding::error(
+            format!("a build from before a release made this database ({found})"),
+            "create the database again: no migration leads on from there",
+        );
+    }
     if !pending.is_empty() {
         return Finding::error(
             format!("{} are missing ({})", pending.len(), pending.join(", ")),
             "apply them with `hitkeep-auth migrate`, as the role that owns the tables",
         );
     }
-    if !unknown.is_empty() {
+    if !newer.is_empty() {
         return Finding::warning(
             format!(
                 "{} are of a newer version ({})",
-                unknown.len(),
-                unknown.join(", ")
+                newer.len(),
+                newer.join(", ")
             ),
             "upgrade this server to the version that applied them",
         );

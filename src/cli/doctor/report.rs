@@ -68,7 +68,6 @@ impl Finding {
     }
 }
 
-/// The findings so far.
 #[derive(Debug)]
 pub(super) struct Report {
     is_json: bool,

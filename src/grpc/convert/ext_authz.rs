@@ -42,7 +42,6 @@ pub(crate) fn query(request: &CheckRequest, hops: TrustedHops) -> AuthorizationQ
     }
 }
 
-/// Where the request comes from.
 fn source(request: &CheckRequest, hops: TrustedHops) -> Source<'_> {
     let attributes = request.attributes.as_ref();
     let address = attributes.and_then(|all| all.source.as_ref()?.address.as_ref());
@@ -98,7 +97,6 @@ fn value(header: &HeaderValue) -> &[u8] {
     }
 }
 
-/// The response to that request.
 pub(crate) fn to_response(verdict: &Verdict, request: &CheckRequest) -> CheckResponse {
     match verdict {
         Verdict::Allowed(pass) => {
@@ -157,7 +155,6 @@ fn to_ok(pass: &Pass, headers_to_remove: Vec<String>) -> CheckResponse {
     }
 }
 
-/// The response for a refusal.
 pub(crate) fn to_denied(refused: &Refused) -> CheckResponse {
     let code = match refused {
         Refused::NoToken | Refused::Inactive => Code::Unauthenticated,

@@ -46,7 +46,6 @@ pub(crate) fn introspect(request: &pb::IntrospectRequest) -> Result<Introspect, 
     })
 }
 
-/// The most requests of a batch.
 const MAX_BATCH: usize = 1000;
 
 /// Validates a batch, apart from its requests: one of them that is invalid does not fail

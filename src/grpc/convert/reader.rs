@@ -26,7 +26,6 @@ use crate::{
 
 /// The page size if none is requested.
 const DEFAULT_PAGE_SIZE: u16 = 50;
-/// The largest page size.
 const MAX_PAGE_SIZE: u16 = 500;
 /// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, by `google.protobuf.Timestamp`.
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
@@ -45,7 +44,6 @@ pub(crate) struct Invalid;
 pub(crate) type Parsed<T> = Result<T, Invalid>;
 
 impl Reader {
-    /// Records a violation.
     pub(crate) fn violation(&mut self, field: &str, description: impl Display) -> Invalid {
         if self.violations.len() < MAX_VIOLATIONS {
             let description = description.to_string();

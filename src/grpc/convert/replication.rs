@@ -36,7 +36,6 @@ pub(in crate::grpc) struct Start {
 /// What a replica wants to have.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::grpc) struct Audience {
-    /// The features that it enforces.
     pub(in crate::grpc) enforces: Features,
     pub(in crate::grpc) without_names: bool,
 }

@@ -21,7 +21,6 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Makes a part.
     pub(super) fn make<T>(&mut self, clock: &dyn Clock, part: impl FnOnce() -> T) -> T {
         let begun = clock.elapsed();
         let part = part();

@@ -55,7 +55,6 @@ pub(super) enum Content {
         clients: vec::IntoIter<ClientId>,
         with_accounts: bool,
     },
-    /// Nothing.
     None,
 }
 

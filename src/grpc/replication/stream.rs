@@ -37,7 +37,6 @@ const QUESTIONS_AT_ONCE: usize = 16;
 /// How long a replica may take to say what it has. Until then, its stream is of use to no one.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A replication.
 pub(super) struct Replication {
     services: Arc<Services>,
     /// Checked again and again: a stream may outlive its caller's account.
@@ -187,7 +186,6 @@ impl Replication {
         Ok(true)
     }
 
-    /// Reads the start.
     async fn start(&mut self) -> Result<Option<CopyState>, ApiError> {
         let Some(first) = read(in_time(self.requests.message()).await?)? else {
             return Ok(None);

@@ -25,7 +25,6 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// Why a request is refused.
 #[derive(Debug)]
 pub(super) enum Refused {
     /// The body is of another type.
@@ -121,13 +120,11 @@ fn rfc3339(time: Timestamp) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-/// Some clients, in that order.
 pub(super) fn clients(clients: &[ApiClient]) -> Response {
     let clients: Vec<_> = clients.iter().map(ClientJson::from).collect();
     json(StatusCode::OK, &clients)
 }
 
-/// One client.
 pub(super) fn client(client: &ApiClient) -> Response {
     json(StatusCode::OK, &ClientJson::from(client))
 }

@@ -52,12 +52,10 @@ pub struct GrantRow {
     role: Option<SiteRole>,
 }
 
-/// Why a grant is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WhyDropped {
     /// There is no such client, as HitKeep leaves grants of deleted clients behind.
     NoClient,
-    /// There is no such site.
     NoSite,
     /// The role is not one of HitKeep's, so it gives nothing there either.
     UnknownRole,
@@ -74,14 +72,12 @@ impl WhyDropped {
     }
 }
 
-/// A grant that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DroppedGrant {
     /// The client's id, if it is readable.
     pub client: Option<ClientId>,
     /// The site's id, if it is readable.
     pub site: Option<SiteId>,
-    /// The reason.
     pub why: WhyDropped,
 }
 
@@ -92,7 +88,6 @@ pub struct Clients {
     pub good: BTreeMap<ClientId, ForeignClient>,
     /// Those that cannot.
     pub refused: Vec<RefusedRow>,
-    /// Grants that are left out.
     pub dropped: Vec<DroppedGrant>,
 }
 
@@ -380,7 +375,6 @@ impl HitKeep {
 /// A client as HitKeep's own look-up of a token sees it.
 #[derive(Clone, Debug)]
 pub struct ClientThere {
-    /// The client's id.
     pub id: ClientId,
     /// The client's name, fit to be shown.
     pub name: String,
@@ -390,8 +384,6 @@ pub struct ClientThere {
     pub instance_role: InstanceRole,
     /// The hash of the token. HitKeep finds no token by a text that is not a hash.
     pub token: Option<LegacyHash>,
-    /// Whether it is revoked.
     pub revoked: bool,
-    /// When it expires.
     pub expires: Option<Timestamp>,
 }

@@ -8,15 +8,11 @@ const MAX_SHOWN: usize = 120;
 /// Why a row of an API client is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The row has no readable id.
     NoId,
-    /// Another row has the same id.
     DuplicateId,
-    /// The row has no owner.
     NoOwner,
     /// The row has a user and a team as its owner.
     TwoOwners,
-    /// There is no such user or team.
     UnknownOwner,
     /// The owner is left of a change of an e-mail address.
     ShadowOwner,
@@ -28,7 +24,6 @@ pub enum Reason {
     TeamInstanceRole,
     /// The hash does not have 64 lower-case hexadecimal digits.
     BadHash,
-    /// Another row has the same hash.
     DuplicateHash,
     /// Another client of this service has the hash.
     HashTaken,
@@ -36,9 +31,7 @@ pub enum Reason {
     TokenReplaced,
     /// A client of this service that was not imported has the id.
     IdTaken,
-    /// The name cannot be one.
     Name(BadText),
-    /// The description cannot be one.
     Description(BadText),
     /// A time is missing, or outside of the years 1 to 9999.
     BadTime,
@@ -108,7 +101,6 @@ impl Reason {
     }
 }
 
-/// A refused row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRow {
     /// The client's id, if it is readable.
@@ -119,7 +111,6 @@ pub struct RefusedRow {
     pub owner: Option<Owner>,
     /// Whether it is revoked in HitKeep.
     pub is_revoked: bool,
-    /// The reason.
     pub reason: Reason,
 }
 

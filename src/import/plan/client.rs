@@ -17,7 +17,6 @@ use crate::{
 pub struct After {
     /// Its fields; `None` if there is no such client.
     pub draft: Option<Draft>,
-    /// Whether it is revoked.
     pub is_revoked: bool,
     /// The hash of its newest token.
     pub token: Option<StoredHash>,
@@ -72,7 +71,6 @@ enum Merge {
     Theirs,
     /// Ours, since HitKeep's has not changed.
     Ours,
-    /// Both sides changed it.
     Conflict,
 }
 
@@ -89,7 +87,6 @@ impl Merge {
         }
     }
 
-    /// Resolves a conflict.
     const fn resolved(self, by: OnConflict) -> Self {
         match (self, by) {
             (Self::Conflict, OnConflict::Keep) => Self::Ours,

@@ -72,9 +72,7 @@ pub(super) struct Follower {
     /// When the last survey was scheduled to start.
     survey_started_at: Instant,
     local: Option<LocalIndex>,
-    /// When the last query began.
     queried_at: Instant,
-    /// Since when queries fail.
     failing_since: Option<Instant>,
     /// Since when surveys find no primary.
     primary_unknown_since: Option<Instant>,

@@ -42,23 +42,19 @@ pub(super) struct LocalIndex {
     pub(super) failed: u32,
 }
 
-/// The result of catching up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CaughtUp {
     /// The writer has the state of the server, which lags that far behind the primary.
     Complete(Duration),
-    /// A full load is needed.
     Reload(ReloadCause),
 }
 
-/// Why a full load is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReloadCause {
     /// The change log does not continue the local position.
     Lost,
     /// So much changed that a full load is faster.
     TooMuch,
-    /// Catching up keeps failing.
     Failing,
 }
 

@@ -20,7 +20,6 @@ pub(super) const CLOSE_DELAY: Duration = Duration::from_millis(50);
 pub(in crate::replica) struct Shortage {
     /// Whether the survey needs the listener's connection.
     is_listener_needed: watch::Sender<bool>,
-    /// Whether the shortage was logged.
     is_logged: AtomicBool,
 }
 

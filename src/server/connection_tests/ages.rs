@@ -5,7 +5,6 @@ use tokio::io::AsyncWriteExt;
 use super::*;
 
 const GOAWAY: u8 = 7;
-/// The maximum age.
 const AGE: Duration = Duration::from_mins(10);
 
 /// Waits for the GOAWAY, and returns how long it took; pings are answered.

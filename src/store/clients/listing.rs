@@ -44,13 +44,11 @@ pub struct ClientFilter {
     pub unused_since: Option<Timestamp>,
     /// Those that this user created.
     pub created_by: Option<UserId>,
-    /// Those in this state.
     pub state: Option<ClientState>,
     /// Those that have a grant on this site.
     pub site: Option<SiteId>,
 }
 
-/// Which clients to list.
 #[derive(Clone, Copy, Debug)]
 pub struct Listing {
     /// The owner of the clients; `None` for those of all owners.
@@ -65,10 +63,8 @@ pub struct Listing {
     pub limit: u16,
 }
 
-/// A client of a list.
 #[derive(Clone, Debug)]
 pub struct ListedClient {
-    /// The client.
     pub client: ApiClient,
     /// Whether its owner can act, as its state depends on it.
     pub owner_can_act: bool,

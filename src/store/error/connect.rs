@@ -11,7 +11,6 @@ use crate::store::{identity::Unsuitable, tls::TlsError, url::MalformedUrl};
 /// the names of servers.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::store) enum ConnectError {
-    /// The URL cannot be used.
     #[error(transparent)]
     Url(#[from] MalformedUrl),
     /// The TLS configuration cannot be built.

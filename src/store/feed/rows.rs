@@ -72,30 +72,23 @@ pub(super) const ACCOUNTS: &str =
 /// A client, with the present state of its owner.
 #[derive(Clone, Debug)]
 pub struct ClientRow {
-    /// The client's id.
     pub client: ClientId,
     /// The owner, with its present roles.
     pub owner: CurrentOwner,
-    /// The client's display name.
     pub name: Box<str>,
     /// The delegated instance role.
     pub instance_role: InstanceRole,
-    /// The client's expiry.
     pub expiry: Expiry,
     /// From where and from when on the client's tokens work, if that is restricted.
     pub restrictions: Option<Box<Restrictions>>,
-    /// Whether the client is revoked.
     pub revoked: bool,
 }
 
 /// A grant, with the site's standing towards the client's owner.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantRow {
-    /// The client that has the grant.
     pub client: ClientId,
-    /// The site of the grant.
     pub site: SiteId,
-    /// The delegated role.
     pub granted: SiteRole,
     /// The roles of the client's owner on the site and in its team.
     pub standing: SiteStanding,
@@ -104,9 +97,7 @@ pub struct GrantRow {
 /// A token of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRow {
-    /// The client that has the token.
     pub client: ClientId,
-    /// The hash of the token.
     pub hash: StoredHash,
     /// Whether the token is current, or replaced with an overlap.
     pub standing: TokenStanding,

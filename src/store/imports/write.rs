@@ -27,7 +27,6 @@ use crate::{
     },
 };
 
-/// The most rows of one statement.
 const ROWS_PER_STATEMENT: usize = 5000;
 
 const INSERT_CLIENTS: &str = "

@@ -38,10 +38,8 @@ pub struct DeliveryStatus {
 /// Who delivers, and how much is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, diesel::QueryableByName)]
 pub struct DeliveryState {
-    /// Whether events are written.
     #[diesel(sql_type = Bool)]
     pub is_writing: bool,
-    /// Whether a process delivers.
     #[diesel(sql_type = Bool)]
     pub is_delivering: bool,
     /// Whether the receiver said that it is gone.
@@ -61,13 +59,10 @@ pub struct DeliveryState {
 /// An event that was tried for too long.
 #[derive(Clone, Debug, PartialEq, diesel::QueryableByName)]
 pub struct DeadEvent {
-    /// Identifies the event.
     #[diesel(sql_type = SqlUuid)]
     pub id: Uuid,
-    /// Its kind.
     #[diesel(sql_type = Text)]
     pub event_type: String,
-    /// The API client that it is about.
     #[diesel(sql_type = SqlUuid)]
     pub client_id: Uuid,
     /// When the change was committed.

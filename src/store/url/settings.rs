@@ -70,7 +70,6 @@ const PRINTABLE: [&str; 42] = [
     "user",
 ];
 
-/// The parsed settings.
 #[derive(Default)]
 pub(super) struct Settings<'u> {
     mode: Option<Cow<'u, str>>,
@@ -82,7 +81,6 @@ pub(super) struct Settings<'u> {
     is_idle_given: bool,
 }
 
-/// How a setting is handled.
 enum Handled {
     /// It is parsed here, or ignored.
     Here,

@@ -10,7 +10,6 @@ use tokio_postgres::{
 use super::{MalformedUrl, settings::Settings};
 use crate::store::tls::Encryption;
 
-/// Postgres's default port.
 const DEFAULT_PORT: u16 = 5432;
 /// The timeout of connecting to a single server, and to one of several.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,7 +36,6 @@ pub(in crate::store) struct Server {
     pub(in crate::store) config: Config,
     /// The host and port, for display.
     pub(in crate::store) place: String,
-    /// The timeout of connecting to this server.
     pub(in crate::store) connect_timeout: Duration,
 }
 

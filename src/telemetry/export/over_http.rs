@@ -24,7 +24,6 @@ use crate::telemetry::settings::Collector;
 /// The longest response that is read; useful ones are far shorter.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// The client for one collector.
 pub(super) struct CollectorClient {
     client: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     headers: HeaderMap,

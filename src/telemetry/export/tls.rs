@@ -16,31 +16,18 @@ use crate::telemetry::settings::{Collector, File};
 /// Why TLS for a collector cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::telemetry) enum CollectorTlsError {
-    /// The file cannot be read.
     #[error("names {}, which cannot be read ({source})", file.path.display())]
-    Unreadable {
-        /// The variable and the path.
-        file: File,
-        /// The cause.
-        source: io::Error,
-    },
+    Unreadable { file: File, source: io::Error },
     /// The file does not have the expected content.
     #[error("names {}, which holds no {what} in PEM, or not a whole one", file.path.display())]
     WrongContent {
-        /// The variable and the path.
         file: File,
         /// The expected content.
         what: &'static str,
     },
     /// The content of the file cannot be used.
     #[error("names {}, which cannot be used ({source})", file.path.display())]
-    Unusable {
-        /// The variable and the path.
-        file: File,
-        /// The cause.
-        source: rustls::Error,
-    },
-    /// No CA certificate is trusted.
+    Unusable { file: File, source: rustls::Error },
     #[error("must name CA certificates, because the system has none")]
     NoRoots,
 }

@@ -24,7 +24,6 @@ struct Shard {
     legacy_verdicts: [AtomicU64; VerdictReason::ALL.len()],
 }
 
-/// All shards.
 #[derive(Debug)]
 pub(super) struct Counts(Box<[Shard]>);
 

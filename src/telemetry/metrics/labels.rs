@@ -25,13 +25,10 @@ pub enum VerdictReason {
     NoSiteGrant,
     /// The token is active, and its role does not include the permission.
     RoleTooLow,
-    /// The token does not exist.
     UnknownToken,
     /// A newer token replaced it.
     TokenRotated,
-    /// Its client was revoked.
     Revoked,
-    /// Its client has expired.
     Expired,
     /// Its client's owner is a disabled user or an archived team.
     OwnerInactive,
@@ -102,9 +99,7 @@ impl VerdictReason {
 /// The protocol of a socket listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
-    /// Serves gRPC.
     Grpc,
-    /// Serves HTTP.
     Http,
 }
 
@@ -151,7 +146,6 @@ impl<T, E> From<&Result<T, E>> for WriteResult {
 /// The purpose of one of the feed's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedConnection {
-    /// It reads changes.
     Reading,
     /// It receives notifications (LISTEN).
     Listening,

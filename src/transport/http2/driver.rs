@@ -54,7 +54,6 @@ pub(crate) enum Begun<C> {
     Going(C),
 }
 
-/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionError {
     #[error(transparent)]

@@ -14,7 +14,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the peer has to answer a ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The peer did not answer a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer did not answer a ping")]
 pub(super) struct KeepAliveTimedOut;

@@ -24,14 +24,12 @@ pub(crate) struct WholeReply {
     pub(crate) trailers: HeaderMap,
 }
 
-/// The response to a call.
 #[derive(Debug)]
 pub(crate) enum Reply<B> {
     Whole(WholeReply),
     Body(Response<B>),
 }
 
-/// Why a response was not sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error("HTTP/2: {0}")]
@@ -119,7 +117,6 @@ where
     poll_fn(|context| sending.poll(body.as_mut(), context)).await
 }
 
-/// A body that is being sent.
 struct Sending {
     stream: SendStream<Bytes>,
     /// What came from the body and waits for room, and whether it is the last of it.

@@ -65,7 +65,6 @@ impl Host {
         }
     }
 
-    /// The ports of its IPv4 addresses.
     pub(super) fn v4_ports(&self) -> impl Iterator<Item = u16> {
         let v4 = self.addresses().iter().filter(|address| address.is_ipv4());
         v4.map(SocketAddr::port)

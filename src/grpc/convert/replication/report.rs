@@ -32,7 +32,6 @@ pub struct UsageReport {
     pub replica: ReplicaId,
     /// The number of the batch.
     pub number: u64,
-    /// The counts.
     pub usage: Batch,
 }
 

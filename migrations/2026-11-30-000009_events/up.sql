@@ -5,9 +5,12 @@
 -- No foreign key: an event outlives its client. Rows are in the order of the commits, since
 -- all are written under the write lock. They are removed once they are delivered; those
 -- that are dead (tried for too long) stay for a while, to be looked at. Only those that are
--- not dead are in the indexes that the deliverer reads.
+-- not dead are in the indexes that the deliverer reads, so that the dead are never in its way.
+--
+-- Until when an event is tried is apart from its create_time, which the receiver is told: an
+-- event that is sent again after its death is the same one.
 CREATE TABLE event_outbox (
-    sequence bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    sequence bigint PRIMARY KEY,
     id uuid NOT NULL,
     client_id uuid NOT NULL,
     event_type text NOT NULL,
@@ -17,6 +20,7 @@ CREATE TABLE event_outbox (
     next_attempt_time timestamptz NOT NULL,
     last_error text NOT NULL DEFAULT '',
     dead_time timestamptz,
+    try_until timestamptz NOT NULL,
     CONSTRAINT event_outbox_id_key UNIQUE (id),
     CONSTRAINT event_outbox_attempts_check CHECK (attempts >= 0),
     CONSTRAINT event_outbox_last_error_check CHECK (char_length(last_error) <= 200)
@@ -25,7 +29,21 @@ CREATE INDEX event_outbox_due_idx ON event_outbox (next_attempt_time, sequence)
     WHERE dead_time IS NULL;
 CREATE INDEX event_outbox_client_id_idx ON event_outbox (client_id, sequence)
     WHERE dead_time IS NULL;
-CREATE INDEX event_outbox_create_time_idx ON event_outbox (create_time);
+CREATE INDEX event_outbox_create_time_idx ON event_outbox (create_time) WHERE dead_time IS NULL;
+CREATE INDEX event_outbox_try_until_idx ON event_outbox (try_until) WHERE dead_time IS NULL;
+CREATE INDEX event_outbox_dead_idx ON event_outbox (create_time) WHERE dead_time IS NOT NULL;
+
+-- The numbers of events come from a row and not from a sequence: it is in every dump of the
+-- data, and logical replication brings it, which it does not do with sequences. It is changed
+-- under the write lock only, so that the numbers are in the order of the commits. In a table of
+-- its own, since another process writes event_delivery all the time.
+CREATE TABLE event_numbers (
+    singleton boolean PRIMARY KEY DEFAULT true,
+    last_sequence bigint NOT NULL,
+    CONSTRAINT event_numbers_singleton_check CHECK (singleton),
+    CONSTRAINT event_numbers_last_sequence_check CHECK (last_sequence >= 0)
+);
+INSERT INTO event_numbers (last_sequence) VALUES (0);
 
 -- Whether anyone delivers, and which process does at present. Events are written only until
 -- active_until, which the deliverer moves on: without one, the outbox stays empty.

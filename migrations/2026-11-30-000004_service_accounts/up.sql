@@ -2,6 +2,9 @@
 --
 -- A revoked account stays for the record, and its name may be used again: the
 -- name is unique among those that are not revoked.
+--
+-- A token that was replaced works until its end. There is one at most, so it is a
+-- part of its account.
 CREATE TABLE service_accounts (
     id uuid PRIMARY KEY,
     name text NOT NULL,
@@ -10,14 +13,22 @@ CREATE TABLE service_accounts (
     token_hint text NOT NULL,
     create_time timestamptz NOT NULL,
     revoke_time timestamptz,
+    replaced_token_hash bytea,
+    replaced_token_end_time timestamptz,
     CONSTRAINT service_accounts_name_check CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'),
     CONSTRAINT service_accounts_permissions_check CHECK (
         cardinality(permissions) > 0
         AND permissions <@ ARRAY['introspect', 'manage', 'directory', 'audit', 'replicate']),
     CONSTRAINT service_accounts_token_hash_check CHECK (octet_length(token_hash) = 32),
-    CONSTRAINT service_accounts_token_hash_key UNIQUE (token_hash)
+    CONSTRAINT service_accounts_token_hash_key UNIQUE (token_hash),
+    CONSTRAINT service_accounts_replaced_token_hash_check CHECK (
+        octet_length(replaced_token_hash) = 32),
+    CONSTRAINT service_accounts_replaced_token_check CHECK (
+        num_nonnulls(replaced_token_hash, replaced_token_end_time) <> 1)
 );
 CREATE UNIQUE INDEX service_accounts_name_key ON service_accounts (name) WHERE revoke_time IS NULL;
+CREATE UNIQUE INDEX service_accounts_replaced_token_hash_key
+    ON service_accounts (replaced_token_hash) WHERE replaced_token_hash IS NOT NULL;
 
 -- The names in certificates that callers are known by: an account may have some,
 -- beside its token.

@@ -18,8 +18,8 @@ CREATE TABLE audit_events (
     changes jsonb NOT NULL,
     CONSTRAINT audit_events_action_check CHECK (action IN (
         'api_client.created', 'api_client.updated', 'api_client.rotated', 'api_client.revoked',
-        'api_client.reactivated', 'api_client.deleted',
-        'service_account.created', 'service_account.revoked')),
+        'api_client.reactivated', 'api_client.deleted', 'api_client.imported', 'api_client.leaked',
+        'service_account.created', 'service_account.rotated', 'service_account.revoked')),
     CONSTRAINT audit_events_one_owner_check CHECK (num_nonnulls(owner_user_id, owner_team_id) <= 1)
 );
 CREATE INDEX audit_events_time_idx ON audit_events (event_time DESC, id DESC);

@@ -132,7 +132,7 @@ END $$;
 -- either wait for this change or is seen by it.
 
 -- What Introspect answers of a client is all but its description and times of
--- bookkeeping.
+-- bookkeeping. (The function for a row takes every column but those.)
 CREATE FUNCTION index_api_clients_changed() RETURNS trigger
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -144,9 +144,9 @@ BEGIN
         SELECT array_agg(id) INTO changed FROM old_rows;
     ELSE
         WITH old AS (SELECT id, owner_user_id, owner_team_id, name, instance_role, expire_time,
-                            revoke_time FROM old_rows),
+                            revoke_time, allowed_cidrs, not_before_time FROM old_rows),
              new AS (SELECT id, owner_user_id, owner_team_id, name, instance_role, expire_time,
-                            revoke_time FROM new_rows)
+                            revoke_time, allowed_cidrs, not_before_time FROM new_rows)
         SELECT array_agg(DISTINCT id) INTO changed FROM
             ((TABLE old EXCEPT TABLE new) UNION ALL (TABLE new EXCEPT TABLE old)) AS differing;
     END IF;

@@ -2,9 +2,9 @@
 --
 -- What is kept of each is the state that HitKeep had when it was last taken over, so that the
 -- next import can tell on which side a client changed: a digest of its fields, the hash of
--- its token, and whether an import revoked it. There is no foreign key: the row outlives its client, since a client that was
--- deleted here must not come back with the next import. Nothing here is part of what
--- Introspect answers from, so it makes no revision.
+-- its token, and whether an import revoked it. There is no foreign key: the row outlives its
+-- client, since a client that was deleted here must not come back with the next import. Nothing
+-- here is part of what Introspect answers from, so it makes no revision.
 CREATE TABLE api_client_imports (
     client_id uuid PRIMARY KEY,
     row_digest bytea NOT NULL,
@@ -27,12 +27,3 @@ CREATE TABLE import_state (
 );
 
 INSERT INTO import_state DEFAULT VALUES;
-
--- HitKeep does not keep who created a client.
-ALTER TABLE api_clients ALTER COLUMN created_by_user_id DROP NOT NULL;
-
-ALTER TABLE audit_events DROP CONSTRAINT audit_events_action_check;
-ALTER TABLE audit_events ADD CONSTRAINT audit_events_action_check CHECK (action IN (
-    'api_client.created', 'api_client.updated', 'api_client.rotated', 'api_client.revoked',
-    'api_client.reactivated', 'api_client.deleted', 'api_client.imported',
-    'service_account.created', 'service_account.revoked'));

@@ -1,2 +1,0 @@
--- What is reported again from here on is counted again.
-DROP TABLE replica_usage;
