@@ -21,6 +21,8 @@ pub mod distance;
 pub mod figures;
 #[path = "support/filled.rs"]
 pub mod filled;
+#[path = "../tests/support/folder.rs"]
+pub mod folder;
 #[path = "support/load.rs"]
 pub mod load;
 #[path = "../tests/support/paths.rs"]

@@ -8,6 +8,8 @@ pub mod certificates;
 pub mod doubles;
 #[path = "support/envoy.rs"]
 pub mod envoy;
+#[path = "support/folder.rs"]
+pub mod folder;
 #[path = "support/paths.rs"]
 pub mod paths;
 #[path = "support/postgres.rs"]

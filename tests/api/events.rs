@@ -27,7 +27,8 @@ use crate::{
     fixtures::*,
     harness::TestApp,
     support::{
-        certificates::{Authority, Folder},
+        certificates::Authority,
+        folder::Folder,
         waiting::{until, wanted, within},
         webhook::{Receiver, kind},
     },

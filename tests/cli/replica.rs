@@ -6,8 +6,9 @@ use hitkeep_auth::{
 };
 
 use crate::{
-    certificates::{Authority, Folder, text},
+    certificates::Authority,
     explain::{DIRECTORY, client},
+    folder::{Folder, text},
     postgres::{execute, migrated_database},
     process::{Process, account, binary},
     run::{http_get, introspect, run, run_on, serve_with},
@@ -87,12 +88,10 @@ async fn it_answers_without_a_database() {
     let owner = ["owner_user_id", "a1", "user", "NULL", "NULL", "NULL"];
     let token = client(&url, 1, owner).await.token;
     let (server, address) = serve_with(&url, &[]).await;
-    let folder = std::env::temp_dir().join(format!("hka-replica-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("token");
-    std::fs::write(&file, format!("{replicate}\n")).unwrap();
+    let folder = Folder::new();
+    let file = folder.write("token", &format!("{replicate}\n"));
     // The first of them is not there.
-    let upstream = format!("unix:{}/nobody,http://{address}", folder.display());
+    let upstream = format!("unix:{}/nobody,http://{address}", text(&folder));
     let arguments = [
         "replica",
         "--listen",
@@ -146,7 +145,6 @@ async fn it_answers_without_a_database() {
     for secret in [&replicate, &sidecar, &token] {
         assert!(!ended.stderr.contains(&**secret), "{}", ended.stderr);
     }
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 async fn number(url: &str, sql: &str) -> i64 {

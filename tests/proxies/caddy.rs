@@ -3,9 +3,9 @@
 use tokio::process::Command;
 
 use crate::{
-    forward_auth::{self, Folder, Front},
+    forward_auth::{self, Front},
     service::Service,
-    support::{process::Process, programs, upstream},
+    support::{folder::Folder, process::Process, programs, upstream},
 };
 
 /// Where CI puts it.
@@ -17,7 +17,7 @@ const CONFIGURATION: &str = include_str!("../../deploy/caddy/Caddyfile");
 async fn start(service: &Service, caller: &str) -> Option<Front> {
     let program = programs::find("caddy", PLACE)?;
     let upstream = upstream::start().await;
-    let folder = Folder::new("caddy");
+    let folder = Folder::new();
     // Without its admin, which has a fixed port.
     let configuration = format!("{{\n\tadmin off\n}}\n{CONFIGURATION}");
     let listen = format!("http:// {{\n\tbind unix/{}", folder.socket());
@@ -30,10 +30,10 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     let mut command = Command::new(program);
     command
         .args(["run", "--adapter", "caddyfile", "--config", "Caddyfile"])
-        .current_dir(folder.path())
-        .env("HOME", folder.path())
-        .env("XDG_CONFIG_HOME", folder.path())
-        .env("XDG_DATA_HOME", folder.path())
+        .current_dir(&*folder)
+        .env("HOME", &*folder)
+        .env("XDG_CONFIG_HOME", &*folder)
+        .env("XDG_DATA_HOME", &*folder)
         .env("HITKEEP_CALLER_TOKEN", caller);
     let mut process = Process::start(command);
     process.stderr.line("serving initial configuration").await;

@@ -1,16 +1,11 @@
 //! What holds of every proxy that asks `/forward-auth`, with the routes that all of
 //! `deploy/` has.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-};
-
 use crate::{
     service::{OTHER_SITE, SITE, Service, VERA},
     support::{
         by_hand::{Answer, ask, get},
+        folder::{Folder, text},
         process::Process,
         waiting::until,
     },
@@ -29,27 +24,10 @@ pub struct Front {
     pub _process: Process,
 }
 
-/// A folder for one proxy, with a path that is short enough for a socket.
-pub struct Folder(PathBuf);
-
 impl Folder {
-    pub fn new(name: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hitkeep-{name}-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir(&folder).unwrap();
-        Self(folder)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
     /// A Unix socket for the proxy to listen on.
     pub fn socket(&self) -> String {
-        let socket = self.0.join("socket");
-        socket.to_str().expect("it is text").to_owned()
+        text(&self.path("socket")).to_owned()
     }
 
     /// Puts a file into it, with each of those replaced, which has to be there.
@@ -59,13 +37,7 @@ impl Folder {
             assert!(text.contains(from), "{from} in {name}");
             text = text.replace(from, to);
         }
-        fs::write(self.0.join(name), text).unwrap();
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
+        self.write(name, &text);
     }
 }
 

@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use tokio::process::Command;
 
 use crate::{
-    forward_auth::{self, Folder, Front},
+    forward_auth::{self, Front},
     service::{SITE, Service},
-    support::{process::Process, programs, upstream},
+    support::{folder::Folder, process::Process, programs, upstream},
 };
 
 /// Where CI puts it.
@@ -23,7 +23,7 @@ const ON_STDIN: &str = "LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ exec \"$0\
 async fn start(service: &Service, caller: &str) -> Option<Front> {
     let program = programs::find("traefik", PLACE)?;
     let upstream = upstream::start().await;
-    let folder = Folder::new("traefik");
+    let folder = Folder::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let replaced = [
@@ -43,7 +43,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
         .args(["-c", ON_STDIN])
         .arg(program)
         .arg("--configfile=traefik.yml")
-        .current_dir(folder.path())
+        .current_dir(&*folder)
         .env("HITKEEP_CALLER_TOKEN", caller);
     let process = Process::spawn(command, std::os::fd::OwnedFd::from(listener).into());
     let front = Front {

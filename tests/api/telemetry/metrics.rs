@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     fixtures::*,
-    support::certificates::{Authority, Folder, text},
+    support::{
+        certificates::Authority,
+        folder::{Folder, text},
+    },
 };
 
 /// The document.
