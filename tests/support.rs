@@ -10,6 +10,8 @@ pub mod doubles;
 pub mod envoy;
 #[path = "support/folder.rs"]
 pub mod folder;
+#[path = "support/names.rs"]
+pub mod names;
 #[path = "support/paths.rs"]
 pub mod paths;
 #[path = "support/postgres.rs"]

@@ -23,7 +23,7 @@ use crate::{
     fixtures::*,
     harness::{Caller, TestApp},
     layers::{framed, raw_as},
-    support::{postgres, proxy::Proxy},
+    support::{names::spelt, postgres, proxy::Proxy},
 };
 
 /// What no error may say.
@@ -81,18 +81,6 @@ fn seen(status: &Status) -> Seen {
 fn word(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").expect(name)
-}
-
-/// A code as the proto file spells it.
-fn spelt(code: Code) -> String {
-    let mut spelt = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_uppercase() && !spelt.is_empty() {
-            spelt.push('_');
-        }
-        spelt.extend(c.to_uppercase());
-    }
-    spelt
 }
 
 /// The code that the proto file's comment promises for a reason.

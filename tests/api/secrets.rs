@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use diesel_async::RunQueryDsl;
 use hitkeep_auth::{
     domain::token::{LegacyToken, Token, TokenKind},
     pb::{self, InactiveReason, InstanceRole, SiteRole, report_leak_request::Leaked},
@@ -24,7 +23,7 @@ use said::Said;
 
 use crate::{
     fixtures::*,
-    harness::Caller,
+    harness::{Caller, dump},
     support::{
         postgres,
         process::{Process, binary},
@@ -174,26 +173,7 @@ impl Run {
 
     /// All rows of all tables, as text.
     async fn database(&self) -> String {
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            text: String,
-        }
-        let mut connection = postgres::connect(&self.url).await;
-        let mut texts = async |sql: &str| -> Vec<String> {
-            let rows: Vec<Row> = diesel::sql_query(sql)
-                .load(&mut connection)
-                .await
-                .expect("the database tells");
-            rows.into_iter().map(|row| row.text).collect()
-        };
-        let tables = "SELECT oid::regclass::text AS text FROM pg_class \
-                      WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
-        let mut all = Vec::new();
-        for table in texts(tables).await {
-            all.extend(texts(&format!("SELECT t::text AS text FROM {table} AS t")).await);
-        }
-        all.join("\n")
+        dump(&mut postgres::connect(&self.url).await).await
     }
 }
 
