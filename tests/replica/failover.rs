@@ -35,7 +35,7 @@ async fn the_new_primary_is_found() {
             .active
     );
 
-    primary.kill();
+    primary.kill().await;
     // What is in memory is answered meanwhile.
     assert!(
         sidecar

@@ -5,7 +5,6 @@ use std::{
     fmt::Write,
     fs,
     os::unix::fs::{MetadataExt, chown},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,11 +17,10 @@ use tokio::{process::Command, sync::mpsc};
 use crate::{
     fixtures::*,
     harness::{TestApp, told},
-    nodes,
-    own_postgres::OwnPostgres,
+    nodes::{self, Node},
     support::{
-        paths::{decoded, encoded},
-        postgres,
+        folder::Folder,
+        paths::encoded,
         process::{Process, binary},
         programs,
     },
@@ -38,35 +36,29 @@ const OUTAGE: [&str; 2] = ["Unavailable DATABASE_UNAVAILABLE", "Unavailable OVER
 struct Pooler {
     /// Where to connect to one of the databases, without the name.
     url: String,
-    folder: PathBuf,
+    /// Goes when dropped.
+    _folder: Folder,
     _process: Process,
 }
 
 impl Pooler {
-    /// Starts one in front of the server of that URL, with more settings; none where it
-    /// is not installed.
-    async fn start(server: &str, settings: &str) -> Option<Self> {
+    /// Starts one in front of that server, with more settings; none where it is not
+    /// installed.
+    async fn start(server: &Node, settings: &str) -> Option<Self> {
         let program = programs::find("pgbouncer", PLACE)?;
-        let host = server
-            .strip_prefix("postgres://postgres@")
-            .expect("a private Postgres' URL")
-            .trim_end_matches('/');
-        let sockets = decoded(host);
-        let folder = PathBuf::from(format!("{}-pooler", sockets.display()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::new();
         let mut lines = format!(
             "[databases]\n* = host='{}' port=5432 user=postgres\n\
              [pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {}\nauth_type = any\n\
              pool_mode = session\ndefault_pool_size = 50\n",
-            sockets.display(),
+            server.sockets().display(),
             folder.display()
         );
         lines.push_str(settings);
-        let file = folder.join("pgbouncer.ini");
-        fs::write(&file, lines).unwrap();
+        let file = folder.write("pgbouncer.ini", &lines);
         // It refuses to be root's, and Postgres' user may enter the folders of both.
-        let owner = fs::metadata(sockets.join(".s.PGSQL.5432")).unwrap();
-        for path in [&folder, &file] {
+        let owner = fs::metadata(server.socket()).unwrap();
+        for path in [&*folder, &file] {
             chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
         }
         let mut command = Command::new(&program);
@@ -85,22 +77,16 @@ impl Pooler {
         process.stderr.line("process up").await;
         Some(Self {
             url: format!("postgres://postgres@{}/", encoded(&folder)),
-            folder,
+            _folder: folder,
             _process: process,
         })
     }
 }
 
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.folder));
-    }
-}
-
 /// A database with everything in it, on that server.
-async fn migrated(server: &str) -> String {
-    postgres::execute(&format!("{server}postgres"), "CREATE DATABASE pooled").await;
-    let direct = format!("{server}pooled");
+async fn migrated(server: &Node) -> String {
+    server.admin("CREATE DATABASE pooled").await;
+    let direct = server.url("pooled");
     migrations::apply(&direct).await.unwrap();
     direct
 }
@@ -135,12 +121,12 @@ async fn call_until(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_crashes_behind_a_pooler_is_unavailable_and_nothing_else() {
-    let own = OwnPostgres::start().await;
+    let own = Node::start(Folder::new()).await;
     let settings = "server_login_retry = 0\nquery_wait_timeout = 2\n";
-    let Some(pooler) = Pooler::start(&own.url, settings).await else {
+    let Some(pooler) = Pooler::start(&own, settings).await else {
         return;
     };
-    let direct = migrated(&own.url).await;
+    let direct = migrated(&own).await;
     let store = store::StoreOptions::new(format!("{}pooled", pooler.url));
     let app = Arc::new(TestApp::on(&direct, &store, server::Options::default()).await);
     app.change(world()).await;
@@ -199,8 +185,8 @@ async fn found(url: &str, check: &str, more: &[&str]) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_finds_a_pooler_in_transaction_mode() {
-    let own = OwnPostgres::start().await;
-    let direct = migrated(&own.url).await;
+    let own = Node::start(Folder::new()).await;
+    let direct = migrated(&own).await;
     assert_eq!(found(&direct, "pooler", &[]).await.0, "ok");
     for (mode, size, status) in [
         ("session", 50, "ok"),
@@ -209,7 +195,7 @@ async fn the_doctor_finds_a_pooler_in_transaction_mode() {
         ("transaction", 1, "error"),
     ] {
         let settings = format!("pool_mode = {mode}\ndefault_pool_size = {size}\n");
-        let Some(pooler) = Pooler::start(&own.url, &settings).await else {
+        let Some(pooler) = Pooler::start(&own, &settings).await else {
             return;
         };
         let url = format!("{}pooled", pooler.url);

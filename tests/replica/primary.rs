@@ -309,7 +309,7 @@ async fn commits_that_a_new_primary_lacks_are_gone() {
     cluster.replicas[1]
         .until_says(&young.token, Said::Active)
         .await;
-    first.kill();
+    first.kill().await;
     second.promote().await;
     for replica in &cluster.replicas {
         replica
