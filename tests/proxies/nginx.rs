@@ -53,13 +53,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     })
 }
 
-#[tokio::test]
-async fn what_may_pass_passes_and_says_as_whom() {
-    let service = Service::start(&[]).await;
-    if let Some(nginx) = start(&service, &service.caller).await {
-        forward_auth::passes(&nginx, &service).await;
-    }
-}
+forward_auth::suite!();
 
 #[tokio::test]
 async fn what_may_not_pass_is_refused_as_it_should_be() {
@@ -69,22 +63,6 @@ async fn what_may_not_pass_is_refused_as_it_should_be() {
         // Some upstreams take the first one, and some the last.
         let twice = [("authorization", "Bearer x"), ("authorization", "Bearer y")];
         assert_eq!(nginx.get("/", &twice).await.status, 400);
-    }
-}
-
-#[tokio::test]
-async fn the_check_and_the_upstream_see_the_same_path() {
-    let service = Service::start(&[]).await;
-    if let Some(nginx) = start(&service, &service.caller).await {
-        forward_auth::sees_the_path_of_the_upstream(&nginx, &service).await;
-    }
-}
-
-#[tokio::test]
-async fn a_preflight_passes_where_its_route_says_so() {
-    let service = Service::start(&[]).await;
-    if let Some(nginx) = start(&service, &service.caller).await {
-        forward_auth::passes_preflights(&nginx.address).await;
     }
 }
 
