@@ -15,6 +15,8 @@ pub mod chance;
 pub mod comparison;
 #[path = "support/cores.rs"]
 pub mod cores;
+#[path = "../tests/support/dice.rs"]
+pub mod dice;
 #[path = "support/distance.rs"]
 pub mod distance;
 #[path = "support/figures.rs"]

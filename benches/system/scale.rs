@@ -15,8 +15,8 @@ mod support;
 
 use support::{
     arguments::Arguments,
-    chance::Chance,
     cores,
+    dice::Dice,
     figures::{Table, median, met},
     load::{Saturation, Shape, Style, Target, saturate},
     population::{self, check},
@@ -109,7 +109,7 @@ async fn start(
 ) -> (Service, [Target; 2]) {
     let database = postgres.migrated(name).await;
     let mut known = population::fill(&database, clients, known).await;
-    Chance::new(1).shuffle(&mut known);
+    Dice::new(1).shuffle(&mut known);
     let caller = Caller::create(&database);
     let service = cores::on(cores, || Service::start(&database, &[]));
     service.serving().await;
