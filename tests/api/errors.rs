@@ -151,9 +151,7 @@ async fn every_reason_is_sent_with_its_code_and_its_metadata() {
 
 /// What the domain says no to.
 async fn refusals(provoked: &mut Provoked) {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     provoked.is(
         dashboard.create(personal(VERA).named("")).await,
         ErrorReason::InvalidField,
@@ -339,9 +337,7 @@ async fn call(caller: &Caller, path: &str) -> Result<(), Status> {
 }
 
 async fn callers(provoked: &mut Provoked) {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     for token in ["", "x", &made.token] {
         let unknown = app.caller(token).await;
         let refused = unknown.get(get(VERA, &made.id)).await;

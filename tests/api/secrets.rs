@@ -143,14 +143,9 @@ impl Run {
         let made = dashboard.create(request).await.expect("a client");
         self.said.revealing("the reply to a creation", &made);
         self.tokens.push(made.token.clone());
-        let client = made.api_client.expect("a client");
-        self.said.reply("a created client", &client);
-        Created {
-            id: client.id.clone(),
-            client,
-            token: made.token,
-            revision: made.revision,
-        }
+        let made = Created::of(made);
+        self.said.reply("a created client", &made.client);
+        made
     }
 
     /// Makes the client of a token have a legacy one instead, as an import would have, and

@@ -27,13 +27,7 @@ pub async fn created(dashboard: &Caller) -> Created {
         dashboard.create(personal(VERA)).await
     })
     .await;
-    let client = made.api_client.unwrap();
-    Created {
-        id: client.id.clone(),
-        client,
-        token: made.token,
-        revision: made.revision,
-    }
+    Created::of(made)
 }
 
 /// Revokes a client as soon as the service is able to, and says when that was

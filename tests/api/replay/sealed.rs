@@ -78,8 +78,7 @@ fn values(dump: &str) -> BTreeSet<[u8; 32]> {
 
 #[tokio::test]
 async fn nothing_in_the_database_opens_a_reply() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let created = dashboard.create(personal(VERA).with_id(ID)).await.unwrap();
     let team = dashboard.created(team_client(ALICE)).await;
     let rotation = rotate(ALICE, &team.id).with_id(OTHER_ID);
@@ -133,8 +132,7 @@ async fn nothing_in_the_database_opens_a_reply() {
 /// no caller.
 #[tokio::test]
 async fn a_reply_that_was_altered_is_gone() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let creation = |id: &str, name: &str| personal(VERA).named(name).with_id(id);
     dashboard.create(creation(ID, "one")).await.unwrap();
     dashboard.create(creation(OTHER_ID, "other")).await.unwrap();
