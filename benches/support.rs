@@ -15,12 +15,16 @@ pub mod chance;
 pub mod comparison;
 #[path = "support/cores.rs"]
 pub mod cores;
+#[path = "../tests/support/dice.rs"]
+pub mod dice;
 #[path = "support/distance.rs"]
 pub mod distance;
 #[path = "support/figures.rs"]
 pub mod figures;
 #[path = "support/filled.rs"]
 pub mod filled;
+#[path = "../tests/support/folder.rs"]
+pub mod folder;
 #[path = "support/load.rs"]
 pub mod load;
 #[path = "../tests/support/paths.rs"]

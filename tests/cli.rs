@@ -8,6 +8,8 @@
 mod certificates;
 #[path = "support/empty.rs"]
 mod empty;
+#[path = "support/folder.rs"]
+mod folder;
 #[path = "support/help.rs"]
 mod help;
 #[path = "support/passwords.rs"]

@@ -8,6 +8,10 @@ pub mod certificates;
 pub mod doubles;
 #[path = "support/envoy.rs"]
 pub mod envoy;
+#[path = "support/folder.rs"]
+pub mod folder;
+#[path = "support/names.rs"]
+pub mod names;
 #[path = "support/paths.rs"]
 pub mod paths;
 #[path = "support/postgres.rs"]

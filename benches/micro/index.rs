@@ -33,7 +33,7 @@ mod support;
 
 use support::{
     arguments::Arguments,
-    chance::Chance,
+    dice::Dice,
     figures::{Samples, Table, met},
     population::Seeded,
 };
@@ -126,7 +126,7 @@ fn index_of(tokens: &[Token]) -> Index {
 /// token along, so fetching that is not the index' work.
 fn shuffled(texts: &[String]) -> Vec<u8> {
     let mut order: Vec<&String> = texts.iter().collect();
-    Chance::new(1).shuffle(&mut order);
+    Dice::new(1).shuffle(&mut order);
     order.iter().flat_map(|text| text.bytes()).collect()
 }
 

@@ -1,29 +1,8 @@
-//! Numbers that look random and are the same in every run (`SplitMix64`).
+//! Dice that only benchmarks need.
 
-/// A sequence of them.
-pub struct Chance(u64);
+use super::dice::Dice;
 
-impl Chance {
-    /// One of many sequences.
-    pub const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number.
-    pub const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.0;
-        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ (number >> 31)
-    }
-
-    /// One below that limit, which is above 0.
-    pub fn below(&mut self, limit: usize) -> usize {
-        let limit = u64::try_from(limit).expect("a length");
-        usize::try_from(self.next() % limit).expect("below a length")
-    }
-
+impl Dice {
     /// Puts things into another order.
     pub fn shuffle<T>(&mut self, all: &mut [T]) {
         for last in (1..all.len()).rev() {

@@ -5,6 +5,9 @@
 use std::{fmt, time::Duration};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::runtime::Runtime;
+
+use super::postgres::{Durability, Postgres};
 
 /// The cores that this process may use, by number.
 pub fn available() -> Vec<usize> {
@@ -50,6 +53,15 @@ pub fn around_generator(for_server: usize) -> Cores {
         server: rest.clone(),
         generator,
         others: rest,
+    }
+}
+
+impl Cores {
+    /// Starts what sets a benchmark up, beside the server and the load generator.
+    pub fn start_others(&self) -> (Postgres, Runtime) {
+        let postgres = on(&self.others, || Postgres::start(Durability::ThrownAway));
+        let runtime = on(&self.others, || Runtime::new().expect("a runtime starts"));
+        (postgres, runtime)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What was measured, put into figures that people can compare: percentiles and
 //! tables, in Markdown, so that a table can be put into a document as it is.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 /// Measurements of one thing, in order of size.
 pub struct Samples(Vec<Duration>);
@@ -111,5 +111,25 @@ impl Table {
             }
         }
         println!();
+    }
+}
+
+/// How a benchmark ends that counted the answers which were not good.
+pub fn verdict(failures: u64) -> ExitCode {
+    match failures {
+        0 => ended(Ok(())),
+        some => ended(Err(format!("{some} answers were not good"))),
+    }
+}
+
+/// How a benchmark ends, which says what was wrong.
+#[expect(clippy::print_stdout, reason = "it belongs to the figures")]
+pub fn ended(measured: Result<(), String>) -> ExitCode {
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(wrong) => {
+            println!("WRONG: {wrong}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -52,6 +52,21 @@ impl Filled {
         }
     }
 
+    /// Starts this build, and another one where there is one at `beside`. Each has a
+    /// database of its own: the schemas may differ.
+    pub async fn each(beside: &str, postgres: &Postgres, size: Size, cores: &[usize]) -> Vec<Self> {
+        let mut builds = vec![Build::this()];
+        if !beside.is_empty() {
+            builds.push(Build::at(beside));
+        }
+        let mut all = Vec::new();
+        for (number, build) in builds.iter().enumerate() {
+            let name = format!("bench_{number}");
+            all.push(Self::start(build, postgres, &name, size, cores).await);
+        }
+        all
+    }
+
     /// What a load generator has to know of it.
     pub async fn target(&self, style: Style) -> Target {
         Target::of(&self.service, &self.caller, style, &self.known).await

@@ -22,8 +22,8 @@ pub mod frames;
 
 use super::{
     calls,
-    chance::Chance,
     cores::work_of,
+    dice::Dice,
     population::Known,
     service::{Caller, Service},
 };
@@ -266,7 +266,7 @@ pub fn steady(
     let mut connections = open(target, shape.connections)?;
     let mut answers = Answers::new();
     answers.latencies = Some(Vec::new());
-    let mut chance = Chance::new(1);
+    let mut chance = Dice::new(1);
     let begun = Instant::now();
     let mut now = begun;
     let mut due = begun;

@@ -36,15 +36,14 @@ mod support;
 use servers::Kind;
 use support::{
     arguments::Arguments,
-    build::Build,
     calls::framed,
     comparison::{self, Allocator, Programs, Running},
     cores,
-    figures::met,
+    figures::{met, verdict},
     filled::{Filled, Size},
     load::{Shape, Style, Target, frames::Blocks},
     population::Known,
-    postgres::{Durability, Postgres},
+    postgres::Postgres,
     saturation::{self, Rounds, Row},
 };
 
@@ -93,10 +92,7 @@ fn main() -> ExitCode {
     arguments.done();
     let programs = Programs::find();
     let cores = cores::shared_out(1);
-    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(&cores.others, || {
-        tokio::runtime::Runtime::new().expect("a runtime starts")
-    });
+    let (postgres, runtime) = cores.start_others();
     let (mut rows, mut running) = (Vec::new(), Vec::new());
     let ours = runtime.block_on(set_up(
         &postgres,
@@ -123,12 +119,7 @@ fn main() -> ExitCode {
         let (caller, known) = (&ours.caller, &ours.known);
         failures += proxied::measure(&ours.service, caller, known, options.proxied, &cores);
     }
-    if failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        println!("WRONG: {failures} answers were not good");
-        ExitCode::FAILURE
-    }
+    verdict(failures)
 }
 
 /// Starts all servers on the same core, and returns those of this service.
@@ -144,18 +135,10 @@ async fn set_up(
         clients: options.clients,
         known: KNOWN,
     };
-    let mut builds = vec![(Build::this(), OURS)];
-    if !options.beside.is_empty() {
-        builds.push((Build::at(&options.beside), "hitkeep-auth, other build"));
-    }
-    let mut ours = Vec::new();
-    for (number, (build, title)) in builds.iter().enumerate() {
-        // Each has its own: the schemas may differ.
-        let name = format!("bench_{number}");
-        let filled = Filled::start(build, postgres, &name, size, cores).await;
-        check(&filled).await;
-        rows.push(Row::new(*title, target(&filled).await));
-        ours.push(filled);
+    let ours = Filled::each(&options.beside, postgres, size, cores).await;
+    for (filled, title) in ours.iter().zip([OURS, "hitkeep-auth, other build"]) {
+        check(filled).await;
+        rows.push(Row::new(title, target(filled).await));
     }
     let mut echoes = Vec::new();
     for kind in Kind::ALL {

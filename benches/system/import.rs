@@ -36,6 +36,7 @@ use support::{
     build::Build,
     calls,
     figures::{Samples, Table, milliseconds},
+    folder,
     postgres::{Durability, Postgres, execute},
     service::{Caller, Service},
 };

@@ -25,12 +25,12 @@ use rows::measure;
 use servers::Kind;
 use support::{
     arguments::Arguments,
-    build::Build,
     comparison::{self, Allocator, Programs, Running},
     cores,
+    figures::verdict,
     filled::{Filled, Size},
     load::{Shape, Style},
-    postgres::{Durability, Postgres},
+    postgres::Postgres,
     saturation::{Rounds, Row},
 };
 
@@ -97,10 +97,7 @@ fn main() -> ExitCode {
     arguments.done();
     let programs = Programs::find();
     let cores = cores::shared_out(options.threads);
-    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(&cores.others, || {
-        tokio::runtime::Runtime::new().expect("a runtime starts")
-    });
+    let (postgres, runtime) = cores.start_others();
     let mut rows = Vec::new();
     let set_up = set_up(&postgres, &options, &programs, &cores.server, &mut rows);
     let servers = runtime.block_on(set_up);
@@ -115,12 +112,7 @@ fn main() -> ExitCode {
     );
     let failures = cores::on(&[cores.generator], || measure(&mut rows, &options));
     drop(servers);
-    if failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        println!("WRONG: {failures} answers were not good");
-        ExitCode::FAILURE
-    }
+    verdict(failures)
 }
 
 /// Starts all servers on the same cores.
@@ -135,16 +127,7 @@ async fn set_up(
         clients: options.clients,
         known: options.known,
     };
-    let mut builds = vec![Build::this()];
-    if !options.beside.is_empty() {
-        builds.push(Build::at(&options.beside));
-    }
-    let mut ours = Vec::new();
-    for (number, build) in builds.iter().enumerate() {
-        // Each has its own: the schemas may differ.
-        let name = format!("bench_{number}");
-        ours.push(Filled::start(build, postgres, &name, size, cores).await);
-    }
+    let ours = Filled::each(&options.beside, postgres, size, cores).await;
 
     // On several cores those on one thread are no match.
     let kinds = Kind::ALL.into_iter();

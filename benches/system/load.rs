@@ -26,7 +26,7 @@ mod support;
 use support::{
     arguments::Arguments,
     calls,
-    figures::{Samples, Table, met, milliseconds},
+    figures::{Samples, Table, ended, met, milliseconds},
     population::{self, Known},
     postgres::{Durability, Postgres},
     service::{Caller, Service},
@@ -49,13 +49,8 @@ fn main() -> ExitCode {
     arguments.done();
     let postgres = Postgres::start(Durability::ThrownAway);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    match runtime.block_on(measure(&postgres, clients.max(KNOWN), starts.max(1))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(wrong) => {
-            println!("WRONG: {wrong}");
-            ExitCode::FAILURE
-        }
-    }
+    let measured = runtime.block_on(measure(&postgres, clients.max(KNOWN), starts.max(1)));
+    ended(measured)
 }
 
 async fn measure(postgres: &Postgres, clients: usize, starts: usize) -> Result<(), String> {

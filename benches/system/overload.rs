@@ -34,7 +34,7 @@ use support::{
     distance,
     figures::Table,
     population::{self, Known, check},
-    postgres::{Durability, Postgres},
+    postgres::Postgres,
     service::{Caller, Service},
 };
 
@@ -81,10 +81,7 @@ fn main() -> ExitCode {
     arguments.done();
     let cores = cores::around_generator(2);
     println!("{cores}");
-    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(&cores.others, || {
-        tokio::runtime::Runtime::new().expect("a runtime starts")
-    });
+    let (postgres, runtime) = cores.start_others();
     let (service, caller, known) = runtime.block_on(set_up(&postgres, &cores.server, &setting));
     let wrong = cores::on(&[cores.generator], || {
         // The connections belong to the thread that calls, too.

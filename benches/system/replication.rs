@@ -16,11 +16,7 @@ mod snapshot;
 #[path = "replication/watchers.rs"]
 mod watchers;
 
-use support::{
-    arguments::Arguments,
-    cores,
-    postgres::{Durability, Postgres},
-};
+use support::{arguments::Arguments, cores, figures::ended};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::read();
@@ -36,17 +32,8 @@ fn main() -> ExitCode {
     arguments.done();
     let cores = cores::shared_out(1);
     println!("{cores}");
-    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(&cores.others, || {
-        tokio::runtime::Runtime::new().expect("a runtime starts")
-    });
+    let (postgres, runtime) = cores.start_others();
     let measured = watchers::measure(&postgres, &runtime, &cores, &watchers)
         .and_then(|()| snapshot::measure(&postgres, &runtime, &cores, &snapshot));
-    match measured {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(wrong) => {
-            println!("WRONG: {wrong}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(measured)
 }

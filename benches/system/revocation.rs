@@ -41,7 +41,7 @@ mod writer;
 use support::{
     arguments::Arguments,
     calls,
-    figures::{Samples, Table, met, milliseconds},
+    figures::{Samples, Table, ended, met, milliseconds},
     population::{self, Known},
     postgres::{Durability, Postgres},
     service::{Caller, Service},
@@ -172,13 +172,7 @@ fn main() -> ExitCode {
     arguments.done();
     let postgres = Postgres::start(Durability::Kept);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    match runtime.block_on(measure(&postgres, &options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(wrong) => {
-            println!("WRONG: {wrong}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(runtime.block_on(measure(&postgres, &options)))
 }
 
 async fn measure(postgres: &Postgres, options: &Options) -> Result<(), String> {

@@ -15,12 +15,12 @@ mod support;
 
 use support::{
     arguments::Arguments,
-    chance::Chance,
     cores,
-    figures::{Table, median, met},
+    dice::Dice,
+    figures::{Table, median, met, verdict},
     load::{Saturation, Shape, Style, Target, saturate},
     population::{self, check},
-    postgres::{Durability, Postgres},
+    postgres::Postgres,
     service::{Caller, Service},
 };
 
@@ -63,10 +63,7 @@ fn main() -> ExitCode {
     arguments.done();
     let cores = cores::shared_out(1);
     println!("{cores}");
-    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(&cores.others, || {
-        tokio::runtime::Runtime::new().expect("a runtime starts")
-    });
+    let (postgres, runtime) = cores.start_others();
     let few = start(&postgres, "few", [FEW, FEW], &cores.server);
     let (few_service, few) = runtime.block_on(few);
     let size = [options.clients, options.known];
@@ -91,12 +88,7 @@ fn main() -> ExitCode {
     let failures = cores::on(&[cores.generator], || measure(&mut pairs, &options));
     drop((few_service, many_service));
     report(&pairs, &options);
-    if failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        println!("WRONG: {failures} answers were not good");
-        ExitCode::FAILURE
-    }
+    verdict(failures)
 }
 
 /// Starts a server on a database with so many clients, of which so many present
@@ -109,7 +101,7 @@ async fn start(
 ) -> (Service, [Target; 2]) {
     let database = postgres.migrated(name).await;
     let mut known = population::fill(&database, clients, known).await;
-    Chance::new(1).shuffle(&mut known);
+    Dice::new(1).shuffle(&mut known);
     let caller = Caller::create(&database);
     let service = cores::on(cores, || Service::start(&database, &[]));
     service.serving().await;

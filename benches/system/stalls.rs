@@ -12,12 +12,12 @@ mod support;
 
 use support::{
     arguments::Arguments,
+    build::Build,
     cores,
-    figures::{Samples, Table, met},
+    figures::{Samples, Table, met, verdict},
+    filled::{Filled, Size},
     load::{Shape, Style, Target, timed},
-    population::{self, check},
-    postgres::{Durability, Postgres},
-    service::{Caller, Service},
+    postgres::Postgres,
 };
 
 /// Clients, all of which present their tokens.
@@ -36,35 +36,26 @@ fn main() -> ExitCode {
     arguments.done();
     let cores = cores::shared_out(1);
     println!("{cores}");
-    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(&cores.others, || {
-        tokio::runtime::Runtime::new().expect("a runtime starts")
-    });
-    let (service, targets) = runtime.block_on(set_up(&postgres, &cores.server));
+    let (postgres, runtime) = cores.start_others();
+    let (filled, targets) = runtime.block_on(set_up(&postgres, &cores.server));
     let mut failures = 0;
     for (title, target) in targets {
         failures += cores::on(&[cores.generator], || report(title, &target, time));
     }
-    drop(service);
-    if failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        println!("WRONG: {failures} answers were not good");
-        ExitCode::FAILURE
-    }
+    drop(filled);
+    verdict(failures)
 }
 
-async fn set_up(postgres: &Postgres, cores: &[usize]) -> (Service, [(&'static str, Target); 2]) {
-    let database = postgres.migrated("bench").await;
-    let known = population::fill(&database, CLIENTS, CLIENTS).await;
-    let caller = Caller::create(&database);
-    let service = cores::on(cores, || Service::start(&database, &[]));
-    service.serving().await;
-    check(&service, &caller, &known).await;
-    let unary = Target::of(&service, &caller, Style::Unary, &known).await;
-    let stream = Target::of(&service, &caller, Style::Stream, &known).await;
+async fn set_up(postgres: &Postgres, cores: &[usize]) -> (Filled, [(&'static str, Target); 2]) {
+    let size = Size {
+        clients: CLIENTS,
+        known: CLIENTS,
+    };
+    let filled = Filled::start(&Build::this(), postgres, "bench", size, cores).await;
+    let unary = filled.target(Style::Unary).await;
+    let stream = filled.target(Style::Stream).await;
     let targets = [("Introspect", unary), ("IntrospectStream", stream)];
-    (service, targets)
+    (filled, targets)
 }
 
 /// Measures one way to call, and gives the answers that were not good.

@@ -46,10 +46,9 @@ mod support;
 use support::{
     arguments::Arguments,
     cores::{self, Cores},
-    figures::Table,
+    figures::{Table, verdict},
     load::{Saturation, Shape, Style, Target, saturate},
     population::{self, Known},
-    postgres::{Durability, Postgres},
     service::{Caller, Service},
 };
 
@@ -114,10 +113,7 @@ fn main() -> ExitCode {
     let ratio: f64 = arguments.value("--ratio", 0.01);
     arguments.done();
     let cores = cores::shared_out(1);
-    let postgres = cores::on(&cores.others, || Postgres::start(Durability::ThrownAway));
-    let runtime = cores::on(&cores.others, || {
-        tokio::runtime::Runtime::new().expect("a runtime starts")
-    });
+    let (postgres, runtime) = cores.start_others();
     let collector = Collector::default();
     let setting = runtime.block_on(async {
         let database = postgres.migrated("bench").await;
@@ -160,12 +156,7 @@ fn main() -> ExitCode {
         .flatten()
         .flat_map(|turns| &turns.0);
     let failures: u64 = turns.map(|turn| turn.failures).sum();
-    if failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        println!("WRONG: {failures} answers were not good");
-        ExitCode::FAILURE
-    }
+    verdict(failures)
 }
 
 impl Setting {

@@ -17,7 +17,7 @@ use hitkeep_auth::{
     store::error::StoreError,
 };
 
-use super::{SITE, page::table};
+use super::{SITE, names::spelt, page::table};
 
 pub(super) fn word(error: &ApiError) -> String {
     let name = error.code_and_reason().1.as_str_name();
@@ -83,18 +83,6 @@ fn errors() -> Vec<ApiError> {
         ApiError::ServiceAccountToken(CallerName::parse("sidecar").expect("a name")),
         Refusal::TooManyClients { limit: 1 }.into(),
     ]
-}
-
-/// A code as the protos spell it.
-fn spelt(code: tonic::Code) -> String {
-    let mut spelt = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_uppercase() && !spelt.is_empty() {
-            spelt.push('_');
-        }
-        spelt.extend(c.to_uppercase());
-    }
-    spelt
 }
 
 #[test]

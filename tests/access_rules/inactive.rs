@@ -6,14 +6,14 @@ use hitkeep_auth::{
         access::{EffectiveAccess, Owner},
         client::Expiry,
         id::ClientId,
-        introspection::{BaseState, InactiveReason, ResolvedClient, Restrictions, TokenStanding},
+        introspection::{BaseState, ResolvedClient, Restrictions, TokenStanding},
         role::InstanceRole,
         source::{AllowedSources, Source},
     },
     pb,
 };
 
-use super::{Sevens, TEAM, managing::range, now, page::table};
+use super::{Sevens, TEAM, managing::range, names::to_reason, now, page::table};
 
 #[test]
 fn inactive_tokens_have_the_first_reason_that_applies() {
@@ -77,15 +77,7 @@ fn inactive_tokens_have_the_first_reason_that_applies() {
             Source::Text("198.51.100.1")
         };
         let judged = client.evaluate_until(token, limit, source, now());
-        let reason = match judged.expect_err("it is inactive") {
-            InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
-            InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
-            InactiveReason::Revoked => pb::InactiveReason::Revoked,
-            InactiveReason::Expired => pb::InactiveReason::Expired,
-            InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
-            InactiveReason::NotYetActive => pb::InactiveReason::NotYetActive,
-            InactiveReason::SourceNotAllowed => pb::InactiveReason::SourceNotAllowed,
-        };
+        let reason = to_reason(judged.expect_err("it is inactive"));
         let promised = format!("INACTIVE_REASON_{}", row.expect("a row applies")[0]);
         assert_eq!(reason.as_str_name(), promised);
     }

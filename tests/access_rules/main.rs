@@ -17,6 +17,10 @@ use hitkeep_auth::{
 };
 use uuid::Uuid;
 
+#[path = "../support/names.rs"]
+#[expect(unreachable_pub, reason = "it is for other test binaries too")]
+mod names;
+
 mod errors;
 mod inactive;
 mod managing;

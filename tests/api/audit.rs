@@ -56,8 +56,7 @@ fn as_request(caller: &Caller, id: &str) -> Caller {
 
 #[tokio::test]
 async fn every_action_is_told_of_with_whoever_was_behind_it() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let step = async || app.clock.advance(chrono::TimeDelta::seconds(1));
     let caller = |id: &str| as_request(&dashboard, id);
 
@@ -180,8 +179,7 @@ async fn every_action_is_told_of_with_whoever_was_behind_it() {
 
 #[tokio::test]
 async fn a_team_clients_events_name_the_team_and_the_one_who_acted() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard.created(team_client(ALICE)).await;
     dashboard.rotate(rotate(ADAM, &made.id)).await.unwrap();
     app.clock.advance(chrono::TimeDelta::seconds(1));
@@ -206,8 +204,7 @@ async fn a_team_clients_events_name_the_team_and_the_one_who_acted() {
 
 #[tokio::test]
 async fn the_actor_is_told_of_as_far_as_it_was_given() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let agent = "Mozilla/5.0 (é; \"quoted\")".repeat(20);
     let cases = [
         ("", "", ""),
@@ -238,8 +235,7 @@ async fn the_actor_is_told_of_as_far_as_it_was_given() {
 
 #[tokio::test]
 async fn a_request_keeps_the_id_it_was_given_and_gets_one_where_it_has_none() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let long = "x".repeat(128);
     let too_long = "x".repeat(129);
     let legacy = legacy_for("a text");
@@ -283,8 +279,7 @@ async fn a_request_keeps_the_id_it_was_given_and_gets_one_where_it_has_none() {
 
 #[tokio::test]
 async fn what_fails_or_changes_nothing_is_not_told_of() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Viewer))
         .await;
@@ -348,8 +343,7 @@ async fn what_fails_or_changes_nothing_is_not_told_of() {
 
 #[tokio::test]
 async fn events_outlive_the_client_its_owner_and_the_actor() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     dashboard.created(team_client(ALICE)).await;
     let made = dashboard.created(personal(ALICE)).await;
     dashboard.revoke(revoke(ROOT, &made.id)).await.unwrap();
@@ -364,8 +358,7 @@ async fn events_outlive_the_client_its_owner_and_the_actor() {
 
 #[tokio::test]
 async fn a_change_that_cannot_be_told_of_does_not_happen() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Viewer))
         .await;

@@ -187,8 +187,7 @@ async fn texts_that_are_no_tokens_fail_no_batch() {
 
 #[tokio::test]
 async fn all_answers_are_of_one_revision() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let (here, there) = (
         dashboard
             .created(personal(VERA).granted(SITE, SiteRole::Viewer))
@@ -316,8 +315,7 @@ async fn what_cannot_be_told_is_an_error_in_its_place() {
 
 #[tokio::test]
 async fn a_client_that_cannot_be_read_fails_alone() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let (good, bad) = (
         dashboard.created(personal(VERA)).await,
         dashboard.created(personal(VERA)).await,

@@ -41,8 +41,7 @@ fn quiet() -> server::Options {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_write_that_is_given_up_while_it_waits_leaves_nothing() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let before = app.everything().await;
     let blocker = app.hold_write_lock().await;
     for _ in 0..HANG_UPS {
@@ -60,9 +59,7 @@ async fn a_write_that_is_given_up_while_it_waits_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_read_that_is_given_up_does_not_hold_up_the_next() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     // On a slow machine it is acknowledged before the index has it, and then the index would
     // be what waits for the table.
     app.settle().await;

@@ -56,8 +56,7 @@ impl TestApp {
 
 #[tokio::test]
 async fn each_sqlstate_has_its_class_in_any_language() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let expected = [
         // Connection exceptions, some of them a pooler's.
         ("08000", UNAVAILABLE),
@@ -126,8 +125,7 @@ async fn a_backend_that_is_ended_is_unavailable_and_a_cancelled_statement_overlo
 
 #[tokio::test]
 async fn a_database_that_is_read_only_by_default_is_unavailable_for_writes_alone() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     // New connections have the default, so those that there are have to end.
     app.psql(
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', \

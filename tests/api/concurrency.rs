@@ -31,9 +31,7 @@ async fn nobody_slips_past_the_quota() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_those_who_read_the_same_etag_one_writes() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (_app, dashboard, made) = TestApp::with_client().await;
     let save = |turn: usize| {
         let named = pb::ApiClient {
             name: format!("name {turn}"),
@@ -208,8 +206,7 @@ async fn whatever_happens_at_once_each_change_has_its_revision_and_event() {
 
 #[tokio::test]
 async fn a_write_that_collides_is_tried_again() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     for (code, message) in [
         ("40001", "could not serialize"),
         ("40P01", "deadlock detected"),

@@ -17,8 +17,7 @@ use crate::{
 
 #[tokio::test]
 async fn a_personal_client_is_made_as_asked() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let request = personal(VERA)
         .granted(SECOND_SITE, SiteRole::Viewer)
         .granted(SITE, SiteRole::Editor)
@@ -38,8 +37,7 @@ async fn a_personal_client_is_made_as_asked() {
 
 #[tokio::test]
 async fn a_team_client_is_made_by_whoever_manages_the_team() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     for manager in [ALICE, ADAM] {
         let made = dashboard
             .created(team_client(manager).granted(SITE, SiteRole::Admin))
@@ -61,8 +59,7 @@ async fn a_team_client_is_made_by_whoever_manages_the_team() {
 
 #[tokio::test]
 async fn nobody_makes_a_client_for_another_user() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     for actor_id in [ROOT, ALICE, EVE, NOBODY] {
         let request = pb::CreateApiClientRequest {
             actor: actor(actor_id),
@@ -99,8 +96,7 @@ async fn an_archived_team_gets_no_client() {
 
 #[tokio::test]
 async fn nobody_delegates_more_than_they_hold() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let exceeds = "PermissionDenied DELEGATION_EXCEEDS_ACTOR";
     let outside = "PermissionDenied SITE_NOT_DELEGABLE";
     let unknown = "00000000-0000-7000-8000-00000000bbff";
@@ -196,8 +192,7 @@ async fn a_site_membership_never_lifts_a_team_admin() {
 
 #[tokio::test]
 async fn a_team_client_has_no_instance_role() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     let refused = dashboard
         .create(team_client(ALICE).with_role(InstanceRole::Admin))
         .await;
@@ -209,8 +204,7 @@ async fn a_team_client_has_no_instance_role() {
 
 #[tokio::test]
 async fn the_expiry_must_be_in_the_future() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     for seconds in [-1, 0] {
         let refused = dashboard
             .create(personal(VERA).expiring(in_seconds(&app, seconds)))
@@ -224,8 +218,7 @@ async fn the_expiry_must_be_in_the_future() {
 
 #[tokio::test]
 async fn an_owner_has_a_hundred_clients_at_most() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     let mut last = None;
     for _ in 0..100 {
         last = Some(dashboard.created(personal(VERA)).await);

@@ -114,8 +114,7 @@ async fn changes_are_applied_in_their_order() {
 
 #[tokio::test]
 async fn of_a_batch_that_is_refused_nothing_is_applied() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Viewer))
         .await;
@@ -451,8 +450,7 @@ async fn a_deleted_team_takes_clients_memberships_sites_and_grants_along() {
 
 #[tokio::test]
 async fn a_deleted_site_takes_its_grants_along() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(
             personal(VERA)

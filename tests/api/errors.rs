@@ -23,7 +23,7 @@ use crate::{
     fixtures::*,
     harness::{Caller, TestApp},
     layers::{framed, raw_as},
-    support::{postgres, proxy::Proxy},
+    support::{names::spelt, postgres, proxy::Proxy},
 };
 
 /// What no error may say.
@@ -81,18 +81,6 @@ fn seen(status: &Status) -> Seen {
 fn word(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").expect(name)
-}
-
-/// A code as the proto file spells it.
-fn spelt(code: Code) -> String {
-    let mut spelt = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_uppercase() && !spelt.is_empty() {
-            spelt.push('_');
-        }
-        spelt.extend(c.to_uppercase());
-    }
-    spelt
 }
 
 /// The code that the proto file's comment promises for a reason.
@@ -163,9 +151,7 @@ async fn every_reason_is_sent_with_its_code_and_its_metadata() {
 
 /// What the domain says no to.
 async fn refusals(provoked: &mut Provoked) {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     provoked.is(
         dashboard.create(personal(VERA).named("")).await,
         ErrorReason::InvalidField,
@@ -351,9 +337,7 @@ async fn call(caller: &Caller, path: &str) -> Result<(), Status> {
 }
 
 async fn callers(provoked: &mut Provoked) {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     for token in ["", "x", &made.token] {
         let unknown = app.caller(token).await;
         let refused = unknown.get(get(VERA, &made.id)).await;

@@ -27,7 +27,8 @@ use crate::{
     fixtures::*,
     harness::TestApp,
     support::{
-        certificates::{Authority, Folder},
+        certificates::Authority,
+        folder::Folder,
         waiting::{until, wanted, within},
         webhook::{Receiver, kind},
     },
@@ -288,9 +289,7 @@ async fn a_name_with_a_token_in_it_stays_here() {
 
 #[tokio::test]
 async fn nothing_is_written_while_nothing_is_delivered() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     assert_eq!(outbox(&app).await, 0);
 
     let mut receiver = Receiver::start().await;

@@ -60,8 +60,7 @@ async fn who_lists(dashboard: &Caller, owner: Option<pb::Owner>) -> Vec<&'static
 
 #[tokio::test]
 async fn a_client_is_seen_by_those_who_manage_it_and_by_instance_owners() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let veras = dashboard.created(personal(VERA)).await.id;
     let teams = dashboard.created(team_client(ADAM)).await.id;
     let sees = async || {
@@ -118,9 +117,7 @@ async fn a_client_is_seen_by_those_who_manage_it_and_by_instance_owners() {
 
 #[tokio::test]
 async fn a_client_that_is_gone_is_as_one_that_never_was() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (_app, dashboard, made) = TestApp::with_client().await;
     let hidden = dashboard.get(get(EVE, &made.id)).await;
     dashboard.delete(delete(VERA, &made.id)).await.unwrap();
     let gone = dashboard.get(get(VERA, &made.id)).await;
@@ -132,8 +129,7 @@ async fn a_client_that_is_gone_is_as_one_that_never_was() {
 
 #[tokio::test]
 async fn an_owner_that_is_not_there_has_no_list_for_anybody() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     for owner in [
         of_user(NOBODY),
         of_team(NOBODY),
@@ -146,8 +142,7 @@ async fn an_owner_that_is_not_there_has_no_list_for_anybody() {
 
 #[tokio::test]
 async fn a_client_is_shown_as_it_was_delegated_dormant_grants_included() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(
             personal(ALICE)
@@ -169,9 +164,7 @@ async fn a_client_is_shown_as_it_was_delegated_dormant_grants_included() {
 
 #[tokio::test]
 async fn looking_changes_nothing() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let before = app.everything().await;
     dashboard.get(get(VERA, &made.id)).await.unwrap();
     dashboard.list(list(ROOT, of_user(VERA))).await.unwrap();
@@ -225,8 +218,7 @@ async fn listed(app: &TestApp, dashboard: &Caller, groups: &[&[&str]]) -> Vec<St
 
 #[tokio::test]
 async fn lists_are_newest_first_with_ties_by_id_and_every_page_size_shows_all_once() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let groups: [&[&str]; 4] = [&["a"], &["b", "c", "d", "e"], &["f"], &["g", "h", "i"]];
     let all = listed(&app, &dashboard, &groups).await;
     // Others' are not among them.
@@ -244,8 +236,7 @@ async fn lists_are_newest_first_with_ties_by_id_and_every_page_size_shows_all_on
 
 #[tokio::test]
 async fn what_is_made_or_deleted_between_pages_neither_repeats_nor_hides_others() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let all = listed(&app, &dashboard, &[&["a", "b", "c"], &["d", "e", "f"]]).await;
     let id = async |name: &str| {
         let listing = dashboard.list(list(VERA, of_user(VERA))).await.unwrap();
@@ -320,8 +311,7 @@ async fn a_page_is_fifty_clients_and_five_hundred_at_most() {
 
 #[tokio::test]
 async fn a_page_token_is_good_for_its_own_list_alone() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     for user in [VERA, VERA, EVE, EVE] {
         dashboard.created(personal(user)).await;
         dashboard.created(team_client(ALICE)).await;
@@ -364,8 +354,7 @@ async fn a_page_token_is_good_for_its_own_list_alone() {
 
 #[tokio::test]
 async fn an_edited_page_token_is_refused_whichever_character_was_changed() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     for _ in 0..2 {
         dashboard.created(personal(VERA)).await;
     }
@@ -415,8 +404,7 @@ async fn states(dashboard: &Caller, user: &str, inactive: bool) -> Vec<(String, 
 async fn inactive_clients_are_listed_only_when_asked_for() {
     use ApiClientState::{Active, Expired, OwnerInactive, Revoked};
 
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let short = in_seconds(&app, 60);
     let revoked = dashboard.created(personal(VERA).named("revoked")).await;
     let both = personal(VERA).named("both").expiring(short);
@@ -473,8 +461,7 @@ async fn inactive_clients_are_listed_only_when_asked_for() {
 
 #[tokio::test]
 async fn an_archived_teams_clients_are_inactive() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard.created(team_client(ALICE)).await;
     app.change([put_team(TEAM, true)]).await;
     let seen = dashboard.get(get(ROOT, &made.id)).await.unwrap();

@@ -240,8 +240,7 @@ async fn a_leaked_token_does_not_come_back() {
 
 #[tokio::test]
 async fn what_is_not_known_is_an_answer_and_changes_nothing() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let deleted = dashboard.created(personal(VERA)).await;
     dashboard.delete(delete(VERA, &deleted.id)).await.unwrap();
     let before = app.everything().await;
@@ -327,8 +326,7 @@ async fn a_legacy_token_that_is_no_longer_accepted_was_not_live() {
 /// It would have worked later, and never does.
 #[tokio::test]
 async fn a_token_that_does_not_work_yet_was_not_live() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let mut request = personal(VERA);
     let client = request.api_client.as_mut().unwrap();
     client.not_before_time = Some(in_seconds(&app, 60));
@@ -342,8 +340,7 @@ async fn a_token_that_does_not_work_yet_was_not_live() {
 
 #[tokio::test]
 async fn a_service_accounts_token_is_for_the_command_line() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let token = app.token(Introspect).to_owned();
     let before = app.everything().await;
     for report in [leaked(&token), leaked_hash(&hash_of(&token))] {
@@ -364,9 +361,7 @@ async fn a_service_accounts_token_is_for_the_command_line() {
 
 #[tokio::test]
 async fn every_mistake_of_a_report_is_named() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let before = app.everything().await;
     let none = dashboard
         .report_leak(pb::ReportLeakRequest::default())
@@ -435,9 +430,7 @@ async fn only_who_manages_clients_may_ask() {
 /// A holder of a token needs no rights, but a person who may do nothing reports nothing.
 #[tokio::test]
 async fn an_actor_who_is_unknown_or_disabled_reports_nothing() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     app.change([put_user(EVE, InstanceRole::Owner, true)]).await;
     let before = app.everything().await;
     for user in [EVE, NOBODY] {
@@ -460,9 +453,7 @@ async fn an_actor_who_is_unknown_or_disabled_reports_nothing() {
 
 #[tokio::test]
 async fn of_many_reports_at_once_one_ends_the_token() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let reports = (0..8).map(|_| dashboard.report_leak(leaked(&made.token)));
     let all = join_all(reports).await;
     let all: Vec<_> = all.into_iter().map(Result::unwrap).collect();

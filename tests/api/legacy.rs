@@ -217,8 +217,7 @@ async fn rotation_gives_a_token_of_this_service_and_ends_the_legacy_one() {
 
 #[tokio::test]
 async fn a_list_shows_which_clients_have_legacy_tokens() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let mut made = Vec::new();
     for _ in 0..3 {
         made.push(dashboard.created(personal(VERA)).await);

@@ -210,8 +210,7 @@ async fn filters_let_through_what_passes_all_of_them() {
 
 #[tokio::test]
 async fn unused_is_what_is_older_and_was_not_used_since() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let mut made = Vec::new();
     for name in [
         "never used",

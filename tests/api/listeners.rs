@@ -30,7 +30,8 @@ use crate::{
     fixtures::*,
     harness::{Caller, TestApp},
     support::{
-        certificates::{Authority, Folder, Identity, text},
+        certificates::{Authority, Identity},
+        folder::{Folder, text},
         waiting::{until, wanted},
     },
 };

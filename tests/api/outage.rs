@@ -88,9 +88,7 @@ async fn a_write_that_is_cut_off_in_its_middle_leaves_nothing() {
 
 #[tokio::test]
 async fn connections_that_postgres_ended_are_not_handed_out() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let ended = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity \
                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
     for _ in 0..3 {

@@ -126,8 +126,7 @@ async fn a_rotation_that_is_sent_again_ends_no_token() {
 
 #[tokio::test]
 async fn an_id_is_refused_with_another_request() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let request = || {
         let sites = personal(VERA).granted(SITE, SiteRole::Viewer);
         sites.expiring(in_seconds(&app, 60)).with_id(ID)
@@ -183,9 +182,7 @@ async fn an_id_is_refused_with_another_request() {
 
 #[tokio::test]
 async fn ids_that_are_none_are_refused_with_all_else_that_is_wrong() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let before = app.everything().await;
     for bad in [
         "x",
@@ -219,8 +216,7 @@ async fn ids_that_are_none_are_refused_with_all_else_that_is_wrong() {
 
 #[tokio::test]
 async fn another_account_has_ids_of_its_own() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let token = make_account(&app.store, "other", &[CallerPermission::Manage]).await;
     let other = app.caller(&token).await;
     let request = personal(VERA).with_id(ID);
@@ -245,8 +241,7 @@ async fn another_account_has_ids_of_its_own() {
 
 #[tokio::test]
 async fn an_id_is_remembered_for_24_hours() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let request = personal(VERA).with_id(ID);
     let first = dashboard.create(request.clone()).await.unwrap();
     app.clock
@@ -353,8 +348,7 @@ async fn a_reply_goes_with_its_token_and_the_write_is_not_made_twice() {
 
 #[tokio::test]
 async fn whoever_could_not_make_the_call_now_gets_no_reply() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let creation = personal(VERA).granted(SITE, SiteRole::Editor).with_id(ID);
     let made = dashboard.create(creation.clone()).await.unwrap();
     let exceeds = "PermissionDenied DELEGATION_EXCEEDS_ACTOR";
@@ -397,8 +391,7 @@ async fn whoever_could_not_make_the_call_now_gets_no_reply() {
 /// A reply hands out all that the client carries now, not what it was made with.
 #[tokio::test]
 async fn what_was_widened_meanwhile_is_not_handed_out() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let creation = team_client(ADAM)
         .granted(SITE, SiteRole::Viewer)
         .with_id(ID);
@@ -464,9 +457,7 @@ async fn all_that_come_at_the_same_moment_get_the_same_reply() {
 
 #[tokio::test]
 async fn a_caller_that_rotates_in_a_loop_has_one_reply() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     for number in 1..=20 {
         let rotation = rotate_with_overlap(VERA, &made.id, 60).with_id(&id(number));
         dashboard.rotate(rotation).await.unwrap();

@@ -79,8 +79,7 @@ async fn reactivating_hands_out_everything_again() {
 
 #[tokio::test]
 async fn nothing_reactivates_an_expired_client() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(personal(VERA).expiring(in_seconds(&app, 1)))
         .await;
@@ -92,8 +91,7 @@ async fn nothing_reactivates_an_expired_client() {
 
 #[tokio::test]
 async fn revoking_and_deleting_need_no_delegation() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Editor))
         .await;
@@ -158,8 +156,7 @@ async fn an_instance_owner_answers_an_incident() {
 
 #[tokio::test]
 async fn nobody_else_revokes_or_deletes() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let hers = dashboard.created(personal(VERA)).await.id;
     let teams = dashboard.created(team_client(ALICE)).await.id;
     for (user, id) in [

@@ -181,8 +181,7 @@ async fn a_revocation_ends_both_tokens() {
 
 #[tokio::test]
 async fn only_an_active_client_is_rotated() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let revoked = dashboard.created(personal(VERA)).await.id;
     dashboard.revoke(revoke(VERA, &revoked)).await.unwrap();
     let expired = dashboard
@@ -200,8 +199,7 @@ async fn only_an_active_client_is_rotated() {
 
 #[tokio::test]
 async fn rotating_hands_out_everything_again() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Editor))
         .await;
@@ -220,8 +218,7 @@ async fn rotating_hands_out_everything_again() {
 
 #[tokio::test]
 async fn only_whoever_manages_the_owner_rotates() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let hers = dashboard.created(personal(VERA)).await;
     let not_found = "NotFound API_CLIENT_NOT_FOUND";
     for (user, expected) in [

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use diesel_async::RunQueryDsl;
 use hitkeep_auth::{
     domain::token::{LegacyToken, Token, TokenKind},
     pb::{self, InactiveReason, InstanceRole, SiteRole, report_leak_request::Leaked},
@@ -24,7 +23,7 @@ use said::Said;
 
 use crate::{
     fixtures::*,
-    harness::Caller,
+    harness::{Caller, dump},
     support::{
         postgres,
         process::{Process, binary},
@@ -144,14 +143,9 @@ impl Run {
         let made = dashboard.create(request).await.expect("a client");
         self.said.revealing("the reply to a creation", &made);
         self.tokens.push(made.token.clone());
-        let client = made.api_client.expect("a client");
-        self.said.reply("a created client", &client);
-        Created {
-            id: client.id.clone(),
-            client,
-            token: made.token,
-            revision: made.revision,
-        }
+        let made = Created::of(made);
+        self.said.reply("a created client", &made.client);
+        made
     }
 
     /// Makes the client of a token have a legacy one instead, as an import would have, and
@@ -174,26 +168,7 @@ impl Run {
 
     /// All rows of all tables, as text.
     async fn database(&self) -> String {
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            text: String,
-        }
-        let mut connection = postgres::connect(&self.url).await;
-        let mut texts = async |sql: &str| -> Vec<String> {
-            let rows: Vec<Row> = diesel::sql_query(sql)
-                .load(&mut connection)
-                .await
-                .expect("the database tells");
-            rows.into_iter().map(|row| row.text).collect()
-        };
-        let tables = "SELECT oid::regclass::text AS text FROM pg_class \
-                      WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
-        let mut all = Vec::new();
-        for table in texts(tables).await {
-            all.extend(texts(&format!("SELECT t::text AS text FROM {table} AS t")).await);
-        }
-        all.join("\n")
+        dump(&mut postgres::connect(&self.url).await).await
     }
 }
 

@@ -22,8 +22,7 @@ use crate::{
 
 #[tokio::test]
 async fn what_is_under_way_is_finished() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let mut health = HealthClient::new(app.channel().await);
     let watched = health.watch(HealthCheckRequest::default()).await.unwrap();
     let mut watched = watched.into_inner();
@@ -46,8 +45,7 @@ async fn what_is_under_way_is_finished() {
 
 #[tokio::test]
 async fn a_second_word_ends_it_at_once() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let blocker = app.hold_write_lock().await;
     let call = tokio::spawn(async move { dashboard.create(personal(VERA)).await });
     app.until_waiting(1).await;

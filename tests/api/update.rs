@@ -14,8 +14,7 @@ const ALL: [&str; 1] = ["*"];
 
 #[tokio::test]
 async fn only_what_the_mask_names_is_changed() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let expiry = in_seconds(&app, 60);
     let made = personal(VERA)
         .granted(SITE, SiteRole::Viewer)
@@ -50,8 +49,7 @@ async fn only_what_the_mask_names_is_changed() {
 
 #[tokio::test]
 async fn a_star_stands_for_every_field_and_clears_what_is_left_out() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = personal(ALICE)
         .granted(SITE, SiteRole::Viewer)
         .with_role(InstanceRole::Admin)
@@ -82,8 +80,7 @@ async fn a_star_stands_for_every_field_and_clears_what_is_left_out() {
 
 #[tokio::test]
 async fn what_is_widened_must_be_the_actors_to_give() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Viewer))
         .await;
@@ -220,8 +217,7 @@ async fn a_later_expiry_widens_everything_that_the_client_carries() {
 
 #[tokio::test]
 async fn a_dormant_grant_stands_in_the_way_of_a_later_expiry_only() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let request = team_client(ALICE)
         .granted(SITE, SiteRole::Viewer)
         .expiring(in_seconds(&app, 60));
@@ -302,9 +298,7 @@ async fn an_overlap_does_not_come_back_with_a_later_expiry() {
 
 #[tokio::test]
 async fn an_etag_must_match_where_one_is_sent() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let named = |name: &str, etag: &str| pb::ApiClient {
         id: made.id.clone(),
         name: name.to_owned(),
@@ -337,8 +331,7 @@ async fn an_etag_must_match_where_one_is_sent() {
 
 #[tokio::test]
 async fn an_update_that_changes_nothing_leaves_no_trace() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Viewer))
         .await;
@@ -355,9 +348,7 @@ async fn an_update_that_changes_nothing_leaves_no_trace() {
 
 #[tokio::test]
 async fn a_new_description_alone_makes_no_revision() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (_app, dashboard, made) = TestApp::with_client().await;
     let described = pb::ApiClient {
         description: "new".to_owned(),
         ..made.client.clone()
@@ -385,8 +376,7 @@ async fn a_new_description_alone_makes_no_revision() {
 
 #[tokio::test]
 async fn only_whoever_manages_the_owner_updates() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     let hers = dashboard.created(personal(VERA)).await.id;
     let teams = dashboard.created(team_client(ALICE)).await.id;
     let renamed = |id: &str| pb::ApiClient {
@@ -416,8 +406,7 @@ async fn only_whoever_manages_the_owner_updates() {
 
 #[tokio::test]
 async fn a_team_client_never_gets_an_instance_role() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (_app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard.created(team_client(ALICE)).await;
     let admin = pb::ApiClient {
         instance_role: Some(InstanceRole::Admin.into()),

@@ -89,9 +89,7 @@ async fn flush(app: &TestApp, flusher: &mut Flusher) {
 
 #[tokio::test]
 async fn what_was_noted_is_seen_once_it_was_flushed() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let (ledger, mut flusher) = Flusher::with_ledger();
     let slot = UsageSlot::default();
     let client = id(&made.id);
@@ -156,9 +154,7 @@ async fn what_was_noted_is_seen_once_it_was_flushed() {
 
 #[tokio::test]
 async fn using_a_token_changes_nothing_else() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let other = dashboard.created(personal(VERA).named("other")).await;
     app.clock.advance(TimeDelta::hours(1));
     let before = app.everything().await;
@@ -195,8 +191,7 @@ async fn using_a_token_changes_nothing_else() {
 
 #[tokio::test]
 async fn usage_is_for_those_who_may_see_the_client() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let teams = dashboard.created(team_client(ADAM)).await.id;
     let veras = dashboard.created(personal(VERA)).await.id;
     let (ledger, mut flusher) = Flusher::with_ledger();
@@ -244,9 +239,7 @@ async fn usage_is_for_those_who_may_see_the_client() {
 
 #[tokio::test]
 async fn the_time_asked_for_takes_whole_days() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let (ledger, mut flusher) = Flusher::with_ledger();
     let slot = UsageSlot::default();
     // It is noon of 2026-01-01. Once a day, up to this moment.
@@ -296,9 +289,7 @@ async fn the_time_asked_for_takes_whole_days() {
 
 #[tokio::test]
 async fn a_time_that_is_none_is_refused() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (_app, dashboard, made) = TestApp::with_client().await;
     let refused = async |from: Option<&str>, to: Option<&str>| {
         let request = pb::GetApiClientUsageRequest {
             from: from.map(time),
@@ -381,9 +372,7 @@ async fn nothing_to_write_asks_nothing_of_postgres() {
 
 #[tokio::test]
 async fn what_was_noted_before_the_end_is_written_at_the_end() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let (ledger, flusher) = Flusher::with_ledger();
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
@@ -400,9 +389,7 @@ async fn what_was_noted_before_the_end_is_written_at_the_end() {
 /// and then does not.
 #[tokio::test]
 async fn the_last_flush_is_tried_again() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let (ledger, flusher) = Flusher::with_ledger();
     let mut deletion = app.database().await;
     let delete = "BEGIN; DELETE FROM api_clients";
@@ -425,9 +412,7 @@ async fn the_last_flush_is_tried_again() {
 
 #[tokio::test]
 async fn it_is_seen_within_the_interval() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let (ledger, flusher) = Flusher::with_ledger();
     let options = UsageOptions {
         flush_interval: Duration::from_millis(1),
@@ -451,9 +436,7 @@ async fn it_is_seen_within_the_interval() {
 
 #[tokio::test]
 async fn days_of_long_ago_are_removed() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let slot = UsageSlot::default();
     let (ledger, mut flusher) = Flusher::with_ledger();
     for day in [0, 399, 400, 401, 500, 5000] {

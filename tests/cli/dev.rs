@@ -3,7 +3,6 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use hitkeep_auth::pb::{
@@ -16,29 +15,16 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::{
+    folder::Folder,
     postgres,
     process::{Process, without_settings},
     run::{connect, from_caller, http_get, introspect, run, run_on},
 };
 
-/// A folder that the user whom Postgres runs as can reach, and in it the one
-/// that `dev` is to make. Removed at the end.
-struct Folder(PathBuf);
-
+/// The folder that `dev` is to make, in one of ours.
 impl Folder {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hitkeep-auth-dev-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        let everybody = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&folder, everybody).unwrap();
-        Self(folder)
-    }
-
     fn data(&self) -> PathBuf {
-        self.0.join("data")
+        self.path("data")
     }
 
     fn data_dir(&self) -> String {
@@ -48,12 +34,6 @@ impl Folder {
     /// Postgres removes this file when it has stopped in order.
     fn postgres_runs(&self) -> bool {
         self.data().join("postgres/data/postmaster.pid").exists()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 
@@ -441,7 +421,7 @@ async fn a_taken_port_is_refused_before_anything_is_made() {
 #[tokio::test]
 async fn a_folder_without_postgres_is_refused_with_advice() {
     let folder = Folder::new();
-    let empty = folder.0.join("empty");
+    let empty = folder.path("empty");
     std::fs::create_dir(&empty).unwrap();
     let empty = empty.to_str().unwrap();
     let process = dev(&folder, "127.0.0.1:0", &["--postgres-bin", empty]);
@@ -459,8 +439,7 @@ async fn a_folder_without_postgres_is_refused_with_advice() {
 #[tokio::test]
 async fn a_folder_that_cannot_be_made_is_refused() {
     let folder = Folder::new();
-    let file = folder.0.join("file");
-    std::fs::write(&file, "").unwrap();
+    let file = folder.write("file", "");
     let below = file.join("data");
     let arguments = ["dev", "--listen", "127.0.0.1:0", "--data-dir"];
     let arguments = arguments

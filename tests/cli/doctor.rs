@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::TcpListener, os::unix::fs::PermissionsExt,
 use serde_json::Value;
 
 use crate::{
-    certificates::{Authority, Folder, text},
+    certificates::Authority,
     empty::empty_database,
+    folder::{Folder, text},
     passwords::Role,
     postgres::{execute, migrated_database},
     process::{Ended, Process, binary},

@@ -5,7 +5,8 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::{
-    certificates::{Authority, Folder, text},
+    certificates::Authority,
+    folder::{Folder, text},
     postgres::{execute, migrated_database},
     process::{Process, binary},
     run::{http_get, run, run_on, unreachable_database},

@@ -1,6 +1,10 @@
 //! Completions and manual pages, which are made of the command line itself.
 
-use crate::{help, run::run};
+use crate::{
+    folder::{Folder, text},
+    help,
+    run::run,
+};
 
 #[tokio::test]
 async fn completions_and_manual_pages_cover_every_command() {
@@ -11,9 +15,9 @@ async fn completions_and_manual_pages_cover_every_command() {
         }
     }
     // Neither of the two folders is there.
-    let above = std::env::temp_dir().join(format!("hka-man-{}", std::process::id()));
-    let folder = above.join("man1");
-    let path = folder.to_str().unwrap();
+    let above = Folder::new();
+    let folder = above.path("share/man1");
+    let path = text(&folder);
     assert_eq!(run(["man", path]).await.given(), "");
     for help in help::all() {
         let name = [&["hitkeep-auth".to_owned()][..], &help.path]
@@ -28,10 +32,9 @@ async fn completions_and_manual_pages_cover_every_command() {
     // What is there is written again, and a file is no folder.
     assert_eq!(run(["man", path]).await.given(), "");
     let file = folder.join("hitkeep-auth.1");
-    let path = file.to_str().unwrap();
+    let path = text(&file);
     let said = run(["man", path]).await.refused(1);
     assert!(said.contains(path), "{said}");
-    std::fs::remove_dir_all(&above).unwrap();
 }
 
 /// What bash offers for the values of an option, once for each command that has it.

@@ -7,6 +7,7 @@ use std::{net::TcpListener, process::Command};
 use diesel_async::SimpleAsyncConnection;
 
 use crate::{
+    folder::{Folder, text},
     postgres::{connect, migrated_database},
     process::{binary, patient},
     pty::{CLEAR, OnTerminal},
@@ -62,14 +63,13 @@ fn a_call_that_takes_longer_than_a_second_is_shown() {
 
 #[test]
 fn changes_of_the_directory_are_counted_while_they_are_applied() {
-    let file = std::env::temp_dir().join(format!("hka-progress-{}", std::process::id()));
-    std::fs::write(&file, r#"[{"put_team": {"id": "x"}}]"#).unwrap();
-    let (listener, command) = unanswered(&["directory", "apply", file.to_str().unwrap()]);
+    let folder = Folder::new();
+    let file = folder.write("changes", r#"[{"put_team": {"id": "x"}}]"#);
+    let (listener, command) = unanswered(&["directory", "apply", text(&file)]);
     let mut shown = OnTerminal::start(command);
     shown.shows(&format!("{CLEAR}applying 1 change …"));
     drop(listener);
     assert_eq!(shown.ended().code, Some(1));
-    std::fs::remove_file(&file).unwrap();
 }
 
 /// As if another one were at it.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 mod refusals;
 
 use crate::{
+    folder::{Folder, text},
     postgres::migrated_database,
     process::{Ended, Process, binary},
     run::{run_on, serve, serve_with},
@@ -408,12 +409,10 @@ async fn the_same_request_gives_the_same_token() {
 #[tokio::test]
 async fn the_directory_is_read_from_a_file() {
     let here = Installation::start().await;
-    let folder = std::env::temp_dir().join(format!("hka-directory-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("changes.json");
-    let path = file.to_str().unwrap();
+    let folder = Folder::new();
     let batch = json!({"changes": [{"put_team": {"id": NOWHERE}}], "sequence": "7"});
-    std::fs::write(&file, batch.to_string()).unwrap();
+    let file = folder.write("changes.json", &batch.to_string());
+    let path = text(&file);
     let applied = here.json(&["directory", "apply", path]).await;
     assert_eq!(applied["applied_sequence"], "7");
     // What the command line says counts before the file.
@@ -432,11 +431,11 @@ async fn the_directory_is_read_from_a_file() {
         (r#"[{"put_usr": {}}]"#, "put_usr"),
         (r#"[{"put_user": {"id": "x"}}]"#, "changes[0].put_user.id"),
     ] {
-        std::fs::write(&file, content).unwrap();
+        folder.write("changes.json", content);
         let refused = here.run(&["directory", "apply", path]).await.refused(1);
         assert!(refused.contains(said), "{refused}");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
+    drop(folder);
     let refused = here.run(&["directory", "apply", path]).await.refused(1);
     assert!(refused.contains(path), "{refused}");
     let unknown = format!(
@@ -479,12 +478,10 @@ async fn the_state_of_a_server_is_shown_as_far_as_the_caller_may_see_it() {
 
 #[tokio::test]
 async fn a_unix_socket_is_a_server_too() {
-    let folder = std::env::temp_dir().join(format!("hka-socket-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let socket = format!("unix:{}", folder.join("auth.sock").display());
+    let folder = Folder::new();
+    let socket = format!("unix:{}", text(&folder.path("auth.sock")));
     let here = Installation::start_with(&["--listen", &socket]).await;
     let listed = here.json(&["client", "list", "--server", &socket]).await;
     assert_eq!(listed["api_clients"], json!([]));
     here.stop().await;
-    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -6,9 +6,10 @@ use hitkeep_auth::{
 };
 
 use crate::{
-    certificates::{Authority, Folder, text},
+    certificates::Authority,
     explain::{DIRECTORY, client},
-    postgres::{execute, migrated_database},
+    folder::{Folder, text},
+    postgres::{execute, migrated_database, number},
     process::{Process, account, binary},
     run::{http_get, introspect, run, run_on, serve_with},
     waiting::{until, wanted},
@@ -87,12 +88,10 @@ async fn it_answers_without_a_database() {
     let owner = ["owner_user_id", "a1", "user", "NULL", "NULL", "NULL"];
     let token = client(&url, 1, owner).await.token;
     let (server, address) = serve_with(&url, &[]).await;
-    let folder = std::env::temp_dir().join(format!("hka-replica-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("token");
-    std::fs::write(&file, format!("{replicate}\n")).unwrap();
+    let folder = Folder::new();
+    let file = folder.write("token", &format!("{replicate}\n"));
     // The first of them is not there.
-    let upstream = format!("unix:{}/nobody,http://{address}", folder.display());
+    let upstream = format!("unix:{}/nobody,http://{address}", text(&folder));
     let arguments = [
         "replica",
         "--listen",
@@ -130,7 +129,7 @@ async fn it_answers_without_a_database() {
     assert!(!metrics.contains("db_client_connection"), "it has no pool");
     assert!(metrics.contains("for=\"upstream\""), "{metrics}");
     // It was used, and the database knows.
-    let used = "SELECT count(*) AS number FROM api_client_usage WHERE last_used_time IS NOT NULL";
+    let used = "SELECT count(*) FROM api_client_usage WHERE last_used_time IS NOT NULL";
     until("the use is stored", async || {
         wanted(number(&url, used).await == 1)
     })
@@ -146,20 +145,6 @@ async fn it_answers_without_a_database() {
     for secret in [&replicate, &sidecar, &token] {
         assert!(!ended.stderr.contains(&**secret), "{}", ended.stderr);
     }
-    std::fs::remove_dir_all(&folder).unwrap();
-}
-
-async fn number(url: &str, sql: &str) -> i64 {
-    use diesel_async::RunQueryDsl;
-
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = diesel::sql_types::BigInt)]
-        number: i64,
-    }
-    let mut connection = crate::postgres::connect(url).await;
-    let row = diesel::sql_query(sql).get_result::<Row>(&mut connection);
-    row.await.unwrap().number
 }
 
 /// A server that does not know its token: it tells the operator, and goes on trying.

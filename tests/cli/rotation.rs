@@ -4,7 +4,7 @@
 use std::{os::unix::fs::symlink, path::Path};
 
 use crate::{
-    certificates::{Folder, text},
+    folder::{Folder, text},
     passwords::Role,
     postgres::{execute, migrated_database, url},
     process::{Process, binary},

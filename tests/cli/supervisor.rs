@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::net::UnixDatagram;
 
 use crate::{
-    certificates::{Folder, text},
+    folder::{Folder, text},
     postgres::migrated_database,
     process::{Process, binary},
     run::{run, run_on, unreachable_database},

@@ -17,7 +17,8 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::{
-    certificates::{Authority, Folder, text},
+    certificates::Authority,
+    folder::{Folder, text},
     postgres::migrated_database,
     process::{Process, binary},
     run::{http_get, run, run_on},

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    certificates::{Folder, text},
     empty::empty_database,
+    folder::{Folder, text},
     paths::{decoded, encoded},
     postgres::{migrated_database, url},
     process::{Process, binary},

@@ -11,7 +11,8 @@ use tonic::{Code, Request};
 use crate::{
     service::{Service, VERA},
     support::{
-        certificates::{Authority, Folder, text},
+        certificates::Authority,
+        folder::{Folder, text},
         postgres,
         process::{Process, binary},
     },

@@ -2,15 +2,10 @@
 
 use std::path::Path;
 
-use diesel::{
-    QueryableByName,
-    sql_types::{BigInt, Text},
-};
-use diesel_async::RunQueryDsl;
 use serde_json::Value;
 
 use crate::{
-    postgres::connect,
+    postgres,
     process::{Ended, Process, binary, patient},
 };
 
@@ -41,34 +36,9 @@ pub async fn undone(url: &str, more: &[&str], code: i32) -> Value {
     serde_json::from_str(&ended.stdout).expect("JSON")
 }
 
-/// One text for each row of a query, which calls it `text`.
+/// The rows of a query with one column, which is a text.
 pub async fn texts(url: &str, sql: &str) -> Vec<String> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        text: String,
-    }
-    let mut connection = connect(url).await;
-    let rows: Vec<Row> = diesel::sql_query(sql)
-        .load(&mut connection)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    rows.into_iter().map(|row| row.text).collect()
-}
-
-/// A number, which the query calls `number`.
-pub async fn number(url: &str, sql: &str) -> i64 {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        number: i64,
-    }
-    let mut connection = connect(url).await;
-    let row: Row = diesel::sql_query(sql)
-        .get_result(&mut connection)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    row.number
+    postgres::texts(&mut postgres::connect(url).await, sql).await
 }
 
 impl Ended {

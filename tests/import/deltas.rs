@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::{
-    database::{import, imported, number, texts, undone},
+    database::{import, imported, texts, undone},
     hitkeep::{Backup, id},
-    postgres::{execute, migrated_database},
+    postgres::{execute, migrated_database, number},
 };
 
 const FIRST: &str = "2026-03-08T120000Z";
@@ -112,7 +112,7 @@ async fn what_changed_there_is_changed_here() {
         id(401)
     );
     assert_eq!(texts(&url, &grants).await, ["302viewer"]);
-    let events = "SELECT count(*) AS number FROM audit_events WHERE action = 'api_client.imported'";
+    let events = "SELECT count(*) FROM audit_events WHERE action = 'api_client.imported'";
     assert_eq!(number(&url, events).await, 6);
     // It came from a newer snapshot, so the older one is refused, and the newest is unchanged.
     let old = backup.snapshot(FIRST);
@@ -245,7 +245,7 @@ async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
     assert_eq!(revoked(&url).await, ["401"]);
     let report = imported(&url, backup.path(), &["--apply", "--missing=revoke"], 0).await;
     assert_eq!(client(&report, 401)["fate"], "missing");
-    let events = "SELECT count(*) AS number FROM audit_events WHERE action = 'api_client.revoked'";
+    let events = "SELECT count(*) FROM audit_events WHERE action = 'api_client.revoked'";
     assert_eq!(number(&url, events).await, 1);
     // What an import revoked is as it was imported.
     let undone = undone(&url, &[], 0).await;
@@ -302,14 +302,14 @@ async fn a_directory_that_loses_too_much_is_refused() {
         .refused_with(1);
     assert!(refused.contains("1 of 1 users"), "{refused}");
     assert!(refused.contains("--allow-mass-removal"), "{refused}");
-    let count = "SELECT count(*) AS number FROM api_clients";
+    let count = "SELECT count(*) FROM api_clients";
     assert_eq!(number(&url, count).await, 3);
     let options = ["--apply", "--allow-mass-removal"];
     let report = imported(&url, backup.path(), &options, 0).await;
     assert_eq!(report["directory"]["clients_deleted"], 2);
     assert_eq!(client(&report, 401)["fate"], "deleted_with_owner");
     assert_eq!(number(&url, count).await, 1);
-    let events = "SELECT count(*) AS number FROM audit_events WHERE action = 'api_client.deleted'";
+    let events = "SELECT count(*) FROM audit_events WHERE action = 'api_client.deleted'";
     assert_eq!(number(&url, events).await, 2);
 }
 
@@ -338,7 +338,7 @@ async fn a_pushed_directory_is_not_replaced_by_an_older_one() {
     assert_eq!(report["counts"], json!({ "created": 3 }));
     assert_eq!(report["directory"]["replaced"], false);
     assert_eq!(report["dropped_grants"].as_array().unwrap().len(), 3);
-    let count = "SELECT count(*) AS number FROM users";
+    let count = "SELECT count(*) FROM users";
     assert_eq!(number(&url, count).await, 2);
     let options = ["--apply", "--replace-pushed-directory"];
     let report = imported(&url, backup.path(), &options, 0).await;
@@ -416,7 +416,7 @@ async fn after_everything_is_taken_back_it_can_be_imported_again() {
     let report = undone(&url, &["--apply"], 0).await;
     assert_eq!(report["removed"].as_array().unwrap().len(), 3);
     let rows = "SELECT (SELECT count(*) FROM api_clients) + (SELECT count(*) FROM api_client_imports) \
-                + (SELECT count(snapshot_time) FROM import_state) AS number";
+                + (SELECT count(snapshot_time) FROM import_state)";
     assert_eq!(number(&url, rows).await, 0);
     let report = imported(&url, backup.path(), &["--apply"], 0).await;
     assert_eq!(report["counts"], json!({ "created": 3 }));

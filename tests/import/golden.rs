@@ -9,9 +9,9 @@ mod rows;
 use rows::{CLIENTS, Row, rows};
 
 use crate::{
-    database::{import, imported, number, texts, undone},
+    database::{import, imported, texts, undone},
     hitkeep::{Backup, id},
-    postgres::migrated_database,
+    postgres::{migrated_database, number},
 };
 
 const TIME: &str = "2026-03-08T120000Z";
@@ -83,9 +83,9 @@ async fn every_row_has_the_fate_that_was_written_down() {
     let applied = imported(&url, backup.path(), &["--apply"], 2).await;
     assert_eq!(fates(&applied), expected(|row| row.fate));
     let created = CLIENTS.iter().filter(|row| row.fate == "created").count();
-    let count = "SELECT count(*) AS number FROM api_clients WHERE name <> 'our own'";
+    let count = "SELECT count(*) FROM api_clients WHERE name <> 'our own'";
     assert_eq!(number(&url, count).await, i64::try_from(created).unwrap());
-    let count = "SELECT count(*) AS number FROM audit_events \
+    let count = "SELECT count(*) FROM audit_events \
                  WHERE action = 'api_client.imported' AND request_id <> ''";
     assert_eq!(number(&url, count).await, i64::try_from(created).unwrap());
 
@@ -275,7 +275,7 @@ async fn an_import_can_be_taken_back_but_for_what_was_changed_here() {
     let dry = undone(&url, &[], 2).await;
     assert_eq!(kept(&dry), [id(401), id(402), id(405), id(406)]);
     assert_eq!(dry["deleted_here"], serde_json::json!([id(403)]));
-    let count = "SELECT count(*) AS number FROM api_clients";
+    let count = "SELECT count(*) FROM api_clients";
     let before = number(&url, count).await;
     let done = undone(&url, &["--apply"], 2).await;
     assert_eq!(kept(&done), kept(&dry));
@@ -284,7 +284,7 @@ async fn an_import_can_be_taken_back_but_for_what_was_changed_here() {
         number(&url, count).await,
         before - i64::try_from(removed).unwrap()
     );
-    let count = "SELECT count(*) AS number FROM audit_events \
+    let count = "SELECT count(*) FROM audit_events \
                  WHERE action = 'api_client.deleted' AND changes::text LIKE '%undone%'";
     assert_eq!(number(&url, count).await, i64::try_from(removed).unwrap());
     // What was deleted here stays so, and what was changed here as it is.

@@ -1,11 +1,8 @@
 //! HitKeep's control database: its tables, and the rows of a test.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::path::{Path, PathBuf};
 
-use crate::duckdb;
+use crate::{duckdb, folder::Folder};
 
 /// The tables with the columns that HitKeep has, as far as they are of interest, and some that
 /// are not. Its foreign keys are left out: a snapshot is input, and may break them.
@@ -43,16 +40,13 @@ pub fn id(number: u32) -> String {
 
 /// A backup folder of HitKeep, which is removed in the end.
 pub struct Backup {
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Backup {
     pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hitkeep-auth-import-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(folder.join("shared")).unwrap();
+        let folder = Folder::new();
+        std::fs::create_dir(folder.path("shared")).unwrap();
         Self { folder }
     }
 
@@ -81,11 +75,5 @@ impl Backup {
         duckdb::run(&format!(
             "{TABLES}\n{rows}\nEXPORT DATABASE '{folder}' (FORMAT PARQUET);"
         ))
-    }
-}
-
-impl Drop for Backup {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.folder));
     }
 }

@@ -6,6 +6,9 @@
 
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/folder.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod folder;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/process.rs"]

@@ -3,9 +3,9 @@
 use tokio::process::Command;
 
 use crate::{
-    forward_auth::{self, Folder, Front},
+    forward_auth::{self, Front},
     service::Service,
-    support::{process::Process, programs, upstream},
+    support::{folder::Folder, process::Process, programs, upstream},
 };
 
 /// Where CI puts it.
@@ -17,7 +17,7 @@ const CONFIGURATION: &str = include_str!("../../deploy/caddy/Caddyfile");
 async fn start(service: &Service, caller: &str) -> Option<Front> {
     let program = programs::find("caddy", PLACE)?;
     let upstream = upstream::start().await;
-    let folder = Folder::new("caddy");
+    let folder = Folder::new();
     // Without its admin, which has a fixed port.
     let configuration = format!("{{\n\tadmin off\n}}\n{CONFIGURATION}");
     let listen = format!("http:// {{\n\tbind unix/{}", folder.socket());
@@ -30,10 +30,10 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     let mut command = Command::new(program);
     command
         .args(["run", "--adapter", "caddyfile", "--config", "Caddyfile"])
-        .current_dir(folder.path())
-        .env("HOME", folder.path())
-        .env("XDG_CONFIG_HOME", folder.path())
-        .env("XDG_DATA_HOME", folder.path())
+        .current_dir(&*folder)
+        .env("HOME", &*folder)
+        .env("XDG_CONFIG_HOME", &*folder)
+        .env("XDG_DATA_HOME", &*folder)
         .env("HITKEEP_CALLER_TOKEN", caller);
     let mut process = Process::start(command);
     process.stderr.line("serving initial configuration").await;
@@ -44,18 +44,19 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     })
 }
 
+forward_auth::suite!();
+
 #[tokio::test]
-async fn what_may_pass_passes_and_says_as_whom() {
+async fn what_is_not_known_yet_is_not_believed_either() {
     let service = Service::start(&[]).await;
-    if let Some(caddy) = start(&service, &service.caller).await {
-        forward_auth::passes(&caddy, &service).await;
-        // Also of those that are not known yet.
-        let made = service.client().await;
-        let bearer = format!("Bearer {}", made.token);
-        let headers = [("authorization", &*bearer), ("x-hitkeep-future", "1")];
-        let answer = caddy.get("/", &headers).await;
-        assert_eq!(answer.arrived("x-hitkeep-future"), [""; 0]);
-    }
+    let Some(caddy) = start(&service, &service.caller).await else {
+        return;
+    };
+    let made = service.client().await;
+    let bearer = format!("Bearer {}", made.token);
+    let headers = [("authorization", &*bearer), ("x-hitkeep-future", "1")];
+    let answer = caddy.get("/", &headers).await;
+    assert_eq!(answer.arrived("x-hitkeep-future"), [""; 0]);
 }
 
 #[tokio::test]
@@ -66,22 +67,6 @@ async fn what_may_not_pass_is_refused_as_it_should_be() {
         // Some upstreams take the first one, and some the last.
         let twice = [("authorization", "Bearer x"), ("authorization", "Bearer y")];
         assert_eq!(caddy.get("/", &twice).await.error(), "invalid_token");
-    }
-}
-
-#[tokio::test]
-async fn the_check_and_the_upstream_see_the_same_path() {
-    let service = Service::start(&[]).await;
-    if let Some(caddy) = start(&service, &service.caller).await {
-        forward_auth::sees_the_path_of_the_upstream(&caddy, &service).await;
-    }
-}
-
-#[tokio::test]
-async fn a_preflight_passes_where_its_route_says_so() {
-    let service = Service::start(&[]).await;
-    if let Some(caddy) = start(&service, &service.caller).await {
-        forward_auth::passes_preflights(&caddy.address).await;
     }
 }
 

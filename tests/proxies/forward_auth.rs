@@ -1,16 +1,11 @@
 //! What holds of every proxy that asks `/forward-auth`, with the routes that all of
 //! `deploy/` has.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-};
-
 use crate::{
     service::{OTHER_SITE, SITE, Service, VERA},
     support::{
         by_hand::{Answer, ask, get},
+        folder::{Folder, text},
         process::Process,
         waiting::until,
     },
@@ -18,6 +13,29 @@ use crate::{
 
 /// Well-formed, and of no client.
 const NOBODYS: &str = "hkp_00000000000000000000000000000000000000000004Rx6xu";
+
+/// Ways to get another site past the check.
+pub const PATHS: [&str; 19] = [
+    "/api/sites/SITE",
+    "/api/sites/SITE/",
+    "/api/sites/SITE//hits",
+    "//api/sites/SITE",
+    "/api/sites/./SITE",
+    "/api/sites/OTHER/../SITE",
+    "/api/sites/OTHER/%2e%2e/SITE",
+    "/api/sites/SITE/../OTHER",
+    "/api/sites/SITE/%2e%2e/OTHER",
+    "/api/sites/SITE/..%2fOTHER",
+    "/api/sites/SITE%2f..%2fOTHER",
+    "/api/sites/SITE/..%5cOTHER",
+    "/api/sites/SITE\\..\\OTHER",
+    "/api/sites/SITE/..;/OTHER",
+    "/api/sites/SITE/%252e%252e/OTHER",
+    "/api/sites/SITE#/../OTHER",
+    "/api/sites/SITE?/../OTHER",
+    "http://test/api/sites/SITE/../OTHER",
+    "http://test/api/sites/SITE",
+];
 
 /// A running proxy, which listens where no other program can have been first.
 pub struct Front {
@@ -29,27 +47,10 @@ pub struct Front {
     pub _process: Process,
 }
 
-/// A folder for one proxy, with a path that is short enough for a socket.
-pub struct Folder(PathBuf);
-
 impl Folder {
-    pub fn new(name: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hitkeep-{name}-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir(&folder).unwrap();
-        Self(folder)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
     /// A Unix socket for the proxy to listen on.
     pub fn socket(&self) -> String {
-        let socket = self.0.join("socket");
-        socket.to_str().expect("it is text").to_owned()
+        text(&self.path("socket")).to_owned()
     }
 
     /// Puts a file into it, with each of those replaced, which has to be there.
@@ -59,13 +60,7 @@ impl Folder {
             assert!(text.contains(from), "{from} in {name}");
             text = text.replace(from, to);
         }
-        fs::write(self.0.join(name), text).unwrap();
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
+        self.write(name, &text);
     }
 }
 
@@ -214,55 +209,41 @@ pub async fn refuses(front: &Front, service: &Service) {
     }
 }
 
+/// Whether a request passed. What arrives of it is about the site that was checked.
+pub fn is_about_what_was_checked(answer: &Answer, pattern: &str) -> bool {
+    if answer.status != 200 {
+        assert!([400, 403].contains(&answer.status), "{pattern}: {answer:?}");
+        return false;
+    }
+    let path = answer.body.split(' ').nth(1).unwrap();
+    let path = path.split('?').next().unwrap();
+    let segments: Vec<_> = path.split('/').collect();
+    assert_eq!(segments[..4], ["", "api", "sites", SITE], "{pattern}");
+    assert!(!path.contains("..") && !path.contains('%'), "{pattern}");
+    assert_eq!(answer.arrived("x-hitkeep-site-id"), [SITE]);
+    true
+}
+
 /// Whichever way a client tries to get another site past the check, what arrives is
 /// about the site that was checked.
 pub async fn sees_the_path_of_the_upstream(front: &Front, service: &Service) {
     let made = service.client().await;
     let bearer = bearer(&made.token);
     let mut passed = 0;
-    for pattern in [
-        "/api/sites/SITE",
-        "/api/sites/SITE/",
+    for pattern in PATHS.into_iter().chain([
         "/api/sites/SITE/hits?x=/../OTHER",
-        "/api/sites/SITE//hits",
-        "//api/sites/SITE",
         "/api//sites/SITE",
-        "/api/sites/./SITE",
-        "/api/sites/OTHER/../SITE",
-        "/api/sites/OTHER/%2e%2e/SITE",
-        "/api/sites/SITE/../OTHER",
-        "/api/sites/SITE/%2e%2e/OTHER",
-        "/api/sites/SITE/..%2fOTHER",
-        "/api/sites/SITE%2f..%2fOTHER",
-        "/api/sites/SITE/..%5cOTHER",
-        "/api/sites/SITE\\..\\OTHER",
-        "/api/sites/SITE/..;/OTHER",
-        "/api/sites/SITE/%252e%252e/OTHER",
-        "/api/sites/SITE#/../OTHER",
-        "/api/sites/SITE?/../OTHER",
-        "http://test/api/sites/SITE/../OTHER",
-        "http://test/api/sites/SITE",
         "/healthz/../api/sites/SITE/../OTHER",
         "/healthz%2f..%2fapi/sites/OTHER",
         "/%61pi/sites/SITE",
-    ] {
+    ]) {
         let target = pattern.replace("SITE", SITE).replace("OTHER", OTHER_SITE);
         // Said by the client, it is not believed.
         let told = site(SITE);
         for header in ["x-forwarded-uri", "x-original-uri"] {
             let headers = [("authorization", &*bearer), (header, &*told)];
             let answer = front.get(&target, &headers).await;
-            if answer.status == 200 {
-                passed += 1;
-                let path = answer.body.split(' ').nth(1).unwrap();
-                let path = path.split('?').next().unwrap();
-                let segments: Vec<_> = path.split('/').collect();
-                assert_eq!(segments[..4], ["", "api", "sites", SITE], "{pattern}");
-                assert!(!path.contains("..") && !path.contains('%'), "{pattern}");
-                assert_eq!(answer.arrived("x-hitkeep-site-id"), [SITE]);
-            } else {
-                assert!([400, 403].contains(&answer.status), "{pattern}: {answer:?}");
-            }
+            passed += u32::from(is_about_what_was_checked(&answer, pattern));
         }
     }
     assert!(passed >= 8, "{passed}");
@@ -309,3 +290,33 @@ pub async fn passes_preflights(address: &str) {
         );
     }
 }
+
+/// What holds of every proxy, as tests of what the module's `start` starts.
+macro_rules! suite {
+    () => {
+        #[tokio::test]
+        async fn what_may_pass_passes_and_says_as_whom() {
+            let service = Service::start(&[]).await;
+            if let Some(front) = start(&service, &service.caller).await {
+                forward_auth::passes(&front, &service).await;
+            }
+        }
+
+        #[tokio::test]
+        async fn the_check_and_the_upstream_see_the_same_path() {
+            let service = Service::start(&[]).await;
+            if let Some(front) = start(&service, &service.caller).await {
+                forward_auth::sees_the_path_of_the_upstream(&front, &service).await;
+            }
+        }
+
+        #[tokio::test]
+        async fn a_preflight_passes_where_its_route_says_so() {
+            let service = Service::start(&[]).await;
+            if let Some(front) = start(&service, &service.caller).await {
+                forward_auth::passes_preflights(&front.address).await;
+            }
+        }
+    };
+}
+pub(crate) use suite;

@@ -3,9 +3,9 @@
 use tokio::process::Command;
 
 use crate::{
-    forward_auth::{self, Folder, Front},
+    forward_auth::{self, Front},
     service::Service,
-    support::{process::Process, programs, upstream},
+    support::{folder::Folder, process::Process, programs, upstream},
 };
 
 /// Where CI puts it.
@@ -21,7 +21,7 @@ const OPEN: &str = include_str!("../../deploy/nginx/hitkeep_open.conf");
 async fn start(service: &Service, caller: &str) -> Option<Front> {
     let program = programs::find("nginx", PLACE)?;
     let upstream = upstream::start().await;
-    let folder = Folder::new("nginx");
+    let folder = Folder::new();
     // What it writes stays in its folder: it need not be root's.
     let mut http = "http {\n    access_log off;".to_owned();
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
@@ -43,7 +43,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     let mut command = Command::new(program);
     command.args(["-c", "nginx.conf", "-e", "stderr", "-g"]);
     command.arg("daemon off; master_process off; pid pid; error_log stderr notice;");
-    command.arg("-p").arg(folder.path());
+    command.arg("-p").arg(&*folder);
     let mut process = Process::start(command);
     process.stderr.line("using the").await;
     Some(Front {
@@ -53,13 +53,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     })
 }
 
-#[tokio::test]
-async fn what_may_pass_passes_and_says_as_whom() {
-    let service = Service::start(&[]).await;
-    if let Some(nginx) = start(&service, &service.caller).await {
-        forward_auth::passes(&nginx, &service).await;
-    }
-}
+forward_auth::suite!();
 
 #[tokio::test]
 async fn what_may_not_pass_is_refused_as_it_should_be() {
@@ -69,22 +63,6 @@ async fn what_may_not_pass_is_refused_as_it_should_be() {
         // Some upstreams take the first one, and some the last.
         let twice = [("authorization", "Bearer x"), ("authorization", "Bearer y")];
         assert_eq!(nginx.get("/", &twice).await.status, 400);
-    }
-}
-
-#[tokio::test]
-async fn the_check_and_the_upstream_see_the_same_path() {
-    let service = Service::start(&[]).await;
-    if let Some(nginx) = start(&service, &service.caller).await {
-        forward_auth::sees_the_path_of_the_upstream(&nginx, &service).await;
-    }
-}
-
-#[tokio::test]
-async fn a_preflight_passes_where_its_route_says_so() {
-    let service = Service::start(&[]).await;
-    if let Some(nginx) = start(&service, &service.caller).await {
-        forward_auth::passes_preflights(&nginx.address).await;
     }
 }
 

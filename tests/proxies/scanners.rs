@@ -4,13 +4,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
 use hitkeep_auth::domain::token::{Token, TokenKind};
 
-use crate::support::{doubles::SeededEntropy, programs};
+use crate::support::{doubles::SeededEntropy, folder::Folder, programs};
 
 const CONFIGURATION: &str = "deploy/secret-scanning/gitleaks.toml";
 const PAGE: &str = include_str!("../../docs/secret-scanning.md");
@@ -49,29 +49,11 @@ fn near_misses(token: &str) -> Vec<String> {
     ]
 }
 
-/// A folder of its own, which is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        fs::remove_dir_all(&path).ok();
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).ok();
-    }
-}
-
 /// What gitleaks finds in a text by our rule.
 fn found(gitleaks: &Path, text: &str) -> BTreeSet<String> {
-    let folder = Folder::new(&format!("scanned-{}", text.len()));
-    fs::write(folder.0.join("text"), text).unwrap();
-    let report = folder.0.join("report.json");
+    let folder = Folder::new();
+    let scanned = folder.write("text", text);
+    let report = folder.path("report.json");
     let configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join(CONFIGURATION);
     let ended = Command::new(gitleaks)
         .args([
@@ -86,7 +68,7 @@ fn found(gitleaks: &Path, text: &str) -> BTreeSet<String> {
         .arg(configuration)
         .arg("--report-path")
         .arg(&report)
-        .arg(folder.0.join("text"))
+        .arg(scanned)
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -1,13 +1,13 @@
 //! `docs/hitkeep-rest.openapi.yaml`, held against a server by schemathesis: it sends what
 //! the description allows, and what it forbids, and looks at every reply.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use tokio::process::Command;
 
 use crate::{
     service::{ALICE, Service, TEAM},
-    support::{process::Process, programs},
+    support::{folder::Folder, process::Process, programs},
 };
 
 /// Where CI puts it.
@@ -33,15 +33,13 @@ async fn the_service_is_as_described() {
     };
     let service = Service::start(&["--hitkeep-rest", "--max-clients-per-owner", "100000"]).await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = std::env::temp_dir().join(format!("hitkeep-auth-rest-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    let configuration = folder.join("schemathesis.toml");
-    fs::write(&configuration, settings()).unwrap();
+    let folder = Folder::new();
+    let configuration = folder.write("schemathesis.toml", &settings());
     // Apart, because it would follow the links of one of them only.
     for tag in ["personal", "team"] {
         let mut command = Command::new(&program);
         command
-            .current_dir(&folder)
+            .current_dir(&*folder)
             .env("CALLER", &service.dashboard)
             .arg("--config-file")
             .arg(&configuration)
@@ -70,7 +68,6 @@ async fn the_service_is_as_described() {
         assert!(said.contains("Tested: 5"), "{said}");
         assert!(said.contains("3 covered / 3 selected"), "{said}");
     }
-    fs::remove_dir_all(&folder).unwrap();
     let (_, log) = service.stop().await;
     assert!(!log.contains("ERROR"), "{log}");
 }

@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use tokio::process::Command;
 
 use crate::{
-    forward_auth::{self, Folder, Front},
+    forward_auth::{self, Front},
     service::{SITE, Service},
-    support::{process::Process, programs, upstream},
+    support::{folder::Folder, process::Process, programs, upstream},
 };
 
 /// Where CI puts it.
@@ -23,7 +23,7 @@ const ON_STDIN: &str = "LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ exec \"$0\
 async fn start(service: &Service, caller: &str) -> Option<Front> {
     let program = programs::find("traefik", PLACE)?;
     let upstream = upstream::start().await;
-    let folder = Folder::new("traefik");
+    let folder = Folder::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let replaced = [
@@ -43,7 +43,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
         .args(["-c", ON_STDIN])
         .arg(program)
         .arg("--configfile=traefik.yml")
-        .current_dir(folder.path())
+        .current_dir(&*folder)
         .env("HITKEEP_CALLER_TOKEN", caller);
     let process = Process::spawn(command, std::os::fd::OwnedFd::from(listener).into());
     let front = Front {
@@ -56,13 +56,7 @@ async fn start(service: &Service, caller: &str) -> Option<Front> {
     Some(front)
 }
 
-#[tokio::test]
-async fn what_may_pass_passes_and_says_as_whom() {
-    let service = Service::start(&[]).await;
-    if let Some(traefik) = start(&service, &service.caller).await {
-        forward_auth::passes(&traefik, &service).await;
-    }
-}
+forward_auth::suite!();
 
 /// What some upstreams would take for a header of the check's, in whichever spelling.
 #[tokio::test]
@@ -104,15 +98,14 @@ async fn what_may_not_pass_is_refused_as_it_should_be() {
     }
 }
 
+/// No path gets to a route that needs less than the one which some upstreams would see
+/// in it.
 #[tokio::test]
-async fn the_check_and_the_upstream_see_the_same_path() {
+async fn a_path_of_a_route_that_needs_less_is_refused() {
     let service = Service::start(&[]).await;
     let Some(traefik) = start(&service, &service.caller).await else {
         return;
     };
-    forward_auth::sees_the_path_of_the_upstream(&traefik, &service).await;
-    // Nor does a path get to a route that needs less than the one which some upstreams
-    // would see in it.
     let made = service.client().await;
     let bearer = format!("Bearer {}", made.token);
     let headers = [("authorization", &*bearer)];
@@ -129,14 +122,6 @@ async fn the_check_and_the_upstream_see_the_same_path() {
     ] {
         let answer = traefik.get(&path.replace("SITE", SITE), &headers).await;
         assert_eq!(answer.status, 400, "{path}: {answer:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_preflight_passes_where_its_route_says_so() {
-    let service = Service::start(&[]).await;
-    if let Some(traefik) = start(&service, &service.caller).await {
-        forward_auth::passes_preflights(&traefik.address).await;
     }
 }
 

@@ -19,9 +19,9 @@ use tonic_types::StatusExt;
 
 use crate::{
     checker::{read, to_active},
-    cluster::to_reason,
     embedded_go::Judge,
     harness::Caller,
+    support::names::to_reason,
 };
 
 /// Somebody who answers.

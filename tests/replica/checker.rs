@@ -16,7 +16,7 @@ use hitkeep_auth::{
 
 use crate::{
     asker::{Form, Told},
-    cluster::to_reason,
+    support::names::to_reason,
     time::SharedTime,
     verdict::judge,
 };

@@ -3,12 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::AsyncPgConnection;
 use hitkeep_auth::{
     domain::{
         caller::CallerPermission,
         clock::{Clock, Entropy},
-        introspection::InactiveReason,
         token::{Token, TokenHash},
     },
     pb,
@@ -235,28 +234,12 @@ impl Cluster {
 
     /// One number out of the database.
     pub async fn number(&self, sql: &str) -> i64 {
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::BigInt)]
-            number: i64,
-        }
-        let sql = format!("SELECT ({sql})::bigint AS number");
-        let mut connection = self.database().await;
-        let row = diesel::sql_query(&sql).get_result::<Row>(&mut connection);
-        row.await.expect(&sql).number
+        postgres::number(&self.direct, sql).await
     }
 
-    /// The first column of some rows of the database, which is called `text`.
+    /// The rows of a query with one column, which is a text.
     pub async fn texts(&self, sql: &str) -> Vec<String> {
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            text: String,
-        }
-        let mut connection = self.database().await;
-        let rows = diesel::sql_query(sql).load::<Row>(&mut connection);
-        let rows = rows.await.expect(sql).into_iter();
-        rows.map(|row| row.text).collect()
+        postgres::texts(&mut self.database().await, sql).await
     }
 
     /// The database's newest revision.
@@ -376,18 +359,6 @@ pub fn said(answer: &Result<pb::IntrospectResponse, tonic::Status>) -> Said {
 /// What is kept of a token.
 pub fn hash(token: &str) -> TokenHash {
     Token::parse(token).expect("it was issued").hash()
-}
-
-pub fn to_reason(reason: InactiveReason) -> pb::InactiveReason {
-    match reason {
-        InactiveReason::UnknownToken => pb::InactiveReason::UnknownToken,
-        InactiveReason::TokenRotated => pb::InactiveReason::TokenRotated,
-        InactiveReason::Revoked => pb::InactiveReason::Revoked,
-        InactiveReason::Expired => pb::InactiveReason::Expired,
-        InactiveReason::OwnerInactive => pb::InactiveReason::OwnerInactive,
-        InactiveReason::NotYetActive => pb::InactiveReason::NotYetActive,
-        InactiveReason::SourceNotAllowed => pb::InactiveReason::SourceNotAllowed,
-    }
 }
 
 fn open(url: &str, clock: Arc<dyn Clock>) -> Store {

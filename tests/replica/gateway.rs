@@ -3,12 +3,9 @@
 //! off after so many bytes, and led to another server; and it can hold back the frames of a
 //! stream while those of others pass.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use hitkeep_auth::upstream::Target;
@@ -19,7 +16,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{frames::Frames, harness::Connections};
+use crate::{frames::Frames, harness::Connections, support::folder::Folder};
 
 /// How much a connection holds before its writer waits: little, so that what is stalled here
 /// is felt there.
@@ -79,7 +76,7 @@ struct Shared {
 
 /// A way to a server.
 pub struct Gateway {
-    folder: PathBuf,
+    folder: Folder,
     target: Target,
     shared: Arc<Shared>,
     accepting: JoinSet<()>,
@@ -88,11 +85,7 @@ pub struct Gateway {
 impl Gateway {
     /// A way to the server that takes its connections from there.
     pub fn to(server: &Connections) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hka-gateway-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::new();
         let listener = UnixListener::bind(folder.join("socket")).unwrap();
         let shared = Arc::new(Shared {
             server: Mutex::new(server.clone()),
@@ -221,7 +214,6 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.cut();
-        drop(std::fs::remove_dir_all(&self.folder));
     }
 }
 

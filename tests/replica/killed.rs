@@ -19,8 +19,8 @@ use crate::{
     fixtures::*,
     harness::Caller,
     index::{self, BOUND},
-    own_postgres::OwnPostgres,
-    support::postgres,
+    nodes::Node,
+    support::folder::Folder,
     waiting::{until, wanted, within},
 };
 
@@ -128,10 +128,9 @@ async fn ask(cluster: Arc<Cluster>, replica: usize, load: Arc<Load>) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_killed_postgres_costs_time_and_nothing_else() {
-    let own = OwnPostgres::start().await;
-    let url = format!("{}hitkeep", own.url);
-    let admin = format!("{}postgres", own.url);
-    postgres::execute(&admin, "CREATE DATABASE hitkeep").await;
+    let own = Node::start(Folder::new()).await;
+    let url = own.url("hitkeep");
+    own.admin("CREATE DATABASE hitkeep").await;
     migrations::apply(&url).await.unwrap();
     let options = server::Options {
         grpc: grpc::Options {

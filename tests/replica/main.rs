@@ -35,7 +35,6 @@ mod follower;
 mod frames;
 mod gateway;
 mod index;
-mod own_postgres;
 mod steps;
 mod time;
 

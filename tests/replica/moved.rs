@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,6 +29,7 @@ use crate::{
     nodes::{self, Node},
     primary::{changes_hold, created, revoked},
     support::{
+        folder::Folder,
         paths::encoded,
         proxy::{Messages, Proxy},
     },
@@ -68,7 +69,8 @@ struct Moved {
 
 /// A pooler on a socket of its own.
 struct Pooler {
-    folder: PathBuf,
+    /// Goes when dropped.
+    _folder: Folder,
     ways: watch::Sender<Ways>,
     moved: Arc<Moved>,
     _accepting: JoinSet<()>,
@@ -77,11 +79,7 @@ struct Pooler {
 impl Pooler {
     /// Starts one in front of a server. Gives its own URL too.
     fn start(node: &Node) -> (Self, String) {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hka-mover-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::new();
         let listener = UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap();
         let ways = watch::Sender::new(Ways {
             new: node.socket(),
@@ -94,7 +92,7 @@ impl Pooler {
         let (_, database) = database.rsplit_once('/').unwrap();
         let url = format!("postgres://postgres@{}/{database}", encoded(&folder));
         let pooler = Self {
-            folder,
+            _folder: folder,
             ways,
             moved,
             _accepting: accepting,
@@ -121,12 +119,6 @@ impl Pooler {
 
     fn moved_of_pool(&self) -> u64 {
         self.moved.of_pool.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.folder));
     }
 }
 

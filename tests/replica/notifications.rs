@@ -11,8 +11,8 @@ use hitkeep_auth::{pb::InactiveReason, server, store, store::migrations};
 use crate::{
     fixtures::*,
     harness::TestApp,
-    own_postgres::OwnPostgres,
-    support::postgres,
+    nodes::Node,
+    support::{folder::Folder, postgres},
     waiting::{until, wanted},
 };
 
@@ -21,9 +21,8 @@ const CAN_BE_SHORT: i32 = 170_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_keeps_no_change_from_being_made() {
-    let own = OwnPostgres::start().await;
-    let admin = format!("{}postgres", own.url);
-    let mut connection = postgres::connect(&admin).await;
+    let own = Node::start(Folder::new()).await;
+    let mut connection = postgres::connect(&own.url("postgres")).await;
     let version = sql::<Integer>("SELECT current_setting('server_version_num')::int");
     let version: i32 = version.get_result(&mut connection).await.unwrap();
     if version < CAN_BE_SHORT {
@@ -33,12 +32,13 @@ async fn a_full_queue_keeps_no_change_from_being_made() {
         return;
     }
     drop(connection);
-    postgres::execute(&admin, "ALTER SYSTEM SET max_notify_queue_pages = 64").await;
+    own.admin("ALTER SYSTEM SET max_notify_queue_pages = 64")
+        .await;
     own.kill_and_restart().await;
     for name in ["app", "others"] {
-        postgres::execute(&admin, &format!("CREATE DATABASE {name}")).await;
+        own.admin(&format!("CREATE DATABASE {name}")).await;
     }
-    let url = format!("{}app", own.url);
+    let url = own.url("app");
     migrations::apply(&url).await.unwrap();
     let options = store::StoreOptions::new(&url);
     let app = TestApp::on(&url, &options, server::Options::default()).await;
@@ -47,7 +47,7 @@ async fn a_full_queue_keeps_no_change_from_being_made() {
     let dashboard = app.dashboard().await;
     let made = dashboard.created(personal(VERA)).await;
 
-    let others = format!("{}others", own.url);
+    let others = own.url("others");
     let mut stuck = postgres::connect(&others).await;
     // Apart: it listens once that is committed.
     for sql in ["LISTEN x", "BEGIN; SELECT 1"] {

@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     fs,
     os::unix::fs::{MetadataExt, chown},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,11 +21,10 @@ use crate::{
     harness::{TestApp, told},
     index::options,
     nodes::{self, DATABASE, Node},
-    own_postgres::OwnPostgres,
     primary::{changes_hold, known, newest_takes_changes},
     support::{
+        folder::Folder,
         paths::{decoded, encoded},
-        postgres,
         process::{Process, binary},
         programs,
         proxy::Proxy,
@@ -34,7 +33,7 @@ use crate::{
 
 /// Where CI puts it.
 const PLACE: &str = "target/ci-tools/pgbouncer/usr/sbin/pgbouncer";
-/// What Postgres and a pooler listen on, in a folder of their own.
+/// What Postgres listens on, in a folder.
 const SOCKET: &str = ".s.PGSQL.5432";
 /// Callers that call one after the other, each on a connection of its own.
 const CALLERS: usize = 8;
@@ -44,23 +43,22 @@ const OUTAGE: [&str; 2] = ["Unavailable DATABASE_UNAVAILABLE", "Unavailable OVER
 struct Pooler {
     /// Where to connect to one of the databases, without the name.
     url: String,
-    folder: PathBuf,
+    /// Goes when dropped.
+    _folder: Folder,
     _process: Process,
 }
 
 impl Pooler {
-    /// Starts one in front of the server of that URL, with more settings; none where it
-    /// is not installed.
-    async fn start(server: &str, settings: &str) -> Option<Self> {
-        let sockets = sockets(server);
-        Self::before(&sockets, &sockets.join(SOCKET), settings).await
+    /// Starts one in front of that server, with more settings; none where it is not
+    /// installed.
+    async fn start(server: &Node, settings: &str) -> Option<Self> {
+        Self::before(&server.sockets(), &server.socket(), settings).await
     }
 
     /// The same, in front of what listens in that folder, as the user that owns a file.
     async fn before(sockets: &Path, owned: &Path, settings: &str) -> Option<Self> {
         let program = programs::find("pgbouncer", PLACE)?;
-        let folder = PathBuf::from(format!("{}-pooler", sockets.display()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::new();
         let mut lines = format!(
             "[databases]\n* = host='{}' port=5432 user=postgres\n\
              [pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {}\nauth_type = any\n\
@@ -69,11 +67,10 @@ impl Pooler {
             folder.display()
         );
         lines.push_str(settings);
-        let file = folder.join("pgbouncer.ini");
-        fs::write(&file, lines).unwrap();
+        let file = folder.write("pgbouncer.ini", &lines);
         // It refuses to be root's, and Postgres' user may enter the folders of both.
         let owner = fs::metadata(owned).unwrap();
-        for path in [&folder, &file, &sockets.join(SOCKET)] {
+        for path in [&*folder, &file, &sockets.join(SOCKET)] {
             chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
         }
         let mut command = Command::new(&program);
@@ -92,7 +89,7 @@ impl Pooler {
         process.stderr.line("process up").await;
         Some(Self {
             url: format!("postgres://postgres@{}/", encoded(&folder)),
-            folder,
+            _folder: folder,
             _process: process,
         })
     }
@@ -116,16 +113,10 @@ fn sockets(url: &str) -> PathBuf {
     decoded(host)
 }
 
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.folder));
-    }
-}
-
 /// A database with everything in it, on that server.
-async fn migrated(server: &str) -> String {
-    postgres::execute(&format!("{server}postgres"), "CREATE DATABASE pooled").await;
-    let direct = format!("{server}pooled");
+async fn migrated(server: &Node) -> String {
+    server.admin("CREATE DATABASE pooled").await;
+    let direct = server.url("pooled");
     migrations::apply(&direct).await.unwrap();
     direct
 }
@@ -160,12 +151,12 @@ async fn call_until(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_crashes_behind_a_pooler_is_unavailable_and_nothing_else() {
-    let own = OwnPostgres::start().await;
+    let own = Node::start(Folder::new()).await;
     let settings = "server_login_retry = 0\nquery_wait_timeout = 2\n";
-    let Some(pooler) = Pooler::start(&own.url, settings).await else {
+    let Some(pooler) = Pooler::start(&own, settings).await else {
         return;
     };
-    let direct = migrated(&own.url).await;
+    let direct = migrated(&own).await;
     let store = store::StoreOptions::new(format!("{}pooled", pooler.url));
     let app = Arc::new(TestApp::on(&direct, &store, server::Options::default()).await);
     app.change(world()).await;
@@ -224,8 +215,8 @@ async fn found(url: &str, check: &str, more: &[&str]) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_finds_a_pooler_in_transaction_mode() {
-    let own = OwnPostgres::start().await;
-    let direct = migrated(&own.url).await;
+    let own = Node::start(Folder::new()).await;
+    let direct = migrated(&own).await;
     assert_eq!(found(&direct, "pooler", &[]).await.0, "ok");
     for (mode, size, status) in [
         ("session", 50, "ok"),
@@ -234,7 +225,7 @@ async fn the_doctor_finds_a_pooler_in_transaction_mode() {
         ("transaction", 1, "error"),
     ] {
         let settings = format!("pool_mode = {mode}\ndefault_pool_size = {size}\n");
-        let Some(pooler) = Pooler::start(&own.url, &settings).await else {
+        let Some(pooler) = Pooler::start(&own, &settings).await else {
             return;
         };
         let url = format!("{}pooled", pooler.url);

@@ -31,13 +31,7 @@ pub async fn created(dashboard: &Caller) -> Created {
         dashboard.create(personal(VERA)).await
     })
     .await;
-    let client = made.api_client.unwrap();
-    Created {
-        id: client.id.clone(),
-        client,
-        token: made.token,
-        revision: made.revision,
-    }
+    Created::of(made)
 }
 
 /// Revokes a client as soon as the service is able to, and says when that was
@@ -435,7 +429,7 @@ async fn commits_that_a_new_primary_lacks_are_gone() {
     cluster.replicas[1]
         .until_says(&young.token, Said::Active)
         .await;
-    first.kill();
+    first.kill().await;
     second.promote().await;
     for replica in &cluster.replicas {
         replica

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -19,7 +18,7 @@ use tokio::{
 
 use crate::{
     nodes::{DATABASE, Node},
-    support::paths::encoded,
+    support::{folder::Folder, paths::encoded},
 };
 
 /// What only the statement of a survey reads.
@@ -40,7 +39,7 @@ const ENCRYPTION: [u8; 4] = 80_877_103_u32.to_be_bytes();
 /// the other one. So the order is not a matter of time, and what is left to do when the row
 /// is let through is little.
 pub struct Race {
-    folders: [PathBuf; 2],
+    folders: [Folder; 2],
     state: watch::Sender<State>,
     _accepting: JoinSet<()>,
 }
@@ -69,14 +68,10 @@ enum Progress {
 impl Race {
     /// Starts the relay, which holds nothing back at first.
     pub fn start(pair: &[Node; 2]) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let state = watch::Sender::default();
         let mut accepting = JoinSet::new();
         let folders = [0, 1].map(|server| {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("hka-race-{}-{number}", std::process::id());
-            let folder = std::env::temp_dir().join(name);
-            std::fs::create_dir_all(&folder).unwrap();
+            let folder = Folder::new();
             let listener = UnixListener::bind(socket(&folder)).unwrap();
             accepting.spawn(accept(
                 listener,
@@ -117,14 +112,6 @@ impl Race {
 
     pub fn socket(&self, server: usize) -> PathBuf {
         socket(&self.folders[server])
-    }
-}
-
-impl Drop for Race {
-    fn drop(&mut self) {
-        for folder in &self.folders {
-            drop(std::fs::remove_dir_all(folder));
-        }
     }
 }
 

@@ -72,13 +72,7 @@ async fn created(dashboard: &Caller) -> Created {
         dashboard.create(request.clone()).await
     })
     .await;
-    let client = made.api_client.unwrap();
-    Created {
-        id: client.id.clone(),
-        client,
-        token: made.token,
-        revision: made.revision,
-    }
+    Created::of(made)
 }
 
 /// How many changes there are after a restoration, beside those that it took

@@ -16,9 +16,8 @@ use crate::{
     harness::{Caller, TestApp, told},
     index::options,
     nodes::{self, Node},
-    own_postgres::OwnPostgres,
     primary::known,
-    support::{paths::decoded, postgres, proxy::Proxy},
+    support::{folder::Folder, postgres, proxy::Proxy},
     waiting::{until, wanted},
 };
 
@@ -40,33 +39,22 @@ async fn arrives(sidecar: &Caller, token: &str, reason: Option<InactiveReason>) 
     until("the publisher's change arrives", asked).await;
 }
 
-async fn number(url: &str, sql: &str) -> i64 {
-    use diesel::sql_types::BigInt;
-    use diesel_async::RunQueryDsl;
-
-    let mut connection = postgres::connect(url).await;
-    let number = diesel::dsl::sql::<BigInt>(&format!("SELECT ({sql})::bigint"));
-    number.get_result(&mut connection).await.expect(sql)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over() {
-    let own = OwnPostgres::start().await;
-    let database = |name: &str| format!("{}{name}", own.url);
-    let admin = database("postgres");
+    let own = Node::start(Folder::new()).await;
     for sql in [
         "ALTER SYSTEM SET wal_level = logical",
         "ALTER SYSTEM SET wal_retrieve_retry_interval = '50ms'",
         "ALTER SYSTEM SET max_logical_replication_workers = 16",
         "ALTER SYSTEM SET max_worker_processes = 24",
     ] {
-        postgres::execute(&admin, sql).await;
+        own.admin(sql).await;
     }
     own.kill_and_restart().await;
-    let publisher = database("publisher");
+    let publisher = own.url("publisher");
     for name in ["publisher"].into_iter().chain(NAMES) {
-        postgres::execute(&admin, &format!("CREATE DATABASE {name}")).await;
-        migrations::apply(&database(name)).await.unwrap();
+        own.admin(&format!("CREATE DATABASE {name}")).await;
+        migrations::apply(&own.url(name)).await.unwrap();
     }
     let mut app = TestApp::on(
         &publisher,
@@ -105,23 +93,21 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
         // Beside each other in one Postgres: the slot is to be made first.
         let slot = format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')");
         postgres::execute(&publisher, &slot).await;
-        let there = database(name);
+        let there = own.url(name);
         postgres::execute(&there, &format!("TRUNCATE {single_rows}")).await;
-        let host = own.url.strip_prefix("postgres://postgres@").unwrap();
-        let host = decoded(host.trim_end_matches('/'));
         let subscribe = format!(
             "CREATE SUBSCRIPTION {name} CONNECTION \
              'host=''{}'' user=postgres dbname=publisher' \
              PUBLICATION {name} WITH (create_slot = false)",
-            host.display()
+            own.sockets().display()
         );
         postgres::execute(&there, &subscribe).await;
     }
     for name in NAMES {
-        let there = database(name);
+        let there = own.url(name);
         let copied = async || {
             let sql = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";
-            wanted(number(&there, sql).await == 0)
+            wanted(postgres::number(&there, sql).await == 0)
         };
         until("all tables are copied", copied).await;
         // How far it is behind cannot be told, so nobody goes by it.
@@ -145,22 +131,22 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
         .await;
     // Each change is in the log there as well, whoever wrote it.
     for name in NAMES {
-        let there = database(name);
+        let there = own.url(name);
         for id in [&made.id, &before.id] {
             let logged = format!("SELECT count(*) FROM index_changes WHERE client_id = '{id}'");
-            let arrived = async || wanted(number(&there, &logged).await >= 2);
+            let arrived = async || wanted(postgres::number(&there, &logged).await >= 2);
             until("the log has it", arrived).await;
         }
         let disabled = "SELECT count(*) FROM users WHERE disabled AND EXISTS \
              (SELECT FROM api_clients WHERE revoke_time IS NOT NULL)";
         until("the rows arrive", async || {
-            wanted(number(&there, disabled).await > 0)
+            wanted(postgres::number(&there, disabled).await > 0)
         })
         .await;
     }
     let revision = "SELECT revision FROM index_state";
-    let published = number(&publisher, revision).await;
-    let same = async || wanted(number(&database("with_log"), revision).await == published);
+    let published = postgres::number(&publisher, revision).await;
+    let same = async || wanted(postgres::number(&own.url("with_log"), revision).await == published);
     until("the revision is the publisher's", same).await;
 
     // The subscriber takes over.
@@ -168,10 +154,10 @@ async fn what_a_publisher_changes_is_logged_at_a_subscriber_which_may_take_over(
     for name in NAMES {
         for sql in ["DISABLE", "SET (slot_name = NONE)"] {
             let sql = format!("ALTER SUBSCRIPTION {name} {sql}");
-            postgres::execute(&database(name), &sql).await;
+            postgres::execute(&own.url(name), &sql).await;
         }
-        postgres::execute(&database(name), &format!("DROP SUBSCRIPTION {name}")).await;
-        app.database_url = database(name);
+        postgres::execute(&own.url(name), &format!("DROP SUBSCRIPTION {name}")).await;
+        app.database_url = own.url(name);
         there.push(app.beside(server::Options::default()).await);
     }
     app.database_url.clone_from(&publisher);
@@ -213,7 +199,7 @@ async fn publisher_and_subscriber() -> [Node; 2] {
     subscriber.set("wal_retrieve_retry_interval = '50ms'").await;
     let single_rows =
         format!("{SINGLE_ROWS}, index_state, index_revisions, __diesel_schema_migrations");
-    let host = decoded(publisher.host());
+    let host = publisher.sockets();
     let subscribe = format!(
         "CREATE SUBSCRIPTION everything CONNECTION 'host=''{}'' user=postgres dbname={}' \
          PUBLICATION everything",
@@ -242,11 +228,11 @@ async fn an_address_that_is_re_pointed_to_a_subscriber_proves_nothing() {
     let [kept, doomed] = known(&cluster).await;
     // Before the row is copied, there is none.
     let revision = "SELECT coalesce(max(revision), 0) FROM index_state";
-    let published = number(&publisher.database(), revision).await;
+    let published = postgres::number(&publisher.database(), revision).await;
     until("the subscriber has it all", async || {
         let sql = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";
-        let is_copied = number(&subscriber.database(), sql).await == 0;
-        wanted(is_copied && number(&subscriber.database(), revision).await >= published)
+        let is_copied = postgres::number(&subscriber.database(), sql).await == 0;
+        wanted(is_copied && postgres::number(&subscriber.database(), revision).await >= published)
     })
     .await;
 
@@ -267,7 +253,7 @@ async fn an_address_that_is_re_pointed_to_a_subscriber_proves_nothing() {
         assert_eq!(said, "Unavailable STALE_INDEX");
     }
     let astray = "SELECT count(*) FROM api_clients WHERE name = 'astray'";
-    assert_eq!(number(&subscriber.database(), astray).await, 0);
+    assert_eq!(postgres::number(&subscriber.database(), astray).await, 0);
 
     // It takes over.
     for sql in ["DISABLE", "SET (slot_name = NONE)"] {

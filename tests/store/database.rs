@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use diesel::sql_types::Text;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use hitkeep_auth::{
     domain::audit::Provenance,
     store::{Store, StoreOptions},
     system::{SystemClock, SystemEntropy},
 };
+
+pub use crate::postgres::texts;
 
 use crate::postgres;
 
@@ -71,15 +71,4 @@ pub fn store(url: &str) -> Store {
 /// Nobody in particular.
 pub fn nobody() -> Arc<Provenance> {
     Arc::new(Provenance::default())
-}
-
-/// The rows of a query with one column, `text`.
-pub async fn texts(connection: &mut AsyncPgConnection, sql: &str) -> Vec<String> {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        text: String,
-    }
-    let rows: Vec<Row> = diesel::sql_query(sql).load(connection).await.expect(sql);
-    rows.into_iter().map(|row| row.text).collect()
 }

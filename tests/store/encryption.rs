@@ -21,8 +21,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    certificates::{Authority, Folder},
+    certificates::Authority,
     database::{nobody, world},
+    folder::Folder,
     paths::{decoded, encoded},
 };
 

@@ -5,13 +5,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 #[path = "../support/certificates.rs"]
-#[expect(dead_code, reason = "some of it is for other test binaries")]
 mod certificates;
 #[path = "../support/dice.rs"]
 #[expect(dead_code, reason = "some of it is for other test binaries")]
 mod dice;
 #[path = "../support/empty.rs"]
 mod empty;
+#[path = "../support/folder.rs"]
+#[expect(dead_code, reason = "some of it is for other test binaries")]
+mod folder;
 #[path = "../support/passwords.rs"]
 mod passwords;
 #[path = "../support/paths.rs"]

@@ -1,14 +1,13 @@
 //! Certificates of the tests' own, as the files that programs read.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::path::PathBuf;
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
     SanType, date_time_ymd,
 };
+
+use super::folder::Folder;
 
 /// Who signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -60,51 +59,11 @@ impl Authority {
     }
 }
 
-/// A folder with certificates in it. Removed when dropped.
-pub struct Folder(PathBuf);
-
 impl Folder {
-    pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hka-tls-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Writes a file into it, in place of what has that name.
-    pub fn write(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.path(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-
-    /// The same, in one step: a reader finds the old one or the new one.
-    pub fn replace(&self, name: &str, content: &str) {
-        let new = self.write(&format!("{name}.new"), content);
-        std::fs::rename(new, self.path(name)).unwrap();
-    }
-
     /// Writes an identity as `NAME.pem` and `NAME.key`.
     pub fn write_identity(&self, name: &str, identity: &Identity) -> (PathBuf, PathBuf) {
         let certificate = self.write(&format!("{name}.pem"), &identity.certificate.pem());
         let key = self.write(&format!("{name}.key"), &identity.key.serialize_pem());
         (certificate, key)
     }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-/// A path as the text of an argument.
-pub fn text(path: &Path) -> &str {
-    path.to_str().expect("it is text")
 }

@@ -4,11 +4,13 @@
 pub struct Dice(u64);
 
 impl Dice {
+    /// One of many sequences.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -18,7 +20,8 @@ impl Dice {
 
     /// A number below that one.
     pub fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(end).unwrap()).unwrap()
+        let end = u64::try_from(end).expect("it has 64 bits");
+        usize::try_from(self.next() % end).expect("it is below a length")
     }
 
     /// One of these.

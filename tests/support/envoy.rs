@@ -1,13 +1,10 @@
 //! A real Envoy, in front of an upstream that answers with the request that came to it.
 
-use std::{
-    fs,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::fs;
 
 use tokio::process::Command;
 
-use super::{by_hand::get, process::Process, programs, upstream, waiting::until};
+use super::{by_hand::get, folder::Folder, process::Process, programs, upstream, waiting::until};
 
 /// Where CI puts it.
 const PLACE: &str = "target/ci-tools/envoy/envoy/_bin/envoy";
@@ -22,14 +19,10 @@ impl Envoy {
     /// Starts one with a file of `deploy/envoy` and that caller's token; none where it is not
     /// installed. The port of hitkeep-auth in the file, `auth`, becomes that of the address.
     pub async fn start(written: &str, auth: (u16, &str), caller: &str) -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let program = programs::find("envoy", PLACE)?;
         let upstream = upstream::start().await;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hitkeep-auth-envoy-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).unwrap();
-        let (configuration, admin) = (folder.join("envoy.yaml"), folder.join("admin"));
+        let folder = Folder::new();
+        let admin = folder.path("admin");
         let mut text = written.to_owned();
         let (auth_port, auth_address) = auth;
         for (from, to) in [
@@ -41,7 +34,7 @@ impl Envoy {
             assert_eq!(text.matches(&from).count(), 1, "{from}");
             text = text.replace(&from, &format!("port_value: {to}"));
         }
-        fs::write(&configuration, text).unwrap();
+        let configuration = folder.write("envoy.yaml", &text);
         let mut command = Command::new(program);
         command
             .arg("-c")
@@ -75,7 +68,6 @@ impl Envoy {
             .collect();
         let listeners: serde_json::Value = serde_json::from_str(&listeners).expect(&listeners);
         let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-        fs::remove_dir_all(&folder).unwrap();
         Some(Self {
             address: format!("127.0.0.1:{}", socket["port_value"]),
             process,

@@ -138,6 +138,20 @@ impl TestApp {
         app
     }
 
+    /// The same, and HitKeep's dashboard.
+    pub async fn with_dashboard() -> (Self, Caller) {
+        let app = Self::with_world().await;
+        let dashboard = app.dashboard().await;
+        (app, dashboard)
+    }
+
+    /// The same, and a client of Vera's.
+    pub async fn with_client() -> (Self, Caller, Created) {
+        let (app, dashboard) = Self::with_dashboard().await;
+        let made = dashboard.created(personal(VERA)).await;
+        (app, dashboard, made)
+    }
+
     /// Applies changes to the directory.
     pub async fn change(&self, changes: impl IntoIterator<Item = Change>) -> u64 {
         self.pusher()
@@ -369,20 +383,23 @@ pub struct Created {
     pub revision: u64,
 }
 
-impl Caller {
-    /// Creates a client that can be created.
-    pub async fn created(&self, request: pb::CreateApiClientRequest) -> Created {
-        let made = self
-            .create(request)
-            .await
-            .expect("the client can be created");
+impl Created {
+    pub fn of(made: pb::CreateApiClientResponse) -> Self {
         let client = made.api_client.expect("the client is shown");
-        Created {
+        Self {
             id: client.id.clone(),
             client,
             token: made.token,
             revision: made.revision,
         }
+    }
+}
+
+impl Caller {
+    /// Creates a client that can be created.
+    pub async fn created(&self, request: pb::CreateApiClientRequest) -> Created {
+        let made = self.create(request).await;
+        Created::of(made.expect("the client can be created"))
     }
 
     /// Why a token does not work; `None` where it does.

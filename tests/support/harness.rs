@@ -241,31 +241,11 @@ impl TestApp {
 
     /// One number out of the database.
     pub async fn number(&self, sql: &str) -> i64 {
-        use diesel_async::RunQueryDsl;
-
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::BigInt)]
-            number: i64,
-        }
-        let sql = format!("SELECT ({sql})::bigint AS number");
-        let mut connection = self.database().await;
-        let row: Row = diesel::sql_query(&sql)
-            .get_result(&mut connection)
-            .await
-            .expect(&sql);
-        row.number
+        postgres::number(&self.database_url, sql).await
     }
 
     /// Everything that a refused call must leave alone, as one text.
     pub async fn everything(&self) -> String {
-        use diesel_async::RunQueryDsl;
-
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            content: String,
-        }
         let tables = [
             "index_state",
             "users",
@@ -285,14 +265,11 @@ impl TestApp {
         let mut all = Vec::new();
         for table in tables {
             let sql = format!(
-                "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') AS content \
+                "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') \
                  FROM {table} AS t"
             );
-            let row: Row = diesel::sql_query(&sql)
-                .get_result(&mut connection)
-                .await
-                .expect(&sql);
-            all.push(format!("{table}:\n{}", row.content));
+            let rows = postgres::texts(&mut connection, &sql).await;
+            all.push(format!("{table}:\n{}", rows[0]));
         }
         all.join("\n")
     }
@@ -315,6 +292,18 @@ pub async fn channel(connections: &Connections) -> Channel {
         .connect_with_connector(connect)
         .await
         .expect("the server accepts connections")
+}
+
+/// All rows of all tables, as text.
+pub async fn dump(database: &mut AsyncPgConnection) -> String {
+    let tables = "SELECT oid::regclass::text FROM pg_class \
+                  WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+    let mut all = Vec::new();
+    for table in postgres::texts(database, tables).await {
+        let rows = format!("SELECT t::text FROM {table} AS t");
+        all.extend(postgres::texts(database, &rows).await);
+    }
+    all.join("\n")
 }
 
 /// Makes a service account, and gives its token.

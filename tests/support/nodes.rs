@@ -1,79 +1,79 @@
-//! Postgres servers of a test's own that replicate from one another, and what is done
-//! to them in a failover.
+//! Postgres servers of a test's own: what is done to them in an outage, and, where one
+//! replicates from another, in a failover.
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        atomic::{AtomicU32, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use hitkeep_auth::store;
 use hitkeep_auth_dev::{
-    postgres::{Durability, Options, PrivatePostgres},
+    postgres::{Durability, Options, PostgresError, PrivatePostgres},
     user_folders::cache_folder,
 };
 use tokio::sync::oneshot;
 
-use crate::support::{paths::decoded, postgres};
+use crate::support::{folder::Folder, paths::decoded, postgres};
 
 /// The database that the service is on.
 pub const DATABASE: &str = "app";
+/// How long what is left of a killed server may be in the way of the next.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A Postgres in its folder, and the thread that it must not outlive.
+/// A Postgres in its folder, whose data is kept as in production.
 pub struct Node {
     /// Where to connect to one of its databases, without the name.
     url: String,
-    folder: PathBuf,
-    /// Gets whether to kill it; stopped in order otherwise.
-    end: Option<mpsc::Sender<End>>,
+    running: Running,
+    /// Removed after the server was stopped, since it is dropped later.
+    pub folder: Folder,
+}
+
+/// A server, and the thread that it must not outlive. Stopped in order when dropped.
+struct Running {
+    steps: Option<mpsc::Sender<(Step, oneshot::Sender<()>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How a server ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    InOrder,
-    Killed,
+/// What is done with it next.
+enum Step {
+    Kill,
+    Start,
 }
 
 impl Node {
-    pub async fn start(folder: PathBuf) -> Self {
+    /// Starts one in a folder that is empty, or that another one was in.
+    pub async fn start(folder: Folder) -> Self {
         let options = Options {
-            folder: folder.clone(),
+            folder: folder.to_owned(),
             durability: Durability::Kept,
             programs: None,
             cache: cache_folder(),
         };
         let (started, url) = oneshot::channel();
-        let (end, ends) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let server = PrivatePostgres::start(&options, &|_| ());
-            let server = server.unwrap_or_else(|why| panic!("{why}"));
-            started.send(server.url("")).expect("the test waits for it");
-            if ends.recv() == Ok(End::Killed) {
-                let pid = server.pid().to_string();
-                let killed = Command::new("/bin/sh")
-                    .args(["-c", "kill -KILL \"$1\"", "sh", &pid])
-                    .status();
-                assert!(killed.expect("there is a shell").success());
-            }
-        });
-        let url = url.await.expect("a private Postgres starts");
+        let (steps, asked) = mpsc::channel();
+        let thread = std::thread::spawn(move || serve(&options, started, &asked));
         Self {
-            url,
+            url: url.await.expect("a private Postgres starts"),
+            running: Running {
+                steps: Some(steps),
+                thread: Some(thread),
+            },
             folder,
-            end: Some(end),
-            thread: Some(thread),
         }
+    }
+
+    /// Where to connect to a database.
+    pub fn url(&self, database: &str) -> String {
+        format!("{}{database}", self.url)
     }
 
     /// Where to connect to the service's database.
     pub fn database(&self) -> String {
-        format!("{}{DATABASE}", self.url)
+        self.url(DATABASE)
     }
 
     /// The host in its URL.
@@ -82,13 +82,8 @@ impl Node {
         url.trim_end_matches('/')
     }
 
-    /// The folder of its own.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Where its sockets are.
-    fn sockets(&self) -> PathBuf {
+    pub fn sockets(&self) -> PathBuf {
         decoded(self.host())
     }
 
@@ -99,8 +94,7 @@ impl Node {
 
     /// Runs a statement as its superuser.
     pub async fn admin(&self, sql: &str) {
-        let admin = format!("{}postgres", self.url);
-        postgres::execute(&admin, sql).await;
+        postgres::execute(&self.url("postgres"), sql).await;
     }
 
     /// Whether a statement succeeds in the service's database, or what it fails with.
@@ -130,59 +124,101 @@ impl Node {
     }
 
     /// Stops it in order, and gives the folder that it may be started in again.
-    pub fn rest(mut self) -> PathBuf {
-        self.stop(End::InOrder);
-        let folder = self.folder().to_owned();
-        // The folder stays.
-        std::mem::forget(self);
+    pub fn rest(self) -> Folder {
+        let Self {
+            running, folder, ..
+        } = self;
+        drop(running);
         folder
     }
 
-    /// Kills it: it gets to say nothing to anybody.
-    pub fn kill(mut self) {
-        self.stop(End::Killed);
+    /// Kills it, which it cannot do anything about. What its sessions are at they may
+    /// still finish.
+    pub async fn kill(&self) {
+        self.running.take(Step::Kill).await;
     }
 
-    fn stop(&mut self, end: End) {
+    /// Starts it again, once it was killed.
+    pub async fn start_again(&self) {
+        self.running.take(Step::Start).await;
+    }
+
+    pub async fn kill_and_restart(&self) {
+        self.kill().await;
+        self.start_again().await;
+    }
+}
+
+impl Running {
+    async fn take(&self, step: Step) {
+        let (sender, done) = oneshot::channel();
+        let thread = self.steps.as_ref().expect("it runs");
+        thread.send((step, sender)).expect("it runs");
+        done.await.expect("it is done");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.steps.take());
         if let Some(thread) = self.thread.take() {
             // It may have ended by itself, with a panic of its own.
-            if let Some(ends) = self.end.take() {
-                ends.send(end).ok();
-            }
             drop(thread.join());
         }
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.stop(End::InOrder);
-        drop(std::fs::remove_dir_all(&self.folder));
+fn serve(
+    options: &Options,
+    started: oneshot::Sender<String>,
+    steps: &mpsc::Receiver<(Step, oneshot::Sender<()>)>,
+) {
+    let start = || PrivatePostgres::start(options, &|_| ());
+    let first = start().unwrap_or_else(|why| panic!("{why}"));
+    let url = first.url("");
+    started.send(url.clone()).expect("the test waits for it");
+    let mut server = Some(first);
+    while let Ok((step, done)) = steps.recv() {
+        match step {
+            Step::Kill => {
+                let server = server.take().expect("it runs");
+                let killed = Command::new("/bin/sh")
+                    .args(["-c", "kill -KILL \"$1\"", "sh", &server.pid().to_string()])
+                    .status();
+                assert!(killed.expect("there is a shell").success());
+            }
+            Step::Start => {
+                let begun = Instant::now();
+                let again = loop {
+                    match start() {
+                        Ok(server) => break server,
+                        // Its backends see only when they look up that it is gone.
+                        Err(PostgresError::NotReady { .. }) if begun.elapsed() < PATIENCE => {}
+                        Err(why) => panic!("{why}"),
+                    }
+                };
+                assert_eq!(again.url(""), url);
+                server = Some(again);
+            }
+        }
+        done.send(()).expect("the test waits for it");
     }
-}
-
-/// A folder of a server's own, with a short name: sockets are in it.
-fn folder() -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("hka-node-{}-{number}", std::process::id());
-    std::env::temp_dir().join(name)
 }
 
 /// A server with an empty database for the service, which is stopped, so that its
 /// folder can be copied.
-async fn stopped() -> PathBuf {
-    let node = Node::start(folder()).await;
+async fn stopped() -> Folder {
+    let node = Node::start(Folder::new()).await;
     node.admin(&format!("CREATE DATABASE {DATABASE}")).await;
     node.admin("ALTER SYSTEM SET synchronous_commit = remote_apply")
         .await;
     node.rest()
 }
 
-fn copy(from: &Path) -> PathBuf {
-    let to = folder();
+fn copy(from: &Path) -> Folder {
+    let to = Folder::new();
     let copied = Command::new("/bin/sh")
-        .args(["-c", "cp -a \"$1\" \"$2\"", "sh"])
+        .args(["-c", "cp -a \"$1/.\" \"$2\"", "sh"])
         .args([from, &to])
         .status();
     assert!(copied.expect("there is a shell").success());

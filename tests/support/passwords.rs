@@ -1,10 +1,10 @@
 //! Roles that need a password, on the Postgres of the tests, which asks no other role for
 //! one.
 
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, AsyncPgConnection};
 use tokio::sync::OnceCell;
 
-use crate::postgres::{connect, execute, url};
+use crate::postgres::{connect, execute, texts, url};
 
 /// Members of this role are asked for a password.
 const GROUP: &str = "needs_password";
@@ -58,21 +58,11 @@ impl Role {
 
     /// The processes of its connections, in order.
     pub async fn backends(&self) -> Vec<String> {
-        #[derive(diesel::QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            pid: String,
-        }
         let query = format!(
             "SELECT pid::text FROM pg_stat_activity WHERE usename = '{}' ORDER BY backend_start",
             self.name
         );
-        let mut connection = connect(&self.database).await;
-        let rows: Vec<Row> = diesel::sql_query(query)
-            .load(&mut connection)
-            .await
-            .expect("Postgres knows its connections");
-        rows.into_iter().map(|row| row.pid).collect()
+        texts(&mut connect(&self.database).await, &query).await
     }
 }
 
@@ -83,19 +73,11 @@ async fn ask_for_passwords() {
     let roles =
         format!("CREATE ROLE {GROUP}; CREATE ROLE {canary} LOGIN PASSWORD 'right' IN ROLE {GROUP}");
     execute(&admin, &roles).await;
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = diesel::sql_types::Text)]
-        path: String,
-    }
-    let mut connection = connect(&admin).await;
-    let row: Row = diesel::sql_query("SELECT current_setting('hba_file') AS path")
-        .get_result(&mut connection)
-        .await
-        .expect("Postgres knows its files");
-    let rules = std::fs::read_to_string(&row.path).expect("the data is the tests' own");
+    let files = "SELECT current_setting('hba_file')";
+    let path = texts(&mut connect(&admin).await, files).await.remove(0);
+    let rules = std::fs::read_to_string(&path).expect("the data is the tests' own");
     let rules = format!("local all +{GROUP} scram-sha-256\n{rules}");
-    std::fs::write(&row.path, rules).expect("the data is the tests' own");
+    std::fs::write(&path, rules).expect("the data is the tests' own");
     execute(&admin, "SELECT pg_reload_conf()").await;
     let wrong = admin.replace("postgres@", &format!("{canary}:wrong@"));
     while AsyncPgConnection::establish(&wrong).await.is_ok() {

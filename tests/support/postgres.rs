@@ -11,7 +11,10 @@ use std::{
     },
 };
 
-use diesel::{dsl::sql, sql_types::Integer};
+use diesel::{
+    dsl,
+    sql_types::{BigInt, Text},
+};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use hitkeep_auth::store::migrations;
 use hitkeep_auth_dev::{
@@ -73,13 +76,8 @@ async fn require_version(url: &str) {
     let Some(required) = std::env::var_os(REQUIRED) else {
         return;
     };
-    let mut connection = connect(url).await;
     // 180006 is 18.6.
-    let query = sql::<Integer>("SELECT current_setting('server_version_num')::int / 10000");
-    let major: i32 = query
-        .get_result(&mut connection)
-        .await
-        .expect("Postgres knows its version");
+    let major = number(url, "current_setting('server_version_num')::int / 10000").await;
     assert_eq!(required.to_string_lossy(), major.to_string(), "{REQUIRED}");
 }
 
@@ -137,4 +135,17 @@ pub async fn connect(url: &str) -> AsyncPgConnection {
     AsyncPgConnection::establish(url)
         .await
         .expect("the test's Postgres answers")
+}
+
+/// A number out of a database, by a query that gives one.
+pub async fn number(url: &str, sql: &str) -> i64 {
+    let query = dsl::sql::<BigInt>(&format!("SELECT ({sql})::bigint"));
+    let number = query.get_result(&mut connect(url).await).await;
+    number.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// The rows of a query with one column, which is a text.
+pub async fn texts(connection: &mut AsyncPgConnection, sql: &str) -> Vec<String> {
+    let rows = dsl::sql::<Text>(sql).load(connection).await;
+    rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -21,7 +21,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::paths::{decoded, encoded};
+use crate::support::{
+    folder::Folder,
+    paths::{decoded, encoded},
+};
 
 /// The type of a notification among Postgres' messages.
 const NOTIFICATION: u8 = b'A';
@@ -32,7 +35,8 @@ const RUNS: [u8; 2] = [b'Q', b'E'];
 
 /// A proxy on a Unix socket of its own.
 pub struct Proxy {
-    folder: PathBuf,
+    /// Goes when dropped.
+    _folder: Folder,
     /// Where new connections lead.
     target: Arc<Mutex<PathBuf>>,
     shared: Arc<Shared>,
@@ -119,14 +123,10 @@ struct Link {
 impl Proxy {
     /// Starts one in front of the database of that URL. Gives its own URL too.
     pub fn start(url: &str) -> (Self, String) {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let (_, database) = url.rsplit_once('/').expect("a database");
         let target = socket(url);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hka-proxy-{}-{number}", std::process::id());
-        let own = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&own).unwrap();
-        let listener = UnixListener::bind(own.join(".s.PGSQL.5432")).unwrap();
+        let folder = Folder::new();
+        let listener = UnixListener::bind(folder.path(".s.PGSQL.5432")).unwrap();
         let shared = Arc::new(Shared {
             state: watch::Sender::new(State {
                 gate: Gate::Open,
@@ -143,11 +143,11 @@ impl Proxy {
         });
         let target = Arc::new(Mutex::new(target));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&target), Arc::clone(&shared)));
-        let host = encoded(&own);
+        let host = encoded(&folder);
         let url = format!("postgres://postgres@{host}/{database}");
         (
             Self {
-                folder: own,
+                _folder: folder,
                 target,
                 shared,
                 accepting,
@@ -259,7 +259,6 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
         self.cut();
-        drop(std::fs::remove_dir_all(&self.folder));
     }
 }
 

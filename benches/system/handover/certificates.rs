@@ -20,7 +20,8 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 #[expect(dead_code, reason = "some of it is for tests")]
 mod made;
 
-use made::{Authority, Folder};
+use crate::support::folder::{self, Folder};
+use made::Authority;
 
 /// The name that the server goes by.
 const NAME: &str = "auth.example";

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::{
     doors::{Answer, Asker},
-    support::chance::Chance,
+    support::dice::Dice,
     tokens::{Tokens, Wanted, Watched},
 };
 
@@ -162,7 +162,7 @@ impl Checker {
     /// work; half of all are about the newest ones. Where there are tokens to
     /// pursue, three of those seven are about them instead.
     pub async fn run(mut self, number: usize) {
-        let mut chance = Chance::new(u64::try_from(number).expect("a few"));
+        let mut chance = Dice::new(u64::try_from(number).expect("a few"));
         while !self.tokens.is_over() {
             let kind = chance.below(10);
             if !(kind >= 5 && self.pursue(&mut chance).await) {
@@ -183,7 +183,7 @@ impl Checker {
 
     /// Asks about a token that was not refused yet, where there is one: the one that was
     /// revoked first as often as any of them.
-    async fn pursue(&mut self, chance: &mut Chance) -> bool {
+    async fn pursue(&mut self, chance: &mut Dice) -> bool {
         let Some(pursuit) = &mut self.pursuit else {
             return false;
         };

@@ -58,7 +58,7 @@ impl Pair {
     pub async fn start() -> Self {
         let [primary, standby] = nodes::pair().await;
         for node in [&primary, &standby] {
-            remove_after_us(node.folder());
+            remove_after_us(&node.folder);
             // A new standby needs what was written since it was copied.
             node.set("wal_keep_size = '1GB'").await;
         }
@@ -86,7 +86,7 @@ impl Pair {
         } = self;
         // Stopping and copying block.
         let folder = spawn_blocking(|| old.rest()).await.expect("it stops");
-        let data = nodes::data(primary.folder());
+        let data = nodes::data(&primary.folder);
         let to = nodes::data(&folder);
         let server = connect(&primary.database()).await;
         let begun = server.batch_execute("SELECT pg_backup_start('standby', true)");

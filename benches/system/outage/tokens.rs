@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{chance::Chance, population::Known};
+use crate::support::{dice::Dice, population::Known};
 
 /// A time after the start, in microseconds; this one is never.
 const NEVER: u64 = u64::MAX;
@@ -95,13 +95,13 @@ impl Tokens {
     }
 
     /// One that works. It may be revoked any time.
-    pub fn working(&self, wanted: Wanted, chance: &mut Chance) -> Arc<Watched> {
+    pub fn working(&self, wanted: Wanted, chance: &mut Dice) -> Arc<Watched> {
         let working = self.working.lock().expect("nobody panics with it");
         pick(&working, wanted, chance).expect("there are always some left")
     }
 
     /// One whose revocation was acknowledged, where there is one.
-    pub fn revoked(&self, wanted: Wanted, chance: &mut Chance) -> Option<Arc<Watched>> {
+    pub fn revoked(&self, wanted: Wanted, chance: &mut Dice) -> Option<Arc<Watched>> {
         let revoked = self.revoked.lock().expect("nobody panics with it");
         pick(&revoked, wanted, chance)
     }
@@ -127,7 +127,7 @@ impl Tokens {
     }
 
     /// Takes one to be revoked: from now on it may be refused.
-    pub fn begin_revocation(&self, chance: &mut Chance) -> Arc<Watched> {
+    pub fn begin_revocation(&self, chance: &mut Dice) -> Arc<Watched> {
         let mut working = self.working.lock().expect("nobody panics with it");
         let at = chance.below(working.len());
         let taken = working.swap_remove(at);
@@ -175,7 +175,7 @@ impl Tokens {
     }
 }
 
-fn pick(list: &[Arc<Watched>], wanted: Wanted, chance: &mut Chance) -> Option<Arc<Watched>> {
+fn pick(list: &[Arc<Watched>], wanted: Wanted, chance: &mut Dice) -> Option<Arc<Watched>> {
     match wanted {
         Wanted::Newest => list.last().cloned(),
         Wanted::Any if list.is_empty() => None,

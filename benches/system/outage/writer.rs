@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
 use crate::{
-    support::{calls, chance::Chance, population::Known, service::Caller},
+    support::{calls, dice::Dice, population::Known, service::Caller},
     tokens::{Tokens, Wanted},
     witness::Witness,
 };
@@ -45,7 +45,7 @@ impl Writer {
     /// Creates and revokes in turn until it is over.
     pub async fn run(mut self, number: usize) {
         let seed = 1000 + u64::try_from(number).expect("a few");
-        let mut chance = Chance::new(seed);
+        let mut chance = Dice::new(seed);
         while !self.tokens.is_over() {
             self.create(&mut chance).await;
             sleep(PAUSE).await;
@@ -54,7 +54,7 @@ impl Writer {
         }
     }
 
-    async fn create(&mut self, chance: &mut Chance) {
+    async fn create(&mut self, chance: &mut Dice) {
         let like = self.tokens.working(Wanted::Any, chance);
         let mut request = self.caller.says(calls::create_like(&like.client));
         request.set_timeout(DEADLINE);
@@ -74,7 +74,7 @@ impl Writer {
         }
     }
 
-    async fn revoke(&mut self, chance: &mut Chance) {
+    async fn revoke(&mut self, chance: &mut Dice) {
         let token = self.tokens.begin_revocation(chance);
         let mut request = self.caller.says(calls::revoke(&token.client));
         request.set_timeout(DEADLINE);

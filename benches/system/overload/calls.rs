@@ -18,7 +18,7 @@ use tonic_types::StatusExt;
 
 use crate::support::{
     calls::introspect,
-    chance::Chance,
+    dice::Dice,
     figures::Samples,
     population::Known,
     service::{Caller, Service},
@@ -232,7 +232,7 @@ pub async fn open(loads: &[(&Arc<Calls>, f64)], warm_up: Duration, time: Duratio
     let begun = Instant::now();
     let (counts, end) = (begun + warm_up, begun + warm_up + time);
     let mut tallies: Vec<_> = loads.iter().map(|_| Tally::default()).collect();
-    let mut chances: Vec<_> = (1..).map(Chance::new).take(loads.len()).collect();
+    let mut chances: Vec<_> = (1..).map(Dice::new).take(loads.len()).collect();
     let mut due = vec![begun; loads.len()];
     let mut made = 0;
     let mut under_way = JoinSet::new();

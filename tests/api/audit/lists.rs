@@ -209,8 +209,7 @@ async fn pages(auditor: &Caller, query: &ListAuditEventsRequest) -> Vec<Vec<pb::
 
 #[tokio::test]
 async fn events_are_newest_first_with_ties_by_id_and_every_page_size_shows_all_once() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     // The clock stands still for some, and goes on for others.
     for number in 0..12 {
         if number % 4 == 0 {
@@ -238,8 +237,7 @@ async fn events_are_newest_first_with_ties_by_id_and_every_page_size_shows_all_o
 
 #[tokio::test]
 async fn what_happens_between_pages_is_on_none_of_them() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     for _ in 0..4 {
         app.clock.advance(TimeDelta::seconds(1));
         dashboard.created(personal(VERA)).await;
@@ -297,9 +295,7 @@ async fn a_page_is_fifty_events_and_five_hundred_at_most() {
 
 #[tokio::test]
 async fn a_page_token_is_good_for_the_same_filters_alone() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
     let auditor = app.auditor().await;
     let query = ListAuditEventsRequest {

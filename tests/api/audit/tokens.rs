@@ -7,9 +7,7 @@ use crate::{fixtures::*, harness::TestApp};
 
 #[tokio::test]
 async fn the_user_agent_is_kept_without_the_tokens_in_it() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let legacy = legacy_for("a text");
     for (user_agent, kept) in [
         (made.token.clone(), "[token]"),
@@ -35,9 +33,7 @@ async fn the_user_agent_is_kept_without_the_tokens_in_it() {
 /// Such a name is refused now, but an import can have brought it.
 #[tokio::test]
 async fn a_stored_name_is_kept_without_the_token_in_it() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     app.psql(&format!(
         "UPDATE api_clients SET name = 'was {0}', description = '{0}' WHERE id = '{1}'",
         made.token, made.id

@@ -86,9 +86,7 @@ async fn every_call_on_one(
 
 #[tokio::test]
 async fn every_call_needs_an_actor_that_can_be_one() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let changed = |change: &dyn Fn(&mut pb::Actor)| {
         let mut actor = actor(VERA).unwrap();
         change(&mut actor);
@@ -142,8 +140,7 @@ async fn every_call_needs_an_actor_that_can_be_one() {
 
 #[tokio::test]
 async fn every_call_on_one_client_needs_its_id() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     dashboard.created(personal(VERA)).await;
     let before = app.everything().await;
     for id in missing_ids() {
@@ -181,8 +178,7 @@ fn creation(change: impl FnOnce(&mut pb::ApiClient)) -> pb::CreateApiClientReque
 
 #[tokio::test]
 async fn a_creation_is_refused_for_each_field_that_is_wrong() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let without = pb::CreateApiClientRequest {
         api_client: None,
         ..personal(VERA)
@@ -269,8 +265,7 @@ async fn a_creation_is_refused_for_each_field_that_is_wrong() {
 
 #[tokio::test]
 async fn all_that_is_wrong_with_a_creation_is_named() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let grant = |site_id: &str, role| pb::SiteGrant {
         site_id: site_id.to_owned(),
         role,
@@ -406,8 +401,7 @@ async fn a_creation_at_the_edge_of_its_limits_is_good() {
 
 #[tokio::test]
 async fn an_instance_role_left_out_is_user_and_an_unspecified_one_is_none() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let left_out = dashboard
         .created(creation(|client| client.instance_role = None))
         .await;
@@ -419,9 +413,7 @@ async fn an_instance_role_left_out_is_user_and_an_unspecified_one_is_none() {
 
 #[tokio::test]
 async fn an_overlap_is_from_nothing_to_seven_days() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let lasting = |(seconds, nanos)| pb::RotateApiClientRequest {
         overlap: Some(prost_types::Duration { seconds, nanos }),
         ..rotate(VERA, &made.id)

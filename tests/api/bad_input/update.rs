@@ -15,9 +15,7 @@ const ALL: [&str; 5] = [
 
 #[tokio::test]
 async fn a_mask_names_fields_that_can_be_changed_each_once() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let masked = |mask: &[&str]| update(VERA, made.client.clone(), mask);
     let no_mask = pb::UpdateApiClientRequest {
         update_mask: None,
@@ -83,9 +81,7 @@ async fn a_mask_names_fields_that_can_be_changed_each_once() {
 
 #[tokio::test]
 async fn each_field_that_the_mask_names_must_be_good() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let changed = |change: &dyn Fn(&mut pb::ApiClient)| {
         let mut client = made.client.clone();
         change(&mut client);
@@ -154,8 +150,7 @@ async fn each_field_that_the_mask_names_must_be_good() {
 
 #[tokio::test]
 async fn all_that_is_wrong_with_an_update_is_named() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let bad = pb::ApiClient {
         id: "x".to_owned(),
         name: String::new(),

@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::AsyncPgConnection;
 use hitkeep_auth::pb::{self, InstanceRole, SiteRole, TeamRole, directory_change::Change};
 
 use crate::{
+    dice::Dice,
     fixtures::*,
     harness::{TestApp, violations},
+    support::postgres::texts,
 };
 
 /// A directory in memory. Sites and memberships are kept with what they need.
@@ -164,41 +166,18 @@ fn count<K: Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> (u
 
 /// The rows that the database holds.
 async fn stored(database: &mut AsyncPgConnection) -> BTreeSet<String> {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = diesel::sql_types::Text)]
-        row: String,
-    }
     let tables = ["users", "teams", "team_members", "sites", "site_members"];
-    let each = tables.map(|table| format!("SELECT '{table}' || t::text AS row FROM {table} AS t"));
+    let each = tables.map(|table| format!("SELECT '{table}' || t::text FROM {table} AS t"));
     let sql = each.join(" UNION ALL ");
-    let rows: Vec<Row> = diesel::sql_query(sql)
-        .load(database)
-        .await
-        .expect("the rows can be read");
-    rows.into_iter().map(|row| row.row).collect()
+    texts(database, &sql).await.into_iter().collect()
 }
 
-/// The same numbers in every run (a linear congruential generator).
-pub struct Dice(pub u64);
-
 impl Dice {
-    pub fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).expect("31 bits") % limit
-    }
-
     fn id(&mut self, kind: &str) -> String {
         format!("00000000-0000-7000-8000-0000000{kind}00{}", self.below(4))
     }
 
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
+    /// Some change, of a few things.
     fn change(&mut self) -> Change {
         use {InstanceRole as Instance, SiteRole as Site, TeamRole as Team};
 
@@ -206,21 +185,21 @@ impl Dice {
         let flag = self.below(2) == 0;
         match self.below(15) {
             0 | 1 => {
-                let role = self.one_of(&[Instance::User, Instance::Admin, Instance::Owner]);
+                let role = *self.one_of(&[Instance::User, Instance::Admin, Instance::Owner]);
                 put_user(&user, role, flag)
             }
             2 => delete_user(&user),
             3 | 4 => put_team(&team, flag),
             5 => delete_team(&team),
             6 | 7 => {
-                let role = self.one_of(&[Team::Member, Team::Admin, Team::Owner]);
+                let role = *self.one_of(&[Team::Member, Team::Admin, Team::Owner]);
                 put_team_member(&team, &user, role)
             }
             8 => delete_team_member(&team, &user),
             9 | 10 => put_site(&site, &team),
             11 => delete_site(&site),
             12 | 13 => {
-                let role = self.one_of(&[Site::Viewer, Site::Editor, Site::Admin, Site::Owner]);
+                let role = *self.one_of(&[Site::Viewer, Site::Editor, Site::Admin, Site::Owner]);
                 put_site_member(&site, &user, role)
             }
             _ => delete_site_member(&site, &user),
@@ -247,7 +226,7 @@ fn apply_all(model: &mut Model, changes: &[Change]) -> Result<bool, String> {
 async fn random_batches_come_to_what_the_model_comes_to() {
     let app = TestApp::start().await;
     let (pusher, mut database) = (app.pusher().await, app.database().await);
-    let (mut model, mut dice, mut revision) = (Model::default(), Dice(1), 0);
+    let (mut model, mut dice, mut revision) = (Model::default(), Dice::new(1), 0);
     let (mut applied, mut refused) = (0, 0);
     for round in 0..400 {
         // What is refused at random is mostly a long batch, and those that are
@@ -338,7 +317,7 @@ fn random_directory(dice: &mut Dice) -> (Model, Vec<pb::ReplaceDirectoryRequest>
 async fn random_replacements_come_to_what_was_sent_and_are_counted() {
     let app = TestApp::start().await;
     let (pusher, mut database) = (app.pusher().await, app.database().await);
-    let (mut model, mut dice, mut revision) = (Model::default(), Dice(2), 0);
+    let (mut model, mut dice, mut revision) = (Model::default(), Dice::new(2), 0);
     for round in 0..100 {
         let (next, chunks) = random_directory(&mut dice);
         let answer = pusher.replace(chunks).await.unwrap();

@@ -10,8 +10,9 @@ use hitkeep_auth::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::Status;
 
-use super::{USER, model::Dice, numbered, replace, status, tables};
+use super::{USER, numbered, replace, status, tables};
 use crate::{
+    dice::Dice,
     fixtures::*,
     harness::{Caller, TestApp, told},
     support::waiting::{until, wanted},
@@ -234,7 +235,7 @@ async fn a_source_that_counts_is_never_followed_backward() {
     let app = TestApp::with_world().await;
     let other = app.beside(server::Options::default()).await;
     let pushers = [app.pusher().await, other.pusher().await];
-    let mut dice = Dice(4);
+    let mut dice = Dice::new(4);
     // What the source was after each of its changes: who is disabled.
     let mut source = vec![[false; 3]];
     let change = |source: &[[bool; 3]], number: usize| {

@@ -92,8 +92,7 @@ async fn a_replacement_counts_how_it_differed() {
 
 #[tokio::test]
 async fn a_replacement_with_the_same_changes_nothing() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     dashboard
         .created(personal(VERA).granted(SITE, SiteRole::Viewer))
         .await;

@@ -115,8 +115,7 @@ async fn settled_with(app: &TestApp, receiver: &mut Receiver, kinds: &[&str]) {
 /// Whoever turns events on does not get the past.
 #[tokio::test]
 async fn what_expired_before_is_not_reported() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     expiring(&app, &dashboard, 60).await;
     let soon = expiring(&app, &dashboard, 3 * DAY).await;
     app.clock.advance(TimeDelta::seconds(60));

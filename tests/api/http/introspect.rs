@@ -32,8 +32,7 @@ impl TestApp {
 
 #[tokio::test]
 async fn a_token_that_works_is_told_in_full() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let request = personal(ALICE)
         .with_role(InstanceRole::Admin)
         .granted(SECOND_SITE, SiteRole::Editor)
@@ -88,8 +87,7 @@ async fn members_without_a_value_are_left_out() {
 /// The end is the earlier one: of the client, or of an overlap.
 #[tokio::test]
 async fn the_end_is_that_of_the_token() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     app.clock.advance(chrono::TimeDelta::milliseconds(900));
     let made = dashboard.created(personal(VERA)).await;
     let rotated = dashboard
@@ -107,9 +105,7 @@ async fn the_end_is_that_of_the_token() {
 
 #[tokio::test]
 async fn what_does_not_work_is_inactive_and_nothing_else() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     dashboard.revoke(revoke(VERA, &made.id)).await.unwrap();
     let caller = app.token(CallerPermission::Introspect);
     for token in [

@@ -146,9 +146,7 @@ async fn readiness_follows_the_index() {
 
 #[tokio::test]
 async fn metrics_say_what_there_is_and_what_was_asked() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     dashboard.get(fixtures::get(VERA, &made.id)).await.unwrap();
     let refused = dashboard.get(fixtures::get(VERA, NOBODY)).await;
     assert_eq!(told(&refused), "NotFound API_CLIENT_NOT_FOUND");

@@ -122,8 +122,7 @@ async fn by_site_and_by_creator_only_for_an_owner_of_the_instance() {
 
 #[tokio::test]
 async fn without_a_filter_nothing_is_revoked() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     dashboard.created(personal(VERA)).await;
     let before = app.everything().await;
     let none = dashboard.revoke_all(all_of(ROOT, None)).await;

@@ -23,7 +23,10 @@ use super::{Listening, tls::NAME};
 use crate::{
     fixtures::*,
     harness::{Caller, told, violations},
-    support::certificates::{Authority, Folder, Identity},
+    support::{
+        certificates::{Authority, Identity},
+        folder::Folder,
+    },
 };
 
 const UNKNOWN: &str = "Unauthenticated CALLER_UNKNOWN";

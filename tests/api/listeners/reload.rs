@@ -21,7 +21,8 @@ use super::{
 use crate::{
     fixtures::*,
     support::{
-        certificates::{Authority, Folder, Identity},
+        certificates::{Authority, Identity},
+        folder::Folder,
         waiting::within,
     },
 };

@@ -21,7 +21,8 @@ use crate::{
     blocked::Blocker,
     fixtures::*,
     support::{
-        certificates::{Authority, Folder, Identity},
+        certificates::{Authority, Identity},
+        folder::Folder,
         waiting::until,
     },
 };

@@ -17,32 +17,15 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use uuid::Uuid;
 
 use super::{ID, Identified, OTHER_ID};
-use crate::{fixtures::*, harness::TestApp};
+use crate::{
+    fixtures::*,
+    harness::{TestApp, dump},
+};
 
 /// How the key is derived, written down once more: so that what is tried is what the
 /// service does.
 const SECRET_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 caller secret for replays v1";
 const KEY_CONTEXT: &str = "auth.hitkeep.com 2026-11-29 sealed reply key v1";
-
-/// All rows of all tables, as text.
-async fn dump(connection: &mut AsyncPgConnection) -> String {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = diesel::sql_types::Text)]
-        text: String,
-    }
-    let mut texts = async |sql: &str| -> Vec<String> {
-        let rows: Vec<Row> = diesel::sql_query(sql).load(connection).await.expect(sql);
-        rows.into_iter().map(|row| row.text).collect()
-    };
-    let tables = "SELECT oid::regclass::text AS text FROM pg_class \
-                  WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
-    let mut all = Vec::new();
-    for table in texts(tables).await {
-        all.extend(texts(&format!("SELECT t::text AS text FROM {table} AS t")).await);
-    }
-    all.join("\n")
-}
 
 /// The replies that are kept, each with its request's digest.
 async fn replies(connection: &mut AsyncPgConnection) -> Vec<(RequestDigest, SealedReply)> {
@@ -95,8 +78,7 @@ fn values(dump: &str) -> BTreeSet<[u8; 32]> {
 
 #[tokio::test]
 async fn nothing_in_the_database_opens_a_reply() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let created = dashboard.create(personal(VERA).with_id(ID)).await.unwrap();
     let team = dashboard.created(team_client(ALICE)).await;
     let rotation = rotate(ALICE, &team.id).with_id(OTHER_ID);
@@ -150,8 +132,7 @@ async fn nothing_in_the_database_opens_a_reply() {
 /// no caller.
 #[tokio::test]
 async fn a_reply_that_was_altered_is_gone() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let creation = |id: &str, name: &str| personal(VERA).named(name).with_id(id);
     dashboard.create(creation(ID, "one")).await.unwrap();
     dashboard.create(creation(OTHER_ID, "other")).await.unwrap();

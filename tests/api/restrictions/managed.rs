@@ -21,8 +21,7 @@ fn with_ranges(id: &str, ranges: &[&str]) -> pb::ApiClient {
 
 #[tokio::test]
 async fn they_are_kept_in_order_and_cleared_by_the_mask() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let mut request = allowing(VERA, &["2001:DB8:0::/32", "192.0.2.0/24"]);
     let start = in_seconds(&app, 60);
     request.api_client.as_mut().unwrap().not_before_time = Some(start);
@@ -92,8 +91,7 @@ async fn they_are_kept_in_order_and_cleared_by_the_mask() {
 
 #[tokio::test]
 async fn a_mistake_is_named_and_nothing_is_done() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let made = dashboard.created(allowing(VERA, &RANGES)).await;
     let before = app.everything().await;
     let bad = [
@@ -139,8 +137,7 @@ async fn a_mistake_is_named_and_nothing_is_done() {
 
 #[tokio::test]
 async fn a_client_works_before_it_expires_or_not_at_all() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let [first, second, third] = [60, 120, 180].map(|seconds| in_seconds(&app, seconds));
     let made = dashboard
         .created(starting(VERA, first).expiring(third))
@@ -181,8 +178,7 @@ async fn a_client_works_before_it_expires_or_not_at_all() {
 /// An actor that lets tokens work from more addresses, or earlier, hands out what they carry.
 #[tokio::test]
 async fn what_widens_needs_delegation_and_what_narrows_does_not() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let start = in_seconds(&app, 3600);
     let mut request = allowing(VERA, &["192.0.2.0/24"]).granted(SITE, SiteRole::Viewer);
     request.api_client.as_mut().unwrap().not_before_time = Some(start);
@@ -235,8 +231,7 @@ async fn what_widens_needs_delegation_and_what_narrows_does_not() {
 
 #[tokio::test]
 async fn they_are_part_of_a_request_that_is_sent_again() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let with_id = |mut request: pb::CreateApiClientRequest| {
         request.request_id = "7a1c3f0e-9b2d-4e5f-8a6b-1c2d3e4f5a6b".to_owned();
         request

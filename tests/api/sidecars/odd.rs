@@ -224,8 +224,7 @@ async fn a_check_that_is_too_large_or_unreadable_has_no_verdict() {
 /// other's.
 #[tokio::test]
 async fn a_client_that_cannot_be_read_is_one_of_whom_nothing_can_be_told() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     let spoilt = dashboard.created(personal(VERA)).await;
     let sound = dashboard.created(personal(VERA)).await;
     let sidecar = app.sidecar().await;

@@ -44,12 +44,7 @@ async fn a_request_that_fails_has_one_line_and_another_has_none() {
     };
     let made = called(Manage, "good").await.created(personal(VERA)).await;
     let good = called(Introspect, "good").await;
-    assert!(
-        good.introspect(introspect(&made.token))
-            .await
-            .unwrap()
-            .active
-    );
+    assert_eq!(good.inactive_reason(&made.token).await, None);
     let absent = called(Manage, "absent").await;
     absent.get(get(VERA, NOBODY)).await.unwrap_err();
     let forbidden = called(Introspect, "forbidden").await;

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     fixtures::*,
-    support::certificates::{Authority, Folder, text},
+    support::{
+        certificates::Authority,
+        folder::{Folder, text},
+    },
 };
 
 /// The document.
@@ -144,13 +147,7 @@ async fn the_document_says_what_is_exported() {
     let dashboard = run.caller(Manage).await;
     let sidecar = run.caller(Introspect).await;
     let made = dashboard.created(personal(VERA)).await;
-    assert!(
-        sidecar
-            .introspect(introspect(&made.token))
-            .await
-            .unwrap()
-            .active
-    );
+    assert_eq!(sidecar.inactive_reason(&made.token).await, None);
     let asked = run.ask("GET /livez HTTP/1.1", "").await;
     assert!(asked.starts_with("HTTP/1.1 200"), "{asked}");
     let documented = documented(None);

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     fixtures::*,
-    support::certificates::{Authority, Folder, text},
+    support::{
+        certificates::Authority,
+        folder::{Folder, text},
+    },
 };
 
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";

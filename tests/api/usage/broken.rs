@@ -37,9 +37,7 @@ impl Clock for Broken {
 
 #[tokio::test]
 async fn a_flusher_that_breaks_off_is_begun_anew() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
-    let made = dashboard.created(personal(VERA)).await;
+    let (app, dashboard, made) = TestApp::with_client().await;
     let clock = Arc::new(Broken::default());
     let entropy = Arc::new(SeededEntropy::default());
     let options = store::StoreOptions::new(&app.database_url);

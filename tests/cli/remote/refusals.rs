@@ -67,12 +67,12 @@ async fn refusals_name_the_reason_and_what_to_do() {
     assert!(!said.contains("cret"), "{said}");
 
     // A file holds the token as well, and counts before the variable.
-    let file = std::env::temp_dir().join(format!("hka-token-{}", std::process::id()));
-    std::fs::write(&file, format!("{}\n", here.token)).unwrap();
-    let path = file.to_str().unwrap();
+    let folder = Folder::new();
+    let file = folder.write("token", &format!("{}\n", here.token));
+    let path = text(&file);
     let listed = with(unknown, &[&list[..], &["--token-file", path]].concat());
     listed.ended().await.given();
-    std::fs::remove_file(&file).unwrap();
+    drop(folder);
     let missing = with(unknown, &[&list[..], &["--token-file", path]].concat());
     let said = missing.ended().await.refused(1);
     assert!(said.contains(path), "{said}");

@@ -13,8 +13,7 @@ const NO_TIME: prost_types::Timestamp = prost_types::Timestamp {
 
 #[tokio::test]
 async fn a_listing_is_refused_for_each_field_that_is_wrong() {
-    let app = TestApp::with_world().await;
-    let dashboard = app.dashboard().await;
+    let (app, dashboard) = TestApp::with_dashboard().await;
     dashboard.created(personal(VERA)).await;
     let good = || list(VERA, of_user(VERA));
     let mut cases: Vec<(pb::ListApiClientsRequest, Vec<String>)> = Vec::new();
