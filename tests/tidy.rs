@@ -15,6 +15,8 @@ mod documents;
 mod files;
 #[path = "tidy/links.rs"]
 mod links;
+#[path = "tidy/paths.rs"]
+mod paths;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 #[path = "tidy/words.rs"]

@@ -6,6 +6,7 @@ use std::{
 };
 
 /// A text file of the project, its path from the project's folder.
+#[derive(Clone)]
 pub struct File {
     pub path: String,
     pub text: String,
