@@ -9,8 +9,8 @@ mod attempt;
 mod deliverer;
 mod endpoint;
 mod message;
+mod metrics;
 mod signature;
-mod state;
 
 pub use deliverer::{Deliverer, Options, SetupError, Webhook};
 pub use endpoint::{BadEndpoint, Endpoint, PlainHttp};

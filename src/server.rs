@@ -17,8 +17,9 @@ mod connection_tests;
 mod gauges;
 pub mod health;
 mod layers;
-pub mod lifecycle;
+mod readiness;
 mod routes;
+pub mod signals;
 mod supervisor;
 
 use health::Scope;
@@ -320,9 +321,9 @@ impl Process {
         let (health, health_service) = health::service(scope);
         let health = Arc::new(health);
         let supervisor = Supervisor::at(options.notify_socket);
-        let readiness = lifecycle::report_health(&replica, scope, &health);
+        let readiness = readiness::report_health(&replica, scope, &health);
         supervisor.introspection(readiness.introspects);
-        let watch = lifecycle::Watch {
+        let watch = readiness::Watch {
             replica: replica.clone(),
             scope,
             health: Arc::clone(&health),

@@ -17,7 +17,7 @@ use super::{Failure, descriptors, open, rotation::UrlReloader};
 use crate::{
     config::{ServeArgs, ServingArgs},
     events::{self, Deliverer, Webhook},
-    server::{Ended, Options, Server, lifecycle},
+    server::{Ended, Options, Server, signals},
     store::{
         NoConnection, Store,
         error::{StoreError, causes},
@@ -51,7 +51,7 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
             store: store.clone(),
             last_error: None,
         };
-        tokio::spawn(reloader.run(args.secret_poll_interval, lifecycle::hangups()?));
+        tokio::spawn(reloader.run(args.secret_poll_interval, signals::hangups()?));
     }
     let deliverer = webhook
         .map(|webhook| deliverer(webhook, &options, &store, &telemetry))
@@ -119,7 +119,7 @@ struct Delivery {
 impl Delivery {
     /// Delivers once the database is usable.
     fn start(deliverer: Deliverer, usable: oneshot::Receiver<()>) -> Result<Self, Failure> {
-        let mut signals = lifecycle::signals()?;
+        let mut signals = signals::termination()?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let stop = async move {
@@ -141,7 +141,7 @@ impl Delivery {
         Ok(Self {
             task,
             stop,
-            signals: lifecycle::signals()?,
+            signals: signals::termination()?,
         })
     }
 
@@ -193,7 +193,7 @@ pub(super) async fn listen(
     let http = Some(&*args.http_listen).filter(|addresses| !addresses.is_empty());
     let listeners = ServeListeners::open(&args.listen, http.as_slice(), tls).await?;
     // Handled without TLS as well: an operator who sends SIGHUP does not mean to end the process.
-    let hangups = lifecycle::hangups()?;
+    let hangups = signals::hangups()?;
     if let Some(watcher) = watcher {
         let clock = Arc::new(SystemClock::default());
         tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
@@ -264,7 +264,7 @@ pub(super) async fn serve(
     options: Options,
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
-    let stop = lifecycle::signals()?;
+    let stop = signals::termination()?;
     listeners.log_addresses()?;
     let server = Server {
         store,
@@ -284,7 +284,7 @@ pub(super) async fn until_ended(
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
     // The server's signals, once more for the work after it has ended.
-    let mut signals = lifecycle::signals()?;
+    let mut signals = signals::termination()?;
     let second_signal = async move {
         signals.recv().await;
         signals.recv().await;

@@ -25,7 +25,7 @@ use super::{
     Endpoint, NoSecret, SecretSource,
     attempt::Attempts,
     message::{Answer, Sender},
-    state::State,
+    metrics::DeliveryMetrics,
 };
 use crate::{
     domain::id::RequestId,
@@ -157,8 +157,8 @@ impl Deliverer {
         let keys = webhook.secrets.read().map_err(SetupError::Secret)?;
         let timeout = options.request_timeout;
         let sender = Sender::new(webhook.endpoint, webhook.authorities, timeout)?;
-        let state = Arc::<State>::default();
-        State::observe(&state, metrics, store.clock());
+        let state = Arc::<DeliveryMetrics>::default();
+        DeliveryMetrics::observe(&state, metrics, store.clock());
         let holder = RequestId::mint(store.clock().now(), store.entropy()).uuid();
         let now = Instant::now();
         Ok(Self {

@@ -1,4 +1,4 @@
-//! What the metrics show of deliveries.
+//! The metrics of deliveries.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use crate::{
 
 /// Counts of this process, and the last look into the outbox.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct DeliveryMetrics {
     pub(super) delivered: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) died: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct State {
     is_stopped: AtomicBool,
 }
 
-impl State {
+impl DeliveryMetrics {
     /// Takes what is in the outbox.
     pub(super) fn set_backlog(&self, backlog: Backlog) {
         self.pending.store(backlog.pending, Relaxed);
