@@ -45,7 +45,7 @@ impl DeliveryMetrics {
         metrics.counters(
             "hitkeep_auth.events.attempts",
             "{attempt}",
-            "Attempts of this process to deliver an event.",
+            "Attempts of this server to deliver an event.",
             "outcome",
             move || {
                 [
@@ -70,19 +70,19 @@ impl DeliveryMetrics {
         gauge(
             "hitkeep_auth.events.dead",
             "{event}",
-            "Events that could not be delivered in time, and are kept to be looked at.",
+            "Events that were not delivered within three days, and are kept until they are 30 days old.",
             |of| float(of.dead.load(Relaxed)),
         );
         gauge(
             "hitkeep_auth.events.stopped",
             "",
-            "1 where the receiver said that it is gone.",
+            "1 if the receiver answered 410 Gone.",
             |of| f64::from(u8::from(of.is_stopped.load(Relaxed))),
         );
         gauge(
             "hitkeep_auth.events.delivering",
             "",
-            "1 where this process delivers.",
+            "1 if this server is the one that delivers.",
             |of| f64::from(u8::from(of.is_delivering.load(Relaxed))),
         );
         let (of, clock) = (Arc::clone(state), Arc::clone(clock));

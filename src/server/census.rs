@@ -39,7 +39,8 @@ pub(super) fn observe(metrics: &Metrics) -> Latest {
     );
     gauge(
         "hitkeep_auth.clients.unused",
-        "API clients that are older than 90 days and were not used for as long.",
+        "API clients that are neither revoked nor expired, are older than 90 days, and were not \
+         used for as long.",
         |census| census.unused,
     );
     latest
