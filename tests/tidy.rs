@@ -7,6 +7,8 @@
 #[path = "support/help.rs"]
 mod help;
 
+#[path = "tidy/architecture.rs"]
+mod architecture;
 #[path = "tidy/deploy.rs"]
 mod deploy;
 #[path = "tidy/documents.rs"]

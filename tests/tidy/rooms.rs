@@ -1,117 +1,14 @@
-//! The rooms of `src/` and `crates/domain`, and which of them may use which. Whatever is not in the
-//! table is forbidden, and nothing goes in a circle.
+//! The rooms of `src/`, and which of them may use which. Whatever is not in the table of
+//! docs/ARCHITECTURE.md is forbidden, and nothing goes in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    architecture::{Room, rooms},
     files::{File, below},
     paths::{paths, without_comments},
 };
 
-/// A room, and the rooms that it may use. Those that know the least come first.
-const ROOMS: &[(&str, &[&str])] = &[
-    ("domain", &[]),
-    ("pb", &[]),
-    ("telemetry", &[]),
-    ("proxy_auth", &["domain"]),
-    ("client", &["domain", "pb"]),
-    ("system", &["domain"]),
-    ("transport", &["domain", "telemetry"]),
-    ("store", &["client", "domain", "telemetry"]),
-    ("import", &["domain", "store"]),
-    ("events", &["client", "domain", "store", "telemetry"]),
-    ("replica", &["client", "domain", "store", "telemetry"]),
-    (
-        "grpc",
-        &[
-            "client",
-            "domain",
-            "pb",
-            "proxy_auth",
-            "replica",
-            "store",
-            "telemetry",
-            "transport",
-        ],
-    ),
-    (
-        "calls",
-        &["client", "domain", "grpc", "pb", "telemetry", "transport"],
-    ),
-    (
-        "fastpath",
-        &[
-            "calls",
-            "domain",
-            "grpc",
-            "pb",
-            "proxy_auth",
-            "replica",
-            "store",
-            "telemetry",
-            "transport",
-        ],
-    ),
-    (
-        "http",
-        &["calls", "domain", "grpc", "proxy_auth", "telemetry"],
-    ),
-    (
-        "upstream",
-        &["client", "domain", "grpc", "replica", "telemetry"],
-    ),
-    (
-        "server",
-        &[
-            "calls",
-            "domain",
-            "fastpath",
-            "grpc",
-            "http",
-            "pb",
-            "replica",
-            "store",
-            "telemetry",
-            "transport",
-            "upstream",
-        ],
-    ),
-    ("dev", &["domain", "store"]),
-    (
-        "config",
-        &[
-            "domain",
-            "events",
-            "grpc",
-            "import",
-            "replica",
-            "server",
-            "store",
-            "telemetry",
-            "transport",
-            "upstream",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "config",
-            "dev",
-            "domain",
-            "events",
-            "grpc",
-            "import",
-            "pb",
-            "replica",
-            "server",
-            "store",
-            "system",
-            "telemetry",
-            "transport",
-        ],
-    ),
-    ("main", &["cli", "config", "telemetry"]),
-];
 /// The room that a file belongs to: `src/store.rs` and all of `src/store/`.
 fn room(file: &File) -> &str {
     let path = file.path.strip_prefix("src/").expect("a file of src");
@@ -132,20 +29,16 @@ fn named(code: &str, root: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn allowed(table: &[(&str, &[&str])], name: &str) -> Option<BTreeSet<String>> {
-    let found = table.iter().find(|(room, _)| *room == name)?;
-    Some(found.1.iter().map(|room| (*room).to_owned()).collect())
-}
-
 #[test]
 fn each_room_uses_only_what_it_may() {
+    let rooms = rooms();
     let mut wrong = Vec::new();
     for file in below("src", "rs") {
         let room = room(&file);
         if room == "lib" {
             continue;
         }
-        let Some(allowed_here) = allowed(ROOMS, room) else {
+        let Some(Room { may_use, .. }) = rooms.iter().find(|other| other.name == room) else {
             panic!("{} is in no room of the table", file.path);
         };
         let module = module(&file);
@@ -156,7 +49,7 @@ fn each_room_uses_only_what_it_may() {
         };
         let code = without_comments(&file.text);
         for used in named(&code, root) {
-            if used != room && !allowed_here.contains(&used) {
+            if used != room && !may_use.contains(&used) {
                 wrong.push(format!("{}: {module} → {used}", file.path));
             }
         }
@@ -171,51 +64,27 @@ fn each_room_uses_only_what_it_may() {
 #[test]
 fn the_table_has_no_circle() {
     let mut before = BTreeSet::new();
-    for (room, uses) in ROOMS {
-        for used in *uses {
-            assert!(
-                before.contains(used),
-                "{room} → {used}: that one comes later"
-            );
+    for Room { name, may_use } in rooms() {
+        for used in may_use {
+            let is_before = before.contains(&used);
+            assert!(is_before, "{name} → {used}: that one comes later");
         }
-        before.insert(*room);
+        before.insert(name);
     }
 }
 
 #[test]
-fn every_room_of_the_crate_is_in_the_table() {
+fn the_table_has_every_room_of_the_crate_and_no_other() {
     let library = std::fs::read_to_string("src/lib.rs").unwrap();
-    let modules = library.lines().filter_map(|line| {
+    let own = library.lines().filter_map(|line| {
         let line = line.trim_start_matches("pub ");
         line.strip_prefix("mod ")?.strip_suffix(';')
     });
-    let mut count = 0;
-    for module in modules {
-        assert!(allowed(ROOMS, module).is_some(), "{module}");
-        count += 1;
-    }
-    assert!(count >= 10, "the modules are found");
-}
-
-/// There is one such table for people, and it is this one.
-#[test]
-fn the_documentation_has_the_same_table() {
-    let page = std::fs::read_to_string("docs/ARCHITECTURE.md").unwrap();
-    let rows = page
-        .lines()
-        .skip_while(|line| *line != "| room | may use |");
-    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
-    let documented: BTreeMap<&str, Vec<&str>> = rows
-        .map(|row| {
-            let mut words = row.split('`').skip(1).step_by(2);
-            (words.next().unwrap(), words.collect())
-        })
-        .collect();
-    // That one is no room: it is who starts the command line.
-    let rooms = ROOMS.iter().filter(|(room, _)| *room != "main");
-    let rooms: BTreeMap<&str, Vec<&str>> =
-        rooms.map(|(room, uses)| (*room, uses.to_vec())).collect();
-    assert_eq!(documented, rooms);
+    // Those of other crates are named in the code as well.
+    let others = ["client", "domain", "main", "pb", "proxy_auth", "system"];
+    let expected: BTreeSet<_> = own.chain(others).map(str::to_owned).collect();
+    let documented: BTreeSet<_> = rooms().into_iter().map(|room| room.name).collect();
+    assert_eq!(documented, expected);
 }
 
 /// What goes in circles: without those that use nothing that is left, or that nothing uses.
