@@ -70,7 +70,8 @@ impl DeliveryMetrics {
         gauge(
             "hitkeep_auth.events.dead",
             "{event}",
-            "Events that were not delivered within three days, and are kept until they are 30 days old.",
+            "Events that were not delivered within three days, and are kept until they are 30 \
+             days old.",
             |of| float(of.dead.load(Relaxed)),
         );
         gauge(
