@@ -59,7 +59,9 @@ pub enum PostgresError {
         folder: PathBuf,
     },
     /// The process runs as root, and there is no unprivileged user.
-    #[error("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run as")]
+    #[error(
+        "PostgreSQL refuses to run as root, and there is no user to run it as: add the user postgres"
+    )]
     NoUnprivilegedUser,
     /// The server ended, or was not ready in time.
     #[error("PostgreSQL did not start ({why}); its log, {}, ends with:\n{tail}", log.display())]

@@ -135,9 +135,9 @@ impl Report<'_> {
 
     fn list_clients(&self, lines: &mut Vec<String>) {
         let rows = self.plan.rows.iter();
-        let told = rows.filter(|row| row.fate != Fate::Unchanged || !row.remarks.is_empty());
-        let told: Vec<&PlannedRow> = told.collect();
-        if told.is_empty() {
+        let reported = rows.filter(|row| row.fate != Fate::Unchanged || !row.remarks.is_empty());
+        let reported: Vec<&PlannedRow> = reported.collect();
+        if reported.is_empty() {
             return;
         }
         lines.push(String::new());
@@ -145,7 +145,7 @@ impl Report<'_> {
             "{:<36}  {:<18}  {:<41}  {}",
             "CLIENT", "FATE", "OWNER", "NAME"
         ));
-        for row in told {
+        for row in reported {
             let id = row.id.map(|id| id.to_string()).unwrap_or_default();
             let owner = row.owner.map(|owner| owner.to_string()).unwrap_or_default();
             let mut line = format!(
