@@ -12,6 +12,6 @@ mod message;
 mod metrics;
 mod signature;
 
-pub use deliverer::{Deliverer, Options, SetupError, Webhook};
+pub use deliverer::{Deliverer, DeliveryOptions, SetupError, Webhook};
 pub use endpoint::{BadEndpoint, Endpoint, PlainHttp};
 pub use signature::{BadSecret, NoSecret, SecretSource, SigningKeys};

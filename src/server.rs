@@ -57,7 +57,7 @@ const UPSTREAM_CALLS: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The options of the services.
-    pub grpc: grpc::Options,
+    pub grpc: grpc::ServiceOptions,
     /// The options of the index.
     pub replica: replica::ReplicaOptions,
     /// How long a call may take, unless its caller's timeout is shorter. Default 10 s.
@@ -95,7 +95,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            grpc: grpc::Options::default(),
+            grpc: grpc::ServiceOptions::default(),
             replica: replica::ReplicaOptions::default(),
             request_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,

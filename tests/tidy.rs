@@ -17,6 +17,8 @@ mod documents;
 mod files;
 #[path = "tidy/links.rs"]
 mod links;
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/paths.rs"]
 mod paths;
 #[path = "tidy/rooms.rs"]

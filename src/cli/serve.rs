@@ -95,8 +95,8 @@ fn deliverer(
     store: &Store,
     telemetry: &Telemetry,
 ) -> Result<Deliverer, Failure> {
-    let defaults = events::Options::default();
-    let options = events::Options {
+    let defaults = events::DeliveryOptions::default();
+    let options = events::DeliveryOptions {
         drain_timeout: defaults.drain_timeout.min(options.drain_timeout),
         ..defaults
     };

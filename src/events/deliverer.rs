@@ -49,7 +49,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The settings of the delivery.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct DeliveryOptions {
     /// The interval between looks for events that are due. Default 1 s.
     pub poll_interval: Duration,
     /// How long a process that ends without giving notice keeps others from delivering.
@@ -65,7 +65,7 @@ pub struct Options {
     pub drain_timeout: Duration,
 }
 
-impl Default for Options {
+impl Default for DeliveryOptions {
     fn default() -> Self {
         Self {
             poll_interval: Duration::from_secs(1),
@@ -97,7 +97,7 @@ impl Webhook {
     /// If a file cannot be used.
     pub fn check(&self) -> Result<(), SetupError> {
         self.secrets.read().map_err(SetupError::Secret)?;
-        let timeout = Options::default().request_timeout;
+        let timeout = DeliveryOptions::default().request_timeout;
         Sender::new(self.endpoint.clone(), self.authorities.clone(), timeout)?;
         Ok(())
     }
@@ -120,7 +120,7 @@ pub enum SetupError {
 pub struct Deliverer {
     attempts: Attempts,
     secrets: SecretSource,
-    options: Options,
+    options: DeliveryOptions,
     /// Identifies this process in the lease.
     holder: Uuid,
     hold: Hold,
@@ -150,7 +150,7 @@ impl Deliverer {
     /// If a file cannot be used.
     pub fn new(
         webhook: Webhook,
-        options: Options,
+        options: DeliveryOptions,
         store: Store,
         metrics: &Metrics,
     ) -> Result<Self, SetupError> {

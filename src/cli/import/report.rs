@@ -11,7 +11,7 @@ use crate::{
         compare::{Cause, Comparison, Difference, Place},
         hitkeep::{Note, WhyDropped},
         plan::{Fate, Plan, PlannedRow},
-        snapshot::Snapshot,
+        snapshot::BackupSnapshot,
         undo::{Undo, UndoneClient},
     },
 };
@@ -21,7 +21,7 @@ const MAX_LISTED: usize = 20;
 
 /// The result of an import or of a dry run.
 pub(super) struct Report<'r> {
-    pub(super) snapshot: &'r Snapshot,
+    pub(super) snapshot: &'r BackupSnapshot,
     pub(super) plan: &'r Plan,
     pub(super) comparison: &'r Comparison,
     /// The revision with the import; `None` for a dry run.
