@@ -85,9 +85,9 @@ fn the_listing_names_every_file_of_each_room() {
     let listing = listing(&page());
     let mut folders: Vec<_> = fs::read_dir("src")
         .unwrap()
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().into_string().unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         // Its one file is the demonstration.
         .filter(|name| name != "dev")
         .map(|name| (format!("src/{name}"), format!("{name}/")))
