@@ -43,12 +43,12 @@ ENV HITKEEP_AUTH_LISTEN=0.0.0.0:50051
 # The second one is open where HITKEEP_AUTH_HTTP_LISTEN says so.
 EXPOSE 50051 50052
 
-# Says nothing of Postgres: whoever ends a container that fails it would end all of them
-# in an outage in which they still answer.
+# Says nothing of Postgres: an orchestrator that ends a container that fails it would
+# end all of them in an outage in which they still answer.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["hitkeep-auth", "healthcheck", "live"]
 
-# Told to stop, it finishes the calls under way: give it 40 s before the kill.
+# After SIGTERM, it finishes the calls under way: give it 40 s before the kill.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["hitkeep-auth"]
 CMD ["serve"]

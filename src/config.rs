@@ -391,7 +391,7 @@ impl Cli {
     }
 
     /// The options of telemetry. Only the service exports it.
-    pub fn telemetry(&self) -> telemetry::Options {
+    pub fn telemetry(&self) -> telemetry::TelemetryOptions {
         let serves = match self.command {
             #[cfg(feature = "dev")]
             Command::Dev(_) => true,
@@ -403,7 +403,7 @@ impl Cli {
         } else {
             ExportSettings::default()
         };
-        telemetry::Options {
+        telemetry::TelemetryOptions {
             filter: self.log.log.clone(),
             format: self.log.log_format,
             // As https://no-color.org has it; clap does the same.

@@ -9,9 +9,9 @@ mod attempt;
 mod deliverer;
 mod endpoint;
 mod message;
+mod metrics;
 mod signature;
-mod state;
 
-pub use deliverer::{Deliverer, Options, SetupError, Webhook};
+pub use deliverer::{Deliverer, DeliveryOptions, SetupError, Webhook};
 pub use endpoint::{BadEndpoint, Endpoint, PlainHttp};
 pub use signature::{BadSecret, NoSecret, SecretSource, SigningKeys};

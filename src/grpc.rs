@@ -43,7 +43,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct ServiceOptions {
     /// The most API clients that one owner may have, inactive ones included. Default 100.
     pub max_clients_per_owner: u32,
     /// The upper bound of `max_cache_age`, for which callers may cache a response of
@@ -59,7 +59,7 @@ pub struct Options {
     pub hitkeep_rest: bool,
 }
 
-impl Default for Options {
+impl Default for ServiceOptions {
     fn default() -> Self {
         Self {
             max_clients_per_owner: 100,
@@ -97,7 +97,7 @@ pub struct Services {
     replica: Replica,
     metrics: Metrics,
     sampling: Sampling,
-    options: Options,
+    options: ServiceOptions,
     log_limiter: sidecar::LogLimiter,
     /// The time limit of one request of a stream.
     request_timeout: Duration,
@@ -112,7 +112,7 @@ impl Services {
         replica: Replica,
         metrics: Metrics,
         sampling: Sampling,
-        options: Options,
+        options: ServiceOptions,
         request_timeout: Duration,
         draining: watch::Receiver<bool>,
     ) -> Self {
@@ -173,12 +173,17 @@ pub struct Management {
     /// The index of this process, which must have a change before it is acknowledged.
     replica: Replica,
     metrics: Metrics,
-    options: Options,
+    options: ServiceOptions,
 }
 
 impl Management {
     /// Services on a store and its replica.
-    pub const fn new(store: Store, replica: Replica, metrics: Metrics, options: Options) -> Self {
+    pub const fn new(
+        store: Store,
+        replica: Replica,
+        metrics: Metrics,
+        options: ServiceOptions,
+    ) -> Self {
         Self {
             store,
             replica,

@@ -17,8 +17,9 @@ mod connection_tests;
 mod gauges;
 pub mod health;
 mod layers;
-pub mod lifecycle;
+mod readiness;
 mod routes;
+pub mod signals;
 mod supervisor;
 
 use health::Scope;
@@ -54,7 +55,7 @@ const UPSTREAM_CALLS: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    pub grpc: grpc::Options,
+    pub grpc: grpc::ServiceOptions,
     pub replica: replica::ReplicaOptions,
     /// How long a call may take, unless its caller's timeout is shorter. Default 10 s.
     /// Replacements of the directory are exempt, since they are streams.
@@ -91,7 +92,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            grpc: grpc::Options::default(),
+            grpc: grpc::ServiceOptions::default(),
             replica: replica::ReplicaOptions::default(),
             request_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
@@ -309,9 +310,9 @@ impl Process {
         let (health, health_service) = health::service(scope);
         let health = Arc::new(health);
         let supervisor = Supervisor::at(options.notify_socket);
-        let readiness = lifecycle::report_health(&replica, scope, &health);
+        let readiness = readiness::report_health(&replica, scope, &health);
         supervisor.introspection(readiness.introspects);
-        let watch = lifecycle::Watch {
+        let watch = readiness::Watch {
             replica: replica.clone(),
             scope,
             health: Arc::clone(&health),

@@ -53,7 +53,7 @@ pub enum LogFormat {
 
 /// What is logged, in which format, and what is exported.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct TelemetryOptions {
     /// Filter directives, such as `info` or `hitkeep_auth=debug,h2=off`.
     pub filter: String,
     pub format: LogFormat,
@@ -101,7 +101,7 @@ const EXPORTER_TARGETS: [&str; 9] = [
 ///
 /// # Errors
 /// If the filter is malformed, or telemetry is set up already.
-pub fn start(options: &Options) -> Result<Telemetry, TelemetryError> {
+pub fn start(options: &TelemetryOptions) -> Result<Telemetry, TelemetryError> {
     let settings = &options.export;
     let mut problems = settings.problems.clone();
     let resource = export::resource(settings, instance());
@@ -153,7 +153,7 @@ fn or_report<E>(
 /// enable everything that is instrumented anywhere, such as each HTTP/2 frame, and so make
 /// spans only to discard them.
 fn subscriber(
-    options: &Options,
+    options: &TelemetryOptions,
     tracer: Option<SdkTracer>,
     logs: Option<&SdkLoggerProvider>,
 ) -> Result<impl Subscriber + Send + Sync + use<>, TelemetryError> {
@@ -184,7 +184,9 @@ fn subscriber(
     Ok(tracing_subscriber::registry().with(layers))
 }
 
-fn lines(options: &Options) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
+fn lines(
+    options: &TelemetryOptions,
+) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let is_terminal = std::io::stderr().is_terminal();
     let json = match options.format {
         LogFormat::Auto => !is_terminal,
@@ -296,7 +298,7 @@ mod tests {
         exports_traces: bool,
         exports_logs: bool,
     ) -> impl Subscriber + use<> {
-        let options = Options {
+        let options = TelemetryOptions {
             filter: log.to_owned(),
             format: LogFormat::Json,
             colours: false,

@@ -7,6 +7,8 @@
 #[path = "support/help.rs"]
 mod help;
 
+#[path = "tidy/architecture.rs"]
+mod architecture;
 #[path = "tidy/deploy.rs"]
 mod deploy;
 #[path = "tidy/documents.rs"]
@@ -15,6 +17,10 @@ mod documents;
 mod files;
 #[path = "tidy/links.rs"]
 mod links;
+#[path = "tidy/names.rs"]
+mod names;
+#[path = "tidy/paths.rs"]
+mod paths;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 #[path = "tidy/words.rs"]

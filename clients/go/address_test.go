@@ -141,7 +141,7 @@ func TestRestrictedClients(t *testing.T) {
 			}
 		}
 
-		// Whoever renames it need not know of the restrictions.
+		// The user who renames it need not know of the restrictions.
 		named := hitkeepauth.UpdateRequest{Ref: ref, Delegation: hitkeepauth.Delegation{Name: "renamed"}}
 		renamed, err := manager.Update(t.Context(), named)
 		if err != nil || renamed.Name != "renamed" || len(renamed.AllowedCIDRs) != 2 {

@@ -43,7 +43,7 @@ type EmbeddedOptions struct {
 	// AcceptLegacyUntil is from when on tokens that HitKeep itself issued no longer work. Zero:
 	// they do as long as their API clients.
 	AcceptLegacyUntil time.Time
-	// Log is told when the index is not followed, and when it is again. nil: nobody is.
+	// Log gets a line when the index is not followed, and when it is again. nil: no lines.
 	Log *slog.Logger
 }
 
@@ -193,8 +193,8 @@ func (o *options) servers(target string) ([]*server, error) {
 	return servers, nil
 }
 
-// grpcUpstream is a connection of its own, since one that is silently dead is of no use to the next
-// attempt.
+// grpcUpstream is a connection of its own, since one that is silently dead would fail the next
+// attempt too.
 type grpcUpstream struct {
 	conn    *grpc.ClientConn
 	service pb.ReplicationServiceClient
@@ -275,7 +275,7 @@ func (e *embedded) ask(ctx context.Context, q *question) (*Principal, error) {
 	return nil, &InactiveError{Reason: ReasonUnknownToken}
 }
 
-// settled is what is told of an error: that of an index that is not there goes no further.
+// settled is what the caller gets of an error: that of an index that is not there goes no further.
 func (e *embedded) settled(err error) error {
 	if errors.Is(err, errLoading) {
 		return &UnavailableError{Cause: e.because(errLoading)}

@@ -763,7 +763,7 @@ func TestUnknownTokensAreAskedAboutWithinABudget(t *testing.T) {
 		}
 		stream.silent()
 
-		// More than may wait: the index stands while it is current, and then nobody can tell.
+		// More than may wait: the index stands while it is current, and then there is no answer.
 		for number := range 3 {
 			go func() { errs <- b.ask(10 + number) }()
 		}
@@ -822,7 +822,7 @@ func TestAServerThatWantsToBeLeftAloneIs(t *testing.T) {
 		stream, _, _, _ := b.follow(0)
 		begun := time.Now()
 		stream.broken <- overloaded(4 * time.Second)
-		// Also if somebody is in a hurry.
+		// Also if a caller is in a hurry.
 		b.cannotTell(b.ask(1))
 		for time.Since(begun) < 4*time.Second {
 			b.notOpened(0)
@@ -951,21 +951,21 @@ func TestAServerIsGivenUp(t *testing.T) {
 
 func TestPausesGrow(t *testing.T) {
 	embed(t, 2, EmbeddedOptions{}, func(b *bubble) {
-		refusal := status.Error(codes.Unavailable, "nobody listens")
+		refusal := status.Error(codes.Unavailable, "no listener")
 		for _, server := range b.servers {
 			server.refuses.Store(&refusal)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		for _, server := range b.servers {
-			// Between two a second for ever, and none at all.
+			// Between two a second without end, and none at all.
 			if tried := len(server.opened); tried < 30 || tried > 80 {
 				b.Fatal(tried)
 			}
 		}
 		err := b.ask(1)
 		b.cannotTell(err)
-		if !strings.Contains(err.Error(), "nobody listens") || status.Code(errors.Unwrap(err)) != codes.Unavailable {
+		if !strings.Contains(err.Error(), "no listener") || status.Code(errors.Unwrap(err)) != codes.Unavailable {
 			b.Fatal(err)
 		}
 	})
@@ -1019,7 +1019,7 @@ func TestUsesAreReportedUntilTheyAreAcknowledged(t *testing.T) {
 		if next.GetNumber() != 2 || len(next.GetClients()) != 1 || next.GetReplicaId() != first.GetReplicaId() {
 			b.Fatal(next)
 		}
-		// One that is refused would be refused for ever.
+		// One that is refused would always be refused.
 		server.answers <- status.Error(codes.InvalidArgument, "no")
 		b.works(1)
 		time.Sleep(time.Second)
@@ -1040,7 +1040,7 @@ func TestUsesAreReportedUntilTheyAreAcknowledged(t *testing.T) {
 	})
 }
 
-// Closing waits for a server that does not answer, but not for ever.
+// Closing waits for a server that does not answer, but not forever.
 func TestClosingEndsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		options := EmbeddedOptions{RefreshTimeout: time.Hour}

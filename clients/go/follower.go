@@ -124,7 +124,7 @@ func (f *follower) run(ctx context.Context) {
 		}
 		failed++
 		if delay, demanded := demandedDelay(err); demanded {
-			// Longer by chance, since others were told the same.
+			// Longer by chance, since other clients got the same delay.
 			s.notBefore = time.Now().Add(delay + rand.N(delay/2+1))
 			continue
 		}

@@ -23,7 +23,7 @@ type (
 		// Each is replaced as a whole.
 		leaves [fanOut][]tokenEntry
 	}
-	// treeEdit is one series of writes. What it has copied itself, nobody else has seen.
+	// treeEdit is one series of writes. What it has copied itself is in no other tree.
 	treeEdit struct{ _ byte }
 )
 

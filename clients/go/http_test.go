@@ -160,7 +160,7 @@ func TestWhatCannotBeToldIs503(t *testing.T) {
 			t.Errorf("%v: %d", err, response.StatusCode)
 		}
 		const want = `{"error":"temporarily_unavailable","error_description":` +
-			`"It cannot be told right now whether the token works. Try again."}`
+			`"It cannot be determined right now whether the token works. Try again."}`
 		if got := body(t, response); got != want {
 			t.Error(got)
 		}

@@ -78,8 +78,8 @@ type Leak struct {
 	// TokenHash names it instead: BLAKE3 of its text as 64 hexadecimal digits, as the proto
 	// says, or of a legacy token SHA-256.
 	TokenHash string
-	// Actor is on whose behalf it is reported, for the audit trail. Optional: whoever has a
-	// token may end it.
+	// Actor is on whose behalf it is reported, for the audit trail. Optional: to have a
+	// token is enough to end it.
 	Actor *Actor
 	// Source is what found it, and URL where, for the audit trail. Optional.
 	Source string
@@ -142,7 +142,7 @@ func (c *Client) ReportLeak(ctx context.Context, l Leak) (*LeakReport, error) {
 // Selection is which API clients to revoke: those that all of its filters let through, of
 // which it has one at least.
 type Selection struct {
-	// Actor is somebody who may revoke each client of the owner, or without an owner an owner
+	// Actor is a user who may revoke each client of the owner, or without an owner an owner
 	// of the instance.
 	Actor Actor
 	// Owner is whose clients to revoke.

@@ -16,7 +16,7 @@ var (
 	errUnreadable = errors.New("this version cannot judge the tokens of this API client")
 	errLate       = errors.New("the index was not refreshed in time")
 	errNoUpstream = errors.New("no server can be asked")
-	// Never told: the token may be one that was just made.
+	// Never returned: the token may be one that was just made.
 	errNotIndexed = errors.New("the index does not have the token")
 )
 
@@ -69,8 +69,8 @@ func (s *liveState) databaseTime(at moment) int64 {
 	return s.database + at.since(s.calibrated).Microseconds()
 }
 
-// live is the latest version of the index, and ways to wait for a newer one. The follower writes
-// it, and nobody else.
+// live is the latest version of the index, and ways to wait for a newer one. Only the follower
+// writes it.
 type live struct {
 	options     EmbeddedOptions
 	legacyUntil int64

@@ -27,7 +27,7 @@ var (
 
 	unavailable = refusal{
 		http.StatusServiceUnavailable, "temporarily_unavailable",
-		"It cannot be told right now whether the token works. Try again.",
+		"It cannot be determined right now whether the token works. Try again.",
 	}
 
 	misconfigured = refusal{

@@ -130,7 +130,7 @@ func (s *incomingSnapshot) add(sent *pb.ReplicationChanges) error {
 		}
 		s.clients[client.id] = client
 	}
-	// Nobody calls this program, so that it is enough to know that they were sent.
+	// This program serves no callers, so that it is enough to know that they were sent.
 	s.hasAccounts = s.hasAccounts || sent.GetAccounts() != nil
 	return nil
 }

@@ -19,7 +19,7 @@ const (
 	base62Digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
-// What a token is hashed for, so that its hash is of no use to any other program.
+// What a token is hashed for, so that its hash is worthless to any other program.
 var tokenKey = blake3.ContextKey("auth.hitkeep.com 2026-11-23 token at rest v1")
 
 // tokenHash is the stored form of a token: BLAKE3 for those of the service, SHA-256 for legacy

@@ -46,8 +46,8 @@ func (s *usageSlot) follow(before *usageSlot) { s.counters.Store(before.counters
 // usageCounters are the uses of a client that are not taken yet.
 type usageCounters struct {
 	client ID
-	// The next of those that have something to be taken. It belongs to whoever has set queued,
-	// and then to the taker.
+	// The next of those that have something to be taken. It belongs to the goroutine that
+	// has set queued, and then to the taker.
 	next   *usageCounters
 	queued atomic.Bool
 	// When a token of the client last worked, and when one that was replaced did; always: not yet.
@@ -145,7 +145,7 @@ func (l *ledger) recordReplaced(client *indexedClient, now int64) {
 	l.queue(c)
 }
 
-// queue lets the counters be taken. Whoever finds them queued already has counted before they are
+// queue lets the counters be taken. A goroutine that finds them queued already has counted before they are
 // taken out of the queue, and so before they are taken.
 func (l *ledger) queue(c *usageCounters) {
 	if c.queued.Load() || !c.queued.CompareAndSwap(false, true) {

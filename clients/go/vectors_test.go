@@ -207,7 +207,7 @@ func TestVectorsOfRoutes(t *testing.T) {
 		}
 		if flaw := need.flaw(); flaw != nil {
 			// Here it is found when the program starts. A site without a permission is one that only
-			// proxies are told of.
+			// proxies report.
 			if v.Answer != http.StatusInternalServerError && need.Permission != "" {
 				t.Errorf("%v: %v", v.Settings, flaw)
 			}

@@ -15,7 +15,7 @@ use crate::{
         hitkeep::HitKeep,
         plan::{Fate, Plan},
         run::{Import, apply_undo, plan_undo},
-        snapshot::{self, Snapshot},
+        snapshot::{self, BackupSnapshot},
     },
     store::Store,
 };
@@ -88,7 +88,7 @@ async fn import(args: &HitKeepArgs) -> Result<ExitCode, Failure> {
 
 fn finish(
     args: &HitKeepArgs,
-    snapshot: &Snapshot,
+    snapshot: &BackupSnapshot,
     plan: &Plan,
     comparison: &Comparison,
     revision: Option<Revision>,
@@ -156,7 +156,7 @@ fn provenance(store: &Store) -> Arc<Provenance> {
     })
 }
 
-fn warnings(snapshot: &Snapshot, now: Timestamp) -> Vec<String> {
+fn warnings(snapshot: &BackupSnapshot, now: Timestamp) -> Vec<String> {
     let mut warnings = Vec::new();
     let age = now - snapshot.time;
     if age > MAX_AGE {

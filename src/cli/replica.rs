@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use super::{Failure, serve};
 use crate::{
     config::ReplicaArgs,
-    server::{Ended, ReplicaServer, lifecycle},
+    server::{Ended, ReplicaServer, signals},
     system::{SystemClock, SystemEntropy},
     telemetry::Telemetry,
     transport::listeners::Listeners,
@@ -20,7 +20,7 @@ pub(super) async fn run(args: &ReplicaArgs, telemetry: Telemetry) -> Result<Ende
     let (options, upstream) = (args.server()?, args.upstream()?);
     let listeners =
         serve::listen(&args.serving, &options, UPSTREAM_CONNECTIONS, &telemetry).await?;
-    let stop = lifecycle::signals()?;
+    let stop = signals::termination()?;
     listeners.log_addresses()?;
     let server = ReplicaServer {
         upstream,

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::{ServeArgs, ServingArgs},
     events::{self, Deliverer, Webhook},
-    server::{Ended, Options, Server, lifecycle},
+    server::{Ended, Options, Server, signals},
     store::{
         NoConnection, Store,
         error::{StoreError, causes},
@@ -56,7 +56,7 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
             store: store.clone(),
             last_error: None,
         };
-        tokio::spawn(reloader.run(args.secret_poll_interval, lifecycle::hangups()?));
+        tokio::spawn(reloader.run(args.secret_poll_interval, signals::hangups()?));
     }
     let deliverer = webhook
         .map(|webhook| deliverer(webhook, &options, &store, &telemetry))
@@ -100,8 +100,8 @@ fn deliverer(
     store: &Store,
     telemetry: &Telemetry,
 ) -> Result<Deliverer, Failure> {
-    let defaults = events::Options::default();
-    let options = events::Options {
+    let defaults = events::DeliveryOptions::default();
+    let options = events::DeliveryOptions {
         drain_timeout: defaults.drain_timeout.min(options.drain_timeout),
         ..defaults
     };
@@ -124,7 +124,7 @@ struct Delivery {
 impl Delivery {
     /// Delivers once the database is usable.
     fn start(deliverer: Deliverer, usable: oneshot::Receiver<()>) -> Result<Self, Failure> {
-        let mut signals = lifecycle::signals()?;
+        let mut signals = signals::termination()?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let stop = async move {
@@ -146,7 +146,7 @@ impl Delivery {
         Ok(Self {
             task,
             stop,
-            signals: lifecycle::signals()?,
+            signals: signals::termination()?,
         })
     }
 
@@ -202,7 +202,7 @@ pub(super) async fn listen(
     let http = Some(&*args.http_listen).filter(|addresses| !addresses.is_empty());
     let listeners = ServeListeners::open(&args.listen, http.as_slice(), tls).await?;
     // Handled without TLS as well: an operator who sends SIGHUP does not mean to end the process.
-    let hangups = lifecycle::hangups()?;
+    let hangups = signals::hangups()?;
     if let Some(watcher) = watcher {
         let clock = Arc::new(SystemClock::default());
         tokio::spawn(watcher.run(args.tls.tls_poll_interval, hangups, clock));
@@ -271,7 +271,7 @@ pub(super) async fn serve(
     options: Options,
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
-    let stop = lifecycle::signals()?;
+    let stop = signals::termination()?;
     listeners.log_addresses()?;
     let server = Server {
         store,
@@ -291,7 +291,7 @@ pub(super) async fn until_ended(
     telemetry: Telemetry,
 ) -> Result<Ended, Failure> {
     // The server's signals, once more for the work after it has ended.
-    let mut signals = lifecycle::signals()?;
+    let mut signals = signals::termination()?;
     let second_signal = async move {
         signals.recv().await;
         signals.recv().await;

@@ -210,11 +210,11 @@ impl ServingArgs {
     /// The same, whether or not it is complete.
     pub fn limits(&self) -> server::Options {
         self.connections.set(server::Options {
-            grpc: grpc::Options {
+            grpc: grpc::ServiceOptions {
                 max_cache_age: self.max_cache_age,
                 trusted_hops: self.trusted_hops,
                 legacy_tokens_until: self.legacy_tokens.until(),
-                ..grpc::Options::default()
+                ..grpc::ServiceOptions::default()
             },
             replica: replica::ReplicaOptions {
                 max_staleness: self.max_staleness,

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{
     SigningKeys,
     message::{Answer, Sender},
-    state::State,
+    metrics::DeliveryMetrics,
 };
 use crate::store::{
     Store,
@@ -32,7 +32,7 @@ pub(super) struct Attempts {
     pub(super) store: Store,
     pub(super) sender: Sender,
     pub(super) keys: SigningKeys,
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<DeliveryMetrics>,
 }
 
 impl std::fmt::Debug for Attempts {

@@ -25,7 +25,7 @@ use super::{
     Endpoint, NoSecret, SecretSource,
     attempt::Attempts,
     message::{Answer, Sender},
-    state::State,
+    metrics::DeliveryMetrics,
 };
 use crate::{
     domain::id::RequestId,
@@ -48,7 +48,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(10);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct DeliveryOptions {
     /// The interval between looks for events that are due. Default 1 s.
     pub poll_interval: Duration,
     /// How long a process that ends without giving notice keeps others from delivering.
@@ -64,7 +64,7 @@ pub struct Options {
     pub drain_timeout: Duration,
 }
 
-impl Default for Options {
+impl Default for DeliveryOptions {
     fn default() -> Self {
         Self {
             poll_interval: Duration::from_secs(1),
@@ -95,7 +95,7 @@ impl Webhook {
     /// If a file cannot be used.
     pub fn check(&self) -> Result<(), SetupError> {
         self.secrets.read().map_err(SetupError::Secret)?;
-        let timeout = Options::default().request_timeout;
+        let timeout = DeliveryOptions::default().request_timeout;
         Sender::new(self.endpoint.clone(), self.authorities.clone(), timeout)?;
         Ok(())
     }
@@ -117,7 +117,7 @@ pub enum SetupError {
 pub struct Deliverer {
     attempts: Attempts,
     secrets: SecretSource,
-    options: Options,
+    options: DeliveryOptions,
     /// Identifies this process in the lease.
     holder: Uuid,
     hold: Hold,
@@ -147,15 +147,15 @@ impl Deliverer {
     /// If a file cannot be used.
     pub fn new(
         webhook: Webhook,
-        options: Options,
+        options: DeliveryOptions,
         store: Store,
         metrics: &Metrics,
     ) -> Result<Self, SetupError> {
         let keys = webhook.secrets.read().map_err(SetupError::Secret)?;
         let timeout = options.request_timeout;
         let sender = Sender::new(webhook.endpoint, webhook.authorities, timeout)?;
-        let state = Arc::<State>::default();
-        State::observe(&state, metrics, store.clock());
+        let state = Arc::<DeliveryMetrics>::default();
+        DeliveryMetrics::observe(&state, metrics, store.clock());
         let holder = RequestId::mint(store.clock().now(), store.entropy()).uuid();
         let now = Instant::now();
         Ok(Self {

@@ -17,13 +17,11 @@ use super::{
 };
 use crate::{
     domain::access::EffectiveAccess,
-    grpc::{
-        convert::ext_authz::to_denied,
-        sidecar::{AuthorizationQuery, ParsedQuery, conclude},
-    },
+    grpc::{convert::ext_authz::to_denied, sidecar::conclude},
     pb::envoy::config::core::v3::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd,
     proxy_auth::{
         credential::{Credential, Credentials},
+        query::{AuthorizationQuery, ParsedQuery},
         route::{Preflight, RouteSettings, SETTINGS},
         source::FORWARDED_FOR,
         verdict::{Pass, Refused, Verdict, is_reserved},

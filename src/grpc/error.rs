@@ -109,7 +109,7 @@ pub enum ApiError {
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
     /// The index is too stale to judge a token.
-    #[error("{0}, so it cannot be told whether a token works: try again")]
+    #[error("{0}, so it cannot be determined whether a token works: try again")]
     Unanswerable(#[from] Unanswerable),
     /// The server or the connection is about to end, and with it every stream.
     #[error("the server is shutting down, or wants its callers to reconnect: try again")]

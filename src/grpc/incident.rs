@@ -50,7 +50,7 @@ impl Management {
                 ..pb::ReportLeakResponse::default()
             });
         };
-        let done = told(ended.was_live, ended.revoked);
+        let done = log_text(ended.was_live, ended.revoked);
         log_change(done, ended.view.client.id);
         Ok(pb::ReportLeakResponse {
             known: true,
@@ -174,7 +174,7 @@ fn owner_as_actor(owner: Owner) -> UserId {
 
 /// What the log says of a leak, before `API client` and the id. An operator who restores a backup
 /// searches for the wording of a revocation.
-const fn told(was_live: bool, revoked: bool) -> &'static str {
+const fn log_text(was_live: bool, revoked: bool) -> &'static str {
     match (was_live, revoked) {
         (true, true) => "a leaked token worked until now: revoked",
         (false, true) => "a leaked token did not work at present: revoked",
@@ -186,12 +186,12 @@ const fn told(was_live: bool, revoked: bool) -> &'static str {
 mod tests {
     use super::*;
 
-    /// As `docs/OPERATIONS.md` says where it tells how to find what a backup lacks.
+    /// As `docs/OPERATIONS.md` says of what a backup lacks.
     #[test]
     fn a_revocation_is_found_in_the_log_like_any_other() {
         for was_live in [false, true] {
             for revoked in [false, true] {
-                let line = format!("{} API client 1", told(was_live, revoked));
+                let line = format!("{} API client 1", log_text(was_live, revoked));
                 assert_eq!(line.contains("revoked API client 1"), revoked, "{line}");
             }
         }

@@ -12,16 +12,13 @@ use tonic::Code;
 use super::{
     Services,
     error::ApiError,
-    introspection::{Judgement, PresentedToken, wait_limit},
+    introspection::{Judgement, wait_limit},
 };
 use crate::{
-    domain::{
-        access::{Decision, EffectiveAccess},
-        source::Source,
-    },
+    domain::access::{Decision, EffectiveAccess},
     proxy_auth::{
-        credential::Credential,
-        route::{Need, NeedError, Preflight, RouteError, RouteSettings},
+        query::{AuthorizationQuery, ParsedQuery},
+        route::{Need, RouteError},
         verdict::{Pass, Refused, Verdict},
     },
     telemetry::metrics,
@@ -32,49 +29,6 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How many mistakes of routes are logged within that time. There are as many as
 /// misconfigured routes, unless a client can make them up.
 const MAX_LOGGED_MISTAKES: usize = 64;
-
-/// A request that a proxy wants authorized.
-pub(crate) struct AuthorizationQuery<'r> {
-    pub(crate) settings: Result<RouteSettings<'r>, RouteError>,
-    /// Whether it is a preflight, judged by what the proxy sends, not the client.
-    pub(crate) is_preflight: bool,
-    /// Its path, with an optional query; None if the proxy does not send it.
-    pub(crate) target: Option<&'r str>,
-    pub(crate) credential: Credential<'r>,
-    pub(crate) source: Source<'r>,
-}
-
-/// A query whose fields are valid.
-pub(crate) enum ParsedQuery {
-    /// A preflight that needs no token.
-    Preflight,
-    /// The need of the route, and the token.
-    Judge(Need, PresentedToken),
-}
-
-impl AuthorizationQuery<'_> {
-    /// Validates the query. A route's mistake comes first, because no request gets past it: an
-    /// operator sees it before any client has a token. An unclear path is the client's mistake,
-    /// and comes after a missing token.
-    pub(crate) fn parse(self) -> Result<ParsedQuery, Refused> {
-        let settings = self.settings.map_err(Refused::Misconfigured)?;
-        if settings.preflight == Preflight::Passes && self.is_preflight {
-            return Ok(ParsedQuery::Preflight);
-        }
-        let need = match settings.need(self.target) {
-            Err(NeedError::Route(mistake)) => return Err(Refused::Misconfigured(mistake)),
-            need => need,
-        };
-        let presented = match self.credential {
-            Credential::Missing => return Err(Refused::NoToken),
-            Credential::Text(text) => {
-                std::str::from_utf8(text).map_or(PresentedToken::Unknown, PresentedToken::read)
-            }
-            Credential::Several => PresentedToken::Unknown,
-        };
-        Ok(ParsedQuery::Judge(need?, presented))
-    }
-}
 
 impl Services {
     /// Authorizes a request, for a proxy that waits that long. Logs failures that an

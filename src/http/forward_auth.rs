@@ -25,10 +25,10 @@ use crate::{
         context::{CallerSlot, Proof},
         error::ApiError,
         introspection::wait_limit,
-        sidecar::AuthorizationQuery,
     },
     proxy_auth::{
         credential::Credentials,
+        query::AuthorizationQuery,
         route::{PreflightHeaders, Route, RouteError, RouteSettings, SETTINGS, origin_form},
         source::FORWARDED_FOR,
     },

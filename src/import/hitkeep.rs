@@ -19,7 +19,9 @@ use crate::domain::{
 mod clients;
 mod refused;
 
-pub use clients::{ClientRow, ClientThere, Clients, DroppedGrant, GrantRow, WhyDropped};
+pub use clients::{
+    BackupClientRow, BackupGrantRow, ClientThere, Clients, DroppedGrant, WhyDropped,
+};
 pub use refused::{Reason, RefusedRow, shown};
 
 /// The tables that an import needs.
@@ -91,9 +93,9 @@ pub struct HitKeep {
     pub chosen: BTreeMap<UserId, TeamId>,
     pub creators: BTreeMap<Uuid, UserId>,
     /// The rows of API clients, unchecked.
-    pub clients: Vec<ClientRow>,
+    pub clients: Vec<BackupClientRow>,
     /// The rows of grants, unchecked.
-    pub grants: Vec<GrantRow>,
+    pub grants: Vec<BackupGrantRow>,
     /// What is not taken over as it is.
     pub notes: Vec<Note>,
 }
@@ -128,8 +130,8 @@ impl HitKeep {
         step("sites");
         all.read_sites(tables)?;
         step("API clients");
-        all.clients = ClientRow::read(tables)?;
-        all.grants = GrantRow::read(tables)?;
+        all.clients = BackupClientRow::read(tables)?;
+        all.grants = BackupGrantRow::read(tables)?;
         step("preferences and the audit log");
         all.read_preferences(tables);
         all.read_creators(tables);

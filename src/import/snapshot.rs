@@ -22,7 +22,7 @@ const CLIENTS: &str = "api_clients";
 
 /// A whole snapshot.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct BackupSnapshot {
     pub files: ParquetFolder,
     /// When it was made: by its name, or else by the age of its files.
     pub time: Timestamp,
@@ -52,7 +52,7 @@ pub enum NoSnapshot {
 ///
 /// # Errors
 /// If there is none.
-pub fn find(folder: &Path) -> Result<Snapshot, NoSnapshot> {
+pub fn find(folder: &Path) -> Result<BackupSnapshot, NoSnapshot> {
     let unreadable = |error| NoSnapshot::Unreadable {
         path: folder.to_owned(),
         error,
@@ -69,7 +69,7 @@ pub fn find(folder: &Path) -> Result<Snapshot, NoSnapshot> {
             Some(time) => time,
             None => modified(&itself.file(CLIENTS)).map_err(unreadable)?,
         };
-        return Ok(Snapshot {
+        return Ok(BackupSnapshot {
             files: itself,
             time,
             skipped: Vec::new(),
@@ -90,7 +90,7 @@ pub fn find(folder: &Path) -> Result<Snapshot, NoSnapshot> {
         let files = ParquetFolder::new(&path);
         match check(&files) {
             Ok(()) => {
-                return Ok(Snapshot {
+                return Ok(BackupSnapshot {
                     files,
                     time,
                     skipped,

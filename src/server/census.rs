@@ -39,7 +39,8 @@ pub(super) fn observe(metrics: &Metrics) -> Latest {
     );
     gauge(
         "hitkeep_auth.clients.unused",
-        "API clients that are older than 90 days and were not used for as long.",
+        "API clients that are neither revoked nor expired, are older than 90 days, and were not \
+         used for as long.",
         |census| census.unused,
     );
     latest
@@ -58,7 +59,7 @@ pub(super) async fn run(store: Store, replica: Replica, latest: Latest) {
         let body = async |snapshot: &mut Snapshot| snapshot.take_census().await;
         let counted: Result<Census, StoreError> = store.read(body).await;
         if let Err(error) = &counted {
-            tracing::debug!(%error, "API clients that somebody should look after were not counted");
+            tracing::debug!(%error, "unused and expiring API clients were not counted");
         }
         let pause = if counted.is_ok() {
             INTERVAL

@@ -126,7 +126,7 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
         replica,
         metrics.clone(),
         Sampling::default(),
-        grpc::Options::default(),
+        grpc::ServiceOptions::default(),
         Duration::from_mins(1),
         draining,
     ));

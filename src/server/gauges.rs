@@ -65,21 +65,21 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
     of_view(
         "hitkeep_auth.index.staleness",
         "s",
-        "How long ago the index was last known to be complete.",
+        "Time since the index was last proven complete.",
         |view| view.staleness.as_secs_f64(),
     );
     let of = weak.clone();
     metrics.gauge(
         "hitkeep_auth.index.ready",
         "",
-        "1 where introspection can answer, 0 where the index is not loaded or too old.",
+        "1 if introspection can answer, 0 if the index is not loaded or too stale.",
         move || Some(flag(of.upgrade()?.require_fresh().is_ok())),
     );
     let max_staleness = replica.options().max_staleness.as_secs_f64();
     metrics.gauge(
         "hitkeep_auth.index.max_staleness",
         "s",
-        "The staleness from which on no token is answered as active.",
+        "The staleness from which on no token is reported as active.",
         move || Some(max_staleness),
     );
 }
@@ -89,7 +89,7 @@ fn observe_legacy_tokens(metrics: &Metrics, replica: &Replica, until: Expiry) {
     metrics.gauge(
         "hitkeep_auth.index.legacy_tokens",
         "{token}",
-        "Tokens that HitKeep issued and that work.",
+        "Legacy tokens that work.",
         move || {
             let view = weak.upgrade()?.view().ok()?;
             if until.has_come(view.now) {
@@ -105,28 +105,28 @@ fn observe_feed(metrics: &Metrics, replica: &Replica) {
     metrics.gauge(
         "hitkeep_auth.feed.listening",
         "",
-        "1 where Postgres tells of changes, 0 where only polling finds them.",
+        "1 if notifications of changes arrive, 0 if changes are found by polling alone.",
         move || Some(flag(weak.upgrade()?.is_listening())),
     );
     let progress = replica.progress();
     metrics.gauge(
         "hitkeep_auth.database.reachable",
         "",
-        "1 where Postgres answered when it was asked last.",
+        "1 if Postgres answered the last query for changes.",
         move || Some(flag(progress.borrow().reaches_database())),
     );
     let progress = replica.progress();
     metrics.counter(
         "hitkeep_auth.feed.failures",
         "{failure}",
-        "How many times Postgres could not be asked for changes.",
+        "Queries for changes that failed.",
         move || progress.borrow().failures,
     );
     let max_lookups = f64::from(replica.options().max_lookups);
     metrics.gauge(
         "hitkeep_auth.lookups.limit",
         "",
-        "How many times in a second Postgres may be asked on behalf of unknown tokens.",
+        "How many queries because of unknown tokens are allowed per second.",
         move || Some(max_lookups),
     );
 }
@@ -149,14 +149,14 @@ pub(super) fn observe_pool(metrics: &Metrics, store: &Store) {
     metrics.up_down_alone(
         "db.client.connection.max",
         "{connection}",
-        "Connections to Postgres that the pool may have.",
+        "Maximum size of the pool.",
         move || signed(of.pool_status().capacity),
     );
     let of = store.clone();
     metrics.up_down_alone(
         "db.client.connection.pending_requests",
         "{request}",
-        "Those who wait for a connection.",
+        "Requests that wait for a connection.",
         move || signed(of.pool_status().waiting),
     );
 }

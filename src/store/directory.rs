@@ -61,7 +61,7 @@ pub struct UnknownReference {
 
 /// Counts of the rows that a write added, changed and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Difference {
+pub struct DirectoryDifference {
     pub added: u32,
     /// Updated rows, without those that stayed equal.
     pub changed: u32,
@@ -243,7 +243,7 @@ impl Transaction {
             }
         }
         match run.first() {
-            None => Difference::default(),
+            None => DirectoryDifference::default(),
             Some(Change::PutUser(_)) => self.put_users(&rows.users).await?,
             Some(Change::PutTeam(_)) => self.put_teams(&rows.teams).await?,
             Some(Change::PutTeamMember(_)) => self.put_team_members(&rows.team_members).await?,
@@ -401,7 +401,7 @@ fn sequence(stored: i64) -> Result<u64, StoreError> {
     u64::try_from(stored).ok().ok_or_else(negative)
 }
 
-impl std::ops::AddAssign for Difference {
+impl std::ops::AddAssign for DirectoryDifference {
     fn add_assign(&mut self, other: Self) {
         self.added += other.added;
         self.changed += other.changed;

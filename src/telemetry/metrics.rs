@@ -130,56 +130,56 @@ impl Metrics {
                 .f64_histogram("rpc.server.duration")
                 .with_unit("ms")
                 .with_boundaries(DURATIONS.map(|seconds| seconds * 1000.0).to_vec())
-                .with_description(
-                    "How long gRPC calls took. Introspections and streams are not in it.",
-                )
+                .with_description("Duration of all gRPC calls except introspections and streams.")
                 .build(),
             introspection_durations: meter
                 .f64_histogram("hitkeep_auth.introspection.duration")
                 .with_unit("s")
                 .with_boundaries(INTROSPECTIONS.to_vec())
-                .with_description("How long introspections took, of one in 64.")
+                .with_description(
+                    "Duration of Introspect and Envoy's Check, sampled: one call in 64.",
+                )
                 .build(),
             request_durations: durations(
                 "http.server.request.duration",
-                "How long HTTP requests took.",
+                "Duration of HTTP requests.",
             ),
             write_durations: durations(
                 "hitkeep_auth.write.duration",
-                "How long writing transactions took, until this replica answered by them.",
+                "Duration of writing transactions, until this server answers by them.",
             ),
             flush_durations: durations(
                 "hitkeep_auth.usage.flush.duration",
-                "How long it took to write the uses of API clients.",
+                "Duration of writing the usage of API clients.",
             ),
             unwritten: meter
                 .u64_gauge("hitkeep_auth.usage.pending")
                 .with_unit("{client}")
-                .with_description("API clients with uses that the last flush could not write.")
+                .with_description("API clients whose usage the last flush could not write.")
                 .build(),
             feed_lags: durations(
                 "hitkeep_auth.feed.lag",
-                "From asking what changed to having it in the index.",
+                "Time from the query for changes until they are in the index.",
             ),
             feed_connections: counter(
                 "hitkeep_auth.feed.connections",
                 "{connection}",
-                "Connections that the feed made; all but the first of each kind are anew.",
+                "Connections that the feed opened; all but the first of each kind are reconnects.",
             ),
             feed_loads: from_zero(
                 "hitkeep_auth.feed.loads",
                 "{load}",
-                "How many times everything was read.",
+                "Full loads: one at startup, and one whenever the change log could not be used.",
             ),
             lookups: from_zero(
                 "hitkeep_auth.lookups",
                 "{lookup}",
-                "How many times Postgres was asked on behalf of unknown tokens.",
+                "Queries to Postgres because of unknown tokens.",
             ),
             rejected: from_zero(
                 "hitkeep_auth.lookups.rejected",
                 "{request}",
-                "Requests with unknown tokens that Postgres was not asked for: too many waited.",
+                "Requests with unknown tokens that caused no query, because too many were waiting.",
             ),
             meter,
             registry,

@@ -266,9 +266,9 @@ async fn refusals(provoked: &mut Provoked) {
 
 async fn limits(provoked: &mut Provoked) {
     let options = server::Options {
-        grpc: grpc::Options {
+        grpc: grpc::ServiceOptions {
             max_clients_per_owner: 1,
-            ..grpc::Options::default()
+            ..grpc::ServiceOptions::default()
         },
         ..server::Options::default()
     };

@@ -37,7 +37,7 @@ use crate::{
 const SECRET: &str = "whsec_AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const OTHER_SECRET: &str = "whsec_AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 /// Often enough that no test waits, and with room for an answer on any machine.
-const OPTIONS: events::Options = events::Options {
+const OPTIONS: events::DeliveryOptions = events::DeliveryOptions {
     poll_interval: Duration::from_millis(5),
     lease: Duration::from_secs(10),
     expiry_interval: Duration::from_millis(5),
@@ -64,7 +64,7 @@ impl Delivery {
         delivery
     }
 
-    fn with(app: &TestApp, receiver: &Receiver, options: events::Options) -> Self {
+    fn with(app: &TestApp, receiver: &Receiver, options: events::DeliveryOptions) -> Self {
         Self::trusting(None, app, receiver, options)
     }
 
@@ -73,7 +73,7 @@ impl Delivery {
         authorities: Option<PathBuf>,
         app: &TestApp,
         receiver: &Receiver,
-        options: events::Options,
+        options: events::DeliveryOptions,
     ) -> Self {
         let secrets = format!("{SECRET} {OTHER_SECRET}");
         let webhook = Webhook {

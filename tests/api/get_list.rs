@@ -270,9 +270,9 @@ async fn what_is_made_or_deleted_between_pages_neither_repeats_nor_hides_others(
 #[tokio::test]
 async fn a_page_is_fifty_clients_and_five_hundred_at_most() {
     let options = hitkeep_auth::server::Options {
-        grpc: hitkeep_auth::grpc::Options {
+        grpc: hitkeep_auth::grpc::ServiceOptions {
             max_clients_per_owner: 1000,
-            ..hitkeep_auth::grpc::Options::default()
+            ..hitkeep_auth::grpc::ServiceOptions::default()
         },
         ..hitkeep_auth::server::Options::default()
     };

@@ -308,9 +308,9 @@ async fn a_token_is_named_by_its_hash_as_well() {
 async fn a_legacy_token_that_is_no_longer_accepted_was_not_live() {
     let clock = crate::support::doubles::TestClock::default();
     let options = server::Options {
-        grpc: grpc::Options {
+        grpc: grpc::ServiceOptions {
             legacy_tokens_until: Expiry::At(clock.now() - TimeDelta::days(1)),
-            ..grpc::Options::default()
+            ..grpc::ServiceOptions::default()
         },
         ..server::Options::default()
     };

@@ -40,9 +40,9 @@ fn invented(number: u32) -> String {
 /// Options with that end of legacy tokens.
 fn accepting_until(end: Expiry) -> server::Options {
     server::Options {
-        grpc: grpc::Options {
+        grpc: grpc::ServiceOptions {
             legacy_tokens_until: end,
-            ..grpc::Options::default()
+            ..grpc::ServiceOptions::default()
         },
         ..server::Options::default()
     }

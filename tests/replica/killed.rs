@@ -133,9 +133,9 @@ async fn a_killed_postgres_costs_time_and_nothing_else() {
     own.admin("CREATE DATABASE hitkeep").await;
     migrations::apply(&url).await.unwrap();
     let options = server::Options {
-        grpc: grpc::Options {
+        grpc: grpc::ServiceOptions {
             max_clients_per_owner: 100_000,
-            ..grpc::Options::default()
+            ..grpc::ServiceOptions::default()
         },
         ..index::options()
     };

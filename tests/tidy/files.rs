@@ -6,6 +6,7 @@ use std::{
 };
 
 /// A text file of the project, its path from the project's folder.
+#[derive(Clone)]
 pub struct File {
     pub path: String,
     pub text: String,
@@ -179,6 +180,7 @@ fn nothing_is_unsafe_but_the_launcher_of_the_private_postgres() {
         "crates/client/src/lib.rs",
         "crates/dev/src/postgres.rs",
         "crates/dev/src/users.rs",
+        "crates/domain/src/lib.rs",
         "crates/proto/src/lib.rs",
     ];
     assert_eq!(lifted, expected);

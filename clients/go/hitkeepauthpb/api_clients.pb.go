@@ -35,7 +35,7 @@ const (
 	// does not where the server no longer accepts those: the client can be
 	// rotated to give it one that does.
 	ApiClientState_API_CLIENT_STATE_ACTIVE ApiClientState = 1
-	// API_CLIENT_STATE_REVOKED: somebody revoked the client.
+	// API_CLIENT_STATE_REVOKED: the client was revoked.
 	ApiClientState_API_CLIENT_STATE_REVOKED ApiClientState = 2
 	// API_CLIENT_STATE_EXPIRED: its expire_time has come.
 	ApiClientState_API_CLIENT_STATE_EXPIRED ApiClientState = 3
@@ -467,8 +467,8 @@ type CreateApiClientRequest struct {
 	// with another request it is INVALID_ARGUMENT. Two requests are the same
 	// when they ask for the same on behalf of the same actor.user_id; the
 	// actor's address and user agent do not count. CreateApiClient and
-	// RotateApiClient share the ids of a service account. Whoever could not make
-	// the call at this moment, the quota apart, does not get the reply either.
+	// RotateApiClient share the ids of a service account. An actor that could
+	// not make the call at this moment, the quota apart, does not get the reply.
 	// It is gone (REPLY_GONE) once the token was replaced, or the client revoked
 	// or deleted. Only for callers that authenticate with a token: the reply is
 	// kept encrypted with a key that is derived from that and from the id.
@@ -1746,7 +1746,7 @@ type ReportLeakRequest struct {
 	//	*ReportLeakRequest_TokenHash
 	Leaked isReportLeakRequest_Leaked `protobuf_oneof:"leaked"`
 	// actor is the human on whose behalf it is reported, for the audit trail. Its
-	// rights do not count: whoever has a token may end it. But one who is unknown or
+	// rights do not count: a caller that has a token may end it. An actor who is unknown or
 	// disabled may do nothing. Optional.
 	Actor *Actor `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// source is what found it, such as "gitleaks", for the audit trail; at most 100
@@ -1950,7 +1950,7 @@ func (x *ReportLeakResponse) GetRevision() uint64 {
 // given.
 type RevokeApiClientsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// actor is the human on whose behalf the clients are revoked: somebody who may
+	// actor is the human on whose behalf the clients are revoked. It must be allowed to
 	// revoke each client of the owner, or without an owner an owner of the instance.
 	// Required.
 	Actor *Actor `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`

@@ -38,7 +38,7 @@ const (
 //
 // ApiClientService manages API clients. Its callers need the permission
 // "manage", and name the human they work for in every request but ReportLeak:
-// nobody delegates more than they hold at that moment.
+// no human delegates more than they hold at that moment.
 type ApiClientServiceClient interface {
 	// CreateApiClient makes an API client and shows its token, once.
 	CreateApiClient(ctx context.Context, in *CreateApiClientRequest, opts ...grpc.CallOption) (*CreateApiClientResponse, error)
@@ -60,10 +60,10 @@ type ApiClientServiceClient interface {
 	// DeleteApiClient removes an API client for good; its audit events stay.
 	DeleteApiClient(ctx context.Context, in *DeleteApiClientRequest, opts ...grpc.CallOption) (*DeleteApiClientResponse, error)
 	// GetApiClientUsage gives how often an API client's tokens were presented on
-	// each day, and with what result, to whoever may see the client.
+	// each day, and with what result, to actors that may see the client.
 	GetApiClientUsage(ctx context.Context, in *GetApiClientUsageRequest, opts ...grpc.CallOption) (*GetApiClientUsageResponse, error)
-	// ReportLeak ends a token that somebody found where it must not be: its API
-	// client is revoked. It is for whoever holds the token, so it needs no actor.
+	// ReportLeak ends a token that was found where it must not be: its API
+	// client is revoked. To hold the token is enough, so it needs no actor.
 	// Reporting the same again changes nothing.
 	ReportLeak(ctx context.Context, in *ReportLeakRequest, opts ...grpc.CallOption) (*ReportLeakResponse, error)
 	// RevokeApiClients revokes all API clients that every given filter lets
@@ -195,7 +195,7 @@ func (c *apiClientServiceClient) RevokeApiClients(ctx context.Context, in *Revok
 //
 // ApiClientService manages API clients. Its callers need the permission
 // "manage", and name the human they work for in every request but ReportLeak:
-// nobody delegates more than they hold at that moment.
+// no human delegates more than they hold at that moment.
 type ApiClientServiceServer interface {
 	// CreateApiClient makes an API client and shows its token, once.
 	CreateApiClient(context.Context, *CreateApiClientRequest) (*CreateApiClientResponse, error)
@@ -217,10 +217,10 @@ type ApiClientServiceServer interface {
 	// DeleteApiClient removes an API client for good; its audit events stay.
 	DeleteApiClient(context.Context, *DeleteApiClientRequest) (*DeleteApiClientResponse, error)
 	// GetApiClientUsage gives how often an API client's tokens were presented on
-	// each day, and with what result, to whoever may see the client.
+	// each day, and with what result, to actors that may see the client.
 	GetApiClientUsage(context.Context, *GetApiClientUsageRequest) (*GetApiClientUsageResponse, error)
-	// ReportLeak ends a token that somebody found where it must not be: its API
-	// client is revoked. It is for whoever holds the token, so it needs no actor.
+	// ReportLeak ends a token that was found where it must not be: its API
+	// client is revoked. To hold the token is enough, so it needs no actor.
 	// Reporting the same again changes nothing.
 	ReportLeak(context.Context, *ReportLeakRequest) (*ReportLeakResponse, error)
 	// RevokeApiClients revokes all API clients that every given filter lets

@@ -136,8 +136,8 @@ type Team struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id is a lower-case UUID. Required.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// archived teams give nobody a role on their sites, and their API clients do
-	// not work.
+	// archived teams give their members no role on their sites, and their API
+	// clients do not work.
 	Archived      bool `protobuf:"varint,2,opt,name=archived,proto3" json:"archived,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

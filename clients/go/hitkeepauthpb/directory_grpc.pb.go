@@ -54,8 +54,8 @@ type DirectoryServiceClient interface {
 	// is not applied. So a batch with a sequence that the replacement includes may
 	// come in between; the same replacement may be sent twice, one after the other
 	// or at once; and of two that have no sequence, the one that began later stays.
-	// What the source read before the first chunk arrived can only be told by a
-	// sequence: a source that counts its changes loses none.
+	// Only a sequence says what the source read before the first chunk arrived: a
+	// source that counts its changes loses none.
 	ReplaceDirectory(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReplaceDirectoryRequest, ReplaceDirectoryResponse], error)
 	// GetDirectoryStatus says how far the directory is, and how large.
 	GetDirectoryStatus(ctx context.Context, in *GetDirectoryStatusRequest, opts ...grpc.CallOption) (*GetDirectoryStatusResponse, error)
@@ -132,8 +132,8 @@ type DirectoryServiceServer interface {
 	// is not applied. So a batch with a sequence that the replacement includes may
 	// come in between; the same replacement may be sent twice, one after the other
 	// or at once; and of two that have no sequence, the one that began later stays.
-	// What the source read before the first chunk arrived can only be told by a
-	// sequence: a source that counts its changes loses none.
+	// Only a sequence says what the source read before the first chunk arrived: a
+	// source that counts its changes loses none.
 	ReplaceDirectory(grpc.ClientStreamingServer[ReplaceDirectoryRequest, ReplaceDirectoryResponse]) error
 	// GetDirectoryStatus says how far the directory is, and how large.
 	GetDirectoryStatus(context.Context, *GetDirectoryStatusRequest) (*GetDirectoryStatusResponse, error)

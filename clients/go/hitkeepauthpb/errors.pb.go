@@ -55,8 +55,8 @@ const (
 	// does not allow it. The metadata names the state.
 	// Example: a revoked client is rotated.
 	ErrorReason_ERROR_REASON_API_CLIENT_INACTIVE ErrorReason = 6
-	// ERROR_REASON_ETAG_MISMATCH (ABORTED): somebody changed the client since it
-	// was read. Read it again.
+	// ERROR_REASON_ETAG_MISMATCH (ABORTED): the client was changed since it was
+	// read. Read it again.
 	// Example: two people edit one client, and both save.
 	ErrorReason_ERROR_REASON_ETAG_MISMATCH ErrorReason = 7
 	// ERROR_REASON_MASS_REMOVAL (FAILED_PRECONDITION): a directory replacement

@@ -21,7 +21,7 @@ pub async fn judge(authenticator: &Authenticator, token: &str) -> String {
         }
         Err(Error::Inactive(reason)) => format!("it does not work: {reason}"),
         // Nothing is known against the token.
-        Err(Error::Unavailable(cause)) => format!("nobody can tell: {cause}"),
+        Err(Error::Unavailable(cause)) => format!("no answer: {cause}"),
         Err(error) => error.to_string(),
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    postgres::{PostgresError, io_error},
+    error::{PostgresError, io_error},
     users::{Unprivileged, our_uid, run_as},
 };
 

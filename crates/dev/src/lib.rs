@@ -4,8 +4,10 @@
 //! `hitkeep-auth dev` and the tests use it. It is a crate of its own so that what serves in
 //! production neither contains an installer nor any unsafe code.
 
+mod error;
 mod folders;
 mod install;
+mod options;
 pub mod postgres;
 mod programs;
 pub mod user_folders;

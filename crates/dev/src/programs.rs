@@ -6,10 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{
-    install,
-    postgres::{Options, PostgresError},
-};
+use crate::{error::PostgresError, install, options::Options};
 
 /// The oldest major version that the service supports.
 const OLDEST_MAJOR: u32 = 15;

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::postgres::{PostgresError, io_error};
+use crate::error::{PostgresError, io_error};
 
 /// The user that the server runs as, if it is not the current one.
 #[derive(Clone, Debug)]

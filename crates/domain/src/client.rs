@@ -6,8 +6,8 @@
 //! transition that only removes access does not fail for lack of it.
 
 mod changes;
+mod fields;
 mod incident;
-mod parts;
 mod replace;
 
 pub use super::state::{Activation, ClientState, Expiry};
@@ -22,12 +22,12 @@ use super::{
     source::AllowedSources,
     token::{Token, TokenHint, TokenKind, TokenScheme},
 };
+pub use fields::{
+    BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,
+};
 pub use incident::{
     LeakCircumstances, LeakOrigin, LeakedToken, MAX_LEAK_SOURCE, MAX_LEAK_URL, MAX_REVOKED_AT_ONCE,
     ReportedLeak, RevokedClient, Selection, check_all_listable, check_reporter, check_revocable,
-};
-pub use parts::{
-    BadText, Description, MAX_DESCRIPTION, MAX_NAME, MAX_OVERLAP, Name, Overlap, check_text,
 };
 pub use replace::{Replaced, Replacement, Revocation};
 

@@ -5,6 +5,7 @@
 //! server, a replica, or a client that holds the index itself. `now` and randomness are arguments. What an API client may do, and
 //! which actors may change it, is decided here and nowhere else.
 
+#![forbid(unsafe_code)]
 #![deny(missing_docs)] // the client re-exports these types
 
 pub mod access;

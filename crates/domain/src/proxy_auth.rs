@@ -3,6 +3,7 @@
 //! applies. The protocols of the proxies are in `http::forward_auth` and `grpc::ext_authz`.
 
 pub mod credential;
+pub mod query;
 pub mod route;
 pub mod source;
 pub mod verdict;

@@ -112,7 +112,7 @@ fn secret_files(args: &ServeArgs) -> Vec<(&'static str, PathBuf)> {
 fn webhook(args: &EventsArgs) -> Finding {
     let advice = "correct the options and variables of the webhook";
     match args.webhook() {
-        Ok(None) => Finding::ok("events are delivered to nobody"),
+        Ok(None) => Finding::ok("events are not delivered: no webhook is configured"),
         Ok(Some(webhook)) => match webhook.check() {
             Ok(()) => Finding::ok(format!("events can be delivered to {}", webhook.endpoint)),
             Err(error) => Finding::error(format!("{error}: {}", causes(&error)), advice),

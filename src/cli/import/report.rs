@@ -11,7 +11,7 @@ use crate::{
         compare::{Cause, Comparison, Difference, Place},
         hitkeep::{Note, WhyDropped},
         plan::{Fate, Plan, PlannedRow},
-        snapshot::Snapshot,
+        snapshot::BackupSnapshot,
         undo::{Undo, UndoneClient},
     },
 };
@@ -21,7 +21,7 @@ const MAX_LISTED: usize = 20;
 
 /// The result of an import or of a dry run.
 pub(super) struct Report<'r> {
-    pub(super) snapshot: &'r Snapshot,
+    pub(super) snapshot: &'r BackupSnapshot,
     pub(super) plan: &'r Plan,
     pub(super) comparison: &'r Comparison,
     /// The revision with the import; `None` for a dry run.
@@ -135,9 +135,9 @@ impl Report<'_> {
 
     fn list_clients(&self, lines: &mut Vec<String>) {
         let rows = self.plan.rows.iter();
-        let told = rows.filter(|row| row.fate != Fate::Unchanged || !row.remarks.is_empty());
-        let told: Vec<&PlannedRow> = told.collect();
-        if told.is_empty() {
+        let reported = rows.filter(|row| row.fate != Fate::Unchanged || !row.remarks.is_empty());
+        let reported: Vec<&PlannedRow> = reported.collect();
+        if reported.is_empty() {
             return;
         }
         lines.push(String::new());
@@ -145,7 +145,7 @@ impl Report<'_> {
             "{:<36}  {:<18}  {:<41}  {}",
             "CLIENT", "FATE", "OWNER", "NAME"
         ));
-        for row in told {
+        for row in reported {
             let id = row.id.map(|id| id.to_string()).unwrap_or_default();
             let owner = row.owner.map(|owner| owner.to_string()).unwrap_or_default();
             let mut line = format!(

@@ -6,7 +6,6 @@ use tonic::Code;
 
 use crate::{
     domain::source::Source,
-    grpc::sidecar::AuthorizationQuery,
     pb::envoy::{
         config::core::v3::{HeaderValue, HeaderValueOption, address::Address, header_value_option},
         service::auth::v3::{
@@ -17,6 +16,7 @@ use crate::{
     },
     proxy_auth::{
         credential::{Credential, Credentials},
+        query::AuthorizationQuery,
         route::{PreflightHeaders, RouteSettings},
         source::{FORWARDED_FOR, TrustedHops},
         verdict::{HttpAnswer, METHOD_OVERRIDES, Pass, Refused, Verdict, is_reserved},

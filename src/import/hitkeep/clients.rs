@@ -27,7 +27,7 @@ use crate::{
 
 /// A row of an API client, unchecked.
 #[derive(Clone, Debug)]
-pub struct ClientRow {
+pub struct BackupClientRow {
     id: Value,
     user: Value,
     team: Value,
@@ -45,7 +45,7 @@ pub struct ClientRow {
 
 /// A row of a grant, unchecked.
 #[derive(Clone, Copy, Debug)]
-pub struct GrantRow {
+pub struct BackupGrantRow {
     client: Option<ClientId>,
     site: Option<SiteId>,
     /// `None` if HitKeep does not know the role.
@@ -91,7 +91,7 @@ pub struct Clients {
     pub dropped: Vec<DroppedGrant>,
 }
 
-impl ClientRow {
+impl BackupClientRow {
     pub(super) fn read(tables: &dyn Tables) -> Result<Vec<Self>, ReadError> {
         const COLUMNS: [Column; 12] = [
             Column::required("id", Kind::Id),
@@ -252,7 +252,7 @@ fn time(value: &Value) -> Result<Option<Timestamp>, Reason> {
     }
 }
 
-impl GrantRow {
+impl BackupGrantRow {
     pub(super) fn read(tables: &dyn Tables) -> Result<Vec<Self>, ReadError> {
         const COLUMNS: [Column; 3] = [
             Column::required("api_client_id", Kind::Id),
@@ -273,7 +273,7 @@ impl HitKeep {
     /// Checks all API clients against the directory that they will be in.
     pub fn check_clients(&self, directory: &DirectoryIndex) -> Clients {
         let ids: BTreeSet<ClientId> = { self.clients.iter() }
-            .filter_map(ClientRow::client_id)
+            .filter_map(BackupClientRow::client_id)
             .collect();
         let mut checked = Clients::default();
         let mut grants: BTreeMap<ClientId, SiteGrants> = BTreeMap::new();

@@ -5,7 +5,7 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
 use super::{
-    Difference, DirectoryError,
+    DirectoryDifference, DirectoryError,
     rows::{pairs, single},
 };
 use crate::{
@@ -23,7 +23,7 @@ impl Transaction {
         &mut self,
         new: &Directory,
         allow_mass_removal: bool,
-    ) -> Result<Difference, DirectoryError> {
+    ) -> Result<DirectoryDifference, DirectoryError> {
         self.connection().batch_execute(REPLACE_TIMEOUT).await?;
         let user_ids: Vec<Uuid> = new.users.iter().map(|user| user.id.uuid()).collect();
         let team_ids: Vec<Uuid> = new.teams.iter().map(|team| team.id.uuid()).collect();
@@ -42,7 +42,7 @@ impl Transaction {
 
         // Sites leave a team before it is removed, and memberships are removed before their
         // users, teams and sites, so that no cascade removes a row uncounted.
-        let mut total = Difference::default();
+        let mut total = DirectoryDifference::default();
         let members = new.team_members.iter();
         let (teams, users) = members.map(|m| (m.team.uuid(), m.user.uuid())).unzip();
         let delete = "DELETE FROM team_members AS old WHERE NOT EXISTS (SELECT FROM \

@@ -11,7 +11,7 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
-use super::{Difference, DirectoryError};
+use super::{DirectoryDifference, DirectoryError};
 use crate::{
     domain::{
         access::Owner,
@@ -22,7 +22,10 @@ use crate::{
 };
 
 impl Transaction {
-    pub(super) async fn put_users(&mut self, rows: &[User]) -> Result<Difference, DirectoryError> {
+    pub(super) async fn put_users(
+        &mut self,
+        rows: &[User],
+    ) -> Result<DirectoryDifference, DirectoryError> {
         let rows = last_of_each(rows, |user| user.id);
         let ids: Vec<Uuid> = rows.iter().map(|user| user.id.uuid()).collect();
         let roles: Vec<&str> = rows
@@ -43,7 +46,10 @@ impl Transaction {
         difference(&put.get_result(self.connection()).await?)
     }
 
-    pub(super) async fn put_teams(&mut self, rows: &[Team]) -> Result<Difference, DirectoryError> {
+    pub(super) async fn put_teams(
+        &mut self,
+        rows: &[Team],
+    ) -> Result<DirectoryDifference, DirectoryError> {
         let rows = last_of_each(rows, |team| team.id);
         let ids: Vec<Uuid> = rows.iter().map(|team| team.id.uuid()).collect();
         let archived: Vec<bool> = rows.iter().map(|team| team.archived).collect();
@@ -56,7 +62,10 @@ impl Transaction {
         difference(&put.get_result(self.connection()).await?)
     }
 
-    pub(super) async fn put_sites(&mut self, rows: &[Site]) -> Result<Difference, DirectoryError> {
+    pub(super) async fn put_sites(
+        &mut self,
+        rows: &[Site],
+    ) -> Result<DirectoryDifference, DirectoryError> {
         let rows = last_of_each(rows, |site| site.id);
         let (ids, teams) = rows
             .iter()
@@ -72,7 +81,7 @@ impl Transaction {
     pub(super) async fn put_team_members(
         &mut self,
         rows: &[TeamMember],
-    ) -> Result<Difference, DirectoryError> {
+    ) -> Result<DirectoryDifference, DirectoryError> {
         let rows = last_of_each(rows, |member| (member.team, member.user));
         let (teams, users) = rows.iter().map(|m| (m.team.uuid(), m.user.uuid())).unzip();
         let roles: Vec<&str> = rows.iter().map(|member| member.role.as_str()).collect();
@@ -87,7 +96,7 @@ impl Transaction {
     pub(super) async fn put_site_members(
         &mut self,
         rows: &[SiteMember],
-    ) -> Result<Difference, DirectoryError> {
+    ) -> Result<DirectoryDifference, DirectoryError> {
         let rows = last_of_each(rows, |member| (member.site, member.user));
         let (sites, users) = rows.iter().map(|m| (m.site.uuid(), m.user.uuid())).unzip();
         let roles: Vec<&str> = rows.iter().map(|member| member.role.as_str()).collect();
@@ -103,13 +112,13 @@ impl Transaction {
     pub(super) async fn remove(
         &mut self,
         query: BoundQuery<'_>,
-    ) -> Result<Difference, DirectoryError> {
+    ) -> Result<DirectoryDifference, DirectoryError> {
         let removed = query.execute(self.connection()).await?;
         let too_many = || StoreError::Inconsistent(format!("{removed} rows"));
         let removed = u32::try_from(removed).ok().ok_or_else(too_many)?;
-        Ok(Difference {
+        Ok(DirectoryDifference {
             removed,
-            ..Difference::default()
+            ..DirectoryDifference::default()
         })
     }
 
@@ -205,9 +214,9 @@ fn counted(put: &str) -> String {
     )
 }
 
-fn difference(row: &PutRow) -> Result<Difference, DirectoryError> {
+fn difference(row: &PutRow) -> Result<DirectoryDifference, DirectoryError> {
     let (added, changed) = (types::count(row.added)?, types::count(row.changed)?);
-    Ok(Difference {
+    Ok(DirectoryDifference {
         added,
         changed,
         removed: 0,

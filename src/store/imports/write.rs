@@ -20,7 +20,7 @@ use crate::{
     },
     store::{
         Transaction,
-        directory::{self, Difference, DirectoryError},
+        directory::{self, DirectoryDifference, DirectoryError},
         error::StoreError,
         schema::{api_client_imports, api_clients, import_state},
         types,
@@ -81,11 +81,11 @@ impl Transaction {
         &mut self,
         writes: &ImportWrites,
         step: &(dyn Fn(usize, usize) + Sync),
-    ) -> Result<Difference, DirectoryError> {
+    ) -> Result<DirectoryDifference, DirectoryError> {
         let difference = match &writes.directory {
             // The plan has decided on mass removals, under this very lock.
             Some(directory) => self.replace_directory(directory, true).await?,
-            None => Difference::default(),
+            None => DirectoryDifference::default(),
         };
         self.connection().batch_execute(TIMEOUTS).await?;
         self.update_imported(writes).await?;

@@ -56,7 +56,7 @@ impl Shared {
         meter
             .u64_observable_counter("hitkeep_auth.grpc.requests")
             .with_unit("{request}")
-            .with_description("gRPC calls that have ended, by the code they ended with.")
+            .with_description("gRPC calls that have ended, by status code number.")
             .with_callback(move |observer| {
                 for (calls, count) in of.calls() {
                     let labels = [
@@ -72,7 +72,7 @@ impl Shared {
         meter
             .u64_observable_counter("hitkeep_auth.verdicts")
             .with_unit("{verdict}")
-            .with_description("What was said of tokens, over all ways to ask.")
+            .with_description("Answers about tokens, over all endpoints.")
             .with_callback(move |observer| {
                 for verdict in VerdictReason::ALL {
                     let reason = [KeyValue::new("reason", verdict.as_str())];
@@ -84,7 +84,9 @@ impl Shared {
         meter
             .u64_observable_counter("hitkeep_auth.legacy_verdicts")
             .with_unit("{verdict}")
-            .with_description("What was said of legacy tokens that an API client has.")
+            .with_description(
+                "The part of the verdicts that is about legacy tokens, which HitKeep issued.",
+            )
             .with_callback(move |observer| {
                 let known = VerdictReason::ALL.into_iter();
                 for verdict in known.filter(|verdict| verdict.is_of_known_token()) {
@@ -97,7 +99,7 @@ impl Shared {
         meter
             .i64_observable_up_down_counter("hitkeep_auth.connections")
             .with_unit("{connection}")
-            .with_description("Connections that there are, by the listener they came in at.")
+            .with_description("Open connections, counted from their acceptance.")
             .with_callback(move |observer| {
                 for listener in ListenerKind::ALL {
                     let label = [KeyValue::new("listener", listener.as_str())];

@@ -38,21 +38,21 @@ impl Tls {
         metrics.gauge(
             "hitkeep_auth.tls.certificate.expiry",
             "s",
-            "When the server's certificate ends, as a Unix time.",
+            "When the server's certificate expires, in seconds since 1970.",
             move || Some(seconds(tls.validity()?.until)),
         );
         let tls = self.clone();
         metrics.gauge(
             "hitkeep_auth.tls.certificate.start",
             "s",
-            "From when on the server's certificate is good, as a Unix time.",
+            "From when on the server's certificate is valid, in seconds since 1970.",
             move || Some(seconds(tls.validity()?.from)),
         );
         let tls = self.clone();
         metrics.counters(
             "hitkeep_auth.tls.handshake.failures",
             "{handshake}",
-            "Handshakes that came to nothing.",
+            "Failed handshakes.",
             "listener",
             move || {
                 let failures = &tls.shared.failures;

@@ -52,7 +52,7 @@ async fn what_fails_is_tried_again_and_holds_up_its_client_alone() {
 async fn a_receiver_that_stalls_or_ends_is_tried_again() {
     let app = TestApp::with_world().await;
     let mut receiver = Receiver::start().await;
-    let options = events::Options {
+    let options = events::DeliveryOptions {
         request_timeout: Duration::from_millis(200),
         ..OPTIONS
     };

@@ -259,7 +259,7 @@ impl Refused {
             ),
             Self::Unanswerable => (
                 503,
-                r#"{"error":"temporarily_unavailable","error_description":"It cannot be told right now whether the token works. Try again."}"#,
+                r#"{"error":"temporarily_unavailable","error_description":"It cannot be determined right now whether the token works. Try again."}"#,
             ),
             Self::Misconfigured(_) => (
                 500,

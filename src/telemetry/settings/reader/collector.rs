@@ -200,7 +200,7 @@ impl VariableReader<'_> {
             (Err(_), Err(_)) => None,
             (Ok(File { variable, .. }), Err(missing))
             | (Err(missing), Ok(File { variable, .. })) => {
-                let what = format_args!("is ignored: it is of no use without {missing}");
+                let what = format_args!("is ignored: it has no effect without {missing}");
                 self.report_ignored(&variable, what);
                 None
             }

@@ -1,12 +1,8 @@
-//! Watches the readiness of the server, and the process's signals.
+//! Watches the readiness of the server: reports it, and logs its changes.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use super::{
     health::{Readiness, Reporter, Scope},
@@ -71,42 +67,4 @@ fn log_change(what: &str, serving: bool) {
     } else {
         tracing::warn!("{what} does not serve");
     }
-}
-
-/// SIGTERM and SIGINT, as messages for [`super::serve`].
-///
-/// # Errors
-/// If the handlers cannot be installed.
-pub fn signals() -> std::io::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(2);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if sender.send(()).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(receiver)
-}
-
-/// SIGHUP, as notifications to reload files.
-///
-/// # Errors
-/// If the handler cannot be installed.
-pub fn hangups() -> std::io::Result<Arc<Notify>> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let notified = Arc::new(Notify::new());
-    let notifier = Arc::clone(&notified);
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            notifier.notify_one();
-        }
-    });
-    Ok(notified)
 }

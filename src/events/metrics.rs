@@ -1,4 +1,4 @@
-//! What the metrics show of deliveries.
+//! The metrics of deliveries.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use crate::{
 
 /// Counts of this process, and the last look into the outbox.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct DeliveryMetrics {
     pub(super) delivered: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) died: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct State {
     is_stopped: AtomicBool,
 }
 
-impl State {
+impl DeliveryMetrics {
     /// Takes what is in the outbox.
     pub(super) fn set_backlog(&self, backlog: Backlog) {
         self.pending.store(backlog.pending, Relaxed);
@@ -45,7 +45,7 @@ impl State {
         metrics.counters(
             "hitkeep_auth.events.attempts",
             "{attempt}",
-            "Attempts of this process to deliver an event.",
+            "Attempts of this server to deliver an event.",
             "outcome",
             move || {
                 [
@@ -70,19 +70,20 @@ impl State {
         gauge(
             "hitkeep_auth.events.dead",
             "{event}",
-            "Events that could not be delivered in time, and are kept to be looked at.",
+            "Events that were not delivered within three days, and are kept until they are 30 \
+             days old.",
             |of| float(of.dead.load(Relaxed)),
         );
         gauge(
             "hitkeep_auth.events.stopped",
             "",
-            "1 where the receiver said that it is gone.",
+            "1 if the receiver answered 410 Gone.",
             |of| f64::from(u8::from(of.is_stopped.load(Relaxed))),
         );
         gauge(
             "hitkeep_auth.events.delivering",
             "",
-            "1 where this process delivers.",
+            "1 if this server is the one that delivers.",
             |of| f64::from(u8::from(of.is_delivering.load(Relaxed))),
         );
         let (of, clock) = (Arc::clone(state), Arc::clone(clock));
