@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     fs,
     os::unix::fs::{MetadataExt, chown},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
