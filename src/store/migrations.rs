@@ -42,8 +42,8 @@ pub enum MigrationError {
     Schema(#[source] diesel::result::Error),
     /// A build from before a release made the database, by migrations that no release has.
     #[error(
-        "a build from before a release made this database, and no migration leads on from there: \
-         it has {}", .0.join(", ")
+        "a build from before a release made this database ({}), and no migration leads on from \
+         there: create it again", .0.join(", ")
     )]
     Unreleased(Vec<String>),
     /// A migration failed; it was rolled back.

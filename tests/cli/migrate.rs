@@ -63,4 +63,5 @@ async fn a_database_of_a_build_from_before_a_release_is_refused() {
     let said = run_on(&url, &["migrate"]).await.refused(1);
     assert!(said.contains("a build from before a release"), "{said}");
     assert!(said.contains("20260101000000"), "{said}");
+    assert!(said.contains("create it again"), "{said}");
 }
