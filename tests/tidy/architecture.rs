@@ -48,7 +48,7 @@ fn listing(page: &str) -> BTreeMap<String, String> {
         let text = line.trim_start_matches(|c: char| c.is_whitespace() || "│├└─".contains(c));
         if line.contains("── ") {
             let (name, text) = text.split_once(' ').unwrap_or((text, ""));
-            last = name.to_owned();
+            name.clone_into(&mut last);
             entries.insert(last.clone(), text.to_owned());
         } else if text == line {
             // A folder at the root.

@@ -36,10 +36,9 @@ fn comments_and_strings(code: &str) -> (Vec<Prose<'_>>, Vec<Prose<'_>>) {
             let comment = rest.lines().next().unwrap();
             comments.push((line, comment));
             comment.len()
-        } else if rest.starts_with('"') {
+        } else if let Some(text) = rest.strip_prefix('"') {
             let hashes = code[..start].len() - code[..start].trim_end_matches('#').len();
             let is_raw = code[..start - hashes].ends_with('r');
-            let text = &rest[1..];
             let end = if is_raw {
                 text.find(&format!("\"{}", "#".repeat(hashes)))
             } else {
