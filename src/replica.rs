@@ -407,12 +407,11 @@ impl Replica {
     ) -> Result<(), NotAcknowledged> {
         let shared = &*self.shared;
         let deadline = deadline.unwrap_or_else(|| Instant::now() + PROOF_TIMEOUT);
-        let committed_at = shared.clock.elapsed();
-        let (number, mut resolved) = shared.claims.add(committed, committed_at);
+        let (number, mut resolved) = shared.claims.add(committed, shared.clock.elapsed());
         shared.notified.notify_one();
         let proof = async {
             sleep(FEED_TIMEOUT).await;
-            self.is_on_primary(store, committed, committed_at).await
+            self.is_on_primary(store, committed).await
         };
         let revision = committed.revision.0;
         tokio::select! {
@@ -438,21 +437,11 @@ impl Replica {
     }
 
     /// Whether the primary has a commit, by a survey of its own.
-    async fn is_on_primary(
-        &self,
-        store: &Store,
-        committed: Position,
-        committed_at: Duration,
-    ) -> Result<bool, StoreError> {
+    async fn is_on_primary(&self, store: &Store, committed: Position) -> Result<bool, StoreError> {
         // Each opens connections, and many writes may wait for one full load.
         let _one_at_a_time = self.shared.proof.lock().await;
         let limit = self.shared.survey_limit();
-        let mut feed = store.connect_feed_within(limit).await?;
-        if !feed.proves(committed_at) {
-            let standby = "a standby proves nothing about commits";
-            return Err(StoreError::Unavailable(standby.into()));
-        }
-        Ok(feed.state(committed).await?.contains)
+        store.is_on_primary(committed, limit).await
     }
 
     /// The latest version of the index; waits up to `refresh_timeout` for the first one.

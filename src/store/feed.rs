@@ -216,6 +216,33 @@ impl Store {
         within(limit + ANSWER_TIMEOUT, connected).await
     }
 
+    /// Whether the primary, as a survey finds it now, has a commit. Reads no table that a
+    /// migration or a lock may keep, but the one with the state.
+    ///
+    /// # Errors
+    /// If no primary is found, or it does not answer in time.
+    pub async fn is_on_primary(
+        &self,
+        committed: Position,
+        limit: Duration,
+    ) -> Result<bool, StoreError> {
+        let asked = async {
+            let surveyed = self.connector.survey(limit).await?;
+            let Identity { server, role } = surveyed.identity;
+            role.require_readable(Standbys::Refused)
+                .map_err(|why| StoreError::Unavailable(Box::new(why)))?;
+            let since = stored(committed.revision)?;
+            let parameters: [&(dyn ToSql + Sync); 3] =
+                [&committed.database, &since, &committed.nonce];
+            let row = surveyed
+                .client
+                .query_opt(&state_query(), &parameters)
+                .await?;
+            Ok(state_of(row.as_ref(), server, Standbys::Refused)?.contains)
+        };
+        within(limit + ANSWER_TIMEOUT, asked).await
+    }
+
     /// Waits until a connection of the pool reaches another server than the reader's.
     pub async fn server_changed(&self) {
         self.connector.server_changed().await;
@@ -263,23 +290,8 @@ impl Feed {
         within(ANSWER_TIMEOUT, queries).await
     }
 
-    /// Reads the state, if the connection still reaches the same server and it may still be
-    /// read from.
     fn state_of(&self, row: Option<&tokio_postgres::Row>) -> Result<State, StoreError> {
-        let row = row.ok_or_else(no_state)?;
-        let identity = Identity::read(row, IDENTITY)?;
-        let unsuitable = |why: Unsuitable| StoreError::Unavailable(Box::new(why));
-        if identity.server != self.server {
-            return Err(unsuitable(Unsuitable::ServerChanged));
-        }
-        identity
-            .role
-            .require_readable(self.standbys)
-            .map_err(unsuitable)?;
-        if row.try_get(IS_UNACKNOWLEDGING)? {
-            return Err(unsuitable(Unsuitable::Unacknowledging));
-        }
-        state(row, identity.role)
+        state_of(row, self.server, self.standbys)
     }
 
     /// Whether the connection has ended, or a reload of the URL invalidated it.
@@ -310,6 +322,29 @@ async fn within<T>(
         Ok(done) => done,
         Err(late) => Err(StoreError::Unavailable(Box::new(late))),
     }
+}
+
+/// Reads the state, if the connection still reaches the same server and it may still be
+/// read from.
+fn state_of(
+    row: Option<&tokio_postgres::Row>,
+    server: ServerId,
+    standbys: Standbys,
+) -> Result<State, StoreError> {
+    let row = row.ok_or_else(no_state)?;
+    let identity = Identity::read(row, IDENTITY)?;
+    let unsuitable = |why: Unsuitable| StoreError::Unavailable(Box::new(why));
+    if identity.server != server {
+        return Err(unsuitable(Unsuitable::ServerChanged));
+    }
+    identity
+        .role
+        .require_readable(standbys)
+        .map_err(unsuitable)?;
+    if row.try_get(IS_UNACKNOWLEDGING)? {
+        return Err(unsuitable(Unsuitable::Unacknowledging));
+    }
+    state(row, identity.role)
 }
 
 fn no_state() -> StoreError {

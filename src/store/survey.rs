@@ -118,7 +118,13 @@ impl Connector {
         let mut answers = select_all(answers);
         let (mut primaries, mut standbys, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         let mut last_primary = Duration::ZERO;
-        while let Ok(Some(Identified { at, answer })) = timeout_at(deadline, answers.next()).await {
+        // Of an address that is yet to answer, nothing is known.
+        let mut is_complete = false;
+        while let Ok(next) = timeout_at(deadline, answers.next()).await {
+            let Some(Identified { at, answer }) = next else {
+                is_complete = true;
+                break;
+            };
             silent.retain(|silent| *silent != at);
             match answer {
                 Ok(candidate) => match candidate.surveyed.identity.role {
@@ -138,8 +144,7 @@ impl Connector {
             }
         }
         let deadline = began + limit;
-        if silent.is_empty() {
-            // Nothing is waited for that does not come.
+        if is_complete {
             self.set_slowest_primary(last_primary);
         }
         let late = |at: &usize| {
@@ -167,14 +172,14 @@ impl Connector {
             }
             all.swap_remove(at)
         };
+        let server = chosen.surveyed.identity.server;
+        if !is_complete {
+            self.await_stragglers(answers, server, began, deadline);
+        }
         if chosen.surveyed.identity.role == ServerRole::Primary && chosen.is_replicated {
             self.require_acknowledgement(&chosen, deadline).await?;
         }
-        let server = chosen.surveyed.identity.server;
         self.choose(chosen.route, server, began_at);
-        if !silent.is_empty() {
-            self.await_stragglers(answers, server, began, deadline);
-        }
         Ok(chosen.surveyed)
     }
 
