@@ -187,7 +187,7 @@ pub struct ServeArgs {
     /// Offer the routes of HitKeep's dashboard on the HTTP listener, which has to be there
     #[arg(long, env = "HITKEEP_AUTH_HITKEEP_REST", value_parser = boolean)]
     hitkeep_rest: bool,
-    /// Maximum number of connections to Postgres in the pool; up to three more follow changes
+    /// Maximum number of connections to Postgres in the pool; up to four more follow changes
     #[arg(long, env = "HITKEEP_AUTH_POOL_SIZE", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pool_size: usize,
     /// Maximum number of API clients per owner, including inactive ones

@@ -6,6 +6,7 @@
 //! [`ReplicaOptions::max_staleness`], the index no longer proves that a token is active.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{
         Arc, Weak,
@@ -55,6 +56,8 @@ pub use view::{Unanswerable, View};
 
 /// How long a write waits for the feed alone to prove its change.
 const FEED_TIMEOUT: Duration = Duration::from_millis(500);
+/// The pause between the surveys of a write for the primary.
+const PROOF_PAUSE: Duration = Duration::from_millis(100);
 /// How long a write without a deadline waits for the proof of its change.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// Surveys for the primary in each period of `max_staleness`.
@@ -217,6 +220,35 @@ impl Shared {
             waiting: Semaphore::new(options.max_waiting as usize),
             metrics: metrics.clone(),
         })
+    }
+}
+
+impl Shared {
+    /// Proves claims by surveys, until the write of one of them has its outcome and drops this.
+    async fn prove_claims(&self, store: &Store) -> Infallible {
+        // One at a time, since each survey opens connections, and proves all commits before it.
+        let _turn = self.proof.lock().await;
+        loop {
+            if let Err(error) = self.try_prove_claims(store).await {
+                tracing::debug!(%error, "a change cannot be proven yet");
+                if error.is_connection_shortage() {
+                    self.shortage.release_one(store);
+                }
+            }
+            sleep(PROOF_PAUSE).await;
+        }
+    }
+
+    async fn try_prove_claims(&self, store: &Store) -> Result<(), StoreError> {
+        let primary = store.connect_primary(self.survey_limit()).await?;
+        for claim in self.claims.unacknowledged(primary.surveyed_at) {
+            if primary.state(claim.position).await?.lacks(claim.position) {
+                self.claims.resolve(claim.number, ClaimOutcome::Lost);
+            } else {
+                self.claims.prove(claim.number);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -392,9 +424,10 @@ impl Replica {
     /// Waits until the index contains a commit of this process and a survey has shown that
     /// the primary has it. Wakes the feed, rather than waiting for a notification.
     ///
-    /// If that takes longer than 500 ms, this looks for the primary itself: the feed may be
-    /// in a full load. If the primary has the commit then, this returns before the index
-    /// contains it, and [`View::require_caught_up`] fails until the feed has applied it.
+    /// If that takes longer than 500 ms, or half of what is left until the deadline, this looks
+    /// for the primary itself: the feed may be in a full load. If the primary has the commit
+    /// then, this returns before the index contains it, and [`View::require_caught_up`] fails
+    /// until the feed has applied it.
     ///
     /// # Errors
     /// If the primary lost the commit, or nothing shows before the deadline that it has it:
@@ -406,42 +439,23 @@ impl Replica {
         deadline: Option<Instant>,
     ) -> Result<(), NotAcknowledged> {
         let shared = &*self.shared;
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + PROOF_TIMEOUT);
-        let (number, mut resolved) = shared.claims.add(committed, shared.clock.elapsed());
+        let now = Instant::now();
+        let deadline = deadline.unwrap_or(now + PROOF_TIMEOUT);
+        let left = deadline.saturating_duration_since(now);
+        let (_, resolved) = shared.claims.add(committed, shared.clock.elapsed());
         shared.notified.notify_one();
-        let proof = async {
-            sleep(FEED_TIMEOUT).await;
-            self.is_on_primary(store, committed).await
+        let prove = async {
+            sleep(FEED_TIMEOUT.min(left / 2)).await;
+            shared.prove_claims(store).await
         };
-        let revision = committed.revision.0;
+        let unproven = Err(NotAcknowledged::Unproven(committed.revision.0));
         tokio::select! {
             biased;
-            Ok(resolved) = &mut resolved => resolved,
-            Ok(is_contained) = proof => {
-                if !is_contained {
-                    shared.claims.resolve(number, ClaimOutcome::Lost);
-                    return Err(NotAcknowledged::Lost(revision));
-                }
-                if shared.claims.acknowledge(number) {
-                    tracing::warn!(
-                        revision,
-                        "the index did not apply a change of this server in time: nothing is \
-                         answered from the index until it has"
-                    );
-                }
-                Ok(())
-            }
+            resolved = resolved => resolved.unwrap_or(unproven),
+            never = prove => match never {},
             // The feed resolves the claim later.
-            () = sleep_until(deadline) => Err(NotAcknowledged::Unproven(revision)),
+            () = sleep_until(deadline) => unproven,
         }
-    }
-
-    /// Whether the primary has a commit, by a survey of its own.
-    async fn is_on_primary(&self, store: &Store, committed: Position) -> Result<bool, StoreError> {
-        // Each opens connections, and many writes may wait for one full load.
-        let _one_at_a_time = self.shared.proof.lock().await;
-        let limit = self.shared.survey_limit();
-        store.is_on_primary(committed, limit).await
     }
 
     /// The latest version of the index; waits up to `refresh_timeout` for the first one.

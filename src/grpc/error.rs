@@ -15,7 +15,7 @@ use crate::{
         refusal::Refusal,
     },
     pb::{self, ErrorReason},
-    replica::Unanswerable,
+    replica::{NotAcknowledged, Unanswerable},
     store::{
         IsCollision,
         directory::DirectoryError,
@@ -442,8 +442,12 @@ fn summary(violations: &[Violation]) -> String {
     named.join("; ")
 }
 
-const fn store_message(error: &StoreError) -> &'static str {
+fn store_message(error: &StoreError) -> &'static str {
     match error {
+        StoreError::Unavailable(source) if source.is::<NotAcknowledged>() => {
+            "the database does not confirm the change, which may be in force or lost: send it \
+             again, a creation or rotation with its request_id"
+        }
         StoreError::Unavailable(_) => "the database cannot be reached",
         StoreError::Overloaded(_) | StoreError::Collision(_) => {
             "the database is overloaded, try again"

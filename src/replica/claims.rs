@@ -7,9 +7,9 @@
 //! a few milliseconds, and the acknowledgement waits for them.
 //!
 //! A feed that runs a full load resolves no claim for as long. So a write that has waited for
-//! some time looks for the primary itself, and acknowledges a change that the index lacks if
-//! the primary has it. The index is *behind* then, and nothing is answered from it until it
-//! has caught up. A change that nothing proves is not acknowledged.
+//! some time looks for the primary itself. Changes that the primary has are acknowledged then,
+//! although the index lacks them. The index is *behind*, and nothing is answered from it until
+//! it has caught up. A change that nothing proves is not acknowledged.
 
 use std::{
     sync::{
@@ -57,9 +57,8 @@ struct Open {
     claim: Claim,
     /// Whether the index contains the change.
     is_applied: bool,
-    is_acknowledged: bool,
-    /// Wakes the write that waits to acknowledge the change.
-    waiting: oneshot::Sender<Result<(), NotAcknowledged>>,
+    /// Wakes the write that waits to acknowledge the change; `None` once it is acknowledged.
+    waiting: Option<oneshot::Sender<Result<(), NotAcknowledged>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,24 +89,31 @@ impl Claims {
                 committed_at,
             },
             is_applied: false,
-            is_acknowledged: false,
-            waiting,
+            waiting: Some(waiting),
         });
         (number, resolved)
     }
 
-    /// Marks a claim as acknowledged before it was resolved. Returns whether the index is
-    /// behind because of it; not if the claim was resolved meanwhile.
-    pub(super) fn acknowledge(&self, number: u64) -> bool {
+    /// Acknowledges a claim that the primary has, whether or not the index contains it.
+    pub(super) fn prove(&self, number: u64) {
         let mut open = self.lock();
         let found = open.iter_mut().find(|open| open.claim.number == number);
-        let is_behind = found.is_some_and(|found| {
-            found.is_acknowledged = true;
-            self.note_acknowledged(found.claim.position);
-            !found.is_applied
-        });
+        // A write that has given up acknowledges nothing.
+        if let Some(found) = found
+            && let Some(waiting) = found.waiting.take_if(|waiting| !waiting.is_closed())
+            && waiting.send(Ok(())).is_ok()
+        {
+            let position = found.claim.position;
+            self.note_acknowledged(position);
+            if !found.is_applied {
+                tracing::warn!(
+                    revision = position.revision.0,
+                    "the index did not apply a change of this server in time: nothing is \
+                     answered from the index until it has"
+                );
+            }
+        }
         self.update_behind(&open);
-        is_behind
     }
 
     /// Marks a claim as contained in the index; whether the primary has it is still open.
@@ -123,7 +129,7 @@ impl Claims {
     fn update_behind(&self, open: &[Open]) {
         let is_behind = open
             .iter()
-            .any(|open| open.is_acknowledged && !open.is_applied);
+            .any(|open| open.waiting.is_none() && !open.is_applied);
         self.is_behind.store(is_behind, Ordering::Release);
     }
 
@@ -137,6 +143,16 @@ impl Claims {
         self.lock().iter().map(|open| open.claim.committed_at).max()
     }
 
+    /// The claims that were committed until then and that no write has acknowledged.
+    pub(super) fn unacknowledged(&self, until: Duration) -> Vec<Claim> {
+        let open = self.lock();
+        let waiting = open.iter().filter(|open| {
+            let is_waiting = open.waiting.as_ref().is_some_and(|it| !it.is_closed());
+            is_waiting && open.claim.committed_at <= until
+        });
+        waiting.map(|open| open.claim).collect()
+    }
+
     /// The unresolved claims.
     pub(super) fn open(&self) -> Vec<Claim> {
         self.lock().iter().map(|open| open.claim).collect()
@@ -148,22 +164,20 @@ impl Claims {
         let Some(at) = open.iter().position(|open| open.claim.number == number) else {
             return;
         };
-        let resolved = open.remove(at);
-        let position = resolved.claim.position;
-        match outcome {
-            ClaimOutcome::Contained => {
+        let Open { claim, waiting, .. } = open.remove(at);
+        match (outcome, waiting) {
+            (ClaimOutcome::Contained, Some(waiting)) => {
                 // Otherwise the write has given up waiting.
-                if resolved.waiting.send(Ok(())).is_ok() {
-                    self.note_acknowledged(position);
+                if waiting.send(Ok(())).is_ok() {
+                    self.note_acknowledged(claim.position);
                 }
             }
-            ClaimOutcome::Lost => {
-                if resolved.is_acknowledged {
-                    self.report_lost();
-                }
-                let lost = NotAcknowledged::Lost(position.revision.0);
-                resolved.waiting.send(Err(lost)).ok();
+            (ClaimOutcome::Contained, None) => {}
+            (ClaimOutcome::Lost, Some(waiting)) => {
+                let lost = NotAcknowledged::Lost(claim.position.revision.0);
+                waiting.send(Err(lost)).ok();
             }
+            (ClaimOutcome::Lost, None) => self.report_lost(),
         }
         self.update_behind(&open);
     }
@@ -184,9 +198,11 @@ impl Claims {
     /// Logs that acknowledged changes are lost, up to the newest one.
     pub(super) fn report_lost(&self) {
         // What is acknowledged from now on has another history.
-        let newest = locked(&self.acknowledged).take();
+        let Some(newest) = locked(&self.acknowledged).take() else {
+            return;
+        };
         tracing::error!(
-            revision = newest.map(|newest| newest.revision.0),
+            revision = newest.revision.0,
             "an acknowledged change is lost: the database that takes over does not have it. \
              Revoke again what was revoked in the last seconds before"
         );
@@ -218,20 +234,20 @@ mod tests {
     #[test]
     fn the_index_is_behind_while_an_acknowledged_change_is_open() {
         let claims = Claims::default();
-        let (first, mut resolved) = claims.add(at(1), Duration::ZERO);
+        let (first, mut proven) = claims.add(at(1), Duration::ZERO);
         let (second, mut lost) = claims.add(at(2), Duration::ZERO);
         assert!(!claims.is_behind(), "no claim is acknowledged");
-        assert!(claims.acknowledge(first) && claims.acknowledge(second));
+        claims.prove(first);
+        assert_eq!(proven.try_recv(), Ok(Ok(())));
         assert!(claims.is_behind());
-        claims.resolve(first, ClaimOutcome::Contained);
-        assert!(claims.is_behind(), "the other one is open");
-        assert_eq!(resolved.try_recv(), Ok(Ok(())));
         claims.resolve(second, ClaimOutcome::Lost);
-        assert!(!claims.is_behind());
         assert_eq!(lost.try_recv(), Ok(Err(NotAcknowledged::Lost(2))));
+        assert!(claims.is_behind(), "the other one is open");
+        claims.resolve(first, ClaimOutcome::Contained);
+        assert!(!claims.is_behind());
         assert!(claims.open().is_empty());
-        // Acknowledging a resolved claim changes nothing, nor does resolving it twice.
-        assert!(!claims.acknowledge(first));
+        // Proving a resolved claim changes nothing, nor does resolving it twice.
+        claims.prove(first);
         claims.resolve(first, ClaimOutcome::Lost);
         assert!(!claims.is_behind());
     }
@@ -241,30 +257,52 @@ mod tests {
         let claims = Claims::default();
         let (first, _resolved) = claims.add(at(1), Duration::ZERO);
         claims.apply(first);
-        assert!(!claims.acknowledge(first));
+        claims.prove(first);
+        assert!(!claims.is_behind());
         let (second, _resolved) = claims.add(at(2), Duration::ZERO);
-        assert!(claims.acknowledge(second));
+        claims.prove(second);
+        assert!(claims.is_behind());
         claims.apply(second);
         assert!(!claims.is_behind());
         assert_eq!(claims.open().len(), 2, "neither is resolved");
     }
 
     #[test]
+    fn what_no_write_waits_for_is_not_acknowledged() {
+        let claims = Claims::default();
+        let second = Duration::from_secs(1);
+        let (first, given_up) = claims.add(at(1), Duration::ZERO);
+        let (_, _late) = claims.add(at(2), second);
+        let waiting = |until| {
+            let waiting = claims.unacknowledged(until).into_iter();
+            waiting.map(|claim| claim.position).collect::<Vec<_>>()
+        };
+        assert_eq!(waiting(Duration::ZERO), [at(1)]);
+        assert_eq!(waiting(second), [at(1), at(2)]);
+        drop(given_up);
+        assert_eq!(waiting(second), [at(2)]);
+        claims.prove(first);
+        assert!(!claims.is_behind());
+        assert_eq!(claims.acknowledged(), None);
+    }
+
+    #[test]
     fn the_newest_acknowledged_commit_is_known_until_it_is_lost() {
         let claims = Claims::default();
-        let (first, _resolved) = claims.add(at(1), Duration::ZERO);
-        let (second, _resolved) = claims.add(at(2), Duration::ZERO);
+        let (first, _first) = claims.add(at(1), Duration::ZERO);
+        let (second, _second) = claims.add(at(2), Duration::ZERO);
         let (third, given_up) = claims.add(at(3), Duration::ZERO);
         assert_eq!(claims.acknowledged(), None);
         claims.resolve(second, ClaimOutcome::Contained);
-        claims.acknowledge(first);
+        claims.prove(first);
         drop(given_up);
         claims.resolve(third, ClaimOutcome::Contained);
         assert_eq!(claims.acknowledged(), Some(at(2)));
-        claims.report_lost();
+        claims.resolve(first, ClaimOutcome::Lost);
         assert_eq!(claims.acknowledged(), None);
         // A restored backup gives revisions out again.
-        claims.acknowledge(first);
+        let (again, _again) = claims.add(at(1), Duration::ZERO);
+        claims.prove(again);
         assert_eq!(claims.acknowledged(), Some(at(1)));
     }
 

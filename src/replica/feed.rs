@@ -17,19 +17,27 @@ mod shortage;
 
 use super::{SURVEY_SHARE, SURVEYS_PER_BOUND, Shared};
 pub(super) use crate::client::follow::supervise;
-use crate::store::{
-    Store,
-    error::StoreError,
-    feed::{Feed, State},
+use crate::{
+    client::follow::age,
+    store::{
+        Store,
+        error::StoreError,
+        feed::{Feed, State},
+    },
 };
 use follower::Follower;
 pub(super) use shortage::Shortage;
 
-/// The revisions that the change log keeps at least, by the database's own `index_stamp`.
-/// Whether it ever had an older one is unknown.
-const LOGGED_REVISIONS: u64 = 10_000;
 /// The first pause before a retry; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A standby has yet to replay what the index contains already.
+#[derive(Debug, thiserror::Error)]
+#[error("the standby has revision {standby}, and the index {index} already")]
+struct BehindIndex {
+    standby: u64,
+    index: u64,
+}
 
 /// The task that writes the index. It ends when this is dropped.
 pub(super) struct Task(pub(super) JoinHandle<()>);
@@ -79,16 +87,39 @@ impl Shared {
         self.options.max_staleness * SURVEY_SHARE / 100
     }
 
-    /// Logs if the database that takes over lacks a change that this process acknowledged.
+    /// Logs if a primary with another history lacks a change that this process acknowledged.
+    /// Another database has changes of its own.
     async fn report_lost(&self, feed: &mut Feed) -> Result<(), StoreError> {
         let Some(acknowledged) = self.claims.acknowledged() else {
             return Ok(());
         };
         let state = feed.state(acknowledged).await?;
-        let oldest_logged = state.position.revision.0.saturating_sub(LOGGED_REVISIONS);
-        let is_logged = acknowledged.revision.0 > oldest_logged;
-        if feed.is_primary && is_logged && !state.contains {
+        let is_same = state.position.database == acknowledged.database;
+        if feed.is_primary && is_same && state.lacks(acknowledged) {
             self.claims.report_lost();
+        }
+        Ok(())
+    }
+
+    /// Refuses to go back to a standby that has yet to replay what the index contains, such
+    /// as a revocation that this process has acknowledged. An index beyond the bound proves
+    /// nothing any more, and a standby whose lag is within it has all from before: if it lacks
+    /// what the index has, that is no longer to come.
+    fn require_ahead(&self, state: &State) -> Result<(), StoreError> {
+        let index = self.index.load();
+        let Some(known) = index.as_ref().map(|index| index.position) else {
+            return Ok(());
+        };
+        let bound = self.options.max_staleness;
+        let complete_at = self.complete_at.load(Ordering::Acquire);
+        let is_fresh = age(complete_at, self.clock.elapsed()) <= bound;
+        let is_same = state.position.database == known.database;
+        let is_older = state.position.revision < known.revision;
+        if state.is_standby && is_same && is_older && (is_fresh || state.lag > bound) {
+            return Err(StoreError::Unavailable(Box::new(BehindIndex {
+                standby: state.position.revision.0,
+                index: known.revision.0,
+            })));
         }
         Ok(())
     }

@@ -39,8 +39,8 @@ pub(super) struct Connector {
     pub(super) resolver: Resolver,
     /// The route of the last connection, which is tried first.
     last: ArcSwap<Route>,
-    /// The server that the last survey chose.
-    chosen: ArcSwapOption<ServerId>,
+    /// The choice of the last survey.
+    chosen: ArcSwapOption<Choice>,
     /// Whether the last survey found several servers that take writes.
     pub(super) is_split: AtomicBool,
     /// Whether a survey that has ended still waits for servers that had not answered.
@@ -55,6 +55,12 @@ pub(super) struct Connector {
     valid_since: watch::Sender<Instant>,
     /// Notified when a server rejects the credentials.
     auth_failed: Notify,
+}
+
+/// Which server a survey chose, and when it began.
+struct Choice {
+    server: ServerId,
+    began: Instant,
 }
 
 /// A server, by its number in the URL, and the address at which it was reached; `None` for
@@ -175,13 +181,26 @@ impl Connector {
     }
 
     /// Stores which server a survey chose, and when the survey began. If it is another one
-    /// than before, connections opened before the survey are not used again.
+    /// than before, connections opened before the survey are not used again. Of surveys that
+    /// run concurrently, the one counts that began last.
     pub(super) fn choose(&self, route: Route, server: ServerId, began: Instant) {
+        let choice = Arc::new(Choice { server, began });
+        let is_newer = |before: &Arc<Choice>| before.began > began;
+        let before = self.chosen.rcu(|before| match before {
+            Some(before) if is_newer(before) => Some(Arc::clone(before)),
+            _ => Some(Arc::clone(&choice)),
+        });
+        if before.as_ref().is_some_and(is_newer) {
+            return;
+        }
         self.last.store(Arc::new(route));
-        let before = self.chosen.swap(Some(Arc::new(server)));
-        if before.is_some_and(|before| *before != server) {
+        if before.is_some_and(|before| before.server != server) {
             tracing::warn!("the primary is another database server from now on, or was restarted");
-            self.valid_since.send_replace(began);
+            self.valid_since.send_if_modified(|since| {
+                let is_later = began > *since;
+                *since = began.max(*since);
+                is_later
+            });
         }
     }
 
@@ -331,7 +350,7 @@ impl Connector {
         let chosen = self.chosen.load();
         if chosen
             .as_ref()
-            .is_some_and(|chosen| **chosen != identity.server)
+            .is_some_and(|chosen| chosen.server != identity.server)
         {
             self.signal_server_changed();
         }

@@ -43,6 +43,8 @@ const CHANNEL: &str = "hitkeep_auth_changes";
 /// The timeout of a short query, or of the next row of a long one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const COMMIT: &str = "COMMIT";
+/// The revisions that the change log keeps at least, by the database's own `index_stamp`.
+const LOGGED_REVISIONS: u64 = 10_000;
 /// The position of the database, and whether the log leads there from the local position
 /// ($1, $2, $3): that one is of this database and this history, and nothing since was
 /// trimmed.
@@ -85,7 +87,8 @@ pub struct State {
     pub now: Timestamp,
     /// A nonce that changes with the service accounts.
     pub accounts: Uuid,
-    /// Whether the history contains the queried position.
+    /// Whether the history contains the queried position; also false if the log no longer
+    /// shows it.
     pub contains: bool,
     /// Whether the log leads here from the queried position.
     pub continues: bool,
@@ -129,7 +132,7 @@ pub enum CatchUp {
     /// More clients changed than the limit.
     TooMuch,
     /// The log does not lead here from the queried position: a full load is needed.
-    Lost(State),
+    Lost,
 }
 
 /// What the change log says about the way from one position to another.
@@ -216,36 +219,65 @@ impl Store {
         within(limit + ANSWER_TIMEOUT, connected).await
     }
 
-    /// Whether the primary, as a survey finds it now, has a commit. Reads no table that a
-    /// migration or a lock may keep, but the one with the state.
+    /// Surveys for the primary, and connects to it to ask for commits.
     ///
     /// # Errors
-    /// If no primary is found, or it does not answer in time.
-    pub async fn is_on_primary(
-        &self,
-        committed: Position,
-        limit: Duration,
-    ) -> Result<bool, StoreError> {
-        let asked = async {
-            let surveyed = self.connector.survey(limit).await?;
-            let Identity { server, role } = surveyed.identity;
+    /// If no server takes writes.
+    pub async fn connect_primary(&self, limit: Duration) -> Result<Primary, StoreError> {
+        let connected = async {
+            let surveyed_at = self.clock.elapsed();
+            let Surveyed {
+                client,
+                driver,
+                identity: Identity { server, role },
+            } = self.connector.survey(limit).await?;
             role.require_readable(Standbys::Refused)
                 .map_err(|why| StoreError::Unavailable(Box::new(why)))?;
-            let since = stored(committed.revision)?;
-            let parameters: [&(dyn ToSql + Sync); 3] =
-                [&committed.database, &since, &committed.nonce];
-            let row = surveyed
-                .client
-                .query_opt(&state_query(), &parameters)
-                .await?;
-            Ok(state_of(row.as_ref(), server, Standbys::Refused)?.contains)
+            Ok(Primary {
+                client,
+                _driver: driver,
+                server,
+                surveyed_at,
+            })
         };
-        within(limit + ANSWER_TIMEOUT, asked).await
+        within(limit + ANSWER_TIMEOUT, connected).await
     }
 
     /// Waits until a connection of the pool reaches another server than the reader's.
     pub async fn server_changed(&self) {
         self.connector.server_changed().await;
+    }
+}
+
+/// A connection to the primary, as a survey found it. It reads no table but the one with the
+/// state, so that no lock on another one is waited for.
+pub struct Primary {
+    client: Client,
+    _driver: Driver,
+    server: ServerId,
+    /// When the survey began, by `elapsed` of the store's clock.
+    pub surveyed_at: Duration,
+}
+
+impl Primary {
+    /// Reads the state of the database.
+    pub async fn state(&self, known: Position) -> Result<State, StoreError> {
+        let query = state_query();
+        let since = stored(known.revision)?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&known.database, &since, &known.nonce];
+        let asked = async { Ok(self.client.query_opt(&query, &parameters).await?) };
+        let row = within(ANSWER_TIMEOUT, asked).await?;
+        state_of(row.as_ref(), self.server, Standbys::Refused)
+    }
+}
+
+impl State {
+    /// Whether the history of the database is known not to have a position: the log keeps no
+    /// older ones.
+    pub fn lacks(&self, position: Position) -> bool {
+        let is_logged =
+            position.revision.0.saturating_add(LOGGED_REVISIONS) > self.position.revision.0;
+        !self.contains && (is_logged || position.database != self.position.database)
     }
 }
 

@@ -144,9 +144,6 @@ impl Connector {
             }
         }
         let deadline = began + limit;
-        if is_complete {
-            self.set_slowest_primary(last_primary);
-        }
         let late = |at: &usize| {
             let place = target.servers[*at].place.clone();
             (place, ConnectError::TimedOut(limit))
@@ -154,8 +151,20 @@ impl Connector {
         failed.extend(silent.iter().map(late));
         // One server may be reached by two names, or through two poolers.
         let servers = distinct(&primaries);
-        self.log_split(servers > 1, &primaries);
-        let chosen = if servers > 1 {
+        let is_split = servers > 1;
+        if is_complete || is_split {
+            self.log_split(is_split, &primaries);
+        }
+        // Only another primary is worth waiting for.
+        let slowest = if is_split {
+            last_primary
+        } else {
+            Duration::ZERO
+        };
+        if is_complete {
+            self.set_slowest_primary(slowest);
+        }
+        let chosen = if is_split {
             newest(primaries, deadline).await?
         } else {
             // Prefers the last one, so that connections stay on their server.
@@ -174,7 +183,7 @@ impl Connector {
         };
         let server = chosen.surveyed.identity.server;
         if !is_complete {
-            self.await_stragglers(answers, server, began, deadline);
+            self.await_stragglers(answers, server, slowest, began, deadline);
         }
         if chosen.surveyed.identity.role == ServerRole::Primary && chosen.is_replicated {
             self.require_acknowledgement(&chosen, deadline).await?;
@@ -183,13 +192,14 @@ impl Connector {
         Ok(chosen.surveyed)
     }
 
-    /// Goes on waiting for the servers that had not answered when a primary was chosen. If
-    /// another primary is among them, the next surveys wait as long as it takes to answer, and
-    /// one is due.
+    /// Goes on waiting for the servers that had not answered when a server was chosen. If
+    /// another primary is among them, the next surveys wait as long as it took to answer, and
+    /// one is due; otherwise they wait for the slowest that is known.
     fn await_stragglers(
         self: &Arc<Self>,
         mut answers: SelectAll<BoxStream<'static, Identified>>,
         chosen: ServerId,
+        slowest: Duration,
         began: Instant,
         deadline: Instant,
     ) {
@@ -199,16 +209,18 @@ impl Connector {
         }
         let connector = Arc::clone(self);
         tokio::spawn(async move {
-            while let Ok(Some(Identified { answer, .. })) =
-                timeout_at(deadline, answers.next()).await
-            {
-                let Ok(late) = answer else { continue };
-                let Identity { server, role } = late.surveyed.identity;
-                if role == ServerRole::Primary && server != chosen {
-                    connector.set_slowest_primary(began.elapsed());
+            let mut slowest = slowest;
+            while let Ok(Some(late)) = timeout_at(deadline, answers.next()).await {
+                let identity = late.answer.ok().map(|late| late.surveyed.identity);
+                let is_other =
+                    |found: Identity| found.role == ServerRole::Primary && found.server != chosen;
+                if identity.is_some_and(is_other) {
+                    slowest = began.elapsed();
+                    connector.set_slowest_primary(slowest);
                     connector.signal_server_changed();
                 }
             }
+            connector.set_slowest_primary(slowest);
             connector.awaits_stragglers.store(false, Ordering::Relaxed);
         });
     }

@@ -20,8 +20,9 @@ use crate::{
 
 /// The oldest Postgres that the service runs on, as a number.
 const OLDEST_VERSION: u32 = 150_000;
-/// Connections of a server beside its pool: two follow changes, and one looks for the primary.
-const BESIDE_POOL: usize = 3;
+/// Connections of a server beside its pool: two follow changes, and one looks for the primary; or
+/// two, while a change is not confirmed.
+const BESIDE_POOL: usize = 4;
 /// A larger difference of the clocks deserves a warning.
 const MAX_CLOCK_DIFFERENCE: TimeDelta = TimeDelta::seconds(1);
 /// What connecting may take beyond its own timeouts, such as reading certificates.

@@ -52,7 +52,7 @@ async fn locate(claim: &Claim, local: Position, feed: &mut Feed) -> Result<Appli
     if local == claim.position {
         return Ok(Applied::InIndex);
     }
-    if !feed.state(claim.position).await?.contains {
+    if feed.state(claim.position).await?.lacks(claim.position) {
         return Ok(Applied::Missing);
     }
     Ok(if local.revision >= claim.position.revision {
@@ -192,17 +192,13 @@ impl Follower {
                         }
                     }
                     CaughtUp::Reload(cause) => {
-                        cause.log(local.position.revision);
-                        if cause == ReloadCause::Lost {
-                            self.shared.report_lost(&mut feed).await?;
-                        }
                         // If the full load fails as well, the log is tried again.
                         local.failed = 0;
-                        self.load(&mut feed).await?;
+                        self.load(&mut feed, Some(cause)).await?;
                     }
                 }
             }
-            None => self.load(&mut feed).await?,
+            None => self.load(&mut feed, None).await?,
         }
         self.resolve_claims(&mut feed).await?;
         if self
@@ -283,7 +279,7 @@ impl Follower {
     fn survey_done(&mut self, found: Result<Result<Feed, StoreError>, JoinError>) {
         match found {
             Ok(Ok(feed)) => {
-                if self.primary_unknown_since.take().is_some() {
+                if feed.is_primary && self.primary_unknown_since.take().is_some() {
                     tracing::info!("the primary database server was found again");
                 }
                 self.is_on_standby = !feed.is_primary;
@@ -332,13 +328,22 @@ impl Follower {
     }
 
     /// Runs a full load, while the old index goes on answering.
-    async fn load(&mut self, feed: &mut Feed) -> Result<(), StoreError> {
+    async fn load(
+        &mut self,
+        feed: &mut Feed,
+        cause: Option<ReloadCause>,
+    ) -> Result<(), StoreError> {
         let started = Instant::now();
         let queried_at = self.shared.clock.elapsed();
         let mut load = FullLoad::default();
+        let state = feed.state(Position::UNKNOWN).await?;
+        self.shared.require_ahead(&state)?;
+        if let (Some(cause), Some(local)) = (cause, &self.local) {
+            cause.log(local.position.revision);
+        }
+        self.shared.report_lost(feed).await?;
         // A short query calibrates the clock better than a long one.
-        self.shared
-            .calibrate(&feed.state(Position::UNKNOWN).await?, queried_at);
+        self.shared.calibrate(&state, queried_at);
         let (state, accounts) = feed.read_all(&mut load).await?;
         let builder = load.builder;
         let built = tokio::task::spawn_blocking(|| builder.into_writer());

@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::{
-    client::follow::{age, nanoseconds},
+    client::follow::nanoseconds,
     domain::{Revision, id::ClientId, index::Writer},
     replica::client_builder::ClientBuilder,
     store::{
         error::StoreError,
-        feed::{CatchUp, Changes, Feed, Position, State},
+        feed::{CatchUp, Changes, Feed, Position},
     },
 };
 
@@ -56,14 +56,6 @@ pub(super) enum ReloadCause {
     /// So much changed that a full load is faster.
     TooMuch,
     Failing,
-}
-
-/// A standby has yet to replay what the index contains already.
-#[derive(Debug, thiserror::Error)]
-#[error("the standby has revision {standby}, and the index {index} already")]
-struct BehindIndex {
-    standby: u64,
-    index: u64,
 }
 
 /// Why the database is queried.
@@ -132,10 +124,7 @@ impl LocalIndex {
             Ok(_) => 0,
         };
         let state = match caught_up? {
-            CatchUp::Lost(state) => {
-                self.require_ahead(&state, shared)?;
-                return Ok(CaughtUp::Reload(ReloadCause::Lost));
-            }
+            CatchUp::Lost => return Ok(CaughtUp::Reload(ReloadCause::Lost)),
             CatchUp::TooMuch => return Ok(CaughtUp::Reload(ReloadCause::TooMuch)),
             CatchUp::Nothing(state) => state,
             CatchUp::Changed(state, Changes { clients, passed }) => {
@@ -159,25 +148,6 @@ impl LocalIndex {
             self.accounts = state.accounts;
         }
         Ok(CaughtUp::Complete(state.lag))
-    }
-
-    /// Refuses to go back to a standby that has yet to replay what the index contains, such
-    /// as a revocation that this process has acknowledged. An index beyond the bound proves
-    /// nothing any more, and a standby whose lag is within it has all from before: if it lacks
-    /// what the index has, that is no longer to come.
-    fn require_ahead(&self, state: &State, shared: &Shared) -> Result<(), StoreError> {
-        let (standby, index) = (state.position.revision, self.position.revision);
-        let is_same = state.position.database == self.position.database;
-        let bound = shared.options.max_staleness;
-        let complete_at = shared.complete_at.load(Ordering::Acquire);
-        let is_fresh = age(complete_at, shared.clock.elapsed()) <= bound;
-        if state.is_standby && is_same && standby < index && (is_fresh || state.lag > bound) {
-            return Err(StoreError::Unavailable(Box::new(BehindIndex {
-                standby: standby.0,
-                index: index.0,
-            })));
-        }
-        Ok(())
     }
 
     /// Publishes the current version of the index, and when it was complete.

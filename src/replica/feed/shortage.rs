@@ -25,7 +25,7 @@ pub(in crate::replica) struct Shortage {
 
 impl Shortage {
     /// Releases one connection. Returns whether there was one to release.
-    pub(super) fn release_one(&self, store: &Store) -> bool {
+    pub(in crate::replica) fn release_one(&self, store: &Store) -> bool {
         let is_released =
             store.close_idle_connection() || !self.is_listener_needed.send_replace(true);
         if !self.is_logged.swap(true, Ordering::Relaxed) {

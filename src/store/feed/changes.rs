@@ -69,7 +69,7 @@ impl Feed {
         })
         .await?;
         Ok(if !state.continues {
-            CatchUp::Lost(state)
+            CatchUp::Lost
         } else if is_too_many {
             CatchUp::TooMuch
         } else if changed.is_empty() && state.position == known {

@@ -121,7 +121,7 @@ impl ListenerKind {
 pub enum WriteResult {
     /// It was committed.
     Done,
-    /// It was refused or failed, and changed nothing.
+    /// It was refused or failed and changed nothing, or was not acknowledged.
     NotDone,
 }
 
