@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+use diesel_async::SimpleAsyncConnection;
+use futures_util::future::join_all;
 use hitkeep_auth::{
     domain::{Revision, Timestamp, clock::Clock},
-    replica::{self, NotAcknowledged, Replica, UsageWriter},
+    replica::{self, NotAcknowledged, Replica, Unanswerable, UsageWriter},
     store::{Store, StoreOptions, feed::Position},
     system::{SystemClock, SystemEntropy},
     telemetry::metrics::Metrics,
@@ -117,6 +119,36 @@ async fn a_log_that_cannot_be_read_is_given_up() {
     postgres::execute(&url, mend_log).await;
     let revision = change(&url, "").await;
     reaches(&replica, revision).await;
+}
+
+#[tokio::test]
+async fn changes_that_the_index_is_late_to_apply_are_proven() {
+    let url = full_world().await;
+    let store = database::store(&url);
+    let (replica, _writer) = loaded(&store).await;
+    // The feed reads this table, and what proves a change does not.
+    let mut blocker = postgres::connect(&url).await;
+    let lock = "BEGIN; LOCK TABLE site_members IN ACCESS EXCLUSIVE MODE";
+    blocker.batch_execute(lock).await.unwrap();
+    let mut committed = Vec::new();
+    for _ in 0..20 {
+        change(&url, "").await;
+        let primary = store.connect_primary(PATIENCE).await.unwrap();
+        committed.push(primary.state(Position::UNKNOWN).await.unwrap().position);
+    }
+    let deadline = Some(Instant::now() + PATIENCE);
+    let waiting = committed
+        .iter()
+        .map(|position| replica.wait_applied(&store, *position, deadline));
+    for applied in join_all(waiting).await {
+        assert_eq!(applied, Ok(()));
+    }
+    let behind = replica.view().unwrap().require_caught_up();
+    assert_eq!(behind, Err(Unanswerable::Behind));
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    reaches(&replica, committed.last().unwrap().revision).await;
+    let caught_up = replica.caught_up_view(Instant::now() + PATIENCE).await;
+    assert!(caught_up.is_ok(), "it says that it is behind");
 }
 
 #[tokio::test(start_paused = true)]
