@@ -225,6 +225,7 @@ impl Shared {
 
 impl Shared {
     /// Proves claims by surveys, until the write of one of them has its outcome and drops this.
+    #[expect(clippy::infinite_loop, reason = "the write that waits for it drops it")]
     async fn prove_claims(&self, store: &Store) -> Infallible {
         // One at a time, since each survey opens connections, and proves all commits before it.
         let _turn = self.proof.lock().await;

@@ -156,7 +156,7 @@ async fn it_sees_what_serve_would_see_in_the_environment() {
     assert!(found.told("listen", "error").contains(&address));
     found.told("http-listen", "ok");
     let limits = found.told("connections", "warning");
-    assert!(limits.contains("one server needs 5003"), "{limits}");
+    assert!(limits.contains("one server needs 5004"), "{limits}");
     let telemetry = found.told("telemetry", "warning");
     assert!(telemetry.contains("OTEL_TRACES_EXPORTER"), "{telemetry}");
 }
