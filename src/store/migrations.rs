@@ -20,6 +20,28 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 /// The advisory lock held while migrating; an arbitrary number unique to this service.
 const LOCK: &str = "SELECT pg_advisory_lock(7201148302467195)";
 
+/// The versions of the migrations that the first ten replace. A database with all of them has
+/// the schema that those make.
+pub const FOLDED: [&str; 15] = [
+    "20261123000000",
+    "20261123000001",
+    "20261123000002",
+    "20261123000003",
+    "20261123000004",
+    "20261123000006",
+    "20261129000011",
+    "20261129000012",
+    "20261129000013",
+    "20261129000014",
+    "20261129000015",
+    "20261129000016",
+    "20261129000017",
+    "20261129000018",
+    "20261129000019",
+];
+/// How many replace them.
+const FOLDED_INTO: usize = 10;
+
 /// Sets the search path to the schema of the service's tables alone, since functions keep
 /// the search path under which migrations create them.
 const ONLY_SCHEMA: &str = "
@@ -56,9 +78,12 @@ pub enum MigrationError {
 /// # Panics
 /// On a current-thread runtime, which cannot block in place.
 pub async fn apply(database_url: &str) -> Result<Vec<String>, MigrationError> {
-    let mut harness = AsyncMigrationHarness::new(connect_locked(database_url).await?);
-    let found = harness.applied_migrations().map_err(MigrationError::Run)?;
     let names = names().map_err(MigrationError::Run)?;
+    let mut connection = connect_locked(database_url).await?;
+    let adopted = connection.batch_execute(&adoption(&names)).await;
+    adopted.map_err(|error| MigrationError::Run(Box::new(error)))?;
+    let mut harness = AsyncMigrationHarness::new(connection);
+    let found = harness.applied_migrations().map_err(MigrationError::Run)?;
     let found: BTreeSet<_> = found.iter().map(ToString::to_string).collect();
     let Unknown { unreleased, .. } = unknown(found.iter().map(String::as_str), &names);
     if !unreleased.is_empty() {
@@ -122,6 +147,27 @@ pub(super) fn names() -> diesel::migration::Result<Vec<String>> {
         .collect();
     names.sort();
     Ok(names)
+}
+
+/// The statement that notes, in a database with all [`FOLDED`] migrations and no other, those
+/// that replace them.
+fn adoption(names: &[String]) -> String {
+    let quoted = |versions: Vec<String>| format!("'{}'", versions.join("', '"));
+    let folded = quoted(FOLDED.map(str::to_owned).to_vec());
+    let replacing = names.iter().take(FOLDED_INTO);
+    let replacing = quoted(replacing.map(|name| version(name)).collect());
+    format!(
+        "DO $$ BEGIN \
+             IF to_regclass('__diesel_schema_migrations') IS NULL THEN RETURN; END IF; \
+             IF (SELECT array_agg(version::text ORDER BY version) FROM __diesel_schema_migrations) \
+                 = ARRAY[{folded}] \
+             THEN \
+                 DELETE FROM __diesel_schema_migrations; \
+                 INSERT INTO __diesel_schema_migrations (version) \
+                     SELECT unnest(ARRAY[{replacing}]); \
+             END IF; \
+         END $$"
+    )
 }
 
 /// The version in a name `DATE-NUMBER_WORDS`, without hyphens, as the database stores it.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use hitkeep_auth::store::migrations::{self, MigrationError};
+use hitkeep_auth::store::migrations::{self, FOLDED, MigrationError};
 use tokio::sync::Barrier;
 
 use crate::{
@@ -183,5 +183,34 @@ async fn a_database_of_a_build_from_before_a_release_is_left_alone() {
         panic!("{refused}");
     };
     assert_eq!(versions, [between]);
+    assert_eq!(shape(&url).await, before);
+}
+
+/// Whose schema is that of today, by migrations that were folded since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_all_that_was_folded_is_taken_over() {
+    let url = empty_database().await;
+    migrations::apply(&url).await.unwrap();
+    let before = shape(&url).await;
+    let applied = async |versions: &[&str]| {
+        let sql = format!(
+            "DELETE FROM __diesel_schema_migrations; \
+             INSERT INTO __diesel_schema_migrations (version) SELECT unnest(ARRAY['{}'])",
+            versions.join("', '")
+        );
+        postgres::execute(&url, &sql).await;
+        migrations::apply(&url).await
+    };
+    // One was not applied yet.
+    let refused = applied(&FOLDED[1..]).await.unwrap_err();
+    assert!(
+        matches!(refused, MigrationError::Unreleased(_)),
+        "{refused}"
+    );
+    assert_eq!(applied(&FOLDED).await.unwrap(), Vec::<String>::new());
+    let mut connection = postgres::connect(&url).await;
+    let sql = "SELECT version::text AS text FROM __diesel_schema_migrations ORDER BY version";
+    let versions: Vec<String> = all().iter().map(|name| version(name)).collect();
+    assert_eq!(texts(&mut connection, sql).await, versions);
     assert_eq!(shape(&url).await, before);
 }
