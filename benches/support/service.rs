@@ -124,7 +124,7 @@ impl Service {
                     line["address"].as_str().unwrap_or_default().to_owned()
                 };
                 // In this order.
-                if line.contains("HTTP is on") {
+                if line.contains("serving HTTP on") {
                     http = Some(address());
                 } else if line.contains("serving on") {
                     drop(sender.send((address(), http.take())));
