@@ -203,30 +203,41 @@ pub async fn newest_takes_changes(cluster: &Cluster, newest: &Node) {
     .await;
 }
 
+/// Which of a pair is which, once the second one was promoted beside the first.
+const OLDER: usize = 0;
+const NEWER: usize = 1;
+
+/// A pair of which both take writes, and two replicas that know both and have to connect again
+/// once the relay in between is set.
+async fn split(pair: &[Node; 2], set: impl FnOnce(&Race)) -> (Race, Cluster, [Created; 2]) {
+    let [first, second] = pair;
+    let race = Race::start(pair);
+    let other = Some(race.host(NEWER));
+    let cluster = Cluster::on_hosts(first.database(), other, 2, options()).await;
+    for replica in &cluster.replicas {
+        replica.proxy.repoint(&race.database(OLDER));
+    }
+    let clients = known(&cluster).await;
+    first.acknowledge_alone().await;
+    second.promote().await;
+    set(&race);
+    // What is open leads past that.
+    for replica in &cluster.replicas {
+        replica.proxy.sever();
+    }
+    (race, cluster, clients)
+}
+
 /// Both take writes: the newest timeline is the one that somebody promoted on purpose,
 /// whichever of them is found first.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_take_writes_the_newest_timeline_counts() {
     let pair = nodes::pair().await;
-    let [first, second] = &pair;
-    let (older, newer) = (0, 1);
-    let race = Race::start(&pair);
-    let direct = first.database();
-    let mut cluster = Cluster::on_hosts(direct, Some(race.host(newer)), 2, options()).await;
-    for replica in &cluster.replicas {
-        replica.proxy.repoint(&race.database(older));
-    }
-    let [kept, doomed] = known(&cluster).await;
-    first.acknowledge_alone().await;
-    second.promote().await;
-    race.answers_last(newer);
-    // What is open leads past that.
-    for replica in &cluster.replicas {
-        replica.proxy.sever();
-    }
+    let (race, mut cluster, [kept, doomed]) = split(&pair, |race| race.answers_last(NEWER)).await;
+    let [_, second] = &pair;
     newest_takes_changes(&cluster, second).await;
     let young = changes_hold(&cluster, &doomed).await;
-    race.answers_last(older);
+    race.answers_last(OLDER);
     newest_takes_changes(&cluster, second).await;
     let youngest = changes_hold(&cluster, &young).await;
     cluster.believe(second.database());
@@ -240,21 +251,9 @@ async fn of_two_that_take_writes_the_newest_timeline_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_take_writes_the_newest_timeline_counts_though_it_is_far() {
     let pair = nodes::pair().await;
-    let [first, second] = &pair;
-    let (older, newer) = (0, 1);
-    let race = Race::start(&pair);
-    let direct = first.database();
-    let mut cluster = Cluster::on_hosts(direct, Some(race.host(newer)), 2, options()).await;
-    for replica in &cluster.replicas {
-        replica.proxy.repoint(&race.database(older));
-    }
-    let [kept, doomed] = known(&cluster).await;
-    first.acknowledge_alone().await;
-    second.promote().await;
-    race.is_far(newer, DISTANCE);
-    for replica in &cluster.replicas {
-        replica.proxy.sever();
-    }
+    let slow = |race: &Race| race.is_far(NEWER, DISTANCE);
+    let (_race, mut cluster, [kept, doomed]) = split(&pair, slow).await;
+    let [_, second] = &pair;
     newest_takes_changes(&cluster, second).await;
     let young = changes_hold(&cluster, &doomed).await;
     cluster.believe(second.database());
