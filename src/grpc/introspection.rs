@@ -21,10 +21,9 @@ use crate::{
         Revision,
         access::{Decision, EffectiveAccess, PermissionCheck},
         client::Expiry,
-        index::{Client, Known},
+        index::{Client, Judged},
         introspection::{InactiveReason, ResolvedClient, cache_age},
         source::Source,
-        token::{LegacyToken, TokenScheme},
         usage::Outcome,
     },
     pb::{self, introspection_service_server::IntrospectionService},
@@ -212,6 +211,7 @@ impl Services {
 
     /// Judges a token by this version of the index, and records its use. None if the index
     /// does not have it, but the database may.
+    #[inline]
     pub(crate) fn judge<'v>(
         &self,
         view: &'v View,
@@ -219,109 +219,66 @@ impl Services {
         source: Source<'_>,
         decide: impl Decide,
     ) -> Result<Option<Judgement<'v>>, ApiError> {
-        let hash = match presented {
-            PresentedToken::Hash(hash) => hash,
-            PresentedToken::Legacy(token) => {
-                return self.judge_legacy(view, token, source, decide).map(Some);
-            }
-            PresentedToken::Unknown => return Ok(Some(self.unknown())),
-        };
-        view.require_caught_up()?;
-        let Some(found) = view.index().find(hash) else {
-            return Ok(None);
-        };
-        let verdict = |client: &ResolvedClient| {
-            let evaluate = || client.evaluate(found.standing(), source, view.now);
-            found.works(view.now).map_or_else(evaluate, Ok)
-        };
-        self.conclude(view, found.client(), TokenScheme::Blake3, verdict, decide)
-            .map(Some)
-    }
-
-    /// Judges a legacy token. The database is never asked for one that the index does not
-    /// have: no checksum refuses invented ones, so a flood of them would cost a query each.
-    /// And none is ever created except by an import, which the feed reports like any change.
-    fn judge_legacy<'v>(
-        &self,
-        view: &'v View,
-        token: &LegacyToken,
-        source: Source<'_>,
-        decide: impl Decide,
-    ) -> Result<Judgement<'v>, ApiError> {
-        view.require_caught_up()?;
-        let index = view.index();
-        let hash = index.has_legacy_tokens().then(|| token.hash());
-        let Some(found) = hash.and_then(|hash| index.find_legacy(&hash)) else {
-            view.require_fresh()?;
-            return Ok(self.unknown());
-        };
-        let scheme = TokenScheme::HitkeepSha256;
-        let limit = self.limit(scheme);
-        let verdict = |client: &ResolvedClient| {
-            client.evaluate_until(found.standing(), limit, source, view.now)
-        };
-        self.conclude(view, found.client(), scheme, verdict, decide)
-    }
-
-    /// Until when a token of that scheme works at most, whatever its client's expiry is.
-    fn limit(&self, scheme: TokenScheme) -> Expiry {
-        match scheme {
-            TokenScheme::Blake3 => Expiry::Never,
-            TokenScheme::HitkeepSha256 => self.options.legacy_tokens_until,
+        let legacy_until = self.options.legacy_tokens_until;
+        let judged = view
+            .index()
+            .judge(presented, source, legacy_until, view.now);
+        if !matches!(judged, Judged::Malformed) {
+            view.require_caught_up()?;
         }
-    }
-
-    /// The judgement of a token of that client, which is active if `verdict` says so.
-    #[inline]
-    fn conclude<'v>(
-        &self,
-        view: &'v View,
-        client: &'v Client,
-        scheme: TokenScheme,
-        verdict: impl FnOnce(&'v ResolvedClient) -> Result<Expiry, InactiveReason>,
-        decide: impl Decide,
-    ) -> Result<Judgement<'v>, ApiError> {
-        let Known::Resolved(resolved) = &client.known else {
-            return Err(match self.origin {
-                Origin::Database(_) => ApiError::Defect("something of the client cannot be read"),
-                Origin::Upstream { .. } => ApiError::NotUnderstood,
-            });
-        };
-        let record = |inactive, decision| {
+        let record = |client: &Client, inactive, decision| {
             let verdict = to_verdict(inactive, decision);
             self.metrics.verdict(verdict);
             if let Some(outcome) = Outcome::of(inactive, decision) {
                 self.replica.record(client, outcome, view.now);
             }
-            if scheme == TokenScheme::HitkeepSha256 {
+            if matches!(presented, PresentedToken::Legacy(_)) {
                 self.metrics.legacy_verdict(verdict);
                 self.replica.record(client, Outcome::LegacyToken, view.now);
             }
         };
-        let ends = match verdict(resolved) {
-            Ok(ends) => ends,
-            // Also by a stale index, which proves of no token that it works. It may not have
-            // heard that the client was brought back.
-            Err(reason) => {
-                record(Some(reason), None);
-                return Ok(Judgement::Inactive(reason));
+        Ok(Some(match judged {
+            Judged::NotFound => return Ok(None),
+            Judged::Malformed => self.unknown(),
+            Judged::LegacyNotFound => {
+                view.require_fresh()?;
+                self.unknown()
             }
-        };
-        view.require_fresh()?;
-        let decision = decide(&resolved.access);
-        record(None, decision);
-        if resolved.is_end_of_replaced(ends, self.limit(scheme)) {
-            self.replica.record_replaced(client, view.now);
-        }
-        // A cached response must not outlive the bound on staleness either.
-        let max_age = self.options.max_cache_age.min(view.stays_fresh_for());
-        let max_age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
-        Ok(Judgement::Active {
-            client: resolved,
-            ends,
-            cache_age: cache_age(ends, max_age, view.now),
-            decision,
-        })
+            Judged::Unreadable => {
+                return Err(match self.origin {
+                    Origin::Database(_) => {
+                        ApiError::Defect("something of the client cannot be read")
+                    }
+                    Origin::Upstream { .. } => ApiError::NotUnderstood,
+                });
+            }
+            Judged::Inactive(client, reason) => {
+                record(client, Some(reason), None);
+                Judgement::Inactive(reason)
+            }
+            Judged::Active {
+                client,
+                resolved,
+                ends,
+                is_replaced,
+            } => {
+                view.require_fresh()?;
+                let decision = decide(&resolved.access);
+                record(client, None, decision);
+                if is_replaced {
+                    self.replica.record_replaced(client, view.now);
+                }
+                // A cached response must not outlive the bound on staleness either.
+                let max_age = self.options.max_cache_age.min(view.stays_fresh_for());
+                let max_age = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
+                Judgement::Active {
+                    client: resolved,
+                    ends,
+                    cache_age: cache_age(ends, max_age, view.now),
+                    decision,
+                }
+            }
+        }))
     }
 }
 

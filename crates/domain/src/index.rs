@@ -7,6 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+mod judge;
 mod tokens;
 mod tree;
 
@@ -19,6 +20,7 @@ use crate::{
     ledger::UsageSlot,
     token::{LegacyHash, StoredHash, TokenHash},
 };
+pub use judge::Judged;
 pub use tokens::Found;
 use tokens::Tokens;
 use tree::{Keyed, Tree};

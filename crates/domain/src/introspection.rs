@@ -160,12 +160,6 @@ impl ResolvedClient {
         }
     }
 
-    /// Whether a token that works until `ends` is one that a newer token replaced: the newest
-    /// one works as long as its client, and until `limit` at most.
-    pub fn is_end_of_replaced(&self, ends: Expiry, limit: Expiry) -> bool {
-        ends < self.expiry.min(limit)
-    }
-
     /// Whether one of the client's tokens is active for a request from there: until when, or
     /// why not.
     pub fn evaluate(

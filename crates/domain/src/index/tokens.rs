@@ -80,13 +80,8 @@ impl<H: SchemeHash> Keyed for Token<H> {
 )]
 impl<'i, H: SchemeHash> Found<'i, H> {
     /// The client that the token belongs to.
-    pub fn client(self) -> &'i Client {
+    pub fn client(self) -> &'i Arc<Client> {
         &self.token.client
-    }
-
-    /// The same, to be held for longer than the version.
-    pub fn shared_client(self) -> Arc<Client> {
-        Arc::clone(&self.token.client)
     }
 
     /// Whether the token is current, or replaced with an overlap.

@@ -17,7 +17,7 @@ use crate::{
         client::{Activation, Expiry},
         clock::Clock,
         id::{TeamId, UserId},
-        index::{self, Index, Known, Writer},
+        index::{Index, Judged, Known, Writer},
         introspection::{BaseState, InactiveReason, ResolvedClient, Restrictions, TokenStanding},
         role::{InstancePermission, InstanceRole, SitePermission, SiteRole},
         source::{AllowedSources, Source},
@@ -134,13 +134,7 @@ fn questions() -> Vec<Asked> {
 fn decided(index: &Index, asked: &Asked) -> Value {
     let address: Option<IpAddr> = asked.source.parse().ok();
     let source = address.map_or(Source::Unknown, Source::Address);
-    let found = match PresentedToken::read(&asked.token) {
-        PresentedToken::Hash(hash) => index
-            .find(&hash)
-            .map(|found| (found.client(), found.standing())),
-        PresentedToken::Legacy(token) => legacy(index, &token),
-        PresentedToken::Unknown => None,
-    };
+    let presented = PresentedToken::read(&asked.token);
     let mut vector = json!({ "token": asked.token });
     if !asked.source.is_empty() {
         vector["source_ip"] = asked.source.into();
@@ -148,24 +142,23 @@ fn decided(index: &Index, asked: &Asked) -> Value {
     if let Some(check) = asked.check {
         vector["needs"] = needed(Need::Permission(check));
     }
-    let inactive = |reason: InactiveReason| {
+    let mut inactive = |reason: InactiveReason| {
         let name = to_reason(reason).as_str_name();
-        name.trim_start_matches("INACTIVE_REASON_").to_owned()
-    };
-    let Some((client, standing)) = found else {
         vector["verdict"] = "inactive".into();
-        vector["reason"] = inactive(InactiveReason::UnknownToken).into();
-        return vector;
+        vector["reason"] = name.trim_start_matches("INACTIVE_REASON_").into();
+        vector.take()
     };
-    let Known::Resolved(client) = &client.known else {
-        vector["verdict"] = "cannot_tell".into();
-        return vector;
+    let client = match index.judge(&presented, source, Expiry::Never, now()) {
+        Judged::Malformed | Judged::NotFound | Judged::LegacyNotFound => {
+            return inactive(InactiveReason::UnknownToken);
+        }
+        Judged::Inactive(_, reason) => return inactive(reason),
+        Judged::Unreadable => {
+            vector["verdict"] = "cannot_tell".into();
+            return vector;
+        }
+        Judged::Active { resolved, .. } => resolved,
     };
-    if let Err(reason) = client.evaluate(standing, source, now()) {
-        vector["verdict"] = "inactive".into();
-        vector["reason"] = inactive(reason).into();
-        return vector;
-    }
     let decision = asked.check.map(|check| client.access.decide(&check));
     if decision.is_some_and(|decision| decision != Decision::Allowed) {
         vector["verdict"] = "forbidden".into();
@@ -183,11 +176,6 @@ fn decided(index: &Index, asked: &Asked) -> Value {
         vector["expire_time"] = end.to_rfc3339().into();
     }
     vector
-}
-
-fn legacy<'i>(index: &'i Index, token: &LegacyToken) -> Option<(&'i index::Client, TokenStanding)> {
-    let found = index.find_legacy(&token.hash())?;
-    Some((found.client(), found.standing()))
 }
 
 /// The first version of an index, with a client of each kind.

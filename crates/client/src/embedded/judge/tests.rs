@@ -6,12 +6,13 @@ use chrono::TimeDelta;
 use hitkeep_auth_domain::{
     Position, Revision, Timestamp,
     access::{EffectiveAccess, EffectiveGrants, Owner},
+    client::Expiry,
     id::{ClientId, UserId},
-    index::{Index, Writer},
-    introspection::{BaseState, TokenStanding},
+    index::{Index, Known, Writer},
+    introspection::{BaseState, ResolvedClient, TokenStanding},
     ledger::{Ledger, Recorded},
     role::InstanceRole,
-    token::StoredHash,
+    token::{StoredHash, TokenHash},
     usage::Batch,
 };
 use uuid::Uuid;
