@@ -15,6 +15,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 use super::{tls::Peer, workers::Unregistered};
 
@@ -39,10 +40,7 @@ pub(crate) struct LingeringIo<IO> {
 }
 
 /// A connection's bytes, plain or over TLS.
-pub(crate) enum MaybeTls<IO> {
-    Plain(IO),
-    Encrypted(Box<TlsStream<IO>>),
-}
+pub(crate) type MaybeTls<IO> = Either<IO, Box<TlsStream<IO>>>;
 
 impl<IO> LingeringIo<IO> {
     pub(crate) fn new(bytes: MaybeTls<IO>) -> Self {
@@ -52,58 +50,6 @@ impl<IO> LingeringIo<IO> {
             preface,
             linger: None,
         }
-    }
-}
-
-macro_rules! either {
-    ($bytes:expr, $one:ident => $call:expr) => {
-        match $bytes.get_mut() {
-            Self::Plain($one) => $call,
-            Self::Encrypted($one) => $call,
-        }
-    };
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for MaybeTls<IO> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        either!(self, io => Pin::new(io).poll_read(context, buffer))
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<IO> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, io => Pin::new(io).poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, io => Pin::new(io).poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(io) => io.is_write_vectored(),
-            Self::Encrypted(io) => io.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, io => Pin::new(io).poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, io => Pin::new(io).poll_shutdown(context))
     }
 }
 
@@ -187,10 +133,10 @@ pub(crate) async fn open<C: Unregistered>(
     let tls = connection.tls().cloned();
     let io = connection.register()?;
     let Some(tls) = tls else {
-        return Ok((MaybeTls::Plain(io), None));
+        return Ok((Either::Left(io), None));
     };
     let (stream, peer) = tls.accept(io).await?;
-    Ok((MaybeTls::Encrypted(Box::new(stream)), peer))
+    Ok((Either::Right(Box::new(stream)), peer))
 }
 
 #[cfg(test)]
@@ -205,7 +151,7 @@ mod tests {
             let (mut theirs, ours) = duplex(1024);
             theirs.write_all(&vec![0; said]).await.unwrap();
             let mut read = Vec::new();
-            let error = LingeringIo::new(MaybeTls::Plain(ours))
+            let error = LingeringIo::new(Either::Left(ours))
                 .read_to_end(&mut read)
                 .await
                 .unwrap_err();
@@ -216,7 +162,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_may_be_silent_after_the_preface() {
         let (mut theirs, ours) = duplex(1024);
-        let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
+        let mut wire = LingeringIo::new(Either::Left(ours));
         theirs.write_all(&[0; 20]).await.unwrap();
         theirs.write_all(&[0; PREFACE_BYTES - 20]).await.unwrap();
         wire.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
@@ -230,7 +176,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_is_still_sending_reads_the_last_bytes() {
         let (mut theirs, ours) = duplex(16);
-        let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
+        let mut wire = LingeringIo::new(Either::Left(ours));
         wire.write_all(b"the last").await.unwrap();
         let linger = tokio::spawn(async move { wire.shutdown().await });
         // More than the buffer holds, so that the server has to read it.
@@ -247,7 +193,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lingering_close_times_out() {
         let (mut theirs, ours) = duplex(16);
-        let mut wire = LingeringIo::new(MaybeTls::Plain(ours));
+        let mut wire = LingeringIo::new(Either::Left(ours));
         let begun = tokio::time::Instant::now();
         let sending = tokio::spawn(async move {
             while theirs.write_all(&[0; 16]).await.is_ok() {
