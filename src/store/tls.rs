@@ -52,23 +52,18 @@ impl Encryption {
     /// Builds the TLS configuration.
     pub(super) fn client(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> = match &self.authorities {
-            None => Arc::new(Unverified(Arc::clone(&provider))),
-            Some(authorities) => {
-                let roots = Arc::new(authorities.load()?);
-                match self.hostname_check {
-                    HostnameCheck::Skipped => Arc::new(AnyHostname {
-                        roots,
-                        provider: Arc::clone(&provider),
-                    }),
-                    HostnameCheck::Required => {
-                        let provider = Arc::clone(&provider);
-                        WebPkiServerVerifier::builder_with_provider(roots, provider)
-                            .build()
-                            .or(Err(TlsError::NoAuthority))?
-                    }
-                }
+        let roots = self.authorities.as_ref().map(Authorities::load);
+        let roots = roots.transpose()?.map(Arc::new);
+        let verifier: Arc<dyn ServerCertVerifier> = match (roots, self.hostname_check) {
+            (Some(roots), HostnameCheck::Required) => {
+                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                    .build()
+                    .or(Err(TlsError::NoAuthority))?
             }
+            (roots, _) => Arc::new(AnyHostname {
+                roots,
+                provider: Arc::clone(&provider),
+            }),
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -86,15 +81,9 @@ impl Encryption {
 /// Verifies the chain of signatures, but not the host name.
 #[derive(Debug)]
 struct AnyHostname {
-    roots: Arc<RootCertStore>,
+    /// `None` accepts any certificate: encrypted, but open to an active attacker.
+    roots: Option<Arc<RootCertStore>>,
     provider: Arc<CryptoProvider>,
-}
-
-impl AnyHostname {
-    /// The verification of signatures, which does not depend on the name.
-    fn signatures_only(&self) -> Unverified {
-        Unverified(Arc::clone(&self.provider))
-    }
 }
 
 impl ServerCertVerifier for AnyHostname {
@@ -106,15 +95,17 @@ impl ServerCertVerifier for AnyHostname {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let certificate = ParsedCertificate::try_from(certificate)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
+        if let Some(roots) = &self.roots {
+            let certificate = ParsedCertificate::try_from(certificate)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(
+                &certificate,
+                roots,
+                intermediates,
+                now,
+                algorithms,
+            )?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -124,48 +115,7 @@ impl ServerCertVerifier for AnyHostname {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let verifier = self.signatures_only();
-        verifier.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let verifier = self.signatures_only();
-        verifier.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signatures_only().supported_verify_schemes()
-    }
-}
-
-/// Accepts any certificate: encrypted, but open to an active attacker.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         crypto::verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
@@ -175,12 +125,13 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         crypto::verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }
 
@@ -202,10 +153,14 @@ pub fn distrustful_client_config() -> ClientConfig {
 /// Never: the provider has all versions of TLS.
 pub fn unverified_client_config() -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
-    ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let verifier = AnyHostname {
+        roots: None,
+        provider: Arc::clone(&provider),
+    };
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has the versions that are safe")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth()
 }
