@@ -1,8 +1,8 @@
 //! The metrics of deliveries.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use crate::{
@@ -19,24 +19,18 @@ pub(super) struct DeliveryMetrics {
     pub(super) died: AtomicU64,
     /// Whether this process delivers at present.
     pub(super) is_delivering: AtomicBool,
-    is_known: AtomicBool,
-    pending: AtomicI64,
-    dead: AtomicI64,
-    /// When the oldest pending event was created, in microseconds since 1970; 0 if there is
-    /// none.
-    oldest: AtomicI64,
-    is_stopped: AtomicBool,
+    /// `None` before the first look.
+    backlog: Mutex<Option<Backlog>>,
 }
 
 impl DeliveryMetrics {
     /// Takes what is in the outbox.
     pub(super) fn set_backlog(&self, backlog: Backlog) {
-        self.pending.store(backlog.pending, Relaxed);
-        self.dead.store(backlog.dead, Relaxed);
-        let oldest = backlog.oldest.map_or(0, |time| time.timestamp_micros());
-        self.oldest.store(oldest, Relaxed);
-        self.is_stopped.store(backlog.is_stopped, Relaxed);
-        self.is_known.store(true, Relaxed);
+        *self.backlog.lock().unwrap_or_else(PoisonError::into_inner) = Some(backlog);
+    }
+
+    fn backlog(&self) -> Option<Backlog> {
+        *self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Exports it.
@@ -55,52 +49,54 @@ impl DeliveryMetrics {
                 ]
             },
         );
-        let gauge = |name, unit, what, value: fn(&Self) -> f64| {
+        let gauge = |name, unit, what, value: fn(Backlog) -> f64| {
             let of = Arc::clone(state);
-            metrics.gauge(name, unit, what, move || {
-                of.is_known.load(Relaxed).then(|| value(&of))
-            });
+            metrics.gauge(name, unit, what, move || of.backlog().map(value));
         };
         gauge(
             "hitkeep_auth.events.pending",
             "{event}",
             "Events that are to be delivered.",
-            |of| float(of.pending.load(Relaxed)),
+            |backlog| float(backlog.pending),
         );
         gauge(
             "hitkeep_auth.events.dead",
             "{event}",
             "Events that were not delivered within three days, and are kept until they are 30 \
              days old.",
-            |of| float(of.dead.load(Relaxed)),
+            |backlog| float(backlog.dead),
         );
         gauge(
             "hitkeep_auth.events.stopped",
             "",
             "1 if the receiver answered 410 Gone.",
-            |of| f64::from(u8::from(of.is_stopped.load(Relaxed))),
+            |backlog| f64::from(u8::from(backlog.is_stopped)),
         );
-        gauge(
+        let of = Arc::clone(state);
+        metrics.gauge(
             "hitkeep_auth.events.delivering",
             "",
             "1 if this server is the one that delivers.",
-            |of| f64::from(u8::from(of.is_delivering.load(Relaxed))),
+            move || {
+                let is_delivering = of.is_delivering.load(Relaxed);
+                of.backlog().map(|_| f64::from(u8::from(is_delivering)))
+            },
         );
         let (of, clock) = (Arc::clone(state), Arc::clone(clock));
         metrics.gauge(
             "hitkeep_auth.events.oldest",
             "s",
             "The age of the oldest event that is to be delivered.",
-            move || of.is_known.load(Relaxed).then(|| of.age(clock.now())),
+            move || of.backlog().map(|backlog| age(backlog.oldest, clock.now())),
         );
     }
+}
 
-    fn age(&self, now: Timestamp) -> f64 {
-        match self.oldest.load(Relaxed) {
-            0 => 0.0,
-            oldest => float((now.timestamp_micros() - oldest).max(0)) / 1e6,
-        }
-    }
+/// In seconds; 0 if there is none.
+fn age(oldest: Option<Timestamp>, now: Timestamp) -> f64 {
+    oldest.map_or(0.0, |oldest| {
+        float((now - oldest).num_microseconds().unwrap_or(i64::MAX).max(0)) / 1e6
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
