@@ -310,15 +310,14 @@ impl Process {
         let (health, health_service) = health::service(scope);
         let health = Arc::new(health);
         let supervisor = Supervisor::at(options.notify_socket);
-        let readiness = readiness::report_health(&replica, scope, &health);
-        supervisor.introspection(readiness.introspects);
-        let watch = readiness::Watch {
+        let mut watch = readiness::Watch {
             replica: replica.clone(),
             scope,
             health: Arc::clone(&health),
             supervisor,
-            last: readiness,
+            last: None,
         };
+        watch.report();
         let watch = tokio::spawn(watch.run());
         let (shut_down, shutting_down) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
