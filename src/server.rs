@@ -1,7 +1,7 @@
 //! The server: the services behind their layers, with health and reflection, from the first
 //! connection until the last one is drained.
 
-use std::{ffi::OsStr, sync::Arc, time::Duration};
+use std::{ffi::OsStr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -127,7 +127,7 @@ pub enum Ended {
 
 /// A server with its sources of connections.
 pub struct Server<G, H> {
-    pub store: Store,
+    pub backend: Backend,
     pub options: Options,
     /// The instruments that calls and connections are counted in.
     pub metrics: Metrics,
@@ -138,22 +138,30 @@ pub struct Server<G, H> {
     pub http: H,
 }
 
-/// A server that answers from a copy of another server's index, with its sources of
-/// connections. It has no database, and manages nothing.
-pub struct ReplicaServer<G, H> {
-    /// The servers that it follows.
-    pub upstream: Upstream,
-    /// The clock that the server upstream calibrates.
-    pub clock: Arc<dyn Clock>,
-    pub entropy: Arc<dyn Entropy>,
-    pub options: Options,
-    /// The instruments that calls and connections are counted in.
-    pub metrics: Metrics,
-    pub sampling: Sampling,
-    /// The gRPC connections. The server ends with this stream.
-    pub grpc: G,
-    /// The HTTP connections.
-    pub http: H,
+/// Where a server's index comes from.
+pub enum Backend {
+    /// The database, where the server manages API clients as well.
+    Database {
+        store: Store,
+        /// Until it completes, the database is not used, and health reports `NOT_SERVING`.
+        ready: Pin<Box<dyn Future<Output = ()> + Send>>,
+    },
+    /// Another server's index. The server has no database, and manages nothing.
+    Upstream {
+        /// The servers that it follows.
+        upstream: Upstream,
+        /// The clock that the server upstream calibrates.
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    },
+}
+
+impl From<Store> for Backend {
+    /// A database that can be used at once.
+    fn from(store: Store) -> Self {
+        let ready = Box::pin(std::future::ready(()));
+        Self::Database { store, ready }
+    }
 }
 
 /// Serves gRPC on `incoming` until a message on `stop`. The first message begins the drain.
@@ -170,7 +178,7 @@ where
     E: std::fmt::Display,
 {
     let server = Server {
-        store,
+        backend: store.into(),
         options,
         metrics: Metrics::default(),
         sampling: Sampling::default(),
@@ -191,115 +199,21 @@ where
 {
     /// Serves until a message on `stop`. The first message begins the drain. A second one
     /// ends the drain delay if that is still running, and the server otherwise.
-    pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
-        self.run_when(std::future::ready(()), stop).await
-    }
-
-    /// The same, but does not use the database until `ready` completes; until then, health
-    /// reports `NOT_SERVING`.
-    pub async fn run_when(
-        self,
-        ready: impl Future<Output = ()> + Send + 'static,
-        stop: mpsc::Receiver<()>,
-    ) -> Ended {
+    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Ended {
         let Self {
-            store,
+            backend,
             options,
             metrics,
             sampling,
             grpc,
             http,
         } = self;
-        let (replica, usage) = Replica::start_when(ready, &store, options.replica, &metrics);
-        gauges::observe_pool(&metrics, &store);
-        let reports = StoredUsage::new(store.clone(), replica.clone());
-        let process = Process {
-            origin: Origin::Database(store),
-            replica,
-            usage,
-            reports: Arc::new(reports),
-            options,
-            metrics,
-            sampling,
-        };
-        process.run(grpc, http, stop).await
-    }
-}
-
-impl<G, H, C, E, D, F> ReplicaServer<G, H>
-where
-    G: Stream<Item = Result<C, E>>,
-    C: Unregistered,
-    E: std::fmt::Display,
-    H: Stream<Item = Result<D, F>>,
-    D: Unregistered,
-    F: std::fmt::Display,
-{
-    /// Serves until a message on `stop`, as [`Server::run`] does.
-    pub async fn run(self, stop: mpsc::Receiver<()>) -> Ended {
-        let Self {
-            upstream,
-            clock,
-            entropy,
-            options,
-            metrics,
-            sampling,
-            grpc,
-            http,
-        } = self;
-        let upstream::Following {
-            replica,
-            usage,
-            reports,
-        } = upstream::follow(upstream, clock, &entropy, options.replica, &metrics);
-        let process = Process {
-            origin: Origin::Upstream { entropy },
-            replica,
-            usage,
-            reports,
-            options,
-            metrics,
-            sampling,
-        };
-        process.run(grpc, http, stop).await
-    }
-}
-
-/// A process that answers: from its index, and maybe with a database.
-struct Process {
-    origin: Origin,
-    replica: Replica,
-    usage: UsageWriter,
-    reports: Arc<dyn UsageDestination>,
-    options: Options,
-    metrics: Metrics,
-    sampling: Sampling,
-}
-
-impl Process {
-    async fn run<G, H, C, E, D, F>(
-        self,
-        incoming: G,
-        http: H,
-        mut stop: mpsc::Receiver<()>,
-    ) -> Ended
-    where
-        G: Stream<Item = Result<C, E>>,
-        C: Unregistered,
-        E: std::fmt::Display,
-        H: Stream<Item = Result<D, F>>,
-        D: Unregistered,
-        F: std::fmt::Display,
-    {
-        let Self {
+        let Started {
             origin,
             replica,
             usage,
             reports,
-            options,
-            metrics,
-            sampling,
-        } = self;
+        } = backend.start(options.replica, &metrics);
         let workers = Workers::start(options.threads).unwrap_or_else(|error| {
             tracing::warn!(%error, "could not start I/O threads: using the shared runtime");
             Workers::current()
@@ -401,7 +315,7 @@ impl Process {
         });
         tokio::pin!(http);
         // Dropped, with its listeners, at the end of the drain delay.
-        let mut incoming = Box::pin(incoming);
+        let mut incoming = Box::pin(grpc);
         let is_stop_signal = tokio::select! {
             () = connections.accept(incoming.as_mut()) => false,
             () = http_connections.accept(http.as_mut()) => false,
@@ -451,6 +365,49 @@ impl Process {
             Some(()) = stop.recv() => {
                 tracing::warn!("second stop signal: the last uses may not be written");
                 ended
+            }
+        }
+    }
+}
+
+/// What a server is made of, whatever its backend.
+struct Started {
+    origin: Origin,
+    replica: Replica,
+    usage: UsageWriter,
+    reports: Arc<dyn UsageDestination>,
+}
+
+impl Backend {
+    fn start(self, options: replica::ReplicaOptions, metrics: &Metrics) -> Started {
+        match self {
+            Self::Database { store, ready } => {
+                let (replica, usage) = Replica::start_when(ready, &store, options, metrics);
+                gauges::observe_pool(metrics, &store);
+                let reports = StoredUsage::new(store.clone(), replica.clone());
+                Started {
+                    origin: Origin::Database(store),
+                    replica,
+                    usage,
+                    reports: Arc::new(reports),
+                }
+            }
+            Self::Upstream {
+                upstream,
+                clock,
+                entropy,
+            } => {
+                let upstream::Following {
+                    replica,
+                    usage,
+                    reports,
+                } = upstream::follow(upstream, clock, &entropy, options, metrics);
+                Started {
+                    origin: Origin::Upstream { entropy },
+                    replica,
+                    usage,
+                    reports,
+                }
             }
         }
     }

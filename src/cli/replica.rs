@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use super::{Failure, serve};
 use crate::{
     config::ReplicaArgs,
-    server::{Ended, ReplicaServer, signals},
+    server::{Backend, Ended, Server, signals},
     system::{SystemClock, SystemEntropy},
     telemetry::Telemetry,
     transport::listeners::Listeners,
@@ -22,10 +22,12 @@ pub(super) async fn run(args: &ReplicaArgs, telemetry: Telemetry) -> Result<Ende
         serve::listen(&args.serving, &options, UPSTREAM_CONNECTIONS, &telemetry).await?;
     let stop = signals::termination()?;
     listeners.log_addresses()?;
-    let server = ReplicaServer {
-        upstream,
-        clock: Arc::new(SystemClock::default()),
-        entropy: Arc::new(SystemEntropy),
+    let server = Server {
+        backend: Backend::Upstream {
+            upstream,
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(SystemEntropy),
+        },
         options,
         metrics: telemetry.metrics.clone(),
         sampling: telemetry.sampling.clone(),

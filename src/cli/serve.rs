@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::{ServeArgs, ServingArgs},
     events::{self, Deliverer, Webhook},
-    server::{Ended, Options, Server, signals},
+    server::{Backend, Ended, Options, Server, signals},
     store::{
         NoConnection, Store,
         error::{StoreError, causes},
@@ -273,15 +273,16 @@ pub(super) async fn serve(
 ) -> Result<Ended, Failure> {
     let stop = signals::termination()?;
     listeners.log_addresses()?;
+    let ready = Box::pin(ready);
     let server = Server {
-        store,
+        backend: Backend::Database { store, ready },
         options,
         metrics: telemetry.metrics.clone(),
         sampling: telemetry.sampling.clone(),
         grpc: listeners.grpc.incoming(),
         http: stream::iter(listeners.http).flat_map(Listeners::incoming),
     };
-    until_ended(server.run_when(ready, stop), &options, telemetry).await
+    until_ended(server.run(stop), &options, telemetry).await
 }
 
 /// Runs a server to its end, and exports the last telemetry.

@@ -65,7 +65,7 @@ impl Listening {
         let (stop, stopped) = mpsc::channel(2);
         let metrics = Metrics::default();
         let server = Server {
-            store: app.store.clone(),
+            backend: app.store.clone().into(),
             options,
             metrics: metrics.clone(),
             sampling: Sampling::default(),

@@ -3,12 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use hitkeep_auth::{
-    domain::{
-        caller::CallerPermission,
-        clock::{Clock, Entropy},
-    },
+    domain::{caller::CallerPermission, clock::Clock},
     pb,
-    server::{self, Ended, ReplicaServer},
+    server::{self, Backend, Ended, Server},
     system::{SystemClock, SystemEntropy},
     telemetry::{metrics::Metrics, traces::Sampling},
     upstream::{Certificates, TokenSource, Upstream},
@@ -100,15 +97,18 @@ impl Follower {
         let (http_connections, http_incoming) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::channel(2);
         let metrics = Metrics::default();
-        let server = ReplicaServer {
-            upstream: Upstream {
-                targets: gateways.iter().map(|gateway| gateway.target()).collect(),
-                token: TokenSource::new(move || Ok(Some(token.clone()))),
-                certificates: Arc::new(Certificates::default()),
-                without_names: settings.without_names,
+        let upstream = Upstream {
+            targets: gateways.iter().map(|gateway| gateway.target()).collect(),
+            token: TokenSource::new(move || Ok(Some(token.clone()))),
+            certificates: Arc::new(Certificates::default()),
+            without_names: settings.without_names,
+        };
+        let server = Server {
+            backend: Backend::Upstream {
+                upstream,
+                clock: settings.clock,
+                entropy: Arc::new(SystemEntropy),
             },
-            clock: settings.clock,
-            entropy: Arc::new(SystemEntropy) as Arc<dyn Entropy>,
             options: settings.options,
             metrics: metrics.clone(),
             sampling: Sampling::default(),

@@ -125,7 +125,7 @@ impl TestApp {
         let (stop, stopped) = mpsc::channel(2);
         let (http_connections, http_incoming) = mpsc::unbounded_channel();
         let server = Server {
-            store: store.clone(),
+            backend: store.clone().into(),
             options,
             metrics: Metrics::default(),
             sampling: Sampling::default(),

@@ -86,7 +86,7 @@ async fn a_server_that_has_no_index_is_alive_and_not_ready() {
     let (connections, http) = mpsc::unbounded_channel::<std::io::Result<DuplexStream>>();
     let (stop, stopped) = mpsc::channel(2);
     let server = Server {
-        store,
+        backend: store.into(),
         options: server::Options {
             request_timeout: Duration::from_millis(100),
             ..server::Options::default()
