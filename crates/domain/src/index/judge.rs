@@ -23,8 +23,8 @@ pub enum Judged<'i> {
     /// The version does not have the legacy token. It proves that none works, if it is fresh.
     ///
     /// No source need be asked: no checksum refuses invented ones, so that a flood of them would
-    /// cost a query each. And none is ever created except by an import, which the index is told
-    /// of like of any change.
+    /// cost a query each. And none is ever created except by an import, which reaches the index
+    /// like any change.
     LegacyNotFound,
     /// What is known of the token's client cannot be read.
     Unreadable,
