@@ -14,7 +14,7 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool::managed::Timeouts;
-use diesel::{QueryResult, QueryableByName, pg::Pg};
+use diesel::{QueryResult, QueryableByName, pg::Pg, sql_types::Timestamptz};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -117,6 +117,13 @@ pub struct Store {
     connect_timeout: Duration,
 }
 
+/// Which server a connection leads to, by its start time.
+#[derive(QueryableByName)]
+struct ServerRow {
+    #[diesel(sql_type = Timestamptz)]
+    started: Timestamp,
+}
+
 /// The result of a transaction's first query.
 trait FirstRow: QueryableByName<Pg> + Send + 'static {
     /// The server's start time, which identifies the server.
@@ -197,9 +204,7 @@ impl Store {
 
     /// The names of the migrations that are not applied yet.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
-        let (mut lease, ()) = self
-            .start("migrations", async |_: &mut Connection| Ok(()))
-            .await?;
+        let mut lease = self.take("migrations").await?;
         let pending = migrations::pending(lease.start()).await?;
         lease.finish();
         Ok(pending)
@@ -229,20 +234,58 @@ impl Store {
             connection.require_server(row.started())?;
             Ok(row)
         };
-        self.start(operation, begin).await
+        self.take_with(operation, begin).await
     }
 
-    /// Takes a connection and runs a first statement on it, which must be safe to repeat. If an
-    /// idle connection turns out to have ended, the next one is tried, and finally a new
-    /// one: its end proves nothing about the database. The span is named after the
-    /// operation.
-    async fn start<T, F>(&self, operation: &'static str, first: F) -> Result<(Lease, T), StoreError>
+    /// Takes a connection and runs a statement on it, in no transaction. It fails as a whole if
+    /// the connection ends in between.
+    async fn start<T, F>(
+        &self,
+        operation: &'static str,
+        statement: F,
+    ) -> Result<(Lease, T), StoreError>
+    where
+        F: for<'c> TransactionBody<&'c mut Connection, QueryResult<T>> + Sync,
+        T: Send,
+    {
+        let mut lease = self.take(operation).await?;
+        match statement(lease.start()).await.map_err(StoreError::from) {
+            Ok(value) => Ok((lease, value)),
+            Err(error) => {
+                lease.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a connection that leads to the server to which it was opened.
+    async fn take(&self, operation: &'static str) -> Result<Lease, StoreError> {
+        let server = async |connection: &mut Connection| {
+            let mut same = &*connection;
+            let row: ServerRow = Statement("SELECT pg_postmaster_start_time() AS started")
+                .get_result(&mut same)
+                .await?;
+            connection.require_server(row.started)
+        };
+        let (lease, ()) = self.take_with(operation, server).await?;
+        Ok(lease)
+    }
+
+    /// Takes a connection and runs a first statement on it, which must be safe to repeat and
+    /// check the server. If an idle connection turns out to have ended, or to lead to another
+    /// server, the next one is tried, and finally a new one: its end proves nothing about the
+    /// database. The span is named after the operation.
+    async fn take_with<T, F>(
+        &self,
+        operation: &'static str,
+        first: F,
+    ) -> Result<(Lease, T), StoreError>
     where
         F: for<'c> TransactionBody<&'c mut Connection, QueryResult<T>> + Sync,
         T: Send,
     {
         let work = Work::begin(operation);
-        let started = self.start_in(&work, first).instrument(work.span()).await;
+        let started = self.take_in(&work, first).instrument(work.span()).await;
         match started {
             Ok((lease, value)) => Ok((lease.of(work), value)),
             Err(error) => {
@@ -252,7 +295,7 @@ impl Store {
         }
     }
 
-    async fn start_in<T, F>(&self, work: &Work, first: F) -> Result<(Lease, T), StoreError>
+    async fn take_in<T, F>(&self, work: &Work, first: F) -> Result<(Lease, T), StoreError>
     where
         F: for<'c> TransactionBody<&'c mut Connection, QueryResult<T>> + Sync,
         T: Send,

@@ -129,7 +129,6 @@ impl Store {
     /// Assigns a replacement of the directory its place in the order of changes: all changes
     /// applied later are newer. Neither waits for writes nor blocks them.
     pub async fn begin_replacement(&self) -> Result<ChangePosition, StoreError> {
-        // An unused place has no effect, so that a retry is safe.
         let begun = async |mut connection: &mut Connection| {
             Statement("UPDATE directory_order SET last_place = last_place + 1 RETURNING last_place")
                 .get_result(&mut connection)

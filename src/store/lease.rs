@@ -80,6 +80,13 @@ impl Lease {
             .expect("taken out only when dropped")
     }
 
+    /// Discards the connection, whose statement failed.
+    pub(super) fn failed(mut self, error: &StoreError) {
+        if let Some(work) = self.work.take() {
+            work.failed(error);
+        }
+    }
+
     /// Returns the connection to the pool.
     pub(super) fn finish(mut self) {
         self.idle = true;

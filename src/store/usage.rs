@@ -11,7 +11,7 @@ use diesel::{
     query_builder::{BoxedSqlQuery, SqlQuery},
     sql_types::{Array, BigInt, Date, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
@@ -33,8 +33,6 @@ const DAYS_PER_TRIM: i64 = 10_000;
 /// The advisory lock that serialises the flushes of replicas; an arbitrary number unique to
 /// this service.
 pub const FLUSH_LOCK: i64 = 7_201_148_302_467_196;
-/// Changes nothing, and shows whether the connection is alive.
-const PING: &str = "SELECT 1";
 
 /// Writes a chunk of a batch, and returns the clients that it skipped.
 ///
@@ -164,10 +162,7 @@ impl Store {
         if batch.is_empty() {
             return Ok(());
         }
-        // The first statement on an idle connection may be retried on another, and so must
-        // change nothing.
-        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
-        let (mut lease, ()) = self.start("flush_usage", ping).await?;
+        let mut lease = self.take("flush_usage").await?;
         let mut last = None;
         loop {
             let mut columns = Columns::default();
@@ -209,8 +204,7 @@ impl Store {
         for (client, pending) in batch.after(None) {
             columns.add(*client, pending);
         }
-        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
-        let (mut lease, ()) = self.start("report_usage", ping).await?;
+        let mut lease = self.take("report_usage").await?;
         let skipped: Vec<SkippedRow> = columns
             .bound_to(format!("{REPORT}{WRITE_CHUNK}"))
             .bind::<SqlUuid, _>(replica.uuid())
@@ -230,8 +224,7 @@ impl Store {
 
     /// Removes what is known of replicas that reported nothing since that time.
     pub async fn forget_replicas(&self, before: Timestamp) -> Result<(), StoreError> {
-        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
-        let (mut lease, ()) = self.start("forget_replicas", ping).await?;
+        let mut lease = self.take("forget_replicas").await?;
         diesel::sql_query(FORGET_REPLICAS)
             .bind::<Timestamptz, _>(before)
             .bind::<BigInt, _>(REPLICAS_PER_TRIM)
@@ -243,8 +236,7 @@ impl Store {
 
     /// Removes up to 10,000 counts of days before that one.
     pub async fn trim_usage(&self, before: Day) -> Result<Trimmed, StoreError> {
-        let ping = async |connection: &mut Connection| connection.batch_execute(PING).await;
-        let (mut lease, ()) = self.start("trim_usage", ping).await?;
+        let mut lease = self.take("trim_usage").await?;
         let removed = diesel::sql_query(TRIM)
             .bind::<Date, _>(before.date())
             .bind::<BigInt, _>(DAYS_PER_TRIM)

@@ -11,7 +11,10 @@ use std::{
 };
 
 use hitkeep_auth::{
-    pb::InactiveReason::{Revoked, UnknownToken},
+    pb::{
+        self,
+        InactiveReason::{Revoked, UnknownToken},
+    },
     store,
 };
 use tokio::{
@@ -344,6 +347,27 @@ async fn what_an_open_connection_is_moved_to_is_not_believed() {
         .await
         .expect("nothing was changed through what was moved");
     other.until_says(&made.token, Said::Active).await;
+    // Nor does a replacement of the directory get its place there, which is given out in no
+    // transaction.
+    for node in [first, second] {
+        let remember = "CREATE TABLE before AS SELECT last_place FROM directory_order";
+        node.holds(remember).await.unwrap();
+    }
+    let moved = pooler.moved_of_pool();
+    pooler.move_open(second);
+    until("a connection of the pool is moved again", async || {
+        wanted(pooler.moved_of_pool() > moved)
+    })
+    .await;
+    let nothing = vec![pb::ReplaceDirectoryRequest::default()];
+    replica.pusher.replace(nothing).await.unwrap_err();
+    for (node, given) in [(first, 1), (second, 0)] {
+        let holds = format!(
+            "SELECT 1 / (now.last_place = before.last_place + {given})::int \
+             FROM directory_order AS now, before"
+        );
+        node.holds(&holds).await.unwrap();
+    }
     cluster
         .agree(&[&kept.token, &doomed.token, &made.token])
         .await;
