@@ -53,7 +53,8 @@ const LOGGED_REVISIONS: u64 = 10_000;
 /// server and that it may be read from. A primary that all synchronous standbys have left
 /// may not: one of them may be the new primary, with commits that are missing here. This
 /// check finds that long before the next survey, and before the new primary takes its
-/// first write.
+/// first write. A role without `pg_read_all_stats` is not shown which standbys are synchronous,
+/// so that for it each may be one.
 fn state_query() -> String {
     format!(
         "SELECT database_id, revision, nonce, accounts_nonce, clock_timestamp(), \
@@ -65,7 +66,8 @@ fn state_query() -> String {
                 NOT pg_is_in_recovery() \
                 AND current_setting('synchronous_standby_names') <> '' \
                 AND current_setting('synchronous_commit') NOT IN ('off', 'local') \
-                AND NOT EXISTS (SELECT FROM pg_stat_replication) \
+                AND NOT EXISTS (SELECT FROM pg_stat_replication \
+                                WHERE sync_state IS DISTINCT FROM 'async') \
          FROM index_state",
         Identity::SQL
     )

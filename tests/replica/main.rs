@@ -27,6 +27,7 @@ mod nodes;
 mod verdict;
 
 mod asker;
+mod backup;
 mod changes;
 mod checker;
 mod cluster;

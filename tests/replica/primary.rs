@@ -11,6 +11,7 @@ use hitkeep_auth::{
 };
 
 use crate::{
+    backup::receive_log,
     cluster::{Cluster, IMPATIENCE, Replica, Said},
     fixtures::*,
     harness::{Caller, told},
@@ -318,11 +319,9 @@ async fn of_two_that_are_alike_neither_counts() {
 
 /// A primary that waits for its standby acknowledges nothing; the standby may be the
 /// primary by now.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_acknowledges_nothing_proves_nothing() {
-    let pair = nodes::pair().await;
-    let (cluster, kept, doomed) = two_on(&pair, false).await;
-    let [first, second] = &pair;
+async fn proves_nothing(pair: &[Node; 2]) {
+    let (cluster, kept, doomed) = two_on(pair, false).await;
+    let [first, second] = pair;
     let [changing, other] = &cluster.replicas[..] else {
         panic!("two replicas");
     };
@@ -342,6 +341,19 @@ async fn a_primary_that_acknowledges_nothing_proves_nothing() {
     // It may be the right one all the same, as soon as it acknowledges again.
     first.acknowledge_alone().await;
     other.until_says(&kept.token, Said::Active).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_acknowledges_nothing_proves_nothing() {
+    proves_nothing(&nodes::pair().await).await;
+}
+
+/// What else receives the primary's log acknowledges no commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_that_a_backup_is_made_of() {
+    let pair = nodes::pair().await;
+    let _backup = receive_log(&pair[0]).await;
+    proves_nothing(&pair).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -466,23 +478,20 @@ async fn a_replica_that_lacks_its_own_change_says_nothing() {
     let (kept, doomed) = (created(dashboard).await, created(dashboard).await);
     let dead = created(dashboard).await;
     revoked(dashboard, &dead.id).await;
-    for client in [&kept, &doomed] {
-        other.until_says(&client.token, Said::Active).await;
-    }
-    // What the feed begins its next look at the log with.
+    other.until_says(&doomed.token, Said::Active).await;
+    let is_revoked = Said::Inactive(Revoked);
+    // A look at the log that is under way could find the next change as well.
+    replica.until_says(&dead.token, is_revoked).await;
+    // What the feed begins its next one with.
     replica.proxy.hold_replies_to(b"enable_mergejoin");
     revoked(dashboard, &doomed.id).await;
     for client in [&kept, &doomed, &dead] {
         let said = cluster.refusal_in_time(replica, &client.token).await;
         assert_eq!(said, "Unavailable STALE_INDEX");
     }
-    assert_eq!(other.says(&doomed.token).await, Said::Inactive(Revoked));
+    other.until_says(&doomed.token, is_revoked).await;
     replica.proxy.release();
-    replica
-        .until_says(&doomed.token, Said::Inactive(Revoked))
-        .await;
+    replica.until_says(&doomed.token, is_revoked).await;
     replica.until_says(&kept.token, Said::Active).await;
-    replica
-        .until_says(&dead.token, Said::Inactive(Revoked))
-        .await;
+    replica.until_says(&dead.token, is_revoked).await;
 }
