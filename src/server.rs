@@ -138,7 +138,7 @@ pub struct Server<G, H> {
     pub http: H,
 }
 
-/// Where a server's index comes from.
+/// What a server makes its index from; its services keep the [`Origin`].
 pub enum Backend {
     /// The database, where the server manages API clients as well.
     Database {
@@ -224,13 +224,8 @@ where
         let (health, health_service) = health::service(scope);
         let health = Arc::new(health);
         let supervisor = Supervisor::at(options.notify_socket);
-        let mut watch = readiness::Watch {
-            replica: replica.clone(),
-            scope,
-            health: Arc::clone(&health),
-            supervisor,
-            last: None,
-        };
+        let reporter = Arc::clone(&health);
+        let mut watch = readiness::Watch::new(replica.clone(), scope, reporter, supervisor);
         watch.report();
         let watch = tokio::spawn(watch.run());
         let (shut_down, shutting_down) = watch::channel(false);
@@ -379,6 +374,7 @@ struct Started {
 }
 
 impl Backend {
+    /// Starts what keeps the index, and what writes the uses of its clients.
     fn start(self, options: replica::ReplicaOptions, metrics: &Metrics) -> Started {
         match self {
             Self::Database { store, ready } => {

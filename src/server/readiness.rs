@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     health::{Readiness, Reporter, Scope},
     supervisor::Supervisor,
 };
-use crate::replica::Replica;
+use crate::replica::{FeedProgress, Replica};
 
 /// How often readiness is checked if the feed reports no progress.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -25,15 +25,32 @@ impl Readiness {
 
 /// Keeps the report up to date.
 pub(super) struct Watch {
-    pub(super) replica: Replica,
-    pub(super) scope: Scope,
-    pub(super) health: Arc<Reporter>,
-    pub(super) supervisor: Supervisor,
+    replica: Replica,
+    progress: watch::Receiver<FeedProgress>,
+    scope: Scope,
+    health: Arc<Reporter>,
+    supervisor: Supervisor,
     /// What was reported last; `None` before the first report.
-    pub(super) last: Option<Readiness>,
+    last: Option<Readiness>,
 }
 
 impl Watch {
+    pub(super) fn new(
+        replica: Replica,
+        scope: Scope,
+        health: Arc<Reporter>,
+        supervisor: Supervisor,
+    ) -> Self {
+        Self {
+            progress: replica.progress(),
+            replica,
+            scope,
+            health,
+            supervisor,
+            last: None,
+        }
+    }
+
     /// Reports the readiness, and logs its changes: also that a server serves from the first
     /// report on, because its index was loaded before.
     pub(super) fn report(&mut self) {
@@ -52,14 +69,11 @@ impl Watch {
         }
     }
 
-    /// Reports every change. Runs until aborted.
+    /// Reports every change since the last report. Runs until aborted.
     pub(super) async fn run(mut self) {
-        let mut progress = self.replica.progress();
-        // Something may have changed since the last report.
-        progress.mark_changed();
         loop {
             // Readiness may change with each step of the feed, and merely with time.
-            if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, progress.changed()).await {
+            if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, self.progress.changed()).await {
                 return;
             }
             self.report();
@@ -77,7 +91,7 @@ fn log_change(what: &str, serving: bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{env, ffi::OsString, fs, os::unix::net::UnixDatagram, process};
 
     use tokio::time::Instant;
 
@@ -90,13 +104,21 @@ mod tests {
         telemetry::{logged::Logged, metrics::Metrics},
     };
 
+    /// A server whose index was loaded before the first report: the log says that it serves, and
+    /// so does the supervisor hear it, once.
     #[tokio::test]
     async fn a_server_that_serves_from_the_first_report_on_says_so() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let asked_at = clock.elapsed();
+        let long = Duration::from_hours(1);
+        let options = ReplicaOptions {
+            max_staleness: long,
+            refresh_timeout: long,
+            ..ReplicaOptions::default()
+        };
         let (replica, _recorded) = Replica::fed_by(
             clock,
-            ReplicaOptions::default(),
+            options,
             &Metrics::default(),
             move |intake| async move {
                 let staleness = Duration::ZERO;
@@ -111,22 +133,24 @@ mod tests {
                 std::future::pending::<()>().await;
             },
         );
-        let deadline = Instant::now() + Duration::from_mins(1);
-        replica.loaded_view(deadline).await.unwrap();
+        replica.loaded_view(Instant::now() + long).await.unwrap();
+        let path = env::temp_dir().join(format!("hka-readiness-{}", process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let notify_socket: &'static OsString = Box::leak(Box::new(path.into_os_string()));
         let (health, _service) = health::service(Scope::Index);
-        let mut watch = Watch {
-            replica,
-            scope: Scope::Index,
-            health: Arc::new(health),
-            supervisor: Supervisor::at(None),
-            last: None,
-        };
+        let supervisor = Supervisor::at(Some(notify_socket));
+        let mut watch = Watch::new(replica, Scope::Index, Arc::new(health), supervisor);
         let logged = Logged::from_here();
-        for _ in 0..2 {
-            watch.report();
-            let lines = logged.lines();
-            let [line] = &*lines else { panic!("{lines:?}") };
-            assert!(line.ends_with("introspection serves"), "{line}");
-        }
+        watch.report();
+        watch.report();
+        fs::remove_file(notify_socket).unwrap();
+        let lines = logged.lines();
+        let [line] = &*lines else { panic!("{lines:?}") };
+        assert!(line.ends_with("introspection serves"), "{line}");
+        let mut buffer = [0; 100];
+        let length = socket.recv(&mut buffer).unwrap();
+        assert!(buffer[..length].starts_with(b"READY=1\n"));
+        assert!(socket.recv(&mut buffer).is_err(), "it was told twice");
     }
 }
