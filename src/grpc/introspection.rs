@@ -219,13 +219,15 @@ impl Services {
         source: Source<'_>,
         decide: impl Decide,
     ) -> Result<Option<Judgement<'v>>, ApiError> {
+        // A version that lacks a change of this process says nothing of a token, not even that
+        // it is inactive.
+        if !matches!(presented, PresentedToken::Unknown) {
+            view.require_caught_up()?;
+        }
         let legacy_until = self.options.legacy_tokens_until;
         let judged = view
             .index()
             .judge(presented, source, legacy_until, view.now);
-        if !matches!(judged, Judged::Malformed) {
-            view.require_caught_up()?;
-        }
         let record = |client: &Client, inactive, decision| {
             let verdict = to_verdict(inactive, decision);
             self.metrics.verdict(verdict);

@@ -71,7 +71,7 @@ fn index(known: Known, tokens: &[(&PresentedToken, TokenStanding)]) -> Index {
     writer.version(Position::UNKNOWN)
 }
 
-/// What is said of a token that is presented from an unknown source.
+/// What is said of a token.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Malformed,
@@ -105,6 +105,7 @@ fn judge(index: &Index, token: &PresentedToken, source: Source<'_>, legacy_until
     }
 }
 
+/// From an unknown source.
 fn judge_anywhere(index: &Index, token: &PresentedToken, legacy_until: Expiry) -> Said {
     judge(index, token, Source::Unknown, legacy_until)
 }
@@ -152,7 +153,7 @@ fn a_token_works_until_the_earliest_end() {
         ends: Expiry::At(at(hour)),
         is_replaced,
     };
-    let inactive = |reason| Said::Inactive(reason);
+    let inactive = Said::Inactive;
     let current = TokenStanding::Current;
     let until = |hour| TokenStanding::ReplacedUntil(at(hour));
     let blake3 = token(TokenKind::Personal, 1);
@@ -197,6 +198,22 @@ fn a_token_works_until_the_earliest_end() {
             expected,
             "{standing:?}, {limit:?}"
         );
+    }
+}
+
+/// Each token has its own end: an imported one that was replaced, and the newest.
+#[test]
+fn tokens_of_both_schemes_belong_to_one_client() {
+    let (newest, replaced) = (token(TokenKind::Personal, 1), legacy('a'));
+    let tokens = [
+        (&replaced, TokenStanding::ReplacedUntil(at(7))),
+        (&newest, TokenStanding::Current),
+    ];
+    let index = index(Known::Resolved(client()), &tokens);
+    for (token, hour, is_replaced) in [(&newest, 10, false), (&replaced, 7, true)] {
+        let said = judge_anywhere(&index, token, Expiry::Never);
+        let ends = Expiry::At(at(hour));
+        assert_eq!(said, Said::Active { ends, is_replaced });
     }
 }
 

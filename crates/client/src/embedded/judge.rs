@@ -44,42 +44,41 @@ impl Embedded {
                 self.record(&view, client, Outcome::LegacyToken);
             }
         };
-        Ok(Some(
-            match index.judge(presented, source, legacy_until, view.now) {
-                Judged::NotFound => return Ok(None),
-                Judged::Malformed => unknown(),
-                Judged::LegacyNotFound => {
-                    view.require_fresh()?;
-                    unknown()
+        let judged = index.judge(presented, source, legacy_until, view.now);
+        Ok(Some(match judged {
+            Judged::NotFound => return Ok(None),
+            Judged::Malformed => unknown(),
+            Judged::LegacyNotFound => {
+                view.require_fresh()?;
+                unknown()
+            }
+            Judged::Unreadable => return Err(Unavailable::Unreadable),
+            Judged::Inactive(client, reason) => {
+                record(client, Some(reason), None);
+                Err(Error::Inactive(reason.into()))
+            }
+            Judged::Active {
+                client,
+                resolved,
+                is_replaced,
+                ..
+            } => {
+                view.require_fresh()?;
+                let check = question.permission;
+                let decision = check.map(|check| resolved.access.decide(&check));
+                record(client, None, decision);
+                if is_replaced {
+                    let id = client.known.id();
+                    self.ledger.record_replaced(id, &client.usage, view.now);
                 }
-                Judged::Unreadable => return Err(Unavailable::Unreadable),
-                Judged::Inactive(client, reason) => {
-                    record(client, Some(reason), None);
-                    Err(Error::Inactive(reason.into()))
-                }
-                Judged::Active {
-                    client,
-                    resolved,
-                    is_replaced,
-                    ..
-                } => {
-                    view.require_fresh()?;
-                    let check = question.permission;
-                    let decision = check.map(|check| resolved.access.decide(&check));
-                    record(client, None, decision);
-                    if is_replaced {
-                        let id = client.known.id();
-                        self.ledger.record_replaced(id, &client.usage, view.now);
+                match (check, decision) {
+                    (Some(check), Some(decision)) if decision != Decision::Allowed => {
+                        Err(Error::Forbidden(check))
                     }
-                    match (check, decision) {
-                        (Some(check), Some(decision)) if decision != Decision::Allowed => {
-                            Err(Error::Forbidden(check))
-                        }
-                        _ => Ok(Principal::indexed(Arc::clone(client), index.revision())),
-                    }
+                    _ => Ok(Principal::indexed(Arc::clone(client), index.revision())),
                 }
-            },
-        ))
+            }
+        }))
     }
 
     /// The answer about a token that no client has, if the index is fresh.

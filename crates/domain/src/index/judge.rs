@@ -13,17 +13,19 @@ use crate::{
 };
 
 /// What a version of the index says of a token. Whether it can be believed depends on how fresh
-/// the version is, which is for the caller to check.
+/// the version is, which is for the caller to check. One that lacks a change which its own process
+/// acknowledged says nothing of any token that is well-formed.
 #[derive(Clone, Copy, Debug)]
 pub enum Judged<'i> {
     /// It is no token of an API client. True of any version.
     Malformed,
     /// The version does not have the token, which may be newer than it.
     NotFound,
-    /// The version does not have the legacy token. It proves that none works, if it is fresh.
+    /// The version does not have the legacy token. If it is fresh, that proves that the token
+    /// does not work.
     ///
-    /// No source need be asked: no checksum refuses invented ones, so that a flood of them would
-    /// cost a query each. And none is ever created except by an import, which reaches the index
+    /// Nobody else need be asked: no checksum refuses invented ones, so a flood of them would
+    /// cost a query each; and none is ever created except by an import, which reaches the index
     /// like any change.
     LegacyNotFound,
     /// What is known of the token's client cannot be read.
@@ -39,7 +41,7 @@ pub enum Judged<'i> {
         resolved: &'i ResolvedClient,
         /// Until when the token works.
         ends: Expiry,
-        /// Whether a newer token replaced it.
+        /// Whether a newer token replaced it and works for longer.
         is_replaced: bool,
     },
 }
@@ -95,7 +97,7 @@ fn judge<H: SchemeHash>(
             client,
             resolved,
             ends,
-            // The newest one works as long as its client.
+            // The newest one works as long as its client, and until `limit` at most.
             is_replaced: ends < resolved.expiry.min(limit),
         },
         Err(reason) => Judged::Inactive(client, reason),

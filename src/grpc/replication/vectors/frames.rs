@@ -142,22 +142,25 @@ fn decided(index: &Index, asked: &Asked) -> Value {
     if let Some(check) = asked.check {
         vector["needs"] = needed(Need::Permission(check));
     }
-    let mut inactive = |reason: InactiveReason| {
-        let name = to_reason(reason).as_str_name();
-        vector["verdict"] = "inactive".into();
-        vector["reason"] = name.trim_start_matches("INACTIVE_REASON_").into();
-        vector.take()
-    };
-    let client = match index.judge(&presented, source, Expiry::Never, now()) {
+    let judged = match index.judge(&presented, source, Expiry::Never, now()) {
         Judged::Malformed | Judged::NotFound | Judged::LegacyNotFound => {
-            return inactive(InactiveReason::UnknownToken);
+            Err(InactiveReason::UnknownToken)
         }
-        Judged::Inactive(_, reason) => return inactive(reason),
+        Judged::Inactive(_, reason) => Err(reason),
+        Judged::Active { resolved, .. } => Ok(resolved),
         Judged::Unreadable => {
             vector["verdict"] = "cannot_tell".into();
             return vector;
         }
-        Judged::Active { resolved, .. } => resolved,
+    };
+    let client = match judged {
+        Ok(client) => client,
+        Err(reason) => {
+            let name = to_reason(reason).as_str_name();
+            vector["verdict"] = "inactive".into();
+            vector["reason"] = name.trim_start_matches("INACTIVE_REASON_").into();
+            return vector;
+        }
     };
     let decision = asked.check.map(|check| client.access.decide(&check));
     if decision.is_some_and(|decision| decision != Decision::Allowed) {

@@ -12,8 +12,8 @@ use hitkeep_auth_domain::{
     introspection::{BaseState, ResolvedClient, TokenStanding},
     ledger::{Ledger, Recorded},
     role::InstanceRole,
-    token::{StoredHash, TokenHash},
-    usage::Batch,
+    token::{LegacyToken, StoredHash, TokenHash},
+    usage::{Batch, RefusalReason},
 };
 use uuid::Uuid;
 
@@ -25,6 +25,11 @@ const CLIENT: ClientId = ClientId::from_uuid(Uuid::from_u128(1));
 /// Of the same client: the newest token, and one that it replaced and that still works.
 const NEWEST: TokenHash = TokenHash([1; 32]);
 const REPLACED: TokenHash = TokenHash([2; 32]);
+
+/// A token that HitKeep issued. The client has one with `a`, which was replaced as well.
+fn legacy(digit: &str) -> LegacyToken {
+    LegacyToken::parse(&digit.repeat(64)).unwrap()
+}
 
 /// An index with that client.
 fn version(overlap_end: Timestamp) -> Index {
@@ -46,6 +51,10 @@ fn version(overlap_end: Timestamp) -> Index {
             StoredHash::Blake3(REPLACED),
             TokenStanding::ReplacedUntil(overlap_end),
         ),
+        (
+            legacy("a").hash().into(),
+            TokenStanding::ReplacedUntil(overlap_end),
+        ),
     ];
     let writer = Writer::of(std::iter::once((Known::Resolved(client), tokens)));
     writer.version(Position {
@@ -56,7 +65,11 @@ fn version(overlap_end: Timestamp) -> Index {
 }
 
 fn embedded() -> (Embedded, Recorded) {
-    let live = Live::new(EmbeddedOptions::default());
+    embedded_with(EmbeddedOptions::default())
+}
+
+fn embedded_with(options: EmbeddedOptions) -> (Embedded, Recorded) {
+    let live = Live::new(options);
     let overlap_end = live.clock().now() + TimeDelta::hours(1);
     live.index.store(Some(Arc::new(version(overlap_end))));
     live.complete_at.store(i64::MAX, Ordering::Release);
@@ -107,4 +120,85 @@ async fn a_version_that_was_set_back_is_not_judged_by() {
     assert!(recorded.is_empty(), "nothing was decided");
     let asked = embedded.ask_patiently(&presented, &at_least(2)).await;
     assert!(matches!(asked, Err(Error::Unavailable(Unavailable::Late))));
+}
+
+/// What was recorded since of the client.
+fn recorded_outcomes(recorded: &mut Recorded) -> Vec<Outcome> {
+    let mut batch = Batch::default();
+    recorded.take(&mut batch);
+    let pending = batch.after(None).next();
+    let counts = pending.map(|(_, pending)| pending.counts());
+    let counts = counts.unwrap_or_default().iter();
+    let mut outcomes: Vec<_> = counts.map(|count| count.outcome).collect();
+    outcomes.sort_unstable();
+    outcomes
+}
+
+/// Each is counted as one in addition, and none works for longer than they are accepted.
+#[tokio::test]
+async fn legacy_tokens_work_until_they_are_no_longer_accepted() {
+    let an_hour = TimeDelta::hours(1);
+    let now = EmbeddedOptions::default().clock.now();
+    let expired = Outcome::Refused(RefusalReason::Expired);
+    for (until, outcome) in [
+        (None, Outcome::Used),
+        (Some(now + an_hour), Outcome::Used),
+        (Some(now - an_hour), expired),
+    ] {
+        let (embedded, mut recorded) = embedded_with(EmbeddedOptions {
+            accept_legacy_until: until,
+            ..EmbeddedOptions::default()
+        });
+        let known = PresentedToken::Legacy(legacy("a"));
+        let judged = embedded.judge(&known, &Question::about(""));
+        match judged.unwrap().unwrap() {
+            Ok(principal) => {
+                assert_eq!(outcome, Outcome::Used);
+                assert_eq!(principal.client_id(), CLIENT);
+            }
+            Err(error) => {
+                assert_eq!(outcome, expired);
+                assert!(matches!(error, Error::Inactive(InactiveReason::Expired)));
+            }
+        }
+        let outcomes = recorded_outcomes(&mut recorded);
+        assert_eq!(outcomes, [outcome, Outcome::LegacyToken]);
+        // Nobody is asked for one that the index does not have.
+        let unknown = PresentedToken::Legacy(legacy("b"));
+        let judged = embedded.judge(&unknown, &Question::about(""));
+        let judged = judged.unwrap().unwrap();
+        assert!(matches!(
+            judged,
+            Err(Error::Inactive(InactiveReason::UnknownToken))
+        ));
+        assert_eq!(recorded_outcomes(&mut recorded), []);
+    }
+}
+
+/// Nor does it count what it does not answer.
+#[tokio::test]
+async fn a_stale_version_proves_of_no_token_that_it_works_or_is_unknown() {
+    let (embedded, mut recorded) = embedded();
+    embedded
+        .live
+        .complete_at
+        .store(i64::MIN + 1, Ordering::Release);
+    for presented in [
+        PresentedToken::Hash(NEWEST),
+        PresentedToken::Legacy(legacy("a")),
+        PresentedToken::Legacy(legacy("b")),
+    ] {
+        let judged = embedded.judge(&presented, &Question::about(""));
+        assert!(
+            matches!(judged, Err(Unavailable::Stale(_))),
+            "{presented:?}"
+        );
+        assert_eq!(recorded_outcomes(&mut recorded), []);
+    }
+    // One that cannot be a token is none at any time.
+    let judged = embedded.judge(&PresentedToken::Unknown, &Question::about(""));
+    assert!(matches!(
+        judged,
+        Ok(Some(Err(Error::Inactive(InactiveReason::UnknownToken))))
+    ));
 }
