@@ -94,12 +94,33 @@ impl DeliveryMetrics {
 
 /// In seconds; 0 if there is none.
 fn age(oldest: Option<Timestamp>, now: Timestamp) -> f64 {
-    oldest.map_or(0.0, |oldest| {
-        float((now - oldest).num_microseconds().unwrap_or(i64::MAX).max(0)) / 1e6
-    })
+    oldest.map_or(0.0, |oldest| (now - oldest).as_seconds_f64().max(0.0))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 const fn float(count: i64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::SystemClock;
+
+    /// Before the first look, a server does not know what is in there.
+    #[test]
+    fn what_is_in_the_outbox_is_exported_once_it_is_known() {
+        let metrics = Metrics::default();
+        let state = Arc::<DeliveryMetrics>::default();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        DeliveryMetrics::observe(&state, &metrics, &clock);
+        let exported = || {
+            let page = metrics.page().unwrap();
+            let names = ["pending", "dead", "stopped", "delivering", "oldest_seconds"];
+            names.map(|name| page.contains(&format!("\nhitkeep_auth_events_{name} ")))
+        };
+        assert_eq!(exported(), [false; 5]);
+        state.set_backlog(Backlog::default());
+        assert_eq!(exported(), [true; 5]);
+    }
 }

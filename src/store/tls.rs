@@ -60,7 +60,8 @@ impl Encryption {
                     .build()
                     .or(Err(TlsError::NoAuthority))?
             }
-            (roots, _) => Arc::new(AnyHostname {
+            (None, HostnameCheck::Required) => return Err(TlsError::NoAuthority),
+            (roots, HostnameCheck::Skipped) => Arc::new(AnyHostname {
                 roots,
                 provider: Arc::clone(&provider),
             }),
@@ -78,7 +79,7 @@ impl Encryption {
     }
 }
 
-/// Verifies the chain of signatures, but not the host name.
+/// Verifies the chain of signatures, if there are authorities, and never the host name.
 #[derive(Debug)]
 struct AnyHostname {
     /// `None` accepts any certificate: encrypted, but open to an active attacker.

@@ -39,7 +39,7 @@ pub(crate) struct LingeringIo<IO> {
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-/// A connection's bytes, plain or over TLS.
+/// A connection's bytes: plain on the left, or over TLS on the right.
 pub(crate) type MaybeTls<IO> = Either<IO, Box<TlsStream<IO>>>;
 
 impl<IO> LingeringIo<IO> {
@@ -157,6 +157,13 @@ mod tests {
                 .unwrap_err();
             assert_eq!((error.kind(), read.len()), (io::ErrorKind::TimedOut, said));
         }
+    }
+
+    /// h2 then writes a large message from where it is.
+    #[tokio::test]
+    async fn several_pieces_are_written_at_once() {
+        let (_theirs, ours) = duplex(1);
+        assert!(LingeringIo::new(Either::Left(ours)).is_write_vectored());
     }
 
     #[tokio::test(start_paused = true)]

@@ -140,12 +140,15 @@ async fn a_database_that_is_read_only_by_default_is_unavailable_for_writes_alone
 
 /// Defaults of a database that would change something, and what the service's sessions are
 /// set to, as `pg_settings` has it.
-const DEFAULTS: [(&str, &str, &str); 19] = [
+const DEFAULTS: [(&str, &str, &str); 32] = [
     ("statement_timeout", "7s", "10000"),
     ("lock_timeout", "7s", "5000"),
     ("idle_in_transaction_session_timeout", "7s", "20000"),
     ("idle_session_timeout", "7s", "0"),
     ("transaction_timeout", "7s", "0"),
+    ("client_encoding", "LATIN1", "UTF8"),
+    ("standard_conforming_strings", "off", "on"),
+    ("array_nulls", "off", "on"),
     ("TimeZone", "Asia/Kathmandu", "UTC"),
     ("DateStyle", "German, DMY", "ISO, MDY"),
     ("IntervalStyle", "sql_standard", "postgres"),
@@ -162,7 +165,17 @@ const DEFAULTS: [(&str, &str, &str); 19] = [
     ("session_replication_role", "replica", "origin"),
     ("row_security", "on", "off"),
     ("plan_cache_mode", "force_generic_plan", "auto"),
+    ("jit", "on", "off"),
+    ("enable_seqscan", "off", "on"),
     ("enable_indexscan", "off", "on"),
+    ("enable_indexonlyscan", "off", "on"),
+    ("enable_bitmapscan", "off", "on"),
+    ("enable_nestloop", "off", "on"),
+    ("enable_hashjoin", "off", "on"),
+    ("enable_mergejoin", "off", "on"),
+    ("enable_hashagg", "off", "on"),
+    ("enable_sort", "off", "on"),
+    ("enable_material", "off", "on"),
     ("client_min_messages", "debug5", "warning"),
 ];
 

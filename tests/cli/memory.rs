@@ -87,37 +87,49 @@ async fn half_sent_calls_cost_little() {
     let pushes = caller(&url, "pusher", "directory").await;
     let cases = [
         (
-            "IntrospectionService/Introspect",
+            "hitkeep.auth.v1.IntrospectionService/Introspect",
             &introspects,
             4 << 20,
             16 << 10,
         ),
         (
-            "IntrospectionService/Introspect",
+            "hitkeep.auth.v1.IntrospectionService/Introspect",
             &introspects,
             64 << 10,
             16 << 10,
         ),
         (
-            "IntrospectionService/Introspect",
+            "hitkeep.auth.v1.IntrospectionService/Introspect",
             &introspects,
             64 << 10,
             60 << 10,
         ),
         (
-            "IntrospectionService/IntrospectStream",
+            "hitkeep.auth.v1.IntrospectionService/IntrospectStream",
             &introspects,
             64 << 10,
             60 << 10,
         ),
         (
-            "DirectoryService/ApplyDirectoryChanges",
+            "envoy.service.auth.v3.Authorization/Check",
+            &introspects,
+            256 << 10,
+            16 << 10,
+        ),
+        (
+            "envoy.service.auth.v3.Authorization/Check",
+            &introspects,
+            256 << 10,
+            60 << 10,
+        ),
+        (
+            "hitkeep.auth.v1.DirectoryService/ApplyDirectoryChanges",
             &pushes,
             4 << 20,
             16 << 10,
         ),
         (
-            "DirectoryService/ApplyDirectoryChanges",
+            "hitkeep.auth.v1.DirectoryService/ApplyDirectoryChanges",
             &pushes,
             4 << 20,
             60 << 10,
@@ -136,7 +148,7 @@ async fn half_sent_calls_cost_little() {
                 .await
                 .unwrap();
             tokio::spawn(connection);
-            let path = format!("http://{address}/hitkeep.auth.v1.{method}");
+            let path = format!("http://{address}/{method}");
             let mut sent_all = Vec::new();
             for _ in 0..CALLS {
                 let (half, all_sent) = half(announced, sent);

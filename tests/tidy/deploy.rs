@@ -59,6 +59,40 @@ fn every_variable_that_is_set_is_one_of_ours() {
     assert!(found.contains("HITKEEP_AUTH_DATABASE_URL"));
 }
 
+/// A server that does not reach Postgres answers from memory, which a restart would take away:
+/// what restarts it asks for liveness, which says nothing of Postgres.
+#[test]
+fn nothing_restarts_a_server_that_cannot_reach_postgres() {
+    let mut asking = BTreeSet::new();
+    for File { path, text } in container_files() {
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            if line.contains("\"healthcheck\"") {
+                assert!(line.contains("\"healthcheck\", \"live\""), "{path}: {line}");
+                asking.insert(path.clone());
+            }
+            if line.trim() == "livenessProbe:" {
+                let asked = lines.next().unwrap_or_default();
+                assert!(
+                    asked.contains("httpGet: { path: /livez,"),
+                    "{path}: {asked}"
+                );
+                asking.insert(path.clone());
+            }
+        }
+    }
+    for path in [
+        "Dockerfile",
+        "docker-compose.yml",
+        "deploy/kubernetes/deployment.yaml",
+        "deploy/kubernetes/replica.yaml",
+        "deploy/kubernetes/sidecar.yaml",
+        "deploy/helm/hitkeep-auth/templates/_helpers.tpl",
+    ] {
+        assert!(asking.contains(path), "{path} asks for nothing");
+    }
+}
+
 #[test]
 fn every_image_is_of_one_version() {
     let mut images = 0;
