@@ -104,15 +104,34 @@ const fn float(count: i64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::system::SystemClock;
+
+    struct StoppedClock;
+
+    impl Clock for StoppedClock {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn adopt(&self, database: Timestamp) -> Timestamp {
+            database
+        }
+
+        fn calibrate(&self, _: Timestamp, _: Duration) {}
+
+        fn elapsed(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
 
     /// Before the first look, a server does not know what is in there.
     #[test]
     fn what_is_in_the_outbox_is_exported_once_it_is_known() {
         let metrics = Metrics::default();
         let state = Arc::<DeliveryMetrics>::default();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let clock: Arc<dyn Clock> = Arc::new(StoppedClock);
         DeliveryMetrics::observe(&state, &metrics, &clock);
         let exported = || {
             let page = metrics.page().unwrap();

@@ -24,7 +24,7 @@ pub enum Judged<'i> {
     /// The version does not have the legacy token. If it is fresh, that proves that the token
     /// does not work.
     ///
-    /// Nobody else need be asked: no checksum refuses invented ones, so a flood of them would
+    /// The database need not be asked: no checksum refuses invented ones, so a flood of them would
     /// cost a query each; and none is ever created except by an import, which reaches the index
     /// like any change.
     LegacyNotFound,

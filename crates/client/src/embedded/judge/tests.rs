@@ -163,7 +163,7 @@ async fn legacy_tokens_work_until_they_are_no_longer_accepted() {
         }
         let outcomes = recorded_outcomes(&mut recorded);
         assert_eq!(outcomes, [outcome, Outcome::LegacyToken]);
-        // Nobody is asked for one that the index does not have.
+        // No server is asked for one that the index does not have.
         let unknown = PresentedToken::Legacy(legacy("b"));
         let judged = embedded.judge(&unknown, &Question::about(""));
         let judged = judged.unwrap().unwrap();
