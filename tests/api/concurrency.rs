@@ -242,7 +242,8 @@ async fn who_waits_too_long_for_a_connection_is_told_so() {
     let url = crate::support::postgres::migrated_database().await;
     let store = hitkeep_auth::store::StoreOptions {
         pool_size: 1,
-        pool_wait: Duration::from_millis(50),
+        // The server's own statements take the connection as well, for a moment.
+        pool_wait: Duration::from_secs(2),
         ..hitkeep_auth::store::StoreOptions::new(&url)
     };
     let app = TestApp::on(&url, &store, hitkeep_auth::server::Options::default()).await;

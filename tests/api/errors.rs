@@ -407,6 +407,7 @@ async fn outages_and_defects(provoked: &mut Provoked) {
     app.change(world()).await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);
     let made = dashboard.created(personal(VERA)).await;
+    app.settle().await;
     proxy.cut();
     let unreachable = ErrorReason::DatabaseUnavailable;
     provoked.is(dashboard.create(personal(VERA)).await, unreachable, &[]);

@@ -345,6 +345,7 @@ async fn where_too_many_wait_the_word_of_the_index_stands_while_it_is_current() 
     let (app, proxy) = deaf(options).await;
     let made = app.dashboard().await.created(personal(VERA)).await;
     let sidecar = app.sidecar().await;
+    app.settle().await;
     proxy.stall();
     // It was made meanwhile, and no question is allowed.
     let young = by_hand(&app).await;

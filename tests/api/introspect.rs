@@ -3,7 +3,6 @@
 use hitkeep_auth::{
     domain::caller::CallerPermission::Introspect,
     pb::{self, DecisionReason, InactiveReason, InstanceRole, SiteRole, TeamRole},
-    server,
 };
 
 use crate::{
@@ -343,14 +342,7 @@ async fn an_answer_is_kept_no_longer_than_it_can_be_true() {
 
 #[tokio::test]
 async fn an_answer_waits_for_the_revision_it_must_be_based_on() {
-    // The time after which it is not waited for any longer.
-    let request_timeout = std::time::Duration::from_secs(2);
-    let options = server::Options {
-        request_timeout,
-        ..server::Options::default()
-    };
-    let app = TestApp::with(options).await;
-    app.change(world()).await;
+    let app = TestApp::with_world().await;
     let sidecar = app.sidecar().await;
     let at_least = |revision| pb::IntrospectRequest {
         at_least_revision: Some(revision),

@@ -28,7 +28,7 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::{
     fixtures::*,
-    harness::{Caller, TestApp},
+    harness::{Caller, TestApp, patient},
     support::{
         certificates::{Authority, Identity},
         folder::{Folder, text},
@@ -58,7 +58,7 @@ impl Listening {
 
     /// The same, set to something else than usual.
     pub async fn set_to(options: server::Options, addresses: &[&str], tls: Option<&Tls>) -> Self {
-        let app = TestApp::start().await;
+        let (app, options) = (TestApp::start().await, patient(options));
         let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
         let listeners = Listeners::open(&addresses, tls).await.unwrap();
         let addresses = listeners.addresses().unwrap();

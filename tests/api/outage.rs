@@ -53,6 +53,8 @@ async fn an_outage_is_unavailable_and_nothing_else() {
         proxy.mend();
         assert_eq!(sidecar.inactive_reason(&made.token).await, None);
         dashboard.created(personal(VERA)).await;
+        // It may be acknowledged before the index has it, which says nothing until then.
+        app.settle().await;
     }
 }
 

@@ -164,7 +164,7 @@ fn as_answer(status: &Status) -> pb::IntrospectResponse {
 
 #[tokio::test]
 async fn it_answers_what_introspect_answers_one_for_one_and_in_order() {
-    let (app, impatient) = beside_an_impatient_one(Duration::from_millis(500)).await;
+    let (app, impatient) = beside_an_impatient_one(Duration::from_secs(2)).await;
     let requests = any_requests(&app).await;
     until_level(&app, &impatient).await;
     let sidecar = impatient.sidecar().await;

@@ -32,7 +32,8 @@ fn serving(url: &str, webhook: &str) -> Command {
 async fn delivering(command: Command) -> (Process, String) {
     let mut server = Process::start(command);
     let address = server.address().await;
-    server.stderr.line("delivers events to http").await;
+    server.stderr.line_so_far("delivers events to http").await;
+    server.stderr.line_so_far("introspection serves").await;
     (server, address)
 }
 

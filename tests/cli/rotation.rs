@@ -92,7 +92,14 @@ impl Rotated {
         let caller = made.given_json()["token"].as_str().unwrap().to_owned();
         let role = Role::create(&database, "first").await;
         let file = folder.write("url", &role.url("first"));
-        let options = [text(&file), "--secret-poll-interval", every];
+        // No search for the primary replaces a connection meanwhile.
+        let options = [
+            text(&file),
+            "--secret-poll-interval",
+            every,
+            "--max-staleness",
+            "1day",
+        ];
         let mut server = Process::start(binary(SERVE.iter().chain(&options)));
         let address = server.address().await;
         server.stderr.line("introspection serves").await;

@@ -318,6 +318,24 @@ impl Replica {
         .await;
     }
 
+    /// Waits until it accepts a token. On a busy machine it may be unable to say so at first, but
+    /// it never says that the token does not work.
+    pub async fn accepts(&self, token: &str) {
+        self.accepts_at(token, 0).await;
+    }
+
+    /// The same at a revision or a later one.
+    pub async fn accepts_at(&self, token: &str, revision: u64) {
+        until("it accepts the token", async || {
+            match self.says_at(token, revision).await {
+                Said::Active => Ok(()),
+                nothing @ Said::Nothing => Err(nothing),
+                inactive @ Said::Inactive(_) => panic!("it works, and here it is {inactive:?}"),
+            }
+        })
+        .await;
+    }
+
     /// Waits until it says that its index is too old to answer from.
     pub async fn until_stale(&self, token: &str) {
         until("its index is stale", async || {

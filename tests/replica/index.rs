@@ -14,6 +14,8 @@ pub fn options() -> server::Options {
     server::Options {
         replica: replica::ReplicaOptions {
             max_staleness: BOUND,
+            // Every answer comes that can come, however slow the machine.
+            refresh_timeout: Duration::from_mins(1),
             ..replica::ReplicaOptions::default()
         },
         ..server::Options::default()

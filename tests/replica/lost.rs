@@ -46,7 +46,8 @@ async fn ends_in_time(replica: &Replica, token: &str, reason: InactiveReason) {
         if said == Said::Inactive(reason) {
             return Ok(());
         }
-        assert!(!is_late, "{said:?} too late");
+        // It may not know either, after a query that broke off.
+        assert!(!is_late || said == Said::Nothing, "{said:?} too late");
         Err(said)
     })
     .await;
@@ -63,8 +64,8 @@ async fn is_told(cluster: &Cluster) {
         .created(personal(VERA).granted(SITE, SiteRole::Viewer))
         .await;
     let token = made.token.as_str();
-    assert_eq!(first.says(token).await, Said::Active);
-    assert_eq!(first.says_at(token, made.revision).await, Said::Active);
+    first.accepts(token).await;
+    first.accepts_at(token, made.revision).await;
     let revoked = second
         .dashboard
         .revoke(revoke(VERA, &made.id))
@@ -77,7 +78,7 @@ async fn is_told(cluster: &Cluster) {
         .await
         .unwrap();
     assert_eq!(back.revision, revoked.revision + 1);
-    assert_eq!(first.says_at(token, back.revision).await, Said::Active);
+    first.accepts_at(token, back.revision).await;
     cluster
         .psql(&format!(
             "UPDATE users SET disabled = true WHERE id = '{VERA}'"
@@ -114,11 +115,13 @@ async fn listeners_that_postgres_ends_listen_again() {
     let end_listeners = format!("{end} AND query ILIKE 'LISTEN %'");
     for _ in 0..3 {
         until_listening(&cluster).await;
-        let ended = cluster.number(&end_listeners).await;
-        assert!(
-            ended >= 2 || !cluster.has_index().await,
-            "{ended} listeners"
-        );
+        let mut ended = 0;
+        // One may have been asked for, and not have begun.
+        until("both listeners are ended", async || {
+            ended += cluster.number(&end_listeners).await;
+            wanted(ended >= 2 || !cluster.has_index().await)
+        })
+        .await;
         is_told(&cluster).await;
         until_listening(&cluster).await;
         assert!(cluster.number(end).await > 0);
@@ -212,7 +215,7 @@ async fn a_replica_that_fell_behind_the_log_catches_up() {
         made.push(other.dashboard.created(personal(VERA)).await);
     }
     for client in &made {
-        assert_eq!(behind.says(&client.token).await, Said::Active);
+        behind.accepts(&client.token).await;
     }
     for keep_last in [true, false] {
         behind.proxy.cut();

@@ -273,7 +273,7 @@ async fn a_change_that_no_survey_finds_is_not_acknowledged() {
     replica
         .proxy
         .repoint("postgres://postgres@%2Fnowhere/nothing");
-    let hasty = replica.dashboard.clone().within(Duration::from_secs(2));
+    let hasty = replica.dashboard.clone().within(Duration::from_secs(8));
     let answer = hasty.revoke(revoke(VERA, &doomed.id)).await;
     assert!(answer.is_err(), "acknowledged: {answer:?}");
     let is_revoked = format!(
@@ -412,6 +412,8 @@ async fn a_standby_that_lacks_what_the_index_has_is_not_followed() {
     first.acknowledge_alone().await;
     second.admin("SELECT pg_wal_replay_pause()").await;
     revoked(&replica.dashboard, &doomed.id).await;
+    let is_revoked = Said::Inactive(Revoked);
+    replica.until_says(&doomed.token, is_revoked).await;
     replica.proxy.cut();
     until("the index is beyond its bound", async || {
         let said = replica.says(&doomed.token).await;
@@ -483,7 +485,7 @@ async fn a_replica_that_lacks_its_own_change_says_nothing() {
     // A look at the log that is under way could find the next change as well.
     replica.until_says(&dead.token, is_revoked).await;
     // What the feed begins its next one with.
-    replica.proxy.hold_replies_to(b"enable_mergejoin");
+    replica.proxy.hold_replies_to(b"SET LOCAL enable_mergejoin");
     revoked(dashboard, &doomed.id).await;
     for client in [&kept, &doomed, &dead] {
         let said = cluster.refusal_in_time(replica, &client.token).await;

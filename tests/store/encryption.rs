@@ -313,7 +313,7 @@ async fn all_connections_are_encrypted() {
 async fn a_silent_server_is_not_the_end() {
     let silent = Front::start(Answer::Nothing).await;
     let mut front = Front::start(Answer::No).await;
-    let url = front.url("connect_timeout=1").replace(
+    let url = front.url("connect_timeout=5").replace(
         "localhost:",
         &format!("localhost:{},localhost:1,localhost:", silent.address.port()),
     );

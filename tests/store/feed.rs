@@ -51,12 +51,13 @@ async fn looked_up(store: &Store, hashes: &[StoredHash]) -> Known {
 
 /// What a replica knows that begins now: of each token, and of whom it can say nothing.
 async fn replicated(store: &Store, hashes: &[StoredHash]) -> (Known, BTreeSet<ClientId>) {
-    let (replica, _writer) = Replica::start(
-        store,
-        replica::ReplicaOptions::default(),
-        &Metrics::default(),
-    );
-    let give_up = Instant::now() + Duration::from_secs(20);
+    let patience = Duration::from_secs(20);
+    let options = replica::ReplicaOptions {
+        refresh_timeout: patience,
+        ..replica::ReplicaOptions::default()
+    };
+    let (replica, _writer) = Replica::start(store, options, &Metrics::default());
+    let give_up = Instant::now() + patience;
     let view = replica.loaded_view(give_up).await.unwrap();
     let (mut known, mut unreadable) = (Known::new(), BTreeSet::new());
     for hash in hashes {

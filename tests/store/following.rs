@@ -30,11 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A replica that knows what there is.
 async fn loaded(store: &Store) -> (Replica, UsageWriter) {
-    let (replica, writer) = Replica::start(
-        store,
-        replica::ReplicaOptions::default(),
-        &Metrics::default(),
-    );
+    let options = replica::ReplicaOptions {
+        refresh_timeout: PATIENCE,
+        ..replica::ReplicaOptions::default()
+    };
+    let (replica, writer) = Replica::start(store, options, &Metrics::default());
     let loaded = replica.loaded_view(Instant::now() + PATIENCE).await;
     assert!(loaded.is_ok(), "nothing is known after {PATIENCE:?}");
     (replica, writer)

@@ -105,9 +105,8 @@ async fn scans(url: &str) -> BTreeMap<String, u64> {
     let end = "SELECT pg_terminate_backend(pid, 60000)::text AS text FROM pg_stat_activity \
                WHERE datname = current_database() AND pid <> pg_backend_pid() \
                  AND backend_type = 'client backend'";
-    for ended in texts(&mut connection, end).await {
-        assert_eq!(ended, "true");
-    }
+    // One that ends by itself meanwhile was not there to be ended.
+    while !texts(&mut connection, end).await.is_empty() {}
     let counts = "SELECT format('%s %s', relname, seq_scan) AS text FROM pg_stat_user_tables \
                   WHERE relname NOT IN ('index_state', 'index_revisions', 'index_changes', \
                                         'directory_state', 'directory_order', \

@@ -60,6 +60,13 @@ pub struct TestApp {
     tokens: Vec<(CallerPermission, String)>,
 }
 
+/// Options of a server whose database is there, so that every answer comes, however slow the
+/// machine.
+pub fn patient(mut options: server::Options) -> server::Options {
+    options.replica.refresh_timeout = Duration::from_mins(1);
+    options
+}
+
 impl TestApp {
     /// A server with the default options, except for the time limits of tests
     /// that ask for others.
@@ -68,9 +75,8 @@ impl TestApp {
     }
 
     /// A server with other options.
-    pub async fn with(mut options: server::Options) -> Self {
-        // Its database is there, so every answer comes, however slow the machine.
-        options.replica.refresh_timeout = Duration::from_mins(1);
+    pub async fn with(options: server::Options) -> Self {
+        let options = patient(options);
         let url = postgres::migrated_database().await;
         let store_options = store::StoreOptions {
             pool_size: 8,
@@ -110,7 +116,7 @@ impl TestApp {
         let store = store::StoreOptions::new(&self.database_url);
         let store = Store::new(&store, Arc::clone(&clock) as _, Arc::clone(&entropy) as _);
         let (url, tokens) = (&self.database_url, self.tokens.clone());
-        Self::serve(url, store, clock, entropy, tokens, options).await
+        Self::serve(url, store, clock, entropy, tokens, patient(options)).await
     }
 
     async fn serve(

@@ -162,15 +162,19 @@ impl Follower {
         }
     }
 
-    /// Waits before a retry; a request that waits for a refresh shortens that to the first
-    /// pause.
+    /// Waits before a retry; a request that waits for a refresh, or a change, shortens that to
+    /// the first pause.
     async fn back_off(&self, pause: Duration) {
-        let requested = async {
-            self.shared.refresh_requested.notified().await;
+        let woken = async {
+            tokio::select! {
+                () = self.shared.refresh_requested.notified() => {}
+                // A change of this process was committed, so the database answers.
+                () = self.shared.notified.notified() => {}
+            }
             sleep_until(self.queried_at + FIRST_PAUSE).await;
         };
         tokio::select! {
-            () = requested => {}
+            () = woken => {}
             () = sleep(pause) => {}
         }
     }

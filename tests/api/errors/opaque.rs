@@ -205,6 +205,7 @@ async fn an_outage_shows_nothing_of_the_database() {
     let app = TestApp::on(&direct, &options, server::Options::default()).await;
     app.change(world()).await;
     let (all, id, token) = with_everything(&app).await;
+    app.settle().await;
     proxy.cut();
     for (call, status) in every_call(&all, &id, &token).await {
         if call == FROM_MEMORY {

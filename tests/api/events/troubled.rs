@@ -53,7 +53,7 @@ async fn a_receiver_that_stalls_or_ends_is_tried_again() {
     let app = TestApp::with_world().await;
     let mut receiver = Receiver::start().await;
     let options = events::DeliveryOptions {
-        request_timeout: Duration::from_millis(200),
+        request_timeout: Duration::from_secs(2),
         ..OPTIONS
     };
     let delivery = Delivery::with(&app, &receiver, options);

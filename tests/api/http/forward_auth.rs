@@ -328,6 +328,7 @@ async fn an_outage_is_no_revocation() {
         }
         answer.told()
     };
+    app.settle().await;
     proxy.cut();
     assert_eq!(asked(&made.token).await, "200");
     assert_eq!(asked(NOBODYS).await, "503 temporarily_unavailable");

@@ -407,6 +407,7 @@ async fn an_outage_is_no_revocation() {
     let works = dashboard.created(personal(VERA)).await;
     let dead = dashboard.created(personal(VERA)).await;
     dashboard.revoke(revoke(VERA, &dead.id)).await.unwrap();
+    app.settle().await;
     proxy.cut();
     let cannot_tell = async |token: &str| {
         let answer = app.ask_about(format!("token={token}")).await;

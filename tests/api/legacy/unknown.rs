@@ -122,6 +122,7 @@ async fn an_index_that_is_too_old_does_not_say_that_a_legacy_token_is_unknown() 
             sidecar.inactive_reason(&invented(1)).await,
             Some(UnknownToken)
         );
+        app.settle().await;
         proxy.cut();
         // As long as it is fresh, its word stands.
         assert_eq!(

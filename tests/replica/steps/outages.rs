@@ -239,7 +239,10 @@ impl Driver<'_> {
             // There is a limit, and those that are gone may still count.
             until("it is back", async || {
                 let mut spoken = Spoken::resume(&channel, token, copy.clone()).await?;
-                spoken.refresh().await?;
+                let answer = spoken.refresh().await?;
+                if let Some(error) = answer.error {
+                    return Err(tonic::Status::unavailable(error.message));
+                }
                 assert_eq!(spoken.snapshots, 0, "it had a position");
                 Ok::<_, tonic::Status>(spoken.copy)
             })

@@ -66,11 +66,13 @@ async fn a_caller_that_hangs_up_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_request_has_its_deadline() {
-    let app = start_with(server::Options {
-        request_timeout: Duration::from_millis(300),
-        ..options()
-    })
-    .await;
+    let patient = start().await;
+    let app = patient
+        .beside(server::Options {
+            request_timeout: Duration::from_millis(300),
+            ..options()
+        })
+        .await;
     let before = app.everything().await;
     let blocker = app.hold_write_lock().await;
     let late = send(&app, "POST", OWN, VERA, &json!({ "name": "x" })).await;
