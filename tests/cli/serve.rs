@@ -311,15 +311,8 @@ async fn the_health_check_tells_whether_it_serves() {
     let (server, address) = serve_with(&database, &["--max-staleness", "5s"]).await;
     let ask = ["healthcheck", "--listen", &address];
     let until_it_says = async |code| {
-        until("the health check ends so", async || {
-            let ended = run(ask).await;
-            if ended.code == Some(code) {
-                Ok(())
-            } else {
-                Err(ended)
-            }
-        })
-        .await;
+        let asked = async || wanted(run(ask).await.code == Some(code));
+        until("the health check ends so", asked).await;
     };
     assert_eq!(run(ask).await.given(), "SERVING\n");
     let json = [&ask[..], &["--json"]].concat();
