@@ -155,7 +155,8 @@ impl Deliverer {
         let timeout = options.request_timeout;
         let sender = Sender::new(webhook.endpoint, webhook.authorities, timeout)?;
         let state = Arc::<DeliveryMetrics>::default();
-        DeliveryMetrics::observe(&state, metrics, store.clock());
+        let clock = Arc::clone(store.clock());
+        DeliveryMetrics::observe(&state, metrics, move || clock.now());
         let holder = RequestId::mint(store.clock().now(), store.entropy()).uuid();
         let now = Instant::now();
         Ok(Self {

@@ -5,11 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use crate::{
-    domain::{Timestamp, clock::Clock},
-    store::outbox::Backlog,
-    telemetry::metrics::Metrics,
-};
+use crate::{domain::Timestamp, store::outbox::Backlog, telemetry::metrics::Metrics};
 
 /// Counts of this process, and the last look into the outbox.
 #[derive(Debug, Default)]
@@ -34,7 +30,11 @@ impl DeliveryMetrics {
     }
 
     /// Exports it.
-    pub(super) fn observe(state: &Arc<Self>, metrics: &Metrics, clock: &Arc<dyn Clock>) {
+    pub(super) fn observe(
+        state: &Arc<Self>,
+        metrics: &Metrics,
+        now: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) {
         let of = Arc::clone(state);
         metrics.counters(
             "hitkeep_auth.events.attempts",
@@ -82,12 +82,12 @@ impl DeliveryMetrics {
                 of.backlog().map(|_| f64::from(u8::from(is_delivering)))
             },
         );
-        let (of, clock) = (Arc::clone(state), Arc::clone(clock));
+        let of = Arc::clone(state);
         metrics.gauge(
             "hitkeep_auth.events.oldest",
             "s",
             "The age of the oldest event that is to be delivered.",
-            move || of.backlog().map(|backlog| age(backlog.oldest, clock.now())),
+            move || of.backlog().map(|backlog| age(backlog.oldest, now())),
         );
     }
 }
@@ -104,35 +104,14 @@ const fn float(count: i64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    struct StoppedClock;
-
-    impl Clock for StoppedClock {
-        fn now(&self) -> Timestamp {
-            Timestamp::UNIX_EPOCH
-        }
-
-        fn adopt(&self, database: Timestamp) -> Timestamp {
-            database
-        }
-
-        fn calibrate(&self, _: Timestamp, _: Duration) {}
-
-        fn elapsed(&self) -> Duration {
-            Duration::ZERO
-        }
-    }
 
     /// Before the first look, a server does not know what is in there.
     #[test]
     fn what_is_in_the_outbox_is_exported_once_it_is_known() {
         let metrics = Metrics::default();
         let state = Arc::<DeliveryMetrics>::default();
-        let clock: Arc<dyn Clock> = Arc::new(StoppedClock);
-        DeliveryMetrics::observe(&state, &metrics, &clock);
+        DeliveryMetrics::observe(&state, &metrics, || Timestamp::UNIX_EPOCH);
         let exported = || {
             let page = metrics.page().unwrap();
             let names = ["pending", "dead", "stopped", "delivering", "oldest_seconds"];
