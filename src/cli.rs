@@ -113,7 +113,7 @@ fn exit_code(ended: Ended) -> ExitCode {
     match ended {
         Ended::Drained => ExitCode::SUCCESS,
         // The server has logged it.
-        Ended::CutOff => ExitCode::from(FAILED),
+        Ended::TimedOut | Ended::Interrupted => ExitCode::from(FAILED),
     }
 }
 

@@ -3,12 +3,10 @@
 
 use std::{ffi::OsStr, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, mpsc, watch},
-};
+use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 
+mod assembly;
 mod auth;
 mod bodies;
 mod census;
@@ -22,20 +20,12 @@ mod routes;
 pub mod signals;
 mod supervisor;
 
-use health::Scope;
-use routes::router;
-use supervisor::Supervisor;
+use assembly::{Assembled, assemble};
 
 use crate::{
-    calls::admission::{Admission, Burst, Capacity},
     domain::clock::{Clock, Entropy},
-    fastpath::{FastPath, dispatch::Dispatch},
-    grpc::{
-        self, Management, Origin, Services,
-        replication::{StoredUsage, UsageDestination},
-    },
-    http::{self, GrpcWeb},
-    replica::{self, Replica, UsageWriter},
+    fastpath::dispatch::Dispatch,
+    grpc, replica,
     store::Store,
     telemetry::{metrics::Metrics, traces::Sampling},
     transport::{
@@ -44,14 +34,8 @@ use crate::{
         auto, http2, io,
         workers::{Unregistered, Workers},
     },
-    upstream::{self, Upstream},
+    upstream::Upstream,
 };
-
-/// Concurrent replacements of the directory: each may be large, and holds the write lock
-/// while it is applied.
-const MAX_REPLACEMENTS: usize = 2;
-/// Concurrent calls of a replica to the server upstream, before calls queue.
-const UPSTREAM_CALLS: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -121,8 +105,10 @@ pub struct GrpcWebOptions {
 pub enum Ended {
     /// All calls in flight were finished.
     Drained,
-    /// Calls were cut off: the drain timed out, or another stop signal came.
-    CutOff,
+    /// The drain timed out, and calls were cut off.
+    TimedOut,
+    /// Another stop signal came during the drain, and calls were cut off.
+    Interrupted,
 }
 
 /// A server with its sources of connections.
@@ -164,13 +150,12 @@ impl From<Store> for Backend {
     }
 }
 
-/// Serves gRPC on `incoming` until a message on `stop`. The first message begins the drain.
-/// A second one ends the drain delay if that is still running, and the server otherwise.
+/// Serves gRPC on `incoming` as [`Server::run`] does.
 pub async fn serve<I, C, E>(
     store: Store,
     options: Options,
     incoming: I,
-    stop: mpsc::Receiver<()>,
+    mut stop: mpsc::Receiver<()>,
 ) -> Ended
 where
     I: Stream<Item = Result<C, E>>,
@@ -185,7 +170,7 @@ where
         grpc: incoming,
         http: tokio_stream::empty::<Result<C, E>>(),
     };
-    server.run(stop).await
+    server.run(&mut stop).await
 }
 
 impl<G, H, C, E, D, F> Server<G, H>
@@ -197,120 +182,47 @@ where
     D: Unregistered,
     F: std::fmt::Display,
 {
-    /// Serves until a message on `stop`. The first message begins the drain. A second one
-    /// ends the drain delay if that is still running, and the server otherwise.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Ended {
-        let Self {
-            backend,
-            options,
-            metrics,
-            sampling,
-            grpc,
-            http,
-        } = self;
-        let Started {
-            origin,
-            replica,
-            usage,
-            reports,
-        } = backend.start(options.replica, &metrics);
+    /// Serves until a message on `stop`, which begins the shutdown. Each further message ends
+    /// what the server waits for then: first the drain delay, if there is one, then the calls
+    /// in flight, then the last uses.
+    pub async fn run(self, stop: &mut mpsc::Receiver<()>) -> Ended {
+        let options = self.options;
         let workers = Workers::start(options.threads).unwrap_or_else(|error| {
             tracing::warn!(%error, "could not start I/O threads: using the shared runtime");
             Workers::current()
         });
-        gauges::observe(&metrics, &replica, options.grpc.legacy_tokens_until);
-        gauges::name_fast_methods(&metrics);
-        let scope = Scope::of(&origin);
-        let (health, health_service) = health::service(scope);
-        let health = Arc::new(health);
-        let supervisor = Supervisor::at(options.notify_socket);
-        let reporter = Arc::clone(&health);
-        let mut watch = readiness::Watch::new(replica.clone(), scope, reporter, supervisor);
-        watch.report();
-        let watch = tokio::spawn(watch.run());
-        let (shut_down, shutting_down) = watch::channel(false);
-        let (drain, draining) = watch::channel(false);
-        let services = Arc::new(Services::new(
-            origin.clone(),
-            replica,
-            metrics.clone(),
-            sampling,
-            options.grpc,
-            options.request_timeout,
-            draining.clone(),
-        ));
-        let introspections = Arc::new(Semaphore::new(options.max_introspections));
-        let burst = Burst {
-            max_calls: options.max_calls,
-            max_duration: options.max_burst,
-        };
-        let database_calls = Arc::new(Admission::new(burst, capacity(&origin)));
-        let limits = Arc::new(layers::Limits::new(
-            Arc::clone(&introspections),
-            MAX_REPLACEMENTS,
-            Arc::clone(&database_calls),
-            draining,
-        ));
-        let http_state = http::HttpState {
-            services: Arc::clone(&services),
-            limit: introspections,
-            database_calls,
-            shutting_down,
-        };
-        let ages = || Ages::new(options.max_connection_age, services.entropy());
+        let Assembled {
+            fast_path,
+            http_router,
+            usage,
+            reporting,
+            census,
+            shut_down,
+            drain,
+        } = assemble(self.backend, options, &self.metrics, self.sampling);
+        let ages = || Ages::new(options.max_connection_age, fast_path.services.entropy());
         let (ages, http_ages) = (ages(), ages());
-        let mut census = None;
-        let management = match origin {
-            Origin::Database(store) => {
-                let replica = services.replica().clone();
-                let latest = census::observe(&metrics);
-                census = Some(tokio::spawn(census::run(
-                    store.clone(),
-                    replica.clone(),
-                    latest,
-                )));
-                Some(Arc::new(Management::new(
-                    store,
-                    replica,
-                    metrics.clone(),
-                    options.grpc,
-                )))
-            }
-            Origin::Upstream { .. } => None,
-        };
-        let rest = management.clone().filter(|_| options.grpc.hitkeep_rest);
-        let router = router(management, &services, reports, limits, health_service);
-        let grpc_web = options.grpc_web.map(|GrpcWebOptions { origins }| GrpcWeb {
-            services: router.clone(),
-            origins,
-        });
-        let fast_path = Arc::new(FastPath {
-            router,
-            services,
-            runtime: Handle::current(),
-        });
-        let max = options.max_connections;
         let dispatch =
             move |activity: &_| Dispatch::new(Arc::clone(&fast_path), Arc::clone(activity));
-        let idle_timeouts = options.idle_timeouts;
+        let max = options.max_connections;
         let mut connections = http2::GrpcConnections::new(
             dispatch,
             workers,
             max,
-            idle_timeouts,
+            options.idle_timeouts,
             ages,
-            metrics.clone(),
+            self.metrics.clone(),
         );
-        let http_router = http::router(http_state, rest, grpc_web);
-        let mut http_connections = auto::HttpConnections::new(http_router, metrics, max, http_ages);
-        let http = http.map(|connection| match connection {
+        let mut http_connections =
+            auto::HttpConnections::new(http_router, self.metrics, max, http_ages);
+        let http = self.http.map(|connection| match connection {
             // Client certificates authenticate callers over gRPC only.
             Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),
             Err(error) => Err(error.to_string()),
         });
         tokio::pin!(http);
         // Dropped, with its listeners, at the end of the drain delay.
-        let mut incoming = Box::pin(grpc);
+        let mut incoming = Box::pin(self.grpc);
         let is_stop_signal = tokio::select! {
             () = connections.accept(incoming.as_mut()) => false,
             () = http_connections.accept(http.as_mut()) => false,
@@ -319,11 +231,7 @@ where
         if let Some(census) = census {
             census.abort();
         }
-        watch.abort();
-        // The task must have ended, or it could overwrite the last report.
-        watch.await.ok();
-        health.report(health::Readiness::NONE);
-        supervisor.stopping();
+        let health = reporting.stop().await;
         shut_down.send_replace(true);
         if is_stop_signal && !options.drain_delay.is_zero() {
             let seconds = options.drain_delay.as_secs_f64();
@@ -332,7 +240,7 @@ where
                 () = connections.accept(incoming.as_mut()) => {}
                 () = http_connections.accept(http.as_mut()) => {}
                 () = tokio::time::sleep(options.drain_delay) => {}
-                Some(()) = stop.recv() => tracing::info!("second stop signal: the drain begins"),
+                Some(()) = stop.recv() => tracing::info!("another stop signal: the drain begins"),
             }
         }
         drop(incoming);
@@ -351,78 +259,16 @@ where
         };
         let ended = tokio::select! {
             () = drained => Ended::Drained,
-            () = tokio::time::sleep(options.drain_timeout) => Ended::CutOff,
-            Some(()) = stop.recv() => Ended::CutOff,
+            () = tokio::time::sleep(options.drain_timeout) => Ended::TimedOut,
+            Some(()) = stop.recv() => Ended::Interrupted,
         };
         tokio::select! {
             // After the last response, so that all uses are included.
-            () = usage.finish() => ended,
+            () = usage.finish() => {}
             Some(()) = stop.recv() => {
-                tracing::warn!("second stop signal: the last uses may not be written");
-                ended
+                tracing::warn!("another stop signal: the last uses may not be written");
             }
         }
-    }
-}
-
-/// What a server is made of, whatever its backend.
-struct Started {
-    origin: Origin,
-    replica: Replica,
-    usage: UsageWriter,
-    reports: Arc<dyn UsageDestination>,
-}
-
-impl Backend {
-    /// Starts what keeps the index, and what writes the uses of its clients.
-    fn start(self, options: replica::ReplicaOptions, metrics: &Metrics) -> Started {
-        match self {
-            Self::Database { store, ready } => {
-                let (replica, usage) = Replica::start_when(ready, &store, options, metrics);
-                gauges::observe_pool(metrics, &store);
-                let reports = StoredUsage::new(store.clone(), replica.clone());
-                Started {
-                    origin: Origin::Database(store),
-                    replica,
-                    usage,
-                    reports: Arc::new(reports),
-                }
-            }
-            Self::Upstream {
-                upstream,
-                clock,
-                entropy,
-            } => {
-                let upstream::Following {
-                    replica,
-                    usage,
-                    reports,
-                } = upstream::follow(upstream, clock, &entropy, options, metrics);
-                Started {
-                    origin: Origin::Upstream { entropy },
-                    replica,
-                    usage,
-                    reports,
-                }
-            }
-        }
-    }
-}
-
-/// The calls that use what is behind the index at a time: the database, or the server
-/// upstream.
-fn capacity(origin: &Origin) -> Capacity {
-    match origin {
-        Origin::Database(store) => {
-            let permits = store.permits();
-            Capacity {
-                reads: permits.reads,
-                writes: permits.writes,
-            }
-        }
-        Origin::Upstream { .. } => Capacity {
-            reads: UPSTREAM_CALLS,
-            writes: UPSTREAM_CALLS,
-        },
+        ended
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     config::DevArgs,
     dev::demo::{self, ALICE, BOB, Demo, DemoClient, SITES, TEAM},
     domain::caller::CallerPermission,
-    server::{self, Ended},
+    server::{self, Ended, signals},
     store::{
         self,
         migrations::{self, MigrationError},
@@ -84,7 +84,8 @@ pub(super) fn run(
         } else {
             summary.as_text()
         })?;
-        serve::serve(ready(()), store, listeners, options, telemetry).await
+        let mut stop = signals::termination()?;
+        serve::serve(ready(()), store, listeners, options, telemetry, &mut stop).await
     });
     // In this order, so that nothing is connected to the database when it stops.
     end(runtime);

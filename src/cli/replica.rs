@@ -20,7 +20,7 @@ pub(super) async fn run(args: &ReplicaArgs, telemetry: Telemetry) -> Result<Ende
     let (options, upstream) = (args.server()?, args.upstream()?);
     let listeners =
         serve::listen(&args.serving, &options, UPSTREAM_CONNECTIONS, &telemetry).await?;
-    let stop = signals::termination()?;
+    let mut stop = signals::termination()?;
     listeners.log_addresses()?;
     let server = Server {
         backend: Backend::Upstream {
@@ -34,5 +34,7 @@ pub(super) async fn run(args: &ReplicaArgs, telemetry: Telemetry) -> Result<Ende
         grpc: listeners.grpc.incoming(),
         http: stream::iter(listeners.http).flat_map(Listeners::incoming),
     };
-    serve::until_ended(server.run(stop), &options, telemetry).await
+    let ended = server.run(&mut stop).await;
+    serve::export_last(ended, &mut stop, &options, telemetry).await;
+    Ok(ended)
 }

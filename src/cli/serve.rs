@@ -48,6 +48,7 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended, Failure> {
     let (options, database, webhook) = (args.server()?, args.store()?, args.events.webhook()?);
+    let mut stop = signals::termination()?;
     let listeners = listen(&args.serving, &options, database.pool_size, &telemetry).await?;
     let store = open(&database);
     if let Some(file) = args.database.file() {
@@ -84,11 +85,11 @@ pub(super) async fn run(args: &ServeArgs, telemetry: Telemetry) -> Result<Ended,
     let ended = tokio::select! {
         // In this order: the listeners' addresses are logged first.
         biased;
-        served = serve(ready, store.clone(), listeners, options, telemetry) => served,
+        served = serve(ready, store.clone(), listeners, options, telemetry, &mut stop) => served,
         Err(failure) = check => Err(failure),
     };
     if let Some(delivery) = delivery {
-        delivery.finish().await;
+        delivery.finish(&ended, &mut stop).await;
     }
     ended
 }
@@ -113,12 +114,11 @@ fn deliverer(
     )?)
 }
 
-/// The task that delivers events, beside the server. It stops to start attempts with the
-/// first stop signal, and ends no later than calls in flight may.
+/// The task that delivers events, beside the server. It starts no attempt after the first stop
+/// signal, and ends no later than calls in flight may.
 struct Delivery {
     task: JoinHandle<()>,
     stop: oneshot::Sender<()>,
-    signals: mpsc::Receiver<()>,
 }
 
 impl Delivery {
@@ -143,27 +143,27 @@ impl Delivery {
             }
             deliverer.run(stop).await;
         });
-        Ok(Self {
-            task,
-            stop,
-            signals: signals::termination()?,
-        })
+        Ok(Self { task, stop })
     }
 
-    /// Stops, and waits for the end of attempts in flight, unless a second signal comes.
-    async fn finish(mut self) {
+    /// Stops, and waits for the end of attempts in flight, unless another signal comes or has
+    /// cut off the server.
+    async fn finish(mut self, ended: &Result<Ended, Failure>, stop: &mut mpsc::Receiver<()>) {
         self.stop.send(()).ok();
-        let second_signal = async {
-            self.signals.recv().await;
-            self.signals.recv().await;
+        let interrupted = async {
+            if !matches!(ended, Ok(Ended::Interrupted)) {
+                stop.recv().await;
+            }
         };
         tokio::select! {
+            // In this order: if nothing is in flight, nothing is sent again either.
+            biased;
             ended = &mut self.task => if let Err(error) = ended {
                 tracing::error!(%error, "the delivery of events failed");
             },
-            () = second_signal => {
+            () = interrupted => {
                 self.task.abort();
-                tracing::warn!("second stop signal: an event in flight may be sent again");
+                tracing::warn!("another stop signal: an event in flight may be sent again");
             }
         }
     }
@@ -262,16 +262,16 @@ impl ServeListeners {
     }
 }
 
-/// Serves until a stop signal. A second signal cuts off whatever is in flight, including the
-/// last export.
+/// Serves until a message on `stop`. Each further one ends what the server waits for then, and
+/// finally the last export.
 pub(super) async fn serve(
     ready: impl Future<Output = ()> + Send + 'static,
     store: Store,
     listeners: ServeListeners,
     options: Options,
     telemetry: Telemetry,
+    stop: &mut mpsc::Receiver<()>,
 ) -> Result<Ended, Failure> {
-    let stop = signals::termination()?;
     listeners.log_addresses()?;
     let ready = Box::pin(ready);
     let server = Server {
@@ -282,33 +282,36 @@ pub(super) async fn serve(
         grpc: listeners.grpc.incoming(),
         http: stream::iter(listeners.http).flat_map(Listeners::incoming),
     };
-    until_ended(server.run(stop), &options, telemetry).await
+    let ended = server.run(stop).await;
+    export_last(ended, stop, &options, telemetry).await;
+    Ok(ended)
 }
 
-/// Runs a server to its end, and exports the last telemetry.
-pub(super) async fn until_ended(
-    server: impl Future<Output = Ended>,
+/// Logs how the server ended, and exports the last telemetry. A signal that has cut off the
+/// server, or comes during the export, ends it: its sender is waiting.
+pub(super) async fn export_last(
+    ended: Ended,
+    stop: &mut mpsc::Receiver<()>,
     options: &Options,
     telemetry: Telemetry,
-) -> Result<Ended, Failure> {
-    // The server's signals, once more for the work after it has ended.
-    let mut signals = signals::termination()?;
-    let second_signal = async move {
-        signals.recv().await;
-        signals.recv().await;
-    };
-    let ended = server.await;
+) {
     match ended {
         Ended::Drained => tracing::info!("stopped: every call in flight was finished"),
-        Ended::CutOff => tracing::warn!("stopped before every call in flight was finished"),
+        Ended::TimedOut | Ended::Interrupted => {
+            tracing::warn!("stopped before every call in flight was finished");
+        }
     }
+    let interrupted = async {
+        if ended != Ended::Interrupted {
+            stop.recv().await;
+        }
+    };
     tokio::select! {
         // In this order: if nothing is exported, nothing is lost either.
         biased;
         () = telemetry.stop(EXPORT_TIMEOUT.min(options.drain_timeout)) => {}
-        () = second_signal => tracing::warn!("second stop signal: not all telemetry was exported"),
+        () = interrupted => tracing::warn!("another stop signal: not all telemetry was exported"),
     }
-    Ok(ended)
 }
 
 /// Waits until the database is available and has the expected schema, and has events written if

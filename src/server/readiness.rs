@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::{
-    health::{Readiness, Reporter, Scope},
+    health::{self, Readiness, Reporter, Scope},
     supervisor::Supervisor,
 };
 use crate::replica::{FeedProgress, Replica};
@@ -23,8 +24,47 @@ impl Readiness {
     }
 }
 
+/// The reports to health and to the supervisor, until the server shuts down.
+pub(super) struct Reporting {
+    health: Arc<Reporter>,
+    supervisor: Supervisor,
+    watch: JoinHandle<()>,
+}
+
+impl Reporting {
+    /// Reports the readiness now, and every change of it. The health service answers with the
+    /// last report.
+    pub(super) fn start(
+        replica: Replica,
+        scope: Scope,
+        supervisor: Supervisor,
+    ) -> (Self, HealthServer<impl Health>) {
+        let (health, service) = health::service(scope);
+        let health = Arc::new(health);
+        let mut watch = Watch::new(replica, scope, Arc::clone(&health), supervisor);
+        watch.report();
+        let reporting = Self {
+            health,
+            supervisor,
+            watch: tokio::spawn(watch.run()),
+        };
+        (reporting, service)
+    }
+
+    /// Reports that the server serves no more. The streams of health's watchers end when what
+    /// it returns is dropped.
+    pub(super) async fn stop(self) -> Arc<Reporter> {
+        self.watch.abort();
+        // The task must have ended, or it could overwrite the last report.
+        self.watch.await.ok();
+        self.health.report(Readiness::NONE);
+        self.supervisor.stopping();
+        self.health
+    }
+}
+
 /// Keeps the report up to date.
-pub(super) struct Watch {
+struct Watch {
     replica: Replica,
     progress: watch::Receiver<FeedProgress>,
     scope: Scope,
@@ -35,12 +75,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(
-        replica: Replica,
-        scope: Scope,
-        health: Arc<Reporter>,
-        supervisor: Supervisor,
-    ) -> Self {
+    fn new(replica: Replica, scope: Scope, health: Arc<Reporter>, supervisor: Supervisor) -> Self {
         Self {
             progress: replica.progress(),
             replica,
@@ -53,7 +88,7 @@ impl Watch {
 
     /// Reports the readiness, and logs its changes: also that a server serves from the first
     /// report on, because its index was loaded before.
-    pub(super) fn report(&mut self) {
+    fn report(&mut self) {
         let readiness = Readiness::of(&self.replica, self.scope);
         self.health.report(readiness);
         let last = self.last.replace(readiness);
@@ -70,7 +105,7 @@ impl Watch {
     }
 
     /// Reports every change since the last report. Runs until aborted.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         loop {
             // Readiness may change with each step of the feed, and merely with time.
             if let Ok(Err(_)) = timeout(HEALTH_INTERVAL, self.progress.changed()).await {
@@ -95,7 +130,7 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{super::health, *};
+    use super::*;
     use crate::{
         client::follow::{Intake as _, SourceTime},
         domain::{Position, clock::Clock, index::Writer},

@@ -62,7 +62,7 @@ impl Listening {
         let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
         let listeners = Listeners::open(&addresses, tls).await.unwrap();
         let addresses = listeners.addresses().unwrap();
-        let (stop, stopped) = mpsc::channel(2);
+        let (stop, mut stopped) = mpsc::channel(2);
         let metrics = Metrics::default();
         let server = Server {
             backend: app.store.clone().into(),
@@ -72,7 +72,7 @@ impl Listening {
             grpc: listeners.incoming(),
             http: tokio_stream::empty::<std::io::Result<DuplexStream>>(),
         };
-        let server = tokio::spawn(server.run(stopped));
+        let server = tokio::spawn(async move { server.run(&mut stopped).await });
         // Until then an unknown token may wait in vain, where the machine is slow.
         until("the index is loaded", async || {
             let page = metrics.page().expect("there are metrics");

@@ -51,7 +51,7 @@ async fn a_second_word_ends_it_at_once() {
     app.until_waiting(1).await;
     app.stop.send(()).await.unwrap();
     app.stop.send(()).await.unwrap();
-    assert_eq!(app.server.await.unwrap(), Ended::CutOff);
+    assert_eq!(app.server.await.unwrap(), Ended::Interrupted);
     call.abort();
     blocker.release().await;
 }
@@ -69,7 +69,7 @@ async fn a_drain_ends_when_its_time_is_up() {
     let call = tokio::spawn(async move { dashboard.create(personal(VERA)).await });
     app.until_waiting(1).await;
     app.stop.send(()).await.unwrap();
-    assert_eq!(app.server.await.unwrap(), Ended::CutOff);
+    assert_eq!(app.server.await.unwrap(), Ended::TimedOut);
     call.abort();
     blocker.release().await;
 }
@@ -96,7 +96,7 @@ async fn a_peer_that_takes_nothing_is_waited_for_no_longer() {
         app.stop.send(()).await.unwrap();
         // Neither forever nor for as long as a stalled peer is suffered at other times.
         let ended = timeout(IdleTimeouts::default().stalled / 2, app.server).await;
-        assert_eq!(ended.expect("it ends").unwrap(), Ended::CutOff);
+        assert_eq!(ended.expect("it ends").unwrap(), Ended::TimedOut);
         call.end.await.unwrap();
     }
 }
@@ -183,7 +183,7 @@ async fn a_second_word_ends_the_delay_and_not_the_calls() {
     for _ in 0..3 {
         app.stop.send(()).await.unwrap();
     }
-    assert_eq!(app.server.await.unwrap(), Ended::CutOff);
+    assert_eq!(app.server.await.unwrap(), Ended::Interrupted);
     call.abort();
     blocker.release().await;
 }

@@ -102,6 +102,30 @@ async fn what_was_in_flight_when_it_was_killed_is_sent_by_the_next_process() {
     drop(third);
 }
 
+/// It ends the delay, and nothing that the server waits for after it.
+#[tokio::test]
+async fn a_signal_that_ends_the_delay_cuts_off_no_attempt() {
+    let (url, token) = database().await;
+    let mut receiver = Receiver::start().await;
+    let mut command = serving(&url, &receiver.url());
+    command.env("HITKEEP_AUTH_DRAIN_DELAY", "1h");
+    let (mut server, address) = delivering(command).await;
+    created(&address, &token, "first").await;
+    let in_flight = receiver.next().await;
+    server.signal("TERM").await;
+    server
+        .stderr
+        .line("accepting connections for another")
+        .await;
+    server.signal("TERM").await;
+    let finished = "every call in flight was finished";
+    server.stderr.line(finished).await;
+    in_flight.answer(200);
+    let ended = server.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("sent again"), "{ended:?}");
+}
+
 /// Another process has the lease, so that no delivery begins with this one.
 #[tokio::test]
 async fn the_first_change_of_a_server_has_its_event() {

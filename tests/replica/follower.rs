@@ -95,7 +95,7 @@ impl Follower {
     ) -> Self {
         let (connections, incoming) = mpsc::unbounded_channel();
         let (http_connections, http_incoming) = mpsc::unbounded_channel();
-        let (stop, stopped) = mpsc::channel(2);
+        let (stop, mut stopped) = mpsc::channel(2);
         let metrics = Metrics::default();
         let upstream = Upstream {
             targets: gateways.iter().map(|gateway| gateway.target()).collect(),
@@ -115,7 +115,7 @@ impl Follower {
             grpc: UnboundedReceiverStream::new(incoming),
             http: UnboundedReceiverStream::new(http_incoming),
         };
-        let server = tokio::spawn(server.run(stopped));
+        let server = tokio::spawn(async move { server.run(&mut stopped).await });
         let channel = harness::channel(&connections).await;
         let sidecar = Caller::with_token(channel, caller);
         Self {

@@ -128,7 +128,7 @@ impl TestApp {
         options: server::Options,
     ) -> Self {
         let (connections, incoming) = mpsc::unbounded_channel();
-        let (stop, stopped) = mpsc::channel(2);
+        let (stop, mut stopped) = mpsc::channel(2);
         let (http_connections, http_incoming) = mpsc::unbounded_channel();
         let server = Server {
             backend: store.clone().into(),
@@ -138,7 +138,7 @@ impl TestApp {
             grpc: UnboundedReceiverStream::new(incoming),
             http: UnboundedReceiverStream::new(http_incoming),
         };
-        let server = tokio::spawn(server.run(stopped));
+        let server = tokio::spawn(async move { server.run(&mut stopped).await });
         let database_url = direct.to_owned();
         let app = Self {
             clock,

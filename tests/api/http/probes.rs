@@ -84,7 +84,7 @@ async fn a_server_that_has_no_index_is_alive_and_not_ready() {
     let clock = Arc::new(TestClock::default());
     let store = Store::new(&options, clock, Arc::new(SeededEntropy::default()));
     let (connections, http) = mpsc::unbounded_channel::<std::io::Result<DuplexStream>>();
-    let (stop, stopped) = mpsc::channel(2);
+    let (stop, mut stopped) = mpsc::channel(2);
     let server = Server {
         backend: store.into(),
         options: server::Options {
@@ -96,7 +96,7 @@ async fn a_server_that_has_no_index_is_alive_and_not_ready() {
         grpc: tokio_stream::pending::<std::io::Result<DuplexStream>>(),
         http: UnboundedReceiverStream::new(http),
     };
-    let server = tokio::spawn(server.run(stopped));
+    let server = tokio::spawn(async move { server.run(&mut stopped).await });
     let token = Token::mint(TokenKind::ServiceAccount, &SeededEntropy::default()).reveal();
     let ask = async |path: &str| -> Answer {
         let (ours, theirs) = tokio::io::duplex(1024);

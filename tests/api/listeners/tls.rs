@@ -289,7 +289,7 @@ async fn a_second_word_cuts_it_off() {
     let (server, blocker, call, _folder) = with_a_call_under_way().await;
     server.stop.send(()).await.unwrap();
     server.stop.send(()).await.unwrap();
-    assert_eq!(server.server.await.unwrap(), Ended::CutOff);
+    assert_eq!(server.server.await.unwrap(), Ended::Interrupted);
     call.await.unwrap().expect_err("it is cut off");
     blocker.release().await;
 }
