@@ -423,6 +423,19 @@ async fn days_of_long_ago_are_removed_some_at_a_time() {
     assert_eq!(one(&url, left).await, "2000 0");
 }
 
+/// A word that the table's constraint lacks would stop the uses of all clients beside it.
+#[tokio::test]
+async fn every_outcome_can_be_stored() {
+    let url = database(1).await;
+    let mut batch = Batch::default();
+    for outcome in Outcome::ALL {
+        add(&mut batch, 1, Day::of(noon()), outcome, 1);
+    }
+    flush(&store(&url), batch).await;
+    let stored = "SELECT count(*)::text AS text FROM api_client_usage_days";
+    assert_eq!(one(&url, stored).await, Outcome::ALL.len().to_string());
+}
+
 /// One count that is full would otherwise stop the uses of all clients beside it.
 #[tokio::test]
 async fn a_count_that_is_full_stays_full() {
