@@ -214,10 +214,10 @@ impl Management {
         let begun = Instant::now();
         let committed = self.store.transact(provenance, body).await;
         let written = match committed {
-            Ok((value, position)) => {
+            Ok((value, commit)) => {
                 let wait_until = context::response_due(extensions);
-                let applied = self.replica.wait_applied(&self.store, position, wait_until);
-                let revision = position.revision;
+                let applied = self.replica.wait_applied(&self.store, commit, wait_until);
+                let revision = commit.position.revision;
                 applied
                     .await
                     .map(|()| Committed { value, revision })

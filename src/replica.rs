@@ -42,11 +42,11 @@ use crate::{
         ledger::{Ledger, Recorded},
         usage::{Batch, Outcome},
     },
-    store::{Store, error::StoreError},
+    store::{Commit, Store, error::StoreError, feed::Found},
     telemetry::metrics::Metrics,
 };
 pub use claims::NotAcknowledged;
-use claims::{ClaimOutcome, Claims};
+use claims::{Claim, ClaimOutcome, Claims};
 use feed::Shortage;
 pub use intake::Intake;
 pub use progress::FeedProgress;
@@ -242,11 +242,11 @@ impl Shared {
 
     async fn try_prove_claims(&self, store: &Store) -> Result<(), StoreError> {
         let primary = store.connect_primary(self.survey_limit()).await?;
-        for claim in self.claims.unacknowledged(primary.surveyed_at) {
-            if primary.state(claim.position).await?.lacks(claim.position) {
-                self.claims.resolve(claim.number, ClaimOutcome::Lost);
-            } else {
-                self.claims.prove(claim.number);
+        for Claim { number, commit, .. } in self.claims.unacknowledged(primary.surveyed_at) {
+            match primary.state(commit.position).await?.find(&commit) {
+                Found::Yes => self.claims.prove(number),
+                Found::No => self.claims.resolve(number, ClaimOutcome::Lost),
+                Found::Unknown => self.claims.resolve(number, ClaimOutcome::Unknown),
             }
         }
         Ok(())
@@ -436,7 +436,7 @@ impl Replica {
     pub async fn wait_applied(
         &self,
         store: &Store,
-        committed: Position,
+        committed: Commit,
         deadline: Option<Instant>,
     ) -> Result<(), NotAcknowledged> {
         let shared = &*self.shared;
@@ -449,7 +449,7 @@ impl Replica {
             sleep(FEED_TIMEOUT.min(left / 2)).await;
             shared.prove_claims(store).await
         };
-        let unproven = Err(NotAcknowledged::Unproven(committed.revision.0));
+        let unproven = Err(NotAcknowledged::Unproven(committed.position.revision.0));
         tokio::select! {
             biased;
             resolved = resolved => resolved.unwrap_or(unproven),

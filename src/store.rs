@@ -68,7 +68,7 @@ use pool::{Object, Pool};
 pub use pool::{PoolPermits, PoolStatus};
 pub use snapshot::Snapshot;
 use statement::Statement;
-pub use transaction::{Committed, IsCollision, Transaction};
+pub use transaction::{Commit, Committed, IsCollision, Transaction};
 pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How to reach Postgres.

@@ -21,7 +21,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::store::feed::Position;
+use crate::store::{Commit, feed::Position};
 
 /// Why a commit is not acknowledged, by its revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +29,8 @@ pub enum NotAcknowledged {
     /// A failover lost it: the new primary does not have it.
     #[error("the commit of revision {0} is not in the database that took over")]
     Lost(u64),
-    /// No connection to the primary showed in time that it has it. It may be in force.
+    /// No connection to the primary showed in time that it has it, or the primary was replaced
+    /// and nothing can show it. It may be in force.
     #[error("nothing showed in time that the primary has the commit of revision {0}")]
     Unproven(u64),
 }
@@ -48,7 +49,7 @@ pub(super) struct Claims {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub(super) number: u64,
-    pub(super) position: Position,
+    pub(super) commit: Commit,
     /// When the commit was confirmed, by `elapsed` of the replica's clock.
     pub(super) committed_at: Duration,
 }
@@ -67,6 +68,9 @@ pub(super) enum ClaimOutcome {
     Contained,
     /// The primary does not contain the commit.
     Lost,
+    /// The primary is another server than the one that committed, and nothing shows whether
+    /// it contains the commit.
+    Unknown,
 }
 
 impl Claims {
@@ -77,7 +81,7 @@ impl Claims {
     /// Adds a claim, and returns its number and a receiver of its outcome.
     pub(super) fn add(
         &self,
-        position: Position,
+        commit: Commit,
         committed_at: Duration,
     ) -> (u64, oneshot::Receiver<Result<(), NotAcknowledged>>) {
         let (waiting, resolved) = oneshot::channel();
@@ -85,7 +89,7 @@ impl Claims {
         self.lock().push(Open {
             claim: Claim {
                 number,
-                position,
+                commit,
                 committed_at,
             },
             is_applied: false,
@@ -99,21 +103,26 @@ impl Claims {
         let mut open = self.lock();
         let found = open.iter_mut().find(|open| open.claim.number == number);
         // A write that has given up acknowledges nothing.
-        if let Some(found) = found
-            && let Some(waiting) = found.waiting.take_if(|waiting| !waiting.is_closed())
-            && waiting.send(Ok(())).is_ok()
-        {
-            let position = found.claim.position;
-            self.note_acknowledged(position);
-            if !found.is_applied {
-                tracing::warn!(
-                    revision = position.revision.0,
-                    "the index did not apply a change of this server in time: nothing is \
-                     answered from the index until it has"
-                );
-            }
-        }
+        let Some(found) = found else { return };
+        let Some(waiting) = found.waiting.take_if(|waiting| !waiting.is_closed()) else {
+            return;
+        };
+        let (position, is_applied) = (found.claim.commit.position, found.is_applied);
+        // Before the write can acknowledge the change: from then on, the index must not answer
+        // without it.
         self.update_behind(&open);
+        if waiting.send(Ok(())).is_ok() {
+            self.note_acknowledged(position);
+        }
+        // The log may block.
+        drop(open);
+        if !is_applied {
+            tracing::warn!(
+                revision = position.revision.0,
+                "the index did not apply a change of this server in time: nothing is answered \
+                 from the index until it has"
+            );
+        }
     }
 
     /// Marks a claim as contained in the index; whether the primary has it is still open.
@@ -169,13 +178,17 @@ impl Claims {
             (ClaimOutcome::Contained, Some(waiting)) => {
                 // Otherwise the write has given up waiting.
                 if waiting.send(Ok(())).is_ok() {
-                    self.note_acknowledged(claim.position);
+                    self.note_acknowledged(claim.commit.position);
                 }
             }
-            (ClaimOutcome::Contained, None) => {}
+            (ClaimOutcome::Contained | ClaimOutcome::Unknown, None) => {}
             (ClaimOutcome::Lost, Some(waiting)) => {
-                let lost = NotAcknowledged::Lost(claim.position.revision.0);
+                let lost = NotAcknowledged::Lost(claim.commit.position.revision.0);
                 waiting.send(Err(lost)).ok();
+            }
+            (ClaimOutcome::Unknown, Some(waiting)) => {
+                let unproven = NotAcknowledged::Unproven(claim.commit.position.revision.0);
+                waiting.send(Err(unproven)).ok();
             }
             (ClaimOutcome::Lost, None) => self.report_lost(),
         }
@@ -223,7 +236,11 @@ mod tests {
     use super::*;
     use crate::domain::Revision;
 
-    fn at(revision: u64) -> Position {
+    fn at(revision: u64) -> Commit {
+        Commit::stamped(position(revision))
+    }
+
+    fn position(revision: u64) -> Position {
         Position {
             database: Uuid::nil(),
             revision: Revision(revision),
@@ -275,12 +292,14 @@ mod tests {
         let (_, _late) = claims.add(at(2), second);
         let waiting = |until| {
             let waiting = claims.unacknowledged(until).into_iter();
-            waiting.map(|claim| claim.position).collect::<Vec<_>>()
+            waiting
+                .map(|claim| claim.commit.position)
+                .collect::<Vec<_>>()
         };
-        assert_eq!(waiting(Duration::ZERO), [at(1)]);
-        assert_eq!(waiting(second), [at(1), at(2)]);
+        assert_eq!(waiting(Duration::ZERO), [position(1)]);
+        assert_eq!(waiting(second), [position(1), position(2)]);
         drop(given_up);
-        assert_eq!(waiting(second), [at(2)]);
+        assert_eq!(waiting(second), [position(2)]);
         claims.prove(first);
         assert!(!claims.is_behind());
         assert_eq!(claims.acknowledged(), None);
@@ -297,13 +316,13 @@ mod tests {
         claims.prove(first);
         drop(given_up);
         claims.resolve(third, ClaimOutcome::Contained);
-        assert_eq!(claims.acknowledged(), Some(at(2)));
+        assert_eq!(claims.acknowledged(), Some(position(2)));
         claims.resolve(first, ClaimOutcome::Lost);
         assert_eq!(claims.acknowledged(), None);
         // A restored backup gives revisions out again.
         let (again, _again) = claims.add(at(1), Duration::ZERO);
         claims.prove(again);
-        assert_eq!(claims.acknowledged(), Some(at(1)));
+        assert_eq!(claims.acknowledged(), Some(position(1)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod listener;
 mod rows;
 
 use super::{
-    Standbys, Store,
+    Commit, Standbys, Store,
     connect::Validity,
     error::StoreError,
     identity::{Identity, ServerId, ServerRole, Unsuitable},
@@ -98,6 +98,16 @@ pub struct State {
     pub lag: Duration,
     /// Whether the server replays the log of another one.
     pub is_standby: bool,
+    server: ServerId,
+}
+
+/// Whether a database has a commit of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Yes,
+    No,
+    /// The database is at the commit's position, and would be without the commit.
+    Unknown,
 }
 
 /// Receives the rows of a snapshot: clients before their grants and tokens.
@@ -276,6 +286,17 @@ impl Primary {
 impl State {
     /// Whether the history of the database is known not to have a position: the log keeps no
     /// older ones.
+    /// Whether the database has a commit.
+    pub fn find(&self, commit: &Commit) -> Found {
+        if self.lacks(commit.position) {
+            Found::No
+        } else if commit.only_on.is_some_and(|server| server != self.server) {
+            Found::Unknown
+        } else {
+            Found::Yes
+        }
+    }
+
     pub fn lacks(&self, position: Position) -> bool {
         let is_logged =
             position.revision.0.saturating_add(LOGGED_REVISIONS) > self.position.revision.0;
@@ -378,14 +399,15 @@ fn state_of(
     if row.try_get(IS_UNACKNOWLEDGING)? {
         return Err(unsuitable(Unsuitable::Unacknowledging));
     }
-    state(row, identity.role)
+    state(row, identity)
 }
 
 fn no_state() -> StoreError {
     StoreError::Inconsistent("no index_state".to_owned())
 }
 
-fn state(row: &tokio_postgres::Row, role: ServerRole) -> Result<State, StoreError> {
+fn state(row: &tokio_postgres::Row, identity: Identity) -> Result<State, StoreError> {
+    let Identity { server, role } = identity;
     let (now, contains) = (row.try_get(4)?, row.try_get(5)?);
     Ok(State {
         position: Position {
@@ -401,6 +423,7 @@ fn state(row: &tokio_postgres::Row, role: ServerRole) -> Result<State, StoreErro
         is_standby: matches!(role, ServerRole::Standby { .. }),
     })
 }
+        server,
 
 fn stored(revision: Revision) -> Result<i64, StoreError> {
     let too_large = || StoreError::Inconsistent(format!("revision {}", revision.0));

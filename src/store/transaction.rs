@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     FirstRow, Store, TransactionBody, connection::Connection, error::StoreError, feed::Position,
-    lease::Lease, revision, statement::Statement,
+    identity::ServerId, lease::Lease, revision, statement::Statement,
 };
 use crate::domain::{Revision, Timestamp, audit::Provenance, clock::Entropy};
 
@@ -24,6 +24,10 @@ pub struct Transaction {
     pub(super) provenance: Arc<Provenance>,
     /// Whether events are delivered, and so have to be written.
     pub(super) writes_events: bool,
+    /// The server that runs it.
+    server: ServerId,
+    /// The revision before it.
+    begun_at: Revision,
 }
 
 /// The result of a transaction, with the revision that contains it.
@@ -33,6 +37,31 @@ pub struct Committed<T> {
     pub value: T,
     /// The revision after the commit; the previous one if nothing changed.
     pub revision: Revision,
+}
+
+/// A commit, and how another server is known to have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Commit {
+    /// The position after it; the one before it if nothing of the index changed.
+    pub position: Position,
+    /// The server that has it, if its position does not tell: another server can be at that
+    /// position without the commit.
+    pub(super) only_on: Option<ServerId>,
+}
+
+impl Commit {
+    /// A commit that has a position of its own.
+    pub const fn stamped(position: Position) -> Self {
+        Self {
+            position,
+            only_on: None,
+        }
+    }
+
+    /// Whether the commit has a position of its own.
+    pub const fn is_stamped(&self) -> bool {
+        self.only_on.is_none()
+    }
 }
 
 #[derive(diesel::QueryableByName)]
@@ -53,6 +82,8 @@ struct TimeRow {
     events_until: Option<Timestamp>,
     #[diesel(sql_type = Timestamptz)]
     started: Timestamp,
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
 }
 
 impl FirstRow for TimeRow {
@@ -77,12 +108,13 @@ impl Store {
         T: Send,
         E: From<StoreError> + IsCollision + Send,
     {
-        let (value, Position { revision, .. }) = self.transact(provenance, body).await?;
+        let (value, commit) = self.transact(provenance, body).await?;
+        let revision = commit.position.revision;
         Ok(Committed { value, revision })
     }
 
-    /// Like [`Self::transaction`], but returns the position of the commit. A revision alone
-    /// may be assigned again, by a server that never had the commit.
+    /// Like [`Self::transaction`], but returns how to find the commit. A revision alone may be
+    /// assigned again, by a server that never had the commit.
     ///
     /// # Errors
     /// As [`Self::transaction`].
@@ -90,7 +122,7 @@ impl Store {
         &self,
         provenance: &Arc<Provenance>,
         body: F,
-    ) -> Result<(T, Position), E>
+    ) -> Result<(T, Commit), E>
     where
         F: for<'t> TransactionBody<&'t mut Transaction, Result<T, E>> + Sync,
         T: Send,
@@ -112,7 +144,7 @@ impl Store {
         &self,
         provenance: &Arc<Provenance>,
         body: &F,
-    ) -> Result<(T, Position), E>
+    ) -> Result<(T, Commit), E>
     where
         F: for<'t> TransactionBody<&'t mut Transaction, Result<T, E>> + Sync,
         T: Send,
@@ -131,8 +163,8 @@ impl Store {
     async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
         // The time is read after the lock, so that it has the order of the writes.
         let lock = Statement(
-            "WITH locked AS MATERIALIZED (SELECT FROM index_state FOR UPDATE) \
-             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started, \
+            "WITH locked AS MATERIALIZED (SELECT revision FROM index_state FOR UPDATE) \
+             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started, revision, \
                  (SELECT active_until FROM event_delivery) AS events_until FROM locked",
         );
         // Explicit, since a database may have another default: at a higher level, a
@@ -147,6 +179,8 @@ impl Store {
             entropy: Arc::clone(&self.entropy),
             provenance,
             writes_events: state.events_until.is_some_and(|until| now < until),
+            server: ServerId::of(state.started),
+            begun_at: revision(state.revision)?,
         })
     }
 }
@@ -173,7 +207,7 @@ impl Transaction {
         Arc::clone(&self.entropy)
     }
 
-    async fn commit(mut self) -> Result<Position, StoreError> {
+    async fn commit(mut self) -> Result<Commit, StoreError> {
         // A trigger stamps the revision if something changed. It is read before the commit,
         // since another transaction may stamp the next one after it.
         let stamped = Statement("SELECT revision, database_id, nonce FROM index_state");
@@ -185,7 +219,10 @@ impl Transaction {
         };
         self.connection().batch_execute("COMMIT").await?;
         self.lease.finish();
-        Ok(position)
+        Ok(Commit {
+            position,
+            only_on: (position.revision == self.begun_at).then_some(self.server),
+        })
     }
 
     /// Returns the connection to the pool if the rollback succeeds, and closes it, which

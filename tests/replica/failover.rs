@@ -3,7 +3,14 @@
 
 use hitkeep_auth::{pb, server, store};
 
-use crate::{fixtures::*, harness::TestApp, nodes, support::postgres, waiting::until};
+use crate::{
+    fixtures::*,
+    harness::TestApp,
+    nodes,
+    primary::two_on,
+    support::postgres,
+    waiting::{until, wanted},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_primary_is_found() {
@@ -43,4 +50,37 @@ async fn the_new_primary_is_found() {
     postgres::execute(&after, "SELECT 1 / (count(*) - 1) FROM api_clients").await;
     app.stop.send(()).await.unwrap();
     app.server.await.unwrap();
+}
+
+/// A description is in no index, so the change has no revision of its own: by that alone, the
+/// new primary might have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_without_a_revision_is_on_the_server_that_counts() {
+    let pair = nodes::pair().await;
+    let (cluster, kept, _) = two_on(&pair, false).await;
+    let [first, second] = &pair;
+    second.promote().await;
+    first.acknowledge_alone().await;
+    // Open connections stay where they are.
+    cluster.replicas[0].proxy.repoint(&second.database());
+    let dashboard = &cluster.replicas[0].dashboard;
+    let is_there = format!(
+        "SELECT 1 / count(*) FROM api_clients WHERE id = '{}' AND description = 'new'",
+        kept.id
+    );
+    until("the change is acknowledged", async || {
+        let described = pb::ApiClient {
+            id: kept.id.clone(),
+            description: "new".to_owned(),
+            ..pb::ApiClient::default()
+        };
+        let changed = dashboard
+            .update(update(VERA, described, &["description"]))
+            .await;
+        if changed.is_ok() {
+            second.holds(&is_there).await.expect("it was acknowledged");
+        }
+        wanted(changed.is_ok())
+    })
+    .await;
 }

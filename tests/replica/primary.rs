@@ -84,7 +84,7 @@ pub async fn changes_hold(cluster: &Cluster, doomed: &Created) -> Created {
 }
 
 /// Two replicas that know both servers of a pair, or only the way to the first.
-async fn two_on(pair: &[Node; 2], knows_both: bool) -> (Cluster, Created, Created) {
+pub async fn two_on(pair: &[Node; 2], knows_both: bool) -> (Cluster, Created, Created) {
     let [first, second] = pair;
     let other = knows_both.then(|| second.host().to_owned());
     let cluster = Cluster::on_hosts(first.database(), other, 2, options()).await;

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use hitkeep_auth::{
     domain::{Revision, Timestamp, clock::Clock},
     replica::{self, NotAcknowledged, Replica, Unanswerable, UsageWriter},
-    store::{Store, StoreOptions, feed::Position},
+    store::{Commit, Store, StoreOptions, feed::Position},
     system::{SystemClock, SystemEntropy},
     telemetry::metrics::Metrics,
 };
@@ -139,7 +139,7 @@ async fn changes_that_the_index_is_late_to_apply_are_proven() {
     let deadline = Some(Instant::now() + PATIENCE);
     let waiting = committed
         .iter()
-        .map(|position| replica.wait_applied(&store, *position, deadline));
+        .map(|position| replica.wait_applied(&store, Commit::stamped(*position), deadline));
     for applied in join_all(waiting).await {
         assert_eq!(applied, Ok(()));
     }
@@ -170,7 +170,9 @@ async fn a_change_that_nothing_proves_is_not_acknowledged() {
     ] {
         let begun = Instant::now();
         let give_up = left.map(|left| begun + Duration::from_millis(left));
-        let applied = replica.wait_applied(&store, committed, give_up).await;
+        let applied = replica
+            .wait_applied(&store, Commit::stamped(committed), give_up)
+            .await;
         assert_eq!(applied, Err(NotAcknowledged::Unproven(1)));
         assert_eq!(begun.elapsed().as_millis(), waited, "{left:?}");
     }

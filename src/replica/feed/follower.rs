@@ -25,7 +25,7 @@ use crate::{
     store::{
         Store,
         error::StoreError,
-        feed::{Feed, Position},
+        feed::{Changes, Feed, Found, Position},
     },
     telemetry::metrics::FeedConnection,
 };
@@ -49,16 +49,17 @@ enum Applied {
 }
 
 async fn locate(claim: &Claim, local: Position, feed: &mut Feed) -> Result<Applied, StoreError> {
-    if local == claim.position {
+    /// The database is another one than that of the commit, and would look the same without it.
+    Unknown,
+    let Claim { commit, .. } = claim;
+    if commit.is_stamped() && local == commit.position {
         return Ok(Applied::InIndex);
     }
-    if feed.state(claim.position).await?.lacks(claim.position) {
-        return Ok(Applied::Missing);
-    }
-    Ok(if local.revision >= claim.position.revision {
-        Applied::InIndex
-    } else {
-        Applied::InDatabase
+    Ok(match feed.state(commit.position).await?.find(commit) {
+        Found::No => Applied::Missing,
+        Found::Unknown => Applied::Unknown,
+        Found::Yes if local.revision >= commit.position.revision => Applied::InIndex,
+        Found::Yes => Applied::InDatabase,
     })
 }
 
@@ -323,8 +324,9 @@ impl Follower {
                 (Applied::InIndex, false) => {
                     claims.apply(claim.number);
                     self.start_survey();
+                (Applied::Unknown, true) => claims.resolve(claim.number, ClaimOutcome::Unknown),
                 }
-                (Applied::Missing, false) => self.start_survey(),
+                (Applied::Missing | Applied::Unknown, false) => self.start_survey(),
                 (Applied::InDatabase, _) => self.shared.notified.notify_one(),
             }
         }
