@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use deadpool::managed::Timeouts;
 use diesel::{QueryResult, QueryableByName, pg::Pg, sql_types::Timestamptz};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::sleep};
 use tracing::Instrument;
 
 pub mod audit;
@@ -62,6 +62,7 @@ use connection::Connection;
 use error::StoreError;
 pub use error::connect::NoConnection;
 pub use identity::Standbys;
+use identity::Unsuitable;
 use lease::{Lease, Work};
 pub use names::Resolver;
 use pool::{Object, Pool};
@@ -70,6 +71,9 @@ pub use snapshot::Snapshot;
 use statement::Statement;
 pub use transaction::{Commit, Committed, IsCollision, Transaction};
 pub use url::{DatabaseUrl, MalformedUrl};
+
+/// How long the server before a failover may take to finish what it was asked.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to reach Postgres.
 #[derive(Clone, Debug)]
@@ -255,6 +259,29 @@ impl Store {
                 lease.failed(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// Runs work that has no deadline, and gives it up some time after another server turned out
+    /// to be the primary, or the URL came to lead elsewhere: a server that hangs may keep its
+    /// connections open, and never answer.
+    ///
+    /// # Errors
+    /// That of the work; and [`StoreError::Unavailable`] if it was given up. A part of it may be
+    /// done.
+    pub async fn until_failover<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let invalidated = self.connector.invalidation();
+        let given_up = async {
+            invalidated.await;
+            sleep(LAST_ANSWER_TIMEOUT).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = given_up => Err(StoreError::Unavailable(Box::new(Unsuitable::ServerChanged))),
         }
     }
 

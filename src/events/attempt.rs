@@ -56,11 +56,11 @@ impl Attempts {
         match &answer {
             Answer::Accepted => {
                 state.delivered.fetch_add(1, Relaxed);
-                recorded(pause, || store.event_delivered(event.sequence)).await;
+                recorded(store, pause, || store.event_delivered(event.sequence)).await;
             }
             Answer::Gone => {
                 state.failed.fetch_add(1, Relaxed);
-                recorded(pause, || store.stop_events()).await;
+                recorded(store, pause, || store.stop_events()).await;
             }
             Answer::Failed { why, retry_after } => {
                 let now = store.clock().now();
@@ -90,7 +90,7 @@ impl Attempts {
                 } else {
                     state.failed.fetch_add(1, Relaxed);
                 }
-                recorded(pause, || store.event_failed(event.sequence, failed)).await;
+                recorded(store, pause, || store.event_failed(event.sequence, failed)).await;
             }
         }
         answer
@@ -99,12 +99,12 @@ impl Attempts {
 
 /// Records the outcome of an attempt. While that fails, the client stays busy: otherwise, the
 /// event would be sent again as soon as the database is back.
-async fn recorded<F>(pause: Duration, record: impl Fn() -> F)
+async fn recorded<F>(store: &Store, pause: Duration, record: impl Fn() -> F)
 where
     F: Future<Output = Result<(), StoreError>>,
 {
     for _ in 0..RECORD_TRIES {
-        match record().await {
+        match store.until_failover(record()).await {
             Ok(()) => return,
             Err(error) if error.is_defect() => {
                 error.log();

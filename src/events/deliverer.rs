@@ -226,7 +226,8 @@ impl Deliverer {
                     }
                 }
                 () = sleep_until(self.next_renewal), if self.holds() => {
-                    let done = self.renew().await;
+                    let store = self.attempts.store.clone();
+                    let done = store.until_failover(self.renew()).await;
                     self.log_database(&done);
                     if done.is_err() {
                         self.next_renewal = Instant::now() + self.options.poll_interval;
@@ -252,7 +253,8 @@ impl Deliverer {
 
     /// Does what is due, and waits until something may be. May be dropped at any point.
     async fn step(&mut self, tasks: &mut JoinSet<Answer>) {
-        let done = self.do_due(tasks).await;
+        let store = self.attempts.store.clone();
+        let done = store.until_failover(self.do_due(tasks)).await;
         self.log_database(&done);
         let is_delivering = self.holds();
         self.attempts

@@ -177,7 +177,9 @@ impl Flusher {
     /// If the batch cannot be written. It is kept for the next flush.
     pub async fn flush(&mut self, store: &Store) -> Result<(), StoreError> {
         self.take();
-        store.flush_usage(&mut self.batch).await
+        store
+            .until_failover(store.flush_usage(&mut self.batch))
+            .await
     }
 
     /// Takes what was recorded.
@@ -209,7 +211,7 @@ impl Flusher {
             return Ok(());
         }
         let before = Day::of(store.clock().now()).before(MAX_DAYS);
-        self.next_trim = match store.trim_usage(before).await? {
+        self.next_trim = match store.until_failover(store.trim_usage(before)).await? {
             Trimmed::All => Some(Instant::now() + TRIM_INTERVAL),
             Trimmed::Some => None,
         };
@@ -227,11 +229,14 @@ impl Flusher {
         }
         self.next_forgetting = Instant::now() + FORGET_INTERVAL;
         let until = store.clock().now() - REMEMBERED_FOR - FORGET_MARGIN;
-        // Each statement removes a bounded number.
-        while store.remove_requests(until).await? > 0 {}
         let silent_since = store.clock().now() - REPLICAS_REMEMBERED_FOR;
-        store.forget_replicas(silent_since).await?;
-        store.trim_events().await
+        let forget = async {
+            // Each statement removes a bounded number.
+            while store.remove_requests(until).await? > 0 {}
+            store.forget_replicas(silent_since).await?;
+            store.trim_events().await
+        };
+        store.until_failover(forget).await
     }
 
     async fn forget_and_log(&mut self, store: &Store) {
@@ -295,7 +300,9 @@ impl Flusher {
             let begun = Instant::now();
             self.take();
             let has_some = !self.batch.is_empty();
-            let done = store.flush_usage(&mut self.batch).await;
+            let done = store
+                .until_failover(store.flush_usage(&mut self.batch))
+                .await;
             if has_some {
                 metrics.flush(WriteResult::from(&done), begun.elapsed());
             }

@@ -57,7 +57,7 @@ pub(super) async fn run(store: Store, replica: Replica, latest: Latest) {
     }
     while progress.has_changed().is_ok() {
         let body = async |snapshot: &mut Snapshot| snapshot.take_census().await;
-        let counted: Result<Census, StoreError> = store.read(body).await;
+        let counted: Result<Census, StoreError> = store.until_failover(store.read(body)).await;
         if let Err(error) = &counted {
             tracing::debug!(%error, "unused and expiring API clients were not counted");
         }

@@ -1,9 +1,12 @@
 //! A database URL is replaced by another one while connections are open.
 
+use std::{future::pending, time::Duration};
+
 use hitkeep_auth::{
     domain::Revision,
     store::{MalformedUrl, Reloaded, Store, error::StoreError},
 };
+use tokio::time::{Instant, sleep};
 
 use crate::{
     database::store,
@@ -107,6 +110,26 @@ async fn work_under_way_is_finished_on_its_connection() {
     };
     assert_eq!(store.read(read).await.unwrap(), Revision(0));
     assert_eq!(revision(&store).await.unwrap(), Revision(7));
+}
+
+/// A server that hangs may keep its connections open, and never answer.
+#[tokio::test(start_paused = true)]
+async fn work_that_hangs_is_given_up_some_time_later() {
+    let store = store("host=/nowhere user=nobody");
+    let begun = Instant::now();
+    let work = store.until_failover(pending::<Result<(), StoreError>>());
+    let reload = async { store.reload(&"host=/elsewhere user=nobody".into()) };
+    let (done, reloaded) = tokio::join!(work, reload);
+    assert_eq!(reloaded, Ok(Reloaded::Place));
+    let error = done.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    // There may be time before, but no failover.
+    let work = async {
+        sleep(Duration::from_hours(1)).await;
+        Ok(())
+    };
+    store.until_failover(work).await.unwrap();
 }
 
 #[tokio::test]

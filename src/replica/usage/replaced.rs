@@ -100,7 +100,7 @@ impl Reporter {
             if some.is_empty() {
                 return Ok(());
             }
-            match store.send_replaced(&some).await {
+            match store.until_failover(store.send_replaced(&some)).await {
                 Err(error) if error.is_defect() => error.log(),
                 done => done?,
             }
