@@ -85,6 +85,10 @@ pub(super) struct Validity {
 }
 
 impl Validity {
+    pub(super) const fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
     pub(super) fn is_valid(&self) -> bool {
         self.opened_at >= *self.valid_since.borrow()
     }

@@ -5,7 +5,7 @@
 //! Each read is of one snapshot, with the revision that it shows. Rows are streamed, never
 //! buffered as a whole.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement, types::ToSql};
@@ -194,12 +194,14 @@ impl Store {
     /// Like [`Self::connect_feed`], with a timeout of the survey.
     pub async fn connect_feed_within(&self, limit: Duration) -> Result<Feed, StoreError> {
         let connected = async {
+            // The survey must not invalidate the connection that it finds.
             let (surveyed_at, validity) = (self.clock.elapsed(), self.connector.validity());
+            let began_at = validity.opened_at();
             let Surveyed {
                 client,
                 driver,
                 identity,
-            } = self.connector.survey(limit).await?;
+            } = self.connector.survey(limit, began_at).await?;
             let state_query = state_query();
             let (state, changed, passed, clients, grants, tokens) = tokio::try_join!(
                 client.prepare(&state_query),
@@ -242,7 +244,7 @@ impl Store {
                 client,
                 driver,
                 identity: Identity { server, role },
-            } = self.connector.survey(limit).await?;
+            } = self.connector.survey(limit, Instant::now()).await?;
             role.require_readable(Standbys::Refused)
                 .map_err(|why| StoreError::Unavailable(Box::new(why)))?;
             Ok(Primary {
@@ -284,8 +286,6 @@ impl Primary {
 }
 
 impl State {
-    /// Whether the history of the database is known not to have a position: the log keeps no
-    /// older ones.
     /// Whether the database has a commit.
     pub fn find(&self, commit: &Commit) -> Found {
         if self.lacks(commit.position) {
@@ -297,6 +297,8 @@ impl State {
         }
     }
 
+    /// Whether the history of the database is known not to have a position: the log keeps no
+    /// older ones.
     pub fn lacks(&self, position: Position) -> bool {
         let is_logged =
             position.revision.0.saturating_add(LOGGED_REVISIONS) > self.position.revision.0;
@@ -421,9 +423,9 @@ fn state(row: &tokio_postgres::Row, identity: Identity) -> Result<State, StoreEr
         continues: contains && row.try_get(6)?,
         lag: role.lag(now),
         is_standby: matches!(role, ServerRole::Standby { .. }),
+        server,
     })
 }
-        server,
 
 fn stored(revision: Revision) -> Result<i64, StoreError> {
     let too_large = || StoreError::Inconsistent(format!("revision {}", revision.0));

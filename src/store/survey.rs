@@ -90,7 +90,8 @@ impl Connector {
     /// Opens a connection to the primary: the only server that takes writes, or of several
     /// the one of the newest timeline. If none does, and standbys are allowed, to a standby.
     /// Takes at most `limit`, and waits only briefly for silent servers once a primary is
-    /// found.
+    /// found. It begins now, at `began_at`: if it finds another primary than before, older
+    /// connections are not used again.
     ///
     /// # Errors
     /// If no server is suitable; if several take writes and their timelines do not order
@@ -98,14 +99,19 @@ impl Connector {
     pub(super) async fn survey(
         self: &Arc<Self>,
         limit: Duration,
+        began_at: std::time::Instant,
     ) -> Result<Surveyed, ConnectError> {
-        let surveyed = self.try_survey(limit).await;
+        let surveyed = self.try_survey(limit, began_at).await;
         self.signal_auth_failure(surveyed.as_ref().err());
         surveyed
     }
 
-    async fn try_survey(self: &Arc<Self>, limit: Duration) -> Result<Surveyed, ConnectError> {
-        let (began, began_at) = (Instant::now(), std::time::Instant::now());
+    async fn try_survey(
+        self: &Arc<Self>,
+        limit: Duration,
+        began_at: std::time::Instant,
+    ) -> Result<Surveyed, ConnectError> {
+        let began = Instant::now();
         let target = self.target();
         let target = (*target).as_ref().map_err(|error| *error)?;
         let tls = self.encrypt(&target.encryption).await?;

@@ -1,7 +1,12 @@
 //! A primary that dies, and a standby that takes its place: whoever was told of both
 //! finds the new one without help.
 
-use hitkeep_auth::{pb, server, store};
+use std::sync::Arc;
+
+use hitkeep_auth::{
+    pb, server, store,
+    system::{SystemClock, SystemEntropy},
+};
 
 use crate::{
     fixtures::*,
@@ -50,6 +55,26 @@ async fn the_new_primary_is_found() {
     postgres::execute(&after, "SELECT 1 / (count(*) - 1) FROM api_clients").await;
     app.stop.send(()).await.unwrap();
     app.server.await.unwrap();
+}
+
+/// Connections from before a survey are not used again if it finds another primary. The one that
+/// it finds is not among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reader_that_a_survey_finds_on_a_new_primary_is_used() {
+    let [primary, standby] = nodes::pair().await;
+    let hosts = format!("{},{}", standby.host(), primary.host());
+    let url = format!("postgres://postgres@{hosts}/app");
+    let store = store::Store::new(
+        &store::StoreOptions::new(&url),
+        Arc::new(SystemClock::default()),
+        Arc::new(SystemEntropy),
+    );
+    let before = store.connect_feed().await.unwrap();
+    assert!(!before.is_closed());
+    primary.demote().await;
+    standby.promote().await;
+    let after = store.connect_feed().await.unwrap();
+    assert!(before.is_closed() && !after.is_closed());
 }
 
 /// A description is in no index, so the change has no revision of its own: by that alone, the
