@@ -121,6 +121,37 @@ async fn a_log_that_cannot_be_read_is_given_up() {
     reaches(&replica, revision).await;
 }
 
+/// Replicas that followed it before, or another server, need no whole snapshot.
+#[tokio::test]
+async fn a_server_that_starts_knows_what_changed_before() {
+    let url = full_world().await;
+    let store = database::store(&url);
+    let position = async || {
+        let primary = store.connect_primary(PATIENCE).await.unwrap();
+        primary.state(Position::UNKNOWN).await.unwrap().position
+    };
+    let first = position().await;
+    change(&url, "").await;
+    let second = position().await;
+    change(&url, "").await;
+    let last = position().await;
+    let (replica, _writer) = loaded(&store).await;
+    for (known, changed) in [(first, true), (second, true), (last, false)] {
+        let clients = replica.changed_since(known).expect("it is known");
+        assert_eq!(!clients.is_empty(), changed, "{known:?}");
+    }
+    let other = Position {
+        nonce: Uuid::nil(),
+        ..first
+    };
+    assert_eq!(replica.changed_since(other), None);
+    // What is no longer in the log is not known, though positions are.
+    postgres::execute(&url, "DELETE FROM index_changes").await;
+    let (late, _writer) = loaded(&store).await;
+    assert_eq!(late.changed_since(first), None);
+    assert_eq!(late.changed_since(last), Some(Vec::new()));
+}
+
 #[tokio::test]
 async fn changes_that_the_index_is_late_to_apply_are_proven() {
     let url = full_world().await;

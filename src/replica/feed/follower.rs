@@ -37,6 +37,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// covers all commits before it.
 const SURVEY_SPACING: Duration = Duration::from_millis(10);
 
+/// The most clients that a server remembers to have changed before it started.
+const MAX_RECALLED: usize = 50_000;
+
 /// Where a commit of this process is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Applied {
@@ -46,11 +49,11 @@ enum Applied {
     InDatabase,
     /// Nowhere: the history of that database does not contain it.
     Missing,
+    /// The database is another one than that of the commit, and would look the same without it.
+    Unknown,
 }
 
 async fn locate(claim: &Claim, local: Position, feed: &mut Feed) -> Result<Applied, StoreError> {
-    /// The database is another one than that of the commit, and would look the same without it.
-    Unknown,
     let Claim { commit, .. } = claim;
     if commit.is_stamped() && local == commit.position {
         return Ok(Applied::InIndex);
@@ -199,11 +202,11 @@ impl Follower {
                     CaughtUp::Reload(cause) => {
                         // If the full load fails as well, the log is tried again.
                         local.failed = 0;
-                        self.load(&mut feed, Some(cause)).await?;
+                        Box::pin(self.load(&mut feed, Some(cause))).await?;
                     }
                 }
             }
-            None => self.load(&mut feed, None).await?,
+            None => Box::pin(self.load(&mut feed, None)).await?,
         }
         self.resolve_claims(&mut feed).await?;
         if self
@@ -321,10 +324,10 @@ impl Follower {
             match (applied, feed.proves(claim.committed_at)) {
                 (Applied::InIndex, true) => claims.resolve(claim.number, ClaimOutcome::Contained),
                 (Applied::Missing, true) => claims.resolve(claim.number, ClaimOutcome::Lost),
+                (Applied::Unknown, true) => claims.resolve(claim.number, ClaimOutcome::Unknown),
                 (Applied::InIndex, false) => {
                     claims.apply(claim.number);
                     self.start_survey();
-                (Applied::Unknown, true) => claims.resolve(claim.number, ClaimOutcome::Unknown),
                 }
                 (Applied::Missing | Applied::Unknown, false) => self.start_survey(),
                 (Applied::InDatabase, _) => self.shared.notified.notify_one(),
@@ -364,10 +367,14 @@ impl Follower {
         };
         // Nothing is known of how it differs from the version before it.
         self.shared.recent.restart(state.position);
-        // Applies the changes made during the load. If that fails, the load is kept.
+        // After that, a failure keeps the load.
+        let mut followed = match cause {
+            None => self.recall(feed, state.position).await,
+            Some(_) => Ok(()),
+        };
+        // Applies the changes made during the load.
         let mut complete_at = CompleteAt::of(feed, queried_at, state.lag);
-        let mut followed = Ok(());
-        if started.elapsed() > self.shared.options.poll_interval {
+        if followed.is_ok() && started.elapsed() > self.shared.options.poll_interval {
             let then = self.shared.clock.elapsed();
             match local
                 .catch_up(feed, Reason::Notification, &self.shared)
@@ -393,6 +400,19 @@ impl Follower {
         // Dropping a large index takes long as well.
         drop(tokio::task::spawn_blocking(move || drop(old)));
         followed
+    }
+
+    /// Learns from the change log what changed before this server started, so that replicas which
+    /// followed it before, or another server, go on from where they are.
+    async fn recall(&self, feed: &mut Feed, position: Position) -> Result<(), StoreError> {
+        if let Some((from, Changes { clients, passed })) =
+            feed.history(position, MAX_RECALLED).await?
+        {
+            let recent = &self.shared.recent;
+            recent.restart(from);
+            recent.record(from, passed, position, &clients);
+        }
+        Ok(())
     }
 
     fn query_succeeded(&mut self, number: u64) {

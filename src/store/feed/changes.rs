@@ -1,6 +1,6 @@
 //! Catching up: reads the clients that changed since a position.
 
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 use super::{
@@ -20,7 +20,63 @@ const BEGIN_CHANGES: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                              SET LOCAL enable_mergejoin = off; \
                              SET LOCAL join_collapse_limit = 1; SET LOCAL jit = off";
 
+/// The positions of the change log before $1, newest first, from which it leads on.
+const BEFORE: &str = "SELECT known.revision, known.nonce \
+                      FROM index_revisions AS known \
+                      JOIN index_state ON known.revision >= trimmed_revision \
+                      WHERE known.revision < $1 ORDER BY known.revision DESC LIMIT 1000";
+const CHANGED_BETWEEN: &str = "SELECT DISTINCT client_id FROM index_changes \
+                               WHERE revision > $1 AND revision <= $2 LIMIT $3";
+
+/// Parses a row of a revision and its nonce.
+fn position(database: Uuid, row: &Row) -> Result<Position, StoreError> {
+    Ok(Position {
+        database,
+        revision: revision(row.try_get(0)?)?,
+        nonce: row.try_get(1)?,
+    })
+}
+
+fn client_ids(rows: &[Row]) -> Result<Vec<ClientId>, StoreError> {
+    let ids = rows.iter();
+    ids.map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
+        .collect()
+}
+
 impl Feed {
+    /// What the change log says of the way to a position: the earliest position from which it
+    /// leads there, and the changes since. `None` if the log does not have the position, or
+    /// more than `max_clients` clients changed.
+    pub async fn history(
+        &mut self,
+        to: Position,
+        max_clients: usize,
+    ) -> Result<Option<(Position, Changes)>, StoreError> {
+        let enough = i64::try_from(max_clients).map_or(i64::MAX, |most| most.saturating_add(1));
+        let until = stored(to.revision)?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&to.database, &until, &to.nonce];
+        let known: [&(dyn ToSql + Sync); 1] = [&until];
+        let queries = async {
+            let ((), state_row, before) = tokio::try_join!(
+                self.client.batch_execute(BEGIN_CHANGES),
+                self.client.query_opt(&self.statements.state, &parameters),
+                self.client.query(BEFORE, &known),
+            )?;
+            let state = self.state_of(state_row.as_ref())?;
+            let before = before.iter().map(|row| position(to.database, row));
+            let mut passed = before.collect::<Result<Vec<_>, StoreError>>()?;
+            let from = passed.pop().unwrap_or(to);
+            let since = stored(from.revision)?;
+            let changes: [&(dyn ToSql + Sync); 3] = [&since, &until, &enough];
+            let changed = self.client.query(CHANGED_BETWEEN, &changes).await?;
+            self.client.batch_execute(COMMIT).await?;
+            let clients = client_ids(&changed)?;
+            let is_known = state.contains && clients.len() <= max_clients;
+            Ok(is_known.then_some((from, Changes { clients, passed })))
+        };
+        within(ANSWER_TIMEOUT, queries).await
+    }
+
     /// Reads all changes since a position in one snapshot, unless more than `max_clients`
     /// clients changed.
     pub async fn catch_up(
@@ -54,10 +110,7 @@ impl Feed {
             Ok((self.state_of(state_row.as_ref())?, changed, passed))
         };
         let (state, changed, passed) = within(ANSWER_TIMEOUT, queries).await?;
-        let changed = changed
-            .iter()
-            .map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
-            .collect::<Result<Vec<_>, StoreError>>()?;
+        let changed = client_ids(&changed)?;
         let is_too_many = changed.len() > max_clients;
         if state.continues && !is_too_many {
             for some in changed.chunks(CLIENTS_PER_QUERY) {
@@ -75,14 +128,8 @@ impl Feed {
         } else if changed.is_empty() && state.position == known {
             CatchUp::Nothing(state)
         } else {
-            let position = |row: &tokio_postgres::Row| {
-                Ok(Position {
-                    database: state.position.database,
-                    revision: revision(row.try_get(0)?)?,
-                    nonce: row.try_get(1)?,
-                })
-            };
-            let passed = passed.iter().map(position);
+            let database = state.position.database;
+            let passed = passed.iter().map(|row| position(database, row));
             let passed = passed.collect::<Result<_, StoreError>>()?;
             CatchUp::Changed(
                 state,
