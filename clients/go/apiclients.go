@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -344,7 +345,8 @@ func (c *Client) of(ctx context.Context, r Ref) error {
 
 // Update replaces what was delegated, and with Revoked also revokes or reactivates. These are
 // calls of their own: the revocation comes first and stays if the update fails; the
-// reactivation comes last, when the client carries what it is to have.
+// reactivation comes last, when the client carries what it is to have. With an ETag, the update also
+// fails if another program changed the client before the revocation.
 func (c *Client) Update(ctx context.Context, r UpdateRequest) (*APIClient, error) {
 	if err := c.of(ctx, r.Ref); err != nil {
 		return nil, err
@@ -357,13 +359,11 @@ func (c *Client) Update(ctx context.Context, r UpdateRequest) (*APIClient, error
 	}
 	m.Id, m.Etag = r.ID.String(), r.ETag
 	if r.Revoked != nil && *r.Revoked {
-		revoked, err := c.revoke(ctx, r.Ref, r.ETag)
+		etag, err := c.revoke(ctx, r.Ref, r.ETag)
 		if err != nil {
 			return nil, err
 		}
-		if r.ETag != "" {
-			m.Etag = revoked.ETag
-		}
+		m.Etag = etag
 	}
 	response, err := c.management().UpdateApiClient(ctx, &pb.UpdateApiClientRequest{
 		Actor:      r.Actor.wire(),
@@ -383,23 +383,43 @@ func (c *Client) Update(ctx context.Context, r UpdateRequest) (*APIClient, error
 	return updated, nil
 }
 
-// revoke revokes the client as it was read: a revocation takes no etag.
-func (c *Client) revoke(ctx context.Context, r Ref, etag string) (*APIClient, error) {
+// revoke revokes the client as it was read, and gives the etag that it has then; none if it was
+// read with any. A revocation takes no etag, so that another program may change the client before it.
+func (c *Client) revoke(ctx context.Context, r Ref, etag string) (string, error) {
+	changed := &APIError{
+		Code:    codes.Aborted,
+		Reason:  ReasonETagMismatch,
+		Message: "the API client was changed since it was read",
+		cause:   errors.New("another etag"),
+	}
+	var read *APIClient
 	if etag != "" {
-		read, err := c.Get(ctx, r)
-		if err != nil {
-			return nil, err
+		var err error
+		if read, err = c.Get(ctx, r); err != nil {
+			return "", err
 		}
 		if read.ETag != etag {
-			return nil, &APIError{
-				Code:    codes.Aborted,
-				Reason:  ReasonETagMismatch,
-				Message: "the API client was changed since it was read",
-				cause:   errors.New("another etag"),
-			}
+			return "", changed
 		}
 	}
-	return c.Revoke(ctx, Ref{Actor: r.Actor, ID: r.ID})
+	revoked, err := c.Revoke(ctx, Ref{Actor: r.Actor, ID: r.ID})
+	switch {
+	case err != nil || read == nil:
+		return "", err
+	case !sameContent(read, revoked):
+		return "", changed
+	}
+	return revoked.ETag, nil
+}
+
+// sameContent reports whether a client that was revoked differs from what was read before in
+// nothing but what the revocation changes. Its use is no change.
+func sameContent(read, revoked *APIClient) bool {
+	before, after := *read, *revoked
+	for _, c := range []*APIClient{&before, &after} {
+		c.LastUsedAt, c.RevokedAt, c.UpdatedAt, c.ETag = nil, nil, time.Time{}, ""
+	}
+	return reflect.DeepEqual(before, after)
 }
 
 // Rotate gives an API client a new token.

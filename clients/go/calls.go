@@ -120,11 +120,12 @@ func ownMetadata(ctx context.Context) context.Context {
 	return metadata.NewOutgoingContext(ctx, foreign)
 }
 
-// retryDelay is how long to wait: as long as the service wants, where it says so.
+// retryDelay is how long to wait: at least as long as the service wants, where it says so.
 func retryDelay(err error, otherwise time.Duration) time.Duration {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok {
-			return info.GetRetryDelay().AsDuration()
+			// One that names no time must not be asked without a pause.
+			return max(info.GetRetryDelay().AsDuration(), otherwise)
 		}
 	}
 	return otherwise

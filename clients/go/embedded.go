@@ -15,7 +15,7 @@ import (
 )
 
 // EmbeddedOptions are the options of [WithEmbedded]. The defaults, for what is zero, are those of
-// `hitkeep-auth replica`.
+// `hitkeep-auth replica`. A time is at most 30 days, whatever it is set to.
 type EmbeddedOptions struct {
 	// Upstreams are the servers or replicas that hold the index, as targets in gRPC's notation. One
 	// is followed at a time, and the next one if it fails, or proves nothing for half of
@@ -68,6 +68,10 @@ func WithEmbedded(chosen EmbeddedOptions) Option {
 	}
 }
 
+// longestTime bounds the times of the options, so that no age, which may be the longest time that there
+// is, is within MaxStaleness.
+const longestTime = 30 * 24 * time.Hour
+
 func (o *EmbeddedOptions) complete() error {
 	for _, limit := range []struct {
 		name   string
@@ -85,6 +89,7 @@ func (o *EmbeddedOptions) complete() error {
 		case *limit.value == 0:
 			*limit.value = limit.normal
 		}
+		*limit.value = min(*limit.value, longestTime)
 	}
 	if o.MaxLookups < 0 || o.MaxWaiting < 0 {
 		return fmt.Errorf("%d look-ups, for %d that wait", o.MaxLookups, o.MaxWaiting)
@@ -290,6 +295,10 @@ func (e *embedded) judge(q *question) (*Principal, error) {
 	if s == nil {
 		return nil, errLoading
 	}
+	// It was waited for, but a backup that is restored meanwhile sets the index back.
+	if q.atLeast > s.index.position.revision {
+		return nil, &UnavailableError{Cause: errLate}
+	}
 	switch kindOf(q.token) {
 	case ownToken:
 		hash := hashOwn(q.token)
@@ -321,13 +330,21 @@ func (e *embedded) conclude(
 	if !client.readable {
 		return nil, &UnavailableError{Cause: errUnreadable}
 	}
-	now := s.databaseTime(at)
+	earliest, now := s.clock.at(at)
 	limit := int64(never)
 	if legacy {
 		limit = e.legacyUntil
 	}
+	reason := settled.judge(found.end, limit, q.source, now)
+	if earliest != now {
+		// A token that has worked until the earlier time, or did not work yet, may work now.
+		before := settled.judge(found.end, limit, q.source, earliest)
+		if before != reason && (before == "" || before == ReasonNotYetActive) {
+			return nil, &UnavailableError{Cause: errTimeUnsure}
+		}
+	}
 	// A token that does not work goes on not to work, however old the index is.
-	if reason := settled.judge(found.end, limit, q.source, now); reason != "" {
+	if reason != "" {
 		e.record(client, refusals[reason], legacy, now)
 		return nil, &InactiveError{Reason: reason}
 	}

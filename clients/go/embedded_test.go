@@ -868,8 +868,7 @@ func TestServersAreTriedInTurn(t *testing.T) {
 			b.Fatal(status)
 		}
 		// One that ends in order is asked again in its turn, and at once.
-		ended, _ := status.New(codes.Unavailable, "bye").WithDetails(&errdetails.ErrorInfo{Reason: "SHUTTING_DOWN", Domain: errorDomain})
-		stream.broken <- ended.Err()
+		stream.broken <- orderly()
 		b.follow(0)
 	})
 }

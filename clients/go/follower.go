@@ -83,16 +83,11 @@ func (f *follower) run(ctx context.Context) {
 	// Since when no server is followed; zero: one is.
 	var failingSince time.Time
 	for at, failed := 0, 0; ; at = (at + 1) % len(f.servers) {
+		at = f.next(at)
 		s := f.servers[at]
-		if time.Now().Before(s.notBefore) {
-			// Another one may be free before it.
-			if failed++; failed >= len(f.servers) {
-				failed = 0
-				if !pauseUntil(ctx, f.nextFree()) {
-					return
-				}
-			}
-			continue
+		// Also while questions wait: they are why it wants to be left alone.
+		if !pauseUntil(ctx, s.notBefore) {
+			return
 		}
 		followed, err := f.follow(ctx, s, func() {
 			if failingSince.IsZero() {
@@ -128,8 +123,9 @@ func (f *follower) run(ctx context.Context) {
 			s.notBefore = time.Now().Add(delay + rand.N(delay/2+1))
 			continue
 		}
-		// While there are others to try, they are tried at once.
-		if failed < len(f.servers) || orderly && followed {
+		// While there are others to try, they are tried at once. One that wants to be left alone is none
+		// of them.
+		if failed < f.free() || orderly && followed {
 			continue
 		}
 		failed = 0
@@ -165,15 +161,32 @@ func (f *follower) follow(ctx context.Context, s *server, onAnswer func()) (foll
 	return followed, err
 }
 
-// nextFree is when the first server may be asked again.
-func (f *follower) nextFree() time.Time {
-	first := f.servers[0].notBefore
-	for _, s := range f.servers[1:] {
-		if s.notBefore.Before(first) {
-			first = s.notBefore
+// next is the first server, from this one on, that may be asked now. If none may, it is the one that
+// may be asked first.
+func (f *follower) next(from int) int {
+	now, first := time.Now(), from
+	for i := range f.servers {
+		at := (from + i) % len(f.servers)
+		s := f.servers[at]
+		if !now.Before(s.notBefore) {
+			return at
+		}
+		if s.notBefore.Before(f.servers[first].notBefore) {
+			first = at
 		}
 	}
 	return first
+}
+
+// free is how many servers may be asked now.
+func (f *follower) free() int {
+	now, free := time.Now(), 0
+	for _, s := range f.servers {
+		if !now.Before(s.notBefore) {
+			free++
+		}
+	}
+	return free
 }
 
 // backOff waits before the next attempt; a question that waits for a refresh shortens that.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 var (
 	errLoading    = errors.New("there is no index yet")
 	errUnreadable = errors.New("this version cannot judge the tokens of this API client")
+	errTimeUnsure = errors.New("the machine slept, or its time of day was set: it is unknown what time it is")
 	errLate       = errors.New("the index was not refreshed in time")
 	errNoUpstream = errors.New("no server can be asked")
 	// Never returned: the token may be one that was just made.
@@ -56,17 +58,21 @@ type liveState struct {
 	// Whether a question was answered since the snapshot. Until then, an index that is too old is
 	// one that is still being loaded.
 	proven bool
-	// What time it was by the database's clock, in microseconds since 1970, at some moment here.
-	calibrated moment
-	database   int64
+	clock  databaseClock
 }
 
 // age is for how long the index may have missed changes.
-func (s *liveState) age(at moment) time.Duration { return at.since(s.asked) + s.staleness }
+func (s *liveState) age(at moment) time.Duration { return ageOf(at, s.asked, s.staleness) }
 
-// databaseTime is the time by the database's clock.
-func (s *liveState) databaseTime(at moment) int64 {
-	return s.database + at.since(s.calibrated).Microseconds()
+// ageOf is for how long an index may have missed changes that was complete at the moment asked, less
+// the staleness. That is what a server says, and may be the longest time that there is: a sum that
+// overflows would make an index fresh that is not.
+func ageOf(at, asked moment, staleness time.Duration) time.Duration {
+	passed := at.since(asked)
+	if passed > math.MaxInt64-staleness {
+		return math.MaxInt64
+	}
+	return passed + staleness
 }
 
 // live is the latest version of the index, and ways to wait for a newer one. Only the follower
@@ -77,6 +83,8 @@ type live struct {
 	log         *slog.Logger
 	// nil until the first snapshot is whole.
 	state atomic.Pointer[liveState]
+	// That of the next version, since there may be none yet. Only the follower reads and writes it.
+	clock databaseClock
 	// How many times the server was asked on behalf of questions that wait.
 	begun atomic.Uint64
 	// Holds one if a question waits for a refresh.
@@ -103,6 +111,7 @@ func newLive(options EmbeddedOptions) *live {
 		options:     options,
 		legacyUntil: options.legacyUntil(),
 		log:         log,
+		clock:       newDatabaseClock(now()),
 		requested:   make(chan struct{}, 1),
 		waiting:     make(chan struct{}, options.MaxWaiting),
 		closed:      make(chan struct{}),
@@ -126,14 +135,7 @@ func (l *live) view() (*liveState, moment) {
 // publishWhole publishes a version that replaces everything. It may be older than the one before:
 // the server may be another one.
 func (l *live) publishWhole(version *index, asked moment, staleness time.Duration) {
-	s := &liveState{index: version, asked: asked, staleness: staleness}
-	if before := l.state.Load(); before != nil {
-		s.calibrated, s.database = before.calibrated, before.database
-	} else {
-		s.calibrated = now()
-		s.database = s.calibrated.wall.UnixMicro()
-	}
-	l.state.Store(s)
+	l.state.Store(&liveState{index: version, asked: asked, staleness: staleness, clock: l.clock})
 	l.notify(nil)
 }
 
@@ -145,21 +147,28 @@ func (l *live) publishChanges(version *index) {
 	l.notify(nil)
 }
 
+// calibrate takes what time it was by the database's clock, after a question was sent at the moment
+// asked.
+func (l *live) calibrate(asked moment, database int64) {
+	l.clock = l.clock.calibrate(asked, now(), database)
+	if before := l.state.Load(); before != nil {
+		s := *before
+		s.clock = l.clock
+		l.state.Store(&s)
+	}
+}
+
 // complete takes an answer: the version was complete that staleness before the service answered
 // a question that was sent at the moment asked, and it was that time by the database's clock.
 func (l *live) complete(asked moment, staleness time.Duration, database int64) {
+	l.calibrate(asked, database)
 	at := now()
 	s := *l.state.Load()
 	// What one version proves, a later answer does not make less.
-	if at.since(asked)+staleness < s.age(at) {
+	if ageOf(at, asked, staleness) < s.age(at) {
 		s.asked, s.staleness = asked, staleness
 	}
 	s.proven = true
-	// The clock was read at some time between question and answer. An estimate that agrees with that
-	// stays, and another one moves to the nearer bound, so that a slow answer does no harm.
-	latest := database + at.since(asked).Microseconds()
-	s.database = min(max(s.databaseTime(at), database), latest)
-	s.calibrated = at
 	l.state.Store(&s)
 	l.notify(nil)
 }

@@ -266,7 +266,7 @@ func (s *session) take(message *pb.ReplicateResponse) error {
 	defer func() { s.heard = time.Now() }()
 	switch sent := message.GetMessage().(type) {
 	case *pb.ReplicateResponse_SnapshotBegin:
-		return s.incoming.begin(sent.SnapshotBegin, s.received)
+		return s.begin(sent.SnapshotBegin)
 	case *pb.ReplicateResponse_Changes:
 		changes, to, err := s.incoming.add(sent.Changes)
 		if err != nil || changes == nil {
@@ -285,6 +285,22 @@ func (s *session) take(message *pb.ReplicateResponse) error {
 		return s.takeAnswer(sent.Answer)
 	}
 	// Anything else is something that a later version says beside what this one asks for.
+	return nil
+}
+
+func (s *session) begin(snapshot *pb.SnapshotBegin) error {
+	if err := s.incoming.begin(snapshot, s.received); err != nil {
+		return err
+	}
+	if snapshot.GetNow() == nil {
+		return nil
+	}
+	database, err := readMicros(snapshot.GetNow(), 0)
+	if err != nil {
+		return err
+	}
+	// The first snapshot is published before anything is answered.
+	s.live.calibrate(s.received, database)
 	return nil
 }
 

@@ -82,6 +82,20 @@ func (m moment) since(earlier moment) time.Duration {
 	return max(m.steady.Sub(earlier.steady), m.wall.Sub(earlier.wall))
 }
 
+// Clocks of one machine that neither slept nor was set differ by less: they are slewed, and read one
+// after the other.
+const clockTolerance = time.Second
+
+// between is how much time has passed at least and at most. These are the same unless the machine
+// slept or its time of day was set forward meanwhile, which look the same.
+func (m moment) between(earlier moment) (least, most time.Duration) {
+	least, most = m.steady.Sub(earlier.steady), m.since(earlier)
+	if most-least < clockTolerance {
+		least = most
+	}
+	return least, most
+}
+
 // The messages of Introspect and IntrospectStream have the same fields.
 type introspected interface {
 	GetActive() bool
