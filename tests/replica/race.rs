@@ -35,9 +35,9 @@ const ENCRYPTION: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
 /// Two servers, each behind a socket of its own.
 ///
-/// The row with which the last one answers a survey is held back until no survey waits for
-/// the other one. So the order is not a matter of time, and what is left to do when the row
-/// is let through is little.
+/// The row with which the last one answers a survey is held back until the surveys that have
+/// begun have the other one's. So the order is not a matter of time, and what is left to do when
+/// the row is let through is little.
 pub struct Race {
     folders: [Folder; 2],
     state: watch::Sender<State>,
@@ -183,13 +183,20 @@ impl Surveyor {
         });
     }
 
-    /// Waits until its answer may be let through.
+    /// Waits until its answer may be let through: after those of the surveys that have begun.
+    /// Surveys that begin later are not waited for. There may always be one, and it would never
+    /// answer.
     async fn may_answer(&self) {
         let (server, _) = self.connection;
         let mut state = self.state.subscribe();
+        let mut earlier: Vec<Connection> = state.borrow().waiting.keys().copied().collect();
+        earlier.retain(|(other, _)| *other != server);
         let in_turn = |state: &State| {
             let is_last = state.last == Some(server);
-            !is_last || state.waiting.keys().all(|(other, _)| *other == server)
+            !is_last
+                || earlier
+                    .iter()
+                    .all(|other| !state.waiting.contains_key(other))
         };
         let distance = state
             .wait_for(in_turn)
