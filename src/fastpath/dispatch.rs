@@ -73,7 +73,7 @@ impl FastPath {
             request_id: Arc::clone(&request_id),
             span: info_span!(
                 "request",
-                rpc.method = INTROSPECT_STREAM,
+                url.path = INTROSPECT_STREAM,
                 request.id = &*request_id,
                 caller.name = proven.name(),
             ),

@@ -121,7 +121,7 @@ pub(super) async fn trace(
     request.extensions_mut().insert(StartTime(begun));
     let span = info_span!(
         "request",
-        rpc.method = path,
+        url.path = path,
         request.id = &*request_id,
         caller.name = Empty,
         actor.user_id = Empty,
