@@ -207,7 +207,7 @@ impl ServingArgs {
         Ok(self.limits())
     }
 
-    /// The same, whether or not it is complete.
+    /// The same options, without checking that they fit together.
     pub fn limits(&self) -> server::Options {
         self.connections.set(server::Options {
             grpc: grpc::ServiceOptions {

@@ -102,9 +102,9 @@ impl Shared {
     }
 
     /// Refuses to go back to a standby that has yet to replay what the index contains, such
-    /// as a revocation that this process has acknowledged. An index beyond the bound proves
-    /// nothing any more, and a standby whose lag is within it has all from before: if it lacks
-    /// what the index has, that is no longer to come.
+    /// as a revocation that this process has acknowledged. Not if the index is beyond the bound,
+    /// and the standby's lag within it: what the standby lacks then, it will not replay any
+    /// more. A failover lost it.
     fn require_ahead(&self, state: &State) -> Result<(), StoreError> {
         let index = self.index.load();
         let Some(known) = index.as_ref().map(|index| index.position) else {

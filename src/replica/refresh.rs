@@ -13,8 +13,8 @@ impl Replica {
     /// so that any number of unknown tokens costs the database at most
     /// [`max_lookups`](super::ReplicaOptions::max_lookups) queries a second.
     ///
-    /// If [`max_waiting`](super::ReplicaOptions::max_waiting) calls wait already, this one is shed: the index stands
-    /// if it missed fewer than a few polls.
+    /// If [`max_waiting`](super::ReplicaOptions::max_waiting) calls wait already, this one is shed: the
+    /// index counts as it is, unless it is older than four polls.
     ///
     /// # Errors
     /// If no query succeeds in time, or the index of a shed call is too old.

@@ -160,8 +160,8 @@ impl ResolvedClient {
         }
     }
 
-    /// Whether one of the client's tokens is active for a request from there: until when, or
-    /// why not.
+    /// Whether one of the client's tokens is active for a request from `source`: until when,
+    /// or why not.
     pub fn evaluate(
         &self,
         token: TokenStanding,

@@ -193,7 +193,7 @@ impl AllowedSources {
         self.0.iter().copied()
     }
 
-    /// Whether a token works for a request from there.
+    /// Whether a token works for a request from `source`.
     pub fn allow(&self, source: Source<'_>) -> bool {
         self.is_everywhere()
             || source

@@ -33,7 +33,6 @@ pub(super) struct Copy {
 /// What a stream sent that cannot be published yet.
 #[derive(Default)]
 pub(super) enum Incoming {
-    /// Nothing.
     #[default]
     Nothing,
     /// A part of a snapshot.

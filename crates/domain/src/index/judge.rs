@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// What a version of the index says of a token. Whether it can be believed depends on how fresh
-/// the version is, which is for the caller to check. One that lacks a change which its own process
-/// acknowledged says nothing of any token that is well-formed.
+/// the version is, which is for the caller to check. If the version lacks a change that its
+/// process acknowledged, only [`Self::Malformed`] may be believed.
 #[derive(Clone, Copy, Debug)]
 pub enum Judged<'i> {
     /// It is no token of an API client. True of any version.
