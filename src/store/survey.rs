@@ -80,7 +80,8 @@ const HISTORY_QUERY: &str = "SELECT (SELECT system_identifier FROM pg_control_sy
 /// The timeout of cancelling an unacknowledged commit.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Once a primary is found, the other servers have as long again as it took to answer, and
-/// at least this long; longer if another primary was seen to need it.
+/// at least this long; longer if another primary was seen to need it, and to the end of the
+/// survey while a split brain is known.
 const MIN_GRACE: Duration = Duration::from_millis(100);
 /// Writes WAL and touches no table. Its commit is acknowledged like every write, and its
 /// commit time shows the lag of a standby that replays it.
@@ -124,6 +125,7 @@ impl Connector {
         let mut answers = select_all(answers);
         let (mut primaries, mut standbys, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         let mut last_primary = Duration::ZERO;
+        let was_split = self.is_split.load(Ordering::Relaxed);
         // Of an address that is yet to answer, nothing is known.
         let mut is_complete = false;
         while let Ok(next) = timeout_at(deadline, answers.next()).await {
@@ -138,7 +140,9 @@ impl Connector {
                         last_primary = began.elapsed();
                         let slowest = self.slowest_primary();
                         let grace = last_primary.max(MIN_GRACE).max(slowest + slowest / 2);
-                        deadline = deadline.min(began + last_primary + grace);
+                        if !was_split {
+                            deadline = deadline.min(began + last_primary + grace);
+                        }
                         primaries.push(candidate);
                     }
                     other => match other.require_readable(self.standbys()) {
@@ -158,7 +162,7 @@ impl Connector {
         // One server may be reached by two names, or through two poolers.
         let servers = distinct(&primaries);
         let is_split = servers > 1;
-        if is_complete || is_split {
+        if is_complete || is_split || was_split {
             self.log_split(is_split, &primaries);
         }
         // Only another primary is worth waiting for.

@@ -1,10 +1,11 @@
 //! A primary that dies, and a standby that takes its place: whoever was told of both
 //! finds the new one without help.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hitkeep_auth::{
-    pb, server, store,
+    pb, server,
+    store::{self, feed::Position},
     system::{SystemClock, SystemEntropy},
 };
 
@@ -13,9 +14,13 @@ use crate::{
     harness::TestApp,
     nodes,
     primary::two_on,
+    race::Race,
     support::postgres,
     waiting::{until, wanted},
 };
+
+/// How long a survey may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_primary_is_found() {
@@ -75,6 +80,40 @@ async fn the_reader_that_a_survey_finds_on_a_new_primary_is_used() {
     standby.promote().await;
     let after = store.connect_feed().await.unwrap();
     assert!(before.is_closed() && !after.is_closed());
+}
+
+/// Of two that take writes, the newer one is waited for, however slow it has become.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_split_brain_that_is_known_is_not_forgotten_because_a_server_is_slow() {
+    let pair = nodes::pair().await;
+    let race = Race::start(&pair);
+    let url = format!("postgres://postgres@{},{}/app", race.host(0), race.host(1));
+    let store = store::Store::new(
+        &store::StoreOptions::new(&url),
+        Arc::new(SystemClock::default()),
+        Arc::new(SystemEntropy),
+    );
+    let [first, second] = &pair;
+    first.acknowledge_alone().await;
+    second.promote().await;
+    postgres::execute(&second.database(), "UPDATE index_state SET revision = 7").await;
+    let chooses_second = async || {
+        let primary = store.connect_primary(LIMIT).await.unwrap();
+        let state = primary.state(Position::UNKNOWN).await.unwrap();
+        wanted(state.position.revision.0 == 7)
+    };
+    until("both are found", chooses_second).await;
+    race.is_far(1, Duration::from_millis(700));
+    for _ in 0..3 {
+        chooses_second()
+            .await
+            .expect("the other one was not waited for");
+    }
+    // It is gone, and not slow.
+    second.kill().await;
+    let primary = store.connect_primary(LIMIT).await.unwrap();
+    let state = primary.state(Position::UNKNOWN).await.unwrap();
+    assert_ne!(state.position.revision.0, 7);
 }
 
 /// A description is in no index, so the change has no revision of its own: by that alone, the
