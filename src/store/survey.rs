@@ -80,9 +80,12 @@ const HISTORY_QUERY: &str = "SELECT (SELECT system_identifier FROM pg_control_sy
 /// The timeout of cancelling an unacknowledged commit.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Once a primary is found, the other servers have as long again as it took to answer, and
-/// at least this long; longer if another primary was seen to need it, and to the end of the
-/// survey while a split brain is known.
+/// at least this long; longer if another primary was seen to need it. While a split brain is
+/// known, that begins when two have answered.
 const MIN_GRACE: Duration = Duration::from_millis(100);
+/// The least time for what follows once the servers have answered: comparing timelines, and the
+/// heartbeat.
+const LAST_STEP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Writes WAL and touches no table. Its commit is acknowledged like every write, and its
 /// commit time shows the lag of a standby that replays it.
 const HEARTBEAT: &str = "SELECT pg_logical_emit_message(true, 'hitkeep_auth', '')";
@@ -137,13 +140,13 @@ impl Connector {
             match answer {
                 Ok(candidate) => match candidate.surveyed.identity.role {
                     ServerRole::Primary => {
+                        primaries.push(candidate);
                         last_primary = began.elapsed();
                         let slowest = self.slowest_primary();
                         let grace = last_primary.max(MIN_GRACE).max(slowest + slowest / 2);
-                        if !was_split {
+                        if !was_split || distinct(&primaries) > 1 {
                             deadline = deadline.min(began + last_primary + grace);
                         }
-                        primaries.push(candidate);
                     }
                     other => match other.require_readable(self.standbys()) {
                         Ok(()) => standbys.push(candidate),
@@ -153,7 +156,7 @@ impl Connector {
                 Err(error) => failed.push(error),
             }
         }
-        let deadline = began + limit;
+        let deadline = (began + limit).max(Instant::now() + LAST_STEP_TIMEOUT);
         let late = |at: &usize| {
             let place = target.servers[*at].place.clone();
             (place, ConnectError::TimedOut(limit))
@@ -162,7 +165,8 @@ impl Connector {
         // One server may be reached by two names, or through two poolers.
         let servers = distinct(&primaries);
         let is_split = servers > 1;
-        if is_complete || is_split || was_split {
+        // Where no primary answers, nothing is known of a split brain either.
+        if !primaries.is_empty() && (is_complete || is_split || was_split) {
             self.log_split(is_split, &primaries);
         }
         // Only another primary is worth waiting for.
@@ -171,7 +175,7 @@ impl Connector {
         } else {
             Duration::ZERO
         };
-        if is_complete {
+        if is_complete && !primaries.is_empty() {
             self.set_slowest_primary(slowest);
         }
         let chosen = if is_split {
@@ -266,8 +270,8 @@ impl Connector {
                 "split brain, several servers take writes: {places}. The one of the newest \
                  timeline is used; stop the others, since writes to them are lost"
             );
-        } else if !primaries.is_empty() {
-            tracing::info!("only one server takes writes again");
+        } else {
+            tracing::info!("only one server that takes writes answers again");
         }
     }
 }

@@ -68,7 +68,7 @@ async fn the_new_primary_is_found() {
 async fn the_reader_that_a_survey_finds_on_a_new_primary_is_used() {
     let [primary, standby] = nodes::pair().await;
     let hosts = format!("{},{}", standby.host(), primary.host());
-    let url = format!("postgres://postgres@{hosts}/app");
+    let url = format!("postgres://postgres@{hosts}/app?connect_timeout=20");
     let store = store::Store::new(
         &store::StoreOptions::new(&url),
         Arc::new(SystemClock::default()),
@@ -87,7 +87,8 @@ async fn the_reader_that_a_survey_finds_on_a_new_primary_is_used() {
 async fn a_split_brain_that_is_known_is_not_forgotten_because_a_server_is_slow() {
     let pair = nodes::pair().await;
     let race = Race::start(&pair);
-    let url = format!("postgres://postgres@{},{}/app", race.host(0), race.host(1));
+    let hosts = format!("{},{}", race.host(0), race.host(1));
+    let url = format!("postgres://postgres@{hosts}/app?connect_timeout=20");
     let store = store::Store::new(
         &store::StoreOptions::new(&url),
         Arc::new(SystemClock::default()),
@@ -102,6 +103,7 @@ async fn a_split_brain_that_is_known_is_not_forgotten_because_a_server_is_slow()
         let state = primary.state(Position::UNKNOWN).await.unwrap();
         wanted(state.position.revision.0 == 7)
     };
+    race.answers_last(1);
     until("both are found", chooses_second).await;
     race.is_far(1, Duration::from_millis(700));
     for _ in 0..3 {
