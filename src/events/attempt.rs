@@ -56,7 +56,7 @@ impl Attempts {
         match &answer {
             Answer::Accepted => {
                 state.delivered.fetch_add(1, Relaxed);
-                recorded(store, pause, || store.event_delivered(event.sequence)).await;
+                recorded(store, pause, || store.event_delivered(&event)).await;
             }
             Answer::Gone => {
                 state.failed.fetch_add(1, Relaxed);
@@ -90,7 +90,7 @@ impl Attempts {
                 } else {
                     state.failed.fetch_add(1, Relaxed);
                 }
-                recorded(store, pause, || store.event_failed(event.sequence, failed)).await;
+                recorded(store, pause, || store.event_failed(&event, failed)).await;
             }
         }
         answer

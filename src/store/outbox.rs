@@ -55,14 +55,15 @@ const DUE: &str = "
             WHERE earlier.client_id = event.client_id AND earlier.sequence < event.sequence
                 AND earlier.dead_time IS NULL)
     ORDER BY next_attempt_time, sequence LIMIT $3";
-const DELIVERED: &str = "DELETE FROM event_outbox WHERE sequence = $1";
+/// With the event's id, since a database that took over may have given its number to another one.
+const DELIVERED: &str = "DELETE FROM event_outbox WHERE sequence = $1 AND id = $2";
 /// Records a failure. The client's later events wait for the next attempt too, so that they
 /// are not looked at in vain; if the event is dead, they are next.
 const FAILED: &str = "
     WITH failed AS (
         UPDATE event_outbox
         SET attempts = $2, next_attempt_time = $3, last_error = $4, dead_time = $5
-        WHERE sequence = $1 RETURNING client_id
+        WHERE sequence = $1 AND id = $6 RETURNING client_id
     )
     UPDATE event_outbox SET next_attempt_time = $3
     WHERE client_id = (SELECT client_id FROM failed) AND sequence > $1
@@ -302,10 +303,11 @@ impl Store {
     }
 
     /// Removes an event that was delivered.
-    pub async fn event_delivered(&self, sequence: i64) -> Result<(), StoreError> {
+    pub async fn event_delivered(&self, event: &OutboxEvent) -> Result<(), StoreError> {
         let remove = async |connection: &mut Connection| {
             diesel::sql_query(DELIVERED)
-                .bind::<BigInt, _>(sequence)
+                .bind::<BigInt, _>(event.sequence)
+                .bind::<SqlUuid, _>(event.id)
                 .execute(connection)
                 .await
         };
@@ -317,17 +319,18 @@ impl Store {
     /// Records that an event could not be delivered.
     pub async fn event_failed(
         &self,
-        sequence: i64,
+        event: &OutboxEvent,
         failed: FailedAttempt<'_>,
     ) -> Result<(), StoreError> {
         let error: String = failed.error.chars().take(MAX_ERROR).collect();
         let record = async |connection: &mut Connection| {
             diesel::sql_query(FAILED)
-                .bind::<BigInt, _>(sequence)
+                .bind::<BigInt, _>(event.sequence)
                 .bind::<BigInt, _>(failed.attempts)
                 .bind::<Timestamptz, _>(failed.next)
                 .bind::<Text, _>(&error)
                 .bind::<Nullable<Timestamptz>, _>(failed.dead)
+                .bind::<SqlUuid, _>(event.id)
                 .execute(connection)
                 .await
         };

@@ -320,8 +320,8 @@ pub async fn deliver_events(store: &Store) {
             error: "status 500",
             dead: None,
         };
-        store.event_failed(due[0].sequence, failed).await.unwrap();
-        store.event_delivered(due[1].sequence).await.unwrap();
+        store.event_failed(&due[0], failed).await.unwrap();
+        store.event_delivered(&due[1]).await.unwrap();
         store.trim_events().await.unwrap();
         let mut batch = Batch::default();
         let client = ClientId::from_uuid(Uuid::from_u128(n * 9));
