@@ -70,13 +70,26 @@ impl RecentChanges {
             passed: passed.into_iter().filter(|passed| *passed != to).collect(),
             clients: clients.into(),
         };
-        steps.kept += step.size();
-        steps.steps.push_back(step);
-        steps.latest = Some(to);
-        while steps.kept > MAX_KEPT
-            && let Some(oldest) = steps.steps.pop_front()
-        {
-            steps.kept -= oldest.size();
+        steps.push(step, to);
+    }
+
+    /// Replaces all steps by a way: positions, each with the clients that changed since the one
+    /// before it. Nothing happens if it has no position.
+    pub(super) fn recall(&self, way: Vec<(Position, Vec<ClientId>)>) {
+        let mut way = way.into_iter();
+        let Some((mut from, _)) = way.next() else {
+            return;
+        };
+        let mut steps = self.lock();
+        steps.restart(from);
+        for (to, clients) in way {
+            let step = Step {
+                from,
+                passed: Box::default(),
+                clients: clients.into(),
+            };
+            steps.push(step, to);
+            from = to;
         }
     }
 
@@ -102,6 +115,17 @@ impl RecentChanges {
 }
 
 impl Steps {
+    fn push(&mut self, step: Step, to: Position) {
+        self.kept += step.size();
+        self.steps.push_back(step);
+        self.latest = Some(to);
+        while self.kept > MAX_KEPT
+            && let Some(oldest) = self.steps.pop_front()
+        {
+            self.kept -= oldest.size();
+        }
+    }
+
     fn restart(&mut self, position: Position) {
         self.steps.clear();
         self.kept = 0;

@@ -130,26 +130,44 @@ async fn a_server_that_starts_knows_what_changed_before() {
         let primary = store.connect_primary(PATIENCE).await.unwrap();
         primary.state(Position::UNKNOWN).await.unwrap().position
     };
-    let first = position().await;
-    change(&url, "").await;
-    let second = position().await;
-    change(&url, "").await;
-    let last = position().await;
+    let ids = "SELECT id::text AS text FROM api_clients ORDER BY id LIMIT 2";
+    let ids = postgres::texts(&mut postgres::connect(&url).await, ids).await;
+    let mut positions = vec![position().await];
+    for id in &ids {
+        let rename = format!("UPDATE api_clients SET name = 'new' WHERE id = '{id}'");
+        postgres::execute(&url, &rename).await;
+        positions.push(position().await);
+    }
+    let changed_since = |replica: &Replica, position| {
+        let changed = replica.changed_since(position)?.into_iter();
+        let mut changed: Vec<_> = changed.map(|client| client.uuid().to_string()).collect();
+        changed.sort();
+        Some(changed)
+    };
     let (replica, _writer) = loaded(&store).await;
-    for (known, changed) in [(first, true), (second, true), (last, false)] {
-        let clients = replica.changed_since(known).expect("it is known");
-        assert_eq!(!clients.is_empty(), changed, "{known:?}");
+    for (at, position) in positions.iter().enumerate() {
+        let expected = ids[at..].to_vec();
+        assert_eq!(changed_since(&replica, *position), Some(expected), "{at}");
     }
     let other = Position {
         nonce: Uuid::nil(),
-        ..first
+        ..positions[0]
     };
-    assert_eq!(replica.changed_since(other), None);
-    // What is no longer in the log is not known, though positions are.
+    assert_eq!(changed_since(&replica, other), None);
+
+    // Only as far as the log is whole, and as few changes lead there.
+    let mut feed = store.connect_feed().await.unwrap();
+    for (most, first) in [(0, 2), (1, 1), (2, 0)] {
+        let way = feed.history(positions[2], most).await.unwrap();
+        let passed: Vec<_> = way.iter().map(|(position, _)| *position).collect();
+        assert_eq!(passed, positions[first..], "{most}");
+        assert_eq!(way.iter().flat_map(|(_, clients)| clients).count(), most);
+    }
+    assert!(feed.history(other, 9).await.unwrap().is_empty());
     postgres::execute(&url, "DELETE FROM index_changes").await;
     let (late, _writer) = loaded(&store).await;
-    assert_eq!(late.changed_since(first), None);
-    assert_eq!(late.changed_since(last), Some(Vec::new()));
+    assert_eq!(changed_since(&late, positions[0]), None);
+    assert_eq!(changed_since(&late, positions[2]), Some(Vec::new()));
 }
 
 #[tokio::test]

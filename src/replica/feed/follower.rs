@@ -25,7 +25,7 @@ use crate::{
     store::{
         Store,
         error::StoreError,
-        feed::{Changes, Feed, Found, Position},
+        feed::{Feed, Found, Position},
     },
     telemetry::metrics::FeedConnection,
 };
@@ -37,7 +37,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// covers all commits before it.
 const SURVEY_SPACING: Duration = Duration::from_millis(10);
 
-/// The most clients that a server remembers to have changed before it started.
+/// The most changes before its start that a server recalls.
 const MAX_RECALLED: usize = 50_000;
 
 /// Where a commit of this process is found.
@@ -49,7 +49,8 @@ enum Applied {
     InDatabase,
     /// Nowhere: the history of that database does not contain it.
     Missing,
-    /// The database is another one than that of the commit, and would look the same without it.
+    /// The database is another one than that of the commit, and would look the same without it;
+    /// so would the index.
     Unknown,
 }
 
@@ -60,9 +61,9 @@ async fn locate(claim: &Claim, local: Position, feed: &mut Feed) -> Result<Appli
     }
     Ok(match feed.state(commit.position).await?.find(commit) {
         Found::No => Applied::Missing,
-        Found::Unknown => Applied::Unknown,
+        Found::Unknown if local.revision >= commit.position.revision => Applied::Unknown,
         Found::Yes if local.revision >= commit.position.revision => Applied::InIndex,
-        Found::Yes => Applied::InDatabase,
+        Found::Yes | Found::Unknown => Applied::InDatabase,
     })
 }
 
@@ -325,11 +326,11 @@ impl Follower {
                 (Applied::InIndex, true) => claims.resolve(claim.number, ClaimOutcome::Contained),
                 (Applied::Missing, true) => claims.resolve(claim.number, ClaimOutcome::Lost),
                 (Applied::Unknown, true) => claims.resolve(claim.number, ClaimOutcome::Unknown),
-                (Applied::InIndex, false) => {
+                (Applied::InIndex | Applied::Unknown, false) => {
                     claims.apply(claim.number);
                     self.start_survey();
                 }
-                (Applied::Missing | Applied::Unknown, false) => self.start_survey(),
+                (Applied::Missing, false) => self.start_survey(),
                 (Applied::InDatabase, _) => self.shared.notified.notify_one(),
             }
         }
@@ -405,13 +406,8 @@ impl Follower {
     /// Learns from the change log what changed before this server started, so that replicas which
     /// followed it before, or another server, go on from where they are.
     async fn recall(&self, feed: &mut Feed, position: Position) -> Result<(), StoreError> {
-        if let Some((from, Changes { clients, passed })) =
-            feed.history(position, MAX_RECALLED).await?
-        {
-            let recent = &self.shared.recent;
-            recent.restart(from);
-            recent.record(from, passed, position, &clients);
-        }
+        let way = feed.history(position, MAX_RECALLED).await?;
+        self.shared.recent.recall(way);
         Ok(())
     }
 

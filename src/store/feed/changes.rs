@@ -8,7 +8,10 @@ use super::{
     rows::{ClientRow, GrantRow, TokenRow},
     stored, within,
 };
-use crate::{domain::id::ClientId, store::error::StoreError};
+use crate::{
+    domain::{Revision, id::ClientId},
+    store::error::StoreError,
+};
 
 /// Clients that one query reads by their ids.
 const CLIENTS_PER_QUERY: usize = 2000;
@@ -25,8 +28,8 @@ const BEFORE: &str = "SELECT known.revision, known.nonce \
                       FROM index_revisions AS known \
                       JOIN index_state ON known.revision >= trimmed_revision \
                       WHERE known.revision < $1 ORDER BY known.revision DESC LIMIT 1000";
-const CHANGED_BETWEEN: &str = "SELECT DISTINCT client_id FROM index_changes \
-                               WHERE revision > $1 AND revision <= $2 LIMIT $3";
+const CHANGES_BEFORE: &str = "SELECT client_id, revision FROM index_changes \
+                              WHERE revision <= $1 ORDER BY revision DESC LIMIT $2";
 
 /// Parses a row of a revision and its nonce.
 fn position(database: Uuid, row: &Row) -> Result<Position, StoreError> {
@@ -37,44 +40,56 @@ fn position(database: Uuid, row: &Row) -> Result<Position, StoreError> {
     })
 }
 
-fn client_ids(rows: &[Row]) -> Result<Vec<ClientId>, StoreError> {
-    let ids = rows.iter();
-    ids.map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
-        .collect()
-}
-
 impl Feed {
-    /// What the change log says of the way to a position: the earliest position from which it
-    /// leads there, and the changes since. `None` if the log does not have the position, or
-    /// more than `max_clients` clients changed.
+    /// The way to a position by the change log, if it leads there: the positions on the way, each
+    /// with the clients that changed since the one before it, at most `max_changes` in all. The
+    /// first position is where the way begins.
     pub async fn history(
         &mut self,
         to: Position,
-        max_clients: usize,
-    ) -> Result<Option<(Position, Changes)>, StoreError> {
-        let enough = i64::try_from(max_clients).map_or(i64::MAX, |most| most.saturating_add(1));
+        max_changes: usize,
+    ) -> Result<Vec<(Position, Vec<ClientId>)>, StoreError> {
         let until = stored(to.revision)?;
         let parameters: [&(dyn ToSql + Sync); 3] = [&to.database, &until, &to.nonce];
         let known: [&(dyn ToSql + Sync); 1] = [&until];
+        let enough = i64::try_from(max_changes).map_or(i64::MAX, |most| most.saturating_add(1));
+        let changes: [&(dyn ToSql + Sync); 2] = [&until, &enough];
         let queries = async {
-            let ((), state_row, before) = tokio::try_join!(
+            let ((), state_row, before, changed) = tokio::try_join!(
                 self.client.batch_execute(BEGIN_CHANGES),
                 self.client.query_opt(&self.statements.state, &parameters),
                 self.client.query(BEFORE, &known),
+                self.client.query(CHANGES_BEFORE, &changes),
             )?;
-            let state = self.state_of(state_row.as_ref())?;
-            let before = before.iter().map(|row| position(to.database, row));
-            let mut passed = before.collect::<Result<Vec<_>, StoreError>>()?;
-            let from = passed.pop().unwrap_or(to);
-            let since = stored(from.revision)?;
-            let changes: [&(dyn ToSql + Sync); 3] = [&since, &until, &enough];
-            let changed = self.client.query(CHANGED_BETWEEN, &changes).await?;
             self.client.batch_execute(COMMIT).await?;
-            let clients = client_ids(&changed)?;
-            let is_known = state.contains && clients.len() <= max_clients;
-            Ok(is_known.then_some((from, Changes { clients, passed })))
+            Ok((self.state_of(state_row.as_ref())?, before, changed))
         };
-        within(ANSWER_TIMEOUT, queries).await
+        let (state, before, changed) = within(ANSWER_TIMEOUT, queries).await?;
+        if !state.contains {
+            return Ok(Vec::new());
+        }
+        // Of the earliest revision among too many changes, some may be missing.
+        let complete_since = match changed.get(max_changes) {
+            Some(row) => revision(row.try_get(1)?)?,
+            None => Revision(0),
+        };
+        let before = before.iter().map(|row| position(to.database, row));
+        let mut way = before.collect::<Result<Vec<_>, StoreError>>()?;
+        way.retain(|passed| passed.revision >= complete_since);
+        way.reverse();
+        way.push(to);
+        let mut way: Vec<_> = way.into_iter().map(|at| (at, Vec::new())).collect();
+        for row in &changed {
+            let changed_at = revision(row.try_get(1)?)?;
+            let next = way.partition_point(|(at, _)| at.revision < changed_at);
+            // What changed at the first position, or before it, is not on the way.
+            if next > 0
+                && let Some((_, clients)) = way.get_mut(next)
+            {
+                clients.push(ClientId::from_uuid(row.try_get(0)?));
+            }
+        }
+        Ok(way)
     }
 
     /// Reads all changes since a position in one snapshot, unless more than `max_clients`
@@ -110,7 +125,10 @@ impl Feed {
             Ok((self.state_of(state_row.as_ref())?, changed, passed))
         };
         let (state, changed, passed) = within(ANSWER_TIMEOUT, queries).await?;
-        let changed = client_ids(&changed)?;
+        let changed = changed
+            .iter()
+            .map(|row| Ok(ClientId::from_uuid(row.try_get(0)?)))
+            .collect::<Result<Vec<_>, StoreError>>()?;
         let is_too_many = changed.len() > max_clients;
         if state.continues && !is_too_many {
             for some in changed.chunks(CLIENTS_PER_QUERY) {
