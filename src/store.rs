@@ -281,7 +281,7 @@ impl Store {
         tokio::select! {
             biased;
             done = work => done,
-            () = given_up => Err(StoreError::Unavailable(Box::new(Unsuitable::ServerChanged))),
+            () = given_up => Err(StoreError::Unavailable(Box::new(Unsuitable::Replaced))),
         }
     }
 

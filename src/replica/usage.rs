@@ -4,7 +4,8 @@
 //! A crash loses the uses since the last flush, at most one interval's. A batch that cannot
 //! be written is kept, and grows by at most ten counts per client and day, so that an
 //! outage of Postgres loses nothing. A connection that breaks between Postgres's commit and
-//! its reply makes a batch count twice; the last use is right even then.
+//! its reply makes a batch count twice, and so does a server that hangs while another one takes
+//! over; the last use is right even then.
 //!
 //! Presentations of replaced tokens go to a task beside it, which writes events about them.
 

@@ -95,6 +95,9 @@ pub(super) enum Unsuitable {
     /// The server receives its API clients by logical replication.
     #[error("the server is a subscriber of logical replication: point the URL at the publisher")]
     Subscriber,
+    /// Another server took over while the connection waited for an answer.
+    #[error("the server did not answer, and another one has taken over")]
+    Replaced,
     /// A pooler moved the connection to another server.
     #[error("the connection leads to another server than before")]
     ServerChanged,
