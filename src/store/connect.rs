@@ -151,6 +151,15 @@ impl Connector {
         opened_at >= *self.valid_since.borrow()
     }
 
+    /// Whether a survey that began after a connection was opened chose another server than the
+    /// one that the connection leads to. The pool may have connected to that one because the
+    /// chosen one did not answer.
+    pub(super) fn is_superseded(&self, server: ServerId, opened_at: Instant) -> bool {
+        let chosen = self.chosen.load();
+        let chosen = chosen.as_ref();
+        chosen.is_some_and(|chosen| chosen.began > opened_at && chosen.server != server)
+    }
+
     /// Tracks the validity of a connection that is opened after this call.
     pub(super) fn validity(&self) -> Validity {
         Validity {
@@ -269,7 +278,8 @@ impl Connector {
         let target = self.target.load_full();
         let target = (*target).as_ref().map_err(|error| *error)?;
         let tls = self.encrypt(&target.encryption).await?;
-        let first = self.last().at;
+        let last = self.last.load_full();
+        let first = last.at;
         let count = target.servers.len();
         let mut failed = Vec::new();
         let in_turn = || (0..count).map(|next| (first + next) % count);
@@ -277,7 +287,8 @@ impl Connector {
             let server = &target.servers[at];
             match self.connect_server(at, server, tls.clone()).await {
                 Ok((route, connected)) => {
-                    self.last.store(Arc::new(route));
+                    // Unless a survey has chosen meanwhile.
+                    self.last.compare_and_swap(&last, Arc::new(route));
                     return Ok(connected);
                 }
                 Err(error) => failed.push((server.place.clone(), error)),

@@ -113,6 +113,11 @@ impl Connection {
         Ok(identity)
     }
 
+    /// The server that the connection was opened to, once identified.
+    pub(super) const fn server(&self) -> Option<ServerId> {
+        self.server
+    }
+
     /// Requires that the connection still reaches the server that it was opened to, by the
     /// start time that the server reports.
     pub(super) fn require_server(&self, started: Timestamp) -> QueryResult<()> {

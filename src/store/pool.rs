@@ -80,7 +80,9 @@ impl managed::Manager for Manager {
             return Err(managed::RecycleError::message("the connection has ended"));
         }
         // A connection to a former primary would otherwise be reused forever.
-        if !self.0.is_valid(metrics.created) {
+        let opened_at = metrics.created;
+        let is_superseded = |server| self.0.is_superseded(server, opened_at);
+        if !self.0.is_valid(opened_at) || connection.server().is_some_and(is_superseded) {
             return Err(managed::RecycleError::message(
                 "the database is elsewhere now",
             ));

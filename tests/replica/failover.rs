@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use hitkeep_auth::{
     pb, server,
-    store::{self, feed::Position},
+    store::{self, error::StoreError, feed::Position},
     system::{SystemClock, SystemEntropy},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     nodes,
     primary::two_on,
     race::Race,
-    support::postgres,
+    support::{postgres, proxy::Proxy},
     waiting::{until, wanted},
 };
 
@@ -116,6 +116,44 @@ async fn a_split_brain_that_is_known_is_not_forgotten_because_a_server_is_slow()
     let primary = store.connect_primary(LIMIT).await.unwrap();
     let state = primary.state(Position::UNKNOWN).await.unwrap();
     assert_ne!(state.position.revision.0, 7);
+}
+
+/// The pool connects to the old primary while the new one does not answer, and does not stay
+/// there: otherwise every change would be made where no survey finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_another_server_than_the_chosen_one_is_not_kept() {
+    let pair = nodes::pair().await;
+    let [first, second] = &pair;
+    let (proxy, through) = Proxy::start(&second.database());
+    let (through, _) = through.rsplit_once('/').unwrap();
+    let (_, other) = through.rsplit_once('@').unwrap();
+    let url = format!(
+        "postgres://postgres@{},{other}/app?connect_timeout=20",
+        first.host()
+    );
+    let store = store::Store::new(
+        &store::StoreOptions::new(&url),
+        Arc::new(SystemClock::default()),
+        Arc::new(SystemEntropy),
+    );
+    first.acknowledge_alone().await;
+    second.promote().await;
+    postgres::execute(&second.database(), "UPDATE index_state SET revision = 7").await;
+    let chooses_second = async || {
+        let primary = store.connect_primary(LIMIT).await.unwrap();
+        let state = primary.state(Position::UNKNOWN).await.unwrap();
+        wanted(state.position.revision.0 == 7)
+    };
+    let reads_second = async || {
+        let read = async |snapshot: &mut store::Snapshot| Ok(snapshot.revision.0 == 7);
+        store.read::<_, StoreError, _>(read).await.unwrap()
+    };
+    until("both are found", chooses_second).await;
+    proxy.repoint("postgres://postgres@%2Fnowhere/nothing");
+    assert!(!reads_second().await);
+    proxy.repoint(&second.database());
+    until("the second one answers again", chooses_second).await;
+    assert!(reads_second().await, "it reads from the first one");
 }
 
 /// A description is in no index, so the change has no revision of its own: by that alone, the
