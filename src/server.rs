@@ -124,7 +124,7 @@ pub struct Server<G, H> {
     pub http: H,
 }
 
-/// What a server makes its index from; its services keep the [`Origin`].
+/// What a server makes its index from; its services keep the [`Origin`](grpc::Origin).
 pub enum Backend {
     /// The database, where the server manages API clients as well.
     Database {
