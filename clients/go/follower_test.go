@@ -64,16 +64,24 @@ func TestNoBoundIsWithoutAnEnd(t *testing.T) {
 	}
 }
 
+// followBesideOneThatIsLeftAlone follows the second server, after the first one asked to be left
+// alone for a minute.
+func (b *bubble) followBesideOneThatIsLeftAlone() *fakeReplication {
+	b.Helper()
+	stream, _, _, _ := b.follow(0)
+	stream.broken <- overloaded(time.Minute)
+	stream, _, refresh, plain := b.follow(1)
+	stream.snapshot(1, clientOf(1))
+	stream.answer(plain, 1, 0)
+	stream.answer(refresh, 1, 0)
+	return stream
+}
+
 // The one that is left alone is no reason to ask the others without a pause.
 func TestPausesGrowBesideAServerThatIsLeftAlone(t *testing.T) {
 	for _, servers := range []int{2, 3} {
 		embed(t, servers, EmbeddedOptions{MaxStaleness: time.Minute}, func(b *bubble) {
-			stream, _, _, _ := b.follow(0)
-			stream.broken <- overloaded(time.Minute)
-			stream, _, refresh, plain := b.follow(1)
-			stream.snapshot(1, clientOf(1))
-			stream.answer(plain, 1, 0)
-			stream.answer(refresh, 1, 0)
+			stream := b.followBesideOneThatIsLeftAlone()
 			refusal := status.Error(codes.Unavailable, "no listener")
 			for _, server := range b.servers[1:] {
 				server.refuses.Store(&refusal)
@@ -119,12 +127,7 @@ func orderly() error {
 // One that ends in order is asked again at once, also beside one that is left alone.
 func TestAnOrderlyEndNeedsNoPauseBesideAServerThatIsLeftAlone(t *testing.T) {
 	embed(t, 2, EmbeddedOptions{MaxStaleness: time.Minute}, func(b *bubble) {
-		stream, _, _, _ := b.follow(0)
-		stream.broken <- overloaded(time.Minute)
-		stream, _, refresh, plain := b.follow(1)
-		stream.snapshot(1, clientOf(1))
-		stream.answer(plain, 1, 0)
-		stream.answer(refresh, 1, 0)
+		stream := b.followBesideOneThatIsLeftAlone()
 		stream.broken <- orderly()
 		b.follow(1)
 	})

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hitkeep_auth::{
+    domain::Revision,
     pb, server,
     store::{self, error::StoreError, feed::Position},
     system::{SystemClock, SystemEntropy},
@@ -12,7 +13,7 @@ use hitkeep_auth::{
 use crate::{
     fixtures::*,
     harness::TestApp,
-    nodes,
+    nodes::{self, Node},
     primary::two_on,
     race::Race,
     support::{postgres, proxy::Proxy},
@@ -21,6 +22,31 @@ use crate::{
 
 /// How long a survey may take.
 const LIMIT: Duration = Duration::from_secs(20);
+/// The revision of the second one of two that take writes, and not of the first.
+const NEWER: Revision = Revision(7);
+
+fn store_at(url: &str) -> store::Store {
+    store::Store::new(
+        &store::StoreOptions::new(url),
+        Arc::new(SystemClock::default()),
+        Arc::new(SystemEntropy),
+    )
+}
+
+/// Has both take writes.
+async fn split(first: &Node, second: &Node) {
+    first.acknowledge_alone().await;
+    second.promote().await;
+    let change = format!("UPDATE index_state SET revision = {}", NEWER.0);
+    postgres::execute(&second.database(), &change).await;
+}
+
+/// The revision of the server that a survey chooses.
+async fn chosen_revision(store: &store::Store) -> Revision {
+    let primary = store.connect_primary(LIMIT).await.unwrap();
+    let state = primary.state(Position::UNKNOWN).await.unwrap();
+    state.position.revision
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_primary_is_found() {
@@ -69,11 +95,7 @@ async fn the_reader_that_a_survey_finds_on_a_new_primary_is_used() {
     let [primary, standby] = nodes::pair().await;
     let hosts = format!("{},{}", standby.host(), primary.host());
     let url = format!("postgres://postgres@{hosts}/app?connect_timeout=20");
-    let store = store::Store::new(
-        &store::StoreOptions::new(&url),
-        Arc::new(SystemClock::default()),
-        Arc::new(SystemEntropy),
-    );
+    let store = store_at(&url);
     let before = store.connect_feed().await.unwrap();
     assert!(!before.is_closed());
     primary.demote().await;
@@ -89,20 +111,10 @@ async fn a_split_brain_that_is_known_is_not_forgotten_because_a_server_is_slow()
     let race = Race::start(&pair);
     let hosts = format!("{},{}", race.host(0), race.host(1));
     let url = format!("postgres://postgres@{hosts}/app?connect_timeout=20");
-    let store = store::Store::new(
-        &store::StoreOptions::new(&url),
-        Arc::new(SystemClock::default()),
-        Arc::new(SystemEntropy),
-    );
+    let store = store_at(&url);
     let [first, second] = &pair;
-    first.acknowledge_alone().await;
-    second.promote().await;
-    postgres::execute(&second.database(), "UPDATE index_state SET revision = 7").await;
-    let chooses_second = async || {
-        let primary = store.connect_primary(LIMIT).await.unwrap();
-        let state = primary.state(Position::UNKNOWN).await.unwrap();
-        wanted(state.position.revision.0 == 7)
-    };
+    split(first, second).await;
+    let chooses_second = async || wanted(chosen_revision(&store).await == NEWER);
     race.answers_last(1);
     until("both are found", chooses_second).await;
     race.is_far(1, Duration::from_millis(700));
@@ -113,9 +125,7 @@ async fn a_split_brain_that_is_known_is_not_forgotten_because_a_server_is_slow()
     }
     // It is gone, and not slow.
     second.kill().await;
-    let primary = store.connect_primary(LIMIT).await.unwrap();
-    let state = primary.state(Position::UNKNOWN).await.unwrap();
-    assert_ne!(state.position.revision.0, 7);
+    assert_ne!(chosen_revision(&store).await, NEWER);
 }
 
 /// The pool connects to the old primary while the new one does not answer, and does not stay
@@ -131,21 +141,11 @@ async fn a_connection_to_another_server_than_the_chosen_one_is_not_kept() {
         "postgres://postgres@{},{other}/app?connect_timeout=20",
         first.host()
     );
-    let store = store::Store::new(
-        &store::StoreOptions::new(&url),
-        Arc::new(SystemClock::default()),
-        Arc::new(SystemEntropy),
-    );
-    first.acknowledge_alone().await;
-    second.promote().await;
-    postgres::execute(&second.database(), "UPDATE index_state SET revision = 7").await;
-    let chooses_second = async || {
-        let primary = store.connect_primary(LIMIT).await.unwrap();
-        let state = primary.state(Position::UNKNOWN).await.unwrap();
-        wanted(state.position.revision.0 == 7)
-    };
+    let store = store_at(&url);
+    split(first, second).await;
+    let chooses_second = async || wanted(chosen_revision(&store).await == NEWER);
     let reads_second = async || {
-        let read = async |snapshot: &mut store::Snapshot| Ok(snapshot.revision.0 == 7);
+        let read = async |snapshot: &mut store::Snapshot| Ok(snapshot.revision == NEWER);
         store.read::<_, StoreError, _>(read).await.unwrap()
     };
     until("both are found", chooses_second).await;
