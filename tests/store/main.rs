@@ -36,6 +36,7 @@ mod following;
 mod foreign_keys;
 mod inconsistent;
 mod migrations;
+mod outbox;
 mod plans;
 mod reload;
 mod replays;
