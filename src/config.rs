@@ -457,8 +457,8 @@ impl ServeArgs {
         let mut options = self.serving.server()?;
         options.grpc.max_clients_per_owner = self.max_clients_per_owner;
         options.grpc.hitkeep_rest = self.hitkeep_rest;
-        options.replica.poll_interval = self.poll_interval;
-        options.replica.max_lookups = self.max_lookups;
+        options.index.poll_interval = self.poll_interval;
+        options.index.max_lookups = self.max_lookups;
         options.max_calls = self.max_calls;
         Ok(options)
     }

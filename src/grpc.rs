@@ -33,8 +33,8 @@ use crate::{
         client::Expiry,
         clock::{Clock, Entropy},
     },
+    live_index::LiveIndex,
     proxy_auth::source::TrustedHops,
-    replica::Replica,
     store::{Committed, IsCollision, Store, Transaction, TransactionBody, error::StoreError},
     telemetry::{
         metrics::{Metrics, WriteResult},
@@ -94,7 +94,7 @@ impl Origin {
 /// that answers calls. Every process has them; [`Management`] needs a database.
 pub struct Services {
     origin: Origin,
-    replica: Replica,
+    index: LiveIndex,
     metrics: Metrics,
     sampling: Sampling,
     options: ServiceOptions,
@@ -109,7 +109,7 @@ impl Services {
     /// Services on an index.
     pub fn new(
         origin: Origin,
-        replica: Replica,
+        index: LiveIndex,
         metrics: Metrics,
         sampling: Sampling,
         options: ServiceOptions,
@@ -118,7 +118,7 @@ impl Services {
     ) -> Self {
         Self {
             origin,
-            replica,
+            index,
             metrics,
             sampling,
             options,
@@ -130,7 +130,7 @@ impl Services {
 
     /// The clock that is calibrated by the database's.
     pub(crate) fn clock(&self) -> &dyn Clock {
-        &**self.replica.clock()
+        &**self.index.clock()
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {
@@ -138,8 +138,8 @@ impl Services {
     }
 
     /// The index that introspections are answered from.
-    pub(crate) const fn replica(&self) -> &Replica {
-        &self.replica
+    pub(crate) const fn index(&self) -> &LiveIndex {
+        &self.index
     }
 
     /// The instruments that calls are counted in.
@@ -171,30 +171,30 @@ impl Services {
 pub struct Management {
     store: Store,
     /// The index of this process, which must have a change before it is acknowledged.
-    replica: Replica,
+    index: LiveIndex,
     metrics: Metrics,
     options: ServiceOptions,
 }
 
 impl Management {
-    /// Services on a store and its replica.
+    /// Services on a store and its index.
     pub const fn new(
         store: Store,
-        replica: Replica,
+        index: LiveIndex,
         metrics: Metrics,
         options: ServiceOptions,
     ) -> Self {
         Self {
             store,
-            replica,
+            index,
             metrics,
             options,
         }
     }
 
-    /// Writes, and returns once this replica's index has the change, and the primary is shown
+    /// Writes, and returns once this server's index has the change, and the primary is shown
     /// to have it: an acknowledged revocation is in force here, and other replicas follow. If
-    /// the index is late, it returns before; until the index has the change, this replica
+    /// the index is late, it returns before; until the index has the change, this server
     /// then answers that it cannot judge.
     ///
     /// # Errors
@@ -216,7 +216,7 @@ impl Management {
         let written = match committed {
             Ok((value, commit)) => {
                 let wait_until = context::response_due(extensions);
-                let applied = self.replica.wait_applied(&self.store, commit, wait_until);
+                let applied = self.index.wait_applied(&self.store, commit, wait_until);
                 let revision = commit.position.revision;
                 applied
                     .await

@@ -3,9 +3,10 @@
 //!
 //! The rooms, in reading order: [`domain`] is the rules, pure; [`proxy_auth`] applies them
 //! to what proxies ask; [`store`] keeps everything in Postgres, and has the one way to
-//! write; [`import`] takes clients over from HitKeep; [`replica`] is what a process keeps in
-//! memory; [`events`] delivers what happens to a webhook; [`grpc`] is the services, and `http` the endpoints for clients without gRPC;
-//! [`upstream`] follows another server's index where there is no database; [`transport`] is connections, `calls` what
+//! write; [`import`] takes clients over from HitKeep; [`live_index`] is the index that a
+//! process answers from; [`events`] delivers what happens to a webhook; [`grpc`] is the
+//! services, and `http` the endpoints for clients without gRPC; [`upstream`] follows another
+//! server's index where there is no database; [`transport`] is connections, `calls` what
 //! every call has, [`fastpath`] what answers introspections before any layer; [`server`]
 //! assembles them. [`dev`] is a private Postgres with a demonstration; [`config`] and
 //! [`cli`] are the command line. [`pb`] is generated, [`system`] and [`telemetry`] are the
@@ -23,7 +24,7 @@ pub mod fastpath;
 pub mod grpc;
 mod http;
 pub mod import;
-pub mod replica;
+pub mod live_index;
 pub mod server;
 pub mod store;
 pub mod telemetry;

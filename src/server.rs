@@ -25,7 +25,7 @@ use assembly::{Assembled, assemble};
 use crate::{
     domain::clock::{Clock, Entropy},
     fastpath::dispatch::Dispatch,
-    grpc, replica,
+    grpc, live_index,
     store::Store,
     telemetry::{metrics::Metrics, traces::Sampling},
     transport::{
@@ -40,7 +40,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub grpc: grpc::ServiceOptions,
-    pub replica: replica::ReplicaOptions,
+    pub index: live_index::IndexOptions,
     /// How long a call may take, unless its caller's timeout is shorter. Default 10 s.
     /// Replacements of the directory are exempt, since they are streams.
     pub request_timeout: Duration,
@@ -77,7 +77,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             grpc: grpc::ServiceOptions::default(),
-            replica: replica::ReplicaOptions::default(),
+            index: live_index::IndexOptions::default(),
             request_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),

@@ -24,26 +24,26 @@ use crate::{
         error::{ApiError, Violation},
         replication::{UsageDestination, UsageReport},
     },
-    replica::{Replica, ReplicaOptions, UsageWriter},
+    live_index::{IndexOptions, LiveIndex, UsageWriter},
     telemetry::metrics::{FeedConnection, Metrics, WriteResult},
 };
 
 /// The parts of a process that follows a server.
 pub(crate) struct Following {
     /// The index.
-    pub(crate) replica: Replica,
+    pub(crate) index: LiveIndex,
     /// Writes what is counted here.
     pub(crate) usage: UsageWriter,
     /// Passes on what replicas of this process counted.
     pub(crate) reports: Arc<dyn UsageDestination>,
 }
 
-/// Starts to follow. It ends with the last handle to the replica.
+/// Starts to follow. It ends with the last handle to the index.
 pub(crate) fn follow(
     upstream: Upstream,
     clock: Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-    options: ReplicaOptions,
+    options: IndexOptions,
     metrics: &Metrics,
 ) -> Following {
     for target in upstream
@@ -67,12 +67,12 @@ pub(crate) fn follow(
         let (who, counted) = (who.clone(), counted.clone());
         move |intake| follow_servers(who.clone(), intake, counted.clone())
     };
-    let (replica, recorded): (_, Recorded) = Replica::fed_by(clock, options, metrics, feed);
+    let (index, recorded): (_, Recorded) = LiveIndex::fed_by(clock, options, metrics, feed);
     let reporter = reporter(&who, recorded, counted);
     let interval = options.usage.flush_interval;
     let usage = UsageWriter::start(|stopped| reporter.run(interval, stopped));
     Following {
-        replica,
+        index,
         usage,
         reports: Arc::new(Forwarder { link: who.link }),
     }

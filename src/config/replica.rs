@@ -166,8 +166,8 @@ impl ReplicaArgs {
     /// If an option is missing that another one needs.
     pub fn server(&self) -> Result<server::Options, GrpcWebArgsError> {
         let mut options = self.serving.server()?;
-        options.replica.poll_interval = self.poll_interval;
-        options.replica.max_lookups = self.max_lookups;
+        options.index.poll_interval = self.poll_interval;
+        options.index.max_lookups = self.max_lookups;
         Ok(options)
     }
 }

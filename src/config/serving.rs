@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{Timestamp, client::Expiry},
     grpc,
-    replica::{self, usage},
+    live_index::{self, usage},
     server,
     transport::{listeners::Address, tls},
 };
@@ -216,12 +216,12 @@ impl ServingArgs {
                 legacy_tokens_until: self.legacy_tokens.until(),
                 ..grpc::ServiceOptions::default()
             },
-            replica: replica::ReplicaOptions {
+            index: live_index::IndexOptions {
                 max_staleness: self.max_staleness,
                 usage: usage::UsageOptions {
                     flush_interval: self.usage_flush_interval,
                 },
-                ..replica::ReplicaOptions::default()
+                ..live_index::IndexOptions::default()
             },
             request_timeout: self.request_timeout,
             drain_delay: self.drain_delay,

@@ -167,7 +167,7 @@ impl Dispatch {
         let (authorization, None) = (values.next(), values.next()) else {
             return None;
         };
-        let index = self.connection.fast_path.services.replica().index();
+        let index = self.connection.fast_path.services.index().latest();
         let callers = index.as_ref()?.callers();
         if let Some(entry) = &self.cached
             && entry.authorization.as_ref() == authorization

@@ -21,8 +21,8 @@ use crate::{
         Services, convert,
         introspection::{Judgement, PresentedToken, checks},
     },
+    live_index::View,
     pb,
-    replica::View,
 };
 
 /// The longest request that is parsed here. One with all fields takes a third of that.
@@ -46,7 +46,7 @@ pub(super) struct FastIntrospector<'s> {
 impl<'s> FastIntrospector<'s> {
     /// The current snapshot; None before the index is loaded.
     pub(super) fn snapshot(services: &'s Services) -> Option<Self> {
-        let view = services.replica().view().ok()?;
+        let view = services.index().view().ok()?;
         Some(Self { services, view })
     }
 

@@ -280,7 +280,7 @@ where
                     self.read.extend_from_slice(&data);
                 }
                 let Caller { account, proof } = &self.caller;
-                let index = self.services.replica().index();
+                let index = self.services.index().latest();
                 let index = index.as_ref();
                 if !index.is_some_and(|index| {
                     proof.is_still(account, index.callers(), || self.services.clock().now())

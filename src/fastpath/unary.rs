@@ -291,7 +291,7 @@ impl UnaryCall {
     /// the check of the permission.
     fn caller(&self) -> Option<Arc<ServiceAccount>> {
         let services = &self.connection.fast_path.services;
-        let index = services.replica().index();
+        let index = services.index().latest();
         let callers = index.as_ref()?.callers();
         let proof = credentials::proof(&self.request)?;
         proof.account(callers, || services.clock().now()).cloned()

@@ -45,7 +45,7 @@ impl Services {
         // since a stale index answers no token as active. Everything else needs the
         // database anyway.
         let introspects = needed == Some(CallerPermission::Introspect);
-        let view = self.replica.loaded_view(wait_until).await?;
+        let view = self.index.loaded_view(wait_until).await?;
         let fresh = view.require_fresh();
         let known = proof.account(view.index().callers(), || view.now).cloned();
         drop(view);
@@ -63,8 +63,8 @@ impl Services {
             return Ok(account);
         }
         // It may have been created a moment ago.
-        self.replica.refresh(wait_until).await?;
-        let view = self.replica.view()?;
+        self.index.refresh(wait_until).await?;
+        let view = self.index.view()?;
         if let Some(account) = proof.account(view.index().callers(), || view.now) {
             return Ok(Arc::clone(account));
         }

@@ -14,8 +14,8 @@ use crate::{
         directory::{Removal, order::DirectoryChanged},
         refusal::Refusal,
     },
+    live_index::{NotAcknowledged, Unanswerable},
     pb::{self, ErrorReason},
-    replica::{NotAcknowledged, Unanswerable},
     store::{
         IsCollision,
         directory::DirectoryError,

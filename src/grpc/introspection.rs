@@ -26,8 +26,8 @@ use crate::{
         source::Source,
         usage::Outcome,
     },
+    live_index::View,
     pb::{self, introspection_service_server::IntrospectionService},
-    replica::View,
     telemetry::metrics::VerdictReason,
 };
 
@@ -70,13 +70,13 @@ impl IntrospectionService for Services {
         &self,
         _: Request<pb::GetIndexStatusRequest>,
     ) -> Result<Response<pb::GetIndexStatusResponse>, Status> {
-        let view = self.replica.view().map_err(ApiError::from)?;
-        let progress = *self.replica.progress().borrow();
+        let view = self.index.view().map_err(ApiError::from)?;
+        let progress = *self.index.progress().borrow();
         Ok(Response::new(convert::to_index_status(
             &view,
             progress,
-            self.replica.is_listening(),
-            self.replica.options().max_staleness,
+            self.index.is_listening(),
+            self.index.options().max_staleness,
         )))
     }
 }
@@ -150,7 +150,7 @@ impl Services {
         wanted: Revision,
         wait_until: Instant,
     ) -> Result<(), ApiError> {
-        let reached = self.replica.wait_for_revision(wanted, wait_until).await;
+        let reached = self.index.wait_for_revision(wanted, wait_until).await;
         reached.map_err(|reached| ApiError::RevisionNotReached { wanted, reached })
     }
 
@@ -182,14 +182,14 @@ impl Services {
         wait_until: Instant,
         answer: impl Fn(Judgement<'_>, Revision) -> T,
     ) -> Result<T, ApiError> {
-        let view = self.replica.caught_up_view(wait_until).await?;
+        let view = self.index.caught_up_view(wait_until).await?;
         if let Some(judged) = self.judge(&view, presented, source, &decide)? {
             return Ok(answer(judged, view.index().revision()));
         }
         drop(view);
         // It may have been created a moment ago.
-        self.replica.refresh(wait_until).await?;
-        let view = self.replica.view()?;
+        self.index.refresh(wait_until).await?;
+        let view = self.index.view()?;
         let judged = self.judge(&view, presented, source, &decide)?;
         let judged = if let Some(judged) = judged {
             judged
@@ -232,11 +232,11 @@ impl Services {
             let verdict = to_verdict(inactive, decision);
             self.metrics.verdict(verdict);
             if let Some(outcome) = Outcome::of(inactive, decision) {
-                self.replica.record(client, outcome, view.now);
+                self.index.record(client, outcome, view.now);
             }
             if matches!(presented, PresentedToken::Legacy(_)) {
                 self.metrics.legacy_verdict(verdict);
-                self.replica.record(client, Outcome::LegacyToken, view.now);
+                self.index.record(client, Outcome::LegacyToken, view.now);
             }
         };
         Ok(Some(match judged {
@@ -268,7 +268,7 @@ impl Services {
                 let decision = decide(&resolved.access);
                 record(client, None, decision);
                 if is_replaced {
-                    self.replica.record_replaced(client, view.now);
+                    self.index.record_replaced(client, view.now);
                 }
                 // A cached response must not outlive the bound on staleness either.
                 let max_age = self.options.max_cache_age.min(view.stays_fresh_for());

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     domain::usage::ReplacedUses,
+    live_index::LiveIndex,
     pb::{self, replication_service_server::ReplicationService},
-    replica::Replica,
     store::Store,
 };
 use stream::Replication as ReplicationStream;
@@ -44,13 +44,13 @@ pub trait UsageDestination: Send + Sync + 'static {
 pub struct StoredUsage {
     store: Store,
     /// Its flusher writes what cannot be written at once.
-    replica: Replica,
+    index: LiveIndex,
 }
 
 impl StoredUsage {
     /// Stores them with that store.
-    pub const fn new(store: Store, replica: Replica) -> Self {
-        Self { store, replica }
+    pub const fn new(store: Store, index: LiveIndex) -> Self {
+        Self { store, index }
     }
 }
 
@@ -68,7 +68,7 @@ impl UsageDestination for StoredUsage {
         usage.move_replaced(&mut replaced);
         let mut rest = self.store.report_usage(replica, number, &usage).await?;
         rest.extend_replaced(&replaced);
-        self.replica.add_usage(&rest);
+        self.index.add_usage(&rest);
         Ok(())
     }
 }

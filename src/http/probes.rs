@@ -27,7 +27,7 @@ pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
     let problem = if *state.shutting_down.borrow() {
         "the server is shutting down".to_owned()
     } else {
-        match state.services.replica().require_fresh() {
+        match state.services.index().require_fresh() {
             Ok(()) => return text(StatusCode::OK, TEXT, "ok\n".to_owned()),
             Err(stale) => stale.to_string(),
         }

@@ -21,7 +21,7 @@ use crate::{
         replication::{StoredUsage, UsageDestination},
     },
     http::{self, GrpcWeb},
-    replica::{Replica, ReplicaOptions, UsageWriter},
+    live_index::{IndexOptions, LiveIndex, UsageWriter},
     telemetry::{metrics::Metrics, traces::Sampling},
     upstream,
 };
@@ -56,19 +56,19 @@ pub(super) fn assemble(
 ) -> Assembled {
     let Started {
         origin,
-        replica,
+        index,
         usage,
         reports,
-    } = backend.start(options.replica, metrics);
-    gauges::observe(metrics, &replica, options.grpc.legacy_tokens_until);
+    } = backend.start(options.index, metrics);
+    gauges::observe(metrics, &index, options.grpc.legacy_tokens_until);
     gauges::name_fast_methods(metrics);
     let supervisor = Supervisor::at(options.notify_socket);
-    let (reporting, health) = Reporting::start(replica.clone(), Scope::of(&origin), supervisor);
+    let (reporting, health) = Reporting::start(index.clone(), Scope::of(&origin), supervisor);
     let (shut_down, shutting_down) = watch::channel(false);
     let (drain, draining) = watch::channel(false);
     let services = Arc::new(Services::new(
         origin.clone(),
-        replica.clone(),
+        index.clone(),
         metrics.clone(),
         sampling,
         options.grpc,
@@ -96,8 +96,8 @@ pub(super) fn assemble(
     let (management, census) = match origin {
         Origin::Database(store) => {
             let latest = census::observe(metrics);
-            let census = census::run(store.clone(), replica.clone(), latest);
-            let management = Management::new(store, replica, metrics.clone(), options.grpc);
+            let census = census::run(store.clone(), index.clone(), latest);
+            let management = Management::new(store, index, metrics.clone(), options.grpc);
             (Some(Arc::new(management)), Some(tokio::spawn(census)))
         }
         Origin::Upstream { .. } => (None, None),
@@ -126,22 +126,22 @@ pub(super) fn assemble(
 /// What a server is made of, whatever its backend.
 struct Started {
     origin: Origin,
-    replica: Replica,
+    index: LiveIndex,
     usage: UsageWriter,
     reports: Arc<dyn UsageDestination>,
 }
 
 impl Backend {
     /// Starts what keeps the index, and what writes the uses of its clients.
-    fn start(self, options: ReplicaOptions, metrics: &Metrics) -> Started {
+    fn start(self, options: IndexOptions, metrics: &Metrics) -> Started {
         match self {
             Self::Database { store, ready } => {
-                let (replica, usage) = Replica::start_when(ready, &store, options, metrics);
+                let (index, usage) = LiveIndex::start_when(ready, &store, options, metrics);
                 gauges::observe_pool(metrics, &store);
-                let reports = StoredUsage::new(store.clone(), replica.clone());
+                let reports = StoredUsage::new(store.clone(), index.clone());
                 Started {
                     origin: Origin::Database(store),
-                    replica,
+                    index,
                     usage,
                     reports: Arc::new(reports),
                 }
@@ -152,13 +152,13 @@ impl Backend {
                 entropy,
             } => {
                 let upstream::Following {
-                    replica,
+                    index,
                     usage,
                     reports,
                 } = upstream::follow(upstream, clock, &entropy, options, metrics);
                 Started {
                     origin: Origin::Upstream { entropy },
-                    replica,
+                    index,
                     usage,
                     reports,
                 }

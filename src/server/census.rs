@@ -9,7 +9,7 @@ use std::{
 use tokio::time::sleep;
 
 use crate::{
-    replica::{FeedProgress, Replica},
+    live_index::{FeedProgress, LiveIndex},
     store::{Snapshot, Store, census::Census, error::StoreError},
     telemetry::metrics::Metrics,
 };
@@ -48,9 +48,9 @@ pub(super) fn observe(metrics: &Metrics) -> Latest {
 
 /// Counts until it is dropped or the feed has ended, from when the database was reached for the
 /// first time.
-pub(super) async fn run(store: Store, replica: Replica, latest: Latest) {
-    let mut progress = replica.progress();
-    drop(replica);
+pub(super) async fn run(store: Store, index: LiveIndex, latest: Latest) {
+    let mut progress = index.progress();
+    drop(index);
     let reached = progress.wait_for(FeedProgress::reaches_database);
     if reached.await.is_err() {
         return;

@@ -21,7 +21,7 @@ use crate::{
     },
     fastpath::{FastPath, dispatch::Dispatch},
     grpc::{self, Services},
-    replica::{self, Replica, UsageWriter},
+    live_index::{self, LiveIndex, UsageWriter},
     server::layers,
     store::{self, Store},
     telemetry::{logged::Logged, metrics::Metrics, traces::Sampling},
@@ -118,12 +118,12 @@ pub(crate) fn connections_of_age(age: Option<Duration>) -> (Connections, UsageWr
     let metrics = Metrics::default();
     // Never ready, so the database is not used.
     let ready = pending();
-    let (replica, usage) =
-        Replica::start_when(ready, &store, replica::ReplicaOptions::default(), &metrics);
+    let (index, usage) =
+        LiveIndex::start_when(ready, &store, live_index::IndexOptions::default(), &metrics);
     let (_, draining) = watch::channel(false);
     let services = Arc::new(Services::new(
         grpc::Origin::Database(store.clone()),
-        replica,
+        index,
         metrics.clone(),
         Sampling::default(),
         grpc::ServiceOptions::default(),

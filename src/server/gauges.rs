@@ -3,7 +3,7 @@
 use crate::{
     calls::method::{Method, path_of},
     domain::client::Expiry,
-    replica::{Replica, View},
+    live_index::{LiveIndex, View},
     store::Store,
     telemetry::metrics::{FastMethod, Metrics},
 };
@@ -17,10 +17,10 @@ pub(super) fn name_fast_methods(metrics: &Metrics) {
 }
 
 /// Exports the state of the index and of what feeds it.
-pub(super) fn observe(metrics: &Metrics, replica: &Replica, legacy_tokens_until: Expiry) {
-    observe_index(metrics, replica);
-    observe_legacy_tokens(metrics, replica, legacy_tokens_until);
-    observe_feed(metrics, replica);
+pub(super) fn observe(metrics: &Metrics, index: &LiveIndex, legacy_tokens_until: Expiry) {
+    observe_index(metrics, index);
+    observe_legacy_tokens(metrics, index, legacy_tokens_until);
+    observe_feed(metrics, index);
 }
 
 // Counts are exact up to 2^53.
@@ -37,11 +37,11 @@ fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-// The closures hold a weak reference: the replica holds the metrics, so a strong one would
-// be a cycle. Instruments that do not need the replica still have values at the last
+// The closures hold a weak reference: the index holds the metrics, so a strong one would
+// be a cycle. Instruments that do not need the index still have values at the last
 // export.
-fn observe_index(metrics: &Metrics, replica: &Replica) {
-    let weak = replica.downgrade();
+fn observe_index(metrics: &Metrics, index: &LiveIndex) {
+    let weak = index.downgrade();
     let of_view = |name, unit, what, value: fn(&View) -> f64| {
         let weak = weak.clone();
         // None until the index is loaded.
@@ -75,7 +75,7 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
         "1 if introspection can answer, 0 if the index is not loaded or too stale.",
         move || Some(flag(of.upgrade()?.require_fresh().is_ok())),
     );
-    let max_staleness = replica.options().max_staleness.as_secs_f64();
+    let max_staleness = index.options().max_staleness.as_secs_f64();
     metrics.gauge(
         "hitkeep_auth.index.max_staleness",
         "s",
@@ -84,8 +84,8 @@ fn observe_index(metrics: &Metrics, replica: &Replica) {
     );
 }
 
-fn observe_legacy_tokens(metrics: &Metrics, replica: &Replica, until: Expiry) {
-    let weak = replica.downgrade();
+fn observe_legacy_tokens(metrics: &Metrics, index: &LiveIndex, until: Expiry) {
+    let weak = index.downgrade();
     metrics.gauge(
         "hitkeep_auth.index.legacy_tokens",
         "{token}",
@@ -100,29 +100,29 @@ fn observe_legacy_tokens(metrics: &Metrics, replica: &Replica, until: Expiry) {
     );
 }
 
-fn observe_feed(metrics: &Metrics, replica: &Replica) {
-    let weak = replica.downgrade();
+fn observe_feed(metrics: &Metrics, index: &LiveIndex) {
+    let weak = index.downgrade();
     metrics.gauge(
         "hitkeep_auth.feed.listening",
         "",
         "1 if notifications of changes arrive, 0 if changes are found by polling alone.",
         move || Some(flag(weak.upgrade()?.is_listening())),
     );
-    let progress = replica.progress();
+    let progress = index.progress();
     metrics.gauge(
         "hitkeep_auth.database.reachable",
         "",
         "1 if Postgres answered the last query for changes.",
         move || Some(flag(progress.borrow().reaches_database())),
     );
-    let progress = replica.progress();
+    let progress = index.progress();
     metrics.counter(
         "hitkeep_auth.feed.failures",
         "{failure}",
         "Queries for changes that failed.",
         move || progress.borrow().failures,
     );
-    let max_lookups = f64::from(replica.options().max_lookups);
+    let max_lookups = f64::from(index.options().max_lookups);
     metrics.gauge(
         "hitkeep_auth.lookups.limit",
         "",

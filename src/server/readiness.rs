@@ -9,16 +9,16 @@ use super::{
     health::{self, Readiness, Reporter, Scope},
     supervisor::Supervisor,
 };
-use crate::replica::{FeedProgress, Replica};
+use crate::live_index::{FeedProgress, LiveIndex};
 
 /// How often readiness is checked if the feed reports no progress.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Readiness {
-    fn of(replica: &Replica, scope: Scope) -> Self {
-        let reaches = || replica.progress().borrow().reaches_database();
+    fn of(index: &LiveIndex, scope: Scope) -> Self {
+        let reaches = || index.progress().borrow().reaches_database();
         Self {
-            introspects: replica.require_fresh().is_ok(),
+            introspects: index.require_fresh().is_ok(),
             manages: scope == Scope::Everything && reaches(),
         }
     }
@@ -35,13 +35,13 @@ impl Reporting {
     /// Reports the readiness now, and every change of it. The health service answers with the
     /// last report.
     pub(super) fn start(
-        replica: Replica,
+        index: LiveIndex,
         scope: Scope,
         supervisor: Supervisor,
     ) -> (Self, HealthServer<impl Health>) {
         let (health, service) = health::service(scope);
         let health = Arc::new(health);
-        let mut watch = Watch::new(replica, scope, Arc::clone(&health), supervisor);
+        let mut watch = Watch::new(index, scope, Arc::clone(&health), supervisor);
         watch.report();
         let reporting = Self {
             health,
@@ -65,7 +65,7 @@ impl Reporting {
 
 /// Keeps the report up to date.
 struct Watch {
-    replica: Replica,
+    index: LiveIndex,
     progress: watch::Receiver<FeedProgress>,
     scope: Scope,
     health: Arc<Reporter>,
@@ -75,10 +75,10 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(replica: Replica, scope: Scope, health: Arc<Reporter>, supervisor: Supervisor) -> Self {
+    fn new(index: LiveIndex, scope: Scope, health: Arc<Reporter>, supervisor: Supervisor) -> Self {
         Self {
-            progress: replica.progress(),
-            replica,
+            progress: index.progress(),
+            index,
             scope,
             health,
             supervisor,
@@ -89,7 +89,7 @@ impl Watch {
     /// Reports the readiness, and logs its changes: also that a server serves from the first
     /// report on, because its index was loaded before.
     fn report(&mut self) {
-        let readiness = Readiness::of(&self.replica, self.scope);
+        let readiness = Readiness::of(&self.index, self.scope);
         self.health.report(readiness);
         let last = self.last.replace(readiness);
         if last.is_none_or(|last| last.introspects != readiness.introspects) {
@@ -134,7 +134,7 @@ mod tests {
     use crate::{
         client::follow::{Intake as _, SourceTime},
         domain::{Position, clock::Clock, index::Writer},
-        replica::ReplicaOptions,
+        live_index::IndexOptions,
         system::SystemClock,
         telemetry::{logged::Logged, metrics::Metrics},
     };
@@ -146,12 +146,12 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let asked_at = clock.elapsed();
         let long = Duration::from_hours(1);
-        let options = ReplicaOptions {
+        let options = IndexOptions {
             max_staleness: long,
             refresh_timeout: long,
-            ..ReplicaOptions::default()
+            ..IndexOptions::default()
         };
-        let (replica, _recorded) = Replica::fed_by(
+        let (index, _recorded) = LiveIndex::fed_by(
             clock,
             options,
             &Metrics::default(),
@@ -168,14 +168,14 @@ mod tests {
                 std::future::pending::<()>().await;
             },
         );
-        replica.loaded_view(Instant::now() + long).await.unwrap();
+        index.loaded_view(Instant::now() + long).await.unwrap();
         let path = env::temp_dir().join(format!("hka-readiness-{}", process::id()));
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let notify_socket: &'static OsString = Box::leak(Box::new(path.into_os_string()));
         let (health, _service) = health::service(Scope::Index);
         let supervisor = Supervisor::at(Some(notify_socket));
-        let mut watch = Watch::new(replica, Scope::Index, Arc::new(health), supervisor);
+        let mut watch = Watch::new(index, Scope::Index, Arc::new(health), supervisor);
         let logged = Logged::from_here();
         watch.report();
         watch.report();

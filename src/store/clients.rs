@@ -32,7 +32,7 @@ use crate::domain::{
 pub use listing::{ClientCursor, ClientFilter, ListedClient, Listing};
 
 /// The number of replaced tokens that are kept per client, to be answered as rotated. It is
-/// bounded because every replica holds them in memory, and reads them again with each
+/// bounded because every server holds them in memory, and reads them again with each
 /// change of the client.
 pub const MAX_REPLACED_TOKENS: u16 = 1000;
 /// The most tokens that one rotation removes.

@@ -1,6 +1,6 @@
-//! Reads for replicas: the position of the database, the API clients that changed, and all
+//! Reads for the index: the position of the database, the API clients that changed, and all
 //! rows that a verdict on a client depends on. They use a connection beside the pool, so
-//! that an overloaded pool does not delay replicas.
+//! that an overloaded pool does not delay the feed.
 //!
 //! Each read is of one snapshot, with the revision that it shows. Rows are streamed, never
 //! buffered as a whole.
@@ -122,7 +122,7 @@ pub trait Sink: Send {
     fn unreadable(&mut self, client: ClientId);
 }
 
-/// Receives the rows of a full load. The replica joins grants with sites and memberships
+/// Receives the rows of a full load. The receiver joins grants with sites and memberships
 /// itself, because Postgres takes longer to join millions of grants than to read them.
 /// Sites arrive first, and memberships between clients and their grants; an unreadable role
 /// is `None`.
@@ -159,7 +159,7 @@ pub struct Changes {
 /// All active service accounts, with the hashes of their tokens.
 pub type Accounts = Vec<(TokenHash, ServiceAccount)>;
 
-/// A connection that reads for a replica. It must be discarded after an operation failed
+/// A connection that reads for the index. It must be discarded after an operation failed
 /// or was dropped midway.
 pub struct Feed {
     client: Client,

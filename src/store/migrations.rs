@@ -1,4 +1,4 @@
-//! Schema migrations. Replicas may apply them concurrently: one does, and the others wait
+//! Schema migrations. Servers may apply them concurrently: one does, and the others wait
 //! and find nothing pending.
 
 use std::collections::BTreeSet;

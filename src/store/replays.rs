@@ -26,7 +26,7 @@ use crate::domain::{
 
 /// The most requests that one statement removes.
 const MAX_REMOVED: i64 = 10_000;
-/// Removes requests up to a time, and skips those that another replica is removing.
+/// Removes requests up to a time, and skips those that another server is removing.
 const REMOVE_EXPIRED: &str = "
     DELETE FROM api_client_requests WHERE lookup = ANY (ARRAY(
         SELECT lookup FROM api_client_requests WHERE create_time <= $1

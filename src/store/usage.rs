@@ -1,4 +1,4 @@
-//! Last uses and daily counts of API clients, which every replica writes in batches. They
+//! Last uses and daily counts of API clients, which every server writes in batches. They
 //! bypass [`Store::transaction`] and the write lock, because no answer depends on them: no
 //! revision is stamped, and no client's row changes.
 
@@ -30,13 +30,13 @@ pub const CLIENTS_PER_STATEMENT: usize = 5000;
 const REPLICAS_PER_TRIM: i64 = 1000;
 /// The most rows that one trim removes.
 const DAYS_PER_TRIM: i64 = 10_000;
-/// The advisory lock that serialises the flushes of replicas; an arbitrary number unique to
+/// The advisory lock that serialises the flushes of servers; an arbitrary number unique to
 /// this service.
 pub const FLUSH_LOCK: i64 = 7_201_148_302_467_196;
 
 /// Writes a chunk of a batch, and returns the clients that it skipped.
 ///
-/// The advisory lock serialises replicas, so that they never wait for each other's rows. The
+/// The advisory lock serialises servers, so that they never wait for each other's rows. The
 /// statement does not wait for deletions of clients either: it skips locked clients, and
 /// deleted ones are absent. It locks a client without a usage row against deletion, so that
 /// no foreign key can fail.
@@ -100,7 +100,7 @@ const FORGET_REPLICAS: &str = "
         SELECT replica_id FROM replica_usage WHERE update_time < $1
         LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
-/// Removes counts before a day, and skips those that another replica is removing.
+/// Removes counts before a day, and skips those that another server is removing.
 const TRIM: &str = "
     DELETE FROM api_client_usage_days WHERE (client_id, day, outcome) IN (
         SELECT client_id, day, outcome FROM api_client_usage_days WHERE day < $1

@@ -12,8 +12,8 @@ use hitkeep_auth::{
         role::{InstanceRole, SiteRole},
     },
     grpc::error::ApiError,
+    live_index::Unanswerable,
     pb,
-    replica::Unanswerable,
     store::error::StoreError,
 };
 

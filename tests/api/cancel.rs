@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::{pb::SiteRole, replica, server};
+use hitkeep_auth::{live_index, pb::SiteRole, server};
 
 use crate::{
     fixtures::*,
@@ -28,13 +28,13 @@ const TORN: &str = "SELECT \
 
 /// Asks the database for nothing by itself while a test runs.
 fn quiet() -> server::Options {
-    let replica = replica::ReplicaOptions {
+    let index = live_index::IndexOptions {
         max_staleness: Duration::from_hours(4),
         poll_interval: Duration::from_hours(1),
-        ..replica::ReplicaOptions::default()
+        ..live_index::IndexOptions::default()
     };
     server::Options {
-        replica,
+        index,
         ..server::Options::default()
     }
 }

@@ -10,12 +10,12 @@ use hitkeep_auth::{
         clock::Entropy,
         token::{Token, TokenKind},
     },
+    live_index::{self, usage as uses},
     pb::{
         self,
         InactiveReason::{OwnerInactive, Revoked, TokenRotated, UnknownToken},
         InstanceRole, SiteRole,
     },
-    replica::{self, usage as uses},
     server::{self, Ended},
     store::{self, Store},
     system::SystemEntropy,
@@ -36,23 +36,23 @@ use crate::{
 const NEVER: Duration = Duration::from_hours(1);
 
 /// An index that asks for nothing by itself, nor writes anything.
-pub fn without_polls() -> replica::ReplicaOptions {
-    replica::ReplicaOptions {
+pub fn without_polls() -> live_index::IndexOptions {
+    live_index::IndexOptions {
         max_staleness: 4 * NEVER,
         poll_interval: NEVER,
         refresh_timeout: NEVER,
         usage: uses::UsageOptions {
             flush_interval: NEVER,
         },
-        ..replica::ReplicaOptions::default()
+        ..live_index::IndexOptions::default()
     }
 }
 
 /// A server that hears of nothing by itself: it neither polls, nor does a
 /// notification come through.
-pub async fn deaf(options: replica::ReplicaOptions) -> (TestApp, Proxy) {
+pub async fn deaf(options: live_index::IndexOptions) -> (TestApp, Proxy) {
     let options = server::Options {
-        replica: options,
+        index: options,
         ..server::Options::default()
     };
     let (app, proxy) = TestApp::behind_proxy(options).await;
@@ -165,7 +165,7 @@ fn user(id: &str) -> pb::User {
 #[tokio::test]
 async fn the_next_revision_is_waited_for() {
     let options = server::Options {
-        replica: without_polls(),
+        index: without_polls(),
         ..server::Options::default()
     };
     let (app, _proxy) = TestApp::behind_proxy(options).await;
@@ -220,10 +220,10 @@ async fn a_caller_that_was_revoked_is_refused_within_moments() {
     // Notifications alone, and polls alone.
     for (listeners, options) in [
         (Listeners::Heard, without_polls()),
-        (Listeners::Mute, replica::ReplicaOptions::default()),
+        (Listeners::Mute, live_index::IndexOptions::default()),
     ] {
         let options = server::Options {
-            replica: options,
+            index: options,
             ..server::Options::default()
         };
         let (app, proxy) = TestApp::behind_proxy(options).await;
@@ -274,7 +274,7 @@ async fn invented_tokens_cost_the_database_no_more_than_they_may() {
     const AT_ONCE: usize = 200;
     const EACH: u32 = 8;
     const MAX_LOOKUPS: u32 = 5;
-    let options = replica::ReplicaOptions {
+    let options = live_index::IndexOptions {
         max_lookups: MAX_LOOKUPS,
         ..without_polls()
     };
@@ -336,11 +336,11 @@ fn direct_store(app: &TestApp) -> Store {
 #[tokio::test]
 async fn where_too_many_wait_the_word_of_the_index_stands_while_it_is_current() {
     let poll_interval = Duration::from_secs(30);
-    let options = replica::ReplicaOptions {
+    let options = live_index::IndexOptions {
         max_waiting: 0,
         max_staleness: 100 * poll_interval,
         poll_interval,
-        ..replica::ReplicaOptions::default()
+        ..live_index::IndexOptions::default()
     };
     let (app, proxy) = deaf(options).await;
     let made = app.dashboard().await.created(personal(VERA)).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::{pb, replica, server, store};
+use hitkeep_auth::{live_index, pb, server, store};
 use tokio::time::Instant;
 
 use crate::{
@@ -56,13 +56,13 @@ async fn polling_every(poll_interval: Duration) -> (TestApp, Proxy) {
 }
 
 fn options_of(poll_interval: Duration) -> server::Options {
-    let replica = replica::ReplicaOptions {
+    let index = live_index::IndexOptions {
         max_staleness: 4 * poll_interval,
         poll_interval,
-        ..replica::ReplicaOptions::default()
+        ..live_index::IndexOptions::default()
     };
     server::Options {
-        replica,
+        index,
         ..server::Options::default()
     }
 }

@@ -14,12 +14,12 @@ use hitkeep_auth::{
         token::{LegacyToken, Token},
     },
     grpc,
+    live_index::{IndexOptions, usage::UsageOptions},
     pb::{
         self, ApiClientState,
         InactiveReason::{Expired, OwnerInactive, Revoked, TokenRotated, UnknownToken},
         InstanceRole, SiteRole, TokenScheme, UsageRefusalReason,
     },
-    replica::{ReplicaOptions, usage::UsageOptions},
     server,
 };
 
@@ -355,11 +355,11 @@ async fn an_imported_token_works_on_every_server() {
 #[tokio::test]
 async fn legacy_tokens_are_counted_apart() {
     let options = server::Options {
-        replica: ReplicaOptions {
+        index: IndexOptions {
             usage: UsageOptions {
                 flush_interval: Duration::from_millis(20),
             },
-            ..ReplicaOptions::default()
+            ..IndexOptions::default()
         },
         ..server::Options::default()
     };

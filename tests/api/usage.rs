@@ -14,8 +14,8 @@ use hitkeep_auth::{
         ledger::UsageSlot,
         usage::{Outcome, RefusalReason},
     },
+    live_index::usage::{Flusher, UsageOptions},
     pb::{self, InstanceRole, TeamRole, UsageRefusalReason},
-    replica::usage::{Flusher, UsageOptions},
     server, store,
     telemetry::metrics::Metrics,
 };

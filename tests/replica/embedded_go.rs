@@ -65,7 +65,7 @@ fn build() -> Option<PathBuf> {
 
 impl Judge {
     fn start(program: &Path, cluster: &Cluster, gateways: &[Gateway]) -> Self {
-        let staleness = cluster.options.replica.max_staleness;
+        let staleness = cluster.options.index.max_staleness;
         let upstreams = gateways.iter().map(|gateway| gateway.target().to_string());
         let mut process = tokio::process::Command::new(program)
             .args(["-upstreams", &upstreams.collect::<Vec<_>>().join(",")])

@@ -108,8 +108,8 @@ impl Link {
 /// What servers are set to.
 fn options() -> server::Options {
     let mut options = index::options();
-    options.replica.max_staleness = STALENESS;
-    options.replica.usage.flush_interval = POLL;
+    options.index.max_staleness = STALENESS;
+    options.index.usage.flush_interval = POLL;
     options
 }
 
@@ -185,7 +185,7 @@ impl Everything {
             options: cluster.options,
             without_names: false,
         };
-        settings.options.replica.poll_interval = POLL;
+        settings.options.index.poll_interval = POLL;
         Follower::start(cluster, &[to], settings).await
     }
 

@@ -43,7 +43,7 @@ impl Settings {
     /// A replica whose index does not grow too old on a busy machine.
     pub fn patient() -> Self {
         let mut settings = Self::default();
-        settings.options.replica.max_staleness = Duration::from_mins(10);
+        settings.options.index.max_staleness = Duration::from_mins(10);
         settings
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hitkeep_auth::{replica, server};
+use hitkeep_auth::{live_index, server};
 
 /// How long after a change was acknowledged a replica may go by what was before it. No time is
 /// added for a busy machine: what is asked later is judged later, however long that takes.
@@ -12,11 +12,11 @@ pub const BOUND: Duration = Duration::from_secs(2);
 /// What the servers of these tests are set to.
 pub fn options() -> server::Options {
     server::Options {
-        replica: replica::ReplicaOptions {
+        index: live_index::IndexOptions {
             max_staleness: BOUND,
             // Every answer comes that can come, however slow the machine.
             refresh_timeout: Duration::from_mins(1),
-            ..replica::ReplicaOptions::default()
+            ..live_index::IndexOptions::default()
         },
         ..server::Options::default()
     }

@@ -68,7 +68,7 @@ pub struct Driver<'e> {
 impl<'e> Driver<'e> {
     pub fn new(all: &'e mut Everything, shared: Arc<Shared>, dice: Dice) -> Self {
         let time = all.cluster.time.clone();
-        let bound = bound(all.cluster.options.replica.max_staleness);
+        let bound = bound(all.cluster.options.index.max_staleness);
         Self {
             all,
             shared,

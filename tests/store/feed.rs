@@ -10,7 +10,7 @@ use hitkeep_auth::{
         index::Known::{Resolved, Unreadable},
         token::StoredHash,
     },
-    replica::{self, Replica},
+    live_index::{self, LiveIndex},
     store::{
         Store,
         feed::{CatchUp, Changes, Feed, Position, State},
@@ -49,16 +49,16 @@ async fn looked_up(store: &Store, hashes: &[StoredHash]) -> Known {
     known
 }
 
-/// What a replica knows that begins now: of each token, and of whom it can say nothing.
+/// What an index knows that begins now: of each token, and of whom it can say nothing.
 async fn replicated(store: &Store, hashes: &[StoredHash]) -> (Known, BTreeSet<ClientId>) {
     let patience = Duration::from_secs(20);
-    let options = replica::ReplicaOptions {
+    let options = live_index::IndexOptions {
         refresh_timeout: patience,
-        ..replica::ReplicaOptions::default()
+        ..live_index::IndexOptions::default()
     };
-    let (replica, _writer) = Replica::start(store, options, &Metrics::default());
+    let (index, _writer) = LiveIndex::start(store, options, &Metrics::default());
     let give_up = Instant::now() + patience;
-    let view = replica.loaded_view(give_up).await.unwrap();
+    let view = index.loaded_view(give_up).await.unwrap();
     let (mut known, mut unreadable) = (Known::new(), BTreeSet::new());
     for hash in hashes {
         let index = view.index();

@@ -1,4 +1,4 @@
-//! A replica that cannot go on as it did reloads everything, and knows what there is.
+//! An index that cannot go on as it did reloads everything, and knows what there is.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use diesel_async::SimpleAsyncConnection;
 use futures_util::future::join_all;
 use hitkeep_auth::{
     domain::{Revision, Timestamp, clock::Clock},
-    replica::{self, NotAcknowledged, Replica, Unanswerable, UsageWriter},
+    live_index::{self, LiveIndex, NotAcknowledged, Unanswerable, UsageWriter},
     store::{Commit, Store, StoreOptions, feed::Position},
     system::{SystemClock, SystemEntropy},
     telemetry::metrics::Metrics,
@@ -28,16 +28,16 @@ use crate::{
 /// How long anything may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A replica that knows what there is.
-async fn loaded(store: &Store) -> (Replica, UsageWriter) {
-    let options = replica::ReplicaOptions {
+/// An index that knows what there is.
+async fn loaded(store: &Store) -> (LiveIndex, UsageWriter) {
+    let options = live_index::IndexOptions {
         refresh_timeout: PATIENCE,
-        ..replica::ReplicaOptions::default()
+        ..live_index::IndexOptions::default()
     };
-    let (replica, writer) = Replica::start(store, options, &Metrics::default());
-    let loaded = replica.loaded_view(Instant::now() + PATIENCE).await;
+    let (index, writer) = LiveIndex::start(store, options, &Metrics::default());
+    let loaded = index.loaded_view(Instant::now() + PATIENCE).await;
     assert!(loaded.is_ok(), "nothing is known after {PATIENCE:?}");
-    (replica, writer)
+    (index, writer)
 }
 
 /// Changes something, and gives the revision.
@@ -49,8 +49,8 @@ async fn change(url: &str, besides: &str) -> Revision {
     Revision(text(&mut connection, revision).await.parse().unwrap())
 }
 
-async fn reaches(replica: &Replica, revision: Revision) {
-    let reached = replica
+async fn reaches(index: &LiveIndex, revision: Revision) {
+    let reached = index
         .wait_for_revision(revision, Instant::now() + PATIENCE)
         .await;
     assert_eq!(reached, Ok(()), "it wants {revision:?}");
@@ -92,16 +92,16 @@ async fn a_defect_while_following_is_not_the_end_of_it() {
         Arc::clone(&clock) as _,
         Arc::new(SystemEntropy),
     );
-    let (replica, _writer) = loaded(&store).await;
+    let (index, _writer) = loaded(&store).await;
     for _ in 0..2 {
         clock.breaks.store(true, Ordering::SeqCst);
         let revision = change(&url, "").await;
-        reaches(&replica, revision).await;
+        reaches(&index, revision).await;
         assert!(!clock.breaks.load(Ordering::SeqCst));
         // What is known is given out all the time.
-        assert!(replica.view().is_ok());
+        assert!(index.view().is_ok());
         let revision = change(&url, "").await;
-        reaches(&replica, revision).await;
+        reaches(&index, revision).await;
     }
 }
 
@@ -109,16 +109,16 @@ async fn a_defect_while_following_is_not_the_end_of_it() {
 async fn a_log_that_cannot_be_read_is_given_up() {
     let url = full_world().await;
     let store = database::store(&url);
-    let (replica, _writer) = loaded(&store).await;
+    let (index, _writer) = loaded(&store).await;
     let break_log = "ALTER TABLE index_changes RENAME TO hidden_changes; \
                      CREATE VIEW index_changes AS SELECT revision, client_id \
                          FROM hidden_changes WHERE 1 / (revision - revision) = 0;";
     let revision = change(&url, break_log).await;
-    reaches(&replica, revision).await;
+    reaches(&index, revision).await;
     let mend_log = "DROP VIEW index_changes; ALTER TABLE hidden_changes RENAME TO index_changes";
     postgres::execute(&url, mend_log).await;
     let revision = change(&url, "").await;
-    reaches(&replica, revision).await;
+    reaches(&index, revision).await;
 }
 
 /// Replicas that followed it before, or another server, need no whole snapshot.
@@ -138,22 +138,22 @@ async fn a_server_that_starts_knows_what_changed_before() {
         postgres::execute(&url, &rename).await;
         positions.push(position().await);
     }
-    let changed_since = |replica: &Replica, position| {
-        let changed = replica.changed_since(position)?.into_iter();
+    let changed_since = |index: &LiveIndex, position| {
+        let changed = index.changed_since(position)?.into_iter();
         let mut changed: Vec<_> = changed.map(|client| client.uuid().to_string()).collect();
         changed.sort();
         Some(changed)
     };
-    let (replica, _writer) = loaded(&store).await;
+    let (index, _writer) = loaded(&store).await;
     for (at, position) in positions.iter().enumerate() {
         let expected = ids[at..].to_vec();
-        assert_eq!(changed_since(&replica, *position), Some(expected), "{at}");
+        assert_eq!(changed_since(&index, *position), Some(expected), "{at}");
     }
     let other = Position {
         nonce: Uuid::nil(),
         ..positions[0]
     };
-    assert_eq!(changed_since(&replica, other), None);
+    assert_eq!(changed_since(&index, other), None);
 
     // Only as far as the log is whole, and as few changes lead there.
     let mut feed = store.connect_feed().await.unwrap();
@@ -174,7 +174,7 @@ async fn a_server_that_starts_knows_what_changed_before() {
 async fn changes_that_the_index_is_late_to_apply_are_proven() {
     let url = full_world().await;
     let store = database::store(&url);
-    let (replica, _writer) = loaded(&store).await;
+    let (index, _writer) = loaded(&store).await;
     // The feed reads this table, and what proves a change does not.
     let mut blocker = postgres::connect(&url).await;
     let lock = "BEGIN; LOCK TABLE site_members IN ACCESS EXCLUSIVE MODE";
@@ -188,24 +188,24 @@ async fn changes_that_the_index_is_late_to_apply_are_proven() {
     let deadline = Some(Instant::now() + PATIENCE);
     let waiting = committed
         .iter()
-        .map(|position| replica.wait_applied(&store, Commit::stamped(*position), deadline));
+        .map(|position| index.wait_applied(&store, Commit::stamped(*position), deadline));
     for applied in join_all(waiting).await {
         assert_eq!(applied, Ok(()));
     }
-    let behind = replica.view().unwrap().require_caught_up();
+    let behind = index.view().unwrap().require_caught_up();
     assert_eq!(behind, Err(Unanswerable::Behind));
     blocker.batch_execute("ROLLBACK").await.unwrap();
-    reaches(&replica, committed.last().unwrap().revision).await;
-    let caught_up = replica.caught_up_view(Instant::now() + PATIENCE).await;
+    reaches(&index, committed.last().unwrap().revision).await;
+    let caught_up = index.caught_up_view(Instant::now() + PATIENCE).await;
     assert!(caught_up.is_ok(), "it says that it is behind");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_change_that_nothing_proves_is_not_acknowledged() {
     let store = database::store("host=/nowhere user=nobody");
-    let (options, metrics) = (replica::ReplicaOptions::default(), Metrics::default());
+    let (options, metrics) = (live_index::IndexOptions::default(), Metrics::default());
     let never = std::future::pending();
-    let (replica, _writer) = Replica::start_when(never, &store, options, &metrics);
+    let (index, _writer) = LiveIndex::start_when(never, &store, options, &metrics);
     let committed = Position {
         database: Uuid::nil(),
         revision: Revision(1),
@@ -219,7 +219,7 @@ async fn a_change_that_nothing_proves_is_not_acknowledged() {
     ] {
         let begun = Instant::now();
         let give_up = left.map(|left| begun + Duration::from_millis(left));
-        let applied = replica
+        let applied = index
             .wait_applied(&store, Commit::stamped(committed), give_up)
             .await;
         assert_eq!(applied, Err(NotAcknowledged::Unproven(1)));

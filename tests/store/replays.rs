@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use diesel_async::AsyncPgConnection;
-use hitkeep_auth::replica::usage::Flusher;
+use hitkeep_auth::live_index::usage::Flusher;
 
 use crate::{
     database::{store, texts, world},

@@ -63,7 +63,7 @@ pub struct TestApp {
 /// Options of a server whose database is there, so that every answer comes, however slow the
 /// machine.
 pub fn patient(mut options: server::Options) -> server::Options {
-    options.replica.refresh_timeout = Duration::from_mins(1);
+    options.index.refresh_timeout = Duration::from_mins(1);
     options
 }
 

@@ -256,7 +256,7 @@ impl OwnerStanding {
 }
 
 /// Effective roles on sites, sorted by site for output and for binary search. Compact,
-/// since every replica keeps those of every client in memory.
+/// since every server keeps those of every client in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EffectiveGrants(Box<[(SiteId, SiteRole)]>);
 

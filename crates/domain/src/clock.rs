@@ -7,7 +7,7 @@ use super::Timestamp;
 
 /// The time by the database's clock.
 ///
-/// Expiry must not depend on the replica that answers, so the database's clock is
+/// Expiry must not depend on the server that answers, so the database's clock is
 /// authoritative: code that has just read it passes it in and uses the returned time.
 pub trait Clock: Send + Sync + 'static {
     /// The best local estimate of the database's time, without a query.

@@ -17,8 +17,8 @@ use crate::{
         source::{Source, parse_address},
     },
     grpc::error::ApiError,
+    live_index::{FeedProgress, View},
     pb,
-    replica::{FeedProgress, View},
 };
 
 /// A validated introspection. The token needs no validation, since any text is one.

@@ -10,8 +10,8 @@ use super::{PresentedToken, checks, convert, require_revision, to_response, wait
 use crate::{
     domain::{access::PermissionCheck, source::Source},
     grpc::{Services, error::ApiError},
+    live_index::{Unanswerable, View},
     pb,
-    replica::{Unanswerable, View},
     telemetry::metrics::VerdictReason,
 };
 
@@ -103,7 +103,7 @@ impl Services {
         items: &[Result<Item, ApiError>],
         wait_until: Instant,
     ) -> Result<Basis, Unanswerable> {
-        let view = self.replica.caught_up_view(wait_until).await?;
+        let view = self.index.caught_up_view(wait_until).await?;
         let is_known = |item: &Item| match &item.presented {
             PresentedToken::Hash(hash) => view.index().find(hash).is_some(),
             // Nor is the database asked for a legacy token.
@@ -116,9 +116,9 @@ impl Services {
             });
         }
         drop(view);
-        let is_complete = self.replica.refresh(wait_until).await;
+        let is_complete = self.index.refresh(wait_until).await;
         Ok(Basis {
-            view: self.replica.view()?,
+            view: self.index.view()?,
             is_complete,
         })
     }

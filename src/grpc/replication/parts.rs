@@ -16,8 +16,8 @@ use crate::{
         },
         error::ApiError,
     },
+    live_index::Unanswerable,
     pb::{self, replicate_response::Message as Sent},
-    replica::Unanswerable,
 };
 
 /// About how many bytes of clients a part has. The buffer that a part is written to stays with

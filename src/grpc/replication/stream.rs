@@ -28,8 +28,8 @@ use crate::{
         convert::replication::{self as convert, Audience},
         error::{ApiError, Violation},
     },
+    live_index::{FeedProgress, Unanswerable},
     pb::{self, replicate_request::Message as Received},
-    replica::{FeedProgress, Unanswerable},
 };
 
 /// How many questions are read at a time: a replica has two open at most.
@@ -80,7 +80,7 @@ impl Refresh {
             let refresh = async move {
                 let deadline = Instant::now() + services.request_timeout();
                 // Never the index as it is: for that, there is the other kind of question.
-                services.replica().refresh_or_fail(deadline).await
+                services.index().refresh_or_fail(deadline).await
             };
             self.running = Some((number, Box::pin(refresh)));
         }
@@ -105,7 +105,7 @@ impl Replication {
         snapshots: Arc<Semaphore>,
         requests: Streaming<pb::ReplicateRequest>,
     ) -> Self {
-        let progress = services.replica().progress();
+        let progress = services.index().progress();
         Self {
             services,
             caller,
@@ -180,7 +180,7 @@ impl Replication {
                 Some(request) => self.take(&request)?,
             },
             () = self.refresh.finished() => {}
-            // The replica lives as long as the services.
+            // The index lives as long as the services.
             _ = self.progress.changed() => {}
         }
         Ok(true)
@@ -194,9 +194,9 @@ impl Replication {
             return Err(invalid("start", "must be the first message"));
         };
         let start = convert::start(&start)?;
-        let replica = self.services.replica();
+        let index = self.services.index();
         let deadline = Instant::now() + self.services.request_timeout();
-        let view = replica.loaded_view(deadline).await?;
+        let view = index.loaded_view(deadline).await?;
         let ours = view.index().position;
         drop(view);
         let is_ahead = start.position.is_some_and(|theirs| {
@@ -205,7 +205,7 @@ impl Replication {
         if is_ahead {
             // Another server sent it what this one does not have yet. A snapshot would set
             // it back, also while many replicas come from that server at once.
-            replica.refresh_or_fail(deadline).await?;
+            index.refresh_or_fail(deadline).await?;
         }
         tracing::debug!(replica.id = %start.replica, "a replica follows");
         Ok(Some(CopyState {
@@ -234,14 +234,14 @@ impl Replication {
 
     /// What to send by the latest version; `None` if the replica has it, and has no question.
     fn prepare(&mut self) -> Result<Option<Parts>, ApiError> {
-        let replica = self.services.replica();
+        let live = self.services.index();
         let copy = self.replica.as_mut().expect("it was started");
         // Taken before the version, so that it contains what the source was asked for.
         let mut answers = Vec::new();
         answers.extend(self.refresh.done.take());
         answers.extend(self.question.take().map(|number| (number, Ok(()))));
         let seen_at = self.services.clock().elapsed();
-        let view = replica.view()?;
+        let view = live.view()?;
         if let Err(behind) = view.require_caught_up() {
             for (_, answer) in &mut answers {
                 *answer = answer.and(Err(behind));
@@ -260,7 +260,7 @@ impl Replication {
             .is_some_and(|accounts| Arc::ptr_eq(accounts, index.callers()));
         let changed = match copy.position {
             Some(position) if position == index.position => Some(Vec::new()),
-            Some(position) => replica.changed_since(position),
+            Some(position) => live.changed_since(position),
             None => None,
         };
         if changed.is_some()
@@ -289,7 +289,7 @@ impl Replication {
     /// Refuses to go on for a caller that was revoked, or lost the permission.
     fn require_caller(&self) -> Result<(), ApiError> {
         let Caller { account, proof } = &self.caller;
-        let index = self.services.replica().index();
+        let index = self.services.index().latest();
         let known = index.as_ref().map(|index| index.callers());
         let Some(now) =
             known.and_then(|callers| proof.account(callers, || self.services.clock().now()))

@@ -1,4 +1,4 @@
-//! The queries of replicas, and their rows as the domain's types. Queries for some clients,
+//! The queries of the feed, and their rows as the domain's types. Queries for some clients,
 //! by their ids, join the tables that a grant depends on; a full load reads each table.
 
 use std::str::FromStr;

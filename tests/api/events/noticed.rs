@@ -6,7 +6,7 @@ use hitkeep_auth::{
         ledger::{Ledger, UsageSlot},
         usage::{Outcome, RefusalReason},
     },
-    replica::usage::{Flusher, UsageOptions},
+    live_index::usage::{Flusher, UsageOptions},
 };
 
 use super::*;
@@ -160,7 +160,7 @@ async fn until_used(app: &TestApp, outcome: &str, count: i64) {
 #[tokio::test]
 async fn a_use_of_a_replaced_token_is_reported_once_for_each_rotation() {
     let mut options = server::Options::default();
-    options.replica.usage = UsageOptions {
+    options.index.usage = UsageOptions {
         flush_interval: Duration::from_millis(5),
     };
     let app = TestApp::with(options).await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hitkeep_auth::{
     domain::caller::CallerPermission::Introspect,
+    live_index::{IndexOptions, usage::UsageOptions},
     pb::InactiveReason::{Revoked, UnknownToken},
-    replica::{ReplicaOptions, usage::UsageOptions},
     server,
 };
 
@@ -29,14 +29,14 @@ use crate::{
 async fn deaf() -> (TestApp, Proxy) {
     const NEVER: Duration = Duration::from_hours(1);
     let options = server::Options {
-        replica: ReplicaOptions {
+        index: IndexOptions {
             max_staleness: 4 * NEVER,
             poll_interval: NEVER,
             refresh_timeout: NEVER,
             usage: UsageOptions {
                 flush_interval: NEVER,
             },
-            ..ReplicaOptions::default()
+            ..IndexOptions::default()
         },
         ..server::Options::default()
     };

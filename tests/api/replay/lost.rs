@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use hitkeep_auth::{replica, server};
+use hitkeep_auth::{live_index, server};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -144,15 +144,15 @@ async fn a_caller_that_lost_the_reply_gets_it_by_asking_again() {
 /// The commit goes through, and the server does not hear of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_that_nobody_heard_of_is_found_again() {
-    let replica = replica::ReplicaOptions {
+    let index = live_index::IndexOptions {
         // No poll and no survey, and no notification below: the COMMIT of what they read is
         // not the one that is meant.
         max_staleness: std::time::Duration::from_hours(4),
         poll_interval: std::time::Duration::from_hours(1),
-        ..replica::ReplicaOptions::default()
+        ..live_index::IndexOptions::default()
     };
     let options = server::Options {
-        replica,
+        index,
         ..server::Options::default()
     };
     let (app, proxy) = TestApp::behind_proxy(options).await;

@@ -393,7 +393,7 @@ async fn a_change_counts_at_once() {
 #[tokio::test]
 async fn refusals_are_counted_by_their_reasons() {
     let mut options = server::Options::default();
-    options.replica.usage.flush_interval = std::time::Duration::from_millis(10);
+    options.index.usage.flush_interval = std::time::Duration::from_millis(10);
     let app = TestApp::with(options).await;
     app.change(world()).await;
     let (dashboard, sidecar) = (app.dashboard().await, app.sidecar().await);

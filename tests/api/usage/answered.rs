@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use hitkeep_auth::{
     domain::clock::Clock,
+    live_index::{self, usage::UsageOptions},
     pb::{self, InstanceRole, SiteRole, UsageRefusalReason},
-    replica::{self, usage::UsageOptions},
     server::{self, Ended},
     store::usage::FLUSH_LOCK,
 };
@@ -28,9 +28,9 @@ async fn flushing(options: UsageOptions) -> TestApp {
 
 fn writing(usage: UsageOptions) -> server::Options {
     server::Options {
-        replica: replica::ReplicaOptions {
+        index: live_index::IndexOptions {
             usage,
-            ..replica::ReplicaOptions::default()
+            ..live_index::IndexOptions::default()
         },
         ..server::Options::default()
     }

@@ -195,7 +195,7 @@ async fn another_server_is_followed_if_one_fails() {
     let [first, second] = [0, 1].map(|at: usize| Gateway::to(&cluster.replicas[at].connections));
     let mut settings = Settings::default();
     // A busy machine is no failure.
-    settings.options.replica.max_staleness = Duration::from_secs(20);
+    settings.options.index.max_staleness = Duration::from_secs(20);
     let follower = Follower::start(&cluster, &[&first, &second], settings).await;
     follower.until_says(&made.token, Said::Active).await;
     assert_eq!((first.made(), second.made()), (1, 0));

@@ -455,7 +455,7 @@ async fn without_its_database_a_server_says_how_stale_it_is() {
 #[tokio::test]
 async fn a_question_that_cannot_reach_the_database_has_no_answer() {
     let mut options = index::options();
-    options.replica.max_waiting = 0;
+    options.index.max_waiting = 0;
     let upstream = Upstream::with(options).await;
     let mut spoken = upstream.speak().await;
     let answer = spoken.refresh().await.unwrap();

@@ -140,7 +140,7 @@ async fn refusals_flow_back() {
     let later = dashboard.create(restricted(&[], Some(FAR))).await.unwrap();
     let gateway = Gateway::to(&server.connections);
     let mut settings = Settings::patient();
-    settings.options.replica.usage.flush_interval = Duration::from_millis(20);
+    settings.options.index.usage.flush_interval = Duration::from_millis(20);
     let follower = Follower::start(&cluster, &[&gateway], settings).await;
     for token in [&somewhere.token, &later.token] {
         let answer = follower.sidecar.introspect(introspect(token)).await;

@@ -46,7 +46,7 @@ async fn until_uses(cluster: &Cluster, id: &str, expected: i64) {
 
 fn quick() -> Settings {
     let mut settings = Settings::patient();
-    settings.options.replica.usage.flush_interval = Duration::from_millis(10);
+    settings.options.index.usage.flush_interval = Duration::from_millis(10);
     settings
 }
 
@@ -78,7 +78,7 @@ async fn uses_flow_back_through_a_chain() {
     assert_eq!(cluster.number(&used).await, 1);
     // What is counted between the last report and the end is reported too.
     let mut settings = Settings::patient();
-    settings.options.replica.usage.flush_interval = Duration::from_hours(1);
+    settings.options.index.usage.flush_interval = Duration::from_hours(1);
     let third = Follower::start(&cluster, &[&to_first], settings).await;
     assert_eq!(third.says(&made.token).await, Said::Active);
     third.stop.send(()).await.unwrap();

@@ -18,7 +18,7 @@ use super::{
     shortage::CLOSE_DELAY,
 };
 use crate::{
-    replica::{
+    live_index::{
         claims::{Claim, ClaimOutcome},
         full_load::FullLoad,
     },

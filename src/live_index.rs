@@ -3,7 +3,7 @@
 //!
 //! [`feed`] alone writes the index. A reader takes the latest version, which costs a few
 //! nanoseconds and blocks on nothing, and checks its staleness: beyond
-//! [`ReplicaOptions::max_staleness`], the index no longer proves that a token is active.
+//! [`IndexOptions::max_staleness`], the index no longer proves that a token is active.
 
 use std::{
     convert::Infallible,
@@ -69,7 +69,7 @@ const SURVEY_SHARE: u32 = 40;
 const MISSED_POLLS: u32 = 4;
 
 #[derive(Clone, Copy, Debug)]
-pub struct ReplicaOptions {
+pub struct IndexOptions {
     /// The staleness beyond which the index no longer proves that a token is active.
     /// Default 10 s.
     pub max_staleness: Duration,
@@ -87,7 +87,7 @@ pub struct ReplicaOptions {
     pub usage: usage::UsageOptions,
 }
 
-impl Default for ReplicaOptions {
+impl Default for IndexOptions {
     fn default() -> Self {
         Self {
             max_staleness: Duration::from_secs(10),
@@ -102,25 +102,25 @@ impl Default for ReplicaOptions {
 
 /// A handle to the index and the feed. Cheap to clone; the feed stops with the last one.
 #[derive(Clone)]
-pub struct Replica {
+pub struct LiveIndex {
     shared: Arc<Shared>,
     ledger: Ledger,
     feed: Arc<feed::Task>,
 }
 
-/// A handle that does not keep the replica alive: for the metrics, which the replica
+/// A handle that does not keep the index alive: for the metrics, which the index
 /// itself owns.
 #[derive(Clone)]
-pub struct WeakReplica {
+pub struct WeakLiveIndex {
     shared: Weak<Shared>,
     ledger: Ledger,
     feed: Weak<feed::Task>,
 }
 
-impl WeakReplica {
-    /// The replica, if it still exists.
-    pub fn upgrade(&self) -> Option<Replica> {
-        Some(Replica {
+impl WeakLiveIndex {
+    /// The index, if it still exists.
+    pub fn upgrade(&self) -> Option<LiveIndex> {
+        Some(LiveIndex {
             shared: self.shared.upgrade()?,
             ledger: self.ledger.clone(),
             feed: self.feed.upgrade()?,
@@ -161,7 +161,7 @@ impl UsageWriter {
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    options: ReplicaOptions,
+    options: IndexOptions,
     /// The latest version; `None` until the first full load.
     index: ArcSwapOption<Index>,
     /// When the latest version was last proven complete, in nanoseconds of the clock's
@@ -195,8 +195,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(clock: Arc<dyn Clock>, options: ReplicaOptions, metrics: &Metrics) -> Arc<Self> {
-        let options = ReplicaOptions {
+    fn new(clock: Arc<dyn Clock>, options: IndexOptions, metrics: &Metrics) -> Arc<Self> {
+        let options = IndexOptions {
             // One or two lost polls do no harm.
             poll_interval: options.poll_interval.min(options.max_staleness / 4),
             ..options
@@ -253,10 +253,10 @@ impl Shared {
     }
 }
 
-impl Replica {
+impl LiveIndex {
     /// Starts the feed, which runs until the last clone is dropped, and the writer of
     /// uses.
-    pub fn start(store: &Store, options: ReplicaOptions, metrics: &Metrics) -> (Self, UsageWriter) {
+    pub fn start(store: &Store, options: IndexOptions, metrics: &Metrics) -> (Self, UsageWriter) {
         Self::start_when(std::future::ready(()), store, options, metrics)
     }
 
@@ -264,7 +264,7 @@ impl Replica {
     pub fn start_when(
         ready: impl Future<Output = ()> + Send + 'static,
         store: &Store,
-        options: ReplicaOptions,
+        options: IndexOptions,
         metrics: &Metrics,
     ) -> (Self, UsageWriter) {
         let shared = Shared::new(Arc::clone(store.clock()), options, metrics);
@@ -273,20 +273,20 @@ impl Replica {
         let usage = UsageWriter::start(|stopped| {
             flusher.run(store.clone(), options.usage, metrics.clone(), stopped)
         });
-        let replica = Self {
+        let index = Self {
             shared,
             ledger,
             feed: Arc::new(feed),
         };
-        (replica, usage)
+        (index, usage)
     }
 
     /// An index that something else than a database feeds: `feed` gets the way to write it,
     /// and is started again if it panics, after which it must load everything. It is ended
-    /// with the last handle. Also what the replica records of uses, which nothing writes yet.
+    /// with the last handle. Also what is recorded of uses, which nothing writes yet.
     pub fn fed_by<F>(
         clock: Arc<dyn Clock>,
-        options: ReplicaOptions,
+        options: IndexOptions,
         metrics: &Metrics,
         mut feed: impl FnMut(Intake) -> F + Send + 'static,
     ) -> (Self, Recorded)
@@ -304,12 +304,12 @@ impl Replica {
             };
             feed::supervise(start, || fed.mark_stopped()).await;
         });
-        let replica = Self {
+        let index = Self {
             shared,
             ledger,
             feed: Arc::new(feed::Task(task)),
         };
-        (replica, recorded)
+        (index, recorded)
     }
 
     /// Records the outcome of presenting a client's token. Never blocks.
@@ -340,16 +340,16 @@ impl Replica {
         &self.shared.clock
     }
 
-    /// A handle that does not keep the replica alive.
-    pub fn downgrade(&self) -> WeakReplica {
-        WeakReplica {
+    /// A handle that does not keep the index alive.
+    pub fn downgrade(&self) -> WeakLiveIndex {
+        WeakLiveIndex {
             shared: Arc::downgrade(&self.shared),
             ledger: self.ledger.clone(),
             feed: Arc::downgrade(&self.feed),
         }
     }
 
-    pub fn options(&self) -> &ReplicaOptions {
+    pub fn options(&self) -> &IndexOptions {
         &self.shared.options
     }
 
@@ -385,7 +385,7 @@ impl Replica {
     }
 
     /// The latest version of the index, whatever its staleness; `None` until it is loaded.
-    pub fn index(&self) -> Guard<Option<Arc<Index>>> {
+    pub fn latest(&self) -> Guard<Option<Arc<Index>>> {
         self.shared.index.load()
     }
 

@@ -13,7 +13,7 @@ use crate::{
     domain::{Position, Timestamp, clock::Clock, id::ClientId, index::Index},
 };
 
-/// Writes the index of a replica, and tells those who wait for it. There is one writer at a
+/// Writes the index, and tells those who wait for it. There is one writer at a
 /// time.
 pub struct Intake {
     shared: Arc<Shared>,

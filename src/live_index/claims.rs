@@ -50,7 +50,7 @@ pub(super) struct Claims {
 pub(super) struct Claim {
     pub(super) number: u64,
     pub(super) commit: Commit,
-    /// When the commit was confirmed, by `elapsed` of the replica's clock.
+    /// When the commit was confirmed, by `elapsed` of the index's clock.
     pub(super) committed_at: Duration,
 }
 

@@ -40,10 +40,10 @@ use replaced::Reporter;
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 /// The pause before a retry of the last flush.
 const LAST_FLUSH_PAUSE: Duration = Duration::from_millis(100);
-/// The interval between trims on each replica; old days appear once a day.
+/// The interval between trims on each server; old days appear once a day.
 const TRIM_INTERVAL: Duration = Duration::from_hours(1);
 
-/// The interval between removals of expired requests on each replica.
+/// The interval between removals of expired requests on each server.
 const FORGET_INTERVAL: Duration = Duration::from_mins(10);
 /// The extra time that an expired request is kept: this clock differs slightly from the
 /// database's, and a request that is not expired there must stay.

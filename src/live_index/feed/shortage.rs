@@ -17,7 +17,7 @@ pub(super) const CLOSE_DELAY: Duration = Duration::from_millis(50);
 
 /// The state of releasing connections.
 #[derive(Default)]
-pub(in crate::replica) struct Shortage {
+pub(in crate::live_index) struct Shortage {
     /// Whether the survey needs the listener's connection.
     is_listener_needed: watch::Sender<bool>,
     is_logged: AtomicBool,
@@ -25,7 +25,7 @@ pub(in crate::replica) struct Shortage {
 
 impl Shortage {
     /// Releases one connection. Returns whether there was one to release.
-    pub(in crate::replica) fn release_one(&self, store: &Store) -> bool {
+    pub(in crate::live_index) fn release_one(&self, store: &Store) -> bool {
         let is_released =
             store.close_idle_connection() || !self.is_listener_needed.send_replace(true);
         if !self.is_logged.swap(true, Ordering::Relaxed) {

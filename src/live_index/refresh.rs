@@ -4,16 +4,16 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{FeedProgress, MISSED_POLLS, Replica, Unanswerable};
+use super::{FeedProgress, LiveIndex, MISSED_POLLS, Unanswerable};
 use crate::client::follow::age;
 
-impl Replica {
+impl LiveIndex {
     /// Waits until a query that begins after this call is applied to the index, which then
     /// contains everything committed before this call. Concurrent calls share one query,
     /// so that any number of unknown tokens costs the database at most
-    /// [`max_lookups`](super::ReplicaOptions::max_lookups) queries a second.
+    /// [`max_lookups`](super::IndexOptions::max_lookups) queries a second.
     ///
-    /// If [`max_waiting`](super::ReplicaOptions::max_waiting) calls wait already, this one is shed: the
+    /// If [`max_waiting`](super::IndexOptions::max_waiting) calls wait already, this one is shed: the
     /// index counts as it is, unless it is older than four polls.
     ///
     /// # Errors

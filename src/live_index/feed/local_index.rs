@@ -12,7 +12,7 @@ use super::Shared;
 use crate::{
     client::follow::nanoseconds,
     domain::{Revision, id::ClientId, index::Writer},
-    replica::client_builder::ClientBuilder,
+    live_index::client_builder::ClientBuilder,
     store::{
         error::StoreError,
         feed::{CatchUp, Changes, Feed, Position},
