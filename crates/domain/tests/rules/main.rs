@@ -36,7 +36,7 @@ use script::{SITES, USERS, directories, scripts, site, user};
 use tables::Tables;
 
 /// How many scripts are run.
-const SCRIPTS: u32 = 600;
+const SCRIPTS: u32 = 700;
 /// How many steps a script has at most.
 const STEPS: usize = 60;
 

@@ -16,13 +16,14 @@ pub(crate) const PLACES: [Source<'static>; 5] = [
 ];
 
 /// The ranges that clients have, and the places that are in them.
-const RANGES: [(&[&str], &[usize]); 6] = [
+const RANGES: [(&[&str], &[usize]); 7] = [
     (&[], &[0, 1, 2, 3, 4]),
     (&["192.0.2.0/25"], &[1]),
     (&["192.0.2.0/24"], &[1, 2]),
     (&["192.0.2.0/25", "192.0.2.128/25"], &[1, 2]),
     (&["198.51.100.0/24", "2001:db8::/32"], &[3, 4]),
     (&["192.0.2.0/25", "2001:db8::/48"], &[1, 4]),
+    (&["0.0.0.0/0", "::/0"], &[1, 2, 3, 4]),
 ];
 
 /// How many sets of ranges there are; the first stands for everywhere.
