@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/pascalebeier/hitkeep-auth/clients/go/hitkeepauthpb"
@@ -68,7 +68,7 @@ type SyncResult struct {
 	// Changes is how many entries were put or removed.
 	Changes int
 	// Replaced says that the whole directory was sent, because what the service has was not
-	// known, or more than one batch was different.
+	// known, more than one batch was different, or more than half of it would go.
 	Replaced bool
 	// Revision is the first one at which the directory is known; 0 if nothing was sent.
 	Revision uint64
@@ -76,8 +76,9 @@ type SyncResult struct {
 
 // SyncOptions are options of [Client.NewDirectorySync].
 type SyncOptions struct {
-	// AllowMassRemoval lets a replacement remove more than half of the users, of the teams or of
-	// the sites. Without it, such a one is refused (ReasonMassRemoval).
+	// AllowMassRemoval lets a synchronisation remove more than half of the users, of the teams or
+	// of the sites. Without it, such a one is refused (ReasonMassRemoval), since a source that was
+	// not read to its end explains it better than intent, and API clients go with their owners.
 	AllowMassRemoval bool
 	// StartOver lets the first replacement undo newer changes: for a source that was restored
 	// from a backup, or whose clock was wrong.
@@ -85,10 +86,11 @@ type SyncOptions struct {
 }
 
 // DirectorySync keeps the service's directory equal to that of a source. What is different
-// since the last time is sent as one batch. The whole directory is sent the first time, and
-// whenever it is seen that the service has something else: after an error, after a change of
-// another program that has a sequence or changes a count, after a backup was restored. After an
-// import, which has no sequence, make a new DirectorySync.
+// since the last time is sent as one batch. The whole directory is sent the first time, if more
+// than half of the users, teams or sites would go, and whenever it is seen that the service has
+// something else: after an error, after a change of another program that has a sequence or
+// changes a count, after a backup was restored. After an import, which has no sequence, make a
+// new DirectorySync.
 //
 // Sequences are taken from the clock, before the source is read, so that of two programs the
 // one that read later wins. A clock that is set back does no harm to one of them.
@@ -96,16 +98,19 @@ type DirectorySync struct {
 	client  *Client
 	options SyncOptions
 
-	mu sync.Mutex
+	// Full while a call has its turn: a mutex of which the wait ends with the call's context.
+	turn chan struct{}
 	// What the service has; nil: not known.
 	known    entries
 	sequence uint64
+	// What is known does not count.
+	forgotten atomic.Bool
 }
 
 // NewDirectorySync makes a synchronisation. One program should do it at a time: HitKeep's
 // leader.
 func (c *Client) NewDirectorySync(options SyncOptions) *DirectorySync {
-	return &DirectorySync{client: c, options: options}
+	return &DirectorySync{client: c, options: options, turn: make(chan struct{}, 1)}
 }
 
 // SyncDirectory sends a directory by the client's own [DirectorySync]: see there. If the
@@ -115,20 +120,23 @@ func (c *Client) SyncDirectory(ctx context.Context, directory Directory) (SyncRe
 	return c.directory.Sync(ctx, func(context.Context) (Directory, error) { return directory, nil })
 }
 
-// Forget lets the next synchronisation send the whole directory.
-func (s *DirectorySync) Forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known = nil
-}
+// Forget lets the next synchronisation that begins send the whole directory.
+func (s *DirectorySync) Forget() { s.forgotten.Store(true) }
 
 // Sync reads the source and sends what is different. The source is read again if a newer
 // change overtakes what was read. Calls take turns. Errors of the service are [*APIError].
 func (s *DirectorySync) Sync(
 	ctx context.Context, source func(context.Context) (Directory, error),
 ) (SyncResult, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return SyncResult{}, fmt.Errorf("hitkeepauth: waiting for another synchronisation: %w", ctx.Err())
+	}
+	if s.forgotten.Swap(false) {
+		s.known = nil
+	}
 	result, err := s.sync(ctx, source)
 	if err != nil {
 		s.known = nil
@@ -162,7 +170,9 @@ func (s *DirectorySync) sync(
 			if len(changes) == 0 {
 				return SyncResult{}, nil
 			}
-			if len(changes) <= maxBatch {
+			// The service takes every batch, and checks how much a replacement removes.
+			isChecked := s.options.AllowMassRemoval || !s.known.removesMost(next)
+			if len(changes) <= maxBatch && isChecked {
 				result, applied, err := s.apply(ctx, service, changes, sequence)
 				if applied {
 					s.known, s.sequence = next, sequence

@@ -183,6 +183,72 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 	}
 }
 
+// A source that was not read to its end takes nothing away, however often it was read before.
+func TestADirectoryOfASourceThatBreaks(t *testing.T) {
+	noLeaks(t)
+	d := authtest.NewService(t)
+	client := newClient(t, d.Listen, caller(d.Callers.Directory))
+	send := func(sync *hitkeepauth.DirectorySync, d hitkeepauth.Directory) (hitkeepauth.SyncResult, error) {
+		return sync.Sync(t.Context(), func(context.Context) (hitkeepauth.Directory, error) { return d, nil })
+	}
+	whole := company(10)
+	careless := client.NewDirectorySync(hitkeepauth.SyncOptions{AllowMassRemoval: true})
+	if _, err := send(careless, whole); err != nil {
+		t.Fatal(err)
+	}
+	careful := client.NewDirectorySync(hitkeepauth.SyncOptions{})
+	withoutSites := whole
+	withoutSites.Sites, withoutSites.SiteMembers = nil, nil
+	for _, broken := range []hitkeepauth.Directory{{}, company(4), withoutSites} {
+		if result, err := send(careful, whole); err != nil || result.Changes != 0 {
+			t.Fatal(result, err)
+		}
+		_, err := send(careful, broken)
+		refused(t, err, hitkeepauth.ReasonMassRemoval, http.StatusConflict)
+	}
+	// Half of them may go, in one batch.
+	if _, err := send(careful, whole); err != nil {
+		t.Fatal(err)
+	}
+	if result, err := send(careful, company(5)); err != nil || result.Replaced || result.Changes != 20 {
+		t.Fatal(result, err)
+	}
+}
+
+// Who waits for a turn does not wait longer than the call may take.
+func TestADirectoryThatIsBeingRead(t *testing.T) {
+	noLeaks(t)
+	d := authtest.NewService(t)
+	client := newClient(t, d.Listen, caller(d.Callers.Directory))
+	sync := client.NewDirectorySync(hitkeepauth.SyncOptions{})
+	reads, isRead := make(chan struct{}), make(chan struct{})
+	broken := errors.New("broken")
+	done := make(chan error)
+	go func() {
+		_, err := sync.Sync(t.Context(), func(context.Context) (hitkeepauth.Directory, error) {
+			close(reads)
+			<-isRead
+			return hitkeepauth.Directory{}, broken
+		})
+		done <- err
+	}()
+	<-reads
+	sync.Forget()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	_, err := sync.Sync(ended, func(context.Context) (hitkeepauth.Directory, error) {
+		t.Error("it was not its turn")
+		return hitkeepauth.Directory{}, broken
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	close(isRead)
+	if err := <-done; !errors.Is(err, broken) {
+		t.Error(err)
+	}
+}
+
 // What became of a batch whose reply was lost is not guessed.
 func TestADirectoryAfterAnOutage(t *testing.T) {
 	noLeaks(t)

@@ -77,6 +77,20 @@ func (e entries) counted(status *pb.GetDirectoryStatusResponse) bool {
 		int(status.GetMemberships()) == counts[teamMemberEntry]+counts[siteMemberEntry]
 }
 
+// removesMost reports whether the next entries lack more than half of these users, teams or
+// sites: the service's own rule for replacements.
+func (e entries) removesMost(next entries) bool {
+	var known, removed [siteMemberEntry + 1]int
+	for key := range e {
+		known[key.kind]++
+		if _, stays := next[key]; !stays {
+			removed[key.kind]++
+		}
+	}
+	most := func(kind entryKind) bool { return removed[kind] > known[kind]/2 }
+	return most(userEntry) || most(teamEntry) || most(siteEntry)
+}
+
 // changes make the next entries of these, in an order in which each change refers only to what
 // is there: first all puts, so that a site has moved before its team is removed and takes
 // its sites along; then all removals, in the opposite order.
