@@ -226,3 +226,16 @@ func TestTheJSONIsHitKeeps(t *testing.T) {
 		}
 	}
 }
+
+func TestAQuestionDoesNotShowItsToken(t *testing.T) {
+	asked := hitkeepauth.Question{Token: "hkt_secret", Permission: hitkeepauth.SiteView}
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("asked", "question", asked, "pointer", &asked)
+	for _, said := range []string{
+		fmt.Sprint(asked), fmt.Sprintf("%+v", &asked), fmt.Sprintf("%#v", asked), fmt.Sprintf("%s", asked), log.String(),
+	} {
+		if strings.Contains(said, "secret") || !strings.Contains(said, "site.view") {
+			t.Error(said)
+		}
+	}
+}

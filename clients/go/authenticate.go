@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"unicode/utf8"
@@ -35,6 +36,14 @@ type Question struct {
 	// do not work. Zero: what the context carries ([ContextWithSourceIP]), if anything.
 	SourceIP netip.Addr
 }
+
+// Format implements [fmt.Formatter], without the token.
+func (q Question) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "[a question about a token: permission %q, site %s]", q.Permission, q.SiteID)
+}
+
+// LogValue implements [slog.LogValuer], without the token.
+func (q Question) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(q)) }
 
 // Authenticate finds out whose token this is, and what it may do. The error is [ErrNoToken],
 // [*InactiveError] or [ErrUnavailable].

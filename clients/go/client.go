@@ -31,6 +31,9 @@ const (
 	// A service that was restarted is found within this time.
 	maxReconnectDelay = 5 * time.Second
 	connectTimeout    = 5 * time.Second
+	// The largest answer that is accepted. A page of API clients with some hundred grants each
+	// has more than gRPC's default of 4 MiB.
+	maxMessageBytes = 16 << 20
 )
 
 // Client talks to the service. It is made for the life of the program, and for any number
@@ -229,6 +232,7 @@ func (o *options) dialOptions(target, serviceConfig string) ([]grpc.DialOption, 
 		grpc.WithUserAgent("hitkeep-auth-go"),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time:                keepaliveInterval,
 			Timeout:             keepaliveTimeout,
