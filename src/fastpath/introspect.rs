@@ -7,7 +7,8 @@
 //! wait for, goes to the slow path, so there is one place for errors.
 
 use super::wire::{
-    ID_BYTES, LEN, bytes, int32, tag, varint, write_bytes, write_id, write_pair, write_varint_field,
+    ID_BYTES, ID_FIELD_BYTES, LEN, VARINT, bytes, id_field, int32, tag, varint, write_bytes,
+    write_id, write_pair, write_varint_field,
 };
 use crate::{
     calls::message_buffer::PREFIX_BYTES,
@@ -69,7 +70,11 @@ impl<'s> FastIntrospector<'s> {
         let source = std::str::from_utf8(fields.source).ok()?;
         // The slow path reports a text that is no address.
         let source = convert::introspection::read_source(source)?;
-        let presented = PresentedToken::read(std::str::from_utf8(fields.token).ok()?);
+        let presented = PresentedToken::read(fields.token);
+        if matches!(presented, PresentedToken::Unknown) {
+            // The slow path refuses what is no text.
+            std::str::from_utf8(fields.token).ok()?;
+        }
         let judged = self
             .services
             .judge(&self.view, &presented, source, checks(check));
@@ -220,10 +225,14 @@ fn write_access(client: &ResolvedClient, reply: &mut Vec<u8>) {
     let role = convert::to_instance_role(client.access.instance_role);
     write_varint_field(reply, 6, int32(role.into()));
     for (site, role) in client.access.grants.iter() {
-        // The site's id, and a role, whose number is below 128.
-        reply.extend_from_slice(&[tag(7, LEN), 2 + ID_BYTES + 2]);
-        write_id(reply, 1, site.uuid());
-        write_varint_field(reply, 2, int32(convert::to_site_role(*role).into()));
+        // The site's id, and a role. Written at once, since most of an answer are grants.
+        let role = i32::from(convert::to_site_role(*role));
+        let role = u8::try_from(role).expect("the number of a role is below 128");
+        let mut grant = [0; 2 + ID_FIELD_BYTES + 2];
+        grant[..2].copy_from_slice(&[tag(7, LEN), 2 + ID_BYTES + 2]);
+        grant[2..][..ID_FIELD_BYTES].copy_from_slice(&id_field(1, site.uuid()));
+        grant[2 + ID_FIELD_BYTES..].copy_from_slice(&[tag(2, VARINT), role]);
+        reply.extend_from_slice(&grant);
     }
     if let Some(time) = client.expiry.time() {
         let time = convert::to_timestamp(time);

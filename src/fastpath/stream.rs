@@ -211,27 +211,33 @@ where
         // All of them arrived before this moment, so one time and one snapshot of the index
         // serve all.
         let introspector = FastIntrospector::snapshot(&self.services);
+        let mut rest = &self.read[..];
+        let mut has_to_wait = false;
         while answers.len() < BATCH_BYTES && self.end.is_none() {
-            let message = match next_message(&self.read) {
+            let message = match next_message(rest) {
                 Ok(Some(message)) => message,
-                Ok(None) => return false,
+                Ok(None) => break,
                 Err(unreadable) => {
                     self.end = Some(Err(unreadable));
-                    return false;
+                    break;
                 }
             };
             if answers.is_empty() {
                 answers.reserve(BATCH_BYTES + BATCH_BYTES / 4);
             }
-            let answered = introspector.as_ref().map(|introspector| {
-                introspector.try_introspect(&self.read[message.clone()], answers)
-            });
-            if answered != Some(true) {
-                return true;
+            let end = message.end;
+            let answered = introspector
+                .as_ref()
+                .is_some_and(|introspector| introspector.try_introspect(&rest[message], answers));
+            if !answered {
+                has_to_wait = true;
+                break;
             }
-            self.read.advance(message.end);
+            rest = &rest[end..];
         }
-        false
+        let answered = self.read.len() - rest.len();
+        self.read.advance(answered);
+        has_to_wait
     }
 
     /// Reads what has arrived, up to a limit: it waits together with what was read before.

@@ -14,6 +14,8 @@ pub(crate) fn append_framed(message: &impl Message, to: &mut Vec<u8>) {
 
 /// The length of a UUID as text.
 pub(super) const ID_BYTES: u8 = 36;
+/// The length of a field with a UUID: the tag, the length of the text, and the text.
+pub(super) const ID_FIELD_BYTES: usize = 2 + ID_BYTES as usize;
 /// protobuf's wire types.
 pub(super) const VARINT: u8 = 0;
 pub(super) const I64: u8 = 1;
@@ -91,8 +93,15 @@ pub(super) fn write_message(reply: &mut Vec<u8>, field: u8, write: impl FnOnce(&
 }
 
 pub(super) fn write_id(reply: &mut Vec<u8>, field: u8, id: uuid::Uuid) {
-    reply.extend_from_slice(&[tag(field, LEN), ID_BYTES]);
-    reply.extend_from_slice(&uuid_text(id));
+    reply.extend_from_slice(&id_field(field, id));
+}
+
+/// A field with a UUID as text.
+pub(super) fn id_field(field: u8, id: uuid::Uuid) -> [u8; ID_FIELD_BYTES] {
+    let mut bytes = [tag(field, LEN); ID_FIELD_BYTES];
+    bytes[1] = ID_BYTES;
+    bytes[2..].copy_from_slice(&uuid_text(id));
+    bytes
 }
 
 /// A UUID as hyphenated text. A response with three grants has five of them, so eight

@@ -170,7 +170,7 @@ async fn handle(state: &HttpState, request: Request) -> Result<Value, Refused> {
         }
     };
     let Question { token, source } = question(&form)?;
-    let presented = PresentedToken::read(&token);
+    let presented = PresentedToken::read(&*token);
     let answer = |judged: Judgement<'_>, revision| introspection_json(&judged, revision);
     let judged =
         state

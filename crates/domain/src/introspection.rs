@@ -226,17 +226,20 @@ impl WorksUntil {
     /// The token does not expire.
     const FOREVER: Self = Self(i64::MAX);
 
-    /// When the token expires, if it is certainly valid at `now`. `None` means that
-    /// [`ResolvedClient::evaluate`] must decide: it also knows the reason.
+    /// Whether the token is certainly valid at `now`. If not, [`ResolvedClient::evaluate`] must
+    /// decide: it also knows the reason.
+    pub fn is_after(self, now: Timestamp) -> bool {
+        // Both are rounded down, so a smaller value here is an earlier time.
+        self == Self::FOREVER || now.timestamp_micros() < self.0
+    }
+
+    /// When the token expires, if it is certainly valid at `now`.
     pub fn at(self, now: Timestamp) -> Option<Expiry> {
         if self == Self::FOREVER {
             return Some(Expiry::Never);
         }
-        // Both are rounded down, so a smaller value here is an earlier time.
-        if now.timestamp_micros() >= self.0 {
-            return None;
-        }
-        Timestamp::from_timestamp_micros(self.0).map(Expiry::At)
+        let end = || Timestamp::from_timestamp_micros(self.0).map(Expiry::At);
+        self.is_after(now).then(end).flatten()
     }
 }
 

@@ -107,8 +107,8 @@ impl Token {
     }
 
     /// Parses a presented token.
-    pub fn parse(text: &str) -> Result<Self, MalformedToken> {
-        let text: [u8; TOKEN_LENGTH] = text.as_bytes().try_into().or(Err(MalformedToken))?;
+    pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, MalformedToken> {
+        let text: [u8; TOKEN_LENGTH] = text.as_ref().try_into().or(Err(MalformedToken))?;
         let kind = match &text[..PREFIX_LENGTH] {
             b"hkp_" => TokenKind::Personal,
             b"hkt_" => TokenKind::Team,
@@ -204,8 +204,9 @@ pub enum PresentedToken {
 }
 
 impl PresentedToken {
-    /// Reads any text.
-    pub fn read(text: &str) -> Self {
+    /// Reads any text, or bytes that may be none: a token is ASCII.
+    pub fn read(text: impl AsRef<[u8]>) -> Self {
+        let text = text.as_ref();
         match Token::parse(text) {
             Ok(token) => match token.kind() {
                 TokenKind::Personal | TokenKind::Team => Self::Hash(token.hash()),

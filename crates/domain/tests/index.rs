@@ -46,8 +46,7 @@ fn client(number: u8) -> ClientId {
     ClientId::from_uuid(Uuid::from_u64_pair(high, low))
 }
 
-/// They lie in two places, with three tags in each, so that some agree in their first
-/// ten bytes: which is more than the index looks at before it compares them whole.
+/// In two places, with three tags each: some agree in more than the index looks at first.
 fn bytes(number: u8) -> [u8; 32] {
     let mut hash = [7; 32];
     hash[0] = number % 2;
@@ -65,9 +64,10 @@ fn hash(number: u8) -> StoredHash {
 
 /// Until when a token certainly works.
 fn works(index: &Index, hash: &StoredHash, now: Timestamp) -> Option<Expiry> {
-    match hash {
-        StoredHash::Blake3(hash) => index.find(hash)?.works(now),
-        StoredHash::HitkeepSha256(hash) => index.find_legacy(hash)?.works(now),
+    match (&find(index, hash)?.0.known, hash) {
+        (Known::Unreadable(_), _) => None,
+        (Known::Resolved(of), StoredHash::Blake3(hash)) => index.find(hash)?.works(of, now),
+        (Known::Resolved(of), StoredHash::HitkeepSha256(h)) => index.find_legacy(h)?.works(of, now),
     }
 }
 

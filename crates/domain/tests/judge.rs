@@ -27,11 +27,11 @@ impl Entropy for Filled {
 
 /// A token of this service.
 fn token(kind: TokenKind, number: u8) -> PresentedToken {
-    PresentedToken::read(&Token::mint(kind, &Filled(number)).reveal())
+    PresentedToken::read(Token::mint(kind, &Filled(number)).reveal())
 }
 
 fn legacy(digit: char) -> PresentedToken {
-    PresentedToken::read(&digit.to_string().repeat(64))
+    PresentedToken::read(digit.to_string().repeat(64))
 }
 
 fn stored(presented: &PresentedToken) -> StoredHash {

@@ -64,7 +64,7 @@ impl Index {
                 };
                 judge(found, Expiry::Never, |client| {
                     let evaluate = || client.evaluate(found.standing(), source, now);
-                    found.works(now).map_or_else(evaluate, Ok)
+                    found.works(client, now).map_or_else(evaluate, Ok)
                 })
             }
             PresentedToken::Legacy(token) => {

@@ -11,7 +11,7 @@ use crate::{
     Timestamp,
     client::Expiry,
     id::ClientId,
-    introspection::{TokenStanding, WorksUntil},
+    introspection::{ResolvedClient, TokenStanding, WorksUntil},
     token::{LegacyHash, StoredHash, TokenHash},
 };
 
@@ -89,10 +89,15 @@ impl<'i, H: SchemeHash> Found<'i, H> {
         self.client().standing(&self.token.hash.into())
     }
 
-    /// The expiry of the token, if it certainly works. If `None`,
-    /// [`evaluate`](crate::introspection::ResolvedClient::evaluate) decides.
-    pub fn works(self, now: Timestamp) -> Option<Expiry> {
-        self.token.works.at(now)
+    /// The end of a token of `client`, its own, if it certainly works. If `None`,
+    /// [`evaluate`](ResolvedClient::evaluate) decides.
+    pub fn works(self, client: &ResolvedClient, now: Timestamp) -> Option<Expiry> {
+        let works = self.token.works;
+        if self.token.client.replaced.is_empty() {
+            // The newest token ends with its client, whose expiry need not be converted.
+            return works.is_after(now).then_some(client.expiry);
+        }
+        works.at(now)
     }
 
     /// Whether the token works, if it is presented from an address that its client allows.
@@ -156,7 +161,7 @@ impl Tokens {
             return 0;
         }
         let works = |token: &&Token<LegacyHash>| {
-            token.works.at(now).is_some() || Found { token: *token }.works_somewhere(now)
+            token.works.is_after(now) || Found { token: *token }.works_somewhere(now)
         };
         self.legacy.iter().filter(works).count()
     }

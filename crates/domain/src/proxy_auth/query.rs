@@ -44,9 +44,7 @@ impl AuthorizationQuery<'_> {
         };
         let presented = match self.credential {
             Credential::Missing => return Err(Refused::NoToken),
-            Credential::Text(text) => {
-                std::str::from_utf8(text).map_or(PresentedToken::Unknown, PresentedToken::read)
-            }
+            Credential::Text(text) => PresentedToken::read(text),
             Credential::Several => PresentedToken::Unknown,
         };
         Ok(ParsedQuery::Judge(need?, presented))

@@ -48,8 +48,8 @@ pub enum StoredHash {
 impl LegacyToken {
     /// Parses a presented token. Upper-case digits and spaces around it are refused, as
     /// HitKeep never issued them.
-    pub fn parse(text: &str) -> Result<Self, MalformedToken> {
-        let text: [u8; LEGACY_TOKEN_LENGTH] = text.as_bytes().try_into().or(Err(MalformedToken))?;
+    pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, MalformedToken> {
+        let text: [u8; LEGACY_TOKEN_LENGTH] = text.as_ref().try_into().or(Err(MalformedToken))?;
         if text.iter().all(|byte| is_digit(char::from(*byte))) {
             Ok(Self(text))
         } else {

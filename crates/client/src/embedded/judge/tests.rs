@@ -28,7 +28,7 @@ const REPLACED: TokenHash = TokenHash([2; 32]);
 
 /// A token that HitKeep issued. The client has one with `a`, which was replaced as well.
 fn legacy(digit: &str) -> LegacyToken {
-    LegacyToken::parse(&digit.repeat(64)).unwrap()
+    LegacyToken::parse(digit.repeat(64)).unwrap()
 }
 
 /// An index with that client.
