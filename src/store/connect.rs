@@ -20,7 +20,7 @@ use super::{
     StoreOptions,
     connection::Connection as Pooled,
     error::connect::{ConnectError, NoConnection},
-    identity::{ServerId, ServerRole, Standbys},
+    identity::{History, ServerId, ServerRole, Standbys},
     names::Resolver,
     session::{SCHEMA, SESSION},
     tls::Encryption,
@@ -41,6 +41,8 @@ pub(super) struct Connector {
     last: ArcSwap<Route>,
     /// The choice of the last survey.
     chosen: ArcSwapOption<Choice>,
+    /// The newest timeline of which a survey chose a server, until the URL leads elsewhere.
+    pub(super) newest: ArcSwap<Option<History>>,
     /// Whether the last survey found several servers that take writes.
     pub(super) is_split: AtomicBool,
     /// Whether a survey that has ended still waits for servers that had not answered.
@@ -114,6 +116,7 @@ impl Connector {
             resolver: options.resolver.clone(),
             last: ArcSwap::default(),
             chosen: ArcSwapOption::empty(),
+            newest: ArcSwap::default(),
             is_split: AtomicBool::new(false),
             awaits_stragglers: AtomicBool::new(false),
             slowest_primary: AtomicU64::new(0),
@@ -142,6 +145,7 @@ impl Connector {
         if reloaded == Reloaded::Place {
             // After the store above, so that connections opened later use the new URL.
             self.valid_since.send_replace(Instant::now());
+            self.newest.store(Arc::default());
         }
         Ok(reloaded)
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Row;
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::{Client, Row};
 
 use crate::domain::Timestamp;
 
@@ -81,6 +82,34 @@ impl Identity {
     }
 }
 
+/// The history of a server: copies of one database cluster share the system identifier, and
+/// each promotion starts a timeline with a higher number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct History {
+    pub(super) system: i64,
+    pub(super) timeline: i64,
+}
+
+impl History {
+    const SQL: &'static str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
+         ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint";
+
+    /// The history of a primary; `None` if it cannot be read in time.
+    pub(super) async fn read(client: &Client, deadline: Instant) -> Option<Self> {
+        let row = client.query_one(Self::SQL, &[]);
+        let row = timeout_at(deadline, row).await.ok()?.ok()?;
+        Some(Self {
+            system: row.try_get(0).ok()?,
+            timeline: row.try_get(1).ok()?,
+        })
+    }
+
+    /// Whether a server of this history was promoted after one of the other.
+    pub(super) fn overtakes(self, other: Self) -> bool {
+        self.system == other.system && self.timeline > other.timeline
+    }
+}
+
 /// Why a server is not used, although it accepts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unsuitable {
@@ -124,6 +153,24 @@ impl ServerRole {
             (Self::Standby { .. }, Standbys::Refused) => Err(Unsuitable::Standby),
             (Self::ReadOnly, _) => Err(Unsuitable::ReadOnly),
             (Self::Subscriber, _) => Err(Unsuitable::Subscriber),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_newer_timeline_of_the_same_cluster_overtakes() {
+        let history = |system, timeline| History { system, timeline };
+        for (other, expected) in [
+            (history(7, 1), true),
+            (history(7, 2), false),
+            (history(7, 3), false),
+            (history(8, 1), false),
+        ] {
+            assert_eq!(history(7, 2).overtakes(other), expected, "{other:?}");
         }
     }
 }

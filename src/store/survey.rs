@@ -24,7 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     connect::{self, Connector, Route},
     error::connect::ConnectError,
-    identity::{Identity, ServerId, ServerRole},
+    identity::{History, Identity, ServerId, ServerRole},
     url::Server,
     wire::Driver,
 };
@@ -42,14 +42,6 @@ struct Candidate {
     place: String,
     surveyed: Surveyed,
     is_replicated: bool,
-}
-
-/// The history of a server: copies of one database cluster share the system identifier, and
-/// each promotion starts a timeline with a higher number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct History {
-    system: i64,
-    timeline: i64,
 }
 
 /// Several servers that take writes, for the log.
@@ -75,8 +67,6 @@ fn identity_query() -> String {
     )
 }
 const IS_REPLICATED: usize = 5;
-const HISTORY_QUERY: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
-     ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint";
 /// The timeout of cancelling an unacknowledged commit.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Once a primary is found, the other servers have as long again as it took to answer, and
@@ -99,7 +89,8 @@ impl Connector {
     ///
     /// # Errors
     /// If no server is suitable; if several take writes and their timelines do not order
-    /// them; or if the server does not acknowledge a commit.
+    /// them; if the timeline of an earlier choice is newer; or if the server does not
+    /// acknowledge a commit.
     pub(super) async fn survey(
         self: &Arc<Self>,
         limit: Duration,
@@ -199,8 +190,11 @@ impl Connector {
         if !is_complete {
             self.await_stragglers(answers, server, slowest, began, deadline);
         }
-        if chosen.surveyed.identity.role == ServerRole::Primary && chosen.is_replicated {
-            self.require_acknowledgement(&chosen, deadline).await?;
+        if chosen.surveyed.identity.role == ServerRole::Primary {
+            self.require_newest(&chosen, deadline).await?;
+            if chosen.is_replicated {
+                self.require_acknowledgement(&chosen, deadline).await?;
+            }
         }
         self.choose(chosen.route, server, began_at);
         Ok(chosen.surveyed)
@@ -237,6 +231,27 @@ impl Connector {
             connector.set_slowest_primary(slowest);
             connector.awaits_stragglers.store(false, Ordering::Relaxed);
         });
+    }
+
+    /// Requires that no newer timeline of the same cluster was chosen before. The server on it may
+    /// be away for a moment only, and without it, nothing else shows that it has taken over.
+    async fn require_newest(
+        &self,
+        candidate: &Candidate,
+        deadline: Instant,
+    ) -> Result<(), ConnectError> {
+        let Some(history) = History::read(&candidate.surveyed.client, deadline).await else {
+            // Not every role or pooler lets it be read.
+            return Ok(());
+        };
+        let has_overtaken = |newest: &History| newest.overtakes(history);
+        let before = self
+            .newest
+            .rcu(|newest| newest.filter(has_overtaken).or(Some(history)));
+        if before.is_some_and(|newest| has_overtaken(&newest)) {
+            return Err(ConnectError::Overtaken(candidate.place.clone()));
+        }
+        Ok(())
     }
 
     /// Requires that the server acknowledges a commit. A primary whose synchronous standby
@@ -340,14 +355,10 @@ fn distinct(candidates: &[Candidate]) -> usize {
 
 /// The server of the newest timeline, if all are copies of one cluster.
 async fn newest(candidates: Vec<Candidate>, deadline: Instant) -> Result<Candidate, ConnectError> {
-    let answers = candidates.iter().map(|candidate| async move {
-        let row = candidate.surveyed.client.query_one(HISTORY_QUERY, &[]);
-        let row = timeout_at(deadline, row).await.ok()?.ok()?;
-        Some(History {
-            system: row.try_get(0).ok()?,
-            timeline: row.try_get(1).ok()?,
-        })
-    });
+    let clients = candidates
+        .iter()
+        .map(|candidate| &candidate.surveyed.client);
+    let answers = clients.map(|client| History::read(client, deadline));
     let histories: Option<Vec<History>> = join_all(answers).await.into_iter().collect();
     let places = || PlaceList(&candidates).to_string();
     let histories = histories.ok_or_else(|| ConnectError::SplitBrain(places()))?;

@@ -22,6 +22,12 @@ pub(in crate::store) enum ConnectError {
     /// Several servers take writes, and their timelines do not order them.
     #[error("several servers take writes, and none of them is the newest: {0}")]
     SplitBrain(String),
+    /// Only a server takes writes that another one had taken over from.
+    #[error(
+        "the server at {0} is on an older timeline than one that was the primary before, which is \
+         away: what was acknowledged since is missing there. If that is meant, restart this server"
+    )]
+    Overtaken(String),
     /// The server takes writes and acknowledges none.
     #[error("the server acknowledges no commit: it waits for a synchronous standby")]
     Unacknowledged,
@@ -106,6 +112,7 @@ impl ConnectError {
             | Self::TimedOut(_)
             | Self::Unsuitable(_)
             | Self::SplitBrain(_)
+            | Self::Overtaken(_)
             | Self::Unacknowledged
             | Self::AllFailed(_) => None,
         }
