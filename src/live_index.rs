@@ -42,10 +42,9 @@ use crate::{
         ledger::{Ledger, Recorded},
         usage::{Batch, Outcome},
     },
-    store::{Commit, Store, error::StoreError, feed::Found},
+    store::{Commit, NotAcknowledged, Store, error::StoreError, feed::Found},
     telemetry::metrics::Metrics,
 };
-pub use claims::NotAcknowledged;
 use claims::{Claim, ClaimOutcome, Claims};
 use feed::Shortage;
 pub use intake::Intake;

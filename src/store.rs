@@ -39,6 +39,7 @@ pub mod migrations;
 mod names;
 pub mod outbox;
 mod pool;
+mod proven;
 pub mod replays;
 mod schema;
 mod session;
@@ -69,7 +70,7 @@ use pool::{Object, Pool};
 pub use pool::{PoolPermits, PoolStatus};
 pub use snapshot::Snapshot;
 use statement::Statement;
-pub use transaction::{Commit, Committed, IsCollision, Transaction};
+pub use transaction::{Commit, Committed, IsCollision, NotAcknowledged, Transaction};
 pub use url::{DatabaseUrl, MalformedUrl};
 
 /// How long the server before a failover may take to finish what it was asked.

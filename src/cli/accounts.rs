@@ -61,7 +61,7 @@ pub(super) async fn create(
         Ok((made.account, made.token))
     };
     let made = store
-        .transaction(&Arc::new(Provenance::default()), body)
+        .proven_transaction(&Arc::new(Provenance::default()), body)
         .await?;
     let (account, token) = made.value;
     let name = account.name.as_str();
@@ -89,13 +89,14 @@ pub(super) async fn rotate(
         Ok((rotated.account, rotated.token))
     };
     let rotated = store
-        .transaction(&Arc::new(Provenance::default()), body)
+        .proven_transaction(&Arc::new(Provenance::default()), body)
         .await?;
     let (account, token) = rotated.value;
     let name = account.name.as_str();
     let remedy = format_args!(
         "the token of the service account {name} was replaced; rotate it again with \
-         `hitkeep-auth service-account rotate {name}`, which gives another one"
+         `hitkeep-auth service-account rotate {name}`, which gives another one and ends the one \
+         before, also if that still worked because of --overlap"
     );
     print_token(&account, &token, output, remedy)?;
     if !output.json
@@ -178,7 +179,7 @@ pub(super) async fn revoke(
         Ok(account)
     };
     let account = store
-        .transaction(&Arc::new(Provenance::default()), body)
+        .proven_transaction(&Arc::new(Provenance::default()), body)
         .await?
         .value;
     if output.json {
@@ -190,6 +191,10 @@ pub(super) async fn revoke(
 /// A store on a database that has all migrations.
 pub(super) async fn ready(database: &DatabaseArgs) -> Result<Store, Failure> {
     let store = open(&database.store()?);
+    // So that a read is of the primary too, if there is one: a change requires it.
+    if let Err(error) = store.find_primary().await {
+        tracing::debug!(%error, "no primary was found");
+    }
     super::serve::check_migrations(&store).await?;
     Ok(store)
 }

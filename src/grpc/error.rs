@@ -14,10 +14,10 @@ use crate::{
         directory::{Removal, order::DirectoryChanged},
         refusal::Refusal,
     },
-    live_index::{NotAcknowledged, Unanswerable},
+    live_index::Unanswerable,
     pb::{self, ErrorReason},
     store::{
-        IsCollision,
+        IsCollision, NotAcknowledged,
         directory::DirectoryError,
         error::{StoreError, causes},
     },

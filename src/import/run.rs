@@ -22,7 +22,8 @@ use crate::{
     },
 };
 
-/// Why an import was not done. Nothing was written then.
+/// Why an import was not done. Nothing was written then, unless the error is that the database does
+/// not acknowledge it.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error(transparent)]
@@ -79,6 +80,8 @@ impl Import<'_> {
     /// # Errors
     /// If the database fails.
     pub async fn begin(store: &Store) -> Result<ChangePosition, ImportError> {
+        // What begins is written where the import will be.
+        store.find_primary().await?;
         Ok(store.begin_replacement().await?)
     }
 
@@ -112,7 +115,7 @@ impl Import<'_> {
             tx.record_import(self.snapshot_time, replaced).await?;
             Ok((plan, state.now))
         };
-        store.transaction(provenance, body).await
+        store.proven_transaction(provenance, body).await
     }
 
     /// The ids and tokens of the snapshot's clients.
@@ -156,5 +159,5 @@ pub async fn apply_undo(
         tx.record_all(undo.events.clone()).await?;
         Ok(undo)
     };
-    store.transaction(provenance, body).await
+    store.proven_transaction(provenance, body).await
 }

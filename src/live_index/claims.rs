@@ -21,19 +21,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::store::{Commit, feed::Position};
-
-/// Why a commit is not acknowledged, by its revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAcknowledged {
-    /// A failover lost it: the new primary does not have it.
-    #[error("the commit of revision {0} is not in the database that took over")]
-    Lost(u64),
-    /// No connection to the primary showed in time that it has it, or the primary was replaced
-    /// and nothing can show it. It may be in force.
-    #[error("nothing showed in time that the primary has the commit of revision {0}")]
-    Unproven(u64),
-}
+use crate::store::{Commit, NotAcknowledged, feed::Position};
 
 /// All unresolved claims of this process.
 #[derive(Default)]

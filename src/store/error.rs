@@ -3,7 +3,7 @@
 
 use deadpool::managed::{PoolError, TimeoutType};
 use diesel::result::Error as DieselError;
-use tokio_postgres::error::DbError;
+use tokio_postgres::{error::DbError, types::WrongType};
 use tracing::error;
 
 pub(super) mod connect;
@@ -180,6 +180,26 @@ impl StoreError {
             Self::Collision(_) | Self::Inconsistent(_) | Self::Defect(_) => {
                 error!(causes, "{self}");
             }
+        }
+    }
+
+    /// Whether a commit may have been done that failed with this error: Postgres may end a session
+    /// after it, and so may the network.
+    pub(super) fn may_be_committed(&self) -> bool {
+        matches!(self, Self::Unavailable(cause) if !cause.is::<QueueFull>())
+    }
+
+    /// Whether a row has what no version of the service writes: a word that it does not know, or
+    /// a value that its type cannot hold, such as an infinite time.
+    pub(super) fn is_of_row(&self) -> bool {
+        match self {
+            Self::Inconsistent(_) => true,
+            Self::Defect(source) => source
+                .downcast_ref::<tokio_postgres::Error>()
+                .and_then(std::error::Error::source)
+                // A column of another type is no matter of its row.
+                .is_some_and(|value| !value.is::<WrongType>()),
+            Self::Unavailable(_) | Self::Overloaded(_) | Self::Collision(_) => false,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Writing: one serial transaction under the write lock.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use diesel::sql_types::{self, BigInt, Nullable, Timestamptz};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -14,6 +15,9 @@ use crate::domain::{Revision, Timestamp, audit::Provenance, clock::Entropy};
 
 /// How often a transaction is tried if it collides with others.
 const MAX_TRIES: u32 = 5;
+/// How long a commit may take. It may wait for a synchronous standby, without any other limit:
+/// `statement_timeout` does not count then.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A writing transaction, which holds the write lock.
 pub struct Transaction {
@@ -62,6 +66,21 @@ impl Commit {
     pub const fn is_stamped(&self) -> bool {
         self.only_on.is_none()
     }
+}
+
+/// Why a commit is not acknowledged, by its revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAcknowledged {
+    /// A failover lost it: the new primary does not have it.
+    #[error("the commit of revision {0} is not in the database that took over")]
+    Lost(u64),
+    /// No connection to the primary showed in time that it has it, or the primary was replaced
+    /// and nothing can show it. It may be in force.
+    #[error(
+        "nothing showed in time that the primary has the commit of revision {0}: the change may \
+         be in force, or lost"
+    )]
+    Unproven(u64),
 }
 
 #[derive(diesel::QueryableByName)]
@@ -129,7 +148,7 @@ impl Store {
         E: From<StoreError> + IsCollision + Send,
     {
         // Taken before a connection, which would only wait for the write lock.
-        let permit = tokio::time::timeout(self.writers_wait, self.writers.acquire()).await;
+        let permit = timeout(self.writers_wait, self.writers.acquire()).await;
         let _permit = permit.map_err(|late| StoreError::Overloaded(Box::new(late)))?;
         let mut tries = 1;
         loop {
@@ -185,6 +204,10 @@ impl Store {
     }
 }
 
+fn unproven(position: Position) -> StoreError {
+    StoreError::Unavailable(Box::new(NotAcknowledged::Unproven(position.revision.0)))
+}
+
 /// An error that may be a collision of transactions, which a retry resolves.
 pub trait IsCollision {
     /// Whether a retry may succeed.
@@ -217,8 +240,19 @@ impl Transaction {
             revision: revision(row.revision)?,
             nonce: row.nonce,
         };
-        self.connection().batch_execute("COMMIT").await?;
-        self.lease.finish();
+        let commit = self.connection().batch_execute("COMMIT");
+        match timeout(COMMIT_TIMEOUT, commit).await {
+            Ok(Ok(())) => self.lease.finish(),
+            Ok(Err(error)) => {
+                let error = StoreError::from(error);
+                if !error.may_be_committed() {
+                    return Err(error);
+                }
+                error.log();
+                return Err(unproven(position));
+            }
+            Err(_) => return Err(unproven(position)),
+        }
         Ok(Commit {
             position,
             only_on: (position.revision == self.begun_at).then_some(self.server),

@@ -331,6 +331,11 @@ const UNREADABLE: &[(&str, &str, &[u32])] = &[
         &[36],
     ),
     (
+        "api_clients ALTER expire_time DROP NOT NULL",
+        "UPDATE api_clients SET expire_time = 'infinity' WHERE id = id(36)",
+        &[36],
+    ),
+    (
         "api_clients DROP CONSTRAINT api_clients_one_owner_check",
         "UPDATE api_clients SET owner_user_id = NULL WHERE id = id(33)",
         &[33],

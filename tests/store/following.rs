@@ -12,8 +12,8 @@ use diesel_async::SimpleAsyncConnection;
 use futures_util::future::join_all;
 use hitkeep_auth::{
     domain::{Revision, Timestamp, clock::Clock},
-    live_index::{self, LiveIndex, NotAcknowledged, Unanswerable, UsageWriter},
-    store::{Commit, Store, StoreOptions, feed::Position},
+    live_index::{self, LiveIndex, Unanswerable, UsageWriter},
+    store::{Commit, NotAcknowledged, Store, StoreOptions, feed::Position},
     system::{SystemClock, SystemEntropy},
     telemetry::metrics::Metrics,
 };

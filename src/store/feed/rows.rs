@@ -216,7 +216,7 @@ fn readable<T>(
     sink: &mut dyn Sink,
 ) -> Result<Option<T>, StoreError> {
     match read {
-        Err(error @ StoreError::Inconsistent(_)) => {
+        Err(error) if error.is_of_row() => {
             let client = ClientId::from_uuid(row.try_get(0)?);
             tracing::error!(client.id = %client, "API client {client} cannot be read: {error}");
             sink.unreadable(client);
@@ -229,7 +229,7 @@ fn readable<T>(
 /// Parses service accounts; unreadable ones are logged and skipped.
 pub(super) fn accounts(rows: &[Row]) -> Result<Accounts, StoreError> {
     let read = rows.iter().filter_map(|row| match account(row) {
-        Err(error @ StoreError::Inconsistent(_)) => {
+        Err(error) if error.is_of_row() => {
             error.log();
             None
         }
