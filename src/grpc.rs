@@ -193,7 +193,7 @@ impl Management {
     }
 
     /// Writes, and returns once this server's index has the change, and the primary is shown
-    /// to have it: an acknowledged revocation is in force here, and other replicas follow. If
+    /// to have it: an acknowledged revocation is in force here, and other servers follow. If
     /// the index is late, it returns before; until the index has the change, this server
     /// then answers that it cannot judge.
     ///

@@ -12,6 +12,7 @@ mod bodies;
 mod census;
 #[cfg(test)]
 mod connection_tests;
+mod directory;
 mod gauges;
 pub mod health;
 mod layers;
@@ -220,8 +221,8 @@ where
             Ok(connection) => Ok(async { Ok(io::open(connection).await?.0) }),
             Err(error) => Err(error.to_string()),
         });
-        tokio::pin!(http);
-        // Dropped, with its listeners, at the end of the drain delay.
+        // Both are dropped with their listeners: HTTP's at the end of the drain, gRPC's before.
+        let mut http = Box::pin(http);
         let mut incoming = Box::pin(self.grpc);
         let is_stop_signal = tokio::select! {
             () = connections.accept(incoming.as_mut()) => false,
@@ -253,8 +254,9 @@ where
                 () = connections.drain() => {}
                 // HTTP goes on during the drain: readiness probes get the reason, and the
                 // metrics stay readable.
-                () = http_connections.accept(http) => {}
+                () = http_connections.accept(http.as_mut()) => {}
             }
+            drop(http);
             http_connections.drain().await;
         };
         let ended = tokio::select! {

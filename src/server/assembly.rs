@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Backend, GrpcWebOptions, Options, census, gauges, health::Scope, layers, readiness::Reporting,
-    routes::router, supervisor::Supervisor,
+    Backend, GrpcWebOptions, Options, census, directory::Replacements, gauges, health::Scope,
+    layers, readiness::Reporting, routes::router, supervisor::Supervisor,
 };
 use crate::{
     calls::admission::{Admission, Burst, Capacity},
@@ -83,7 +83,7 @@ pub(super) fn assemble(
     let database_calls = Arc::new(Admission::new(burst, capacity(&origin)));
     let limits = Arc::new(layers::Limits::new(
         Arc::clone(&introspections),
-        MAX_REPLACEMENTS,
+        Replacements::of(MAX_REPLACEMENTS),
         Arc::clone(&database_calls),
         draining,
     ));

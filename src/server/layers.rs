@@ -20,7 +20,10 @@ use tokio::{
 use tonic::{Code, Status};
 use tracing::{Instrument, field::Empty, info_span};
 
-use super::bodies::{CancelSignal, CancellableBody};
+use super::{
+    bodies::{CancelSignal, CancellableBody},
+    directory::{self, Replacements},
+};
 use crate::{
     calls::{
         admission::{Admission, CallKind},
@@ -62,8 +65,7 @@ const MAX_REFLECTION_STREAMS: usize = 64;
 pub(super) struct Limits {
     /// Introspections, which are frequent and quick. Those over HTTP count as well.
     introspections: Arc<Semaphore>,
-    /// Replacements of the directory, which are rare and large.
-    replacements: Semaphore,
+    replacements: Arc<Replacements>,
     /// All other calls, which use the database. Those over HTTP count as well.
     database_calls: Arc<Admission>,
     health_streams: Arc<Semaphore>,
@@ -76,19 +78,23 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn new(
         introspections: Arc<Semaphore>,
-        replacements: usize,
+        replacements: Arc<Replacements>,
         database_calls: Arc<Admission>,
         draining: watch::Receiver<bool>,
     ) -> Self {
         Self {
             introspections,
-            replacements: Semaphore::new(replacements),
+            replacements,
             database_calls,
             health_streams: Arc::new(Semaphore::new(MAX_HEALTH_STREAMS)),
             reflection_streams: Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)),
             replications: Arc::new(Semaphore::new(MAX_REPLICATIONS)),
             draining,
         }
+    }
+
+    pub(super) fn replacements(&self) -> Arc<Replacements> {
+        Arc::clone(&self.replacements)
     }
 }
 
@@ -270,7 +276,9 @@ pub(super) async fn shed(
         Access::Permitted(_) if path == REPLICATE => {
             return open_stream(&limits, &limits.replications, request, next).await;
         }
-        Access::Permitted(_) if path == REPLACE_DIRECTORY => &limits.replacements,
+        Access::Permitted(_) if path == REPLACE_DIRECTORY => {
+            return directory::authenticate(&limits.replacements, request, next).await;
+        }
         Access::Permitted(CallerPermission::Introspect) => &limits.introspections,
         Access::Permitted(_) | Access::Authenticated => {
             let kind = CallKind::of(Method::of(path));

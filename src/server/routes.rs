@@ -8,7 +8,7 @@ use axum::{
 };
 use tonic::service::Routes;
 
-use super::{auth, layers};
+use super::{auth, directory, layers};
 use crate::{
     calls::method::{
         BATCH_INTROSPECT, INTROSPECT_STREAM, MAX_BATCH_BYTES, MAX_CHECK_BYTES,
@@ -75,6 +75,8 @@ pub(super) fn router(
         .route(BATCH_INTROSPECT, post_service(batches))
         // Next to the services, since it completes errors of tonic itself.
         .layer(from_fn(layers::complete_errors))
+        // Inside of authentication, in which calls with invented tokens wait for the index.
+        .layer(from_fn_with_state(limits.replacements(), directory::limit))
         .layer(from_fn_with_state(Arc::clone(services), auth::authenticate));
     let router = if has_management {
         router

@@ -61,7 +61,7 @@ pub async fn deaf(options: live_index::IndexOptions) -> (TestApp, Proxy) {
 }
 
 /// A token of its own.
-fn mint(kind: TokenKind) -> Token {
+pub fn mint(kind: TokenKind) -> Token {
     Token::mint(kind, &SystemEntropy as &dyn Entropy)
 }
 

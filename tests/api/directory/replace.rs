@@ -1,7 +1,10 @@
 //! `ReplaceDirectory`: the whole directory as one difference.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use hitkeep_auth::{
-    domain::caller::CallerPermission::Directory,
+    domain::{caller::CallerPermission::Directory, token::TokenKind},
     pb::{
         self, InstanceRole, ReplaceDirectoryRequest, SiteRole, TeamRole,
         directory_service_client::DirectoryServiceClient,
@@ -13,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{USER, events, numbered, status, tables};
 use crate::{
     fixtures::*,
+    fresh::{deaf, mint, without_polls},
     harness::{Caller, TestApp, told, violations},
     layers::{framed, raw_open},
 };
@@ -319,6 +323,30 @@ async fn the_first_chunks_sequence_becomes_the_applied_one() {
     let refused = pusher.replace(vec![only(Some(7))]).await;
     assert_eq!(told(&refused), "FailedPrecondition MASS_REMOVAL");
     assert_eq!(status(&pusher).await.applied_sequence, 1);
+}
+
+/// Few replacements are let in at once, and a call with an invented token waits for the index.
+#[tokio::test]
+async fn calls_with_invented_tokens_are_not_among_the_replacements() {
+    let (app, proxy) = deaf(without_polls()).await;
+    let pusher = app.pusher().await;
+    // It is known from here on.
+    status(&pusher).await;
+    let invented = mint(TokenKind::ServiceAccount).reveal();
+    // On the same connection, so that the server begins them in this order.
+    let stranger = Caller::with_token(pusher.channel.clone(), &invented);
+    let pusher = pusher.within(Duration::from_secs(1));
+    proxy.stall();
+    let strangers = join_all((0..8).map(|_| stranger.replace(Vec::new())));
+    tokio::select! {
+        biased;
+        told = strangers => panic!("the database does not answer: {told:?}"),
+        late = pusher.replace(vec![ReplaceDirectoryRequest::default()]) => {
+            // Of the deadline, the server or the client tells.
+            let late = late.expect_err("the database does not answer");
+            assert!(!late.message().contains("too many requests"), "{late:?}");
+        }
+    }
 }
 
 /// A replacement under way: what is sent goes into the channel.
