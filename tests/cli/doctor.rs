@@ -375,6 +375,12 @@ async fn a_socket_is_looked_at_and_left_alone() {
     drop(listener);
     found(&url, &more, 0).await.told("http-listen", "ok");
     assert!(path.exists());
+    // The server has that one itself by then.
+    let more = ["--listen", &*address, "--http-listen", &*address];
+    let both = found(&url, &more, 1).await;
+    both.told("listen", "ok");
+    let told = both.told("http-listen", "error");
+    assert!(told.contains("--listen as well"), "{told}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::{CHECK_TIMEOUT, Failure, Finding, Report, in_time};
 use crate::{
+    cli::counted,
     config::ServeArgs,
     store::{
         NoConnection, Standbys, StoreOptions,
@@ -176,9 +177,11 @@ fn replication(facts: &ServerFacts) -> Finding {
             "{standbys} standbys are connected, and commits wait for none{lag}"
         ));
     }
-    if *synchronous > 0 {
+    let awaited = awaited(synchronous_names);
+    if *synchronous >= awaited {
         return Finding::ok(format!(
-            "commits wait for standbys, of which {synchronous} are connected{lag}"
+            "commits wait for {}, and {synchronous} are connected{lag}",
+            counted(awaited, "standby")
         ));
     }
     if *hidden > 0 {
@@ -188,9 +191,21 @@ fn replication(facts: &ServerFacts) -> Finding {
         );
     }
     Finding::error(
-        format!("commits wait for standbys ({synchronous_names}), and none is connected"),
+        format!(
+            "commits wait for {} ({synchronous_names}), and {synchronous} are connected: no \
+             change is ever acknowledged",
+            counted(awaited, "standby")
+        ),
         "start a synchronous standby, or change synchronous_standby_names",
     )
+}
+
+/// For how many standbys a commit waits, by `synchronous_standby_names`: `ANY 2 (a, b, c)`,
+/// `FIRST 2 (a, b, c)` and `2 (a, b, c)` say it, and of names alone the first one counts.
+fn awaited(names: &str) -> u32 {
+    let method = names.split_once('(').map(|(method, _)| method);
+    let number = method.and_then(|method| method.split_whitespace().last());
+    number.and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
 fn clock(found: ClockDifference) -> Finding {
@@ -306,4 +321,26 @@ fn notifications(arrive: bool) -> Finding {
         "a notification did not arrive: changes would be seen by polling only",
         "connect to Postgres directly, or through a pooler in session mode",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_waits_for_as_many_standbys_as_the_setting_says() {
+        for (names, expected) in [
+            ("a", 1),
+            ("a, b", 1),
+            ("*", 1),
+            ("\"a(2 (\"", 1),
+            ("2 (a, b)", 2),
+            ("FIRST 2 (a, b, c)", 2),
+            ("first 3(a, b, c)", 3),
+            ("ANY 2 (a, b)", 2),
+            ("any 10 (*)", 10),
+        ] {
+            assert_eq!(awaited(names), expected, "{names}");
+        }
+    }
 }

@@ -54,10 +54,15 @@ pub(super) async fn check(args: &ServeArgs, report: &mut Report) -> Result<(), F
     let options = args.server().unwrap_or_else(|_| args.serving.limits());
     report.add("open files", open_files(args, &options))?;
     let (grpc, http) = (&args.serving.listen, &args.serving.http_listen);
-    report.add("listen", in_time(listen(grpc, "--listen")).await)?;
+    // Held while the others are tried, as a server holds them.
+    let mut held = None;
+    let judged = in_time(listen(grpc, "--listen", &[], &mut held)).await;
+    report.add("listen", judged)?;
     if !http.is_empty() {
-        report.add("http-listen", in_time(listen(http, "--http-listen")).await)?;
+        let judged = in_time(listen(http, "--http-listen", grpc, &mut None)).await;
+        report.add("http-listen", judged)?;
     }
+    drop(held);
     Ok(())
 }
 
@@ -213,24 +218,35 @@ fn open_files(args: &ServeArgs, options: &server::Options) -> Finding {
     }
 }
 
-/// Opens the addresses for a moment, as a server would; Unix sockets are looked at instead,
-/// since opening one replaces a file.
-async fn listen(addresses: &[Address], option: &str) -> Finding {
+/// Opens the addresses as a server would, and keeps them open in `held`; Unix sockets are looked
+/// at instead, since opening one replaces a file. The server has `others` open already.
+async fn listen(
+    addresses: &[Address],
+    option: &str,
+    others: &[Address],
+    held: &mut Option<Listeners>,
+) -> Finding {
     let is_tcp = |address: &&Address| matches!(address, Address::Tcp(_));
     let tcp: Vec<Address> = addresses.iter().filter(is_tcp).cloned().collect();
     let mut problems = Vec::new();
-    if let Err(error) = Listeners::open(&tcp, None).await {
-        // One by one, for all that are taken.
-        for address in &tcp {
-            let opened = Listeners::open(std::slice::from_ref(address), None).await;
-            problems.extend(opened.err().map(|error| error.to_string()));
-        }
-        if problems.is_empty() {
-            problems.push(error.to_string());
+    match Listeners::open(&tcp, None).await {
+        Ok(listeners) => *held = Some(listeners),
+        Err(error) => {
+            // One by one, for all that are taken.
+            for address in &tcp {
+                let opened = Listeners::open(std::slice::from_ref(address), None).await;
+                problems.extend(opened.err().map(|error| error.to_string()));
+            }
+            if problems.is_empty() {
+                problems.push(error.to_string());
+            }
         }
     }
     for address in addresses {
         if let Address::Unix(path) = address {
+            if others.contains(address) {
+                problems.push(format!("{address} is an address of --listen as well"));
+            }
             problems.extend(socket_problem(path));
         }
     }
