@@ -53,20 +53,27 @@ securityContext:
   capabilities: { drop: [ALL] }
 {{- end }}
 
-{{/* Ports and probes of what serves: list CONTEXT. */}}
+{{/* How to ask what serves with those variables over HTTP. */}}
+{{- define "hitkeep-auth.scheme" -}}
+{{- $tls := get (. | default dict) "HITKEEP_AUTH_HTTP_TLS" | lower -}}
+{{- ternary "HTTPS" "HTTP" (has $tls (list "1" "true" "yes" "on" "y")) -}}
+{{- end }}
+
+{{/* Ports and probes of what serves with those variables. */}}
 {{- define "hitkeep-auth.serving" -}}
+{{- $scheme := include "hitkeep-auth.scheme" . -}}
 ports:
   - { name: grpc, containerPort: 50051 }
   - { name: http, containerPort: 50052 }
 # Says nothing of Postgres: a restart would throw away the index that a server
 # goes on answering from.
 livenessProbe:
-  httpGet: { path: /livez, port: http }
+  httpGet: { path: /livez, port: http, scheme: {{ $scheme }} }
   periodSeconds: 10
   timeoutSeconds: 3
 # Until the index was read, and while it is too old.
 readinessProbe:
-  httpGet: { path: /readyz, port: http }
+  httpGet: { path: /readyz, port: http, scheme: {{ $scheme }} }
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
