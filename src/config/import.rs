@@ -20,15 +20,16 @@ pub enum ImportCommand {
     /// It is a dry run unless --apply is given.
     ///
     /// Exits with 0 if all was (or would be) imported, with 2 if rows were refused, and with 1 if
-    /// nothing was done. With --compare and without --apply, exits with 0 if all answers are the
-    /// same, with 3 if some are narrower than HitKeep's, and with 4 if some are wider.
+    /// nothing was done, or the database does not acknowledge it. With --compare and without
+    /// --apply, exits with 0 if all answers are the same, with 3 if some are narrower than
+    /// HitKeep's, and with 4 if some are wider.
     Hitkeep(Box<HitKeepArgs>),
     /// Remove the imported clients that were not changed since
     ///
     /// It is a dry run unless --apply is given.
     ///
     /// Exits with 0 if all go, with 2 if some stay because they were changed here, and with 1 if
-    /// nothing was done. The directory stays.
+    /// nothing was done, or the database does not acknowledge it. The directory stays.
     Undo(UndoArgs),
 }
 
@@ -90,7 +91,7 @@ pub struct HitKeepArgs {
 #[derive(Debug, Args)]
 pub struct UndoArgs {
     /// Write to the database; without it, only report
-    #[arg(long, env = "HITKEEP_AUTH_IMPORT_APPLY", value_parser = boolean)]
+    #[arg(long, env = "HITKEEP_AUTH_IMPORT_UNDO_APPLY", value_parser = boolean)]
     pub apply: bool,
     #[command(flatten)]
     pub database: DatabaseArgs,

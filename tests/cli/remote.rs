@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 
 #[path = "remote/refusals.rs"]
 mod refusals;
+#[path = "remote/status.rs"]
+mod status;
 
 use crate::{
     folder::{Folder, text},
     postgres::migrated_database,
     process::{Ended, Process, binary},
-    run::{run_on, serve, serve_with},
+    run::{run_on, serve_with},
 };
 
 pub const ALICE: &str = "00000000-0000-7000-8000-0000000000a1";
@@ -256,7 +258,8 @@ async fn a_client_is_managed_from_its_creation_to_its_deletion() {
     assert_eq!(newest.code, Some(0), "{newest:?}");
     assert_eq!(newest.stdout.lines().count(), 2, "{newest:?}");
     assert!(newest.stdout.contains("api_client.deleted"), "{newest:?}");
-    assert!(newest.stderr.contains("ends after 1 event,"), "{newest:?}");
+    let notice = "The list ends after 1 event, and there are older ones: raise --limit.\n";
+    assert_eq!(newest.stderr, format!("hitkeep-auth: {notice}"));
     // A program sees it by the token of the next page, and a list that is whole needs no notice.
     assert_ne!(here.json(&first).await["next_page_token"], "");
     let whole = ["audit", "list", "--client", id, "--limit", "7"];
@@ -421,6 +424,16 @@ async fn the_directory_is_read_from_a_file() {
         .await
         .given();
     assert!(older.starts_with("Skipped: sequence 7"), "{older}");
+    // So is another batch of the same number.
+    folder.write(
+        "changes.json",
+        &json!({"changes": [{"delete_team": {"id": NOWHERE}}]}).to_string(),
+    );
+    let again = here
+        .run(&["directory", "apply", path, "--sequence", "7"])
+        .await
+        .given();
+    assert!(again.starts_with("Skipped: sequence 7"), "{again}");
     let status = here.json(&["directory", "status"]).await;
     assert_eq!((&status["teams"], &status["users"]), (&json!(2), &json!(1)));
     let shown = here.run(&["directory", "status"]).await.given();
@@ -445,35 +458,6 @@ async fn the_directory_is_read_from_a_file() {
     let refused = refused.refused(1);
     assert!(refused.contains("INVALID_FIELD"), "{refused}");
     here.stop().await;
-}
-
-#[tokio::test]
-async fn the_state_of_a_server_is_shown_as_far_as_the_caller_may_see_it() {
-    let url = migrated_database().await;
-    let create = ["service-account", "create", "asks", "--allow", "introspect"];
-    let token = run_on(&url, &create).await.given();
-    let (server, address) = serve(&url).await;
-    let status = |more: &[&str]| {
-        let mut command = binary([&["status"], more].concat());
-        command.env("HITKEEP_AUTH_SERVER", format!("http://{address}"));
-        command.env("HITKEEP_AUTH_TOKEN", token.trim());
-        Process::start(command)
-    };
-    let shown = status(&["--json"]).ended().await.given_json();
-    assert_eq!(shown["health"], "SERVING");
-    assert_eq!(shown["index"]["database_reachable"], true);
-    assert!(shown["directory"].is_null());
-    let shown = status(&[]).ended().await.given();
-    assert!(shown.contains("is SERVING"), "{shown}");
-    for row in ["API clients       0", "database          answers"] {
-        assert!(lines(&shown).contains(&row), "{row} in {shown}");
-    }
-    assert!(
-        shown.contains("DIRECTORY\nthe caller may not see it"),
-        "{shown}"
-    );
-    server.signal("TERM").await;
-    assert_eq!(server.ended().await.code, Some(0));
 }
 
 #[tokio::test]

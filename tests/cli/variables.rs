@@ -10,8 +10,10 @@ use crate::{
 
 /// The variables that describe the environment, and so are the same for several commands that
 /// call a server.
-const OF_THE_ENVIRONMENT: [&str; 10] = [
+const OF_THE_ENVIRONMENT: [&str; 12] = [
     "HITKEEP_AUTH_ACTOR",
+    "HITKEEP_AUTH_DATABASE_URL",
+    "HITKEEP_AUTH_DATABASE_URL_FILE",
     "HITKEEP_AUTH_JSON",
     "HITKEEP_AUTH_LOG",
     "HITKEEP_AUTH_LOG_FORMAT",
@@ -80,6 +82,7 @@ fn what_a_call_is_about_has_variables_of_its_own_command() {
         "audit",
         "directory",
         "status",
+        "import",
     ];
     let mut commands: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for help in help::all() {

@@ -1,6 +1,8 @@
 //! `audit`: reads the audit trail.
 
-use super::{Server, owner_text, print_response, table, time_text, to_owner, to_time};
+use super::{
+    MAX_PAGE_BYTES, Server, owner_text, print_response, table, time_text, to_owner, to_time,
+};
 use crate::{
     cli::{Failure, USAGE, counted, print_error, progress::Progress},
     config::{
@@ -24,7 +26,8 @@ async fn list(args: &ListAuditArgs) -> Result<(), Failure> {
     let (start, end) = (time("--since", args.since)?, time("--until", args.until)?);
     let progress = Progress::of("listing events");
     let server = Server::connect(&args.server).await?;
-    let mut service = AuditServiceClient::new(server.channel());
+    let mut service =
+        AuditServiceClient::new(server.channel()).max_decoding_message_size(MAX_PAGE_BYTES);
     let mut all = pb::ListAuditEventsResponse::default();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     loop {
@@ -65,10 +68,10 @@ async fn list(args: &ListAuditArgs) -> Result<(), Failure> {
     })?;
     // JSON says it with its next_page_token.
     if !args.server.output.json && !all.next_page_token.is_empty() {
+        // No time to go on from is named: all events of one change have the same.
         let events = counted(args.limit, "event");
         print_error(&format!(
-            "The list ends after {events}, and there are older ones: raise --limit, or give the \
-             time of the last one as --until."
+            "The list ends after {events}, and there are older ones: raise --limit."
         ));
     }
     Ok(())

@@ -7,7 +7,7 @@ use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{
-    Server, as_json,
+    MAX_PAGE_BYTES, Server, as_json,
     client_text::{describe, or_everywhere, or_never, usage_row},
     incident, owner_text, print_response, table, time_text, to_actor, to_owner, to_time, word,
 };
@@ -82,7 +82,15 @@ async fn create(args: &CreateClientArgs) -> Result<(), Failure> {
         .into_inner();
     let json = as_json("CreateApiClientResponse", &created);
     let client = created.api_client.unwrap_or_default();
-    print_token(&args.server, &json, &created.token, &client, "Created")
+    let repeat = args.request_id.is_some();
+    print_token(
+        &args.server,
+        &json,
+        &created.token,
+        &client,
+        "Created",
+        repeat,
+    )
 }
 
 async fn rotate(args: &RotateClientArgs) -> Result<(), Failure> {
@@ -106,7 +114,15 @@ async fn rotate(args: &RotateClientArgs) -> Result<(), Failure> {
         .into_inner();
     let json = as_json("RotateApiClientResponse", &rotated);
     let client = rotated.api_client.unwrap_or_default();
-    print_token(&one.server, &json, &rotated.token, &client, "Rotated")
+    let repeat = args.request_id.is_some();
+    print_token(
+        &one.server,
+        &json,
+        &rotated.token,
+        &client,
+        "Rotated",
+        repeat,
+    )
 }
 
 /// Prints a new token, which exists nowhere else. It goes to standard output alone, so that a
@@ -117,12 +133,17 @@ fn print_token(
     token: &str,
     client: &pb::ApiClient,
     done: &str,
+    is_repeatable: bool,
 ) -> Result<(), Failure> {
     let id = &client.id;
-    let remedy = format_args!(
-        "rotate the API client {id} with `hitkeep-auth client rotate {id}`, which gives another \
-         one"
-    );
+    let remedy = if is_repeatable {
+        "run the same command again, with the same --request-id: it gives the same token".to_owned()
+    } else {
+        format!(
+            "rotate the API client {id} with `hitkeep-auth client rotate {id}`, which gives \
+             another one and ends those before, also one that still worked because of --overlap"
+        )
+    };
     if args.output.json {
         return print_secret(&json.to_string(), remedy);
     }
@@ -185,7 +206,8 @@ async fn list(args: &ListClientsArgs) -> Result<(), Failure> {
     };
     let progress = Progress::of("listing API clients");
     let server = Server::connect(&args.server).await?;
-    let mut service = ApiClientServiceClient::new(server.channel());
+    let mut service =
+        ApiClientServiceClient::new(server.channel()).max_decoding_message_size(MAX_PAGE_BYTES);
     let mut all = pb::ListApiClientsResponse::default();
     loop {
         wanted.page_token = std::mem::take(&mut all.next_page_token);
@@ -344,7 +366,13 @@ async fn reactivate(args: &OneClientArgs) -> Result<(), Failure> {
         &reactivated,
         || {
             let client = reactivated.api_client.clone().unwrap_or_default();
-            format!("Reactivated {} ({:?}).", client.id, client.name)
+            let done = format!("Reactivated {} ({:?}).", client.id, client.name);
+            let works = client.state() == pb::ApiClientState::Active;
+            if works && client.not_before_time.is_none() {
+                format!("{done} Its token works.")
+            } else {
+                done
+            }
         },
     )
 }

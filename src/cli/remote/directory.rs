@@ -60,9 +60,22 @@ async fn apply(args: &ApplyDirectoryArgs) -> Result<(), Failure> {
     let (count, sequence) = (request.changes.len(), request.sequence);
     let progress = Progress::of(&format!("applying {}", counted(count, "change")));
     let server = Server::connect(&args.server).await?;
-    let request = server.request(request);
-    let applied = DirectoryServiceClient::new(server.channel())
-        .apply_directory_changes(request)
+    let mut service = DirectoryServiceClient::new(server.channel());
+    // The response to a batch that was skipped is the same as if it had been applied, if another
+    // one had its number.
+    let before = match sequence {
+        Some(_) => {
+            service
+                .get_directory_status(server.request(pb::GetDirectoryStatusRequest {}))
+                .await
+                .map_err(|status| server.failure(&status))?
+                .into_inner()
+                .applied_sequence
+        }
+        None => 0,
+    };
+    let applied = service
+        .apply_directory_changes(server.request(request))
         .await
         .map_err(|status| server.failure(&status))?
         .into_inner();
@@ -74,10 +87,12 @@ async fn apply(args: &ApplyDirectoryArgs) -> Result<(), Failure> {
         || {
             let revision = applied.revision;
             match sequence {
-                Some(sequence) if applied.applied_sequence > sequence => format!(
-                    "Skipped: sequence {} is applied already. The revision is {revision}.",
-                    applied.applied_sequence
-                ),
+                Some(sequence) if before >= sequence || applied.applied_sequence > sequence => {
+                    format!(
+                        "Skipped: sequence {} is applied already. The revision is {revision}.",
+                        applied.applied_sequence
+                    )
+                }
                 _ => {
                     let changes = counted(count, "change");
                     format!("Applied {changes}. The revision is {revision}.")

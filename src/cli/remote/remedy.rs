@@ -23,8 +23,9 @@ pub(super) fn remedy(reason: &str) -> Option<&'static str> {
              is a team's"
         }
         ErrorReason::ApiClientInactive => {
-            "`hitkeep-auth client get` shows the state; `hitkeep-auth client reactivate` ends a \
-             revocation, and `hitkeep-auth client update` changes the expiry"
+            "`hitkeep-auth client get` shows the state; `hitkeep-auth client update` changes the \
+             expiry, and `hitkeep-auth client reactivate` ends a revocation: the token works \
+             again, so if it has leaked, create another client instead"
         }
         ErrorReason::EtagMismatch => "`hitkeep-auth client get` shows the current state and etag",
         ErrorReason::MassRemoval => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -28,51 +28,93 @@ pub(in crate::cli) async fn run(args: &ServerArgs) -> Result<(), Failure> {
     let index = IntrospectionServiceClient::new(server.channel())
         .get_index_status(server.request(pb::GetIndexStatusRequest {}))
         .await;
-    let index = permitted(&server, index)?;
+    let index = Section::read(&server, index)?;
     let directory = DirectoryServiceClient::new(server.channel())
         .get_directory_status(server.request(pb::GetDirectoryStatusRequest {}))
         .await;
-    let directory = permitted(&server, directory)?;
+    let directory = Section::read(&server, directory)?;
     let events = AuditServiceClient::new(server.channel())
         .get_event_delivery_status(server.request(pb::GetEventDeliveryStatusRequest {}))
         .await;
-    let events = permitted(&server, events)?;
+    let events = Section::read(&server, events)?;
     if args.output.json {
-        let index = index.map(|index| as_json("GetIndexStatusResponse", &index));
-        let directory =
-            directory.map(|directory| as_json("GetDirectoryStatusResponse", &directory));
-        let events = events.map(|events| as_json("GetEventDeliveryStatusResponse", &events));
         let status = json!({
-            "health": health, "index": index, "directory": directory, "events": events,
+            "health": health,
+            "index": index.json("GetIndexStatusResponse"),
+            "directory": directory.json("GetDirectoryStatusResponse"),
+            "events": events.json("GetEventDeliveryStatusResponse"),
         });
-        return print(&status.to_string());
+        print(&status.to_string())?;
+    } else {
+        print(&format!(
+            "{} is {health}\n\nINDEX\n{}\n\nDIRECTORY\n{}\n\nEVENTS\n{}",
+            args.server,
+            index.text(describe),
+            directory.text(directory::describe),
+            events.text(describe_events),
+        ))?;
     }
-    let mut text = format!("{} is {health}\n\nINDEX\n", args.server);
-    text.push_str(&index.map_or_else(|| NOT_SHOWN.to_owned(), |index| describe(&index)));
-    text.push_str("\n\nDIRECTORY\n");
-    let directory = directory.as_ref().map(directory::describe);
-    text.push_str(&directory.unwrap_or_else(|| NOT_SHOWN.to_owned()));
-    text.push_str("\n\nEVENTS\n");
-    let events = events.as_ref().map(describe_events);
-    text.push_str(&events.unwrap_or_else(|| NOT_SHOWN.to_owned()));
-    print(&text)
+    let problems = [index.problem(), directory.problem(), events.problem()];
+    match problems.into_iter().flatten().next() {
+        Some(problem) => Err(Failure::new(format_args!(
+            "not all could be read: {problem}"
+        ))),
+        None => Ok(()),
+    }
 }
 
-const NOT_SHOWN: &str = "the caller may not see it, or the server does not have it";
+/// What a server says of one part of its state.
+enum Section<T> {
+    Read(T),
+    /// The caller lacks the permission for it, or the server does not have it.
+    NotShown,
+    /// The server cannot read it at present, because of this problem.
+    Unreadable(String),
+}
 
-/// The response, or None if the caller lacks the permission for it, or the server does not
-/// have it.
-fn permitted<T>(
-    server: &Server<'_>,
-    answer: Result<tonic::Response<T>, tonic::Status>,
-) -> Result<Option<T>, Failure> {
-    match answer {
-        Ok(answer) => Ok(Some(answer.into_inner())),
-        // A replica has neither directory nor events, and an older server no status of events.
-        Err(status) if [Code::PermissionDenied, Code::Unimplemented].contains(&status.code()) => {
-            Ok(None)
+impl<T: prost::Message> Section<T> {
+    /// What a server answered. Without a database, it knows a part of its state, and that is what
+    /// someone who looks for the cause needs.
+    fn read(
+        server: &Server<'_>,
+        answer: Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<Self, Failure> {
+        let status = match answer {
+            Ok(answer) => return Ok(Self::Read(answer.into_inner())),
+            Err(status) => status,
+        };
+        match status.code() {
+            // A replica has neither directory nor events, and an older server no status of events.
+            Code::PermissionDenied | Code::Unimplemented => Ok(Self::NotShown),
+            Code::Unavailable | Code::DeadlineExceeded => {
+                Ok(Self::Unreadable(server.problem(&status)))
+            }
+            _ => Err(server.failure(&status)),
         }
-        Err(status) => Err(server.failure(&status)),
+    }
+
+    fn json(&self, name: &str) -> Option<Value> {
+        match self {
+            Self::Read(message) => Some(as_json(name, message)),
+            Self::NotShown | Self::Unreadable(_) => None,
+        }
+    }
+
+    fn text(&self, describe: impl FnOnce(&T) -> String) -> String {
+        match self {
+            Self::Read(message) => describe(message),
+            Self::NotShown => {
+                "the caller may not see it, or the server does not have it".to_owned()
+            }
+            Self::Unreadable(problem) => format!("cannot be read: {problem}"),
+        }
+    }
+
+    fn problem(&self) -> Option<&str> {
+        match self {
+            Self::Unreadable(problem) => Some(problem),
+            Self::Read(_) | Self::NotShown => None,
+        }
     }
 }
 
