@@ -4,9 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use hitkeep_auth::{
-    domain::Revision,
+    domain::{
+        Revision,
+        caller::{CallerName, CallerPermission::Introspect, ServiceAccount},
+    },
     pb, server,
-    store::{self, error::StoreError, feed::Position},
+    store::{self, callers::InsertAccountError, error::StoreError, feed::Position},
     system::{SystemClock, SystemEntropy},
 };
 
@@ -192,4 +195,29 @@ async fn a_change_without_a_revision_is_on_the_server_that_counts() {
         wanted(changed.is_ok())
     })
     .await;
+}
+
+/// A command has no index that would prove its change. It finds the server that counts by itself,
+/// though another one that takes writes comes first in the URL.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_changes_is_on_the_server_that_counts() {
+    let pair = nodes::pair().await;
+    let race = Race::start(&pair);
+    let hosts = format!("{},{}", race.host(0), race.host(1));
+    let url = format!("postgres://postgres@{hosts}/app?connect_timeout=20");
+    let [first, second] = &pair;
+    split(first, second).await;
+    race.answers_last(0);
+    let body = async |tx: &mut store::Transaction| {
+        let name = CallerName::parse("command").expect("a name");
+        let made = ServiceAccount::create(name, &[Introspect], tx.now, &*tx.entropy());
+        tx.insert_account(&made.account, &made.token.hash()).await
+    };
+    let (store, provenance) = (store_at(&url), Arc::default());
+    let made: Result<_, InsertAccountError> = store.proven_transaction(&provenance, body).await;
+    assert!(made.is_ok(), "{made:?}");
+    let count = "SELECT count(*) FROM service_accounts WHERE name = 'command'";
+    for (node, expected) in [(first, 0), (second, 1)] {
+        assert_eq!(postgres::number(&node.database(), count).await, expected);
+    }
 }
