@@ -36,6 +36,13 @@ pub(crate) struct Capacity {
     pub(crate) writes: usize,
 }
 
+/// How many admitted calls of each kind are in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InFlight {
+    pub(crate) reads: usize,
+    pub(crate) writes: usize,
+}
+
 /// Whether a call writes. Each kind has a queue of its own, since writes wait for one
 /// another, and reads need not wait for writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +137,19 @@ impl Admission {
             admission: self,
             kind,
         })
+    }
+
+    /// How many admitted calls of each kind are in flight.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.with(|queues| InFlight {
+            reads: queues.reads.in_flight,
+            writes: queues.writes.in_flight,
+        })
+    }
+
+    /// The limit of calls in flight, over both kinds.
+    pub(crate) const fn max_calls(&self) -> usize {
+        self.burst.max_calls
     }
 
     const fn capacity_of(&self, kind: CallKind) -> usize {
@@ -285,7 +305,14 @@ mod tests {
         writes.truncate(8);
         let later = begun + MAX_DURATION;
         assert!(admission.admit(CallKind::Write, later).is_none());
-        assert_eq!(admit_many(&admission, CallKind::Read, 30, later).len(), 12);
+        let reads = admit_many(&admission, CallKind::Read, 30, later);
+        assert_eq!(reads.len(), 12);
+        let in_flight = |reads, writes| InFlight { reads, writes };
+        assert_eq!(admission.in_flight(), in_flight(12, 8));
+        drop(writes);
+        assert_eq!(admission.in_flight(), in_flight(12, 0));
+        drop(reads);
+        assert_eq!(admission.in_flight(), in_flight(0, 0));
     }
 
     #[test]

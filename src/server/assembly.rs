@@ -81,6 +81,7 @@ pub(super) fn assemble(
         max_duration: options.max_burst,
     };
     let database_calls = Arc::new(Admission::new(burst, capacity(&origin)));
+    gauges::observe_admission(metrics, &database_calls);
     let limits = Arc::new(layers::Limits::new(
         Arc::clone(&introspections),
         Replacements::of(MAX_REPLACEMENTS),

@@ -1,7 +1,12 @@
 //! Gauges of the index, the feed and the connection pool, evaluated at each export.
 
+use std::sync::Arc;
+
 use crate::{
-    calls::method::{Method, path_of},
+    calls::{
+        admission::Admission,
+        method::{Method, path_of},
+    },
     domain::client::Expiry,
     live_index::{LiveIndex, View},
     store::Store,
@@ -128,6 +133,32 @@ fn observe_feed(metrics: &Metrics, index: &LiveIndex) {
         "",
         "How many queries because of unknown tokens are allowed per second.",
         move || Some(max_lookups),
+    );
+}
+
+/// Exports how close the service is to shedding calls. Calls of the fast path are not in
+/// it: they end before they could be counted.
+pub(super) fn observe_admission(metrics: &Metrics, admission: &Arc<Admission>) {
+    let of = Arc::clone(admission);
+    metrics.up_down(
+        "hitkeep_auth.calls.in_flight",
+        "{call}",
+        "Calls in flight that are limited together by --max-calls.",
+        "kind",
+        move || {
+            let in_flight = of.in_flight();
+            [
+                ("read", signed(in_flight.reads)),
+                ("write", signed(in_flight.writes)),
+            ]
+        },
+    );
+    let max_calls = signed(admission.max_calls());
+    metrics.up_down_alone(
+        "hitkeep_auth.calls.max",
+        "{call}",
+        "The limit of calls in flight, over both kinds.",
+        move || max_calls,
     );
 }
 
