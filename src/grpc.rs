@@ -27,6 +27,8 @@ mod usage;
 
 use tokio::{sync::watch, time::Instant};
 
+use self::error::ApiError;
+
 use crate::{
     domain::{
         audit::Provenance,
@@ -35,7 +37,7 @@ use crate::{
     },
     live_index::LiveIndex,
     proxy_auth::source::TrustedHops,
-    store::{Committed, IsCollision, Store, Transaction, TransactionBody, error::StoreError},
+    store::{Committed, Store, Transaction, TransactionBody, error::StoreError},
     telemetry::{
         metrics::{Metrics, WriteResult},
         traces::Sampling,
@@ -200,18 +202,22 @@ impl Management {
     /// # Errors
     /// Those of the transaction; and UNAVAILABLE if a failover lost the commit, or nothing
     /// shows before the request's deadline that the primary has it.
-    async fn write<T, E, F>(
+    async fn write<T, F>(
         &self,
         extensions: &tonic::Extensions,
         provenance: &Arc<Provenance>,
         body: F,
-    ) -> Result<Committed<T>, E>
+    ) -> Result<Committed<T>, ApiError>
     where
-        F: for<'t> TransactionBody<&'t mut Transaction, Result<T, E>> + Sync,
+        F: for<'t> TransactionBody<&'t mut Transaction, Result<T, ApiError>> + Sync,
         T: Send,
-        E: From<StoreError> + IsCollision + Send,
     {
         let begun = Instant::now();
+        let caller = context::caller(extensions)?;
+        let body = async |tx: &mut Transaction| {
+            self.check_caller(caller, tx).await?;
+            body(tx).await
+        };
         let committed = self.store.transact(provenance, body).await;
         let written = match committed {
             Ok((value, commit)) => {

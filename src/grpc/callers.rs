@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    Origin, Services,
+    Management, Origin, Services,
     context::{Caller, Proof},
     error::ApiError,
 };
 use crate::{
     domain::caller::{CallerPermission, ServiceAccount},
+    store::Transaction,
     transport::tls::Peer,
 };
 
@@ -72,5 +73,37 @@ impl Services {
         // account may exist.
         view.require_fresh()?;
         Err(ApiError::CallerUnknown)
+    }
+}
+
+impl Management {
+    /// Refuses a caller that was revoked after it was authenticated, while its message came or
+    /// its transaction waited for others.
+    ///
+    /// # Errors
+    /// If its credentials are no longer those of its account.
+    pub(super) async fn check_caller(
+        &self,
+        Caller { account, proof }: &Caller,
+        tx: &mut Transaction,
+    ) -> Result<(), ApiError> {
+        let view = self.index.view().ok();
+        // Changes of API clients that the index has yet to take in do not count.
+        let fresh = view.filter(|view| !view.stays_fresh_for().is_zero());
+        let is_still = match fresh {
+            Some(view) => proof.is_still(account, view.index().callers(), || view.now),
+            None => {
+                let found = match proof {
+                    Proof::Token(token) => tx.find_caller(*token).await?,
+                    Proof::Certificate(Peer(names)) => tx.find_named_caller(names).await?,
+                };
+                found.is_some_and(|found| found.id == account.id)
+            }
+        };
+        if is_still {
+            Ok(())
+        } else {
+            Err(ApiError::CallerUnknown)
+        }
     }
 }

@@ -156,14 +156,18 @@ pub(super) fn remaining(extensions: &tonic::Extensions, ours: Duration) -> Durat
     deadline.map_or(ours, |at| at.0.saturating_duration_since(Instant::now()))
 }
 
+/// The caller, which the layers established.
+pub(super) fn caller(extensions: &tonic::Extensions) -> Result<&Caller, ApiError> {
+    let caller = extensions.get();
+    caller.ok_or(ApiError::Defect("no caller was established"))
+}
+
 /// The caller, actor and request id, for the audit trail.
 pub(super) fn provenance(
     extensions: &tonic::Extensions,
     actor: Option<Actor>,
 ) -> Result<Arc<Provenance>, ApiError> {
-    let caller = extensions
-        .get::<Caller>()
-        .ok_or(ApiError::Defect("no caller was established"))?;
+    let caller = caller(extensions)?;
     let request_id = extensions
         .get::<RequestId>()
         .map(|id| id.0.to_string())

@@ -64,16 +64,7 @@ impl Store {
         token: TokenHash,
     ) -> Result<Option<ServiceAccount>, StoreError> {
         let now = self.clock().now();
-        let find = async |connection: &mut Connection| {
-            let row: Option<Row> = service_accounts::table
-                .filter(of_token(&token.0, now))
-                .filter(service_accounts::revoke_time.is_null())
-                .select(Row::as_select())
-                .first(connection)
-                .await
-                .optional()?;
-            with_names(connection, row).await
-        };
+        let find = async |connection: &mut Connection| find_by_token(connection, token, now).await;
         let (lease, found) = self.start("find_caller", find).await?;
         lease.finish();
         found.map(into_account).transpose()
@@ -85,24 +76,44 @@ impl Store {
         &self,
         names: &[CertificateName],
     ) -> Result<Option<ServiceAccount>, StoreError> {
-        let names: Vec<_> = names.iter().map(CertificateName::as_str).collect();
-        let find = async |connection: &mut Connection| {
-            let mut rows: Vec<Row> = service_accounts::table
-                .inner_join(certificates::table)
-                .filter(certificates::name.eq_any(&names))
-                .filter(service_accounts::revoke_time.is_null())
-                .select(Row::as_select())
-                .distinct()
-                .limit(2)
-                .load(connection)
-                .await?;
-            let only = if rows.len() == 1 { rows.pop() } else { None };
-            with_names(connection, only).await
-        };
+        let find = async |connection: &mut Connection| find_by_names(connection, names).await;
         let (lease, found) = self.start("find_named_caller", find).await?;
         lease.finish();
         found.map(into_account).transpose()
     }
+}
+
+async fn find_by_token(
+    connection: &mut Connection,
+    token: TokenHash,
+    now: Timestamp,
+) -> QueryResult<Option<Found>> {
+    let row: Option<Row> = service_accounts::table
+        .filter(of_token(&token.0, now))
+        .filter(service_accounts::revoke_time.is_null())
+        .select(Row::as_select())
+        .first(connection)
+        .await
+        .optional()?;
+    with_names(connection, row).await
+}
+
+async fn find_by_names(
+    connection: &mut Connection,
+    names: &[CertificateName],
+) -> QueryResult<Option<Found>> {
+    let names: Vec<_> = names.iter().map(CertificateName::as_str).collect();
+    let mut rows: Vec<Row> = service_accounts::table
+        .inner_join(certificates::table)
+        .filter(certificates::name.eq_any(&names))
+        .filter(service_accounts::revoke_time.is_null())
+        .select(Row::as_select())
+        .distinct()
+        .limit(2)
+        .load(connection)
+        .await?;
+    let only = if rows.len() == 1 { rows.pop() } else { None };
+    with_names(connection, only).await
 }
 
 /// The accounts that a token with this hash works for at `now`, revoked ones included.
@@ -155,6 +166,25 @@ impl Snapshot {
 }
 
 impl Transaction {
+    /// As [`Store::find_caller`], in the order of the writes.
+    pub async fn find_caller(
+        &mut self,
+        token: TokenHash,
+    ) -> Result<Option<ServiceAccount>, StoreError> {
+        let now = self.now;
+        let found = find_by_token(self.connection(), token, now).await?;
+        found.map(into_account).transpose()
+    }
+
+    /// As [`Store::find_named_caller`], in the order of the writes.
+    pub async fn find_named_caller(
+        &mut self,
+        names: &[CertificateName],
+    ) -> Result<Option<ServiceAccount>, StoreError> {
+        let found = find_by_names(self.connection(), names).await?;
+        found.map(into_account).transpose()
+    }
+
     /// Finds the active account of that name.
     pub async fn find_account(
         &mut self,

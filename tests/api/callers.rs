@@ -1,12 +1,15 @@
 //! Who may call what: a known caller, with the method's permission.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use hitkeep_auth::{
     domain::{
         caller::CallerPermission::{self, Audit, Directory, Introspect, Manage, Replicate},
         token::Token,
     },
-    pb::{self, report_leak_request::Leaked},
+    pb::{self, ReplaceDirectoryRequest, report_leak_request::Leaked},
+    server,
 };
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -14,9 +17,11 @@ use tonic::{Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
 use crate::{
+    directory::replace::begun,
     fixtures::*,
     harness::{Caller, TestApp, make_account, rotate_account, told},
     http::client::form,
+    support::waiting::{until, wanted},
 };
 
 const UNKNOWN: &str = "Unauthenticated CALLER_UNKNOWN";
@@ -195,6 +200,45 @@ async fn an_account_is_refused_as_soon_as_it_is_revoked() {
     app.settle().await;
     // On the very same connection.
     assert_eq!(told(&caller.introspect(introspect("x")).await), UNKNOWN);
+}
+
+/// The chunks of a replacement may come for minutes.
+#[tokio::test]
+async fn a_caller_that_was_revoked_meanwhile_replaces_nothing() {
+    for index_is_fresh in [true, false] {
+        let (app, proxy) = TestApp::behind_proxy(server::Options::default()).await;
+        let token = make_account(&app.store, "hitkeep", &[Directory]).await;
+        app.settle().await;
+        if !index_is_fresh {
+            // The feed connects again, and its connection hears no more.
+            proxy.hold_replies_to(b"trimmed_revision");
+            proxy.sever();
+            proxy.caught().await;
+            app.clock.grow_old(Duration::from_secs(11));
+        }
+        let place = "SELECT last_place FROM directory_order";
+        let before = app.number(place).await;
+        let (sender, call) = begun(&app.caller(&token).await);
+        let allowed = ReplaceDirectoryRequest {
+            allow_mass_removal: true,
+            ..ReplaceDirectoryRequest::default()
+        };
+        sender.send(allowed).await.unwrap();
+        until("it is begun", async || {
+            wanted(app.number(place).await > before)
+        })
+        .await;
+        app.psql("UPDATE service_accounts SET revoke_time = now() WHERE name = 'hitkeep'")
+            .await;
+        if index_is_fresh {
+            app.settle().await;
+        }
+        let before = app.everything().await;
+        drop(sender);
+        let refused = call.await.unwrap();
+        assert_eq!(told(&refused), "Unauthenticated CALLER_UNKNOWN");
+        assert_eq!(app.everything().await, before);
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::{
 
 mod model;
 mod order;
-mod replace;
+pub mod replace;
 
 const USER: InstanceRole = InstanceRole::User;
 
