@@ -22,6 +22,7 @@ use tracing::Instrument;
 pub mod audit;
 pub mod callers;
 pub mod census;
+mod change_log;
 pub mod clients;
 mod connect;
 mod connection;

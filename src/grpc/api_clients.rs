@@ -12,7 +12,7 @@ use super::{
         incident, usage,
     },
     error::ApiError,
-    management::{self, ClientView, Loaded, load, log_change},
+    management::{self, ClientView, Loaded, load},
     page,
     replay::{EarlierRequest, IdempotentRequest, Reply, Written, earlier},
 };
@@ -59,11 +59,9 @@ fn reply<R: Reply>(
         value: written,
         revision,
     }: Committed<Written<R>>,
-    done: &str,
 ) -> R {
     match written {
-        Written::New(client, mut reply) => {
-            log_change(done, client);
+        Written::New(mut reply) => {
             reply.set_revision(revision);
             reply
         }
@@ -100,21 +98,13 @@ impl Management {
         let body = async |tx: &mut Transaction| -> Result<_, ApiError> {
             let Loaded { client: old, facts } = load(tx, on_client, named).await?;
             let Transition { client, event } = decide(old.clone(), &facts, tx.now)?;
-            let is_done = event.is_some();
+            if event.is_some() {
+                tx.log_when_committed(done, client.id);
+            }
             management::write_change(tx, &old, &client, event).await?;
-            Ok((ClientView::new(client, &facts, tx.now), is_done))
+            Ok(ClientView::new(client, &facts, tx.now))
         };
-        let Committed {
-            value: (view, is_done),
-            revision,
-        } = self.write(extensions, provenance, body).await?;
-        if is_done {
-            log_change(done, on_client.id);
-        }
-        Ok(Committed {
-            value: view,
-            revision,
-        })
+        self.write(extensions, provenance, body).await
     }
 }
 
@@ -146,10 +136,10 @@ impl ApiClientService for Management {
             if let Some(request_key) = &request_key {
                 request_key.store_reply(tx, &reply, &token).await?;
             }
-            Ok(Written::New(view.client.id, reply))
+            Ok(Written::New(reply))
         };
         let written = self.write(&extensions, &provenance, body).await?;
-        Ok(Response::new(reply(written, "created")))
+        Ok(Response::new(reply(written)))
     }
 
     async fn get_api_client(
@@ -235,10 +225,10 @@ impl ApiClientService for Management {
             if let Some(request_key) = &request_key {
                 request_key.store_reply(tx, &reply, &token).await?;
             }
-            Ok(Written::New(view.client.id, reply))
+            Ok(Written::New(reply))
         };
         let written = self.write(&extensions, &provenance, body).await?;
-        Ok(Response::new(reply(written, "rotated")))
+        Ok(Response::new(reply(written)))
     }
 
     async fn revoke_api_client(
@@ -301,7 +291,6 @@ impl ApiClientService for Management {
             management::delete(tx, loaded).await
         };
         let Committed { revision, .. } = self.write(&extensions, &provenance, body).await?;
-        log_change("deleted", on_client.id);
         Ok(Response::new(pb::DeleteApiClientResponse {
             revision: revision.0,
         }))

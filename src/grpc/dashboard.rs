@@ -7,7 +7,7 @@ use super::{
     Management,
     context::provenance,
     error::ApiError,
-    management::{self, Loaded, log_change},
+    management::{self, Loaded},
 };
 use crate::{
     domain::{
@@ -126,7 +126,6 @@ impl Management {
             value: (view, token),
             ..
         } = self.write(&scope.extensions, &provenance, body).await?;
-        log_change("created", view.client.id);
         Ok((view.client, token))
     }
 
@@ -147,18 +146,14 @@ impl Management {
             let Loaded { client: old, facts } = scope.load(tx, id, &named).await?;
             let replaced = old.clone().replace(replacement.clone(), &facts, tx.now)?;
             let Replaced { client, events } = replaced;
-            let actions: Vec<Action> = events.iter().map(|event| event.action).collect();
+            for event in &events {
+                tx.log_when_committed(past_tense(event.action), id);
+            }
             management::write_change(tx, &old, &client, events).await?;
-            Ok((client, actions))
+            Ok(client)
         };
-        let Committed {
-            value: (client, actions),
-            ..
-        } = self.write(&scope.extensions, &provenance, body).await?;
-        for action in actions {
-            log_change(past_tense(action), id);
-        }
-        Ok(client)
+        let written = self.write(&scope.extensions, &provenance, body).await?;
+        Ok(written.value)
     }
 
     /// Replaces a client's token. The previous one ends at once.
@@ -180,7 +175,6 @@ impl Management {
             value: (view, token),
             ..
         } = self.write(&scope.extensions, &provenance, body).await?;
-        log_change("rotated", id);
         Ok((view.client, token))
     }
 
@@ -199,7 +193,6 @@ impl Management {
             management::delete(tx, loaded).await
         };
         self.write(&scope.extensions, &provenance, body).await?;
-        log_change("deleted", id);
         Ok(())
     }
 }

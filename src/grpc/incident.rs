@@ -5,7 +5,7 @@ use super::{
     context::provenance,
     convert::incident::{LeakReport, LeakedHash, RevokeAll},
     error::ApiError,
-    management::{ClientView, log_change, write_change},
+    management::{ClientView, write_change},
 };
 use crate::{
     domain::{
@@ -50,8 +50,6 @@ impl Management {
                 ..pb::ReportLeakResponse::default()
             });
         };
-        let done = log_text(ended.was_live, ended.revoked);
-        log_change(done, ended.view.client.id);
         Ok(pb::ReportLeakResponse {
             known: true,
             was_live: ended.was_live,
@@ -107,6 +105,7 @@ impl Management {
             tx.record(leak).await?;
         }
         write_change(tx, &client, &new, revocation).await?;
+        tx.log_when_committed(log_text(was_live, revoked), id);
         Ok(Some(Ended {
             view: ClientView::new(new, &facts, tx.now),
             was_live,
@@ -141,8 +140,11 @@ impl Management {
                 .find_revocable(selection, MAX_REVOKED_AT_ONCE + 1)
                 .await?;
             check_revocable(found.len())?;
-            let ids = found.iter().map(|client| client.id).collect();
+            let ids: Vec<_> = found.iter().map(|client| client.id).collect();
             if !validate_only && !found.is_empty() {
+                for id in &ids {
+                    tx.log_when_committed("revoked", *id);
+                }
                 tx.revoke_clients(found).await?;
             }
             Ok(ids)
@@ -151,11 +153,6 @@ impl Management {
             value: ids,
             revision,
         } = self.write(extensions, &provenance, body).await?;
-        if !validate_only {
-            for id in &ids {
-                log_change("revoked", *id);
-            }
-        }
         Ok(pb::RevokeApiClientsResponse {
             revoked_count: i32::try_from(ids.len()).unwrap_or(i32::MAX),
             ids: ids.iter().map(ClientId::to_string).collect(),

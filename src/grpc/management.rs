@@ -11,7 +11,7 @@ use crate::{
         access::Facts,
         audit::Event,
         client::{ApiClient, Draft, Quota, Rotation},
-        id::{ClientId, SiteId, UserId},
+        id::{SiteId, UserId},
         refusal::Refusal,
         token::Token,
     },
@@ -81,6 +81,7 @@ pub(super) async fn create(
     tx.insert_client(&issued.client, &issued.token.hash())
         .await?;
     tx.record(issued.event).await?;
+    tx.log_when_committed("created", issued.client.id);
     let view = ClientView::new(issued.client, &facts, tx.now);
     Ok((view, issued.token))
 }
@@ -95,6 +96,7 @@ pub(super) async fn rotate(
     tx.rotate_client(&issued.client, &issued.token.hash(), rotated.old_token_ends)
         .await?;
     tx.record(issued.event).await?;
+    tx.log_when_committed("rotated", issued.client.id);
     let view = ClientView::new(issued.client, &facts, tx.now);
     Ok((view, issued.token))
 }
@@ -106,7 +108,9 @@ pub(super) async fn delete(
     let id = client.id;
     let event = client.delete(&facts)?;
     tx.delete_client(id).await?;
-    Ok(tx.record(event).await?)
+    tx.record(event).await?;
+    tx.log_when_committed("deleted", id);
+    Ok(())
 }
 
 /// Writes a client as it is after some transitions, with their events. Without any event,
@@ -126,10 +130,4 @@ pub(super) async fn write_change(
         tx.record(event).await?;
     }
     Ok(())
-}
-
-/// Logs a change of a client: if the database and its audit trail are lost, the log
-/// remains. Called only after the commit, and only if the client changed.
-pub(super) fn log_change(done: &str, client: ClientId) {
-    tracing::info!(client.id = %client, "{done} API client {client}");
 }

@@ -46,8 +46,8 @@ impl Reply for pb::RotateApiClientResponse {
 /// The outcome of a write.
 #[derive(Debug)]
 pub(super) enum Written<R> {
-    /// It was made now, on that client.
-    New(ClientId, R),
+    /// It was made now.
+    New(R),
     /// It was made before, with this reply.
     Replayed(R),
 }

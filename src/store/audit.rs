@@ -95,7 +95,7 @@ impl Columns {
 }
 
 async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(), StoreError> {
-    let (now, entropy) = (transaction.now, transaction.entropy());
+    let now = transaction.now;
     let provenance = std::sync::Arc::clone(&transaction.provenance);
     let actor = provenance.actor.as_ref();
     let address = actor.and_then(|actor| actor.ip_address);
@@ -104,7 +104,7 @@ async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(),
     while events.len() > 0 {
         let mut columns = Columns::default();
         for event in events.by_ref().take(ROWS_PER_INSERT) {
-            let id = EventId::mint(now, &*entropy).uuid();
+            let id = transaction.next_event_id().uuid();
             outgoing.extend(OutgoingEvent::of(&event).map(|event| (id, event)));
             columns.push(id, &event);
         }
@@ -131,6 +131,18 @@ async fn insert(transaction: &mut Transaction, events: Vec<Event>) -> Result<(),
 }
 
 impl Transaction {
+    /// An id after all those that this transaction got before: its events have one time, so
+    /// their ids show their order.
+    pub(super) fn next_event_id(&mut self) -> EventId {
+        let minted = EventId::mint(self.now, &*self.entropy());
+        let id = match self.last_event_id {
+            Some(last) if minted <= last => last.successor(),
+            _ => minted,
+        };
+        self.last_event_id = Some(id);
+        id
+    }
+
     /// Writes an event to the audit trail.
     pub async fn record(&mut self, event: Event) -> Result<(), StoreError> {
         self.record_all(vec![event]).await

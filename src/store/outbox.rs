@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Store, Transaction, connection::Connection, error::StoreError, types};
 use crate::domain::{
-    Timestamp, access::Owner, audit::Event, event::EventType, id::EventId, token::may_contain_token,
+    Timestamp, access::Owner, audit::Event, event::EventType, token::may_contain_token,
 };
 mod lease;
 mod noticed;
@@ -204,10 +204,9 @@ impl OutgoingEvent {
 impl Transaction {
     /// Writes events to the outbox that no audit event of this transaction causes.
     async fn send_events(&mut self, events: Vec<OutgoingEvent>) -> Result<(), StoreError> {
-        let (now, entropy) = (self.now, self.entropy());
-        let with_id = |event| (EventId::mint(now, &*entropy).uuid(), event);
-        self.put_events(events.into_iter().map(with_id).collect())
-            .await
+        let with_id = |event| (self.next_event_id().uuid(), event);
+        let events = events.into_iter().map(with_id).collect();
+        self.put_events(events).await
     }
 
     /// Writes events to the outbox, unless nothing is delivered.

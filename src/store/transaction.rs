@@ -8,10 +8,16 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    FirstRow, Store, TransactionBody, connection::Connection, error::StoreError, feed::Position,
-    identity::ServerId, lease::Lease, revision, statement::Statement,
+    FirstRow, Store, TransactionBody, change_log::ChangeLog, connection::Connection,
+    error::StoreError, feed::Position, identity::ServerId, lease::Lease, revision,
+    statement::Statement,
 };
-use crate::domain::{Revision, Timestamp, audit::Provenance, clock::Entropy};
+use crate::domain::{
+    Revision, Timestamp,
+    audit::Provenance,
+    clock::Entropy,
+    id::{ClientId, EventId},
+};
 
 /// How often a transaction is tried if it collides with others.
 const MAX_TRIES: u32 = 5;
@@ -32,6 +38,8 @@ pub struct Transaction {
     server: ServerId,
     /// The revision before it.
     begun_at: Revision,
+    change_log: ChangeLog,
+    pub(super) last_event_id: Option<EventId>,
 }
 
 /// The result of a transaction, with the revision that contains it.
@@ -200,6 +208,8 @@ impl Store {
             writes_events: state.events_until.is_some_and(|until| now < until),
             server: ServerId::of(state.started),
             begun_at: revision(state.revision)?,
+            change_log: ChangeLog::default(),
+            last_event_id: None,
         })
     }
 }
@@ -225,6 +235,11 @@ impl Transaction {
         self.lease.start()
     }
 
+    /// Logs a change of a client as soon as it is committed.
+    pub fn log_when_committed(&mut self, done: &'static str, client: ClientId) {
+        self.change_log.push(done, client);
+    }
+
     /// The store's source of randomness.
     pub fn entropy(&self) -> Arc<dyn Entropy> {
         Arc::clone(&self.entropy)
@@ -240,12 +255,17 @@ impl Transaction {
             revision: revision(row.revision)?,
             nonce: row.nonce,
         };
+        self.change_log.commit_sent();
         let commit = self.connection().batch_execute("COMMIT");
         match timeout(COMMIT_TIMEOUT, commit).await {
-            Ok(Ok(())) => self.lease.finish(),
+            Ok(Ok(())) => {
+                self.lease.finish();
+                self.change_log.committed();
+            }
             Ok(Err(error)) => {
                 let error = StoreError::from(error);
                 if !error.may_be_committed() {
+                    self.change_log.rolled_back();
                     return Err(error);
                 }
                 error.log();

@@ -88,6 +88,15 @@ id! {
     /// Identifies an audit event.
     EventId
 }
+
+impl EventId {
+    /// The next id, for a later event of the same time.
+    #[must_use]
+    pub const fn successor(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128().wrapping_add(1)))
+    }
+}
+
 id! {
     /// Identifies a request that came without an id of its own.
     RequestId
