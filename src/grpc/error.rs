@@ -179,6 +179,9 @@ impl ApiError {
                 | Refusal::ExpiryTooEarly
                 | Refusal::ActivationTooLate
                 | Refusal::TeamInstanceRole
+                | Refusal::TokenInName
+                | Refusal::TokenInDescription
+                | Refusal::TooManyGrants { .. }
                 | Refusal::Several(_),
             ) => (Code::InvalidArgument, ErrorReason::InvalidField),
             Self::Refused(Refusal::NotFound) => (Code::NotFound, ErrorReason::ApiClientNotFound),
@@ -410,6 +413,9 @@ fn violation(refusal: &Refusal) -> Option<Violation> {
         Refusal::ExpiryPast | Refusal::ExpiryTooEarly => "api_client.expire_time",
         Refusal::ActivationTooLate => "api_client.not_before_time",
         Refusal::TeamInstanceRole => "api_client.instance_role",
+        Refusal::TokenInName => "api_client.name",
+        Refusal::TokenInDescription => "api_client.description",
+        Refusal::TooManyGrants { .. } => "api_client.site_grants",
         _ => return None,
     };
     Some(Violation {

@@ -71,6 +71,18 @@ pub enum Refusal {
     /// A team client cannot have an instance role.
     #[error("must be INSTANCE_ROLE_USER for a team's API client")]
     TeamInstanceRole,
+    /// A new name may contain a token.
+    #[error("must not contain a token, nor what looks like one")]
+    TokenInName,
+    /// A new description may contain a token.
+    #[error("must not contain a token, nor what looks like one")]
+    TokenInDescription,
+    /// New grants exceed their limit.
+    #[error("must have at most {limit} grants")]
+    TooManyGrants {
+        /// The most grants of a client.
+        limit: usize,
+    },
     /// Several fields are invalid, each for one of the reasons above.
     #[error("several fields are invalid")]
     Several(Vec<Self>),

@@ -224,19 +224,20 @@ impl Reader {
         let pairs = grants
             .iter()
             .map(|grant| (grant.site_id.as_str(), grant.role));
-        self.grants(field, pairs, Self::site_role)
+        self.grants(field, pairs, MAX_GRANTS, Self::site_role)
     }
 
-    /// Reads grants of any form: of each the text of the site, and what `read_role` makes a
-    /// role of.
+    /// Reads at most `limit` grants of any form: of each the text of the site, and what
+    /// `read_role` makes a role of.
     pub(crate) fn grants<'g, R>(
         &mut self,
         field: &str,
         grants: impl ExactSizeIterator<Item = (&'g str, R)>,
+        limit: usize,
         read_role: impl Fn(&mut Self, &str, R) -> Parsed<SiteRole>,
     ) -> Parsed<SiteGrants> {
-        if grants.len() > MAX_GRANTS {
-            let problem = format_args!("must have at most {MAX_GRANTS} grants");
+        if grants.len() > limit {
+            let problem = format_args!("must have at most {limit} grants");
             return Err(self.violation(field, problem));
         }
         let mut seen = HashSet::new();

@@ -18,7 +18,7 @@ use serde_json::error::Category;
 use super::reply::Refused;
 use crate::{
     domain::{
-        access::{Delegated, Owner, SiteGrants},
+        access::{Delegated, MAX_GRANTS, Owner, SiteGrants},
         client::{Activation, Description, Draft, Expiry, Name, Replacement, Revocation},
         role::InstanceRole,
         source::AllowedSources,
@@ -175,7 +175,7 @@ impl CreateBody {
         let role = instance_role(&mut reader, owner, self.instance_role.as_deref())
             .map(|role| role.unwrap_or(InstanceRole::User));
         let expiry = expiry(&mut reader, self.expires_at.as_deref());
-        let grants = grants(&mut reader, self.site_roles);
+        let grants = grants(&mut reader, self.site_roles, MAX_GRANTS);
         reader.finish(|| {
             let (instance_role, grants) = (role?, grants?);
             let delegated = match owner {
@@ -205,7 +205,8 @@ impl ReplaceBody {
     pub(super) fn replacement(self, owner: Owner) -> Result<Replacement, ApiError> {
         let mut reader = Reader::default();
         // A page sends back what it was shown: what an import brought must not keep a client
-        // from being revoked, even if there is a token in its name.
+        // from being revoked, even if there is a token in its name. What is new is checked when
+        // it is compared with the client.
         let name = Name::parse(self.name.as_deref().unwrap_or_default());
         let name = reader.parsed("name", name);
         let description = Description::parse(trimmed(self.description.as_deref()));
@@ -216,7 +217,8 @@ impl ReplaceBody {
             (role, _) => role.map(|role| role.unwrap_or(InstanceRole::User)),
         };
         let expiry = expiry(&mut reader, self.expires_at.as_deref());
-        let grants = grants(&mut reader, self.site_roles);
+        // As many as the body has room for, which are refused later unless they are the client's.
+        let grants = grants(&mut reader, self.site_roles, usize::MAX);
         reader.finish(|| {
             Ok(Replacement {
                 name: name?,
@@ -267,13 +269,14 @@ fn expiry(reader: &mut Reader, text: Option<&str>) -> Parsed<Expiry> {
 fn grants(
     reader: &mut Reader,
     site_roles: Option<Vec<Object<SiteRoleBody>>>,
+    limit: usize,
 ) -> Parsed<SiteGrants> {
     let grants = site_roles.unwrap_or_default();
     let pairs = grants.iter().map(|Object(SiteRoleBody { site_id, role })| {
         let site = site_id.as_deref().unwrap_or_default();
         (site, role.as_deref().unwrap_or_default())
     });
-    reader.grants("site_roles", pairs, |reader, field, role| {
+    reader.grants("site_roles", pairs, limit, |reader, field, role| {
         let role = role
             .parse()
             .or(Err("must be viewer, editor, admin or owner"));

@@ -182,6 +182,15 @@ pub(super) fn failure(error: &ApiError) -> Response {
             status,
             "expires_at must be after the time from which the client works",
         ),
+        ApiError::Refused(refusal @ Refusal::TokenInName) => {
+            text(status, &format!("name {refusal}"))
+        }
+        ApiError::Refused(refusal @ Refusal::TokenInDescription) => {
+            text(status, &format!("description {refusal}"))
+        }
+        ApiError::Refused(refusal @ Refusal::TooManyGrants { .. }) => {
+            text(status, &format!("site_roles {refusal}"))
+        }
         ApiError::CallerUnknown => {
             let message = format!(
                 "the caller's own token is missing or unknown: {PROXY_TOKEN} must be that of a \

@@ -61,6 +61,11 @@ impl Name {
         Ok(name)
     }
 
+    /// Whether it contains what looks like a token.
+    pub(super) fn has_token(&self) -> bool {
+        refuse_token(&self.0).is_err()
+    }
+
     /// The validated text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -79,6 +84,17 @@ impl Description {
         let description = Self::parse(text)?;
         refuse_token(text)?;
         Ok(description)
+    }
+
+    /// Whether it contains what looks like a token.
+    pub(super) fn has_token(&self) -> bool {
+        refuse_token(&self.0).is_err()
+    }
+
+    /// Whether they are the same but for white space around them, which HitKeep's dashboard
+    /// removes.
+    pub(super) fn is_shown_like(&self, other: &Self) -> bool {
+        self.0.trim() == other.0.trim()
     }
 
     /// The validated text.

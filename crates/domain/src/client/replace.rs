@@ -4,7 +4,7 @@
 use super::{ApiClient, Description, Expiry, Name, Transition, Update};
 use crate::{
     Timestamp,
-    access::{Facts, SiteGrants},
+    access::{Facts, MAX_GRANTS, SiteGrants},
     audit::Event,
     refusal::Refusal,
     role::InstanceRole,
@@ -64,8 +64,9 @@ impl Replaced {
 
 impl Replacement {
     /// The fields that differ from the client's. A field that is sent as it is must not need
-    /// a permission, nor an expiry in the future.
-    fn differences(self, client: &ApiClient) -> Option<Update> {
+    /// a permission, nor an expiry in the future, nor be within the limits of what is new: an
+    /// import may have brought more.
+    fn differences(self, client: &ApiClient) -> Result<Option<Update>, Refusal> {
         let Self {
             name,
             description,
@@ -77,18 +78,29 @@ impl Replacement {
         let delegated = &client.delegated;
         let update = Update {
             name: Some(name).filter(|name| *name != client.name),
-            description: Some(description).filter(|text| *text != client.description),
+            description: Some(description).filter(|text| !text.is_shown_like(&client.description)),
             instance_role: Some(instance_role).filter(|role| *role != delegated.instance_role()),
             grants: Some(grants).filter(|grants| grants != delegated.grants()),
             expiry: Some(expiry).filter(|expiry| *expiry != client.expiry),
             ..Update::default()
         };
+        if update.name.as_ref().is_some_and(Name::has_token) {
+            return Err(Refusal::TokenInName);
+        }
+        let description = update.description.as_ref();
+        if description.is_some_and(Description::has_token) {
+            return Err(Refusal::TokenInDescription);
+        }
+        let grants = update.grants.as_ref();
+        if grants.is_some_and(|grants| grants.len() > MAX_GRANTS) {
+            return Err(Refusal::TooManyGrants { limit: MAX_GRANTS });
+        }
         let differs = update.name.is_some()
             || update.description.is_some()
             || update.instance_role.is_some()
             || update.grants.is_some()
             || update.expiry.is_some();
-        differs.then_some(update)
+        Ok(differs.then_some(update))
     }
 }
 
@@ -112,7 +124,7 @@ impl ApiClient {
         if revocation == Revocation::Revoked {
             replaced = replaced.then(|client| client.revoke(facts, now))?;
         }
-        if let Some(update) = replacement.differences(&replaced.client) {
+        if let Some(update) = replacement.differences(&replaced.client)? {
             replaced = replaced.then(|client| client.update(update, facts, now))?;
         }
         // The dashboard sends `false` with every edit of a client that is not revoked. That

@@ -139,6 +139,9 @@ pub(crate) const fn reason_of(refusal: &Refusal) -> &'static str {
         | Refusal::ExpiryTooEarly
         | Refusal::ActivationTooLate
         | Refusal::TeamInstanceRole
+        | Refusal::TokenInName
+        | Refusal::TokenInDescription
+        | Refusal::TooManyGrants { .. }
         | Refusal::Several(_) => "INVALID_FIELD",
     }
 }
