@@ -34,7 +34,7 @@ CREATE TABLE api_client_replies (
     CONSTRAINT api_client_replies_lookup_fkey FOREIGN KEY (lookup) REFERENCES api_client_requests (lookup) ON DELETE CASCADE,
     CONSTRAINT api_client_replies_lookup_key UNIQUE (lookup),
     CONSTRAINT api_client_replies_salt_check CHECK (octet_length(salt) = 32),
-    CONSTRAINT api_client_replies_sealed_check CHECK (octet_length(sealed) <= 16384),
+    CONSTRAINT api_client_replies_sealed_check CHECK (octet_length(sealed) <= 1048576),
     CONSTRAINT api_client_replies_revision_check CHECK (revision >= 0)
 );
 

@@ -24,9 +24,10 @@ use super::{
 /// How long a request id is remembered, by the database's clock. After that, the same id
 /// stands for a new request.
 pub const REMEMBERED_FOR: TimeDelta = TimeDelta::hours(24);
-/// The longest sealed reply, in bytes. The largest API client has 100 grants and 32
-/// ranges of about 50 bytes each, and up to 620 characters of text: about half of this.
-pub const MAX_SEALED_REPLY: usize = 16 * 1024;
+/// The longest sealed reply, in bytes. An API client that was created here has at most 100
+/// grants and 32 ranges of about 50 bytes each, and up to 620 characters of text: about 8 KiB.
+/// One that was imported may have as many grants as HitKeep has sites: this is room for 20,000.
+pub const MAX_SEALED_REPLY: usize = 1024 * 1024;
 
 /// The domain separation of derived values (BLAKE3's derive-key mode): a value for one
 /// purpose reveals nothing about those for the others.
