@@ -381,7 +381,7 @@ async fn every_mistake_of_a_report_is_named() {
             ..pb::Actor::default()
         }),
         source: "a\nb".to_owned(),
-        url: format!("https://a.example/?q={}", made.token),
+        url: String::new(),
     };
     let refused = dashboard.report_leak(all).await;
     assert_eq!(
@@ -390,10 +390,8 @@ async fn every_mistake_of_a_report_is_named() {
             "token_hash must be 64 hexadecimal digits",
             "actor.user_id must be a UUID in lower-case text",
             "source must not contain control characters",
-            "url must not contain a token, nor what looks like one",
         ]
     );
-    assert!(!format!("{refused:?}").contains(&made.token));
     for (source, url, field) in [(101, 0, "source"), (0, 2049, "url")] {
         let long = pb::ReportLeakRequest {
             source: "ä".repeat(source),

@@ -1750,10 +1750,10 @@ type ReportLeakRequest struct {
 	// disabled may do nothing. Optional.
 	Actor *Actor `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// source is what found it, such as "gitleaks", for the audit trail; at most 100
-	// characters. Optional.
+	// characters. What looks like a token in it or in url is kept as "[token]". Optional.
 	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
-	// url is where it was found, for the audit trail; at most 2,048 characters, and
-	// no token in it. Optional.
+	// url is where it was found, for the audit trail; at most 2,048 characters.
+	// Optional.
 	Url           string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
