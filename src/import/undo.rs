@@ -22,7 +22,7 @@ pub struct UndoneClient {
 pub struct Undo {
     /// Clients that are as they were imported, and go.
     pub removed: Vec<UndoneClient>,
-    /// Clients that were changed, rotated or revoked here, and stay.
+    /// Clients that were changed, rotated, revoked or reactivated here, and stay.
     pub kept: Vec<UndoneClient>,
     /// Clients that were deleted here. They are remembered, so that no import brings them back.
     pub deleted_here: Vec<ClientId>,

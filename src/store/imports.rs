@@ -102,22 +102,22 @@ async fn load(
 async fn records(
     connection: &mut Connection,
 ) -> Result<BTreeMap<ClientId, ImportRecord>, StoreError> {
-    type Row = (Uuid, Vec<u8>, Vec<u8>, bool, Timestamp);
+    type Row = (Uuid, Vec<u8>, Vec<u8>, Option<Timestamp>, Timestamp);
     let rows: Vec<Row> = api_client_imports::table
         .select((
             api_client_imports::client_id,
             api_client_imports::row_digest,
             api_client_imports::token_hash,
-            api_client_imports::revoked,
+            api_client_imports::revoke_time,
             api_client_imports::snapshot_time,
         ))
         .load(connection)
         .await?;
-    let record = |(id, digest, token, is_revoked, snapshot_time): Row| {
+    let record = |(id, digest, token, revoke_time, snapshot_time): Row| {
         let record = ImportRecord {
             digest: RowDigest(bytes(&digest)?),
             token: LegacyHash(bytes(&token)?),
-            is_revoked,
+            revoke_time,
             snapshot_time,
         };
         Ok((ClientId::from_uuid(id), record))

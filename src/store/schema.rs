@@ -157,7 +157,7 @@ diesel::table! {
         client_id -> Uuid,
         row_digest -> Bytea,
         token_hash -> Bytea,
-        revoked -> Bool,
+        revoke_time -> Nullable<Timestamptz>,
         snapshot_time -> Timestamptz,
     }
 }

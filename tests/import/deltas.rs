@@ -252,6 +252,38 @@ async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
     assert_eq!(undone["kept"], json!([]));
 }
 
+/// After both sides lifted a revocation that an import had taken over, the client is as imported,
+/// and a revocation here is one of our own, whether an import came in between or not.
+#[tokio::test]
+async fn a_revocation_here_is_kept_after_an_imported_one_was_lifted() {
+    for is_imported_between in [true, false] {
+        let Some((backup, url)) = begun().await else {
+            return;
+        };
+        let revocation = "UPDATE api_clients SET revoked_at = now() WHERE id = u(401);";
+        assert!(backup.export(SECOND, &format!("{BASE}{revocation}")));
+        imported(&url, backup.path(), &["--apply"], 0).await;
+        execute(&url, "UPDATE api_clients SET revoke_time = NULL").await;
+        let reactivated = undone(&url, &[], 2).await;
+        assert_eq!(reactivated["kept"][0]["id"], id(401), "it is revoked there");
+        if is_imported_between {
+            assert!(backup.export(THIRD, BASE));
+            imported(&url, backup.path(), &["--apply"], 0).await;
+            assert_eq!(undone(&url, &[], 0).await["kept"], json!([]));
+        }
+        let sql = format!(
+            "UPDATE api_clients SET revoke_time = now() WHERE id = '{}'",
+            id(401)
+        );
+        execute(&url, &sql).await;
+        let report = undone(&url, &["--apply"], 2).await;
+        assert_eq!(report["kept"][0]["id"], id(401), "{is_imported_between}");
+        assert_eq!(report["removed"].as_array().unwrap().len(), 2);
+        imported(&url, backup.path(), &["--apply"], 0).await;
+        assert_eq!(revoked(&url).await, ["401"]);
+    }
+}
+
 /// HitKeep knows no restrictions, so its token works where this service refuses it.
 #[tokio::test]
 async fn a_client_that_was_restricted_here_answers_less() {

@@ -419,6 +419,10 @@ fn no_history_revives_a_client_or_widens_one_in_silence() {
                     let done = undo(&here.state);
                     undone += done.removed.len();
                     for client in &done.removed {
+                        assert!(
+                            !here.ended.contains(&client.id),
+                            "{seed}: what was revoked here goes unnamed"
+                        );
                         here.state.known.remove(&client.id);
                         here.state.records.remove(&client.id);
                         here.tokens.retain(|_, holder| *holder != client.id);

@@ -47,7 +47,7 @@ pub const WORLD: &str = "
     INSERT INTO service_account_certificates VALUES ('dns:live.example', id(51));
     INSERT INTO api_client_requests VALUES (hash(61), id(51), hash(62), now());
     INSERT INTO api_client_replies VALUES (hash(3), hash(61), hash(63), 'sealed', 1);
-    INSERT INTO api_client_imports VALUES (id(31), hash(71), hash(72), false, now());
+    INSERT INTO api_client_imports VALUES (id(31), hash(71), hash(72), NULL, now());
     INSERT INTO event_outbox
         (sequence, id, client_id, event_type, data, create_time, next_attempt_time, try_until)
         VALUES (1, id(81), id(31), 'created', '{}', now(), now(), now());

@@ -96,8 +96,9 @@ pub struct ImportRecord {
     pub digest: RowDigest,
     /// The hash of its token.
     pub token: LegacyHash,
-    /// Whether an import revoked it.
-    pub is_revoked: bool,
+    /// When it was revoked, if an import took that revocation over and it has not been lifted
+    /// since; `None` for a revocation of this service's own.
+    pub revoke_time: Option<Timestamp>,
     /// The time of the snapshot that it was taken from.
     pub snapshot_time: Timestamp,
 }
@@ -141,7 +142,7 @@ impl KnownClient {
         self.record.is_some_and(|record| {
             RowDigest::of_client(&self.client) == record.digest
                 && self.newest_token == Some(record.token.into())
-                && self.client.revoke_time.is_some() == record.is_revoked
+                && self.client.revoke_time == record.revoke_time
                 && self.client.sources.is_everywhere()
                 && self.client.activation == Activation::AtOnce
         })
@@ -174,7 +175,7 @@ impl ForeignClient {
         ImportRecord {
             digest: RowDigest::of(&self.draft),
             token: self.token,
-            is_revoked: self.revoke_time.is_some(),
+            revoke_time: self.revoke_time,
             snapshot_time,
         }
     }

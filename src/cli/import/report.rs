@@ -285,7 +285,7 @@ impl UndoReport<'_> {
         )];
         if !undo.kept.is_empty() {
             lines.push(String::new());
-            lines.push("Changed, rotated or revoked here, so they stay:".to_owned());
+            lines.push("Changed, rotated, revoked or reactivated here, so they stay:".to_owned());
             lines.extend(undo.kept.iter().map(|client| {
                 format!(
                     "{}  {:<41}  {}",

@@ -157,11 +157,8 @@ impl Planner<'_> {
                 OnConflict::Refuse => unreachable!("it is refused above"),
             });
         }
-        // A revocation of our own is none of an import's, even if HitKeep has one as well.
-        let is_revoked_by_import =
-            known.client.revoke_time.is_none() && theirs.revoke_time.is_some();
         let new_record = ImportRecord {
-            is_revoked: record.is_revoked || is_revoked_by_import,
+            revoke_time: imported_revocation(known, record, theirs),
             ..theirs.record(self.snapshot_time)
         };
         let same_time = ImportRecord {
@@ -306,8 +303,8 @@ impl Planner<'_> {
         reason: Reason,
         revoke: Option<Timestamp>,
     ) -> Decision {
-        if revoke.is_some() {
-            self.remember_revocation(known);
+        if let Some(time) = revoke {
+            self.remember_revocation(known, time);
         }
         let new = known.client.clone();
         let (changes, after) = self.change(known, new, None, revoke, Action::ClientImported);
@@ -319,12 +316,12 @@ impl Planner<'_> {
 
     /// Remembers that an import is about to revoke the client, which so is as imported. One that
     /// was revoked here before stays so.
-    fn remember_revocation(&mut self, known: &KnownClient) {
+    fn remember_revocation(&mut self, known: &KnownClient, time: Timestamp) {
         if known.client.revoke_time.is_none()
             && let Some(record) = known.record
         {
             let record = ImportRecord {
-                is_revoked: true,
+                revoke_time: Some(time),
                 ..record
             };
             self.writes.records.push((known.client.id, record));
@@ -359,8 +356,8 @@ impl Planner<'_> {
         let is_to_go =
             self.options.missing == Missing::Revoke && known.client.revoke_time.is_none();
         let (fate, changes, after) = if is_to_go {
-            self.remember_revocation(known);
             let (new, now) = (known.client.clone(), self.state.now);
+            self.remember_revocation(known, now);
             let (changes, after) = self.change(known, new, None, Some(now), Action::ClientRevoked);
             (Fate::Revoked, changes, after)
         } else {
@@ -374,6 +371,20 @@ impl Planner<'_> {
             changes,
             ..Decision::new(fate, after)
         }
+    }
+}
+
+/// The revocation to remember as an import's: HitKeep's if it is about to be taken over, else the
+/// one that an earlier import took over if that still stands. A revocation of our own is none of
+/// an import's, even if HitKeep has one as well; the times tell the two apart.
+fn imported_revocation(
+    known: &KnownClient,
+    record: &ImportRecord,
+    theirs: &ForeignClient,
+) -> Option<Timestamp> {
+    match known.client.revoke_time {
+        None => theirs.revoke_time,
+        standing => standing.filter(|_| standing == record.revoke_time),
     }
 }
 

@@ -3,7 +3,7 @@
 use diesel::{
     prelude::*,
     query_builder::{BoxedSqlQuery, SqlQuery},
-    sql_types::{Array, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{Array, Binary, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
@@ -60,10 +60,10 @@ const PUT_LAST_USED: &str = "
     ON CONFLICT (client_id) DO UPDATE
     SET last_used_time = GREATEST(known.last_used_time, excluded.last_used_time)";
 const PUT_RECORDS: &str = "
-    INSERT INTO api_client_imports (client_id, row_digest, token_hash, revoked, snapshot_time)
+    INSERT INTO api_client_imports (client_id, row_digest, token_hash, revoke_time, snapshot_time)
     SELECT * FROM unnest($1, $2, $3, $4, $5)
     ON CONFLICT (client_id) DO UPDATE SET row_digest = excluded.row_digest,
-        token_hash = excluded.token_hash, revoked = excluded.revoked,
+        token_hash = excluded.token_hash, revoke_time = excluded.revoke_time,
         snapshot_time = excluded.snapshot_time";
 
 type Bound<'q> = BoxedSqlQuery<'q, diesel::pg::Pg, SqlQuery>;
@@ -310,19 +310,19 @@ impl Transaction {
         records: &[(ClientId, ImportRecord)],
     ) -> Result<(), StoreError> {
         let (mut ids, mut digests, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut revoked, mut times) = (Vec::new(), Vec::new());
+        let (mut revocations, mut times) = (Vec::new(), Vec::new());
         for (id, record) in records {
             ids.push(id.uuid());
             digests.push(&record.digest.0[..]);
             tokens.push(&record.token.0[..]);
-            revoked.push(record.is_revoked);
+            revocations.push(record.revoke_time);
             times.push(record.snapshot_time);
         }
         let rows = statement(PUT_RECORDS)
             .bind::<Array<SqlUuid>, _>(ids)
             .bind::<Array<Binary>, _>(digests)
             .bind::<Array<Binary>, _>(tokens)
-            .bind::<Array<Bool>, _>(revoked)
+            .bind::<Array<Nullable<Timestamptz>>, _>(revocations)
             .bind::<Array<Timestamptz>, _>(times)
             .execute(self.connection())
             .await?;

@@ -5,8 +5,8 @@ use super::Case;
 pub(super) const IMPORTS: &[Case] = &[
     Case {
         constraint: "api_client_imports_pkey",
-        breaks: "INSERT INTO api_client_imports VALUES (id(31), hash(1), hash(2), true, now())",
-        keeps: "INSERT INTO api_client_imports VALUES (id(99), hash(1), hash(2), true, now())",
+        breaks: "INSERT INTO api_client_imports VALUES (id(31), hash(1), hash(2), now(), now())",
+        keeps: "INSERT INTO api_client_imports VALUES (id(99), hash(1), hash(2), now(), now())",
     },
     Case {
         constraint: "api_client_imports_row_digest_check",
