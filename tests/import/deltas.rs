@@ -227,6 +227,29 @@ async fn a_revocation_wins_even_over_a_conflict() {
     );
 }
 
+/// HitKeep has no two rows with one id, but a snapshot is input.
+#[tokio::test]
+async fn a_revocation_wins_over_rows_with_the_same_id() {
+    let Some((backup, url)) = begun().await else {
+        return;
+    };
+    let copies = "
+        INSERT INTO api_clients SELECT id, user_id, tenant_id, name, description, h(n), 'user',
+            NULL, NULL, NULL, created_at, updated_at
+            FROM api_clients, range(1, 3) AS numbers (n) WHERE id <> u(403);
+        UPDATE api_clients SET revoked_at = now() WHERE id = u(401);
+        UPDATE api_clients SET revoked_at = now() WHERE id = u(402) AND secret_hash = h(402);";
+    assert!(backup.export(SECOND, &format!("{BASE}{copies}")));
+    let report = imported(&url, backup.path(), &["--apply"], 2).await;
+    assert_eq!(report["counts"], json!({ "refused": 6, "unchanged": 1 }));
+    assert_eq!(client(&report, 401)["reason"], "duplicate_id");
+    assert_eq!(revoked(&url).await, ["401", "402"]);
+    assert_eq!(tokens(&url, 402).await, ["402"]);
+    let events = "SELECT count(*) FROM audit_events WHERE action = 'api_client.imported'";
+    assert_eq!(number(&url, events).await, 5, "one for each revocation");
+    assert_eq!(undone(&url, &[], 0).await["kept"], json!([]));
+}
+
 #[tokio::test]
 async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
     let Some((backup, url)) = begun().await else {

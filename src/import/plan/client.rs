@@ -330,6 +330,16 @@ impl Planner<'_> {
 
     /// Decides on a row that cannot be taken over.
     pub(super) fn refuse(&mut self, row: &RefusedRow) -> Decision {
+        let decided = row.id.and_then(|id| self.after.get(&id));
+        if decided.is_some_and(|after| after.is_revoked) {
+            // Another row with the same id has revoked the client, which is done once.
+            return Decision {
+                fate: refusal(row),
+                changes: Vec::new(),
+                remarks: Vec::new(),
+                after: None,
+            };
+        }
         let known = row.id.and_then(|id| self.state.known.get(&id));
         let known = known.filter(|known| {
             known.record.is_some() && !self.lost.contains(&known.client.delegated.owner())
