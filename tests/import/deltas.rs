@@ -8,6 +8,8 @@ use crate::{
     postgres::{execute, migrated_database, number},
 };
 
+mod endings;
+
 const FIRST: &str = "2026-03-08T120000Z";
 const SECOND: &str = "2026-03-08T130000Z";
 const THIRD: &str = "2026-03-08T140000Z";
@@ -202,55 +204,6 @@ async fn a_conflict_is_refused_unless_one_side_is_to_count() {
 }
 
 #[tokio::test]
-async fn a_revocation_wins_even_over_a_conflict() {
-    let Some((backup, url)) = begun().await else {
-        return;
-    };
-    rename_here(&url, 401, "ours").await;
-    let changes = "UPDATE api_clients SET name = 'theirs', revoked_at = now() WHERE id = u(401);
-         UPDATE api_clients SET name = chr(7), revoked_at = now() WHERE id = u(402);";
-    assert!(backup.export(SECOND, &format!("{BASE}{changes}")));
-    let report = imported(&url, backup.path(), &["--apply"], 2).await;
-    assert_eq!(client(&report, 401)["reason"], "conflict");
-    assert_eq!(client(&report, 402)["reason"], "bad_name");
-    assert_eq!(revoked(&url).await, ["401", "402"]);
-    // A reactivation here is overruled as long as it is revoked there.
-    execute(&url, "UPDATE api_clients SET revoke_time = NULL").await;
-    imported(&url, backup.path(), &["--apply"], 2).await;
-    assert_eq!(revoked(&url).await, ["401", "402"]);
-    // What an import revoked is as it was imported; the other one has another name here.
-    let undone = undone(&url, &[], 2).await;
-    let kept = undone["kept"].as_array().unwrap().iter();
-    assert_eq!(
-        kept.map(|one| &one["id"]).collect::<Vec<_>>(),
-        [&json!(id(401))]
-    );
-}
-
-/// HitKeep has no two rows with one id, but a snapshot is input.
-#[tokio::test]
-async fn a_revocation_wins_over_rows_with_the_same_id() {
-    let Some((backup, url)) = begun().await else {
-        return;
-    };
-    let copies = "
-        INSERT INTO api_clients SELECT id, user_id, tenant_id, name, description, h(n), 'user',
-            NULL, NULL, NULL, created_at, updated_at
-            FROM api_clients, range(1, 3) AS numbers (n) WHERE id <> u(403);
-        UPDATE api_clients SET revoked_at = now() WHERE id = u(401);
-        UPDATE api_clients SET revoked_at = now() WHERE id = u(402) AND secret_hash = h(402);";
-    assert!(backup.export(SECOND, &format!("{BASE}{copies}")));
-    let report = imported(&url, backup.path(), &["--apply"], 2).await;
-    assert_eq!(report["counts"], json!({ "refused": 6, "unchanged": 1 }));
-    assert_eq!(client(&report, 401)["reason"], "duplicate_id");
-    assert_eq!(revoked(&url).await, ["401", "402"]);
-    assert_eq!(tokens(&url, 402).await, ["402"]);
-    let events = "SELECT count(*) FROM audit_events WHERE action = 'api_client.imported'";
-    assert_eq!(number(&url, events).await, 5, "one for each revocation");
-    assert_eq!(undone(&url, &[], 0).await["kept"], json!([]));
-}
-
-#[tokio::test]
 async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
     let Some((backup, url)) = begun().await else {
         return;
@@ -273,38 +226,6 @@ async fn a_missing_client_is_named_or_revoked_and_never_deleted() {
     // What an import revoked is as it was imported.
     let undone = undone(&url, &[], 0).await;
     assert_eq!(undone["kept"], json!([]));
-}
-
-/// After both sides lifted a revocation that an import had taken over, the client is as imported,
-/// and a revocation here is one of our own, whether an import came in between or not.
-#[tokio::test]
-async fn a_revocation_here_is_kept_after_an_imported_one_was_lifted() {
-    for is_imported_between in [true, false] {
-        let Some((backup, url)) = begun().await else {
-            return;
-        };
-        let revocation = "UPDATE api_clients SET revoked_at = now() WHERE id = u(401);";
-        assert!(backup.export(SECOND, &format!("{BASE}{revocation}")));
-        imported(&url, backup.path(), &["--apply"], 0).await;
-        execute(&url, "UPDATE api_clients SET revoke_time = NULL").await;
-        let reactivated = undone(&url, &[], 2).await;
-        assert_eq!(reactivated["kept"][0]["id"], id(401), "it is revoked there");
-        if is_imported_between {
-            assert!(backup.export(THIRD, BASE));
-            imported(&url, backup.path(), &["--apply"], 0).await;
-            assert_eq!(undone(&url, &[], 0).await["kept"], json!([]));
-        }
-        let sql = format!(
-            "UPDATE api_clients SET revoke_time = now() WHERE id = '{}'",
-            id(401)
-        );
-        execute(&url, &sql).await;
-        let report = undone(&url, &["--apply"], 2).await;
-        assert_eq!(report["kept"][0]["id"], id(401), "{is_imported_between}");
-        assert_eq!(report["removed"].as_array().unwrap().len(), 2);
-        imported(&url, backup.path(), &["--apply"], 0).await;
-        assert_eq!(revoked(&url).await, ["401"]);
-    }
 }
 
 /// HitKeep knows no restrictions, so its token works where this service refuses it.

@@ -16,7 +16,7 @@ use hitkeep_auth::{
     import::{
         answers::{Answers, Surface},
         compare::{Place, compare},
-        hitkeep::HitKeep,
+        hitkeep::{self, HitKeep},
         plan::{DirectoryMode, Fate, Missing, OnConflict, Plan, PlanOptions, plan},
         tables::{Column, ReadError, Rows, Tables, Value},
         undo::undo,
@@ -274,6 +274,18 @@ fn rest(there: &There, client: &ClientThere, site: usize) -> Option<SiteRole> {
     everywhere.max(by_grant)
 }
 
+/// Whether HitKeep has rotated the token of the last import, and it is still the newest here.
+fn live_rotated(before: &Here, after: &Here, client: &hitkeep::ClientThere) -> bool {
+    let imported = before
+        .state
+        .records
+        .get(&client.id)
+        .map(|record| record.token);
+    let newest = |here: &Here| here.state.known.get(&client.id)?.newest_token;
+    let is_rotated_there = client.token.is_some() && client.token != imported;
+    is_rotated_there && imported.is_some() && newest(after) == imported.map(StoredHash::from)
+}
+
 /// What an import must leave behind.
 fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Plan, seed: u64) {
     let answers = Answers::of(tables);
@@ -292,6 +304,15 @@ fn check(there: &There, tables: &HitKeep, before: &Here, after: &Here, plan: &Pl
                 "{seed}: client {number} is revoked there, and works here"
             );
         }
+        let lives_on = live_rotated(before, after, &client);
+        let named = |remark| {
+            let mut rows = plan.rows.iter();
+            rows.any(|row| row.id == Some(client.id) && row.remarks.contains(&remark))
+        };
+        assert!(
+            !lives_on || named("rotation_withheld"),
+            "{seed}: client {number} was rotated there, and its token lives on, unnamed"
+        );
         if raw.user.is_some() && raw.team.is_some() {
             continue;
         }

@@ -406,6 +406,9 @@ fn explained(remark: &str) -> &str {
         "too_many_grants" => "it has more grants than a client could be given",
         "rotated_here" => "its token was rotated here",
         "changed_here" => "it was changed here",
+        "rotation_withheld" => {
+            "it has another token in HitKeep, and the one of the last import still works here"
+        }
         "revoked_here" => "it is revoked here",
         "conflict_kept" => "both sides changed it, and this one counts",
         "conflict_taken" => "both sides changed it, and HitKeep's counts",

@@ -161,12 +161,14 @@ impl BackupClientRow {
         }
     }
 
-    fn refuse(&self, reason: Reason) -> RefusedRow {
+    /// The row as refused; `is_unique` unless another row has its id or its hash.
+    fn refuse(&self, reason: Reason, is_unique: bool) -> RefusedRow {
         RefusedRow {
             id: self.client_id(),
             name: shown(self.name.text().unwrap_or_default()),
             owner: self.owner().ok(),
             is_revoked: self.revoked != Value::Null,
+            token: self.hash.filter(|_| is_unique),
             reason,
         }
     }
@@ -306,19 +308,19 @@ impl HitKeep {
         }
         for row in &self.clients {
             let own = row.client_id().and_then(|client| grants.get(&client));
+            let is_only_id = seen_ids[&row.client_id()] == 1;
+            let is_only_hash = seen_hashes[&row.hash] == 1;
             let client = row.check(self, directory, own.cloned().unwrap_or_default());
-            let client = client.and_then(|client| {
-                if seen_ids[&Some(client.id)] > 1 {
-                    Err(Reason::DuplicateId)
-                } else if seen_hashes[&Some(client.token)] > 1 {
-                    Err(Reason::DuplicateHash)
-                } else {
-                    Ok(client)
-                }
+            let client = client.and_then(|client| match (is_only_id, is_only_hash) {
+                (false, _) => Err(Reason::DuplicateId),
+                (true, false) => Err(Reason::DuplicateHash),
+                (true, true) => Ok(client),
             });
             match client {
                 Ok(client) => drop(checked.good.insert(client.id, client)),
-                Err(reason) => checked.refused.push(row.refuse(reason)),
+                Err(reason) => checked
+                    .refused
+                    .push(row.refuse(reason, is_only_id && is_only_hash)),
             }
         }
         checked

@@ -1,6 +1,11 @@
 //! Rows that an import refuses, and why.
 
-use crate::domain::{access::Owner, client::BadText, id::ClientId, token::may_contain_token};
+use crate::domain::{
+    access::Owner,
+    client::BadText,
+    id::ClientId,
+    token::{LegacyHash, may_contain_token},
+};
 
 /// The longest name that is shown, in characters.
 const MAX_SHOWN: usize = 120;
@@ -111,6 +116,8 @@ pub struct RefusedRow {
     pub owner: Option<Owner>,
     /// Whether it is revoked in HitKeep.
     pub is_revoked: bool,
+    /// The hash of its token, if it is readable, and no other row has the id or the hash.
+    pub token: Option<LegacyHash>,
     pub reason: Reason,
 }
 

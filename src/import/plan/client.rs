@@ -4,6 +4,7 @@ use super::{Fate, Missing, OnConflict, Planner, refusal, remarks};
 use crate::{
     domain::{
         Timestamp,
+        access::Owner,
         audit::{Action, FieldChange},
         client::{ApiClient, Draft},
         imports::{ClientUpdate, ForeignClient, ImportRecord, KnownClient, RowDigest, draft_of},
@@ -96,6 +97,27 @@ impl Merge {
     }
 }
 
+/// What ends something in a row that is refused.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// The owner there, if there is exactly one.
+    owner: Option<Owner>,
+    /// When the client is revoked.
+    revoke: Option<Timestamp>,
+    /// The hash of the token there, which may be a new one; `None` if it cannot be told.
+    token: Option<LegacyHash>,
+}
+
+impl Ends {
+    const fn of(theirs: &ForeignClient) -> Self {
+        Self {
+            owner: Some(theirs.draft.delegated.owner()),
+            revoke: theirs.revoke_time,
+            token: Some(theirs.token),
+        }
+    }
+}
+
 impl Planner<'_> {
     /// Decides on a client of the snapshot.
     pub(super) fn decide(&mut self, theirs: &ForeignClient) -> Decision {
@@ -116,16 +138,12 @@ impl Planner<'_> {
             if self.lost.contains(&known.client.delegated.owner()) {
                 return Decision::new(Fate::Refused(Reason::OwnerChanged), After::NONE);
             }
-            return self.refuse_known(known, Reason::OwnerChanged, theirs.revoke_time);
+            return self.refuse_known(known, Reason::OwnerChanged, Ends::of(theirs));
         }
         let digest = RowDigest::of(&theirs.draft);
         let ours = RowDigest::of_client(&known.client);
         let mut fields = Merge::of(&record.digest, &digest, &ours);
-        let mut token = Merge::of(
-            &Some(record.token.into()),
-            &Some(theirs.token.into()),
-            &known.newest_token,
-        );
+        let mut token = token_merge(record, theirs.token, known.newest_token);
         let by = self.options.on_conflict;
         let mut conflict = Vec::new();
         if fields == Merge::Conflict {
@@ -135,7 +153,7 @@ impl Planner<'_> {
             conflict.push("token");
         }
         if !conflict.is_empty() && by == OnConflict::Refuse {
-            return self.refuse_known(known, Reason::Conflict(conflict), theirs.revoke_time);
+            return self.refuse_known(known, Reason::Conflict(conflict), Ends::of(theirs));
         }
         (fields, token) = (fields.resolved(by), token.resolved(by));
         if token == Merge::Theirs
@@ -147,7 +165,7 @@ impl Planner<'_> {
             } else {
                 Reason::HashTaken
             };
-            return self.refuse_known(known, reason, theirs.revoke_time);
+            return self.refuse_known(known, reason, Ends::of(theirs));
         }
         let mut decision = self.merge(known, theirs, fields, token);
         if !conflict.is_empty() {
@@ -296,34 +314,47 @@ impl Planner<'_> {
         (fields, after)
     }
 
-    /// Refuses a row of a client that is here. A revocation counts all the same.
-    fn refuse_known(
-        &mut self,
-        known: &KnownClient,
-        reason: Reason,
-        revoke: Option<Timestamp>,
-    ) -> Decision {
-        if let Some(time) = revoke {
-            self.remember_revocation(known, time);
-        }
+    /// Refuses a row of a client that is here. What ends something in HitKeep counts all the
+    /// same: a revocation, and a rotation, unless the new token may be another one's.
+    fn refuse_known(&mut self, known: &KnownClient, reason: Reason, ends: Ends) -> Decision {
+        let rotated = ends.token.filter(|token| {
+            known.record.is_some_and(|record| {
+                token_merge(&record, *token, known.newest_token) == Merge::Theirs
+            })
+        });
+        let is_same_owner = ends.owner == Some(known.client.delegated.owner());
+        let rotation =
+            rotated.filter(|token| is_same_owner && !self.state.holders.contains_key(token));
+        self.remember(known, rotation, ends.revoke);
         let new = known.client.clone();
-        let (changes, after) = self.change(known, new, None, revoke, Action::ClientImported);
-        Decision {
+        let action = Action::ClientImported;
+        let (changes, after) = self.change(known, new, rotation, ends.revoke, action);
+        let mut decision = Decision {
             changes,
             ..Decision::new(Fate::Refused(reason), after)
+        };
+        if rotated.is_some() && rotation.is_none() {
+            decision.remarks.push("rotation_withheld");
         }
+        decision
     }
 
-    /// Remembers that an import is about to revoke the client, which so is as imported. One that
-    /// was revoked here before stays so.
-    fn remember_revocation(&mut self, known: &KnownClient, time: Timestamp) {
-        if known.client.revoke_time.is_none()
-            && let Some(record) = known.record
-        {
-            let record = ImportRecord {
-                revoke_time: Some(time),
-                ..record
-            };
+    /// Remembers what an import is about to end of a client that it does not take over, which so
+    /// is as imported. One that was revoked here before stays so.
+    fn remember(
+        &mut self,
+        known: &KnownClient,
+        rotation: Option<LegacyHash>,
+        revoke: Option<Timestamp>,
+    ) {
+        let Some(old) = known.record else { return };
+        let revoke = revoke.filter(|_| known.client.revoke_time.is_none());
+        let record = ImportRecord {
+            token: rotation.unwrap_or(old.token),
+            revoke_time: revoke.or(old.revoke_time),
+            ..old
+        };
+        if record != old {
             self.writes.records.push((known.client.id, record));
         }
     }
@@ -347,8 +378,12 @@ impl Planner<'_> {
         match known {
             // The time of the revocation may be what is unreadable.
             Some(known) => {
-                let revoke = row.is_revoked.then_some(self.state.now);
-                self.refuse_known(known, row.reason.clone(), revoke)
+                let ends = Ends {
+                    owner: row.owner,
+                    revoke: row.is_revoked.then_some(self.state.now),
+                    token: row.token,
+                };
+                self.refuse_known(known, row.reason.clone(), ends)
             }
             None => Decision::new(refusal(row), After::NONE),
         }
@@ -367,7 +402,7 @@ impl Planner<'_> {
             self.options.missing == Missing::Revoke && known.client.revoke_time.is_none();
         let (fate, changes, after) = if is_to_go {
             let (new, now) = (known.client.clone(), self.state.now);
-            self.remember_revocation(known, now);
+            self.remember(known, None, Some(now));
             let (changes, after) = self.change(known, new, None, Some(now), Action::ClientRevoked);
             (Fate::Revoked, changes, after)
         } else {
@@ -382,6 +417,11 @@ impl Planner<'_> {
             ..Decision::new(fate, after)
         }
     }
+}
+
+/// Which side's token counts.
+fn token_merge(record: &ImportRecord, theirs: LegacyHash, ours: Option<StoredHash>) -> Merge {
+    Merge::of(&Some(record.token.into()), &Some(theirs.into()), &ours)
 }
 
 /// The revocation to remember as an import's: HitKeep's if it is about to be taken over, else the
