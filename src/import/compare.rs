@@ -1,7 +1,7 @@
-//! HitKeep's answers beside those of this service, for every client and site, with the rule
-//! that makes each difference.
+//! HitKeep's answers beside those of this service, for every client and site, and for its role
+//! on the instance, with the rule that makes each difference.
 //!
-//! An answer is the strongest site role whose permissions a token has. What this service
+//! An answer is the strongest role whose permissions a token has. What this service
 //! answers comes from the domain's own function, so that a change of a rule there shows here.
 
 use std::collections::BTreeSet;
@@ -20,51 +20,9 @@ use crate::domain::{
     token::StoredHash,
 };
 
-/// What makes a difference. The first five are the rules of `docs/migrate-from-hitkeep.md` that
-/// make any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
-    /// HitKeep takes a site's owner for one without a membership.
-    D2,
-    /// HitKeep takes only the owner's active team into account.
-    D3,
-    /// HitKeep asks for the grant alone, and not for the owner's role.
-    D4,
-    /// HitKeep lets an instance role stand in for a role on a site.
-    D5,
-    /// HitKeep asks an instance owner for a role on the site.
-    D6,
-    Refused,
-    /// The client was changed, rotated, revoked or deleted here.
-    ChangedHere,
-    /// HitKeep does not have the client any more.
-    Missing,
-    /// A membership has a role that HitKeep does not know.
-    UnknownRole,
-    /// The directory here is not the snapshot's.
-    Directory,
-    /// The client was restricted here: it works from some addresses only, or not yet.
-    Restricted,
-}
+mod causes;
 
-impl Cause {
-    /// A word for programs and people.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::D2 => "D2",
-            Self::D3 => "D3",
-            Self::D4 => "D4",
-            Self::D5 => "D5",
-            Self::D6 => "D6",
-            Self::Refused => "refused",
-            Self::ChangedHere => "changed_here",
-            Self::Missing => "missing",
-            Self::UnknownRole => "unknown_role",
-            Self::Directory => "directory",
-            Self::Restricted => "restricted",
-        }
-    }
-}
+pub use causes::Cause;
 
 /// What an answer is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +33,8 @@ pub enum Place {
     OtherSites,
     /// The token itself, of a client without grants.
     Token,
+    /// The instance, on which a client may have a role as well.
+    Instance,
 }
 
 /// An answer: no access, or the role.
@@ -86,6 +46,8 @@ pub enum Answer {
     Works,
     /// The token has the permissions of this role.
     Role(SiteRole),
+    /// The token has the permissions of this role on the instance.
+    Instance(InstanceRole),
 }
 
 impl Answer {
@@ -95,11 +57,20 @@ impl Answer {
             Self::Nothing => "none",
             Self::Works => "works",
             Self::Role(role) => role.as_str(),
+            Self::Instance(role) => role.as_str(),
         }
     }
 
     fn of(role: Option<SiteRole>) -> Self {
         role.map_or(Self::Nothing, Self::Role)
+    }
+
+    /// The weakest role has no permission on the instance, as no role has none.
+    const fn of_instance(role: InstanceRole) -> Self {
+        match role {
+            InstanceRole::User => Self::Nothing,
+            InstanceRole::Admin | InstanceRole::Owner => Self::Instance(role),
+        }
     }
 }
 
@@ -171,6 +142,14 @@ pub fn compare(answers: &Answers<'_>, plan: &Plan, now: Timestamp) -> Comparison
     result
 }
 
+/// Where HitKeep answers about a place. It asks for a role on the instance over REST alone.
+const fn surfaces(place: Place) -> &'static [Surface] {
+    match place {
+        Place::Site(_) | Place::OtherSites | Place::Token => &[Surface::Rest, Surface::Tools],
+        Place::Instance => &[Surface::Rest],
+    }
+}
+
 struct Comparer<'c> {
     answers: &'c Answers<'c>,
     plan: &'c Plan,
@@ -197,9 +176,9 @@ impl Comparer<'_> {
         if places.is_empty() {
             places.push(Place::Token);
         }
-        places.push(Place::OtherSites);
+        places.extend([Place::OtherSites, Place::Instance]);
         for place in places {
-            for surface in [Surface::Rest, Surface::Tools] {
+            for &surface in surfaces(place) {
                 let hitkeep = if works_there {
                     self.there(client, place, surface)
                 } else {
@@ -254,9 +233,10 @@ impl Comparer<'_> {
         if places.is_empty() {
             places.push(Place::Token);
         }
+        places.push(Place::Instance);
         for place in places {
             let here = self.here(draft, place);
-            for surface in [Surface::Rest, Surface::Tools] {
+            for &surface in surfaces(place) {
                 self.result.compared += 1;
                 if here != Answer::Nothing {
                     let answers = (Answer::Nothing, here);
@@ -306,6 +286,7 @@ impl Comparer<'_> {
             (Place::OtherSites, Surface::Rest) => Answer::of(self.answers.everywhere(client)),
             (Place::OtherSites, Surface::Tools) => Answer::Nothing,
             (Place::Token, _) => Answer::Works,
+            (Place::Instance, _) => Answer::of_instance(self.answers.instance_role(client)),
         }
     }
 
@@ -315,147 +296,21 @@ impl Comparer<'_> {
             // A grant is what gives a role on a site, and nothing else.
             Place::OtherSites => Answer::Nothing,
             Place::Token => Answer::Works,
+            Place::Instance => Answer::of_instance(self.instance_role(draft)),
         }
+    }
+
+    fn instance_role(&self, draft: &Draft) -> InstanceRole {
+        let owner = draft.delegated.owner();
+        let standing = self.plan.directory_after.standing(owner, []);
+        standing.map_or(InstanceRole::User, |standing| {
+            draft.delegated.effective(&standing).instance_role
+        })
     }
 
     fn effective(&self, draft: &Draft, site: SiteId) -> Option<SiteRole> {
         let owner = draft.delegated.owner();
         let standing = self.plan.directory_after.standing(owner, [&site])?;
         draft.delegated.effective(&standing).grants.get(site)
-    }
-
-    /// Why a client works on one side only.
-    fn why_dead(&self, client: &ClientThere) -> Cause {
-        if self.refused.contains(&client.id) {
-            return Cause::Refused;
-        }
-        let after = self.plan.after.get(&client.id);
-        match after.and_then(|after| after.draft.as_ref().map(|draft| (after, draft))) {
-            Some((after, draft)) => {
-                let same = after.token == client.token.map(StoredHash::from);
-                if same && !after.is_revoked && !draft.expiry.has_come(self.now) {
-                    Cause::Directory
-                } else {
-                    Cause::ChangedHere
-                }
-            }
-            None => Cause::ChangedHere,
-        }
-    }
-
-    /// Why the answers of a working client differ.
-    fn causes(
-        &self,
-        client: &ClientThere,
-        after: Option<&After>,
-        place: Place,
-        surface: Surface,
-        hitkeep: Answer,
-        here: Answer,
-    ) -> Vec<Cause> {
-        let Place::Site(site) = place else {
-            return vec![Cause::D5];
-        };
-        let mut causes = BTreeSet::new();
-        // What this service would answer if the client were as it is in HitKeep.
-        let granted = self.answers.grant(client, site);
-        let expected = granted.and_then(|role| {
-            let draft = after?.draft.clone()?;
-            let mut draft = draft;
-            let (crate::domain::access::Delegated::Personal { grants, .. }
-            | crate::domain::access::Delegated::Team { grants, .. }) = &mut draft.delegated;
-            grants.insert(site, role);
-            self.effective(&draft, site)
-        });
-        let expected = Answer::of(expected);
-        if expected != here {
-            causes.insert(Cause::ChangedHere);
-        }
-        if hitkeep > expected {
-            self.narrower(client, site, surface, expected, &mut causes);
-        } else if hitkeep < expected {
-            self.wider(client, site, expected, &mut causes);
-        }
-        if causes.is_empty() {
-            causes.insert(Cause::Directory);
-        }
-        causes.into_iter().collect()
-    }
-
-    fn narrower(
-        &self,
-        client: &ClientThere,
-        site: SiteId,
-        surface: Surface,
-        expected: Answer,
-        causes: &mut BTreeSet<Cause>,
-    ) {
-        let (tables, directory) = (self.answers.tables(), &self.plan.directory_after);
-        let over_rest = surface == Surface::Rest;
-        if over_rest && Answer::of(self.answers.everywhere(client)) > expected {
-            causes.insert(Cause::D5);
-        }
-        let granted = match surface {
-            Surface::Rest => self.answers.granted(client, site),
-            Surface::Tools => self.answers.grant(client, site),
-        };
-        if Answer::of(granted) <= expected {
-            return;
-        }
-        let (Owner::User(user), Some(team)) = (client.owner, self.answers.team_of(site)) else {
-            causes.insert(Cause::Directory);
-            return;
-        };
-        if directory.team_of(site) != Some(team) {
-            causes.insert(Cause::Directory);
-            return;
-        }
-        let is_owner = tables.sites.get(&site).and_then(|site| site.owner) == Some(user);
-        let is_member = tables.team_members.contains_key(&(team, user));
-        if is_member != directory.team_member(team, user).is_some() {
-            causes.insert(Cause::Directory);
-        } else if !over_rest || !is_member {
-            // A grant of a user who left the team, or has a weaker role by now.
-            causes.insert(Cause::D4);
-        }
-        let has_row = tables.site_members.contains_key(&(site, user));
-        if is_owner && !has_row && directory.site_member(site, user).is_none() {
-            causes.insert(Cause::D2);
-        }
-    }
-
-    fn wider(
-        &self,
-        client: &ClientThere,
-        site: SiteId,
-        expected: Answer,
-        causes: &mut BTreeSet<Cause>,
-    ) {
-        let (tables, directory) = (self.answers.tables(), &self.plan.directory_after);
-        let (Owner::User(user), Some(team)) = (client.owner, self.answers.team_of(site)) else {
-            causes.insert(Cause::Directory);
-            return;
-        };
-        if directory.team_of(site) != Some(team) {
-            causes.insert(Cause::Directory);
-            return;
-        }
-        // What HitKeep would say if the owner acted in the site's team.
-        let in_team = self.answers.site_role_in_team(user, site);
-        let granted = self.answers.grant(client, site);
-        let in_team = Answer::of(in_team.and_then(|held| granted.map(|role| role.min(held))));
-        if self.answers.active_team(user) != Some(team) && in_team > Answer::Nothing {
-            causes.insert(Cause::D3);
-        }
-        if in_team >= expected {
-            return;
-        }
-        if tables.users.get(&user) == Some(&InstanceRole::Owner) {
-            causes.insert(Cause::D6);
-        } else if tables.site_members.get(&(site, user)) == Some(&None) {
-            causes.insert(Cause::UnknownRole);
-        } else {
-            causes.insert(Cause::Directory);
-        }
     }
 }

@@ -386,6 +386,30 @@ async fn every_difference_is_found_and_has_its_rule() {
             "409 305 mcp, ingest: owner -> none narrower D2 D4",
         ]
     );
+    // A role on the instance is compared as well, on both sides of it: 401's is stronger here,
+    // and the owner of 404 holds another one.
+    let sql = format!(
+        "UPDATE api_clients SET instance_role = 'admin' WHERE id = '{}';
+         UPDATE users SET instance_role = 'admin' WHERE id = '{}';
+         UPDATE users SET instance_role = 'user' WHERE id = '{}';",
+        id(401),
+        id(103),
+        id(102)
+    );
+    crate::postgres::execute(&url, &sql).await;
+    let report = imported(&url, backup.path(), &["--compare", "--no-directory"], 4).await;
+    let found = differences(&report);
+    let on_instance: Vec<_> = { found.iter() }
+        .filter(|line| line.contains("instance"))
+        .collect();
+    assert_eq!(
+        on_instance,
+        [
+            "401 instance rest: none -> admin wider changed_here directory",
+            "404 instance rest: admin -> none narrower directory",
+            "405 instance rest: none -> admin wider directory",
+        ]
+    );
     let text = import(&url, backup.path(), &["--compare"]).await;
     assert!(text.stdout.contains("wider than HitKeep's"), "{text:?}");
 }

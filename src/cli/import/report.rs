@@ -337,7 +337,7 @@ fn difference(found: &Difference) -> Value {
     let (kind, _) = place(found.place);
     let site = match found.place {
         Place::Site(site) => Some(site.to_string()),
-        Place::OtherSites | Place::Token => None,
+        Place::OtherSites | Place::Token | Place::Instance => None,
     };
     let rules = found.causes.iter().map(|cause| cause.as_str());
     json!({
@@ -368,6 +368,7 @@ fn place(place: Place) -> (&'static str, String) {
         Place::Site(site) => ("site", site.to_string()),
         Place::OtherSites => ("other_sites", "every other site".to_owned()),
         Place::Token => ("token", "the token itself".to_owned()),
+        Place::Instance => ("instance", "the instance".to_owned()),
     }
 }
 
