@@ -104,7 +104,7 @@ struct Ends {
     owner: Option<Owner>,
     /// When the client is revoked.
     revoke: Option<Timestamp>,
-    /// The hash of the token there, which may be a new one; `None` if it cannot be told.
+    /// The hash of the token there, which may be a new one; `None` if it is not certain.
     token: Option<LegacyHash>,
 }
 
