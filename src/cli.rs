@@ -124,6 +124,8 @@ fn start(cli: &Cli) -> Result<ExitCode, Failure> {
         let _inside = runtime.enter();
         telemetry::start(&cli.telemetry())?
     };
+    // Before the error is printed with which the command may end.
+    let _flushed = telemetry.flush_at_end();
     let done = |()| ExitCode::SUCCESS;
     let ended = match &cli.command {
         // It ends the runtime before its Postgres.

@@ -33,11 +33,13 @@ mod lines;
 pub(crate) mod logged;
 pub mod metrics;
 pub mod settings;
+mod sink;
 pub mod traces;
 
 use export::ExportError;
 use metrics::Metrics;
 use settings::{ExportSettings, SettingProblem, Signal};
+use sink::{FlushAtEnd, LogSink};
 use traces::Sampling;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -70,6 +72,9 @@ pub enum TelemetryError {
     /// Telemetry was set up before in this process.
     #[error("logging is set up already")]
     AlreadyStarted(#[from] tracing_subscriber::util::TryInitError),
+    /// There can be no thread that writes the log.
+    #[error("the log cannot be written")]
+    Sink(#[source] std::io::Error),
 }
 
 /// The telemetry of this process.
@@ -80,6 +85,7 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
     exports: bool,
+    lines: LogSink,
 }
 
 /// Targets whose events are never exported as logs: the exporters themselves depend on
@@ -117,20 +123,30 @@ pub fn start(options: &TelemetryOptions) -> Result<Telemetry, TelemetryError> {
     let tracer = traces
         .as_ref()
         .map(|provider| provider.tracer(env!("CARGO_PKG_NAME")));
-    subscriber(options, tracer.clone(), logs.as_ref())?.try_init()?;
+    let lines = LogSink::to(std::io::stderr()).map_err(TelemetryError::Sink)?;
+    subscriber(options, &lines, tracer.clone(), logs.as_ref())?.try_init()?;
     panic::set_hook(Box::new(log_panic));
     // Only now is there a log to report them in.
     for problem in &problems {
         problem.log();
     }
+    let metrics = Metrics::exported(resource, reader);
+    let of = lines.clone();
+    metrics.counter(
+        "hitkeep_auth.log.dropped",
+        "{line}",
+        "Log lines that were not written, because stderr was not read fast enough.",
+        move || of.dropped(),
+    );
     Ok(Telemetry {
         sampling: tracer
             .map(|tracer| Sampling::by(settings.rule, tracer))
             .unwrap_or_default(),
-        metrics: Metrics::exported(resource, reader),
+        metrics,
         traces,
         logs,
         exports,
+        lines,
     })
 }
 
@@ -154,6 +170,7 @@ fn or_report<E>(
 /// spans only to discard them.
 fn subscriber(
     options: &TelemetryOptions,
+    sink: &LogSink,
     tracer: Option<SdkTracer>,
     logs: Option<&SdkLoggerProvider>,
 ) -> Result<impl Subscriber + Send + Sync + use<>, TelemetryError> {
@@ -180,12 +197,13 @@ fn subscriber(
         let records = OpenTelemetryTracingBridge::new(logs);
         layers.push(records.with_filter(quiet).boxed());
     }
-    layers.push(lines(options)?);
+    layers.push(lines(options, sink)?);
     Ok(tracing_subscriber::registry().with(layers))
 }
 
 fn lines(
     options: &TelemetryOptions,
+    sink: &LogSink,
 ) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let is_terminal = std::io::stderr().is_terminal();
     let json = match options.format {
@@ -194,7 +212,7 @@ fn lines(
         LogFormat::Json => true,
     };
     let filter = log_filter(&options.filter)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(sink.clone());
     Ok(if json {
         let (format, fields) = lines::json_lines();
         let lines = lines.event_format(format).fmt_fields(fields);
@@ -209,6 +227,12 @@ fn lines(
 }
 
 impl Telemetry {
+    /// What is logged is written by a thread of its own, so the process must keep this until
+    /// its last line.
+    pub(crate) fn flush_at_end(&self) -> FlushAtEnd {
+        FlushAtEnd(self.lines.clone())
+    }
+
     /// Exports what is pending, within `limit`, and nothing after that.
     pub async fn stop(self, limit: Duration) {
         if !self.exports {
@@ -306,8 +330,10 @@ mod tests {
         };
         let tracer = SdkTracerProvider::default().tracer("tests");
         let logs = SdkLoggerProvider::builder().build();
+        let sink = LogSink::to(std::io::sink()).unwrap();
         let subscriber = subscriber(
             &options,
+            &sink,
             exports_traces.then_some(tracer),
             exports_logs.then_some(&logs),
         );

@@ -43,6 +43,8 @@ mod events;
 mod explain;
 #[path = "cli/incident.rs"]
 mod incident;
+#[path = "cli/logs.rs"]
+mod logs;
 #[path = "cli/memory.rs"]
 mod memory;
 #[path = "cli/migrate.rs"]
