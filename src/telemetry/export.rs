@@ -20,7 +20,10 @@ use opentelemetry_sdk::{
     metrics::{PeriodicReader, Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
     trace::{self, BatchSpanProcessor, SdkTracerProvider, SpanData},
 };
-use tonic::metadata::MetadataMap;
+use tonic::{
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint},
+};
 
 mod over_http;
 mod tls;
@@ -40,6 +43,9 @@ pub(super) enum ExportError {
     /// The SDK rejects the configuration.
     #[error(transparent)]
     Build(#[from] ExporterBuildError),
+    /// There can be no such connection.
+    #[error(transparent)]
+    Channel(#[from] tonic::transport::Error),
 }
 
 impl ExportError {
@@ -47,16 +53,21 @@ impl ExportError {
     pub(super) fn into_problem(self, signal: Signal) -> SettingProblem {
         let (variable, what) = match self {
             Self::Tls(error) => (error.variable().to_owned(), error.to_string()),
-            Self::Build(error) => (
-                "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
-                format!("names a collector that nothing can be sent to ({error})"),
-            ),
+            Self::Build(error) => Self::unreachable(&error),
+            Self::Channel(error) => Self::unreachable(&error),
         };
         SettingProblem::NotExported {
             signal,
             variable,
             what,
         }
+    }
+
+    /// The variable to correct, and what is wrong with it.
+    fn unreachable(error: &dyn std::error::Error) -> (String, String) {
+        let variable = "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned();
+        let what = format!("names a collector that nothing can be sent to ({error})");
+        (variable, what)
     }
 }
 
@@ -149,7 +160,7 @@ where
     B: WithExportConfig + WithTonicConfig,
 {
     let mut builder = builder
-        .with_endpoint(collector.endpoint.to_string())
+        .with_channel(channel(collector)?)
         .with_timeout(collector.timeout);
     if collector.gzip {
         builder = WithTonicConfig::with_compression(builder, Compression::Gzip);
@@ -158,10 +169,20 @@ where
         let headers = collector.headers.iter().cloned().collect();
         builder = builder.with_metadata(MetadataMap::from_headers(headers));
     }
-    if tls::is_used(collector) {
-        builder = builder.with_tls_config(tls::for_grpc(collector)?);
-    }
     Ok(builder)
+}
+
+/// A connection that is made with the first export. That of the exporter itself has its timeout
+/// only for calls, so a collector that takes no connection would hold the export, and the word of
+/// its failure, for as long as the system tries to connect.
+fn channel(collector: &Collector) -> Result<Channel, ExportError> {
+    let mut endpoint = Endpoint::from(collector.endpoint.clone())
+        .connect_timeout(collector.timeout)
+        .timeout(collector.timeout);
+    if tls::is_used(collector) {
+        endpoint = endpoint.tls_config(tls::for_grpc(collector)?)?;
+    }
+    Ok(endpoint.connect_lazy())
 }
 
 fn over_http<B>(builder: B, collector: &Collector, cause: &LastCause) -> Result<B, ExportError>
