@@ -145,7 +145,7 @@ impl Run {
         for logged in [
             r#""level":"TRACE""#,
             r#""target":"h2::codec::framed_read""#,
-            r#""target":"hitkeep_auth::grpc::management""#,
+            r#""target":"hitkeep_auth::store::change_log""#,
             "a statement failed",
             "revoked API client ",
             "deleted API client ",
