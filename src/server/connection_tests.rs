@@ -28,7 +28,7 @@ use crate::{
     transport::{
         activity::{Activity, IdleTimeouts},
         age::Ages,
-        http2::{self, UNUSED_CLOSE_TIMEOUT},
+        http2::{self, UNCONFIRMED_CLOSE_TIMEOUT, UNUSED_CLOSE_TIMEOUT},
         workers::Workers,
     },
 };
@@ -255,6 +255,23 @@ async fn an_unused_connection_is_closed_after_its_timeout() {
     assert!(!peer.is_answered().await);
     let expected = UNUSED_CLOSE_TIMEOUT..UNUSED_CLOSE_TIMEOUT + Duration::from_millis(10);
     assert!(expected.contains(&took), "{took:?}");
+}
+
+/// The peer is gone without a word, such as with its machine. Calls that are in flight are waited
+/// for, whether or not it confirms the GOAWAY; after them, it has five seconds.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_gone_does_not_block_the_drain() {
+    let (mut connections, _usage) = connections();
+    let mut peer = RawClient::connect(&mut connections).await;
+    peer.call(WAIT).await;
+    run_tasks().await;
+    let drained = drain(connections);
+    assert!(peer.is_answered().await);
+    let took = drained.await.unwrap();
+    assert!(
+        (SLOW..=SLOW + UNCONFIRMED_CLOSE_TIMEOUT).contains(&took),
+        "{took:?}"
+    );
 }
 
 /// The peer was sent a GOAWAY, but may not have read it yet.

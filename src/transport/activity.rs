@@ -25,7 +25,8 @@ use tokio::{
 pub struct IdleTimeouts {
     /// Without any call. Default 30 min.
     pub idle: Duration,
-    /// With a large unary response that the peer does not read. Default 30 s.
+    /// With a large unary response that the peer does not read, or a stream that must end and
+    /// whose peer does not read. Default 30 s.
     pub stalled: Duration,
     /// On a connection past its maximum age, until its streams are ended. Default 1 min.
     pub grace: Duration,
@@ -99,9 +100,21 @@ pub(crate) enum CutOff {
 #[derive(Debug, Default)]
 struct ActiveCalls {
     last: u64,
-    /// The calls on the slow path and open streams. The value is the moment since which the
-    /// peer has had response data to read; None if it has read everything.
-    calls: HashMap<u64, Option<Instant>>,
+    /// The calls on the slow path and open streams.
+    calls: HashMap<u64, Progress>,
+    /// Since when streams must end.
+    retired_at: Option<Instant>,
+}
+
+/// How far a call in flight has come.
+#[derive(Clone, Copy, Debug)]
+enum Progress {
+    /// The peer has read everything there is so far.
+    Read,
+    /// The peer has had data of a unary response to read since then.
+    UnreadSince(Instant),
+    /// A stream of responses, which the peer may read as slowly as it likes.
+    Streams,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +143,10 @@ impl Activity {
     }
 
     /// Ends the streams of this connection, which otherwise last as long as their callers
-    /// like.
+    /// like. One whose peer does not read cannot say that it ends, so it makes the connection
+    /// a stalled one.
     pub(crate) fn retire(&self) {
+        self.active().retired_at = Some(Instant::now());
         self.retired.send_replace(true);
     }
 
@@ -149,12 +164,17 @@ impl Activity {
         self.begun.load(Relaxed) == 0
     }
 
+    /// Whether calls of the slow path or streams are in flight.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.active().calls.is_empty()
+    }
+
     /// Records a call as in flight until the returned guard is dropped.
     pub(crate) fn call(self: &Arc<Self>) -> ActiveCall {
         let mut active = self.active();
         active.last += 1;
         let number = active.last;
-        active.calls.insert(number, None);
+        active.calls.insert(number, Progress::Read);
         ActiveCall {
             activity: Arc::clone(self),
             number,
@@ -170,8 +190,18 @@ impl Activity {
             let now = checks.tick().await;
             let begun = self.begun.load(Relaxed);
             let active = self.active();
-            let is_stalled = |since: &Instant| now.duration_since(*since) >= timeouts.stalled;
-            if active.calls.values().flatten().any(is_stalled) {
+            let stalls_since = |call: &Progress| match *call {
+                Progress::Read => None,
+                Progress::UnreadSince(since) => Some(since),
+                Progress::Streams => active.retired_at,
+            };
+            let is_stalled = |since: Instant| now.duration_since(since) >= timeouts.stalled;
+            if active
+                .calls
+                .values()
+                .filter_map(stalls_since)
+                .any(is_stalled)
+            {
                 self.is_stalled.store(true, Relaxed);
                 return CloseReason::Stalled;
             }
@@ -200,9 +230,8 @@ impl ActiveCall {
         &self.activity
     }
 
-    /// Records since when the peer has had data to read.
-    fn set_unread_since(&self, since: Option<Instant>) {
-        self.activity.active().calls.insert(self.number, since);
+    fn record(&self, progress: Progress) {
+        self.activity.active().calls.insert(self.number, progress);
     }
 }
 
@@ -281,7 +310,7 @@ impl<B> TrackedBody<B> {
     /// A unary response, which a client reads as soon as it arrives. The transport polls for
     /// the next chunk only once there is room, which shows whether the peer reads.
     pub(crate) fn unary(body: B, call: ActiveCall) -> Self {
-        call.set_unread_since(Some(Instant::now()));
+        call.record(Progress::UnreadSince(Instant::now()));
         Self {
             body,
             call,
@@ -292,7 +321,8 @@ impl<B> TrackedBody<B> {
 
     /// A stream. Its peer may read as slowly as it likes: no further message is made until
     /// it has.
-    pub(crate) const fn streaming(body: B, call: ActiveCall) -> Self {
+    pub(crate) fn streaming(body: B, call: ActiveCall) -> Self {
+        call.record(Progress::Streams);
         Self {
             body,
             call,
@@ -319,14 +349,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
                     self.rest = frame.into_data().unwrap_or_default();
                 }
                 other => {
-                    let is_unread = matches!(&other, Poll::Ready(Some(Ok(_))));
-                    self.call.set_unread_since(is_unread.then(Instant::now));
+                    self.call.record(match &other {
+                        Poll::Ready(Some(Ok(_))) => Progress::UnreadSince(Instant::now()),
+                        _ => Progress::Read,
+                    });
                     return other;
                 }
             }
         }
         let length = self.rest.len().min(CHUNK_BYTES);
-        self.call.set_unread_since(Some(Instant::now()));
+        self.call.record(Progress::UnreadSince(Instant::now()));
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
@@ -412,6 +444,21 @@ mod tests {
             frame.unwrap().unwrap();
         };
         let ((), (end, after)) = tokio::join!(reads, end(&activity));
+        assert_eq!(end, CloseReason::Stalled);
+        assert!((5100..=5130).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_cannot_end_closes_its_connection() {
+        let activity = Arc::new(Activity::default());
+        let body = StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, Infallible>>());
+        let stream = TrackedBody::streaming(body, activity.call());
+        let grows_old = async {
+            sleep(Duration::from_secs(5000)).await;
+            activity.retire();
+        };
+        let ((), (end, after)) = tokio::join!(grows_old, end(&activity));
+        drop(stream);
         assert_eq!(end, CloseReason::Stalled);
         assert!((5100..=5130).contains(&after), "{after}");
     }

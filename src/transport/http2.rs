@@ -40,6 +40,10 @@ pub(crate) use requests::RequestBody;
 
 /// How long a connection without any call so far may take to close once it is asked to.
 pub(crate) const UNUSED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection without calls in flight may take to close while the server drains. It
+/// closes as soon as its peer confirms that no more calls are on their way, so a peer that has
+/// not done so until then is gone, and need not hold up the end of the server.
+pub(crate) const UNCONFIRMED_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Concurrent calls on one connection.
 const MAX_STREAMS: u32 = 1024;
 /// The size limit of a call's headers, in bytes.
@@ -180,6 +184,7 @@ where
             let served = Driver::new(&http, wire, service, peer, budget.clone());
             let close_reason = activity.close_reason(idle_timeouts);
             let unused_timeout = sleep(UNUSED_CLOSE_TIMEOUT);
+            let unconfirmed_timeout = sleep(UNCONFIRMED_CLOSE_TIMEOUT);
             let old = async {
                 match age {
                     Some(age) => sleep(age).await,
@@ -187,8 +192,10 @@ where
                 }
             };
             let grace = sleep(idle_timeouts.grace);
-            tokio::pin!(served, close_reason, unused_timeout, old, grace);
-            let (mut is_ending, mut is_monitored, mut has_grace) = (false, true, false);
+            tokio::pin!(served, close_reason, old, grace);
+            tokio::pin!(unused_timeout, unconfirmed_timeout);
+            let (mut is_ending, mut is_draining) = (false, false);
+            let (mut is_monitored, mut has_grace) = (true, false);
             loop {
                 tokio::select! {
                     biased;
@@ -199,7 +206,11 @@ where
                         }
                         return;
                     }
-                    _ = closing.wait_for(|closing| *closing), if !is_ending => {}
+                    _ = closing.wait_for(|closing| *closing), if !is_draining => {
+                        is_draining = true;
+                        let limit = Instant::now() + UNCONFIRMED_CLOSE_TIMEOUT;
+                        unconfirmed_timeout.as_mut().reset(limit);
+                    }
                     () = old.as_mut(), if !is_ending => {
                         grace.as_mut().reset(Instant::now() + idle_timeouts.grace);
                         has_grace = true;
@@ -215,6 +226,14 @@ where
                         if activity.is_unused() {
                             return;
                         }
+                    }
+                    () = unconfirmed_timeout.as_mut(), if is_draining => {
+                        if !activity.has_calls() {
+                            return;
+                        }
+                        let limit = Instant::now() + UNCONFIRMED_CLOSE_TIMEOUT;
+                        unconfirmed_timeout.as_mut().reset(limit);
+                        continue;
                     }
                     reason = close_reason.as_mut(), if is_monitored => {
                         is_monitored = false;
