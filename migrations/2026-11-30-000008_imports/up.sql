@@ -2,9 +2,9 @@
 --
 -- What is kept of each is the state that HitKeep had when it was last taken over, so that the
 -- next import can tell on which side a client changed: a digest of its fields, the hash of
--- its token, and when it was revoked, if that came from an import. There is no foreign key: the row outlives its
--- client, since a client that was deleted here must not come back with the next import. Nothing
--- here is part of what Introspect answers from, so it makes no revision.
+-- its token, and when it was revoked, if that came from an import. There is no foreign key: the
+-- row outlives its client, since a client that was deleted here must not come back with the next
+-- import. Nothing here is part of what Introspect answers from, so it makes no revision.
 CREATE TABLE api_client_imports (
     client_id uuid PRIMARY KEY,
     row_digest bytea NOT NULL,

@@ -42,7 +42,7 @@ async fn a_connection_ends_at_its_age_and_its_calls_do_not() {
     let range = AGE.mul_f64(0.9)..=AGE.mul_f64(1.1);
     assert!(range.contains(&after), "{after:?}");
     // A call that crossed with the GOAWAY is answered, and so is the one before. The stream
-    // has its grace period, after which the services end it; the stubs here do not.
+    // has its grace period.
     peer.call(WAIT).await;
     let (mut late, mut stream) = (false, false);
     while !late {
@@ -53,6 +53,14 @@ async fn a_connection_ends_at_its_age_and_its_calls_do_not() {
         stream |= ends && call == 1;
     }
     assert!(!stream && begun.elapsed() >= after + SLOW);
+    // The services end it then, which its peer cannot learn as long as it does not read.
+    peer.answer_pings().await;
+    let end = begun.elapsed();
+    let least = after + TIMEOUTS.grace + TIMEOUTS.stalled;
+    assert!(
+        (least..=least + TIMEOUTS.stalled / 2).contains(&end),
+        "{end:?}"
+    );
 }
 
 /// No call was ever begun, so there is nothing to wait for.
