@@ -58,7 +58,7 @@ pub(super) async fn forward_auth(State(state): State<HttpState>, request: Reques
     let pairs = settings.iter().map(|(name, value)| (&**name, &**value));
     // The method is that of the check, so it cannot identify a preflight.
     let settings = RouteSettings::read_without_method(pairs);
-    authorize(&state, &head, settings, None).await
+    authorize(&state, &head, settings, Form::Query).await
 }
 
 /// Handles a request with the original path appended, as Envoy sends it over HTTP. Every
@@ -86,7 +86,7 @@ pub(super) async fn forward_auth_with_target(
         Some(name) => Err(RouteError::SettingOfClient(name)),
         None => RouteSettings::read(pairs),
     };
-    authorize(&state, &head, settings, target).await
+    authorize(&state, &head, settings, Form::Appended(target)).await
 }
 
 /// The settings between semicolons. A slash in a value is percent-encoded.
@@ -105,13 +105,20 @@ fn find_setting(query: &str) -> Option<&'static str> {
     names.find_map(|name| SETTINGS.into_iter().find(|setting| *setting == name))
 }
 
-/// Authorizes a request to a route with those settings. `target` is the appended path, if
-/// there is one.
+/// How a proxy asks.
+enum Form<'h> {
+    /// With the settings in the query.
+    Query,
+    /// As Envoy does: with the original target appended, if there is one.
+    Appended(Option<Cow<'h, str>>),
+}
+
+/// Authorizes a request to a route with those settings.
 async fn authorize(
     state: &HttpState,
     head: &Parts,
     settings: Result<RouteSettings<'_>, RouteError>,
-    target: Option<Cow<'_, str>>,
+    form: Form<'_>,
 ) -> Response {
     let _permit = match state.admit() {
         Ok(permit) => permit,
@@ -133,8 +140,12 @@ async fn authorize(
         Ok(caller) => {
             CallerSlot::record(&head.extensions, &caller);
         }
-        Err(error) => return refused(state, &error),
+        Err(error) => return refused(state, &error, form),
     }
+    let target = match form {
+        Form::Query => None,
+        Form::Appended(target) => target,
+    };
     let (mut credentials, mut signs) = (Credentials::default(), PreflightHeaders::default());
     for (name, value) in &head.headers {
         credentials.see(name.as_str().as_bytes(), value.as_bytes());
@@ -233,12 +244,17 @@ fn unavailable(state: &HttpState, error: &ApiError) -> Response {
 }
 
 /// The response to a proxy that is unknown or lacks the permission. It is logged, since an
-/// operator has to act.
-fn refused(state: &HttpState, error: &ApiError) -> Response {
+/// operator has to act. Envoy passes a 401 or 403 on, and the end client would take its own
+/// token for the refused one; it takes a 503 for a failed check, as over gRPC.
+fn refused(state: &HttpState, error: &ApiError, form: Form<'_>) -> Response {
     let (status, code) = match error {
         ApiError::CallerUnknown => (StatusCode::UNAUTHORIZED, "caller_unknown"),
         ApiError::CallerNotPermitted(_) => (StatusCode::FORBIDDEN, "caller_not_permitted"),
         other => return unavailable(state, other),
+    };
+    let status = match form {
+        Form::Query => status,
+        Form::Appended(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let description = match error {
         ApiError::CallerUnknown => format!(

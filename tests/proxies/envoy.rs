@@ -35,10 +35,15 @@ impl Envoy {
     }
 
     async fn start_with(written: &str, auth: (u16, &str), service: &Service) -> Option<Self> {
+        Self::start_as(&service.caller, written, auth).await
+    }
+
+    /// The same, with that caller's token.
+    async fn start_as(caller: &str, written: &str, auth: (u16, &str)) -> Option<Self> {
         // On a busy machine an answer takes its time, and these tests are not about that.
         assert!(written.contains("timeout: 1s"));
         let written = written.replace("timeout: 1s", "timeout: 60s");
-        let started = envoy::Envoy::start(&written, auth, &service.caller).await?;
+        let started = envoy::Envoy::start(&written, auth, caller).await?;
         Some(Self {
             address: started.address,
             process: started.process,
@@ -435,4 +440,25 @@ async fn it_may_ask_over_http() {
     assert_eq!(unauthorized.header("www-authenticate"), challenge);
     assert_eq!(unauthorized.error(), "unauthorized");
     assert_eq!(envoy.get("/healthz", &[]).await.status, 200);
+}
+
+/// That hitkeep-auth does not know Envoy is not the client's fault, whose token may be good.
+#[tokio::test]
+async fn a_caller_token_that_does_not_work_is_503_either_way() {
+    let service = Service::start(&[]).await;
+    let made = service.client().await;
+    let bearer = format!("Bearer {}", made.token);
+    for (written, auth) in [
+        (CONFIGURATION, (50051, &*service.address)),
+        (OVER_HTTP, (50052, &*service.http)),
+    ] {
+        let Some(envoy) = Envoy::start_as("hks_x", written, auth).await else {
+            return;
+        };
+        for target in ["/", &format!("/api/sites/{SITE}/hits")] {
+            let answer = envoy.get(target, &[("authorization", &bearer)]).await;
+            assert_eq!(answer.status, 503, "{answer:?}");
+            assert_eq!(answer.header("www-authenticate"), [""; 0]);
+        }
+    }
 }

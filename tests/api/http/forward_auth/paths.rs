@@ -184,8 +184,21 @@ async fn the_path_may_follow_that_of_the_check() {
     let other = format!("/api/sites/{OTHER_SITE}/hits");
     let told = asked("GET", &site, &[("x-forwarded-uri", &other)]).await;
     assert_eq!(told, "500 server_error");
-    let request = get(&site.replace("SITE", SITE)).bearing(&made.token);
-    assert_eq!(app.ask(request, "").await.told(), "401 caller_unknown");
+    // Envoy passes a 401 or 403 on, although the client is not at fault.
+    for (caller, told) in [
+        ("", "503 caller_unknown"),
+        ("hks_x", "503 caller_unknown"),
+        (
+            app.token(CallerPermission::Manage),
+            "503 caller_not_permitted",
+        ),
+    ] {
+        for target in [&*site, "/forward-auth;/x", "/forward-auth/x"] {
+            let request = get(&target.replace("SITE", SITE)).bearing(&made.token);
+            let request = request.header("x-hitkeep-caller", caller);
+            assert_eq!(app.ask(request, "").await.told(), told, "{target}");
+        }
+    }
 }
 
 #[tokio::test]
