@@ -19,8 +19,9 @@ for version in 1.30 1.37; do
 done
 validator python3 .ci/kubernetes.py "$everything"
 # What is misspelt, or not there, is refused.
-for wrong in server.replica=3 image.repository= server.env.MAX_CALLS=x; do
-    if "$helm" template hitkeep-auth --kube-version 1.30.0 "${required[@]}" --set-string "$wrong" \
+for wrong in server.replica=3 image.repository= server.env.MAX_CALLS=x database.secretName= \
+    replica.secretName= networkPolicy.callerLabels.hitkeep-auth-caller=null; do
+    if "$helm" template hitkeep-auth --kube-version 1.30.0 "${required[@]}" --set "$wrong" \
         "$chart" >/dev/null 2>&1; then
         echo "The chart accepts $wrong." >&2
         exit 1
