@@ -18,6 +18,18 @@ for version in 1.30 1.37; do
     validator kubernetes-validate --quiet --strict --kubernetes-version "$version" "$least" "$everything"
 done
 validator python3 .ci/kubernetes.py "$everything"
+# What the ports of the servers and of the replicas speak: gateways and meshes go by it.
+speaks() {
+    local -r expected=$1
+    shift
+    local -r found=$("$helm" template hitkeep-auth --kube-version 1.30.0 "${required[@]}" \
+        --set replica.enabled=true "$@" "$chart" | sed -n 's/.*appProtocol: \([^ ]*\) }$/\1/p' | xargs)
+    [[ $found == "$expected" ]] || { echo "With $*, the ports speak $found." >&2 && return 1; }
+}
+speaks "kubernetes.io/h2c http kubernetes.io/h2c http kubernetes.io/h2c"
+speaks "kubernetes.io/h2c http https http https" --set tls.secretName=certificate
+speaks "kubernetes.io/h2c http https https https" --set tls.secretName=certificate \
+    --set-string server.env.HITKEEP_AUTH_HTTP_TLS=true
 # What is misspelt, or not there, is refused.
 for wrong in server.replica=3 image.repository= server.env.MAX_CALLS=x database.secretName= \
     replica.secretName= networkPolicy.callerLabels.hitkeep-auth-caller=null; do

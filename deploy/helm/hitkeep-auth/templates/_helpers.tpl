@@ -59,6 +59,11 @@ securityContext:
 {{- ternary "HTTPS" "HTTP" (has $tls (list "1" "true" "yes" "on" "y")) -}}
 {{- end }}
 
+{{/* What the gRPC port speaks, to gateways and meshes: list SECRET VARIABLES. */}}
+{{- define "hitkeep-auth.grpc" -}}
+{{- ternary "https" "kubernetes.io/h2c" (or (ne (index . 0) "") (hasKey (index . 1 | default dict) "HITKEEP_AUTH_TLS_CERT")) -}}
+{{- end }}
+
 {{/* Ports and probes of what serves with those variables. */}}
 {{- define "hitkeep-auth.serving" -}}
 {{- $scheme := include "hitkeep-auth.scheme" . -}}
