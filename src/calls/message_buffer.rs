@@ -89,6 +89,11 @@ impl<B> MessageBuffer<B> {
         }
     }
 
+    /// For a listener that does not count what the calls of a connection buffer.
+    pub(crate) fn uncounted(body: B, limit: usize) -> Self {
+        Self::new(body, limit, &Arc::default())
+    }
+
     /// Adds bytes, and returns those that are ready to be read.
     fn add(&mut self, mut data: Bytes) -> Result<Option<Bytes>, Status> {
         if self.state == State::Passthrough {

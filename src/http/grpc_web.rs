@@ -4,8 +4,9 @@
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
-    middleware::Next,
+    middleware::{Next, map_request},
     response::Response,
 };
 use http::{
@@ -18,7 +19,10 @@ use tower_http::cors::CorsLayer;
 
 use super::{HttpState, answer::invalid_request, layers::close_on_shutdown};
 use crate::{
-    calls::method::{self, OverGrpcWeb},
+    calls::{
+        message_buffer::MessageBuffer,
+        method::{self, OverGrpcWeb, max_message},
+    },
     grpc::context::REQUEST_ID,
 };
 
@@ -47,6 +51,7 @@ pub(super) struct Serving {
 
 impl Serving {
     pub(super) fn new(GrpcWeb { services, origins }: GrpcWeb, http: HttpState) -> Self {
+        let services = services.layer(map_request(buffer_message));
         let router = Router::new().fallback_service(GrpcWebLayer::new().layer(services));
         let answers_preflights = !origins.is_empty();
         let router = if answers_preflights {
@@ -60,6 +65,12 @@ impl Serving {
             http,
         }
     }
+}
+
+/// Hands a message on once it is complete, as the gRPC listener does.
+async fn buffer_message(request: Request) -> Request {
+    let limit = max_message(request.uri().path());
+    request.map(|body| Body::new(MessageBuffer::uncounted(body, limit)))
 }
 
 /// Lets pages of these origins call. Cookies are not among the credentials, since there are
@@ -146,7 +157,23 @@ pub(super) async fn refuse_others(request: Request, next: Next) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Bytes;
+    use futures_util::{StreamExt as _, stream};
+
     use super::*;
+
+    /// tonic would allocate an announced message at once.
+    #[tokio::test]
+    async fn a_message_is_read_once_it_is_complete() {
+        const PARTS: [&[u8]; 3] = [&[0, 0, 0], &[0, 4, 1, 2], &[3, 4]];
+        let parts = PARTS.map(|part| Ok::<_, axum::Error>(Bytes::from_static(part)));
+        let body = Body::from_stream(stream::iter(parts));
+        let path = "/hitkeep.auth.v1.IntrospectionService/Introspect";
+        let request = http::Request::post(path).body(body).unwrap();
+        let read = buffer_message(request).await.into_body().into_data_stream();
+        let read: Vec<_> = read.map(Result::unwrap).collect().await;
+        assert_eq!(read, [&[0, 0, 0, 0, 4, 1, 2, 3, 4][..]]);
+    }
 
     #[test]
     fn content_types_are_matched_as_the_protocol_specifies() {
