@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use hitkeep_auth::pb;
 use hitkeep_auth_client::{CallerToken, Client, reason};
 use prost_reflect::DescriptorPool;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
 use tonic::{Code, Request};
 
 use crate::{
@@ -153,6 +157,70 @@ async fn a_server_that_is_not_there_is_passed_over() {
     let gone = client_of(&closed.to_string(), &service.dashboard);
     let failed = gone.create_api_client(creation("")).await.unwrap_err();
     assert_eq!(failed.code(), Code::Unavailable);
+}
+
+/// A server that reads the head of one request, and answers with these frames before it closes
+/// the connection.
+async fn cutting_off(frames: &'static [u8]) -> (String, JoinHandle<TcpListener>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let served = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut preface = [0; 24];
+        connection.read_exact(&mut preface).await.unwrap();
+        connection
+            .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        let mut head = [0; 9];
+        while head[3] != 1 {
+            connection.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut rest = vec![0; usize::try_from(length).unwrap()];
+            connection.read_exact(&mut rest).await.unwrap();
+        }
+        connection.write_all(frames).await.unwrap();
+        listener
+    });
+    (address, served)
+}
+
+/// A write that may have been made is not repeated.
+#[tokio::test]
+async fn a_read_whose_connection_ends_is_repeated() {
+    let service = Service::start(&[]).await;
+    for frames in [
+        &b""[..],
+        // GOAWAY, with no stream that was taken.
+        &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        // Stream 1 is reset, as REFUSED_STREAM, INTERNAL_ERROR and CANCEL.
+        &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7],
+        &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 2],
+        &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8],
+    ] {
+        let client = |first: &str| {
+            let client = Client::builder(first).address(&format!("http://{}", service.address));
+            let token = CallerToken::new(&service.dashboard).unwrap();
+            client.caller_token(token).allow_plaintext().build()
+        };
+        let (first, served) = cutting_off(frames).await;
+        let read = client(&first).unwrap();
+        let status = read.list_api_clients(pb::ListApiClientsRequest {
+            actor: creation("").actor,
+            owner: creation("").api_client.unwrap().owner,
+            ..pb::ListApiClientsRequest::default()
+        });
+        status
+            .await
+            .unwrap_or_else(|failed| panic!("{frames:?}: {failed:?}"));
+        served.await.unwrap();
+
+        let (first, served) = cutting_off(frames).await;
+        let write = client(&first).unwrap();
+        let failed = write.create_api_client(creation("")).await.unwrap_err();
+        assert_eq!(reason(&failed), None, "{failed:?}");
+        served.await.unwrap();
+    }
 }
 
 #[tokio::test]

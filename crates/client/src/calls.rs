@@ -2,13 +2,17 @@
 
 use std::{
     error::Error,
+    iter,
     sync::atomic::{AtomicI32, Ordering::Relaxed},
     time::Duration,
 };
 
 use hitkeep_auth_domain::clock::Entropy;
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, ConnectError, Extensions, Request, Response, Status, metadata::MetadataMap};
+use tonic::{
+    Code, ConnectError, Extensions, Request, Response, Status, TimeoutExpired,
+    metadata::MetadataMap,
+};
 use tonic_types::StatusExt;
 
 use crate::{
@@ -53,7 +57,7 @@ impl Default for RetryBudget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// It changes nothing, or is recognised by its `request_id`: it is repeated if no server is
-    /// available.
+    /// available, or the connection ended before the reply was whole.
     Safe,
     /// It is repeated only if it certainly did not reach a server.
     Unsent,
@@ -94,8 +98,10 @@ where
             Ok(Err(status)) => status,
             Err(_) => return Err(late()),
         };
-        let may_repeat =
-            failed.code() == Code::Unavailable && (repeat == Repeat::Safe || is_unsent(&failed));
+        let may_repeat = match repeat {
+            Repeat::Safe => failed.code() == Code::Unavailable || is_cut_off(&failed),
+            Repeat::Unsent => failed.code() == Code::Unavailable && is_unsent(&failed),
+        };
         if !may_repeat || attempt == ATTEMPTS || !budget.spend() {
             return Err(failed);
         }
@@ -114,14 +120,22 @@ where
 
 /// Whether a call failed because there was no connection to send it over.
 fn is_unsent(status: &Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    is_caused_by::<ConnectError>(status)
+}
+
+/// Whether a call failed because its connection ended, or its stream was reset: by GOAWAY, for
+/// instance. Depending on how it ended, the transport has several codes for that. Only a status
+/// that was made here has a source.
+fn is_cut_off(status: &Status) -> bool {
+    let is_code_of_transport = matches!(
+        status.code(),
+        Code::Cancelled | Code::Unknown | Code::Internal
+    );
+    is_code_of_transport && status.source().is_some() && !is_caused_by::<TimeoutExpired>(status)
+}
+
+fn is_caused_by<E: Error + 'static>(status: &Status) -> bool {
+    iter::successors(status.source(), |&error| error.source()).any(<dyn Error>::is::<E>)
 }
 
 /// Between half of a time and all of it.
@@ -149,7 +163,7 @@ fn given_timeout(metadata: &MetadataMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, io};
 
     use tonic_types::ErrorDetails;
 
@@ -157,14 +171,24 @@ mod tests {
 
     /// Makes a call that always fails so, and says how often it was sent.
     async fn attempts(repeat: Repeat, code: Code, budget: &RetryBudget) -> u32 {
+        attempts_with(repeat, || Status::new(code, ""), budget).await
+    }
+
+    /// The same, where it fails with that status.
+    async fn attempts_with(
+        repeat: Repeat,
+        status: impl Fn() -> Status,
+        budget: &RetryBudget,
+    ) -> u32 {
         let sent = Cell::new(0);
         let send = |_: Request<()>| {
             sent.set(sent.get() + 1);
-            async move { Err::<Response<()>, _>(Status::new(code, "")) }
+            let failed = status();
+            async move { Err::<Response<()>, _>(failed) }
         };
         let timeout = Duration::from_secs(10);
         let failed = call(Request::new(()), timeout, repeat, budget, send).await;
-        assert_eq!(failed.unwrap_err().code(), code);
+        assert_eq!(failed.unwrap_err().code(), status().code());
         sent.get()
     }
 
@@ -176,9 +200,21 @@ mod tests {
             attempts(Repeat::Unsent, Code::Unavailable, &budget).await,
             1
         );
-        for code in [Code::Internal, Code::Unauthenticated, Code::Aborted] {
+        for code in [
+            Code::Internal,
+            Code::Unknown,
+            Code::Cancelled,
+            Code::Unauthenticated,
+            Code::Aborted,
+        ] {
             assert_eq!(attempts(Repeat::Safe, code, &budget).await, 1);
         }
+        let cut_off = || Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+        assert_eq!(attempts_with(Repeat::Safe, cut_off, &budget).await, 3);
+        assert_eq!(attempts_with(Repeat::Unsent, cut_off, &budget).await, 1);
+        let late = || Status::from_error(Box::new(TimeoutExpired(())));
+        assert_eq!(late().code(), Code::Cancelled);
+        assert_eq!(attempts_with(Repeat::Safe, late, &budget).await, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,7 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// Each call has a deadline: that of its request ([`tonic::Request::set_timeout`]), or else the
 /// client's. Calls that change nothing are repeated, at most twice, if a server is
-/// `UNAVAILABLE`; so are [`create_api_client`](Self::create_api_client) and
+/// `UNAVAILABLE` or the connection ends; so are [`create_api_client`](Self::create_api_client) and
 /// [`rotate_api_client`](Self::rotate_api_client) with a `request_id`. Others are repeated only
 /// if they certainly reached no server. A server that names a delay, as one does that is
 /// overloaded, is given that time, unless the deadline comes first: then the call fails at once.
