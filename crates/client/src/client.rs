@@ -117,8 +117,8 @@ impl Client {
 }
 
 impl ClientBuilder {
-    /// Adds another address. Servers are used in turn, and passed over while they cannot be
-    /// reached.
+    /// Adds another address. Servers are used in turn, and passed over for a second if they
+    /// cannot be reached or are `UNAVAILABLE`.
     #[must_use]
     pub fn address(mut self, address: &str) -> Self {
         self.addresses.push(address.parse());

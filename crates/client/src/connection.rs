@@ -12,15 +12,15 @@ use std::{
     time::Duration,
 };
 
-use http::header::AUTHORIZATION;
+use http::{HeaderMap, header::AUTHORIZATION};
 use tokio::time::Instant;
-use tonic::{body::Body, transport::Channel};
+use tonic::{Code, Status, body::Body, transport::Channel};
 use tower::{BoxError, Service, ServiceExt as _};
 
 use crate::{caller_token::CallerToken, connect::Destination};
 
-/// How long a server is passed over that could not be reached, if there is another one. Then one
-/// request tries it, and the others stay away for as long again.
+/// How long a server is passed over that could not be reached or cannot answer, if there is
+/// another one. Then one request tries it, and the others stay away for as long again.
 const AVOIDANCE: Duration = Duration::from_secs(1);
 /// Who gives up on a call has waited so long at least, if it is to count against the server.
 const SLOW: Duration = Duration::from_secs(1);
@@ -28,8 +28,9 @@ const SLOW: Duration = Duration::from_secs(1);
 /// A connection to each server, which are used in turn. It authenticates this program, and is
 /// what the generated clients in [`pb`](crate::pb) are made of. Cheap to clone.
 ///
-/// It connects when there is something to send. A server that could not be reached, or did not
-/// answer, is passed over if there is another one, but for one request a second.
+/// It connects when there is something to send. A server that could not be reached, did not
+/// answer or was `UNAVAILABLE` is passed over if there is another one, but for one request a
+/// second.
 #[derive(Clone)]
 pub struct Connection(Arc<Shared>);
 
@@ -73,13 +74,18 @@ struct Sent<'s> {
 }
 
 impl Sent<'_> {
-    /// The server answered.
-    fn answered(mut self) {
+    /// The server answered with these headers, among which is the status of a call that was
+    /// refused: one whose index is stale, for instance, cannot answer the next call either.
+    fn answered(mut self, headers: &HeaderMap) {
+        let status = Status::from_header_map(headers);
+        if status.is_some_and(|status| status.code() == Code::Unavailable) {
+            return self.failed();
+        }
         self.is_over = true;
         self.server.avoided_until.store(0, Relaxed);
     }
 
-    /// There is no connection.
+    /// There is no connection, or the server cannot answer.
     fn failed(mut self) {
         self.is_over = true;
         self.avoid();
@@ -160,7 +166,7 @@ impl Shared {
         let answer = async { channel.ready().await?.call(request).await };
         match answer.await {
             Ok(answer) => {
-                sent.answered();
+                sent.answered(answer.headers());
                 Ok(answer)
             }
             Err(error) => {
@@ -243,8 +249,23 @@ mod tests {
             advance(AVOIDANCE).await;
             assert_eq!(shared.picks(), [false, true, true, true]);
         }
-        shared.send_to_first().answered();
+        shared.send_to_first().answered(&HeaderMap::new());
         assert_eq!(shared.picks(), [false, true, false, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_unavailable_is_avoided() {
+        let shared = shared();
+        advance(AVOIDANCE).await;
+        for (code, picks) in [
+            (Code::NotFound, [false, true, false, true]),
+            (Code::Unavailable, [true; 4]),
+            (Code::Ok, [false, true, false, true]),
+        ] {
+            let refused = Status::new(code, "").into_http::<()>();
+            shared.send_to_first().answered(refused.headers());
+            assert_eq!(shared.picks(), picks, "{code:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
