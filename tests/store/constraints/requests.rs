@@ -50,8 +50,8 @@ pub(super) const REQUESTS: &[Case] = &[
     },
     Case {
         constraint: "api_client_replies_sealed_check",
-        breaks: "UPDATE api_client_replies SET sealed = repeat('x', 16385)::bytea",
-        keeps: "UPDATE api_client_replies SET sealed = repeat('x', 16384)::bytea",
+        breaks: "UPDATE api_client_replies SET sealed = repeat('x', 1048577)::bytea",
+        keeps: "UPDATE api_client_replies SET sealed = repeat('x', 1048576)::bytea",
     },
     Case {
         constraint: "api_client_replies_revision_check",

@@ -336,9 +336,10 @@ mod tests {
                 "https://a.example/?t=hks_12345678",
                 "https://a.example/?t=[token]",
             ),
+            // No token is that short.
             (
                 "https://a.example/hkp_keys_2.env",
-                "https://a.example/[token].env",
+                "https://a.example/hkp_keys_2.env",
             ),
             (&digits, "[token]"),
         ] {
