@@ -6,7 +6,7 @@
 
 use chrono::TimeDelta;
 use diesel::{
-    QueryableByName,
+    OptionalExtension, QueryableByName,
     sql_types::{Array, BigInt, Bool, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
@@ -83,11 +83,13 @@ const FORGET: &str = "
         SELECT sequence FROM event_outbox WHERE dead_time IS NOT NULL AND create_time <= $1
         ORDER BY create_time LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
-/// Draws the next numbers, under the write lock, and returns the last of them. Above those of
-/// all events that are there, also where the row is missing or of another day than they are.
+/// Draws the next numbers, under the write lock, and returns the last of them; none if nothing is
+/// delivered. Above those of all events that are there, also where the row is missing or of
+/// another day than they are.
 const NUMBERS: &str = "
     INSERT INTO event_numbers AS known (last_sequence)
     SELECT coalesce(max(sequence), 0) + $1 FROM event_outbox
+    HAVING EXISTS (SELECT FROM event_delivery WHERE active_until > $2)
     ON CONFLICT (singleton) DO UPDATE
     SET last_sequence = greatest(known.last_sequence + $1, excluded.last_sequence)
     RETURNING last_sequence";
@@ -214,15 +216,20 @@ impl Transaction {
         &mut self,
         events: Vec<(Uuid, OutgoingEvent)>,
     ) -> Result<(), StoreError> {
-        if !self.writes_events || events.is_empty() {
+        if events.is_empty() {
             return Ok(());
         }
         let now = self.now;
         let many = i64::try_from(events.len()).unwrap_or(i64::MAX);
-        let drawn: NumberRow = diesel::sql_query(NUMBERS)
+        let drawn: Option<NumberRow> = diesel::sql_query(NUMBERS)
             .bind::<BigInt, _>(many)
+            .bind::<Timestamptz, _>(now)
             .get_result(self.connection())
-            .await?;
+            .await
+            .optional()?;
+        let Some(drawn) = drawn else {
+            return Ok(());
+        };
         // The last number that was given before.
         let mut before = drawn.last_sequence - many;
         let mut events = events.into_iter();

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use diesel::sql_types::{self, BigInt, Nullable, Timestamptz};
+use diesel::sql_types::{self, BigInt, Timestamptz};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -32,8 +32,6 @@ pub struct Transaction {
     pub now: Timestamp,
     entropy: Arc<dyn Entropy>,
     pub(super) provenance: Arc<Provenance>,
-    /// Whether events are delivered, and so have to be written.
-    pub(super) writes_events: bool,
     /// The server that runs it.
     server: ServerId,
     /// The revision before it.
@@ -105,8 +103,6 @@ struct CommitRow {
 struct TimeRow {
     #[diesel(sql_type = Timestamptz)]
     now: Timestamp,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    events_until: Option<Timestamp>,
     #[diesel(sql_type = Timestamptz)]
     started: Timestamp,
     #[diesel(sql_type = BigInt)]
@@ -188,11 +184,13 @@ impl Store {
     }
 
     async fn begin(&self, provenance: Arc<Provenance>) -> Result<Transaction, StoreError> {
-        // The time is read after the lock, so that it has the order of the writes.
+        // The time is read after the lock, so that it has the order of the writes. No other
+        // table may be read here: the statement's snapshot is older than its wait for the lock,
+        // and shows nothing of what was committed meanwhile, except in the locked row.
         let lock = Statement(
             "WITH locked AS MATERIALIZED (SELECT revision FROM index_state FOR UPDATE) \
-             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started, revision, \
-                 (SELECT active_until FROM event_delivery) AS events_until FROM locked",
+             SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started, revision \
+             FROM locked",
         );
         // Explicit, since a database may have another default: at a higher level, a
         // transaction that waited for the lock would collide with the one before it. A
@@ -205,7 +203,6 @@ impl Store {
             now,
             entropy: Arc::clone(&self.entropy),
             provenance,
-            writes_events: state.events_until.is_some_and(|until| now < until),
             server: ServerId::of(state.started),
             begun_at: revision(state.revision)?,
             change_log: ChangeLog::default(),

@@ -1,9 +1,27 @@
 //! Events that wait to be delivered, and what attempts come to.
 
-use hitkeep_auth::store::outbox::{FailedAttempt, OutboxEvent};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use hitkeep_auth::{
+    domain::{
+        access::Owner,
+        audit::{Action, Event},
+    },
+    store::{
+        Transaction,
+        error::StoreError,
+        outbox::{FailedAttempt, OutboxEvent},
+    },
+};
 use uuid::Uuid;
 
-use crate::database::{store, world};
+use crate::{
+    database::{nobody, store, texts, world},
+    postgres,
+};
+
+/// Statements of this database that wait for a lock.
+const WAITING: &str = "SELECT count(*)::text AS text FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
 /// A database that took over may have given an event's number to another one.
 #[tokio::test]
@@ -28,4 +46,44 @@ async fn the_outcome_of_another_event_with_the_same_number_changes_nothing() {
     assert_eq!(store.due_events(&[], 8).await.unwrap()[0].attempts, 9);
     store.event_delivered(event).await.unwrap();
     assert_eq!(store.due_events(&[], 8).await.unwrap(), []);
+}
+
+/// A server begins to deliver while a write waits for the one before it: what that write changes
+/// is committed later, and has its event.
+#[tokio::test]
+async fn a_write_that_waited_for_the_lock_sees_that_events_are_delivered_by_now() {
+    let url = world().await;
+    let store = store(&url);
+    let mut before = postgres::connect(&url).await;
+    let lock = "BEGIN; SELECT FROM index_state FOR UPDATE";
+    before.batch_execute(lock).await.unwrap();
+    let event = Event {
+        action: Action::ClientRevoked,
+        subject: Uuid::from_u128(31),
+        subject_name: "personal".to_owned(),
+        owner: Some(Owner::User(
+            "00000000-0000-0000-0000-000000000001".parse().unwrap(),
+        )),
+        changes: Vec::new(),
+    };
+    let body =
+        async |tx: &mut Transaction| -> Result<(), StoreError> { tx.record(event.clone()).await };
+    let delivering = async {
+        until_waiting(&mut postgres::connect(&url).await).await;
+        store.begin_events().await.unwrap();
+        before.batch_execute("COMMIT").await.unwrap();
+    };
+    let provenance = nobody();
+    let (written, ()) = tokio::join!(store.transaction(&provenance, body), delivering);
+    written.unwrap();
+    let mut connection = postgres::connect(&url).await;
+    let events = "SELECT event_type AS text FROM event_outbox WHERE sequence > 1";
+    let sent = texts(&mut connection, events).await;
+    assert_eq!(sent, ["com.hitkeep.auth.api_client.revoked"]);
+}
+
+async fn until_waiting(connection: &mut AsyncPgConnection) {
+    while texts(connection, WAITING).await != ["1"] {
+        tokio::task::yield_now().await;
+    }
 }
