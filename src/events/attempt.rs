@@ -60,7 +60,6 @@ impl Attempts {
             }
             Answer::Gone => {
                 state.failed.fetch_add(1, Relaxed);
-                recorded(store, pause, || store.stop_events()).await;
             }
             Answer::Failed { why, retry_after } => {
                 let now = store.clock().now();

@@ -123,8 +123,11 @@ pub struct Deliverer {
     hold: Hold,
     /// When the lease runs out, as far as this process knows.
     held_until: Instant,
-    /// Whether the stop of an earlier run was lifted.
-    has_resumed: bool,
+    /// Whether the receiver wants no more events: this process leaves the delivery to those that
+    /// may have another receiver, for as long as it runs.
+    is_gone: bool,
+    /// Whether the lease was given back because of that.
+    stop_is_noted: bool,
     next_renewal: Instant,
     next_secrets: Instant,
     next_backlog: Instant,
@@ -171,7 +174,8 @@ impl Deliverer {
             holder,
             hold: Hold::Other,
             held_until: now,
-            has_resumed: false,
+            is_gone: false,
+            stop_is_noted: false,
             next_renewal: now,
             next_secrets: now + SECRET_INTERVAL,
             next_backlog: now,
@@ -207,7 +211,7 @@ impl Deliverer {
         }
         drop(tasks);
         self.attempts.state.is_delivering.store(false, Relaxed);
-        if self.hold != Hold::Other {
+        if self.hold != Hold::Other || self.is_gone {
             let store = &self.attempts.store;
             let released = store.release_event_delivery(self.holder);
             // Without it, the next process waits until the lease runs out.
@@ -308,12 +312,15 @@ impl Deliverer {
 
     /// Takes the lease, or keeps it.
     async fn renew(&mut self) -> Result<(), StoreError> {
-        let store = &self.attempts.store;
-        if !self.has_resumed {
-            store.resume_events().await?;
-            self.has_resumed = true;
-        }
         let begun = Instant::now();
+        let store = &self.attempts.store;
+        if self.is_gone {
+            if !self.stop_is_noted {
+                store.stop_events(self.holder).await?;
+                self.stop_is_noted = true;
+            }
+            return Ok(());
+        }
         let lease = TimeDelta::from_std(self.options.lease).unwrap_or(TimeDelta::MAX);
         let until = store.clock().now() + lease;
         let hold = store.hold_event_delivery(self.holder, until).await?;
@@ -323,10 +330,6 @@ impl Deliverer {
             let endpoint = self.attempts.sender.endpoint();
             match hold {
                 Hold::Held => tracing::info!("delivers events to {endpoint}"),
-                Hold::Stopped => tracing::error!(
-                    "{endpoint} answered 410 Gone: no events are delivered until a server is \
-                     restarted"
-                ),
                 Hold::Other => tracing::info!("another process delivers events"),
             }
         }
@@ -403,8 +406,14 @@ impl Deliverer {
                 self.failures_in_a_row = 0;
             }
             Answer::Gone => {
-                // Read at once, so that nothing more is started.
-                self.held_until = Instant::now();
+                if !self.is_gone {
+                    tracing::error!(
+                        "{endpoint} answered 410 Gone: this server delivers no events until it \
+                         is restarted"
+                    );
+                }
+                self.is_gone = true;
+                self.hold = Hold::Other;
                 self.next_renewal = Instant::now();
             }
             Answer::Failed { why, .. } => {

@@ -192,6 +192,29 @@ async fn a_receiver_that_is_gone_gets_nothing_more_until_a_restart() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_is_gone_stops_no_server_that_has_another_one() {
+    let (app, mut gone, stopped) = world().await;
+    let dashboard = app.dashboard().await;
+    let made = dashboard.created(personal(VERA)).await;
+    let mut receiver = Receiver::start().await;
+    let other = Delivery::with(&app, &receiver, OPTIONS);
+    other
+        .until_measured("hitkeep_auth_events_delivering 0")
+        .await;
+    gone.next().await.answer(410);
+    assert_eq!(receiver.accept().await["subject"], made.id);
+    until_empty(&app).await;
+    assert!(!status(&app).await.stopped);
+    // The one that is stopped never takes the delivery again, not even if there is no other.
+    other.end().await;
+    dashboard.created(personal(ADAM)).await;
+    app.clock.advance(TimeDelta::minutes(1));
+    stopped.end().await;
+    assert!(gone.arrived().is_none());
+    assert_eq!(outbox(&app).await, 1);
+}
+
+#[tokio::test]
 async fn a_receiver_whose_certificate_is_not_trusted_gets_nothing() {
     let app = TestApp::with_world().await;
     let folder = Folder::new();
