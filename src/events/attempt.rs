@@ -61,7 +61,9 @@ impl Attempts {
             Answer::Gone => {
                 state.failed.fetch_add(1, Relaxed);
             }
-            Answer::Failed { why, retry_after } => {
+            Answer::Failed {
+                why, retry_after, ..
+            } => {
                 let now = store.clock().now();
                 let last_attempt = event.try_until;
                 let attempts = event.attempts.saturating_add(1);

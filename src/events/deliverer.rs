@@ -137,6 +137,8 @@ pub struct Deliverer {
     /// Until when nothing is started, since all attempts fail.
     paused_until: Instant,
     failures_in_a_row: u32,
+    /// Whether an event was rejected since one was accepted.
+    has_rejected: bool,
     database_fails: bool,
     secrets_fail: bool,
     /// The clients with an attempt in flight, by task.
@@ -183,6 +185,7 @@ impl Deliverer {
             has_more_expiries: false,
             paused_until: now,
             failures_in_a_row: 0,
+            has_rejected: false,
             database_fails: false,
             secrets_fail: false,
             busy: HashMap::new(),
@@ -393,8 +396,12 @@ impl Deliverer {
             Err(error) => {
                 tracing::error!(%error, "an attempt to deliver an event panicked: this is a defect");
                 let why = "a defect".to_owned();
-                let retry_after = None;
-                (error.id(), Answer::Failed { why, retry_after })
+                let failed = Answer::Failed {
+                    is_rejected: false,
+                    why,
+                    retry_after: None,
+                };
+                (error.id(), failed)
             }
         };
         self.busy.remove(&id);
@@ -404,6 +411,7 @@ impl Deliverer {
                     tracing::info!("events are delivered to {endpoint} again");
                 }
                 self.failures_in_a_row = 0;
+                self.has_rejected = false;
             }
             Answer::Gone => {
                 if !self.is_gone {
@@ -415,6 +423,17 @@ impl Deliverer {
                 self.is_gone = true;
                 self.hold = Hold::Other;
                 self.next_renewal = Instant::now();
+            }
+            // The receiver is there, so that the others are not slowed down.
+            Answer::Failed {
+                is_rejected: true,
+                why,
+                ..
+            } => {
+                if !self.has_rejected {
+                    tracing::warn!("an event was rejected by {endpoint}: {why}");
+                }
+                self.has_rejected = true;
             }
             Answer::Failed { why, .. } => {
                 if self.failures_in_a_row == 0 {

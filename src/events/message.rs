@@ -56,6 +56,8 @@ pub(super) enum Answer {
     Gone,
     /// The receiver may not have the event.
     Failed {
+        /// Whether the receiver is there, and refuses this event alone as far as is known.
+        is_rejected: bool,
         /// The class of the failure.
         why: String,
         /// The shortest delay before the next attempt that the receiver asks for.
@@ -133,9 +135,11 @@ impl Sender {
             status if status.is_success() => Answer::Accepted,
             StatusCode::GONE => Answer::Gone,
             status => {
+                let is_away = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
                 let after = head.headers.get(RETRY_AFTER);
                 let after = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
                 Answer::Failed {
+                    is_rejected: status.is_client_error() && !is_away.contains(&status),
                     why: format!("status {}", status.as_u16()),
                     retry_after: after
                         .map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER)),
@@ -167,6 +171,7 @@ impl Sender {
 impl Answer {
     const fn failed(why: String) -> Self {
         Self::Failed {
+            is_rejected: false,
             why,
             retry_after: None,
         }

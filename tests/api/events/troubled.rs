@@ -191,6 +191,35 @@ async fn a_receiver_that_is_gone_gets_nothing_more_until_a_restart() {
     delivery.end().await;
 }
 
+/// However many are rejected, others are sent beside each other and without a pause.
+#[tokio::test]
+async fn events_that_are_rejected_do_not_slow_the_others_down() {
+    let (app, mut receiver, delivery) = world().await;
+    let dashboard = app.dashboard().await;
+    for status in [400, 401, 403, 404, 405, 409, 413, 415, 422, 451] {
+        dashboard.created(personal(VERA)).await;
+        receiver.next().await.answer(status);
+    }
+    until("all are recorded", async || {
+        let sql = "SELECT count(*) FROM event_outbox WHERE attempts = 1";
+        wanted(app.number(sql).await == 10)
+    })
+    .await;
+    let mut in_flight = Vec::new();
+    for _ in 0..8 {
+        dashboard.created(personal(ADAM)).await;
+        in_flight.push(receiver.next().await);
+    }
+    for received in in_flight {
+        received.answer(200);
+    }
+    until("the others are delivered", async || {
+        wanted(outbox(&app).await == 10)
+    })
+    .await;
+    delivery.end().await;
+}
+
 #[tokio::test]
 async fn a_receiver_that_is_gone_stops_no_server_that_has_another_one() {
     let (app, mut gone, stopped) = world().await;
