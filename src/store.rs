@@ -130,6 +130,12 @@ struct ServerRow {
     started: Timestamp,
 }
 
+#[derive(QueryableByName)]
+struct ClockRow {
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+}
+
 /// The result of a transaction's first query.
 trait FirstRow: QueryableByName<Pg> + Send + 'static {
     /// The server's start time, which identifies the server.
@@ -177,6 +183,21 @@ impl Store {
     /// The clock that is calibrated by the database's.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Calibrates the clock by the database's, for a process that has no feed which does it.
+    async fn calibrate_clock(&self) -> Result<(), StoreError> {
+        let read = async |connection: &mut Connection| {
+            let asked_at = self.clock.elapsed();
+            let row: ClockRow = Statement("SELECT clock_timestamp() AS now")
+                .get_result(connection)
+                .await?;
+            Ok((row.now, self.clock.elapsed().saturating_sub(asked_at)))
+        };
+        let (lease, (now, waited)) = self.start("calibrate_clock", read).await?;
+        lease.finish();
+        self.clock.calibrate(now, waited);
+        Ok(())
     }
 
     /// The store's source of randomness.

@@ -1,16 +1,24 @@
 //! Events that wait to be delivered, and what attempts come to.
 
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use hitkeep_auth::{
     domain::{
+        Timestamp,
         access::Owner,
         audit::{Action, Event},
+        clock::Clock,
     },
     store::{
-        Transaction,
+        Store, StoreOptions, Transaction,
         error::StoreError,
         outbox::{FailedAttempt, OutboxEvent},
     },
+    system::SystemEntropy,
 };
 use uuid::Uuid;
 
@@ -80,6 +88,41 @@ async fn a_write_that_waited_for_the_lock_sees_that_events_are_delivered_by_now(
     let events = "SELECT event_type AS text FROM event_outbox WHERE sequence > 1";
     let sent = texts(&mut connection, events).await;
     assert_eq!(sent, ["com.hitkeep.auth.api_client.revoked"]);
+}
+
+/// The machine's clock may be days behind the database's, and no feed has compared them yet.
+#[tokio::test]
+async fn events_are_written_for_three_days_by_the_clock_of_the_database() {
+    let url = world().await;
+    let clock = Arc::new(BehindClock::default());
+    let store = Store::new(&StoreOptions::new(&*url), clock, Arc::new(SystemEntropy));
+    store.begin_events().await.unwrap();
+    let mut connection = postgres::connect(&url).await;
+    let until =
+        "SELECT (active_until > now() + interval '71 hours')::text AS text FROM event_delivery";
+    assert_eq!(texts(&mut connection, until).await, ["true"]);
+}
+
+/// A clock that starts in 1970, and is as calibrated.
+#[derive(Default)]
+struct BehindClock(Mutex<Timestamp>);
+
+impl Clock for BehindClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn adopt(&self, database: Timestamp) -> Timestamp {
+        database
+    }
+
+    fn calibrate(&self, database: Timestamp, _: Duration) {
+        *self.0.lock().unwrap() = database;
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 async fn until_waiting(connection: &mut AsyncPgConnection) {

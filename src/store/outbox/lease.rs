@@ -47,7 +47,10 @@ pub enum Hold {
 impl Store {
     /// Has events written from now on, for [`TRIED_FOR`] at least: a process that will deliver
     /// calls this before it takes calls, so that the first changes have their events as well.
+    ///
+    /// It is among the first things that a process does, before a feed calibrates the clock.
     pub async fn begin_events(&self) -> Result<(), StoreError> {
+        self.calibrate_clock().await?;
         let now = self.clock.now();
         let begin = async |connection: &mut Connection| {
             diesel::sql_query(BEGIN)
