@@ -146,7 +146,7 @@ fn a_client_that_cannot_be_read_has_no_judgement() {
 }
 
 /// A token ends with its overlap or with its client, a legacy one with what is accepted too; and
-/// it was replaced if it ends before its client's newest one.
+/// it was replaced if its overlap ends before its client does, whatever is accepted.
 #[test]
 fn a_token_works_until_the_earliest_end() {
     let active = |hour, is_replaced| Said::Active {
@@ -179,8 +179,9 @@ fn a_token_works_until_the_earliest_end() {
         (current, Expiry::Never, active(10, false)),
         (current, Expiry::At(at(8)), active(8, false)),
         (until(7), Expiry::At(at(8)), active(7, true)),
-        (until(8), Expiry::At(at(8)), active(8, false)),
-        (until(9), Expiry::At(at(8)), active(8, false)),
+        (until(8), Expiry::At(at(8)), active(8, true)),
+        (until(9), Expiry::At(at(8)), active(8, true)),
+        (until(10), Expiry::At(at(8)), active(8, false)),
         (
             current,
             Expiry::At(at(5)),

@@ -41,7 +41,8 @@ pub enum Judged<'i> {
         resolved: &'i ResolvedClient,
         /// Until when the token works.
         ends: Expiry,
-        /// Whether a newer token replaced it and works for longer.
+        /// Whether a newer token replaced it and works for longer, however long legacy tokens are
+        /// accepted.
         is_replaced: bool,
     },
 }
@@ -62,9 +63,10 @@ impl Index {
                 let Some(found) = self.find(hash) else {
                     return Judged::NotFound;
                 };
-                judge(found, Expiry::Never, |client| {
+                judge(found, |client| {
                     let evaluate = || client.evaluate(found.standing(), source, now);
-                    found.works(client, now).map_or_else(evaluate, Ok)
+                    let ends = found.works(client, now).map_or_else(evaluate, Ok)?;
+                    Ok((ends, ends))
                 })
             }
             PresentedToken::Legacy(token) => {
@@ -72,8 +74,10 @@ impl Index {
                 let Some(found) = hash.and_then(|hash| self.find_legacy(&hash)) else {
                     return Judged::LegacyNotFound;
                 };
-                judge(found, legacy_until, |client| {
-                    client.evaluate_until(found.standing(), legacy_until, source, now)
+                judge(found, |client| {
+                    let standing = found.standing();
+                    let ends = client.evaluate_until(standing, legacy_until, source, now)?;
+                    Ok((ends, standing.end()))
                 })
             }
             PresentedToken::Unknown => Judged::Malformed,
@@ -81,24 +85,24 @@ impl Index {
     }
 }
 
-/// Judges a token that was found and works until `limit` at most, as `evaluate` says.
+/// Judges a token that was found: `evaluate` says until when it works, and when it would end if
+/// its scheme were always accepted.
 #[inline]
 fn judge<H: SchemeHash>(
     found: Found<'_, H>,
-    limit: Expiry,
-    evaluate: impl FnOnce(&ResolvedClient) -> Result<Expiry, InactiveReason>,
+    evaluate: impl FnOnce(&ResolvedClient) -> Result<(Expiry, Expiry), InactiveReason>,
 ) -> Judged<'_> {
     let client = found.client();
     let Known::Resolved(resolved) = &client.known else {
         return Judged::Unreadable;
     };
     match evaluate(resolved) {
-        Ok(ends) => Judged::Active {
+        Ok((ends, own_end)) => Judged::Active {
             client,
             resolved,
             ends,
-            // The newest one works as long as its client, and until `limit` at most.
-            is_replaced: ends < resolved.expiry.min(limit),
+            // The newest one works as long as its client.
+            is_replaced: own_end < resolved.expiry,
         },
         Err(reason) => Judged::Inactive(client, reason),
     }
