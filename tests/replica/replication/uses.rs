@@ -237,6 +237,13 @@ async fn a_report_needs_the_permission_and_its_fields() {
         violations(&refused),
         ["number", "clients[0].counts[0].count"]
     );
+    // Before 1970; the last one is before every day that Postgres knows.
+    for day in [-1, -2_500_000] {
+        let mut bad = request();
+        bad.clients[0].counts[0].day = day;
+        let refused = report(&cluster, token, bad).await;
+        assert_eq!(violations(&refused), ["clients[0].counts[0].day"], "{day}");
+    }
     // More than anything can count, which would fill the stored count.
     let bad = batch_of(REPLICA, 1, &id, u64::MAX);
     let refused = report(&cluster, token, bad).await;

@@ -101,8 +101,13 @@ fn read_usage(
         let field = |name: &str| format!("clients[{at}].counts[{count_at}].{name}");
         // A day of the replica's clock, which may be slightly ahead.
         let tomorrow = Day::of(now).number().saturating_add(1);
-        let day = Day::from_number(sent.day).filter(|day| day.number() <= tomorrow);
-        let day = reader.parsed(&field("day"), day.ok_or("must be a day that has begun"));
+        // No replica counted anything before 1970; Postgres knows fewer days than there are numbers.
+        let days = 0..=tomorrow;
+        let day = Day::from_number(sent.day).filter(|day| days.contains(&day.number()));
+        let day = reader.parsed(
+            &field("day"),
+            day.ok_or("must be a day from 1970 on that has begun"),
+        );
         let outcome = read_outcome(sent).ok_or("must be one of its values");
         let outcome = reader.parsed(&field("outcome"), outcome);
         let count = NonZeroU64::new(sent.count).filter(|count| count.get() <= MAX_COUNT);
