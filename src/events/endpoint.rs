@@ -26,6 +26,9 @@ pub enum BadEndpoint {
     /// It is not a URL with a scheme and a host.
     #[error("must be a URL such as https://example.com/events")]
     Malformed,
+    /// It has a port that does not exist.
+    #[error("must have a port from 1 to 65535, or none")]
+    Port,
     /// It has a user name or a password.
     #[error("must not contain a user or a password: the signature authenticates events")]
     Credentials,
@@ -50,6 +53,12 @@ impl Endpoint {
         }
         if authority.host().is_empty() {
             return Err(BadEndpoint::Malformed);
+        }
+        // A URL without a port may have the colon all the same.
+        let port = authority.as_str().strip_prefix(authority.host());
+        let port = port.map_or("", |port| port.trim_start_matches(':'));
+        if !port.is_empty() && !port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return Err(BadEndpoint::Port);
         }
         let is_encrypted = match uri.scheme_str() {
             Some("https") => true,
@@ -103,7 +112,7 @@ mod tests {
 
     #[test]
     fn events_leave_this_machine_only_encrypted() {
-        use BadEndpoint::{Credentials, Malformed, NotEncrypted};
+        use BadEndpoint::{Credentials, Malformed, NotEncrypted, Port};
 
         for (text, refused) in [
             ("https://example.com/events?key=1", None),
@@ -116,6 +125,11 @@ mod tests {
             ("http://localhost.example.com/", Some(NotEncrypted)),
             ("http://192.0.2.1/", Some(NotEncrypted)),
             ("https://user:word@example.com/", Some(Credentials)),
+            ("https://example.com:65535/", None),
+            ("https://example.com:/", None),
+            ("https://example.com:0/", Some(Port)),
+            ("https://example.com:65536/", Some(Port)),
+            ("https://[::1]:99999/", Some(Port)),
             ("ftp://example.com/", Some(Malformed)),
             ("example.com", Some(Malformed)),
             ("/events", Some(Malformed)),
