@@ -37,6 +37,8 @@ pub const NEEDED: [&str; 10] = [
     "api_clients",
     "api_client_site_roles",
 ];
+/// The tables that an import uses, and that may be missing.
+pub const OPTIONAL: [&str; 2] = ["user_preferences", "instance_audit_log"];
 /// The action of HitKeep's audit log that says who created a client.
 const CREATED: &str = "api_client.created";
 /// How HitKeep names the users that hold a person's rows while the person's e-mail address

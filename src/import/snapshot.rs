@@ -1,7 +1,8 @@
 //! Finds a snapshot in HitKeep's backup folder.
 //!
 //! HitKeep writes each backup to a folder of its own, `shared/<time>`, which may be half-written
-//! when it is looked at. Only a snapshot with all needed files is used.
+//! when it is looked at. Only a snapshot with all needed files is used, and in which those that are
+//! not needed are whole, if they are there.
 
 use std::{
     fs, io,
@@ -10,7 +11,11 @@ use std::{
 
 use chrono::NaiveDateTime;
 
-use super::{hitkeep::NEEDED, parquet::ParquetFolder, tables::ReadError};
+use super::{
+    hitkeep::{NEEDED, OPTIONAL},
+    parquet::ParquetFolder,
+    tables::ReadError,
+};
 use crate::domain::Timestamp;
 
 /// How HitKeep names the folder of a snapshot, in UTC.
@@ -106,7 +111,18 @@ pub fn find(folder: &Path) -> Result<BackupSnapshot, NoSnapshot> {
 }
 
 fn check(files: &ParquetFolder) -> Result<(), ReadError> {
-    NEEDED.iter().try_for_each(|table| files.check(table))
+    NEEDED.iter().try_for_each(|table| files.check(table))?;
+    let is_missing = |error: &ReadError| matches!(error, ReadError::NoTable(_));
+    for table in OPTIONAL {
+        files.check(table).or_else(|error| {
+            if is_missing(&error) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// The time in the name of a snapshot's folder.

@@ -356,6 +356,17 @@ async fn the_newest_whole_snapshot_is_used() {
     let itself = backup.snapshot(THIRD);
     let refused = import(&url, &itself, &[]).await.refused_with(1);
     assert!(refused.contains("api_client_site_roles"), "{refused}");
+    // So it is if a table is not whole that may be missing.
+    std::fs::write(&broken, &whole).unwrap();
+    for optional in ["user_preferences", "instance_audit_log"] {
+        let optional = itself.join(format!("{optional}.parquet"));
+        let written = std::fs::read(&optional).unwrap();
+        std::fs::write(&optional, &written[..written.len() / 2]).unwrap();
+        let refused = import(&url, &itself, &[]).await.refused_with(1);
+        let table = optional.file_stem().unwrap().to_str().unwrap();
+        assert!(refused.contains(table), "{refused}");
+        std::fs::write(&optional, &written).unwrap();
+    }
     std::fs::remove_file(&broken).unwrap();
     let refused = import(&url, &itself, &[]).await.refused_with(1);
     assert!(
