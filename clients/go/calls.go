@@ -45,7 +45,7 @@ func serviceConfig() string {
 		names = append(names, object{"service": service, "method": name})
 	}
 	config, err := json.Marshal(object{
-		"loadBalancingConfig": []object{{"round_robin": object{}}},
+		"loadBalancingConfig": []object{{avoidingPolicy: object{}}},
 		"methodConfig": []object{{
 			"name": names,
 			"retryPolicy": object{
