@@ -195,7 +195,7 @@ func New(target string, opts ...Option) (*Client, error) {
 	c.direct = unarySource{service}
 	c.source = c.direct
 	if o.cacheEntries > 0 {
-		stream := newStreamSource(service.IntrospectStream, c.direct)
+		stream := newStreamSource(service.IntrospectStream, c.direct, o.timeout)
 		c.cache = newCache(stream, o.cacheEntries, o.timeout)
 		c.source = c.cache
 	}

@@ -18,8 +18,9 @@ import (
 const (
 	// How many questions can be unanswered on a stream; more are calls of their own.
 	maxUnanswered = 1024
-	// A stream on which a question is not answered for so long is given up. The service
-	// itself waits up to a second for a token that it does not know.
+	// A stream on which a question is not answered for so long, or for half of the time that it
+	// has, is given up: the rest is for a call. The service itself waits up to a second for a
+	// token that it does not know.
 	streamStall = 1500 * time.Millisecond
 
 	firstReopenDelay = 50 * time.Millisecond
@@ -39,6 +40,7 @@ type (
 type streamSource struct {
 	open     openStream
 	fallback source
+	stall    time.Duration
 
 	// nil while there is no stream.
 	current atomic.Pointer[liveStream]
@@ -66,8 +68,8 @@ type streamQuestion struct {
 	reply chan *pb.IntrospectStreamResponse
 }
 
-func newStreamSource(open openStream, fallback source) *streamSource {
-	s := &streamSource{open: open, fallback: fallback}
+func newStreamSource(open openStream, fallback source, timeout time.Duration) *streamSource {
+	s := &streamSource{open: open, fallback: fallback, stall: min(streamStall, timeout/2)}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.running.Go(s.run)
 	return s
@@ -166,7 +168,7 @@ func (s *streamSource) ask(ctx context.Context, q question) (answer, error) {
 		return s.fallback.ask(ctx, q)
 	}
 	asked := &streamQuestion{question: q, reply: make(chan *pb.IntrospectStreamResponse, 1)}
-	stalled := time.NewTimer(streamStall)
+	stalled := time.NewTimer(s.stall)
 	defer stalled.Stop()
 	select {
 	case live.questions <- asked:

@@ -79,7 +79,7 @@ func (byCall) close() {}
 func withStream(t *testing.T, test func(*testing.T, *streamSource, *fakeService)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeService{opened: make(chan *fakeStream, 100)}
-		s := newStreamSource(f.open, byCall{})
+		s := newStreamSource(f.open, byCall{}, DefaultQuestionTimeout)
 		defer s.close()
 		synctest.Wait()
 		test(t, s, f)
@@ -159,6 +159,20 @@ func TestAStreamThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	})
 }
 
+func TestAShortQuestionHasTimeLeftForACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeService{opened: make(chan *fakeStream, 100)}
+		s := newStreamSource(f.open, byCall{}, time.Second)
+		defer s.close()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		asked := beginAt(ctx, s, question{token: "1"})
+		time.Sleep(time.Second / 2)
+		asked.has(t, true, byCallRevision)
+	})
+}
+
 func TestAStreamThatTakesNoQuestionsIsGivenUp(t *testing.T) {
 	withStream(t, func(t *testing.T, s *streamSource, f *fakeService) {
 		stream := <-f.opened
@@ -213,7 +227,7 @@ func TestQuestionsThatWaitAreNotSentOverTheStream(t *testing.T) {
 func TestAStreamThatCannotBeOpenedIsTriedLessAndLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeService{opened: make(chan *fakeStream, 10_000), refuses: errors.New("no")}
-		s := newStreamSource(f.open, byCall{})
+		s := newStreamSource(f.open, byCall{}, DefaultQuestionTimeout)
 		time.Sleep(time.Hour)
 		s.close()
 		tries := len(f.opened)

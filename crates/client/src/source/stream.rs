@@ -23,8 +23,9 @@ use crate::{calls::jittered, client::Client, error::Unavailable};
 
 /// Questions that can be unanswered on a stream; others are calls.
 const MAX_UNANSWERED: usize = 1024;
-/// A stream on which a question is not answered for so long is given up. The service itself
-/// waits up to a second for a token that it does not know.
+/// A stream on which a question is not answered for so long, or for half of the time that it has,
+/// is given up: the rest is for a call. The service itself waits up to a second for a token that
+/// it does not know.
 const STALL: Duration = Duration::from_millis(1500);
 /// How long opening a stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,7 +39,12 @@ pub(crate) struct StreamSource {
     current: Arc<ArcSwapOption<Live>>,
     fallback: CallSource,
     clock: Arc<dyn Clock>,
+    stall: Duration,
     task: AbortHandle,
+}
+
+fn stall(question_timeout: Duration) -> Duration {
+    STALL.min(question_timeout / 2)
 }
 
 /// An open stream.
@@ -106,6 +112,7 @@ impl StreamSource {
             current,
             fallback: CallSource::new(client.clone(), Arc::clone(&clock)),
             clock,
+            stall: stall(client.question_timeout()),
             task: task.abort_handle(),
         }
     }
@@ -130,7 +137,7 @@ impl Source for StreamSource {
         let (Some(live), Some(answered)) = (live, answered) else {
             return self.fallback.ask(asked).await;
         };
-        let response = match timeout(STALL, answered).await {
+        let response = match timeout(self.stall, answered).await {
             Ok(Ok(response)) => response,
             // The stream is broken.
             Ok(Err(_)) => return self.fallback.ask(asked).await,
@@ -216,5 +223,16 @@ impl Drop for Ending<'_> {
         // In this order: who finds the stream broken must not find it again.
         self.current.store(None);
         self.live.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_question_has_time_left_for_a_call() {
+        assert_eq!(stall(Duration::from_mins(1)), STALL);
+        assert_eq!(stall(Duration::from_secs(1)), Duration::from_millis(500));
     }
 }
