@@ -73,8 +73,11 @@ func deadlines(question, other time.Duration) grpc.UnaryClientInterceptor {
 	) error {
 		if _, has := ctx.Deadline(); !has {
 			timeout := other
-			if method == pb.IntrospectionService_Introspect_FullMethodName {
+			switch method {
+			case pb.IntrospectionService_Introspect_FullMethodName:
 				timeout = question
+			case pb.ApiClientService_RevokeApiClients_FullMethodName:
+				timeout = max(other, leastRevocationTimeout)
 			}
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, timeout)

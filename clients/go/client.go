@@ -24,6 +24,9 @@ const (
 	// DefaultCallTimeout is how long any other call may take whose context has no deadline.
 	// The service itself gives up after 10 s, and says more about it than a deadline here.
 	DefaultCallTimeout = 15 * time.Second
+	// How long the revocation of many clients may take at least: the service itself gives up
+	// after a minute.
+	leastRevocationTimeout = 65 * time.Second
 
 	// A connection that is silently dead is found within the two together.
 	keepaliveInterval = 20 * time.Second
@@ -143,7 +146,7 @@ func WithQuestionTimeout(timeout time.Duration) Option {
 }
 
 // WithCallTimeout is how long any other call may take whose context has no deadline:
-// [DefaultCallTimeout] if not set.
+// [DefaultCallTimeout] if not set. Only [Client.RevokeAll] may take 65 s at least.
 func WithCallTimeout(timeout time.Duration) Option {
 	return func(o *options) error {
 		if timeout <= 0 {

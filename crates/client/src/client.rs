@@ -18,6 +18,9 @@ pub const DEFAULT_QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long any other call may take, unless it is set. The service itself gives up after 10 s,
 /// and says more about it than a deadline here.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the revocation of many clients may take at least: the service itself gives up after a
+/// minute.
+const LEAST_REVOCATION_TIMEOUT: Duration = Duration::from_secs(65);
 /// How long a replacement of the whole directory may take, unless it is set.
 pub const DEFAULT_REPLACEMENT_TIMEOUT: Duration = Duration::from_mins(2);
 
@@ -49,6 +52,7 @@ struct Shared {
     connection: Connection,
     question_timeout: Duration,
     call_timeout: Duration,
+    revocation_timeout: Duration,
     replacement_timeout: Duration,
     budget: RetryBudget,
 }
@@ -166,7 +170,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long any other call may take: [`DEFAULT_CALL_TIMEOUT`] if not set.
+    /// How long any other call may take: [`DEFAULT_CALL_TIMEOUT`] if not set. Only
+    /// [`revoke_api_clients`](Client::revoke_api_clients) may take 65 s at least.
     #[must_use]
     pub const fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
@@ -218,6 +223,7 @@ impl ClientBuilder {
             connection: Connection::new(self.token, destinations),
             question_timeout: self.question_timeout.min(LONGEST),
             call_timeout: self.call_timeout.min(LONGEST),
+            revocation_timeout: self.call_timeout.clamp(LEAST_REVOCATION_TIMEOUT, LONGEST),
             replacement_timeout: self.replacement_timeout.min(LONGEST),
             budget: RetryBudget::default(),
         })))
@@ -272,12 +278,31 @@ mod tests {
         let Shared {
             question_timeout,
             call_timeout,
+            revocation_timeout,
             replacement_timeout,
             ..
         } = &*client.0;
-        for timeout in [question_timeout, call_timeout, replacement_timeout] {
+        for timeout in [
+            question_timeout,
+            call_timeout,
+            revocation_timeout,
+            replacement_timeout,
+        ] {
             assert_eq!(*timeout, LONGEST);
         }
         assert!(tokio::time::Instant::now().checked_add(LONGEST).is_some());
+    }
+
+    /// The service takes up to a minute.
+    #[tokio::test]
+    async fn a_revocation_of_many_has_the_time_that_it_takes() {
+        let timeout = |builder: ClientBuilder| {
+            let client = builder.caller_token(token()).build().unwrap();
+            client.0.revocation_timeout
+        };
+        let builder = || Client::builder("unix:/run/auth.sock");
+        assert_eq!(timeout(builder()), LEAST_REVOCATION_TIMEOUT);
+        let patient = Duration::from_mins(2);
+        assert_eq!(timeout(builder().call_timeout(patient)), patient);
     }
 }

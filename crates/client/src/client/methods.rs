@@ -113,7 +113,7 @@ methods! {
         call_timeout, writes;
     /// Revokes all API clients of an owner, of a site or of a creator.
     ApiClientServiceClient::revoke_api_clients(RevokeApiClientsRequest)
-        -> RevokeApiClientsResponse, call_timeout, writes;
+        -> RevokeApiClientsResponse, revocation_timeout, writes;
     /// Applies changes of the directory, all or none.
     DirectoryServiceClient::apply_directory_changes(ApplyDirectoryChangesRequest)
         -> ApplyDirectoryChangesResponse, call_timeout, writes;
