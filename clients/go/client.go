@@ -285,13 +285,13 @@ func (c *Client) close() error {
 	return c.conn.Close()
 }
 
-// Ready waits until questions can be answered: until an embedded index is whole. Others need no
-// preparation. The error is [ErrUnavailable].
+// Ready waits until questions can be answered: until an embedded index is whole, and fresh. Others
+// need no preparation. The error is [ErrUnavailable].
 func (c *Client) Ready(ctx context.Context) error {
 	if c.embedded == nil {
 		return nil
 	}
-	if err := c.embedded.waitUntilLoaded(ctx); err != nil {
+	if err := c.embedded.waitUntilFresh(ctx); err != nil {
 		return &UnavailableError{Cause: err}
 	}
 	return nil

@@ -57,7 +57,7 @@ type EmbeddedOptions struct {
 // index. Beyond that, the answer about a token that may work is [ErrUnavailable].
 //
 // Uses are reported to the service, and the last ones by [Client.Close], for five seconds
-// at most. [Client.Ready] waits for the first index.
+// at most. [Client.Ready] waits for the first index that is fresh.
 func WithEmbedded(chosen EmbeddedOptions) Option {
 	return func(o *options) error {
 		if err := chosen.complete(); err != nil {

@@ -379,6 +379,29 @@ func TestASnapshotCountsOnceItIsWhole(t *testing.T) {
 	})
 }
 
+// A whole index may be one that the server itself could not prove to be fresh.
+func TestItIsReadyOnceTheIndexIsFresh(t *testing.T) {
+	embed(t, 1, EmbeddedOptions{}, func(b *bubble) {
+		stream, _, refresh, plain := b.follow(0)
+		ready := make(chan error, 1)
+		go func() { ready <- b.client.Ready(context.Background()) }()
+		stream.frames <- &pb.ReplicateResponse{Message: &pb.ReplicateResponse_SnapshotBegin{SnapshotBegin: &pb.SnapshotBegin{
+			Position: at(1), ApiClients: 1, Staleness: durationpb.New(time.Minute),
+		}}}
+		stream.changes(&pb.ReplicationChanges{Put: []*pb.ReplicatedClient{clientOf(1)}, Accounts: &pb.ReplicatedAccounts{}})
+		stream.end()
+		stream.answer(plain, 1, time.Minute)
+		if len(ready) > 0 {
+			b.Fatal("it is stale")
+		}
+		stream.answer(refresh, 1, 0)
+		if err := <-ready; err != nil {
+			b.Fatal(err)
+		}
+		b.works(1)
+	})
+}
+
 // A client that was deleted meanwhile is not in the next snapshot.
 func TestASnapshotReplacesAndABrokenOneChangesNothing(t *testing.T) {
 	embed(t, 1, EmbeddedOptions{}, func(b *bubble) {

@@ -237,6 +237,18 @@ func (l *live) waitUntilLoaded(ctx context.Context) error {
 	return nil
 }
 
+// waitUntilFresh waits until there is an index that proves that a token works.
+func (l *live) waitUntilFresh(ctx context.Context) error {
+	err := l.until(ctx, func() bool {
+		s, at := l.view()
+		return s != nil && l.tooOld(s, at) == nil
+	})
+	if err != nil {
+		return l.because(fmt.Errorf("%w: %w", errLoading, err))
+	}
+	return nil
+}
+
 // waitForRevision waits until the index has a revision.
 func (l *live) waitForRevision(ctx context.Context, wanted uint64) error {
 	reached := func() bool {

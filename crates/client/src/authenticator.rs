@@ -80,11 +80,11 @@ impl Authenticator {
         Self(Arc::new(Mode::Embedded(Embedded::start(client, options))))
     }
 
-    /// Waits until questions can be answered: until a copy of the index is whole. Others need
-    /// no preparation.
+    /// Waits until questions can be answered: until a copy of the index is whole, and fresh.
+    /// Others need no preparation.
     pub async fn ready(&self) {
         if let Mode::Embedded(embedded) = &*self.0 {
-            embedded.loaded().await;
+            embedded.ready().await;
         }
     }
 

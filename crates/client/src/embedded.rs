@@ -137,9 +137,9 @@ impl Embedded {
         }
     }
 
-    /// Waits until there is an index.
-    pub(crate) async fn loaded(&self) {
-        self.live.loaded().await;
+    /// Waits until there is an index that is fresh.
+    pub(crate) async fn ready(&self) {
+        self.live.fresh().await;
     }
 
     /// Reports the last uses, for a few seconds at most.

@@ -87,6 +87,8 @@ impl Intake for LiveIntake {
         self.live
             .complete_at
             .fetch_max(source.complete_at(), Ordering::AcqRel);
+        // For who waits until the version is fresh.
+        self.live.progress.send_modify(|_| {});
     }
 
     fn refreshed(&self, number: RefreshNumber) {
@@ -110,7 +112,12 @@ impl Intake for LiveIntake {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{
+        future::poll_fn,
+        pin::{Pin, pin},
+        task::Poll,
+        thread,
+    };
 
     use hitkeep_auth_domain::{Revision, index::Writer};
     use uuid::Uuid;
@@ -144,5 +151,31 @@ mod tests {
             intake.publish_whole(version, &source);
             assert_eq!(waiting.join().unwrap(), Ok(()));
         }
+    }
+
+    async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+        poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_once_the_version_is_fresh() {
+        let live = Arc::new(Live::new(EmbeddedOptions::default()));
+        let intake = LiveIntake::new(Arc::clone(&live));
+        let mut ready = pin!(live.fresh());
+        assert!(poll_once(ready.as_mut()).await.is_pending());
+        let position = Position {
+            database: Uuid::from_u128(1),
+            revision: Revision(1),
+            nonce: Uuid::from_u128(2),
+        };
+        let source = |staleness| SourceTime {
+            asked_at: live.clock().elapsed(),
+            staleness,
+        };
+        let stale = source(live.options.max_staleness * 2);
+        intake.publish_whole(Writer::default().version(position), &stale);
+        assert!(poll_once(ready.as_mut()).await.is_pending());
+        intake.complete(&source(Duration::ZERO), live.clock().now());
+        assert!(poll_once(ready.as_mut()).await.is_ready());
     }
 }

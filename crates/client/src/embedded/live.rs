@@ -131,6 +131,14 @@ impl Live {
         drop(loaded.await);
     }
 
+    /// Waits until there is an index that proves that a token works.
+    pub(super) async fn fresh(&self) {
+        let mut progress = self.progress.subscribe();
+        let fresh = |_: &Progress| self.view().is_ok_and(|view| view.require_fresh().is_ok());
+        // The sender lives as long as self.
+        drop(progress.wait_for(fresh).await);
+    }
+
     pub(super) async fn loaded_until(&self, deadline: Instant) {
         // Whether or not that took too long, the view says.
         drop(timeout_at(deadline, self.loaded()).await);
