@@ -359,7 +359,8 @@ func (e *embedded) conclude(
 		}
 	}
 	e.record(client, outcome, legacy, now)
-	if found.end != never {
+	// The newest one works as long as its client.
+	if found.end < settled.expires {
 		e.ledger.recordReplaced(client, now)
 	}
 	if outcome != pb.UsageOutcome_USAGE_OUTCOME_USED {

@@ -728,6 +728,34 @@ func TestWhyATokenDoesNotWork(t *testing.T) {
 	})
 }
 
+// A token was replaced if its overlap ends before its client does, as it says at a server.
+func TestWhichTokensCountAsReplaced(t *testing.T) {
+	embed(t, 1, EmbeddedOptions{}, func(b *bubble) {
+		stream := b.loaded(1)
+		end := timestamppb.New(time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC))
+		replaced, endsAsClient := clientOf(2), clientOf(3)
+		for i, client := range []*pb.ReplicatedClient{replaced, endsAsClient} {
+			old := hashOwn(tokenOf(90 + i))
+			client.Tokens = append(client.Tokens,
+				&pb.ReplicatedToken{Hash: old[:], Scheme: pb.TokenScheme_TOKEN_SCHEME_BLAKE3, EndTime: end})
+		}
+		endsAsClient.GetSettled().ExpireTime = end
+		stream.changes(&pb.ReplicationChanges{
+			Put:      []*pb.ReplicatedClient{replaced, endsAsClient},
+			Position: at(2),
+		})
+		synctest.Wait()
+		for _, number := range []int{2, 90, 91} {
+			b.works(number)
+		}
+		for id, used := range b.client.embedded.ledger.drained() {
+			if wasReplaced := used.replacedUsed != always; wasReplaced != (id == idOf(2)) {
+				b.Fatal(id, used)
+			}
+		}
+	})
+}
+
 func TestDecisions(t *testing.T) {
 	embed(t, 1, EmbeddedOptions{}, func(b *bubble) {
 		b.loaded(1)
