@@ -2,6 +2,7 @@ package hitkeepauth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -24,7 +25,9 @@ type MethodRequirement struct {
 	// Permission is what the token must carry. Empty: it only has to work.
 	Permission Permission
 	// Site finds the site of a call, for a permission on one. The request is nil for a method
-	// with a stream of requests: there, the site can only be in the metadata.
+	// with a stream of requests: there, the site can only be in the metadata. Of one with a single
+	// request and a stream of responses, the token is checked when the request is received, before
+	// the handler sees it; interceptors in between do not find the principal yet.
 	Site func(ctx context.Context, request any) (ID, error)
 }
 
@@ -125,7 +128,7 @@ func UnaryServerInterceptor(by Authenticator, methods Methods) grpc.UnaryServerI
 }
 
 // StreamServerInterceptor is [Client.UnaryServerInterceptor] for streams. The token is checked
-// when a stream begins, and not again.
+// when a stream begins, or when the request is there that names the site, and not again.
 func (c *Client) StreamServerInterceptor(methods Methods) grpc.StreamServerInterceptor {
 	return StreamServerInterceptor(c, methods)
 }
@@ -134,12 +137,54 @@ func (c *Client) StreamServerInterceptor(methods Methods) grpc.StreamServerInter
 func StreamServerInterceptor(by Authenticator, methods Methods) grpc.StreamServerInterceptor {
 	methods.check()
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+		if need, _ := methods.find(info.FullMethod); need.Site != nil && !info.IsClientStream {
+			authorize := func(request any) (context.Context, error) {
+				return methods.authorize(stream.Context(), by, info.FullMethod, request)
+			}
+			return handle(srv, &requestStream{ServerStream: stream, authorize: authorize})
+		}
 		ctx, err := methods.authorize(stream.Context(), by, info.FullMethod, nil)
 		if err != nil {
 			return err
 		}
 		return handle(srv, contextStream{ServerStream: stream, ctx: ctx})
 	}
+}
+
+// requestStream authorizes a call by its only request. Until then, nothing is sent.
+type requestStream struct {
+	grpc.ServerStream
+	authorize func(request any) (context.Context, error)
+	// nil until it is authorized.
+	ctx context.Context
+}
+
+var errNoRequest = &MisconfiguredError{Cause: errors.New("a response before the request that names the site")}
+
+func (s *requestStream) Context() context.Context {
+	if s.ctx == nil {
+		return s.ServerStream.Context()
+	}
+	return s.ctx
+}
+
+func (s *requestStream) RecvMsg(request any) error {
+	if err := s.ServerStream.RecvMsg(request); err != nil || s.ctx != nil {
+		return err
+	}
+	ctx, err := s.authorize(request)
+	if err != nil {
+		return err
+	}
+	s.ctx = ctx
+	return nil
+}
+
+func (s *requestStream) SendMsg(response any) error {
+	if s.ctx == nil {
+		return errNoRequest
+	}
+	return s.ServerStream.SendMsg(response)
 }
 
 type contextStream struct {

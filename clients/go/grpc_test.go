@@ -125,6 +125,65 @@ func TestInterceptors(t *testing.T) {
 	}
 }
 
+// watched is a service that answers one request with a stream. The request's only field names a site.
+type watched struct {
+	grpc_health_v1.UnimplementedHealthServer
+}
+
+func (watched) Watch(
+	_ *grpc_health_v1.HealthCheckRequest, stream grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse],
+) error {
+	if owner(stream.Context()) == "no principal" {
+		return status.Error(codes.Internal, "no principal")
+	}
+	return stream.Send(&grpc_health_v1.HealthCheckResponse{})
+}
+
+// The request of a method that streams its responses is there, and names the site.
+func TestAStreamOfResponsesHasARequest(t *testing.T) {
+	noLeaks(t)
+	d := authtest.Service(t)
+	client := newClient(t, d.Listen, caller(d.Callers.Introspect))
+	methods := hitkeepauth.Methods{grpc_health_v1.Health_Watch_FullMethodName: {
+		Permission: hitkeepauth.SiteView,
+		Site: func(_ context.Context, request any) (hitkeepauth.ID, error) {
+			return hitkeepauth.ParseID(request.(interface{ GetService() string }).GetService())
+		},
+	}}
+	server := grpc.NewServer(grpc.StreamInterceptor(hitkeepauth.StreamServerInterceptor(client, methods)))
+	grpc_health_v1.RegisterHealthServer(server, watched{})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(listener) }()
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	defer conn.Close()
+	bearer := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+d.PersonalClient.Token)
+	for _, c := range []struct {
+		ctx  context.Context
+		site string
+		code codes.Code
+	}{
+		{bearer, d.Directory.Sites[0], codes.OK},
+		{bearer, goneSite, codes.PermissionDenied},
+		{bearer, "x", codes.InvalidArgument},
+		{t.Context(), d.Directory.Sites[0], codes.Unauthenticated},
+	} {
+		stream, err := grpc_health_v1.NewHealthClient(conn).Watch(c.ctx, &grpc_health_v1.HealthCheckRequest{Service: c.site})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); status.Code(err) != c.code {
+			t.Error(c.site, err)
+		}
+	}
+}
+
 func TestHealthAndReflectionNeedNothing(t *testing.T) {
 	noLeaks(t)
 	conn := serve(t, asked{}, hitkeepauth.Methods{"*": {}})
