@@ -209,11 +209,13 @@ impl ClientBuilder {
             return Err(BuildError::NoCredentials);
         }
         let certificates = Arc::new(self.certificates);
+        // Of whatever is asked first, half of the time is left for another server.
+        let shortest = self.question_timeout.min(self.call_timeout);
         let destination = |target| Destination {
             target,
             certificates: Arc::clone(&certificates),
             timeouts: Timeouts {
-                connect: CONNECT_TIMEOUT.min(self.question_timeout / 2),
+                connect: CONNECT_TIMEOUT.min(shortest / 2),
                 ping_interval: PING_INTERVAL,
                 ping: PING_TIMEOUT,
             },
@@ -291,6 +293,21 @@ mod tests {
             assert_eq!(*timeout, LONGEST);
         }
         assert!(tokio::time::Instant::now().checked_add(LONGEST).is_some());
+    }
+
+    #[tokio::test]
+    async fn connecting_leaves_time_for_another_server() {
+        let connect = |question, call| {
+            let builder = Client::builder("unix:/run/auth.sock").caller_token(token());
+            let builder = builder.question_timeout(Duration::from_secs(question));
+            let client = builder.call_timeout(Duration::from_secs(call)).build();
+            let connection = client.unwrap().connection();
+            let mut timeouts = connection.destinations().map(|to| to.timeouts.connect);
+            timeouts.next().unwrap()
+        };
+        assert_eq!(connect(60, 60), CONNECT_TIMEOUT);
+        assert_eq!(connect(2, 60), Duration::from_secs(1));
+        assert_eq!(connect(60, 2), Duration::from_secs(1));
     }
 
     /// The service takes up to a minute.

@@ -17,12 +17,17 @@ use tokio::time::Instant;
 use tonic::{Code, Status, body::Body, transport::Channel};
 use tower::{BoxError, Service, ServiceExt as _};
 
-use crate::{caller_token::CallerToken, connect::Destination};
+use crate::{
+    caller_token::CallerToken,
+    connect::Destination,
+    grpc_timeout::{self, GRPC_TIMEOUT},
+};
 
 /// How long a server is passed over that could not be reached or cannot answer, if there is
 /// another one. Then one request tries it, and the others stay away for as long again.
 const AVOIDANCE: Duration = Duration::from_secs(1);
-/// Who gives up on a call has waited so long at least, if it is to count against the server.
+/// Who gives up on a call has waited so long at least, or half of the call's own timeout, if it is
+/// to count against the server.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// A connection to each server, which are used in turn. It authenticates this program, and is
@@ -70,6 +75,8 @@ struct Sent<'s> {
     shared: &'s Shared,
     server: &'s Server,
     at: Instant,
+    /// From when on giving up counts against the server.
+    slow: Duration,
     is_over: bool,
 }
 
@@ -100,10 +107,17 @@ impl Sent<'_> {
 impl Drop for Sent<'_> {
     /// A caller that gave up at once had other reasons.
     fn drop(&mut self) {
-        if !self.is_over && self.at.elapsed() >= SLOW {
+        if !self.is_over && self.at.elapsed() >= self.slow {
             self.avoid();
         }
     }
+}
+
+fn slow(headers: &HeaderMap) -> Duration {
+    let timeout = headers
+        .get(GRPC_TIMEOUT)
+        .and_then(|text| grpc_timeout::read(text.to_str().ok()?));
+    timeout.map_or(SLOW, |timeout| SLOW.min(timeout / 2))
 }
 
 impl Connection {
@@ -160,6 +174,7 @@ impl Shared {
             shared: self,
             server,
             at: Instant::now(),
+            slow: slow(request.headers()),
             is_over: false,
         };
         let mut channel = server.channel.clone();
@@ -233,6 +248,7 @@ mod tests {
                 shared: self,
                 server: &self.servers[0],
                 at: Instant::now(),
+                slow: SLOW,
                 is_over: false,
             }
         }
@@ -251,6 +267,21 @@ mod tests {
         }
         shared.send_to_first().answered(&HeaderMap::new());
         assert_eq!(shared.picks(), [false, true, false, true]);
+    }
+
+    /// A call with a short deadline is over before that of connecting.
+    #[test]
+    fn half_of_a_short_deadline_counts_against_a_server() {
+        let slow_with = |timeout: &'static str| {
+            let value = http::HeaderValue::from_static(timeout);
+            slow(&HeaderMap::from_iter([(
+                http::HeaderName::from_static(GRPC_TIMEOUT),
+                value,
+            )]))
+        };
+        assert_eq!(slow_with("15S"), SLOW);
+        assert_eq!(slow_with("500m"), Duration::from_millis(250));
+        assert_eq!(slow(&HeaderMap::new()), SLOW);
     }
 
     #[tokio::test(start_paused = true)]
