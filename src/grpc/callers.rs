@@ -90,15 +90,14 @@ impl Management {
         let view = self.index.view().ok();
         // Changes of API clients that the index has yet to take in do not count.
         let fresh = view.filter(|view| !view.stays_fresh_for().is_zero());
-        let is_still = match fresh {
-            Some(view) => proof.is_still(account, view.index().callers(), || view.now),
-            None => {
-                let found = match proof {
-                    Proof::Token(token) => tx.find_caller(*token).await?,
-                    Proof::Certificate(Peer(names)) => tx.find_named_caller(names).await?,
-                };
-                found.is_some_and(|found| found.id == account.id)
-            }
+        let is_still = if let Some(view) = fresh {
+            proof.is_still(account, view.index().callers(), || view.now)
+        } else {
+            let found = match proof {
+                Proof::Token(token) => tx.find_caller(*token).await?,
+                Proof::Certificate(Peer(names)) => tx.find_named_caller(names).await?,
+            };
+            found.is_some_and(|found| found.id == account.id)
         };
         if is_still {
             Ok(())

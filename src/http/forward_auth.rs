@@ -140,7 +140,7 @@ async fn authorize(
         Ok(caller) => {
             CallerSlot::record(&head.extensions, &caller);
         }
-        Err(error) => return refused(state, &error, form),
+        Err(error) => return refused(state, &error, &form),
     }
     let target = match form {
         Form::Query => None,
@@ -246,7 +246,7 @@ fn unavailable(state: &HttpState, error: &ApiError) -> Response {
 /// The response to a proxy that is unknown or lacks the permission. It is logged, since an
 /// operator has to act. Envoy passes a 401 or 403 on, and the end client would take its own
 /// token for the refused one; it takes a 503 for a failed check, as over gRPC.
-fn refused(state: &HttpState, error: &ApiError, form: Form<'_>) -> Response {
+fn refused(state: &HttpState, error: &ApiError, form: &Form<'_>) -> Response {
     let (status, code) = match error {
         ApiError::CallerUnknown => (StatusCode::UNAUTHORIZED, "caller_unknown"),
         ApiError::CallerNotPermitted(_) => (StatusCode::FORBIDDEN, "caller_not_permitted"),
