@@ -135,7 +135,7 @@ pub fn start(options: &TelemetryOptions) -> Result<Telemetry, TelemetryError> {
     metrics.counter(
         "hitkeep_auth.log.dropped",
         "{line}",
-        "Log lines that were not written, because stderr was not read fast enough.",
+        "Log lines that were not written, because stderr was not read fast enough or took none.",
         move || of.dropped(),
     );
     Ok(Telemetry {

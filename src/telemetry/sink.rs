@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-        mpsc::{self, Receiver, Sender},
+        mpsc::{self, Sender},
     },
     time::Duration,
 };
@@ -21,6 +21,8 @@ use tracing_subscriber::fmt::MakeWriter;
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
 /// How long the process waits at its end for what is queued.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the thread waits if stderr takes nothing at the moment and is not to block.
+const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes log lines and never waits. All clones share one queue.
 #[derive(Clone, Debug)]
@@ -55,7 +57,7 @@ impl LogSink {
         let of = Arc::clone(&state);
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write(&lines, &of, target))?;
+            .spawn(move || write(lines, &of, target, report))?;
         Ok(Self { queue, state })
     }
 
@@ -86,27 +88,76 @@ impl LogSink {
     }
 }
 
-/// Writes the lines for as long as there is a sink.
-fn write(lines: &Receiver<Queued>, state: &State, mut target: impl Write) {
+/// Writes the lines for as long as there is a sink. `report` is called with how many were
+/// dropped, once a line could be written again: a report that is a line itself, and could not be
+/// written either, must not lead to the next one.
+fn write(
+    lines: impl IntoIterator<Item = Queued>,
+    state: &State,
+    target: impl Write,
+    report: impl Fn(u64),
+) {
+    let mut target = Target {
+        target,
+        is_torn: false,
+    };
     let mut reported = 0;
     for queued in lines {
         let Queued::Line(line) = queued else {
             continue;
         };
-        if target.write_all(&line).is_err() {
+        let is_written = target.write_line(&line).is_ok();
+        if !is_written {
             state.dropped.fetch_add(1, Relaxed);
         }
         let left = state.queued.fetch_sub(line.len(), Relaxed) - line.len();
         let dropped = state.dropped.load(Relaxed);
-        // Only once there is room for the report.
-        if dropped > reported && left == 0 {
-            let lines = dropped - reported;
+        // There is room for the report.
+        if is_written && dropped > reported && left == 0 {
+            report(dropped - reported);
             reported = dropped;
-            tracing::warn!(
-                lines,
-                "log lines were dropped: standard error was not read fast enough"
-            );
         }
+    }
+}
+
+fn report(lines: u64) {
+    tracing::warn!(
+        lines,
+        "log lines were dropped: standard error was not read fast enough, or took none"
+    );
+}
+
+struct Target<W> {
+    target: W,
+    /// Whether it has a part of a line whose rest it did not take.
+    is_torn: bool,
+}
+
+impl<W: Write> Target<W> {
+    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.write_all(b"\n")?;
+        }
+        self.write_all(line)
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.target.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    self.is_torn = !bytes.is_empty();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another process that shares it has made it so.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(WOULD_BLOCK_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -142,7 +193,10 @@ impl Drop for FlushAtEnd {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{
+        cell::RefCell,
+        sync::{Mutex, mpsc::Receiver},
+    };
 
     use super::*;
 
@@ -166,6 +220,71 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Takes as many bytes of each write as is listed, or fails; and then takes everything.
+    struct Scripted {
+        takes: std::vec::IntoIter<Result<usize, io::ErrorKind>>,
+        written: Vec<u8>,
+    }
+
+    impl Write for &mut Scripted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let most = self.takes.next().unwrap_or(Ok(bytes.len()))?;
+            let taken = most.min(bytes.len());
+            self.written.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is written of these lines, and what is reported as dropped.
+    fn written(
+        lines: &[&str],
+        takes: Vec<Result<usize, io::ErrorKind>>,
+    ) -> (String, u64, Vec<u64>) {
+        let mut target = Scripted {
+            takes: takes.into_iter(),
+            written: Vec::new(),
+        };
+        let reported = RefCell::new(Vec::new());
+        let state = State::default();
+        let queued = lines.iter().map(|line| {
+            state.queued.fetch_add(line.len(), Relaxed);
+            Queued::Line(line.as_bytes().into())
+        });
+        write(queued, &state, &mut target, |lines| {
+            reported.borrow_mut().push(lines);
+        });
+        let text = String::from_utf8(target.written).unwrap();
+        (text, state.dropped.into_inner(), reported.into_inner())
+    }
+
+    #[test]
+    fn what_was_dropped_is_reported_once_a_line_is_written() {
+        let full = || Err(io::ErrorKind::StorageFull);
+        let found = written(&["a\n", "b\n"], vec![full(), full()]);
+        assert_eq!(found, (String::new(), 2, vec![]));
+        let found = written(&["a\n", "b\n", "c\n", "d\n"], vec![full(), full()]);
+        assert_eq!(found, ("c\nd\n".to_owned(), 2, vec![2]));
+    }
+
+    #[test]
+    fn a_line_never_begins_behind_a_part_of_another() {
+        let full = || Err(io::ErrorKind::StorageFull);
+        let takes = vec![Ok(3), full(), full()];
+        let found = written(&["first\n", "second\n", "third\n"], takes);
+        assert_eq!(found, ("fir\nthird\n".to_owned(), 2, vec![2]));
+    }
+
+    #[test]
+    fn what_does_not_block_is_waited_for() {
+        let takes = vec![Ok(3), Err(io::ErrorKind::WouldBlock), Ok(1)];
+        let found = written(&["first\n", "second\n"], takes);
+        assert_eq!(found, ("first\nsecond\n".to_owned(), 0, vec![]));
     }
 
     /// A line of a mebibyte.
