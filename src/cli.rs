@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -97,6 +97,9 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 /// How long work that still runs at the end of a command may delay the exit, for example a
 /// DNS lookup that no server answers.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long an error may take to be printed.
+const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub fn run(cli: &Cli) -> ExitCode {
     match start(cli) {
@@ -237,9 +240,17 @@ fn print_secret(text: &str, remedy: impl Display) -> Result<(), Failure> {
 /// Prints an error or a notice on stderr. It may name a file or an address, in the place of which
 /// there may be a token by mistake.
 fn print_error(text: &str) {
-    let text = without_tokens(text);
-    // If stderr is closed, there is nowhere to report it.
-    drop(writeln!(io::stderr().lock(), "hitkeep-auth: {text}"));
+    let text = format!("hitkeep-auth: {}\n", without_tokens(text));
+    let (written, is_written) = mpsc::channel::<()>();
+    // By a thread that need not end before the process does: if what reads stderr has stopped,
+    // the process must not wait for it.
+    std::thread::spawn(move || {
+        let _written = written;
+        // If stderr is closed, there is nowhere to report it.
+        drop(io::stderr().write_all(text.as_bytes()));
+    });
+    let ended = is_written.recv_timeout(PRINT_TIMEOUT);
+    debug_assert!(ended.is_err(), "nothing is sent");
 }
 
 /// A count with its noun, such as `1 API client` or `2 API clients`.
@@ -302,7 +313,6 @@ fn man(folder: &Path) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
 
     use super::*;
 
