@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval},
@@ -42,13 +42,14 @@ impl Default for IdleTimeouts {
     }
 }
 
-/// How many bytes of incomplete messages one connection may buffer: 2 MiB, plus one message
-/// of the largest size if the method allows messages above that. A call that needs more is
-/// rejected.
+/// How many bytes of incomplete messages one connection may buffer: 2 MiB, or one message of the
+/// largest size and a little more if the method allows messages above that. A call that needs
+/// more is rejected.
 const fn max_buffered(largest: usize) -> usize {
     const SMALL: usize = 2 * 1024 * 1024;
+    const BESIDE_LARGEST: usize = 512 * 1024;
     if largest > SMALL {
-        SMALL + largest
+        largest + BESIDE_LARGEST
     } else {
         SMALL
     }
@@ -364,6 +365,15 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
 
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    /// Of a unary response, the length is in the message itself.
+    fn size_hint(&self) -> SizeHint {
+        if self.is_unary {
+            SizeHint::default()
+        } else {
+            self.body.size_hint()
+        }
     }
 }
 

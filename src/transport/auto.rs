@@ -26,6 +26,7 @@ use tokio::{
 use tokio_stream::Stream;
 
 use super::{
+    activity::{ActiveCall, Activity, TrackedBody},
     age::Ages,
     connection_set::ConnectionSet,
     pace::{MAX_PENDING_RESETS, PacedIo, ReadBudget},
@@ -37,6 +38,9 @@ use crate::telemetry::metrics::{ListenerKind, Metrics};
 /// min), so the proxy closes it, and no request is lost because this end closes at the same
 /// moment.
 const READ_TIMEOUT: Duration = Duration::from_mins(3);
+/// How long a connection without a request in flight may take to close while the server drains:
+/// one on which the head of a request has begun to arrive, or the end of a response is not read.
+const UNFINISHED_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a peer may read nothing of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle HTTP/2 connection gets a ping.
@@ -145,12 +149,15 @@ impl Serving {
                 }
             };
             let expired = Arc::new(Notify::new());
+            let activity = Arc::new(Activity::default());
             let service = MaxAgeService {
                 service,
+                activity: Arc::clone(&activity),
                 expires_at: age.map(|age| Instant::now() + age),
                 expired: Arc::clone(&expired),
             };
             let mut served = pin!(http.serve_connection(connection, service));
+            let mut unfinished_timeout = pin!(sleep(UNFINISHED_CLOSE_TIMEOUT));
             let mut is_ending = false;
             loop {
                 tokio::select! {
@@ -163,7 +170,19 @@ impl Serving {
                         }
                         return;
                     }
-                    _ = closing.wait_for(|closing| *closing), if !is_ending => is_ending = true,
+                    _ = closing.wait_for(|closing| *closing), if !is_ending => {
+                        is_ending = true;
+                        let limit = Instant::now() + UNFINISHED_CLOSE_TIMEOUT;
+                        unfinished_timeout.as_mut().reset(limit);
+                    }
+                    () = unfinished_timeout.as_mut(), if is_ending => {
+                        if !activity.has_calls() {
+                            return;
+                        }
+                        let limit = Instant::now() + UNFINISHED_CLOSE_TIMEOUT;
+                        unfinished_timeout.as_mut().reset(limit);
+                        continue;
+                    }
                     () = expired.notified() => {}
                 }
                 // Requests in flight go on; new ones are refused.
@@ -178,6 +197,8 @@ impl Serving {
 /// on its way.
 struct MaxAgeService {
     service: TowerToHyperService<axum::Router>,
+    /// Has the requests in flight.
+    activity: Arc<Activity>,
     /// None if the connection has no maximum age.
     expires_at: Option<Instant>,
     /// Notified by an HTTP/2 request past that moment.
@@ -197,6 +218,7 @@ impl Service<Request<Incoming>> for MaxAgeService {
         }
         ResponseFuture {
             response: Box::pin(self.service.call(request)),
+            in_flight: Some(self.activity.call()),
             is_last,
         }
     }
@@ -204,6 +226,8 @@ impl Service<Request<Incoming>> for MaxAgeService {
 
 struct ResponseFuture {
     response: Pin<Box<<TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Future>>,
+    /// Until the response is there, whose body has it from then on.
+    in_flight: Option<ActiveCall>,
     /// Whether the response carries `connection: close`.
     is_last: bool,
 }
@@ -219,7 +243,9 @@ impl Future for ResponseFuture {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        Poll::Ready(response)
+        let in_flight = self.in_flight.take().expect("it is ready once");
+        let held = |body| axum::body::Body::new(TrackedBody::streaming(body, in_flight));
+        Poll::Ready(response.map(|response| response.map(held)))
     }
 }
 
@@ -335,148 +361,4 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for TimeoutIo<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-
-    use super::*;
-    use crate::domain::clock::Entropy;
-
-    /// The client's end of a connection that is being served.
-    fn connected(router: axum::Router, bytes: usize) -> (DuplexStream, HttpConnections) {
-        connected_of_age(router, bytes, None)
-    }
-
-    fn connected_of_age(
-        router: axum::Router,
-        bytes: usize,
-        age: Option<Duration>,
-    ) -> (DuplexStream, HttpConnections) {
-        let ages = Ages::new(age, &Sevens);
-        let mut connections = HttpConnections::new(router, Metrics::default(), 10, ages);
-        let (ours, theirs) = tokio::io::duplex(bytes);
-        let incoming = tokio_stream::once(Ok::<_, Infallible>(std::future::ready(Ok(theirs))));
-        // The first poll accepts the connection; no other one comes.
-        let accepted = connections.accept(pin!(incoming)).now_or_never();
-        assert_eq!(accepted, None);
-        (ours, connections)
-    }
-
-    struct Sevens;
-
-    impl Entropy for Sevens {
-        fn fill(&self, buffer: &mut [u8]) {
-            buffer.fill(7);
-        }
-    }
-
-    /// The head of the next response; its body is read as well.
-    async fn head(connection: &mut DuplexStream) -> String {
-        let mut text = Vec::new();
-        while !text.ends_with(b"\r\n\r\n") {
-            text.push(connection.read_u8().await.unwrap());
-        }
-        connection.read_exact(&mut vec![0; 100_000]).await.unwrap();
-        String::from_utf8(text).unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_request_past_the_maximum_age_closes_its_connection() {
-        let age = Duration::from_mins(5);
-        let (mut connection, _connections) = connected_of_age(router(), 1024 * 1024, Some(age));
-        let begun = Instant::now();
-        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-        while begun.elapsed() + Duration::from_mins(1) < age.mul_f64(0.9) {
-            connection.write_all(request).await.unwrap();
-            let head = head(&mut connection).await;
-            assert!(!head.contains("connection: close"), "{head}");
-            sleep(Duration::from_mins(1)).await;
-        }
-        // A connection that passes its maximum age while idle stays open, since its peer
-        // may be about to send a request.
-        sleep(Duration::from_mins(2)).await;
-        connection.write_all(request).await.unwrap();
-        let head = head(&mut connection).await;
-        assert!(head.contains("connection: close"), "{head}");
-        assert_eq!(rest(connection).await, "");
-    }
-
-    fn router() -> axum::Router {
-        let large = axum::routing::get(|| async { "x".repeat(100_000) });
-        axum::Router::new().route("/", large)
-    }
-
-    /// Everything that the server sends until it closes the connection.
-    async fn rest(mut connection: DuplexStream) -> String {
-        let mut text = String::new();
-        connection.read_to_string(&mut text).await.unwrap();
-        text
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_peer_is_closed() {
-        for beginning in ["", "PRI * HTTP/2", "GET / HTTP/1.1\r\nhost: x\r\n"] {
-            let (mut connection, _connections) = connected(router(), 1024);
-            connection.write_all(beginning.as_bytes()).await.unwrap();
-            let begun = Instant::now();
-            assert_eq!(rest(connection).await, "");
-            let took = begun.elapsed();
-            let expected = READ_TIMEOUT..READ_TIMEOUT + Duration::from_secs(1);
-            assert!(expected.contains(&took), "{beginning:?}: {took:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_trickled_head_is_closed() {
-        let (ours, _connections) = connected(router(), 1024);
-        let (reader, mut writer) = tokio::io::split(ours);
-        let begun = Instant::now();
-        let trickle = tokio::spawn(async move {
-            writer.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
-            while writer.write_all(b"y").await.is_ok() {
-                sleep(Duration::from_secs(1)).await;
-            }
-        });
-        let mut reader = reader;
-        let mut text = String::new();
-        reader.read_to_string(&mut text).await.unwrap();
-        trickle.await.unwrap();
-        let took = begun.elapsed();
-        let expected = READ_TIMEOUT..READ_TIMEOUT + Duration::from_secs(5);
-        assert!(expected.contains(&took), "{took:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stalled_peer_is_closed() {
-        let (mut connection, mut connections) = connected(router(), 1024);
-        connection
-            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await
-            .unwrap();
-        let begun = Instant::now();
-        connections.set.next_ended().await;
-        let took = begun.elapsed();
-        let expected = WRITE_TIMEOUT..WRITE_TIMEOUT + Duration::from_secs(1);
-        assert!(expected.contains(&took), "{took:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_and_steady_peer_is_served() {
-        let (mut connection, _connections) = connected(router(), 1024);
-        let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        for byte in request {
-            connection.write_all(&[*byte]).await.unwrap();
-            sleep(Duration::from_secs(1)).await;
-        }
-        let mut length = 0;
-        let mut buffer = [0; 1024];
-        loop {
-            sleep(WRITE_TIMEOUT / 2).await;
-            match connection.read(&mut buffer).await.unwrap() {
-                0 => break,
-                read => length += read,
-            }
-        }
-        assert!(length > 100_000, "{length}");
-    }
-}
+mod tests;
