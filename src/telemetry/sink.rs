@@ -141,6 +141,10 @@ impl<W: Write> Target<W> {
         self.write_all(line)
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this thread does nothing else, and is none of the runtime's"
+    )]
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.target.write(bytes) {

@@ -1,3 +1,5 @@
+//! Connections of the HTTP listener over in-memory streams, with a paused clock.
+
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
