@@ -91,17 +91,32 @@ pub(super) struct History {
 }
 
 impl History {
-    const SQL: &'static str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
-         ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint";
+    const SQL: &'static str = "SELECT pg_postmaster_start_time(), \
+         (SELECT system_identifier FROM pg_control_system()), ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint";
 
     /// The history of a primary; `None` if it cannot be read in time.
-    pub(super) async fn read(client: &Client, deadline: Instant) -> Option<Self> {
+    ///
+    /// # Errors
+    /// If the connection leads to another server by now, whose history it would be.
+    pub(super) async fn read(
+        client: &Client,
+        server: ServerId,
+        deadline: Instant,
+    ) -> Result<Option<Self>, Unsuitable> {
         let row = client.query_one(Self::SQL, &[]);
-        let row = timeout_at(deadline, row).await.ok()?.ok()?;
-        Some(Self {
-            system: row.try_get(0).ok()?,
-            timeline: row.try_get(1).ok()?,
-        })
+        let Ok(Ok(row)) = timeout_at(deadline, row).await else {
+            return Ok(None);
+        };
+        if row.try_get(0).ok().map(ServerId::of) != Some(server) {
+            return Err(Unsuitable::ServerChanged);
+        }
+        let history = || {
+            Some(Self {
+                system: row.try_get(1).ok()?,
+                timeline: row.try_get(2).ok()?,
+            })
+        };
+        Ok(history())
     }
 
     /// Whether a server of this history was promoted after one of the other.

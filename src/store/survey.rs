@@ -240,7 +240,10 @@ impl Connector {
         candidate: &Candidate,
         deadline: Instant,
     ) -> Result<(), ConnectError> {
-        let Some(history) = History::read(&candidate.surveyed.client, deadline).await else {
+        let Surveyed {
+            client, identity, ..
+        } = &candidate.surveyed;
+        let Some(history) = History::read(client, identity.server, deadline).await? else {
             // Not every role or pooler lets it be read.
             return Ok(());
         };
@@ -355,11 +358,11 @@ fn distinct(candidates: &[Candidate]) -> usize {
 
 /// The server of the newest timeline, if all are copies of one cluster.
 async fn newest(candidates: Vec<Candidate>, deadline: Instant) -> Result<Candidate, ConnectError> {
-    let clients = candidates
-        .iter()
-        .map(|candidate| &candidate.surveyed.client);
-    let answers = clients.map(|client| History::read(client, deadline));
-    let histories: Option<Vec<History>> = join_all(answers).await.into_iter().collect();
+    let surveyed = candidates.iter().map(|candidate| &candidate.surveyed);
+    let answers =
+        surveyed.map(|found| History::read(&found.client, found.identity.server, deadline));
+    let answers: Result<Vec<_>, _> = join_all(answers).await.into_iter().collect();
+    let histories: Option<Vec<History>> = answers?.into_iter().collect();
     let places = || PlaceList(&candidates).to_string();
     let histories = histories.ok_or_else(|| ConnectError::SplitBrain(places()))?;
     let at = leading(&histories).ok_or_else(|| ConnectError::SplitBrain(places()))?;

@@ -60,6 +60,8 @@ struct Ways {
     new: PathBuf,
     /// Those that are open, once they were moved.
     open: PathBuf,
+    /// Whether new ones are moved as well, once they were asked something.
+    moves_new: bool,
 }
 
 /// How many connections were moved.
@@ -87,6 +89,7 @@ impl Pooler {
         let ways = watch::Sender::new(Ways {
             new: node.socket(),
             open: node.socket(),
+            moves_new: false,
         });
         let moved = Arc::new(Moved::default());
         let mut accepting = JoinSet::new();
@@ -108,11 +111,17 @@ impl Pooler {
         self.ways.send_modify(|ways| ways.open = to.socket());
     }
 
+    /// Whether from now on each new connection is moved after the first answer.
+    fn move_new(&self, moves: bool) {
+        self.ways.send_modify(|ways| ways.moves_new = moves);
+    }
+
     /// Leads all connections to a server.
     fn lead(&self, to: &Node) {
         self.ways.send_replace(Ways {
             new: to.socket(),
             open: to.socket(),
+            moves_new: false,
         });
     }
 
@@ -178,7 +187,9 @@ async fn serve(
     mut ways: watch::Receiver<Ways>,
     moved: &Moved,
 ) -> std::io::Result<()> {
-    let new = ways.borrow_and_update().new.clone();
+    let Ways {
+        new, mut moves_new, ..
+    } = ways.borrow_and_update().clone();
     let mut server = UnixStream::connect(new).await?;
     let mut session = Session::default();
     let (mut said, mut answered) = (Messages::untyped(), Messages::default());
@@ -217,10 +228,13 @@ async fn serve(
                     client.write_all(&message).await?;
                 }
             }
-            changed = ways.changed(), if is_asked && is_idle && said.buffer.is_empty() => {
+            changed = async { if moves_new { Ok(()) } else { ways.changed().await } },
+                if is_asked && is_idle && said.buffer.is_empty() =>
+            {
                 if changed.is_err() {
                     return Ok(());
                 }
+                moves_new = false;
                 let open = ways.borrow_and_update().open.clone();
                 server = session.repeat(open).await?;
                 moved.all.fetch_add(1, Ordering::Relaxed);
@@ -394,4 +408,23 @@ async fn a_pooler_that_leads_elsewhere_is_followed() {
     cluster
         .agree(&[&moving.kept.token, &moving.doomed.token, &young.token])
         .await;
+}
+
+/// A survey asks a connection twice: who it leads to, and how new that server's timeline is. If
+/// it is moved in between, the second answer is another server's, and must not keep the first
+/// one from being used from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_survey_does_not_mix_up_two_servers() {
+    let moving = Moving::begin().await;
+    let (pooler, second) = (&moving.poolers[0], &moving.pair[1]);
+    let replica = &moving.cluster.replicas[0];
+    let before = pooler.moved();
+    pooler.move_new(true);
+    pooler.move_open(second);
+    until("surveys are moved", async || {
+        wanted(pooler.moved() > before + 20)
+    })
+    .await;
+    pooler.move_new(false);
+    replica.until_says(&moving.kept.token, Said::Active).await;
 }
