@@ -83,7 +83,7 @@ impl<B> MessageBuffer<B> {
             body,
             limit,
             partial: Vec::new(),
-            buffered: BufferedBytes::on(activity, PREFIX_BYTES + limit),
+            buffered: BufferedBytes::on(activity),
             next: None,
             state: State::Messages,
         }

@@ -154,7 +154,7 @@ where
             deadline: deadline.map(|at| Box::pin(sleep_until(at)) as _),
             end: None,
             has_ended: false,
-            buffered: BufferedBytes::on(activity, MAX_INTROSPECTION_BYTES),
+            buffered: BufferedBytes::on(activity),
             span,
         }
     }

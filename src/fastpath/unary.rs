@@ -185,12 +185,10 @@ impl UnaryCall {
         if let Message::Single(part) = &self.read {
             self.read = Message::Parts(BytesMut::from(&part[..]));
         }
-        let buffered = self.buffered.get_or_insert_with(|| {
-            Box::new(BufferedBytes::on(
-                &self.connection.activity,
-                max_message_bytes(self.call),
-            ))
-        });
+        let activity = &self.connection.activity;
+        let buffered = self
+            .buffered
+            .get_or_insert_with(|| Box::new(BufferedBytes::on(activity)));
         buffered.record(bytes).is_ok()
     }
 

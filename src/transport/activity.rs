@@ -42,18 +42,10 @@ impl Default for IdleTimeouts {
     }
 }
 
-/// How many bytes of incomplete messages one connection may buffer: 2 MiB, or one message of the
-/// largest size and a little more if the method allows messages above that. A call that needs
-/// more is rejected.
-const fn max_buffered(largest: usize) -> usize {
-    const SMALL: usize = 2 * 1024 * 1024;
-    const BESIDE_LARGEST: usize = 512 * 1024;
-    if largest > SMALL {
-        largest + BESIDE_LARGEST
-    } else {
-        SMALL
-    }
-}
+/// How many bytes of incomplete messages one connection may buffer. One message may exceed that,
+/// as far as its method allows, while the others take at most half of it. What exceeds it is
+/// rejected.
+const MAX_BUFFERED: usize = 2 * 1024 * 1024;
 
 /// How many times activity is checked during the shorter of the two timeouts.
 const CHECKS_PER_TIMEOUT: u32 = 4;
@@ -252,35 +244,32 @@ pub(crate) struct TooMuchBuffered;
 pub(crate) struct BufferedBytes {
     activity: Arc<Activity>,
     bytes: usize,
-    /// The limit for the connection's total.
-    limit: usize,
 }
 
 impl BufferedBytes {
-    /// An empty buffer for a message of at most `largest` bytes.
-    pub(crate) fn on(activity: &Arc<Activity>, largest: usize) -> Self {
+    /// An empty buffer.
+    pub(crate) fn on(activity: &Arc<Activity>) -> Self {
         Self {
             activity: Arc::clone(activity),
             bytes: 0,
-            limit: max_buffered(largest),
         }
     }
 
-    /// Records the new size of the buffer. Fails if the connection's total exceeds the
-    /// limit.
+    /// Records the new size of the buffer. Fails if it has grown and the connection's total
+    /// exceeds the limit.
     pub(crate) fn record(&mut self, bytes: usize) -> Result<(), TooMuchBuffered> {
-        if bytes == self.bytes {
-            return Ok(());
-        }
         let buffered = &self.activity.buffered;
-        let total = if let Some(more) = bytes.checked_sub(self.bytes) {
-            buffered.fetch_add(more, Relaxed) + more
-        } else {
+        let Some(more) = bytes.checked_sub(self.bytes) else {
             buffered.fetch_sub(self.bytes - bytes, Relaxed);
-            0
+            self.bytes = bytes;
+            return Ok(());
         };
         self.bytes = bytes;
-        if total > self.limit {
+        if more == 0 {
+            return Ok(());
+        }
+        let total = buffered.fetch_add(more, Relaxed) + more;
+        if total > MAX_BUFFERED && total - bytes > MAX_BUFFERED / 2 {
             return Err(TooMuchBuffered);
         }
         Ok(())
@@ -398,6 +387,33 @@ mod tests {
         let begun = Instant::now();
         let end = activity.close_reason(TIMEOUTS).await;
         (end, begun.elapsed().as_secs())
+    }
+
+    #[test]
+    fn one_message_may_be_large_and_the_others_together_are_not() {
+        const MIB: usize = 1024 * 1024;
+        let activity = Arc::new(Activity::default());
+        let buffer = || BufferedBytes::on(&activity);
+        let (mut large, mut second) = (buffer(), buffer());
+        assert_eq!(large.record(4 * MIB), Ok(()));
+        assert_eq!(second.record(MIB), Err(TooMuchBuffered));
+        drop(second);
+        let (mut small, mut other) = (buffer(), buffer());
+        assert_eq!(small.record(MIB / 2), Err(TooMuchBuffered));
+        // Of two, the one that would exceed the limit is rejected unless the other is small.
+        assert_eq!(large.record(MIB / 2), Ok(()));
+        assert_eq!(other.record(MIB), Ok(()));
+        assert_eq!(other.record(4 * MIB), Ok(()));
+        assert_eq!(large.record(MIB), Err(TooMuchBuffered));
+        drop((large, small, other));
+        assert_eq!(activity.buffered.load(Relaxed), 0);
+        let many: Vec<_> = (0..100)
+            .map(|_| {
+                let mut one = buffer();
+                one.record(64 * 1024).map(|()| one)
+            })
+            .collect();
+        assert_eq!(many.iter().flatten().count(), 32);
     }
 
     #[tokio::test(start_paused = true)]
