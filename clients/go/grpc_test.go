@@ -55,6 +55,12 @@ func serve(t *testing.T, by hitkeepauth.Authenticator, methods hitkeepauth.Metho
 	hitkeepauthpb.RegisterIntrospectionServiceServer(server, guarded{})
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	reflection.Register(server)
+	return connect(t, server)
+}
+
+// connect serves until the test ends.
+func connect(t *testing.T, server *grpc.Server) *grpc.ClientConn {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -152,17 +158,7 @@ func TestAStreamOfResponsesHasARequest(t *testing.T) {
 	}}
 	server := grpc.NewServer(grpc.StreamInterceptor(hitkeepauth.StreamServerInterceptor(client, methods)))
 	grpc_health_v1.RegisterHealthServer(server, watched{})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = server.Serve(listener) }()
-	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Stop()
-	defer conn.Close()
+	conn := connect(t, server)
 	bearer := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+d.PersonalClient.Token)
 	for _, c := range []struct {
 		ctx  context.Context
