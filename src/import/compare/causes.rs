@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{Answer, Comparer, Place};
 use crate::{
-    domain::{access::Owner, id::SiteId, role::InstanceRole, token::StoredHash},
+    domain::{
+        access::Owner,
+        id::{SiteId, TeamId, UserId},
+        role::InstanceRole,
+        token::StoredHash,
+    },
     import::{answers::Surface, hitkeep::ClientThere, plan::After},
 };
 
@@ -158,14 +163,10 @@ impl Comparer<'_> {
         if Answer::of(granted) <= expected {
             return;
         }
-        let (Owner::User(user), Some(team)) = (client.owner, self.answers.team_of(site)) else {
+        let Some((user, team)) = self.user_and_team(client, site) else {
             causes.insert(Cause::Directory);
             return;
         };
-        if directory.team_of(site) != Some(team) {
-            causes.insert(Cause::Directory);
-            return;
-        }
         let is_owner = tables.sites.get(&site).and_then(|site| site.owner) == Some(user);
         let is_member = tables.team_members.contains_key(&(team, user));
         if is_member != directory.team_member(team, user).is_some() {
@@ -180,6 +181,16 @@ impl Comparer<'_> {
         }
     }
 
+    /// The user that owns the client, and the team that has the site on both sides.
+    fn user_and_team(&self, client: &ClientThere, site: SiteId) -> Option<(UserId, TeamId)> {
+        let team = self.answers.team_of(site)?;
+        let is_same = self.plan.directory_after.team_of(site) == Some(team);
+        match client.owner {
+            Owner::User(user) if is_same => Some((user, team)),
+            Owner::User(_) | Owner::Team(_) => None,
+        }
+    }
+
     fn wider(
         &self,
         client: &ClientThere,
@@ -187,15 +198,11 @@ impl Comparer<'_> {
         expected: Answer,
         causes: &mut BTreeSet<Cause>,
     ) {
-        let (tables, directory) = (self.answers.tables(), &self.plan.directory_after);
-        let (Owner::User(user), Some(team)) = (client.owner, self.answers.team_of(site)) else {
+        let tables = self.answers.tables();
+        let Some((user, team)) = self.user_and_team(client, site) else {
             causes.insert(Cause::Directory);
             return;
         };
-        if directory.team_of(site) != Some(team) {
-            causes.insert(Cause::Directory);
-            return;
-        }
         // What HitKeep would say if the owner acted in the site's team.
         let in_team = self.answers.site_role_in_team(user, site);
         let granted = self.answers.grant(client, site);
